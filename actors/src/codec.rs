@@ -1,0 +1,52 @@
+//! The one place that knows the binary encoding of the log, the indexes and the wire.
+//!
+//! bincode 2 (fixed configuration: little endian, variable-length integers, no trailing bytes)
+//! encodes plain serde structs. It cannot decode self-describing types, so JSON travels as bytes
+//! and API types never come here. Whoever stores what this module writes puts a version in front.
+
+use bincode::config::{Configuration, Limit};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The largest value that is decoded, in bytes: a run of the largest spec with its outputs.
+pub const DECODE_BYTES_MAX: usize = 64 << 20;
+
+const CONFIG: Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    Limit<DECODE_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<DECODE_BYTES_MAX>();
+
+/// Bytes that are not an encoding of the value asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot decode: {0}")]
+pub struct DecodeError(String);
+
+/// Encodes `value`.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(value, &mut bytes);
+    bytes
+}
+
+/// Encodes `value` behind what `bytes` already holds.
+pub fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    // Our types have no fallible `Serialize` and a Vec takes every write: this cannot fail.
+    bincode::serde::encode_into_std_write(value, bytes, CONFIG)
+        .expect("encoding into memory cannot fail");
+}
+
+/// Decodes a value that fills `bytes` to the last byte.
+///
+/// # Errors
+/// When `bytes` is no encoding of a `T`, is longer than one, or claims more than
+/// [`DECODE_BYTES_MAX`].
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, CONFIG)
+        .map_err(|error| DecodeError(error.to_string()))?;
+    if used == bytes.len() {
+        Ok(value)
+    } else {
+        Err(DecodeError(format!("{} bytes too many", bytes.len() - used)))
+    }
+}

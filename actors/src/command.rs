@@ -1,0 +1,344 @@
+//! What is replicated: commands, and the envelope they travel in.
+//!
+//! Everything that changes state is one of these, with every id and moment in it that `apply`
+//! needs: the proposer makes them, so that `apply` is a function of its state and the entry alone.
+//! The encoding is `codec`'s; [`Envelope::version`] says which shape of [`Command`] is inside.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId};
+use crate::json::Json;
+use crate::seams::Timestamp;
+use crate::tenant_record::{TenantChange, TenantRecord};
+use crate::workflow::Workflow;
+
+/// The shape of commands that this program writes.
+pub const COMMAND_VERSION: u16 = 1;
+
+/// One replicated entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
+    pub version: u16,
+    /// When the leader proposed it. `apply` uses the latest it has seen, so time never goes back.
+    pub at: Timestamp,
+    /// For commands born of a timer or an effect: the term of the leader that armed it. In an
+    /// entry of any other term the command does nothing.
+    pub term: Option<u64>,
+    /// For commands a client asked for: who did.
+    pub cause: Option<Cause>,
+    /// What to do.
+    pub command: Command,
+}
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.command)
+    }
+}
+
+/// Who asked for a command, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Kind and name of the credential: `anonymous`, `admin`.
+    pub who: String,
+    /// The request id, as in logs and in `X-Request-Id`.
+    pub request_id: String,
+}
+
+/// A command to one state machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// To the control plane, in group 0.
+    System(SystemCommand),
+    /// To a tenant, in its group.
+    Tenant {
+        /// Whose.
+        tenant: TenantId,
+        /// The epoch of the tenant that the proposer knew.
+        epoch: Epoch,
+        /// What to do.
+        command: TenantCommand,
+    },
+}
+
+/// Remembers the outcome of a creating call under the client's key. Both are hashes: the key of
+/// scope (tenant or cluster, method, path) and header, the body of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// First 16 bytes of SHA-256 over scope and key.
+    pub key: [u8; 16],
+    /// First 16 bytes of SHA-256 over the body.
+    pub body: [u8; 16],
+}
+
+/// Changes to the control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SystemCommand {
+    /// A node of the cluster started, or started again, perhaps at another address.
+    RegisterMember(Member),
+    /// A member said goodbye.
+    MemberOffline {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node that heartbeats over HTTP.
+    RegisterNode {
+        /// Its new id.
+        node: NodeId,
+        /// Where its owner says it is; never dialled.
+        address: String,
+        /// Its region.
+        region: String,
+        /// Free text.
+        metadata: BTreeMap<String, String>,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Forgets a node registered over HTTP, or a dead member.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node leads the system group in the entry's own term.
+    LeaderElected {
+        /// The leader.
+        node: NodeId,
+    },
+    /// The initial members of new tenant groups; exactly these initialise them.
+    PlaceGroups {
+        /// Region the groups serve.
+        region: String,
+        /// The groups, none of them known before.
+        groups: Vec<GroupId>,
+        /// Raft ids of their first voters.
+        members: Vec<u64>,
+    },
+    /// A new tenant.
+    CreateTenant {
+        /// Its new id.
+        tenant: TenantId,
+        /// Its first state.
+        record: TenantRecord,
+        /// Whether an unknown `record.region` is refused (it was named in the field) or replaced
+        /// by `fallback_region`.
+        strict_region: bool,
+        /// Region to use where the wished one has no node.
+        fallback_region: String,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// A change to a tenant.
+    UpdateTenant {
+        /// Which.
+        tenant: TenantId,
+        /// What.
+        change: TenantChange,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// Deletes a tenant, leaving a tombstone.
+    DeleteTenant {
+        /// Which.
+        tenant: TenantId,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// The tenant's group holds this version of the record.
+    ConfirmTenant {
+        /// Which.
+        tenant: TenantId,
+        /// Version confirmed.
+        version: u64,
+    },
+    /// A lock of the cluster's key space.
+    Lock(LockCommand),
+}
+
+/// A node that runs this program and is a member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its node id.
+    pub node: NodeId,
+    /// Its id in Raft groups.
+    pub raft_id: u64,
+    /// Where its HTTP API listens.
+    pub api_addr: String,
+    /// Where the other nodes reach it.
+    pub node_addr: String,
+    /// Placement region.
+    pub region: String,
+    /// Labels from the command line.
+    pub labels: BTreeMap<String, String>,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A change to a lock table: the cluster's, or a tenant's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockCommand {
+    /// Takes the lock if it is free; renews it if `holder` has it.
+    Acquire {
+        /// Key, 1-512 bytes.
+        key: String,
+        /// Who wants it, 1-256 bytes.
+        holder: String,
+        /// Length of a term, milliseconds.
+        ttl_ms: u64,
+        /// Free JSON shown with the lock.
+        metadata: Json,
+    },
+    /// Begins the holder's term again.
+    Renew {
+        /// Key.
+        key: String,
+        /// Who must hold it.
+        holder: String,
+        /// The token it must be held with, if the holder gives one.
+        token: Option<u64>,
+        /// New length of a term, milliseconds; the present one if not given.
+        ttl_ms: Option<u64>,
+    },
+    /// Gives the lock back.
+    Release {
+        /// Key.
+        key: String,
+        /// Who must hold it.
+        holder: String,
+        /// The token it must be held with, if the holder gives one.
+        token: Option<u64>,
+    },
+    /// The leader's timer for one term of the lock has run out. Does nothing unless token and
+    /// renewal still match: a renewal that came first wins.
+    Expire {
+        /// Key.
+        key: String,
+        /// The token of the grant.
+        token: u64,
+        /// The count of renewals the timer was armed for.
+        renewal: u64,
+    },
+}
+
+/// Where a run's workflow comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum WorkflowSource {
+    /// Given with the call.
+    Inline(std::sync::Arc<Workflow>),
+    /// The present version of a named one.
+    Named(String),
+}
+
+/// Changes to a tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TenantCommand {
+    /// What group 0 decided about the tenant; creates the tenant's state when there is none.
+    /// Idempotent: an older `(epoch, version)` than the one held does nothing.
+    Set {
+        /// Version of the record.
+        version: u64,
+        /// The record; `None` deletes the tenant and leaves the epoch as tombstone.
+        record: Option<TenantRecord>,
+    },
+    /// Starts a run.
+    StartRun {
+        /// Its new id.
+        run: RunId,
+        /// What the run works on: a job's id, or an id of its own.
+        work_item: String,
+        /// Its workflow.
+        workflow: WorkflowSource,
+        /// Its input.
+        input: Json,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Keeps a named workflow with its run as a job.
+    CreateJob {
+        /// Its new id.
+        job: JobId,
+        /// Name shown.
+        name: String,
+        /// Free text.
+        description: Option<String>,
+        /// Who made it, as the client says.
+        created_by: Option<String>,
+        /// Its workflow.
+        workflow: std::sync::Arc<Workflow>,
+        /// The run to start with it, if it is to be executed.
+        run: Option<RunId>,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Stops a run.
+    CancelRun {
+        /// Which.
+        run: RunId,
+        /// Why, as the client says.
+        reason: Option<String>,
+    },
+    /// A named workflow, new or in a new version.
+    PutWorkflow {
+        /// Its name.
+        name: String,
+        /// Its spec.
+        workflow: std::sync::Arc<Workflow>,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// Forgets a named workflow; runs keep the version they started with.
+    DeleteWorkflow {
+        /// Its name.
+        name: String,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// What became of one attempt of a step. Recorded once: a second result does nothing.
+    StepResult {
+        /// Run.
+        run: RunId,
+        /// Index of the step in the workflow.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+        /// What it came to.
+        result: StepResult,
+    },
+    /// The moment a step waited for has come: its wait is over, or its retry is due.
+    StepDue {
+        /// Run.
+        run: RunId,
+        /// Index of the step in the workflow.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// A lock of the tenant's own key space.
+    Lock(LockCommand),
+}
+
+/// What one attempt of a step came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum StepResult {
+    /// Done, with its output.
+    Succeeded {
+        /// Output of the step.
+        output: Json,
+    },
+    /// Failed.
+    Failed {
+        /// Why, for a person.
+        error: String,
+        /// Whether another attempt may help, and how long to wait before it, milliseconds (the
+        /// leader's backoff with jitter; `apply` rolls no dice).
+        retry_in_ms: Option<u64>,
+    },
+    /// A `wait` step learned when it is over.
+    WaitsUntil {
+        /// When.
+        due_at: Timestamp,
+    },
+}

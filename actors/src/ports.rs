@@ -1,0 +1,323 @@
+//! What the actors need from outside, as traits. The adapters (`storage`, `transport`) implement
+//! them; `node` wires them.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::command::Envelope;
+use crate::ids::{GroupId, Part, Position, TenantId};
+use crate::outcome::Outcome;
+
+/// A boxed future, for ports that are used as trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The replicated log of every group on this node.
+pub trait Ledger: Send + Sync + 'static {
+    /// Proposes a command to a group. Answers with its outcome once the command is durable on a
+    /// quorum and applied here.
+    fn propose(
+        &self,
+        group: GroupId,
+        envelope: Envelope,
+    ) -> BoxFuture<'_, Result<Outcome, ProposeError>>;
+
+    /// Read index: returns once everything that was committed in the group before the call has
+    /// been handed over on this node.
+    fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// What this node knows of the group's leadership, as it changes. `None` for a group that is
+    /// not on this node.
+    fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>>;
+
+    /// The entries for `part` in the group's log after `after` and up to index `upto` inclusive,
+    /// in order: what an actor that starts again has to apply once more.
+    fn replay(
+        &self,
+        group: GroupId,
+        part: Part,
+        after: Option<Position>,
+        upto: u64,
+    ) -> BoxFuture<'_, Result<Vec<(Position, Arc<Envelope>)>, StoreError>>;
+
+    /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
+    /// the log need not keep it.
+    fn durable(&self, group: GroupId, part: Part, upto: Position);
+
+    /// Starts the group on this node, initialising it with `members` where it is new.
+    fn open_group(
+        &self,
+        group: GroupId,
+        members: Vec<u64>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// State of every group on this node, for people.
+    fn groups(&self) -> Vec<GroupStatus>;
+}
+
+/// Why a proposal or a linearizable read did not come to an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Not proposed: this node does not lead the group. Nothing was applied.
+    #[error("this node does not lead the group")]
+    NotLeader,
+    /// Not proposed: the group has no leader at the moment, or it has only just been elected.
+    /// Nothing was applied.
+    #[error("the group has no leader at the moment")]
+    NoLeader,
+    /// Not proposed: the disk is full. Nothing was applied.
+    #[error("the disk of the node is full")]
+    DiskFull,
+    /// Proposed, and then the answer was lost: the outcome is unknown.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The node is stopping. Nothing was applied.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Who leads a group, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// Raft term.
+    pub term: u64,
+    /// Raft id of the leader, if one is known.
+    pub leader: Option<u64>,
+    /// Whether this node leads, and a quorum confirmed it within the lease.
+    pub here: bool,
+}
+
+/// A group's state, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Which.
+    pub group: GroupId,
+    /// Raft term.
+    pub term: u64,
+    /// Raft id of its leader.
+    pub leader: Option<u64>,
+    /// Its replicas.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A replica of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Raft id.
+    pub raft_id: u64,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Index applied (on this node) or matched (on others, when this node leads).
+    pub applied: u64,
+    /// Entries behind the leader's last.
+    pub lag: u64,
+}
+
+/// Takes what a group's log hands over. Must neither block nor fail: a part that cannot keep up
+/// lets its entries go and fetches them again with [`Ledger::replay`].
+pub trait ApplySink: Send + Sync + 'static {
+    /// Hands over the next entry of a group.
+    fn hand_over(&self, group: GroupId, entry: Handed);
+}
+
+/// An entry of a group's log, committed.
+pub struct Handed {
+    /// Where it stands.
+    pub position: Position,
+    /// What it is.
+    pub payload: Payload,
+    /// Whom to tell the outcome: whoever proposed it, when that was here.
+    pub reply: Option<Reply>,
+}
+
+/// What an entry holds.
+pub enum Payload {
+    /// A command.
+    Command(Arc<Envelope>),
+    /// The first entry of a new leader's term: everything of earlier terms has been handed over.
+    NewTerm,
+}
+
+/// Answers a proposal once.
+pub struct Reply(Box<dyn FnOnce(Outcome) + Send>);
+
+impl Reply {
+    /// Wraps what takes the outcome.
+    pub fn new(send: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self(Box::new(send))
+    }
+
+    /// Answers.
+    pub fn send(self, outcome: Outcome) {
+        (self.0)(outcome);
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// The files of parts.
+pub trait Stores: Send + Sync + 'static {
+    /// Opens a part's files, making them where there are none. Recovers what a crash left: the
+    /// events are cut to the length that the index recorded.
+    fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>>;
+
+    /// Whether the part has files.
+    fn exists(&self, part: Part) -> bool;
+
+    /// Removes a tenant's files. Returns once they are gone durably.
+    fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The tenants that have files.
+    fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+}
+
+/// A row to write (`Some`) or delete (`None`), by key.
+pub type Row = (Vec<u8>, Option<Vec<u8>>);
+
+/// The open files of one part: an index of ordered rows and, for tenants, an event log.
+///
+/// Nothing here is durable before [`Store::make_durable`] returns; the replicated log is.
+pub trait Store: Send {
+    /// The position whose state the index holds; `None` when it is new.
+    fn position(&self) -> Option<Position>;
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        descending: bool,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+
+    /// Appends to the event log.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    fn append_events(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Length of the event log, bytes.
+    fn events_len(&self) -> u64;
+
+    /// Reads from the event log.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is too short.
+    fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
+
+    /// Writes rows and the position whose state they complete, without syncing.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    fn commit(&mut self, rows: Vec<Row>, position: Position) -> Result<(), StoreError>;
+
+    /// As [`Store::commit`], and makes everything durable: first the event log, then the index.
+    fn make_durable(
+        &mut self,
+        rows: Vec<Row>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Bytes and files, as the file system has them.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn stats(&self) -> Result<StoreStats, StoreError>;
+}
+
+/// Sizes of a part's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Files.
+    pub file_count: u64,
+    /// Bytes of `blobs/`.
+    pub blobs_bytes: u64,
+    /// Bytes of `events.jsonl`.
+    pub events_bytes: u64,
+    /// Bytes of `index.redb`.
+    pub index_bytes: u64,
+}
+
+/// Files that cannot be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk has no room.
+    #[error("the disk is full")]
+    Full,
+    /// The operating system says no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried, with the file's name.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// The files hold what no crash of ours can have left.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// Which file, relative to the data directory.
+        file: String,
+        /// Where.
+        offset: u64,
+        /// What is wrong and what is lost.
+        what: String,
+    },
+}
+
+/// Sends the requests of `http` steps.
+pub trait HttpCaller: Send + Sync + 'static {
+    /// Sends one request and reads the whole answer, within the caller's deadline.
+    fn call(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, HttpCallError>>;
+}
+
+/// A request of an `http` step, rendered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// Method, upper case.
+    pub method: String,
+    /// Absolute `http` or `https` URL.
+    pub url: String,
+    /// Headers as given.
+    pub headers: Vec<(String, String)>,
+    /// Body; may be empty.
+    pub body: Vec<u8>,
+}
+
+/// An answer to an `http` step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpResponse {
+    /// Status code.
+    pub status: u16,
+    /// Headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// Why an `http` step got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HttpCallError {
+    /// The request cannot be sent as it is; another attempt will not help.
+    #[error("{0}")]
+    Unsendable(String),
+    /// The network or the other side failed; another attempt may help.
+    #[error("{0}")]
+    Failed(String),
+}
