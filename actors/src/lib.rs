@@ -6,10 +6,13 @@
 
 pub mod codec;
 pub mod command;
+pub mod error;
+pub mod handles;
 pub mod ids;
 pub mod json;
 pub mod outcome;
 pub mod ports;
 pub mod seams;
 pub mod tenant_record;
+pub mod views;
 pub mod workflow;

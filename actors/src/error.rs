@@ -1,0 +1,59 @@
+//! Why an operation on a handle did not do what was asked.
+
+use crate::outcome::Refusal;
+use crate::ports::{ProposeError, StoreError};
+
+/// One list for all operations: the edge maps it in one place, to the last variant.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// Refused, by rule. Nothing changed.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// Too much is waiting for this tenant already. Nothing changed.
+    #[error("too many requests of this tenant are waiting")]
+    Busy,
+    /// The node, or the tenant on it, is still getting ready. Nothing changed.
+    #[error("{what} is starting")]
+    Starting {
+        /// What is.
+        what: &'static str,
+    },
+    /// Nobody leads the group that owns it. Nothing changed.
+    #[error("no leader for the group that owns this at the moment")]
+    NoLeader,
+    /// The disk of the node is full. Nothing changed.
+    #[error("the disk of the node is full: reads work, writes do not")]
+    DiskFull,
+    /// The tenant's actor failed again and again and was put aside. Nothing changed.
+    #[error("this tenant is quarantined on its node: {reason}")]
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+    /// The node is stopping. Nothing changed.
+    #[error("the node is stopping")]
+    Stopping,
+    /// It may have been done or not: ask, or retry with the same idempotency key.
+    #[error("the outcome is unknown: {why}")]
+    Unknown {
+        /// What happened to the answer.
+        why: String,
+    },
+    /// A read took longer than its deadline.
+    #[error("no answer within the deadline")]
+    DeadlineExceeded,
+    /// The tenant's files cannot be read.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<ProposeError> for CallError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader | ProposeError::NoLeader => Self::NoLeader,
+            ProposeError::DiskFull => Self::DiskFull,
+            ProposeError::Unknown(why) => Self::Unknown { why },
+            ProposeError::Stopping => Self::Stopping,
+        }
+    }
+}
