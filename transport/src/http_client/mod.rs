@@ -1,0 +1,224 @@
+//! The client that sends the requests of `http` steps: HTTP/1.1 over the TCP seam, TLS where the
+//! URL says `https`.
+//!
+//! - Only `http` and `https`; redirects are followed within a scheme, a few times.
+//! - Everything an answer may be is bounded: head, body, redirects, addresses tried.
+//! - Time is bounded by the caller, who drops the future: the socket closes with it.
+//! - With `deny_private_targets` the address that is about to be connected to is judged, for the
+//!   first request and after every redirect.
+//! - Texts of errors name hosts at most, never a path, a query or a header's value: the secrets of
+//!   a step may be in there.
+//!
+//! Architecture invariant: sockets, names and wall time come through the seams; TLS draws its
+//! randomness as ring does, which is where the simulation gets hold of it.
+
+mod address;
+mod connection;
+mod outgoing;
+mod pool;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::response::Parts;
+use rustls::client::Resumption;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore};
+use shiioo_actors::ports::{BoxFuture, HttpCallError, HttpCaller, HttpRequest, HttpResponse};
+use shiioo_actors::seams::{ByteStream, Clock, Tcp};
+use tokio_rustls::TlsConnector;
+
+use connection::{Connection, ExchangeError};
+use outgoing::Outgoing;
+use pool::Pool;
+use target::{Origin, Scheme};
+
+/// Redirects followed for one request.
+const REDIRECTS_MAX: usize = 5;
+/// Addresses of a host that are tried, in the order in which the resolver gave them.
+const ADDRESSES_TRIED_MAX: usize = 4;
+/// How long one address may take to accept before the next is tried.
+const CONNECT_MS_MAX: u64 = 10_000;
+
+/// Sends the requests of `http` steps.
+#[derive(Debug)]
+pub struct HttpSteps {
+    tcp: Arc<dyn Tcp>,
+    tls: Arc<ClientConfig>,
+    pool: Pool,
+    deny_private_targets: bool,
+}
+
+impl HttpSteps {
+    /// A client that trusts the public certificate authorities and has no connection yet. `clock`
+    /// tells whether a certificate is valid today. With `deny_private_targets` it connects to
+    /// public addresses only.
+    ///
+    /// # Errors
+    /// When the TLS library cannot be set up with its own defaults.
+    pub fn new(
+        tcp: Arc<dyn Tcp>,
+        clock: Arc<dyn Clock>,
+        deny_private_targets: bool,
+    ) -> Result<Self, rustls::Error> {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        Self::with_roots(tcp, clock, deny_private_targets, roots)
+    }
+
+    fn with_roots(
+        tcp: Arc<dyn Tcp>,
+        clock: Arc<dyn Clock>,
+        deny_private_targets: bool,
+        roots: RootCertStore,
+    ) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock)))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Connections are kept instead; a resumed session would make a replay depend on more.
+        tls.resumption = Resumption::disabled();
+        Ok(Self { tcp, tls: Arc::new(tls), pool: Pool::default(), deny_private_targets })
+    }
+
+    async fn follow(&self, request: HttpRequest) -> Result<HttpResponse, HttpCallError> {
+        let mut outgoing = Outgoing::new(request).map_err(HttpCallError::Unsendable)?;
+        for _ in 0..=REDIRECTS_MAX {
+            let (head, body) = self.send(&outgoing).await?;
+            match outgoing.redirected(head.status, &head.headers) {
+                Ok(Some(next)) => outgoing = next,
+                Ok(None) => return Ok(response(&head, body)),
+                Err(reason) => return Err(HttpCallError::Unsendable(reason)),
+            }
+        }
+        Err(HttpCallError::Unsendable(format!("redirected more than {REDIRECTS_MAX} times")))
+    }
+
+    /// Sends one request, over an idle connection where there is one.
+    async fn send(&self, outgoing: &Outgoing) -> Result<(Parts, Vec<u8>), HttpCallError> {
+        let origin = &outgoing.target.origin;
+        if let Some(connection) = self.pool.take(origin) {
+            match self.exchange(connection, outgoing).await {
+                // Nothing was sent, so that sending it again cannot do it twice.
+                Err(ExchangeError::NotSent) => {}
+                Err(ExchangeError::Broken(reason)) => return Err(broken(origin, &reason)),
+                Ok(answer) => return Ok(answer),
+            }
+        }
+        let connection = self.connect(origin).await?;
+        self.exchange(connection, outgoing).await.map_err(|error| match error {
+            ExchangeError::NotSent => broken(origin, "the connection was closed at once"),
+            ExchangeError::Broken(reason) => broken(origin, &reason),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        outgoing: &Outgoing,
+    ) -> Result<(Parts, Vec<u8>), ExchangeError> {
+        let answer = connection.exchange(outgoing.to_request()).await?;
+        self.pool.put(outgoing.target.origin.clone(), connection);
+        Ok(answer)
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Connection, HttpCallError> {
+        let stream = self.connect_tcp(origin).await?;
+        let stream: Box<dyn ByteStream> = match origin.scheme {
+            Scheme::Http => stream,
+            Scheme::Https => {
+                let name = ServerName::try_from(origin.host.clone()).map_err(|_| {
+                    HttpCallError::Unsendable("the URL's host is no name for TLS".into())
+                })?;
+                let connector = TlsConnector::from(Arc::clone(&self.tls));
+                let secured = connector.connect(name, stream).await;
+                Box::new(secured.map_err(|error| broken(origin, &format!("TLS: {error}")))?)
+            }
+        };
+        Connection::open(stream).await.map_err(|reason| broken(origin, &reason))
+    }
+
+    async fn connect_tcp(&self, origin: &Origin) -> Result<Box<dyn ByteStream>, HttpCallError> {
+        let mut failure = "the name has no address".to_owned();
+        for address in self.addresses(origin).await?.into_iter().take(ADDRESSES_TRIED_MAX) {
+            let patience = Duration::from_millis(CONNECT_MS_MAX);
+            match tokio::time::timeout(patience, self.tcp.connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = format!("cannot connect: {error}"),
+                Err(_) => failure = format!("cannot connect: no answer in {CONNECT_MS_MAX} ms"),
+            }
+        }
+        Err(broken(origin, &failure))
+    }
+
+    /// The addresses that may be connected to.
+    async fn addresses(&self, origin: &Origin) -> Result<Vec<SocketAddr>, HttpCallError> {
+        let mut addresses = self
+            .tcp
+            .resolve(&origin.host, origin.port)
+            .await
+            .map_err(|error| broken(origin, &format!("cannot resolve the name: {error}")))?;
+        let mut denied = None;
+        if self.deny_private_targets {
+            addresses.retain(|address| match address::private_kind(address.ip()) {
+                None => true,
+                Some(kind) => {
+                    denied = Some(kind);
+                    false
+                }
+            });
+        }
+        match denied {
+            Some(kind) if addresses.is_empty() => Err(HttpCallError::Unsendable(format!(
+                "{} has a {kind} address, and this node calls public addresses only \
+                 (--deny-private-targets)",
+                origin.host
+            ))),
+            _ => Ok(addresses),
+        }
+    }
+}
+
+impl HttpCaller for HttpSteps {
+    fn call(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, HttpCallError>> {
+        Box::pin(self.follow(request))
+    }
+}
+
+fn broken(origin: &Origin, reason: &str) -> HttpCallError {
+    HttpCallError::Failed(format!("{}:{}: {reason}", origin.host, origin.port))
+}
+
+fn response(head: &Parts, body: Vec<u8>) -> HttpResponse {
+    let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    HttpResponse {
+        status: head.status.as_u16(),
+        headers: head.headers.iter().map(header).collect(),
+        body,
+    }
+}
+
+/// The clock seam, as TLS asks for it.
+struct WallTime(Arc<dyn Clock>);
+
+impl TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since_epoch = u64::try_from(self.0.now().0).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(since_epoch)))
+    }
+}
+
+impl fmt::Debug for WallTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}

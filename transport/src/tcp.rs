@@ -1,0 +1,92 @@
+//! TCP of production: tokio's sockets behind [`shiioo_actors::seams::Tcp`].
+//!
+//! Nagle's algorithm is off on every connection: requests and answers are written whole, so that
+//! waiting for more to send would only add delay.
+
+use std::io;
+use std::net::SocketAddr;
+
+use shiioo_actors::ports::BoxFuture;
+use shiioo_actors::seams::{ByteStream, Tcp, TcpListen};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The operating system's TCP and name resolution.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealTcp;
+
+impl Tcp for RealTcp {
+    // This is the seam itself.
+    #[allow(clippy::disallowed_methods)]
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn TcpListen>>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(addr).await?;
+            Ok(Box::new(RealListener(listener)) as Box<dyn TcpListen>)
+        })
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
+
+    // This is the seam itself.
+    #[allow(clippy::disallowed_methods)]
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
+        Box::pin(async move { prompt(TcpStream::connect(addr).await?) })
+    }
+}
+
+struct RealListener(TcpListener);
+
+impl TcpListen for RealListener {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn ByteStream>, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.0.accept().await?;
+            Ok((prompt(stream)?, peer))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
+    stream.set_nodelay(true)?;
+    Ok(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways() {
+        let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let addr = RealTcp.resolve("127.0.0.1", port).await.unwrap()[0];
+        let (dialled, accepted) = tokio::join!(RealTcp.connect(addr), listener.accept());
+        let (mut here, (mut there, _)) = (dialled.unwrap(), accepted.unwrap());
+
+        here.write_all(b"ping").await.unwrap();
+        let mut bytes = [0; 4];
+        there.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ping");
+        there.write_all(b"pong").await.unwrap();
+        here.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"pong");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_refused() {
+        let first = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = first.local_addr().unwrap();
+        let refusal = RealTcp.bind(addr).await.err().unwrap();
+        assert_eq!(refusal.kind(), io::ErrorKind::AddrInUse);
+    }
+}
