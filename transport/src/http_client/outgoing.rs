@@ -201,7 +201,7 @@ mod tests {
         let same = follow(StatusCode::FOUND, "/y");
         assert_eq!(same, "GET 0 [authorization cookie x-a]");
         let kept = follow(StatusCode::TEMPORARY_REDIRECT, "http://a.example/y");
-        assert_eq!(kept, "POST 4 [authorization cookie content-type x-a]");
+        assert_eq!(kept, "POST 4 [authorization content-type cookie x-a]");
         let other = follow(StatusCode::PERMANENT_REDIRECT, "//b.example/y");
         assert_eq!(other, "POST 4 [content-type x-a]");
         let port = follow(StatusCode::SEE_OTHER, "http://a.example:81/y");
