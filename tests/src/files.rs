@@ -1,0 +1,54 @@
+//! What the node leaves on disk, read from outside.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// A file's text.
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("read {path:?}: {error}"))
+}
+
+/// Writes a whole file.
+pub fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
+}
+
+/// The folder of a tenant in region `default`.
+pub fn tenant(data: &Path, id: &str) -> PathBuf {
+    data.join("tenants").join(id)
+}
+
+/// All files below a folder, with their sizes. Files that vanish meanwhile are left out.
+pub fn walk(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries.flatten() {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => found.extend(walk(&entry.path())),
+            Ok(meta) => found.push((entry.path(), meta.len())),
+            Err(_) => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The events of a tenant's log, which must be whole lines of JSON numbered 1, 2, 3, ...
+///
+/// An error says where the file is wrong. `Ok(None)`: the last line is not whole, which only a file
+/// that is being written may show, and only for a moment.
+pub fn events(path: &Path) -> Result<Option<Vec<Value>>, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{path:?}: {error}"))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let mut events = Vec::new();
+    for (number, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let event: Value = serde_json::from_slice(line)
+            .map_err(|error| format!("{path:?}, line {}: {error}", number + 1))?;
+        if event["seq"] != number + 1 {
+            return Err(format!("{path:?}, line {}: seq {}", number + 1, event["seq"]));
+        }
+        events.push(event);
+    }
+    Ok((whole == bytes.len()).then_some(events))
+}

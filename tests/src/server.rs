@@ -1,0 +1,275 @@
+//! The real program as a child process.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::{Client, binary, spawner};
+
+/// From the start of the process to 200 on `/readyz`.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// What the manual promises for SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_EVERY: Duration = Duration::from_millis(10);
+const OUTPUT_SHOWN_BYTES: usize = 8_000;
+
+/// One node, run from the real binary. Dropping it kills it.
+pub struct Server {
+    child: Child,
+    folder: PathBuf,
+    args: Vec<String>,
+    addr: SocketAddr,
+    /// Held for servers that own their folder: it goes with them.
+    _owned: Option<TempDir>,
+}
+
+/// How a process that was expected to end has ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// All that it printed, on both streams.
+    pub output: String,
+}
+
+impl Server {
+    /// Starts a node whose data lies in `<folder>/data` and waits until it is ready.
+    pub async fn start(folder: &TempDir, extra_args: &[&str]) -> Self {
+        Self::try_start(folder.path(), extra_args).await.unwrap_or_else(|exit| {
+            panic!("the node did not become ready ({:?}):\n{}", exit.code, exit.output)
+        })
+    }
+
+    /// Starts a node in a folder of its own, which is removed with it.
+    pub async fn alone(extra_args: &[&str]) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let mut server = Self::start(&folder, extra_args).await;
+        server._owned = Some(folder);
+        server
+    }
+
+    /// A node with these arguments that tests of this process share while any of them runs. It
+    /// ends with the last one that holds it, for a process's statics are never dropped.
+    pub async fn shared(extra_args: &[&str]) -> Arc<Self> {
+        static SHARED: LazyLock<Mutex<HashMap<String, Weak<Server>>>> =
+            LazyLock::new(Mutex::default);
+        let mut shared = SHARED.lock().await;
+        let slot = shared.entry(extra_args.join(" ")).or_default();
+        if let Some(server) = slot.upgrade() {
+            return server;
+        }
+        let server = Arc::new(Self::alone(extra_args).await);
+        *slot = Arc::downgrade(&server);
+        server
+    }
+
+    /// As [`Server::start`]; gives the exit of a node that ends, or is killed for taking too long.
+    pub async fn try_start(folder: &Path, extra_args: &[&str]) -> Result<Self, Exit> {
+        let args = extra_args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut server = Self::launch(folder, args);
+        match server.await_ready().await {
+            Ok(()) => Ok(server),
+            Err(code) => Err(Exit { code, output: server.output() }),
+        }
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn launch(folder: &Path, args: Vec<String>) -> Self {
+        let data = folder.join("data");
+        // It describes a process that is gone; its successor is not there yet.
+        let _ = std::fs::remove_file(data.join("node.json"));
+        let mut command = Command::new(binary::path());
+        command.args(["--api-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0", "--data-dir"]);
+        command.arg(&data).args(&args).current_dir(folder);
+        isolate(&mut command);
+        let output = append(&folder.join("node.log"));
+        command.stdout(output.try_clone().expect("share the log")).stderr(output);
+        let child = spawner::spawn(command).expect("start the node");
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { child, folder: folder.to_owned(), args, addr, _owned: None }
+    }
+
+    /// Where its HTTP API listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A new client of it.
+    pub fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What `<data-dir>/node.json` says.
+    pub fn node_json(&self) -> Value {
+        node_json(&self.data()).expect("node.json of a ready node")
+    }
+
+    /// All that it and its predecessors in this folder printed.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("kill the node");
+        self.child.wait().expect("wait for the killed node");
+    }
+
+    /// SIGTERM, and waits; panics unless it exits 0 within ten seconds.
+    pub async fn term(&mut self) {
+        self.signal(libc::SIGTERM);
+        let exit = self.wait(STOP_TIMEOUT).await;
+        assert_eq!(exit.map(|exit| exit.code), Some(Some(0)), "SIGTERM:\n{}", self.output());
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        // SAFETY: sends a signal to our own child, which has not been waited for yet.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "signal {signal} to {pid}");
+    }
+
+    /// Waits for it to end by itself; none when it does not.
+    pub async fn wait(&mut self, patience: Duration) -> Option<Exit> {
+        let status = self.ended(patience).await?;
+        Some(Exit { code: status.code(), output: self.output() })
+    }
+
+    /// Starts it again on the same data, with the same arguments; it must have ended.
+    pub async fn restart(&mut self) {
+        let mut next = Self::launch(&self.folder, self.args.clone());
+        std::mem::swap(self, &mut next);
+        self._owned = next._owned.take();
+        if let Err(code) = self.await_ready().await {
+            panic!("the node did not come back ({code:?}):\n{}", self.output());
+        }
+    }
+
+    /// Starts it again without waiting for it to be ready.
+    pub fn relaunch(&mut self) {
+        let mut next = Self::launch(&self.folder, self.args.clone());
+        std::mem::swap(self, &mut next);
+        self._owned = next._owned.take();
+    }
+
+    /// Waits for `node.json` and 200 on `/readyz`. An error is the code of a node that ended.
+    pub async fn await_ready(&mut self) -> Result<(), Option<i32>> {
+        let started = Instant::now();
+        while started.elapsed() < READY_TIMEOUT {
+            if let Some(status) = self.child.try_wait().expect("ask for the node") {
+                return Err(status.code());
+            }
+            if let Some(addr) = api_addr(&self.data(), self.child.id()) {
+                self.addr = addr;
+                let ready = self.client().call("GET", "/readyz").try_send().await;
+                if ready.is_ok_and(|reply| reply.status == 200) {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        self.kill9();
+        Err(None)
+    }
+
+    async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("ask for the node") {
+                return Some(status);
+            }
+            if started.elapsed() >= patience {
+                return None;
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let ended = self.child.wait();
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail = output.len().saturating_sub(OUTPUT_SHOWN_BYTES);
+            let tail = String::from_utf8_lossy(&output.as_bytes()[tail..]);
+            let signal = ended.ok().and_then(|status| status.signal());
+            eprintln!("--- the node in {:?} (signal {signal:?}):\n{tail}---", self.folder);
+        }
+    }
+}
+
+impl Exit {
+    /// Runs the program to its end with these arguments only; panics when it goes on.
+    pub async fn of(folder: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(binary::path());
+        command.args(args).current_dir(folder);
+        isolate(&mut command);
+        let log = folder.join("program.log");
+        let output = File::create(&log).expect("create a log");
+        command.stdout(output.try_clone().expect("share the log")).stderr(output);
+        let mut child = spawner::spawn(command).expect("start the program");
+        let started = Instant::now();
+        while started.elapsed() < READY_TIMEOUT {
+            if let Some(status) = child.try_wait().expect("ask for the program") {
+                let output = std::fs::read_to_string(&log).unwrap_or_default();
+                return Self { code: status.code(), output };
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        let output = std::fs::read_to_string(&log).unwrap_or_default();
+        panic!("still running after {READY_TIMEOUT:?}: {args:?}\n{output}");
+    }
+}
+
+/// The caller's own settings and terminal must not reach the program under test.
+fn isolate(command: &mut Command) {
+    command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SHIIOO_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+fn append(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).expect("open the node's log")
+}
+
+fn node_json(data: &Path) -> Option<Value> {
+    let bytes = std::fs::read(data.join("node.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn api_addr(data: &Path, pid: u32) -> Option<SocketAddr> {
+    let node = node_json(data)?;
+    if node["pid"] != pid {
+        return None;
+    }
+    node["api_addr"].as_str()?.parse().ok()
+}
