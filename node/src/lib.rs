@@ -1,1 +1,16 @@
-//! placeholder
+//! shiioo as a library: a whole node, wired from its rooms, to start and stop inside any program.
+//!
+//! The binary of the same name is [`program::main`] and nothing else. A test or a simulation
+//! builds a [`Config`] by hand and starts the same [`Node`] over other [`NodeSeams`].
+//!
+//! Architecture invariant: a node keeps nothing in statics. Several nodes live in one process.
+
+pub mod config;
+pub mod identity;
+mod node;
+pub mod program;
+mod seams;
+
+pub use config::Config;
+pub use node::{Node, NodeFailure, StartError};
+pub use seams::{NodeSeams, OsEntropy, SystemClock};

@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `shiioo`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shiioo::program::main()
+}

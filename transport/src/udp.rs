@@ -8,7 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
+pub use quinn::AsyncUdpSocket;
+use quinn::{Runtime as _, TokioRuntime};
 
 /// Opens UDP sockets.
 pub trait Udp: Send + Sync + fmt::Debug {

@@ -1,0 +1,182 @@
+//! What a node is told: a plain struct, built by hand in tests, or from flags, environment and a
+//! file by [`settings`].
+
+mod parse;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the API listens, unless told otherwise.
+const API_PORT: u16 = 3000;
+/// Where the nodes talk, unless told otherwise.
+const NODE_PORT: u16 = 7400;
+
+/// Everything that can be told to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the HTTP API listens; port 0 takes any free one.
+    pub api_addr: SocketAddr,
+    /// Where this node talks with the others, UDP; port 0 takes any free one.
+    pub node_addr: SocketAddr,
+    /// What the others dial, host and port; the node address where there is none.
+    pub advertise_addr: Option<String>,
+    /// The data directory, for people: the files themselves are reached through
+    /// [`NodeSeams::disk`](crate::NodeSeams).
+    pub data_dir: PathBuf,
+    /// Node addresses of members, host and port. Empty: found a cluster, or go on with the one
+    /// that the data directory belongs to.
+    pub join: Vec<String>,
+    /// The secret that admits new members.
+    pub join_token: Option<Secret>,
+    /// Placement region.
+    pub region: String,
+    /// Metadata of the node.
+    pub labels: BTreeMap<String, String>,
+    /// The credential that management calls need.
+    pub admin_token: Option<Secret>,
+    /// Lets the API listen beyond loopback without an admin token.
+    pub insecure: bool,
+    /// How long a request waits for an owner.
+    pub request_timeout: Duration,
+    /// How often nodes registered over HTTP should send a heartbeat.
+    pub heartbeat_interval: Duration,
+    /// How long such a node may be silent.
+    pub unhealthy_after: Duration,
+    /// From a leader's last heartbeat to the campaign against it, at most.
+    pub election_timeout: Duration,
+    /// Lets `script` steps run.
+    pub allow_scripts: bool,
+    /// Keeps `http` steps from loopback and private addresses.
+    pub deny_private_targets: bool,
+    /// Drops what cannot be read and writes a loss report.
+    pub repair: bool,
+    /// Serves the endpoints below `/test/`, which tests provoke failures with.
+    pub test_hooks: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            api_addr: (Ipv4Addr::LOCALHOST, API_PORT).into(),
+            node_addr: (Ipv4Addr::LOCALHOST, NODE_PORT).into(),
+            advertise_addr: None,
+            data_dir: "./data".into(),
+            join: Vec::new(),
+            join_token: None,
+            region: "default".into(),
+            labels: BTreeMap::new(),
+            admin_token: None,
+            insecure: false,
+            request_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(30),
+            unhealthy_after: Duration::from_secs(30),
+            election_timeout: Duration::from_millis(500),
+            allow_scripts: false,
+            deny_private_targets: false,
+            repair: false,
+            test_hooks: false,
+        }
+    }
+}
+
+/// What a node refuses to start with, though each value is fine by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is nothing yet to join.
+    #[error(
+        "cannot join another node: this version of shiioo runs a single node, and joining comes \
+         with the next one; start without --join"
+    )]
+    Join,
+    /// Anybody who reaches the API could do anything.
+    #[error(
+        "will not open the API to other machines at {0} without a credential: set --admin-token, \
+         or listen on loopback, or accept the risk with --insecure"
+    )]
+    OpenApi(SocketAddr),
+}
+
+impl Config {
+    /// Checks the rules that span several settings.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !self.join.is_empty() {
+            return Err(ConfigError::Join);
+        }
+        let guarded = self.admin_token.is_some() || self.insecure;
+        if !guarded && !self.api_addr.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::OpenApi(self.api_addr));
+        }
+        Ok(())
+    }
+}
+
+/// A text that must not get into logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_that_others_reach_is_guarded_or_meant_to_be_open() {
+        for (addr, token, insecure, allowed) in [
+            ("127.0.0.1:3000", false, false, true),
+            ("127.8.8.8:0", false, false, true),
+            ("[::1]:3000", false, false, true),
+            ("[::ffff:127.0.0.1]:3000", false, false, true),
+            ("0.0.0.0:3000", false, false, false),
+            ("[::]:3000", false, false, false),
+            ("192.168.0.7:3000", false, false, false),
+            ("0.0.0.0:3000", true, false, true),
+            ("[::]:3000", false, true, true),
+            ("192.168.0.7:3000", true, true, true),
+        ] {
+            let config = Config {
+                api_addr: addr.parse().unwrap(),
+                admin_token: token.then(|| Secret::new("t")),
+                insecure,
+                ..Config::default()
+            };
+            assert_eq!(config.check().is_ok(), allowed, "{addr} {token} {insecure}");
+        }
+    }
+
+    #[test]
+    fn joining_is_refused_in_one_line() {
+        let config = Config { join: vec!["127.0.0.1:7400".into()], ..Config::default() };
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("--join") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let config = Config { admin_token: Some(Secret::new("sesame")), ..Config::default() };
+        assert!(!format!("{config:?}").contains("sesame"));
+    }
+}

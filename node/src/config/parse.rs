@@ -1,0 +1,170 @@
+//! The values of settings, each from text. The error says what would be right.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+
+/// Bytes of a region's name.
+const REGION_BYTES_MAX: usize = 63;
+/// Names in the data directory that no region may have.
+const REGIONS_TAKEN: [&str; 3] = ["tenants", "log", "identity"];
+/// Bytes of a label's key.
+const LABEL_KEY_BYTES_MAX: usize = 63;
+/// Bytes of a label's value.
+const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Bytes of a token.
+const SECRET_BYTES_MAX: usize = 1024;
+/// Below this the kernel's timer tick of 4 ms makes elections false.
+const ELECTION_TIMEOUT_MS_MIN: u64 = 150;
+/// A cluster that waits longer is as good as down.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 60_000;
+/// The longest wait of a request, which is what long polls may take as well.
+const REQUEST_TIMEOUT_MS_MAX: u64 = 300_000;
+/// The longest time between heartbeats that means anything.
+const HEARTBEAT_MS_MAX: u64 = 86_400_000;
+
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// An address to listen at.
+pub(super) fn socket_addr(text: &str) -> Parsed<SocketAddr> {
+    let localhost = || {
+        let port = text.strip_prefix("localhost:")?.parse().ok()?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    text.parse().ok().or_else(localhost).ok_or_else(|| {
+        format!("{text:?} is not an IP address and a port, as 127.0.0.1:3000 or [::1]:3000 is")
+    })
+}
+
+/// An address to dial: host name or IP address, and port.
+pub(super) fn host_port(text: &str) -> Parsed<String> {
+    let valid = || {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return addr.port() > 0 && !addr.ip().is_unspecified();
+        }
+        let Some((host, port)) = text.rsplit_once(':') else { return false };
+        let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !host.is_empty() && host.bytes().all(of_a_name) && port.parse().is_ok_and(|p: u16| p > 0)
+    };
+    if valid() {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a host and a port, as node1:7400 or 10.0.0.1:7400 is"))
+    }
+}
+
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() { Err("the path is empty".into()) } else { Ok(text.into()) }
+}
+
+pub(super) fn region(text: &str) -> Parsed<String> {
+    let of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if text.is_empty() || text.len() > REGION_BYTES_MAX || !text.bytes().all(of_a_name) {
+        Err(format!("{text:?} is not a region: 1 to {REGION_BYTES_MAX} of a-z, 0-9 and -"))
+    } else if REGIONS_TAKEN.contains(&text) {
+        Err(format!("{text:?} cannot be a region's name: the data directory uses it"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+pub(super) fn label(text: &str) -> Parsed<(String, String)> {
+    let of_a_key = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+    match text.split_once('=') {
+        Some((key, value))
+            if (1..=LABEL_KEY_BYTES_MAX).contains(&key.len())
+                && key.bytes().all(of_a_key)
+                && value.len() <= LABEL_VALUE_BYTES_MAX =>
+        {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!(
+            "{text:?} is not key=value, with a key of 1 to {LABEL_KEY_BYTES_MAX} letters, digits, \
+             '-', '.', '_' and '/', and a value of at most {LABEL_VALUE_BYTES_MAX} bytes"
+        )),
+    }
+}
+
+/// A token. It travels in a header, so it is visible ASCII. Never repeated in the error.
+pub(super) fn secret(text: &str) -> Parsed<Secret> {
+    let length_fits = (1..=SECRET_BYTES_MAX).contains(&text.len());
+    if length_fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(Secret::new(text))
+    } else {
+        Err(format!("a token is 1 to {SECRET_BYTES_MAX} visible ASCII characters without spaces"))
+    }
+}
+
+pub(super) fn election_timeout(text: &str) -> Parsed<Duration> {
+    duration(text, ELECTION_TIMEOUT_MS_MIN, ELECTION_TIMEOUT_MS_MAX)
+}
+
+pub(super) fn request_timeout(text: &str) -> Parsed<Duration> {
+    duration(text, 1, REQUEST_TIMEOUT_MS_MAX)
+}
+
+pub(super) fn heartbeat(text: &str) -> Parsed<Duration> {
+    duration(text, 1, HEARTBEAT_MS_MAX)
+}
+
+fn duration(text: &str, ms_min: u64, ms_max: u64) -> Parsed<Duration> {
+    let (min, max) = (Duration::from_millis(ms_min), Duration::from_millis(ms_max));
+    let parsed = humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a duration, as 500ms, 5s or 1h is"))?;
+    if (min..=max).contains(&parsed) {
+        Ok(parsed)
+    } else {
+        let show = humantime::format_duration;
+        Err(format!("{text:?} is out of range: from {} to {}", show(min), show(max)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_taken_or_refused() {
+        for (text, valid) in [
+            ("127.0.0.1:0", true),
+            ("[::1]:3000", true),
+            ("localhost:3000", true),
+            ("3000", false),
+            (":3000", false),
+            ("example.com:80", false),
+            ("127.0.0.1", false),
+        ] {
+            assert_eq!(socket_addr(text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in [
+            ("node-1.internal:7400", true),
+            ("10.0.0.1:7400", true),
+            ("[fd00::1]:7400", true),
+            ("10.0.0.1", false),
+            ("0.0.0.0:7400", false),
+            ("node:0", false),
+            ("node:x", false),
+            ("http://node:7400", false),
+            ("", false),
+        ] {
+            assert_eq!(host_port(text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in
+            [("eu-1", true), ("", false), ("EU", false), ("..", false), ("log", false)]
+        {
+            assert_eq!(region(text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in [("zone=a", true), ("zone=", true), ("zone", false), ("=a", false)] {
+            assert_eq!(label(text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in [("500ms", true), ("149ms", false), ("2m", false), ("5", false)] {
+            assert_eq!(election_timeout(text).is_ok(), valid, "{text}");
+        }
+        assert!(request_timeout("0s").is_err());
+        let error = secret("se same").unwrap_err();
+        assert!(!error.contains("same"), "{error}");
+        assert_eq!(secret("abc").unwrap().reveal(), "abc");
+    }
+}

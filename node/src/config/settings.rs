@@ -1,0 +1,554 @@
+//! Settings as people write them: the same names as flags, in the environment and in a TOML file.
+//! A flag wins over the environment, that over the file, and that over the default.
+//!
+//! The three layers are texts first and are turned into values once they are laid over each other,
+//! so that a value is judged by one rule wherever it came from, and the error says where that was.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use tracing_subscriber::EnvFilter;
+
+use super::Config;
+use super::parse::{self, Parsed};
+
+/// The file that is read when it is there and no other is named.
+const DEFAULT_FILE: &str = "shiioo.toml";
+/// Names another file.
+const FILE_VARIABLE: &str = "SHIIOO_CONFIG";
+/// Labels a node may have.
+const LABELS_MAX: usize = 64;
+/// Members that may be named to join.
+const JOIN_MAX: usize = 64;
+
+/// One layer of settings, as written. Every field is absent where nothing was said.
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where the HTTP API listens; port 0 takes any free one [env: SHIIOO_API_ADDR] [default:
+    /// 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDR")]
+    pub api_addr: Option<String>,
+
+    /// Where this node talks with the others, UDP; port 0 takes any free one [env:
+    /// SHIIOO_NODE_ADDR] [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR")]
+    pub node_addr: Option<String>,
+
+    /// What the others dial [env: SHIIOO_ADVERTISE_ADDR] [default: the node address]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_addr: Option<String>,
+
+    /// Everything that the node keeps [env: SHIIOO_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+
+    /// Node address of any member of the cluster to join; repeat, or separate by commas [env:
+    /// SHIIOO_JOIN]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub join: Vec<String>,
+
+    /// Secret that admits a new member [env: SHIIOO_JOIN_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub join_token: Option<String>,
+
+    /// Placement region [env: SHIIOO_REGION] [default: default]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// Metadata of the node; repeat for more
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+
+    /// Credential that management calls need [env: SHIIOO_ADMIN_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub admin_token: Option<String>,
+
+    /// Lets the API listen beyond loopback without an admin token
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub insecure: Option<bool>,
+
+    /// How long a request waits for an owner [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub request_timeout: Option<String>,
+
+    /// How often nodes registered over HTTP should send a heartbeat [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub heartbeat_interval: Option<String>,
+
+    /// How long such a node may be silent [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub unhealthy_after: Option<String>,
+
+    /// From a leader's last heartbeat to the campaign against it, at most [default: 500ms]
+    #[arg(long, value_name = "TIME")]
+    pub election_timeout: Option<String>,
+
+    /// Lets `script` steps run
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_scripts: Option<bool>,
+
+    /// Keeps `http` steps from loopback and private addresses
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub deny_private_targets: Option<bool>,
+
+    /// Drops what cannot be read in the data directory and writes a loss report
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub repair: Option<bool>,
+
+    /// Serves the endpoints below `/test/`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    pub test_hooks: Option<bool>,
+
+    /// What to log: a level, or directives as in `info,shiioo=debug` [env: RUST_LOG] [default:
+    /// info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+
+    /// How to log: `text` or `json` [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// How the program logs. Not part of [`Config`]: a process has one log, however many nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct SettingError {
+    place: String,
+    reason: String,
+}
+
+/// What the settings are read from, besides the flags.
+pub struct Sources<'a> {
+    /// The variable of a name.
+    pub env: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The contents of a file.
+    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
+}
+
+/// Lays flags over environment over file over defaults. `file` is the one named by a flag.
+///
+/// # Errors
+/// The first setting that cannot be used, or the file.
+pub fn resolve(
+    flags: Settings,
+    file: Option<PathBuf>,
+    sources: &Sources<'_>,
+) -> Result<(Config, LogConfig), SettingError> {
+    let env = from_env(sources.env)?;
+    let (file, file_name) = from_file(file, sources)?;
+    let layers = Layers { flags, env, file, file_name };
+    Ok((layers.config()?, layers.log()?))
+}
+
+fn from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Settings, SettingError> {
+    let text = |name: &str| variable(env, name);
+    let of = |setting: &str| text(&variable_name(setting));
+    let join = of("join")?.map(|join| join.split(',').map(|it| it.trim().to_owned()).collect());
+    Ok(Settings {
+        api_addr: of("api_addr")?,
+        node_addr: of("node_addr")?,
+        advertise_addr: of("advertise_addr")?,
+        data_dir: of("data_dir")?,
+        join: join.unwrap_or_default(),
+        join_token: of("join_token")?,
+        region: of("region")?,
+        admin_token: of("admin_token")?,
+        log: of("log")?,
+        ..Settings::default()
+    })
+}
+
+/// A variable of the environment. An empty one counts as absent: that is how a variable is unset
+/// in the files of container tools.
+fn variable(
+    env: &dyn Fn(&str) -> Option<OsString>,
+    name: &str,
+) -> Result<Option<String>, SettingError> {
+    let Some(value) = env(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let not_text = |_| SettingError { place: name.to_owned(), reason: "is not UTF-8".to_owned() };
+    value.into_string().map(Some).map_err(not_text)
+}
+
+fn variable_name(setting: &str) -> String {
+    match setting {
+        "log" => "RUST_LOG".to_owned(),
+        _ => format!("SHIIOO_{}", setting.to_ascii_uppercase()),
+    }
+}
+
+/// The settings of the file and its name.
+fn from_file(
+    named: Option<PathBuf>,
+    sources: &Sources<'_>,
+) -> Result<(Settings, String), SettingError> {
+    let named = match named {
+        Some(path) => Some(path),
+        None => variable(sources.env, FILE_VARIABLE)?.map(PathBuf::from),
+    };
+    let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let name = path.display().to_string();
+    let fail = |reason: String| SettingError { place: name.clone(), reason };
+    let text = match (sources.read)(&path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(fail(format!("cannot read the configuration file: {error}"))),
+    };
+    match toml::from_str(&text) {
+        Ok(settings) => Ok((settings, name)),
+        Err(error) => {
+            // Only the line and the reason: the text around it may hold a token.
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(fail(format!("line {line}: {}", error.message().trim())))
+        }
+    }
+}
+
+struct Layers {
+    flags: Settings,
+    env: Settings,
+    file: Settings,
+    file_name: String,
+}
+
+impl Layers {
+    fn config(&self) -> Result<Config, SettingError> {
+        let default = Config::default();
+        let labels: BTreeMap<_, _> =
+            self.list("label", LABELS_MAX, |it| &it.label, parse::label)?.into_iter().collect();
+        Ok(Config {
+            api_addr: self
+                .value("api_addr", |it| &it.api_addr, parse::socket_addr)?
+                .unwrap_or(default.api_addr),
+            node_addr: self
+                .value("node_addr", |it| &it.node_addr, parse::socket_addr)?
+                .unwrap_or(default.node_addr),
+            advertise_addr: self.value(
+                "advertise_addr",
+                |it| &it.advertise_addr,
+                parse::host_port,
+            )?,
+            data_dir: self
+                .value("data_dir", |it| &it.data_dir, parse::path)?
+                .unwrap_or(default.data_dir),
+            join: self.list("join", JOIN_MAX, |it| &it.join, parse::host_port)?,
+            join_token: self.value("join_token", |it| &it.join_token, parse::secret)?,
+            region: self.value("region", |it| &it.region, parse::region)?.unwrap_or(default.region),
+            labels,
+            admin_token: self.value("admin_token", |it| &it.admin_token, parse::secret)?,
+            insecure: self.switch(|it| it.insecure),
+            request_timeout: self
+                .value("request_timeout", |it| &it.request_timeout, parse::request_timeout)?
+                .unwrap_or(default.request_timeout),
+            heartbeat_interval: self
+                .value("heartbeat_interval", |it| &it.heartbeat_interval, parse::heartbeat)?
+                .unwrap_or(default.heartbeat_interval),
+            unhealthy_after: self
+                .value("unhealthy_after", |it| &it.unhealthy_after, parse::heartbeat)?
+                .unwrap_or(default.unhealthy_after),
+            election_timeout: self
+                .value("election_timeout", |it| &it.election_timeout, parse::election_timeout)?
+                .unwrap_or(default.election_timeout),
+            allow_scripts: self.switch(|it| it.allow_scripts),
+            deny_private_targets: self.switch(|it| it.deny_private_targets),
+            repair: self.switch(|it| it.repair),
+            test_hooks: self.switch(|it| it.test_hooks),
+        })
+    }
+
+    fn log(&self) -> Result<LogConfig, SettingError> {
+        let filter = self.value("log", |it| &it.log, log_filter)?;
+        let format = self.value("log_format", |it| &it.log_format, log_format)?;
+        Ok(LogConfig {
+            filter: filter.unwrap_or_else(|| "info".into()),
+            format: format.unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// The value of a setting from the highest layer that has one.
+    fn value<T>(
+        &self,
+        name: &str,
+        get: impl Fn(&Settings) -> &Option<String>,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Result<Option<T>, SettingError> {
+        for (settings, place) in self.places(name) {
+            if let Some(text) = get(settings) {
+                let fail = |reason| SettingError { place, reason };
+                return parse(text).map(Some).map_err(fail);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A list, whole, from the highest layer that has one: lists are not joined.
+    fn list<T>(
+        &self,
+        name: &str,
+        max: usize,
+        get: impl Fn(&Settings) -> &Vec<String>,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Result<Vec<T>, SettingError> {
+        for (settings, place) in self.places(name) {
+            let texts = get(settings);
+            if texts.len() > max {
+                let reason = format!("{} were given; at most {max} can be", texts.len());
+                return Err(SettingError { place, reason });
+            }
+            if !texts.is_empty() {
+                let fail = |reason| SettingError { place, reason };
+                return texts
+                    .iter()
+                    .map(|text| parse(text))
+                    .collect::<Result<_, _>>()
+                    .map_err(fail);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn switch(&self, get: impl Fn(&Settings) -> Option<bool>) -> bool {
+        [&self.flags, &self.env, &self.file].into_iter().find_map(get).unwrap_or_default()
+    }
+
+    /// The layers, the highest first, and how a setting is called in each.
+    fn places(&self, name: &str) -> [(&Settings, String); 3] {
+        [
+            (&self.flags, format!("--{}", name.replace('_', "-"))),
+            (&self.env, variable_name(name)),
+            (&self.file, format!("{name} in {}", self.file_name)),
+        ]
+    }
+}
+
+fn log_filter(text: &str) -> Parsed<String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} is not what can be logged: {error}")),
+    }
+}
+
+fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+/// A list in TOML, or one text with commas, as on the command line.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMore;
+
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(text.split(',').map(|it| it.trim().to_owned()).collect())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMore)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::Secret;
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    type Resolved = Result<(Config, LogConfig), SettingError>;
+
+    fn resolved(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Resolved {
+        let flags = Flags::try_parse_from([&["shiioo"], flags].concat()).unwrap().settings;
+        let sources = Sources {
+            env: &|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()),
+            read: &|path| match file {
+                Some(text) if path == Path::new("shiioo.toml") => Ok(text.to_owned()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            },
+        };
+        resolve(flags, None, &sources)
+    }
+
+    fn refused(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> String {
+        let error = resolved(flags, env, file).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+
+    #[test]
+    fn a_flag_wins_over_environment_over_file_over_default() {
+        let flag = &["--region", "flag", "--join=a:1,b:2", "--join", "c:3", "--log=error"][..];
+        let env =
+            &[("SHIIOO_REGION", "env"), ("SHIIOO_JOIN", "d:4, e:5"), ("RUST_LOG", "warn")][..];
+        let file = Some("region = 'file'\njoin = ['f:6']\nlog = 'debug'");
+        for (flag, env, file, region, join, log) in [
+            (flag, env, file, "flag", &["a:1", "b:2", "c:3"][..], "error"),
+            (flag, &[], None, "flag", &["a:1", "b:2", "c:3"], "error"),
+            (&[], env, file, "env", &["d:4", "e:5"], "warn"),
+            (&[], &[], file, "file", &["f:6"], "debug"),
+            (&[], &[("SHIIOO_REGION", ""), ("RUST_LOG", "")], None, "default", &[], "info"),
+        ] {
+            let (config, logs) = resolved(flag, env, file).unwrap();
+            assert_eq!((config.region.as_str(), logs.filter.as_str()), (region, log));
+            assert_eq!(config.join, join);
+        }
+    }
+
+    #[test]
+    fn nothing_said_is_the_default() {
+        let (config, log) = resolved(&[], &[], None).unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(log.format, LogFormat::Text);
+    }
+
+    #[test]
+    fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
+        let file = "
+            api_addr = '0.0.0.0:1'
+            node_addr = '0.0.0.0:2'
+            advertise_addr = 'n:3'
+            data_dir = 'd'
+            join = 'a:1,b:2'
+            join_token = 'jt'
+            region = 'r'
+            label = ['k=v', 'l=w,x']
+            admin_token = 'at'
+            insecure = true
+            request_timeout = '1s'
+            heartbeat_interval = '2s'
+            unhealthy_after = '3s'
+            election_timeout = '4s'
+            allow_scripts = true
+            deny_private_targets = true
+            repair = true
+            test_hooks = true
+            log = 'shiioo=debug'
+            log_format = 'json'
+        ";
+        let flags = [
+            "--api-addr=0.0.0.0:1",
+            "--node-addr=0.0.0.0:2",
+            "--advertise-addr=n:3",
+            "--data-dir=d",
+            "--join=a:1,b:2",
+            "--join-token=jt",
+            "--region=r",
+            "--label=k=v",
+            "--label=l=w,x",
+            "--admin-token=at",
+            "--insecure",
+            "--request-timeout=1s",
+            "--heartbeat-interval=2s",
+            "--unhealthy-after=3s",
+            "--election-timeout=4s",
+            "--allow-scripts",
+            "--deny-private-targets",
+            "--repair",
+            "--test-hooks",
+            "--log=shiioo=debug",
+            "--log-format=json",
+        ];
+        let (config, log) = resolved(&[], &[], Some(file)).unwrap();
+        assert_eq!((config.clone(), log), resolved(&flags, &[], None).unwrap());
+        assert_eq!(config.admin_token, Some(Secret::new("at")));
+        assert_eq!(config.labels["l"], "w,x");
+        assert!(config.repair && config.insecure && config.test_hooks);
+        let (config, _) = resolved(&["--insecure=false"], &[], Some(file)).unwrap();
+        assert!(!config.insecure, "a flag can take back what the file says");
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let env = [
+            ("SHIIOO_API_ADDR", "127.0.0.1:1"),
+            ("SHIIOO_NODE_ADDR", "127.0.0.1:2"),
+            ("SHIIOO_ADVERTISE_ADDR", "n:3"),
+            ("SHIIOO_DATA_DIR", "d"),
+            ("SHIIOO_JOIN", "a:1"),
+            ("SHIIOO_JOIN_TOKEN", "jt"),
+            ("SHIIOO_REGION", "r"),
+            ("SHIIOO_ADMIN_TOKEN", "at"),
+        ];
+        let expected = Config {
+            api_addr: "127.0.0.1:1".parse().unwrap(),
+            node_addr: "127.0.0.1:2".parse().unwrap(),
+            advertise_addr: Some("n:3".into()),
+            data_dir: "d".into(),
+            join: vec!["a:1".into()],
+            join_token: Some(Secret::new("jt")),
+            region: "r".into(),
+            admin_token: Some(Secret::new("at")),
+            ..Config::default()
+        };
+        assert_eq!(resolved(&[], &env, None).unwrap().0, expected);
+    }
+
+    #[test]
+    fn an_error_says_where_the_setting_is() {
+        let error = refused(&["--api-addr", "x"], &[("SHIIOO_API_ADDR", "y")], None);
+        assert!(error.starts_with("--api-addr: \"x\" is not"), "{error}");
+        let error = refused(&[], &[("SHIIOO_API_ADDR", "y")], None);
+        assert!(error.starts_with("SHIIOO_API_ADDR: \"y\" is not"), "{error}");
+        let error = refused(&[], &[], Some("election_timeout = 'z'"));
+        assert!(error.starts_with("election_timeout in shiioo.toml: \"z\" is not"), "{error}");
+        let error = refused(&[], &[("RUST_LOG", "shiioo=loud")], None);
+        assert!(error.starts_with("RUST_LOG: "), "{error}");
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_by_line_and_without_its_text() {
+        let error = refused(&[], &[], Some("region = 'r'\n\nregoin = 'sesame'"));
+        assert!(error.starts_with("shiioo.toml: line 3: unknown field `regoin`"), "{error}");
+        assert!(!error.contains("sesame"));
+        let error = refused(&[], &[], Some("admin_token = 'sesame"));
+        assert!(error.starts_with("shiioo.toml: line 1: ") && !error.contains("sesame"), "{error}");
+        let error = refused(&[], &[("SHIIOO_CONFIG", "other.toml")], Some(""));
+        assert!(error.starts_with("other.toml: cannot read"), "{error}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The program around a node: command line, log, signals, exit codes.
+//!
+//! Exit codes: 0 stopped as asked, 1 the start or the node failed, 2 the command line, the
+//! environment or the configuration file is wrong. What a person has to know goes to stdout once
+//! the node is ready; log and errors go to stderr.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::settings::{LogConfig, LogFormat, Settings, Sources, resolve};
+use crate::{Config, Node, NodeSeams, StartError, seams};
+
+/// How long a stop may take. A node that is asked to stop is gone within 10 s; the last second is
+/// for the process itself.
+const STOP_MS_MAX: u64 = 9_000;
+
+/// The exit code of a command line that cannot be used.
+const USAGE: u8 = 2;
+
+/// Many tenants' workflows and schedules on a small cluster: one binary, no database, no broker,
+/// no coordinator. Without a command it starts a node.
+#[derive(Debug, Parser)]
+#[command(name = "shiioo", version)]
+struct Cli {
+    /// TOML file with the same names as the flags, with underscores [env: SHIIOO_CONFIG]
+    /// [default: shiioo.toml if there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Runs the program with the process's arguments and environment.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way as well, for stdout and with code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
+    let sources = Sources { env: &env, read: &seams::read_config_file };
+    let (config, log) = match resolve(cli.settings, cli.config, &sources) {
+        Ok(resolved) => resolved,
+        Err(error) => return fail(USAGE, &error.to_string()),
+    };
+    start_log(&log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("cannot start threads: {error}")),
+    };
+    let code = match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    };
+    // A thread that is still busy, as with a name that is being resolved, must not delay the exit.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(code: u8, reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {reason}");
+    ExitCode::from(code)
+}
+
+/// Logs to stderr; in colour only to a terminal, and not where `NO_COLOR` is set.
+fn start_log(log: &LogConfig) {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&log.filter))
+        .with_ansi(io::stderr().is_terminal() && !no_color)
+        .with_writer(io::stderr);
+    // A host program that embeds this one may log already; then its log is used.
+    let _ = match log.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Runs a node until a signal or its own failure ends it. The error is the line to show.
+async fn serve(config: Config) -> Result<(), String> {
+    let mut signals =
+        Signals::new().map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let started = tokio::select! {
+        started = start(config) => started,
+        // Nothing was promised to anybody yet.
+        () = signals.next() => return Ok(()),
+    };
+    let node = started.map_err(|error| error.to_string())?;
+    let _ = io::stdout().write_all(banner(&node).as_bytes());
+    warn_when_open(node.config());
+    let failure = tokio::select! {
+        () = signals.next() => None,
+        failure = node.failed() => Some(failure),
+    };
+    tracing::info!("stopping");
+    let patience = Duration::from_millis(STOP_MS_MAX);
+    let stopped = tokio::select! {
+        stopped = tokio::time::timeout(patience, node.stop()) => stopped.is_ok(),
+        () = signals.next() => return Err("stopped at once, as asked twice".to_owned()),
+    };
+    match failure {
+        Some(failure) => Err(format!("the node failed: {failure}")),
+        None if stopped => Ok(()),
+        None => Err(format!(
+            "gave up after {STOP_MS_MAX} ms of stopping; nothing that was acknowledged is lost"
+        )),
+    }
+}
+
+async fn start(config: Config) -> Result<Node, StartError> {
+    // Before the data directory is made: what is refused leaves no trace.
+    config.check()?;
+    let seams = NodeSeams::real(&config.data_dir)
+        .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })?;
+    Node::start(config, seams).await
+}
+
+/// What a person needs to know about a node that is ready.
+fn banner(node: &Node) -> String {
+    let (config, identity) = (node.config(), node.identity());
+    let mut api = node.api_addr();
+    if api.ip().is_unspecified() {
+        // That is no address to call.
+        api.set_ip(match api {
+            std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let access = match (&config.admin_token, api == node.api_addr() && api.ip().is_loopback()) {
+        (Some(_), _) => "needs a credential",
+        (None, true) => "no admin token: open to this machine only",
+        (None, false) => "NO admin token: open to everybody who reaches it",
+    };
+    format!(
+        "shiioo {version} is ready\n  \
+           node       {node_id} (region {region})\n  \
+           cluster    {cluster_id} (a single node)\n  \
+           API        http://{api}/api ({access})\n  \
+           dashboard  http://{api}/\n  \
+           nodes      {node_addr} (UDP)\n  \
+           data       {data_dir}\n",
+        version = env!("CARGO_PKG_VERSION"),
+        node_id = identity.node_id,
+        region = config.region,
+        cluster_id = identity.cluster_id,
+        node_addr = node.node_addr(),
+        data_dir = config.data_dir.display(),
+    )
+}
+
+fn warn_when_open(config: &Config) {
+    if config.insecure && config.admin_token.is_none() {
+        tracing::warn!("started with --insecure: no credential is asked of anybody");
+    }
+}
+
+/// SIGTERM and Ctrl-C.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("--deny-private-targets") && !help.contains("--test-hooks"));
+    }
+}

@@ -1,0 +1,143 @@
+//! What a node is given from outside: time, chance, sockets, files. This file holds those of
+//! production; a simulation brings its own.
+#![allow(clippy::disallowed_methods, reason = "this file is the seam that the others go through")]
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use shiioo_actors::seams::{Clock, Entropy, Seams, Tcp, Timestamp};
+use shiioo_storage::Executor;
+use shiioo_storage::disk::{Disk, RealDisk};
+use shiioo_transport::tcp::RealTcp;
+use shiioo_transport::udp::{RealUdp, Udp};
+
+/// Everything that a node reaches the world through.
+#[derive(Debug, Clone)]
+pub struct NodeSeams {
+    /// Wall time and chance.
+    pub seams: Seams,
+    /// TCP: the API's listener and the connections of `http` steps.
+    pub tcp: Arc<dyn Tcp>,
+    /// UDP: the socket under the connections between nodes.
+    pub udp: Arc<dyn Udp>,
+    /// The data directory.
+    pub disk: Arc<dyn Disk>,
+    /// Where blocking work runs.
+    pub executor: Executor,
+    /// What `node.json` says the process is; a simulation gives every node a number of its own.
+    pub pid: u32,
+}
+
+impl NodeSeams {
+    /// The operating system's, with the files below `data_dir`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or the system gives no random bytes.
+    pub fn real(data_dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            seams: Seams { clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy::new()?) },
+            tcp: Arc::new(RealTcp),
+            udp: Arc::new(RealUdp),
+            disk: Arc::new(RealDisk::new(data_dir)?),
+            executor: Executor::Threads,
+            pid: std::process::id(),
+        })
+    }
+}
+
+/// The system's wall clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let ms = |duration: std::time::Duration| i64::try_from(duration.as_millis());
+        Timestamp(match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => ms(since).unwrap_or(i64::MAX),
+            Err(before) => ms(before.duration()).map_or(i64::MIN, |ms| -ms),
+        })
+    }
+}
+
+/// Random bytes fetched from the system at a time: 64 ids for one call into the kernel.
+const ENTROPY_BUFFER_BYTES: usize = 1024;
+
+/// The system's random bytes. Each byte is given out once and then forgotten.
+pub struct OsEntropy(Mutex<EntropyBuffer>);
+
+struct EntropyBuffer {
+    bytes: [u8; ENTROPY_BUFFER_BYTES],
+    used: usize,
+}
+
+impl OsEntropy {
+    /// Fetches the first bytes.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub fn new() -> io::Result<Self> {
+        let mut bytes = [0; ENTROPY_BUFFER_BYTES];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(Mutex::new(EntropyBuffer { bytes, used: 0 })))
+    }
+}
+
+impl Entropy for OsEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        // A panic elsewhere cannot have left it half changed in a way that repeats bytes: `used`
+        // is raised before any is handed out.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in buffer.chunks_mut(ENTROPY_BUFFER_BYTES) {
+            if kept.used + chunk.len() > ENTROPY_BUFFER_BYTES {
+                // It gave bytes at start, and Linux never takes that back. Going on with worse
+                // ones would make ids and tokens that can be guessed.
+                getrandom::fill(&mut kept.bytes).expect("the system gives random bytes");
+                kept.used = 0;
+            }
+            let from = kept.used;
+            kept.used += chunk.len();
+            let given = &mut kept.bytes[from..from + chunk.len()];
+            chunk.copy_from_slice(given);
+            given.fill(0);
+        }
+    }
+}
+
+impl fmt::Debug for OsEntropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OsEntropy")
+    }
+}
+
+/// Reads the program's own configuration file, which lies outside the data directory.
+pub(crate) fn read_config_file(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_are_given_once() {
+        let entropy = OsEntropy::new().unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let mut bytes = [0; 16];
+            entropy.fill(&mut bytes);
+            assert!(seen.insert(bytes));
+        }
+        let mut long = vec![0; 3 * ENTROPY_BUFFER_BYTES + 7];
+        entropy.fill(&mut long);
+        let zeros = long.iter().filter(|byte| **byte == 0).count();
+        assert!(zeros < long.len() / 32, "{zeros} of {}", long.len());
+    }
+
+    #[test]
+    fn the_clock_tells_the_time() {
+        assert!(SystemClock.now() > Timestamp::parse_rfc3339("2024-01-01T00:00:00Z").unwrap());
+    }
+}
