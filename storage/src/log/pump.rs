@@ -1,0 +1,164 @@
+//! Drives the writer: makes batches of the jobs that wait, and tries again while the disk is full.
+//!
+//! In production a thread does that, in a simulation whoever hands in a job. Both go through
+//! [`Pump`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::writer::{Done, Job, Op, Trouble, Writer};
+use super::{FULL_RETRY, QUEUE_JOBS_MAX, Shared};
+
+/// The writer and what waits for it.
+pub(crate) struct Pump {
+    writer: Writer,
+    shared: Arc<Shared>,
+    waiting: VecDeque<Job>,
+    /// Whom to tell of the batch that is made up and not written.
+    batch: Option<Vec<Done>>,
+    is_closed: bool,
+}
+
+/// Why the pump rests.
+#[derive(Debug, PartialEq, Eq)]
+enum Rest {
+    /// Nothing waits.
+    Idle,
+    /// There is no room for what waits.
+    Full,
+}
+
+impl Pump {
+    pub fn new(writer: Writer, shared: Arc<Shared>) -> Self {
+        Self { writer, shared, waiting: VecDeque::new(), batch: None, is_closed: false }
+    }
+
+    fn push(&mut self, job: Job) {
+        if self.is_closed {
+            (job.done)(Err(self.shared.error()));
+        } else if self.waiting.len() >= QUEUE_JOBS_MAX {
+            (job.done)(Err(io::ErrorKind::StorageFull.into()));
+        } else {
+            self.waiting.push_back(job);
+        }
+    }
+
+    /// Writes until nothing waits or there is no room.
+    fn run(&mut self) -> Rest {
+        while self.batch.is_some() || !self.waiting.is_empty() {
+            if self.batch.is_none() && self.is_closed {
+                self.fail_all();
+                break;
+            }
+            match self.run_batch() {
+                Ok(()) => self.shared.set_full(false),
+                Err(Trouble::Full) => {
+                    self.shared.set_full(true);
+                    if !self.shared.closing.load(Ordering::Acquire) {
+                        return Rest::Full;
+                    }
+                    self.fail_all();
+                }
+                Err(Trouble::Dead) => self.fail_all(),
+            }
+        }
+        Rest::Idle
+    }
+
+    fn run_batch(&mut self) -> Result<(), Trouble> {
+        if self.batch.is_none() {
+            self.writer.begin()?;
+            self.batch = Some(self.fill());
+        }
+        self.writer.commit()?;
+        for done in self.batch.take().into_iter().flatten() {
+            done(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) -> Vec<Done> {
+        let mut batch = Vec::new();
+        while !self.writer.is_batch_full() && !self.is_closed {
+            let Some(job) = self.waiting.pop_front() else { break };
+            self.is_closed = job.ops.iter().any(|op| matches!(op, Op::Mark));
+            match self.writer.add(&job) {
+                Ok(()) => batch.push(job.done),
+                Err(error) => (job.done)(Err(error)),
+            }
+        }
+        batch
+    }
+
+    fn fail_all(&mut self) {
+        let waiting = self.waiting.drain(..).map(|job| job.done);
+        for done in self.batch.take().into_iter().flatten().chain(waiting) {
+            done(Err(self.shared.error()));
+        }
+    }
+}
+
+/// Serves the queue until nobody can hand in anything more.
+pub(crate) fn serve(mut pump: Pump, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(job) = jobs.blocking_recv() {
+        pump.push(job);
+        loop {
+            // Group commit: whatever came while the last batch was synced is the next one.
+            while pump.waiting.len() < QUEUE_JOBS_MAX {
+                let Ok(job) = jobs.try_recv() else { break };
+                pump.push(job);
+            }
+            match pump.run() {
+                Rest::Idle => break,
+                Rest::Full => std::thread::park_timeout(FULL_RETRY),
+            }
+        }
+    }
+}
+
+/// The pump of a simulation.
+#[derive(Clone)]
+pub(crate) struct Inline(Arc<Mutex<Retried>>);
+
+struct Retried {
+    pump: Pump,
+    /// Whether a task tries again while the disk is full.
+    is_retrying: bool,
+}
+
+impl Inline {
+    pub fn new(pump: Pump) -> Self {
+        Self(Arc::new(Mutex::new(Retried { pump, is_retrying: false })))
+    }
+
+    pub fn submit(&self, job: Job) {
+        let mut retried = self.lock();
+        retried.pump.push(job);
+        if retried.pump.run() == Rest::Full
+            && !retried.is_retrying
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            retried.is_retrying = true;
+            runtime.spawn(self.clone().retry());
+        }
+    }
+
+    async fn retry(self) {
+        loop {
+            tokio::time::sleep(FULL_RETRY).await;
+            let mut retried = self.lock();
+            if retried.pump.run() == Rest::Idle {
+                retried.is_retrying = false;
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Retried> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

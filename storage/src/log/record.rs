@@ -1,0 +1,300 @@
+//! What is written into the log: records, and the frame around each.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | length of the payload, little endian |
+//! | 4 | CRC-32 of the segment's number, the batch and the payload |
+//! | 4 | batch: where in this segment the write began that this record was part of |
+//! | n | payload: a tag of one byte, and what [`Record`] says |
+//!
+//! **Why `batch` is there.** A batch is written only after everything before it was synced. So a
+//! valid record whose batch begins behind a broken place proves that the broken place had been
+//! synced: it is damage, and acknowledged entries are lost. Without such a witness the broken place
+//! belongs to the last write, which nobody was told of. Recovery tells a torn write from damage by
+//! this alone (see `recovery`). The segment's number is in the checksum so that old blocks of a
+//! deleted segment, come to light behind a lost write, are never taken for records.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use shiioo_actors::codec;
+use shiioo_actors::command::Envelope;
+use shiioo_actors::ids::{GroupId, Position};
+
+/// Bytes before the payload.
+pub(crate) const FRAME_BYTES: usize = 12;
+
+/// The largest payload, bytes: what the codec decodes at most, and an entry's own fields.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = codec::DECODE_BYTES_MAX + ENTRY_HEAD_BYTES;
+
+/// Tag, group, index, term and kind of an entry, before its body.
+const ENTRY_HEAD_BYTES: usize = 1 + 4 + 8 + 8 + 1;
+
+const TAG_CHECKPOINT: u8 = 1;
+const TAG_VOTE: u8 = 2;
+const TAG_ENTRY: u8 = 3;
+const TAG_TRUNCATE: u8 = 4;
+const TAG_PURGE: u8 = 5;
+const TAG_FLOOR: u8 = 6;
+const TAG_MARK: u8 = 7;
+
+const KIND_BLANK: u8 = 0;
+const KIND_COMMAND: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+/// A vote of this node in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vote {
+    pub term: u64,
+    pub node: u64,
+    /// Whether a quorum gave the same vote: its node leads the term.
+    pub committed: bool,
+}
+
+/// Who is in a group: one set of voters, or two while it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    pub voters: Vec<Vec<u64>>,
+    /// Voters and learners.
+    pub nodes: Vec<u64>,
+}
+
+/// A place below which everything handed over is durable in the parts, and who was in the group
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Floor {
+    pub position: Position,
+    /// The last membership at or below `position`, and where it stands.
+    pub members: Option<(Position, Members)>,
+}
+
+/// What a group has beside its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub(crate) struct GroupState {
+    pub vote: Option<Vote>,
+    /// The last entry that was given up.
+    pub purged: Option<Position>,
+    pub floor: Option<Floor>,
+}
+
+/// An entry of a group's log.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LogEntry {
+    pub position: Position,
+    pub body: Body,
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Body {
+    Blank,
+    Command(Arc<Envelope>),
+    Members(Members),
+}
+
+/// One record, as recovery sees it: an entry's body stays undecoded.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Record {
+    /// First in every segment: the state of all groups, so that older segments can go.
+    Checkpoint(Vec<(GroupId, GroupState)>),
+    Vote(GroupId, Vote),
+    Entry(GroupId, Position),
+    /// The group's entries from this index on are gone.
+    Truncate(GroupId, u64),
+    /// The group's entries up to this one are given up.
+    Purge(GroupId, Position),
+    Floor(GroupId, Floor),
+    /// Nothing: the witness that what is before was synced, left when the log is closed.
+    Mark,
+}
+
+/// Writes a checkpoint's payload.
+pub(crate) fn put_checkpoint(groups: &[(GroupId, GroupState)], bytes: &mut Vec<u8>) {
+    bytes.push(TAG_CHECKPOINT);
+    codec::encode_into(&groups, bytes);
+}
+
+/// Writes a vote's payload.
+pub(crate) fn put_vote(group: GroupId, vote: Vote, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_VOTE);
+    codec::encode_into(&(group, vote), bytes);
+}
+
+/// Writes an entry's payload.
+pub(crate) fn put_entry(group: GroupId, entry: &LogEntry, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_ENTRY);
+    bytes.extend_from_slice(&group.0.to_le_bytes());
+    bytes.extend_from_slice(&entry.position.index.to_le_bytes());
+    bytes.extend_from_slice(&entry.position.term.to_le_bytes());
+    match &entry.body {
+        Body::Blank => bytes.push(KIND_BLANK),
+        Body::Command(envelope) => {
+            bytes.push(KIND_COMMAND);
+            codec::encode_into(envelope.as_ref(), bytes);
+        }
+        Body::Members(members) => {
+            bytes.push(KIND_MEMBERSHIP);
+            codec::encode_into(members, bytes);
+        }
+    }
+}
+
+/// Writes a truncation's payload.
+pub(crate) fn put_truncate(group: GroupId, from: u64, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_TRUNCATE);
+    codec::encode_into(&(group, from), bytes);
+}
+
+/// Writes a purge's payload.
+pub(crate) fn put_purge(group: GroupId, upto: Position, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_PURGE);
+    codec::encode_into(&(group, upto), bytes);
+}
+
+/// Writes a floor's payload.
+pub(crate) fn put_floor(group: GroupId, floor: &Floor, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_FLOOR);
+    codec::encode_into(&(group, floor), bytes);
+}
+
+/// Writes a mark's payload.
+pub(crate) fn put_mark(bytes: &mut Vec<u8>) {
+    bytes.push(TAG_MARK);
+}
+
+/// Decodes a payload; of an entry only where it stands.
+pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
+    fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+        codec::decode(bytes).map_err(|error| error.to_string())
+    }
+    let (tag, rest) = payload.split_first().ok_or("an empty record")?;
+    Ok(match *tag {
+        TAG_CHECKPOINT => Record::Checkpoint(body(rest)?),
+        TAG_VOTE => {
+            let (group, vote) = body(rest)?;
+            Record::Vote(group, vote)
+        }
+        TAG_ENTRY => {
+            let (group, position, _, _) = entry_head(payload)?;
+            Record::Entry(group, position)
+        }
+        TAG_TRUNCATE => {
+            let (group, from) = body(rest)?;
+            Record::Truncate(group, from)
+        }
+        TAG_PURGE => {
+            let (group, upto) = body(rest)?;
+            Record::Purge(group, upto)
+        }
+        TAG_FLOOR => {
+            let (group, floor) = body(rest)?;
+            Record::Floor(group, floor)
+        }
+        TAG_MARK if rest.is_empty() => Record::Mark,
+        tag => return Err(format!("a record of unknown kind {tag}")),
+    })
+}
+
+/// Decodes an entry whole.
+pub(crate) fn decode_entry(payload: &[u8]) -> Result<(GroupId, LogEntry), String> {
+    let (group, position, kind, body) = entry_head(payload)?;
+    let body = match kind {
+        KIND_BLANK if body.is_empty() => Body::Blank,
+        KIND_COMMAND => {
+            Body::Command(Arc::new(codec::decode(body).map_err(|error| error.to_string())?))
+        }
+        KIND_MEMBERSHIP => Body::Members(codec::decode(body).map_err(|error| error.to_string())?),
+        kind => return Err(format!("an entry of unknown kind {kind}")),
+    };
+    Ok((group, LogEntry { position, body }))
+}
+
+fn entry_head(payload: &[u8]) -> Result<(GroupId, Position, u8, &[u8]), String> {
+    if payload.len() < ENTRY_HEAD_BYTES || payload[0] != TAG_ENTRY {
+        return Err("not an entry".into());
+    }
+    let group = GroupId(u32_at(payload, 1));
+    let position = Position { index: u64_at(payload, 5), term: u64_at(payload, 13) };
+    Ok((group, position, payload[21], &payload[ENTRY_HEAD_BYTES..]))
+}
+
+/// Frames a payload behind what `bytes` holds. Gives the length of the whole record; `None` when
+/// the payload is larger than one may be, and then `bytes` is as before.
+pub(crate) fn frame(
+    segment: u32,
+    batch: u32,
+    bytes: &mut Vec<u8>,
+    put: impl FnOnce(&mut Vec<u8>),
+) -> Option<u32> {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; FRAME_BYTES]);
+    put(bytes);
+    let payload = start + FRAME_BYTES..bytes.len();
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        bytes.truncate(start);
+        return None;
+    }
+    let len = u32::try_from(payload.len()).ok()?;
+    let crc = checksum(segment, batch, &bytes[payload]);
+    bytes[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    bytes[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+    bytes[start + 8..start + 12].copy_from_slice(&batch.to_le_bytes());
+    u32::try_from(bytes.len() - start).ok()
+}
+
+/// A framed record found in a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Framed {
+    pub batch: u32,
+    pub payload: Range<usize>,
+}
+
+/// Reads the frame at `offset` of a segment's bytes; `None` when what is there is no record.
+pub(crate) fn read_frame(segment: u32, bytes: &[u8], offset: usize) -> Option<Framed> {
+    let framed = look_at_frame(bytes, offset)?;
+    let crc = u32_at(bytes, offset + 4);
+    (checksum(segment, framed.batch, &bytes[framed.payload.clone()]) == crc).then_some(framed)
+}
+
+/// Whether there is a record anywhere behind `broken` that was written after `broken` was synced.
+pub(crate) fn is_witnessed(segment: u32, bytes: &[u8], broken: usize) -> bool {
+    (broken + 1..bytes.len().saturating_sub(FRAME_BYTES)).any(|offset| {
+        // Looked at first, because it is cheap and almost never so in what is not a record.
+        look_at_frame(bytes, offset).is_some_and(|framed| {
+            let batch = framed.batch as usize;
+            batch > broken && batch <= offset
+        }) && read_frame(segment, bytes, offset).is_some()
+    })
+}
+
+fn look_at_frame(bytes: &[u8], offset: usize) -> Option<Framed> {
+    let start = offset.checked_add(FRAME_BYTES)?;
+    if start > bytes.len() {
+        return None;
+    }
+    let len = u32_at(bytes, offset) as usize;
+    let payload = start..start.checked_add(len)?;
+    let sane = len > 0 && len <= PAYLOAD_BYTES_MAX && payload.end <= bytes.len();
+    sane.then(|| Framed { batch: u32_at(bytes, offset + 8), payload })
+}
+
+fn checksum(segment: u32, batch: u32, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&segment.to_le_bytes());
+    hasher.update(&batch.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}

@@ -1,0 +1,97 @@
+//! Where the files of a part are, below the data directory.
+//!
+//! | part | files |
+//! |---|---|
+//! | the control plane | `system.redb` |
+//! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/` |
+
+use std::io;
+
+use shiioo_actors::ids::{Part, TenantId};
+use shiioo_actors::ports::{StoreError, StoreStats};
+
+use crate::disk::{DirEntry, Disk, store_error};
+
+/// Where the tenants are.
+pub(crate) const TENANTS_DIR: &str = "tenants";
+
+/// What the name of a folder that is being removed begins with. No tenant's id does.
+pub(crate) const TRASH_PREFIX: &str = "trash-";
+
+/// Directories below `blobs/` that are walked at most.
+const BLOB_DIRS_DEEP_MAX: usize = 4;
+
+/// The paths of one part.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    pub part: Part,
+    /// The directory that holds the index.
+    pub dir: String,
+    pub index: String,
+    /// Of a tenant.
+    pub events: String,
+    /// Of a tenant.
+    pub blobs: Option<String>,
+}
+
+impl Paths {
+    pub fn of(part: Part) -> Self {
+        match part {
+            Part::System => Self {
+                part,
+                dir: String::new(),
+                index: "system.redb".into(),
+                events: String::new(),
+                blobs: None,
+            },
+            Part::Tenant(id) => {
+                let dir = tenant_dir(id);
+                Self {
+                    part,
+                    index: format!("{dir}/index.redb"),
+                    events: format!("{dir}/events.jsonl"),
+                    blobs: Some(format!("{dir}/blobs")),
+                    dir,
+                }
+            }
+        }
+    }
+}
+
+/// The folder of a tenant.
+pub(crate) fn tenant_dir(tenant: TenantId) -> String {
+    format!("{TENANTS_DIR}/{tenant}")
+}
+
+/// Sizes of a part's files, as the file system has them.
+pub(crate) fn stats(disk: &dyn Disk, part: Part) -> Result<StoreStats, StoreError> {
+    let paths = Paths::of(part);
+    let failed = |error| store_error(format!("list files of {part}"), error);
+    let mut stats = StoreStats::default();
+    for entry in disk.list(&paths.dir).map_err(failed)? {
+        match (part, entry.name.as_str()) {
+            (Part::System, "system.redb") | (Part::Tenant(_), "index.redb") => {
+                stats.index_bytes = entry.len;
+            }
+            (Part::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,
+            _ => continue,
+        }
+        stats.file_count += 1;
+    }
+    if let Some(blobs) = &paths.blobs {
+        add_blobs(disk, blobs, BLOB_DIRS_DEEP_MAX, &mut stats).map_err(failed)?;
+    }
+    Ok(stats)
+}
+
+fn add_blobs(disk: &dyn Disk, dir: &str, deep: usize, stats: &mut StoreStats) -> io::Result<()> {
+    for DirEntry { name, is_dir, len } in disk.list(dir)? {
+        if !is_dir {
+            stats.file_count += 1;
+            stats.blobs_bytes += len;
+        } else if deep > 0 {
+            add_blobs(disk, &format!("{dir}/{name}"), deep - 1, stats)?;
+        }
+    }
+    Ok(())
+}

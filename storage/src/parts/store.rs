@@ -1,0 +1,280 @@
+//! The open files of one part.
+//!
+//! Invariants:
+//! - The index never becomes durable before the events it speaks of: every durable commit, and the
+//!   close of the index (redb makes pending commits durable then), is preceded by a sync of
+//!   `events.jsonl`. Where that sync fails the index is fenced first, so that nothing reaches it.
+//! - After any failed call the store is broken, and every later call fails alike, until it is
+//!   opened again and takes up what is on disk.
+//! - The files are held until the last one who uses them is done: a durable commit that nobody
+//!   waits for any more still ends before the part can be opened again.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
+use tokio::sync::OwnedMutexGuard;
+
+use super::index::{PartIndex, State};
+use super::paths::{self, Paths};
+use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
+use crate::executor::Executor;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct PartStore {
+    disk: Arc<dyn Disk>,
+    executor: Executor,
+    part: Part,
+    /// Always there; taken out only to be dropped where blocking is allowed.
+    files: Option<Arc<Files>>,
+    state: Option<State>,
+    events_len: u64,
+}
+
+/// The files, and what holds the part's place.
+#[derive(Debug)]
+struct Files {
+    paths: Paths,
+    index: PartIndex,
+    events: Option<Arc<dyn DiskFile>>,
+    broken: OnceLock<StoreError>,
+    _held: OwnedMutexGuard<()>,
+}
+
+impl Files {
+    fn check(&self) -> Result<(), StoreError> {
+        self.broken.get().cloned().map_or(Ok(()), Err)
+    }
+
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result
+            && self.broken.set(error.clone()).is_ok()
+        {
+            tracing::error!(part = %self.paths.part, %error, "the store is broken until it is opened again");
+        }
+        result
+    }
+
+    fn sync_events(&self) -> Result<(), StoreError> {
+        match &self.events {
+            Some(events) => events
+                .sync_data()
+                .map_err(|error| store_error(format!("sync {}", self.paths.events), error)),
+            None => Ok(()),
+        }
+    }
+
+    fn make_durable(&self, rows: &[Row], state: State) -> Result<(), StoreError> {
+        self.noted(self.sync_events().and_then(|()| self.index.commit(rows, state, true)))
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let may_close = self.broken.get().is_none() && self.sync_events().is_ok();
+        if !may_close {
+            self.index.fence();
+        }
+    }
+}
+
+impl PartStore {
+    /// Opens the files, making them where there are none. Blocks.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        part: Part,
+        held: OwnedMutexGuard<()>,
+    ) -> Result<Self, StoreError> {
+        let paths = Paths::of(part);
+        if !disk.exists(&paths.index) {
+            create(disk.as_ref(), &paths).map_err(|error| error.into_store_error(&paths))?;
+        }
+        let index = disk
+            .open(&paths.index, OpenMode::Existing)
+            .map_err(|error| store_error(format!("open {}", paths.index), error))?;
+        let (index, state) = PartIndex::open(&paths.index, index)?;
+        let events_len = state.map_or(0, |state| state.events_len);
+        let events = match part {
+            Part::System => None,
+            Part::Tenant(_) => match open_events(disk.as_ref(), &paths.events, events_len) {
+                Ok(events) => Some(events),
+                Err(error) => {
+                    index.fence();
+                    return Err(error);
+                }
+            },
+        };
+        let files = Files { paths, index, events, broken: OnceLock::new(), _held: held };
+        Ok(Self { disk, executor, part, files: Some(Arc::new(files)), state, events_len })
+    }
+
+    fn files(&self) -> Result<&Arc<Files>, StoreError> {
+        let files = self.files.as_ref().ok_or_else(|| {
+            store_error(self.part.to_string(), io::Error::other("the store is closed"))
+        })?;
+        files.check()?;
+        Ok(files)
+    }
+
+    fn state_at(&self, position: Position) -> State {
+        State { position, events_len: self.events_len }
+    }
+}
+
+impl Drop for PartStore {
+    fn drop(&mut self) {
+        // Closing syncs: not on a thread of the runtime.
+        if let Some(files) = self.files.take() {
+            self.executor.run_detached(move || drop(files));
+        }
+    }
+}
+
+impl Store for PartStore {
+    fn position(&self) -> Option<Position> {
+        self.state.map(|state| state.position)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let files = self.files()?;
+        files.noted(files.index.get(key))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        descending: bool,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let files = self.files()?;
+        files.noted(files.index.scan(from, to, limit, descending))
+    }
+
+    fn append_events(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let files = self.files()?;
+        let events = files.events.as_ref().ok_or_else(|| no_events(self.part))?;
+        let written = events
+            .write_at(self.events_len, bytes)
+            .map_err(|error| store_error(format!("write {}", files.paths.events), error));
+        files.noted(written)?;
+        self.events_len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn events_len(&self) -> u64 {
+        self.events_len
+    }
+
+    fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let files = self.files()?;
+        let events = files.events.as_ref().ok_or_else(|| no_events(self.part))?;
+        let what = || format!("read {} at {offset}", files.paths.events);
+        // Asking for too much is the caller's mistake and breaks nothing.
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.events_len) {
+            return Err(store_error(what(), io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut bytes = vec![0; len];
+        let read = events.read_at(offset, &mut bytes).map_err(|error| store_error(what(), error));
+        files.noted(read.map(|()| bytes))
+    }
+
+    fn commit(&mut self, rows: Vec<Row>, position: Position) -> Result<(), StoreError> {
+        let state = self.state_at(position);
+        let files = self.files()?;
+        files.noted(files.index.commit(&rows, state, false))?;
+        self.state = Some(state);
+        Ok(())
+    }
+
+    fn make_durable(
+        &mut self,
+        rows: Vec<Row>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let state = self.state_at(position);
+            let files = Arc::clone(self.files()?);
+            let working = Arc::clone(&files);
+            // Should the caller stop waiting, the job still ends, and the state here is behind the
+            // index only by what the next commit writes again.
+            self.executor.run(move || working.make_durable(&rows, state)).await?;
+            self.state = Some(state);
+            Ok(())
+        })
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        paths::stats(self.disk.as_ref(), self.part)
+    }
+}
+
+fn no_events(part: Part) -> StoreError {
+    store_error(format!("events of {part}"), io::ErrorKind::Unsupported.into())
+}
+
+/// Opens the event log and cuts it to the length that the index knows.
+fn open_events(disk: &dyn Disk, path: &str, len: u64) -> Result<Arc<dyn DiskFile>, StoreError> {
+    let failed = |error| store_error(format!("open {path}"), error);
+    let events = disk.open(path, OpenMode::OpenOrCreate).map_err(failed)?;
+    let found = events.len().map_err(failed)?;
+    if found < len {
+        let what = format!("{} bytes of events are missing", len - found);
+        return Err(StoreError::Damaged { file: path.to_owned(), offset: found, what });
+    }
+    if found > len {
+        tracing::debug!(file = path, bytes = found - len, "cutting off events nobody was told of");
+        events.set_len(len).map_err(failed)?;
+    }
+    Ok(events)
+}
+
+enum CreateError {
+    Io(io::Error),
+    Store(StoreError),
+}
+
+impl From<io::Error> for CreateError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl CreateError {
+    fn into_store_error(self, paths: &Paths) -> StoreError {
+        match self {
+            Self::Io(error) => store_error(format!("create {}", paths.index), error),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+/// Makes a part's files. The index comes last and by its name only when it is whole: where it is,
+/// everything is.
+fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
+    if let Some(blobs) = &paths.blobs {
+        create_dir_durably(disk, blobs)?;
+        let events = disk.open(&paths.events, OpenMode::OpenOrCreate)?;
+        // Events are written only once the index is there, durably: so it is the index that is
+        // missing, and with it what the events were of.
+        let len = events.len()?;
+        if len > 0 {
+            return Err(CreateError::Store(StoreError::Damaged {
+                file: paths.index.clone(),
+                offset: 0,
+                what: format!("it is missing, and {len} bytes of events are there"),
+            }));
+        }
+        events.sync_data()?;
+    }
+    let beside = format!("{}.new", paths.index);
+    let file = disk.open(&beside, OpenMode::OpenOrCreate)?;
+    file.set_len(0)?;
+    drop(PartIndex::create(&paths.index, file).map_err(CreateError::Store)?);
+    disk.rename(&beside, &paths.index)?;
+    disk.sync_dir(&paths.dir)?;
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! What of a group's entries may be forgotten: the floor.
+//!
+//! An entry is handed over long before what it did is durable in its part's files. The floor is
+//! the position below which nothing handed over can still be lost: restart hands over what is
+//! above it once more, a snapshot claims it, and only below it is the log cut.
+//!
+//! Invariants:
+//! - The floor never passes an entry that some part has not reported durable.
+//! - It never goes back, and never passes what was handed over.
+//! - Entries without a part (a new term, a membership) never hold it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use shiioo_actors::ids::{Part, Position};
+
+use crate::log::record::{Floor, Members};
+
+/// A part with entries that are not durable.
+#[derive(Debug)]
+struct Dirty {
+    /// Everything of the part up to here is durable; `None` when nothing was handed over before.
+    clean: Option<Position>,
+    /// The last entry of the part.
+    last: Position,
+}
+
+/// The floor of one group, and what holds it.
+#[derive(Debug, Default)]
+pub(crate) struct Floors {
+    handed: Option<Position>,
+    floor: Option<Position>,
+    dirty: BTreeMap<Part, Dirty>,
+    /// The parts of `dirty` by how far they are clean.
+    order: BTreeSet<(Option<Position>, Part)>,
+    /// The memberships from the last one at or below the floor on.
+    memberships: VecDeque<(Position, Members)>,
+}
+
+impl Floors {
+    /// As the log remembered it.
+    pub fn restore(floor: Option<Floor>) -> Self {
+        let position = floor.as_ref().map(|floor| floor.position);
+        let memberships = floor.and_then(|floor| floor.members).into_iter().collect();
+        Self { handed: position, floor: position, memberships, ..Self::default() }
+    }
+
+    /// Notes that an entry is handed over. Gives the floor when that raised it.
+    pub fn hand_over(&mut self, position: Position, part: Option<Part>) -> Option<Floor> {
+        let before = self.handed.replace(position);
+        if let Some(part) = part {
+            let dirty = self.dirty.entry(part).or_insert_with(|| {
+                self.order.insert((before, part));
+                Dirty { clean: before, last: position }
+            });
+            dirty.last = position;
+        }
+        self.raise()
+    }
+
+    /// Notes a membership that is about to be handed over.
+    pub fn add_membership(&mut self, position: Position, members: Members) {
+        self.memberships.push_back((position, members));
+    }
+
+    /// Notes that a part is durable up to a position. Gives the floor when that raised it.
+    pub fn durable(&mut self, part: Part, upto: Position) -> Option<Floor> {
+        let dirty = self.dirty.get_mut(&part)?;
+        if Some(upto) <= dirty.clean {
+            return None;
+        }
+        self.order.remove(&(dirty.clean, part));
+        if upto >= dirty.last {
+            self.dirty.remove(&part);
+        } else {
+            dirty.clean = Some(upto);
+            self.order.insert((dirty.clean, part));
+        }
+        self.raise()
+    }
+
+    /// Takes over a snapshot: its contents are durable in the parts.
+    #[cfg(test)]
+    pub fn install(&mut self, position: Option<Position>, members: Option<(Position, Members)>) {
+        self.handed = position;
+        self.floor = position;
+        self.dirty.clear();
+        self.order.clear();
+        self.memberships = members.into_iter().collect();
+    }
+
+    fn raise(&mut self) -> Option<Floor> {
+        let lowest = match self.order.first() {
+            Some((clean, _)) => *clean,
+            None => self.handed,
+        };
+        if lowest <= self.floor {
+            return None;
+        }
+        self.floor = lowest;
+        while self.memberships.get(1).is_some_and(|(position, _)| Some(*position) <= lowest) {
+            self.memberships.pop_front();
+        }
+        self.floor()
+    }
+
+    /// The floor and the last membership at or below it.
+    pub fn floor(&self) -> Option<Floor> {
+        let position = self.floor?;
+        Some(Floor { position, members: self.members_at(position).cloned() })
+    }
+
+    fn members_at(&self, position: Position) -> Option<&(Position, Members)> {
+        self.memberships.front().filter(|(at, _)| *at <= position)
+    }
+
+    /// The last entry handed over.
+    pub fn handed(&self) -> Option<Position> {
+        self.handed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shiioo_actors::ids::TenantId;
+
+    use super::*;
+
+    fn at(index: u64) -> Position {
+        Position { term: 1, index }
+    }
+
+    fn part(number: u8) -> Option<Part> {
+        (number > 0).then(|| {
+            let uuid = format!("00000000-0000-0000-0000-0000000000{number:02}");
+            Part::Tenant(uuid.parse::<TenantId>().unwrap())
+        })
+    }
+
+    #[test]
+    fn entries_without_a_part_do_not_hold_the_floor() {
+        let mut floors = Floors::default();
+        floors.add_membership(at(0), Members { voters: vec![vec![1]], nodes: vec![1] });
+        let floor = floors.hand_over(at(0), None).unwrap();
+        assert_eq!(floor.position, at(0));
+        assert_eq!(floor.members.unwrap().0, at(0));
+        assert!(floors.hand_over(at(1), part(1)).is_none());
+        assert!(floors.hand_over(at(2), None).is_none());
+        assert_eq!(floors.durable(part(1).unwrap(), at(1)).unwrap().position, at(2));
+    }
+
+    proptest! {
+        /// Against the definition: the highest position at or below which nothing is undurable;
+        /// the floor is at most that, and is that once every part has reported.
+        #[test]
+        fn the_floor_is_a_lower_bound_that_arrives(
+            steps in prop::collection::vec((0_u8..4, any::<bool>(), 0_u64..6), 1..120),
+        ) {
+            let mut floors = Floors::default();
+            let mut handed: Vec<Option<Part>> = Vec::new();
+            let mut durable: BTreeMap<Part, u64> = BTreeMap::new();
+            let mut last_floor = None;
+            for (number, is_report, back) in steps {
+                let index = handed.len() as u64;
+                match (is_report, part(number)) {
+                    (true, Some(part)) if index > 0 => {
+                        let upto = (index - 1).saturating_sub(back);
+                        floors.durable(part, at(upto));
+                        let known = durable.entry(part).or_default();
+                        *known = (*known).max(upto + 1);
+                    }
+                    (_, part) => {
+                        floors.hand_over(at(index), part);
+                        handed.push(part);
+                    }
+                }
+                let bound = handed.iter().enumerate().position(|(index, part)| {
+                    part.is_some_and(|part| {
+                        durable.get(&part).is_none_or(|upto| (index as u64) >= *upto)
+                    })
+                });
+                let bound = bound.unwrap_or(handed.len()).checked_sub(1).map(|at| at as u64);
+                let floor = floors.floor().map(|floor| floor.position.index);
+                prop_assert!(floor <= bound, "floor {floor:?} above {bound:?}");
+                prop_assert!(floor >= last_floor);
+                last_floor = floor;
+            }
+            for number in 1..4 {
+                if let Some(last) = floors.handed() {
+                    floors.durable(part(number).unwrap(), last);
+                }
+            }
+            prop_assert_eq!(floors.floor().map(|floor| floor.position), floors.handed());
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The state machine of a group, as openraft sees it: it hands every entry over and goes on.
+//!
+//! 'Applied' means 'handed over' here, so a part that stalls does not stop its group. What is
+//! durable is told by the floor, and the floor is what a restart begins from and what a snapshot
+//! claims.
+//!
+//! Invariants:
+//! - Every entry above the floor is handed over once in the life of the process, in order.
+//! - An entry at or below the floor that the log remembers is never handed over again.
+//! - A part is noted as dirty before it is given the entry, so that its report cannot come first.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use shiioo_actors::command::{Command, Envelope};
+use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::{ApplySink, Handed, Payload, Reply};
+use tokio::sync::Notify;
+
+use super::floor::Floors;
+use super::types::stored_membership;
+use super::types::{LogId, StoredMembership, TypeConfig, log_id, members, position};
+use crate::log::Log;
+use crate::log::record::Floor;
+
+/// Entries by which the floor rises before a snapshot lets the log be cut.
+const SNAPSHOT_ENTRIES: u64 = 16_384;
+
+/// What a snapshot between nodes is asked for by: its contents are fetched tenant by tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SnapshotHandle {
+    /// Whose.
+    pub group: GroupId,
+    /// Up to where; `None` for that of an empty group.
+    pub upto: Option<Position>,
+}
+
+type Meta = SnapshotMetaOf<TypeConfig>;
+type HandleSnapshot = SnapshotOf<TypeConfig, SnapshotHandle>;
+
+/// The floor of a group and where it is remembered.
+#[derive(Debug)]
+pub(crate) struct FloorKeeper {
+    group: GroupId,
+    log: Arc<Log>,
+    floors: Mutex<Floors>,
+    /// Index of the floor when a snapshot was last due.
+    snapshot_at: AtomicU64,
+    snapshot_due: Notify,
+}
+
+impl FloorKeeper {
+    pub fn new(group: GroupId, log: Arc<Log>) -> Self {
+        let floor = log.state(group).floor;
+        Self {
+            group,
+            log,
+            snapshot_at: AtomicU64::new(floor.as_ref().map_or(0, |floor| floor.position.index)),
+            floors: Mutex::new(Floors::restore(floor)),
+            snapshot_due: Notify::new(),
+        }
+    }
+
+    /// Notes that a part is durable up to a position.
+    pub fn durable(&self, part: Part, upto: Position) {
+        let mut floors = self.floors();
+        let raised = floors.durable(part, upto);
+        self.remember(raised);
+    }
+
+    /// The last entry handed over.
+    pub fn handed(&self) -> Option<Position> {
+        self.floors().handed()
+    }
+
+    /// Waits until the floor has risen so far that a snapshot should be made.
+    pub async fn snapshot_due(&self) {
+        self.snapshot_due.notified().await;
+    }
+
+    fn hand_over(&self, position: Position, payload: &Body) {
+        let mut floors = self.floors();
+        if let EntryPayload::Membership(membership) = payload {
+            floors.add_membership(position, members(membership));
+        }
+        let part = match payload {
+            EntryPayload::Normal(envelope) => Some(part_of(envelope)),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+        let raised = floors.hand_over(position, part);
+        self.remember(raised);
+    }
+
+    /// Called with the floors locked, so that a lower floor never comes after a higher one.
+    fn remember(&self, raised: Option<Floor>) {
+        let Some(floor) = raised else { return };
+        let index = floor.position.index;
+        self.log.set_floor(self.group, floor);
+        if index >= self.snapshot_at.load(Ordering::Relaxed).saturating_add(SNAPSHOT_ENTRIES) {
+            self.snapshot_at.store(index, Ordering::Relaxed);
+            self.snapshot_due.notify_one();
+        }
+    }
+
+    fn floor(&self) -> Option<Floor> {
+        self.floors().floor()
+    }
+
+    fn floors(&self) -> MutexGuard<'_, Floors> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Body = EntryPayload<Arc<Envelope>, u64, openraft::EmptyNode>;
+
+/// The part that a command is for.
+pub(crate) fn part_of(envelope: &Envelope) -> Part {
+    match &envelope.command {
+        Command::System(_) => Part::System,
+        Command::Tenant { tenant, .. } => Part::Tenant(*tenant),
+    }
+}
+
+/// What is done about a snapshot that another node sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Its contents cannot be fetched: it is refused.
+    Unavailable,
+    /// Its contents are taken to be here already.
+    #[cfg(test)]
+    Here,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct GroupMachine {
+    group: GroupId,
+    keeper: Arc<FloorKeeper>,
+    sink: Arc<dyn ApplySink>,
+    contents: Contents,
+    snapshot: Arc<Mutex<Option<Meta>>>,
+}
+
+impl GroupMachine {
+    pub fn new(
+        group: GroupId,
+        keeper: Arc<FloorKeeper>,
+        sink: Arc<dyn ApplySink>,
+        contents: Contents,
+    ) -> Self {
+        Self { group, keeper, sink, contents, snapshot: Arc::default() }
+    }
+
+    pub fn keeper(&self) -> Arc<FloorKeeper> {
+        Arc::clone(&self.keeper)
+    }
+
+    fn at_floor(&self) -> (Option<LogId>, StoredMembership) {
+        let floor = self.keeper.floor();
+        let membership = stored_membership(floor.as_ref().and_then(|floor| floor.members.as_ref()));
+        (floor.map(|floor| log_id(floor.position)), membership)
+    }
+
+    fn snapshot(&self) -> MutexGuard<'_, Option<Meta>> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_handle(&self, meta: Meta) -> HandleSnapshot {
+        let upto = meta.last_log_id.as_ref().map(position);
+        Snapshot { meta, snapshot: SnapshotHandle { group: self.group, upto } }
+    }
+
+    fn hand_over(&self, (entry, responder): EntryResponder<TypeConfig>) {
+        let position = position(&entry.log_id);
+        self.keeper.hand_over(position, &entry.payload);
+        let payload = match entry.payload {
+            EntryPayload::Blank => Payload::NewTerm,
+            EntryPayload::Normal(envelope) => Payload::Command(envelope),
+            EntryPayload::Membership(_) => {
+                if let Some(responder) = responder {
+                    responder.send(Outcome::Ignored);
+                }
+                return;
+            }
+        };
+        let reply = responder.map(|responder| Reply::new(move |outcome| responder.send(outcome)));
+        self.sink.hand_over(self.group, Handed { position, payload, reply });
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for GroupMachine {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.at_floor())
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.try_next().await? {
+            self.hand_over(entry);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        handle: SnapshotHandle,
+    ) -> Result<(), io::Error> {
+        match self.contents {
+            Contents::Unavailable => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the contents of {handle:?}, {meta}, cannot be fetched from another node"),
+            )),
+            #[cfg(test)]
+            Contents::Here => {
+                let membership = &meta.last_membership;
+                let at = membership.log_id().as_ref().map(position);
+                let mut floors = self.keeper.floors();
+                floors.install(
+                    meta.last_log_id.as_ref().map(position),
+                    at.map(|at| (at, members(membership.membership()))),
+                );
+                let floor = floors.floor();
+                self.keeper.remember(floor);
+                *self.snapshot() = Some(meta.clone());
+                Ok(())
+            }
+        }
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<HandleSnapshot>, io::Error> {
+        let meta = self.snapshot().clone();
+        Ok(meta.map(|meta| self.with_handle(meta)))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for GroupMachine {
+    type SnapshotData = SnapshotHandle;
+
+    async fn build_snapshot(&mut self) -> Result<HandleSnapshot, io::Error> {
+        let (last_log_id, last_membership) = self.at_floor();
+        let meta = Meta { last_log_id, last_membership };
+        *self.snapshot() = Some(meta.clone());
+        Ok(self.with_handle(meta))
+    }
+}

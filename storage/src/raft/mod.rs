@@ -1,0 +1,261 @@
+//! The replicated log of every group on this node: openraft over the log.
+//!
+//! Architecture invariant: openraft's types do not leave this module; the actors see the
+//! [`Ledger`] port.
+//!
+//! Groups are independent of each other but for the log and its disk: when the log dies, or any
+//! group does, the node has to stop ([`Groups::failed`]).
+
+mod floor;
+mod group;
+mod log_store;
+mod machine;
+mod network;
+mod types;
+
+#[cfg(test)]
+mod suite_tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use shiioo_actors::command::Envelope;
+use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, GroupStatus, Leadership, Ledger, ProposeError, StoreError,
+};
+use tokio::sync::watch;
+
+use crate::disk::{Disk, store_error};
+use crate::executor::Executor;
+use crate::log::Log;
+use crate::log::record::Body;
+use group::Group;
+use log_store::GroupLog;
+use machine::{Contents, FloorKeeper, GroupMachine};
+
+/// Entries that are read at once when a part's are sought out.
+const REPLAY_ENTRIES: u64 = 512;
+
+/// What the groups of a node need to know.
+#[derive(Debug, Clone)]
+pub struct GroupsConfig {
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+}
+
+/// The groups on this node.
+pub struct Groups {
+    config: GroupsConfig,
+    log: Arc<Log>,
+    sink: Arc<dyn ApplySink>,
+    groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
+    /// The floors of the groups, known before their first entry is handed over.
+    keepers: RwLock<BTreeMap<GroupId, Arc<FloorKeeper>>>,
+    /// Held while a group is opened, so that none is opened twice.
+    opening: tokio::sync::Mutex<()>,
+    is_stopping: Arc<AtomicBool>,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Groups {
+    /// Opens the log. No group runs before [`Ledger::open_group`].
+    ///
+    /// # Errors
+    /// When the log cannot be read, or holds what no crash can have left; when the election timeout
+    /// is too short to be divided.
+    pub async fn start(
+        config: GroupsConfig,
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        sink: Arc<dyn ApplySink>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let log = executor.run(move || Log::open(disk, executor)).await?;
+        Ok(Arc::new(Self {
+            config,
+            log,
+            sink,
+            groups: RwLock::default(),
+            keepers: RwLock::default(),
+            opening: tokio::sync::Mutex::default(),
+            is_stopping: Arc::default(),
+            failed: watch::Sender::new(None),
+        }))
+    }
+
+    /// Stops every group and writes what waits. Nothing can be proposed any more.
+    pub async fn shutdown(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        let _no_more = self.opening.lock().await;
+        let groups: Vec<_> = self.all().values().cloned().collect();
+        for group in groups {
+            group.shutdown().await;
+        }
+        if let Err(error) = self.log.close().await {
+            tracing::warn!(%error, "the log was not closed");
+        }
+    }
+
+    /// Resolves, with the reason, when the log or a group has died. Then the node has to stop: what
+    /// it acknowledged is safe, and it can acknowledge nothing more.
+    pub async fn failed(&self) -> String {
+        async fn reason(mut failed: watch::Receiver<Option<String>>) -> String {
+            match failed.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone().unwrap_or_default(),
+                // Gone without a failure: there is none to tell.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            biased;
+            reason = reason(self.log.failed()) => reason,
+            reason = reason(self.failed.subscribe()) => reason,
+        }
+    }
+
+    fn all(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<GroupId, Arc<Group>>> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn group(&self, group: GroupId) -> Option<Arc<Group>> {
+        self.all().get(&group).cloned()
+    }
+
+    fn keeper(&self, group: GroupId) -> Option<Arc<FloorKeeper>> {
+        self.keepers.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    fn ready(&self, group: GroupId) -> Result<Arc<Group>, ProposeError> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(ProposeError::Stopping);
+        }
+        self.group(group).ok_or(ProposeError::NotLeader)
+    }
+
+    async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {
+        let _one_at_a_time = self.opening.lock().await;
+        let refused =
+            |why: String| store_error(format!("open group {id}"), std::io::Error::other(why));
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(refused("the node is stopping".into()));
+        }
+        if self.group(id).is_some() {
+            return Ok(());
+        }
+        let config = group::raft_config(id, self.config.election_timeout).map_err(refused)?;
+        let raft_id = self.config.raft_id;
+        let keeper = Arc::new(FloorKeeper::new(id, Arc::clone(&self.log)));
+        self.keepers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::clone(&keeper));
+        let machine = GroupMachine::new(id, keeper, Arc::clone(&self.sink), Contents::Unavailable);
+        let store = GroupLog::new(id, Arc::clone(&self.log));
+        let group = Group::open(id, raft_id, Arc::new(config), &members, store, machine).await?;
+        let follow = Arc::clone(&group).follow(self.log.rolled());
+        let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));
+        tokio::spawn(async move {
+            if let Some(why) = follow.await
+                && !is_stopping.load(Ordering::Acquire)
+            {
+                tracing::error!(%why, "a group has died");
+                failed.send_replace(Some(why));
+            }
+        });
+        self.groups.write().unwrap_or_else(PoisonError::into_inner).insert(id, group);
+        Ok(())
+    }
+
+    async fn read_part(
+        &self,
+        id: GroupId,
+        part: Part,
+        after: Option<Position>,
+        upto: u64,
+    ) -> Result<Vec<(Position, Arc<Envelope>)>, StoreError> {
+        let handed = self.keeper(id).and_then(|keeper| keeper.handed());
+        let Some(handed) = handed else { return Ok(Vec::new()) };
+        // Only what is handed over is known to be committed.
+        let end = upto.min(handed.index).saturating_add(1);
+        let mut from = after.map_or(0, |after| after.index.saturating_add(1));
+        // Below the floor the part has everything: what is purged is not missed.
+        from = from.max(self.log.state(id).purged.map_or(0, |purged| purged.index + 1));
+        let mut found = Vec::new();
+        while from < end {
+            let to = end.min(from + REPLAY_ENTRIES);
+            for entry in self.log.read(id, from, to).await? {
+                if let Body::Command(envelope) = entry.body
+                    && machine::part_of(&envelope) == part
+                {
+                    found.push((entry.position, envelope));
+                }
+            }
+            from = to;
+        }
+        Ok(found)
+    }
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Groups").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Ledger for Groups {
+    fn propose(
+        &self,
+        group: GroupId,
+        envelope: Envelope,
+    ) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
+        Box::pin(async move {
+            let group = self.ready(group)?;
+            if self.log.is_full() {
+                return Err(ProposeError::DiskFull);
+            }
+            group.propose(envelope).await
+        })
+    }
+
+    fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.read_index().await })
+    }
+
+    fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>> {
+        Some(self.group(group)?.leadership())
+    }
+
+    fn replay(
+        &self,
+        group: GroupId,
+        part: Part,
+        after: Option<Position>,
+        upto: u64,
+    ) -> BoxFuture<'_, Result<Vec<(Position, Arc<Envelope>)>, StoreError>> {
+        Box::pin(self.read_part(group, part, after, upto))
+    }
+
+    fn durable(&self, group: GroupId, part: Part, upto: Position) {
+        if let Some(keeper) = self.keeper(group) {
+            keeper.durable(part, upto);
+        }
+    }
+
+    fn open_group(
+        &self,
+        group: GroupId,
+        members: Vec<u64>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.open(group, members))
+    }
+
+    fn groups(&self) -> Vec<GroupStatus> {
+        self.all().values().map(|group| group.status()).collect()
+    }
+}
