@@ -98,6 +98,8 @@ async fn serve(config: Config) -> Result<(), String> {
     };
     let node = started.map_err(|error| error.to_string())?;
     let _ = io::stdout().write_all(banner(&node).as_bytes());
+    let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
+    tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
     warn_when_open(node.config());
     let failure = tokio::select! {
         () = signals.next() => None,
@@ -105,14 +107,18 @@ async fn serve(config: Config) -> Result<(), String> {
     };
     tracing::info!("stopping");
     let patience = Duration::from_millis(STOP_MS_MAX);
+    // A task of its own, so that a stop that keeps a thread busy does not keep signals from being
+    // heard.
+    let stop = tokio::spawn(node.stop());
     let stopped = tokio::select! {
-        stopped = tokio::time::timeout(patience, node.stop()) => stopped.is_ok(),
+        stopped = tokio::time::timeout(patience, stop) => stopped,
         () = signals.next() => return Err("stopped at once, as asked twice".to_owned()),
     };
-    match failure {
-        Some(failure) => Err(format!("the node failed: {failure}")),
-        None if stopped => Ok(()),
-        None => Err(format!(
+    match (failure, stopped) {
+        (Some(failure), _) => Err(format!("the node failed: {failure}")),
+        (None, Ok(Ok(()))) => Ok(()),
+        (None, Ok(Err(error))) => Err(format!("the node failed while it stopped: {error}")),
+        (None, Err(_)) => Err(format!(
             "gave up after {STOP_MS_MAX} ms of stopping; nothing that was acknowledged is lost"
         )),
     }

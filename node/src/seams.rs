@@ -39,7 +39,7 @@ impl NodeSeams {
     pub fn real(data_dir: &Path) -> io::Result<Self> {
         Ok(Self {
             seams: Seams { clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy::new()?) },
-            tcp: Arc::new(RealTcp),
+            tcp: Arc::new(RealTcp::default()),
             udp: Arc::new(RealUdp),
             disk: Arc::new(RealDisk::new(data_dir)?),
             executor: Executor::Threads,

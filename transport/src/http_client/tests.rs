@@ -25,7 +25,7 @@ struct Server {
 
 impl Server {
     async fn start(connections: Vec<Vec<String>>, tls: Option<TlsAcceptor>) -> Self {
-        let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let script = tokio::spawn(play(listener, connections, tls, Arc::clone(&heard)));
@@ -102,7 +102,7 @@ impl Clock for At {
 const TODAY: At = At("2030-01-01T00:00:00Z");
 
 fn client() -> HttpSteps {
-    HttpSteps::new(Arc::new(RealTcp), Arc::new(TODAY), false).unwrap()
+    HttpSteps::new(Arc::new(RealTcp::default()), Arc::new(TODAY), false).unwrap()
 }
 
 fn get(url: impl Into<String>) -> HttpRequest {
@@ -256,7 +256,7 @@ async fn answers_are_bounded() {
 
 #[tokio::test]
 async fn a_dropped_call_closes_its_connection() {
-    let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let client = client();
     let mut call = client.call(get(url));
@@ -276,7 +276,7 @@ async fn a_dropped_call_closes_its_connection() {
 
 #[tokio::test]
 async fn failures_of_the_network_name_the_host_only() {
-    let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let reason = failed(client().call(get(format!("http://127.0.0.1:{port}/sesame"))).await);
@@ -290,15 +290,15 @@ async fn failures_of_the_network_name_the_host_only() {
 
 /// A network where `public.example` has one public address, `both.example` a private one as well,
 /// and every public address leads to this machine.
-#[derive(Debug)]
-struct Detour;
+#[derive(Debug, Default)]
+struct Detour(RealTcp);
 
 const PUBLIC: [u8; 4] = [93, 184, 216, 34];
 const PRIVATE: [u8; 4] = [10, 0, 0, 1];
 
 impl Tcp for Detour {
     fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn TcpListen>>> {
-        RealTcp.bind(addr)
+        self.0.bind(addr)
     }
 
     fn resolve<'a>(
@@ -311,19 +311,19 @@ impl Tcp for Detour {
             "both.example" => {
                 Box::pin(async move { Ok(vec![(PRIVATE, port).into(), (PUBLIC, port).into()]) })
             }
-            _ => RealTcp.resolve(host, port),
+            _ => self.0.resolve(host, port),
         }
     }
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
         assert_eq!(addr.ip(), std::net::IpAddr::from(PUBLIC), "a private address was dialled");
-        RealTcp.connect(([127, 0, 0, 1], addr.port()).into())
+        self.0.connect(([127, 0, 0, 1], addr.port()).into())
     }
 }
 
 #[tokio::test]
 async fn private_targets_are_denied_by_the_address_that_is_dialled() {
-    let client = HttpSteps::new(Arc::new(Detour), Arc::new(TODAY), true).unwrap();
+    let client = HttpSteps::new(Arc::new(Detour::default()), Arc::new(TODAY), true).unwrap();
     for url in ["http://127.0.0.1:1/", "http://[::ffff:127.0.0.1]:1/", "http://[::1]:1/"] {
         let reason = unsendable(client.call(get(url)).await);
         assert!(reason.contains("--deny-private-targets"), "{reason}");
@@ -358,7 +358,7 @@ async fn https_checks_the_certificate_against_authority_name_and_clock() {
     let trusting = |clock: At| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(&include_bytes!("testdata/ca.der")[..])).unwrap();
-        HttpSteps::with_roots(Arc::new(RealTcp), Arc::new(clock), false, roots).unwrap()
+        HttpSteps::with_roots(Arc::new(RealTcp::default()), Arc::new(clock), false, roots).unwrap()
     };
     let reason = failed(trusting(At("2200-01-01T00:00:00Z")).call(get(url.clone())).await);
     assert!(reason.contains("TLS") && reason.contains("expired"), "{reason}");

@@ -1,0 +1,162 @@
+//! Settings from every source, and what is said of bad ones.
+
+use clap::Parser as _;
+
+use super::super::Secret;
+use super::*;
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+type Resolved = Result<(Config, LogConfig), SettingError>;
+
+fn resolved(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Resolved {
+    let flags = Flags::try_parse_from([&["shiioo"], flags].concat()).unwrap().settings;
+    let sources = Sources {
+        env: &|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()),
+        read: &|path| match file {
+            Some(text) if path == Path::new("shiioo.toml") => Ok(text.to_owned()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        },
+    };
+    resolve(flags, None, &sources)
+}
+
+fn refused(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> String {
+    let error = resolved(flags, env, file).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn a_flag_wins_over_environment_over_file_over_default() {
+    let flag = &["--region", "flag", "--join=a:1,b:2", "--join", "c:3", "--log=error"][..];
+    let env = &[("SHIIOO_REGION", "env"), ("SHIIOO_JOIN", "d:4, e:5"), ("RUST_LOG", "warn")][..];
+    let file = Some("region = 'file'\njoin = ['f:6']\nlog = 'debug'");
+    for (flag, env, file, region, join, log) in [
+        (flag, env, file, "flag", &["a:1", "b:2", "c:3"][..], "error"),
+        (flag, &[], None, "flag", &["a:1", "b:2", "c:3"], "error"),
+        (&[], env, file, "env", &["d:4", "e:5"], "warn"),
+        (&[], &[], file, "file", &["f:6"], "debug"),
+        (&[], &[("SHIIOO_REGION", ""), ("RUST_LOG", "")], None, "default", &[], "info"),
+    ] {
+        let (config, logs) = resolved(flag, env, file).unwrap();
+        assert_eq!((config.region.as_str(), logs.filter.as_str()), (region, log));
+        assert_eq!(config.join, join);
+    }
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    let (config, log) = resolved(&[], &[], None).unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(log.format, LogFormat::Text);
+}
+
+#[test]
+fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
+    let file = "
+        api_addr = '0.0.0.0:1'
+        node_addr = '0.0.0.0:2'
+        advertise_addr = 'n:3'
+        data_dir = 'd'
+        join = 'a:1,b:2'
+        join_token = 'jt'
+        region = 'r'
+        label = ['k=v', 'l=w,x']
+        admin_token = 'at'
+        insecure = true
+        request_timeout = '1s'
+        heartbeat_interval = '2s'
+        unhealthy_after = '3s'
+        election_timeout = '4s'
+        allow_scripts = true
+        deny_private_targets = true
+        repair = true
+        test_hooks = true
+        log = 'shiioo=debug'
+        log_format = 'json'
+    ";
+    let flags = [
+        "--api-addr=0.0.0.0:1",
+        "--node-addr=0.0.0.0:2",
+        "--advertise-addr=n:3",
+        "--data-dir=d",
+        "--join=a:1,b:2",
+        "--join-token=jt",
+        "--region=r",
+        "--label=k=v",
+        "--label=l=w,x",
+        "--admin-token=at",
+        "--insecure",
+        "--request-timeout=1s",
+        "--heartbeat-interval=2s",
+        "--unhealthy-after=3s",
+        "--election-timeout=4s",
+        "--allow-scripts",
+        "--deny-private-targets",
+        "--repair",
+        "--test-hooks",
+        "--log=shiioo=debug",
+        "--log-format=json",
+    ];
+    let (config, log) = resolved(&[], &[], Some(file)).unwrap();
+    assert_eq!((config.clone(), log), resolved(&flags, &[], None).unwrap());
+    assert_eq!(config.admin_token, Some(Secret::new("at")));
+    assert_eq!(config.labels["l"], "w,x");
+    assert!(config.repair && config.insecure && config.test_hooks);
+    let (config, _) = resolved(&["--insecure=false"], &[], Some(file)).unwrap();
+    assert!(!config.insecure, "a flag can take back what the file says");
+}
+
+#[test]
+fn every_variable_is_read() {
+    let env = [
+        ("SHIIOO_API_ADDR", "127.0.0.1:1"),
+        ("SHIIOO_NODE_ADDR", "127.0.0.1:2"),
+        ("SHIIOO_ADVERTISE_ADDR", "n:3"),
+        ("SHIIOO_DATA_DIR", "d"),
+        ("SHIIOO_JOIN", "a:1"),
+        ("SHIIOO_JOIN_TOKEN", "jt"),
+        ("SHIIOO_REGION", "r"),
+        ("SHIIOO_ADMIN_TOKEN", "at"),
+    ];
+    let expected = Config {
+        api_addr: "127.0.0.1:1".parse().unwrap(),
+        node_addr: "127.0.0.1:2".parse().unwrap(),
+        advertise_addr: Some("n:3".into()),
+        data_dir: "d".into(),
+        join: vec!["a:1".into()],
+        join_token: Some(Secret::new("jt")),
+        region: "r".into(),
+        admin_token: Some(Secret::new("at")),
+        ..Config::default()
+    };
+    assert_eq!(resolved(&[], &env, None).unwrap().0, expected);
+}
+
+#[test]
+fn an_error_says_where_the_setting_is() {
+    let error = refused(&["--api-addr", "x"], &[("SHIIOO_API_ADDR", "y")], None);
+    assert!(error.starts_with("--api-addr: \"x\" is not"), "{error}");
+    let error = refused(&[], &[("SHIIOO_API_ADDR", "y")], None);
+    assert!(error.starts_with("SHIIOO_API_ADDR: \"y\" is not"), "{error}");
+    let error = refused(&[], &[], Some("election_timeout = 'z'"));
+    assert!(error.starts_with("election_timeout in shiioo.toml: \"z\" is not"), "{error}");
+    let error = refused(&[], &[("RUST_LOG", "shiioo=loud")], None);
+    assert!(error.starts_with("RUST_LOG: "), "{error}");
+}
+
+#[test]
+fn a_bad_file_is_refused_by_line_and_without_its_text() {
+    let error = refused(&[], &[], Some("region = 'r'\n\nregoin = 'sesame'"));
+    assert!(error.starts_with("shiioo.toml: line 3: unknown field `regoin`"), "{error}");
+    assert!(!error.contains("sesame"));
+    let error = refused(&[], &[], Some("admin_token = 'sesame"));
+    assert!(error.starts_with("shiioo.toml: line 1: ") && !error.contains("sesame"), "{error}");
+    let error = refused(&[], &[("SHIIOO_CONFIG", "other.toml")], Some(""));
+    assert!(error.starts_with("other.toml: cannot read"), "{error}");
+}
