@@ -50,7 +50,9 @@ fn arrows_point_at_the_actors() {
     let ours: BTreeSet<String> = packages.keys().cloned().collect();
     for (name, allowed) in ARROWS {
         let package = &packages[name];
-        let imported: BTreeSet<_> = package.dependencies.intersection(&ours).cloned().collect();
+        let mut imported: BTreeSet<_> = package.dependencies.intersection(&ours).cloned().collect();
+        // A crate's tests may name the crate itself, to turn on a feature of it.
+        imported.remove(name);
         let allowed: BTreeSet<_> = allowed.iter().map(|name| (*name).to_owned()).collect();
         assert_eq!(imported, allowed, "{name} imports exactly these of ours");
     }

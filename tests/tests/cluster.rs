@@ -68,7 +68,8 @@ async fn the_last_member_cannot_be_removed() {
 async fn a_node_is_registered_heartbeats_and_is_removed() {
     let server = Server::alone(&[]).await;
     let client = server.client();
-    let body = json!({ "address": "http://10.0.0.1:3000", "region": "eu", "metadata": { "a": "b" } });
+    let body =
+        json!({ "address": "http://10.0.0.1:3000", "region": "eu", "metadata": { "a": "b" } });
     let reply = client.post("/api/cluster/nodes", body).await;
     let node = reply.expect(201);
     let path = format!("/api/cluster/nodes/{}", id(&node));

@@ -261,8 +261,8 @@ async fn keys_of_the_cluster_are_reserved() {
     let client = server.client();
     for key in ["cluster%2Fleader", "cluster%2Fmine"] {
         for act in ["acquire", "renew", "release"] {
-            let reply = client.post(&format!("/api/locks/{key}/{act}"), json!({ "holder": "h" }));
-            reply.await.problem(403, "reserved");
+            let path = format!("/api/locks/{key}/{act}");
+            client.post(&path, json!({ "holder": "h" })).await.problem(403, "reserved");
         }
     }
     let leader = client.get("/api/locks/cluster%2Fleader").await.expect(200);

@@ -122,7 +122,8 @@ async fn templates_keep_types_and_join_text() {
 #[tokio::test]
 async fn a_template_that_names_nothing_fails_its_step() {
     let (_server, tenant) = tenant().await;
-    for template in ["{{ input.absent }}", "{{ steps.a.output.x", "{% for x in [1] %}{% endfor %}"] {
+    for template in ["{{ input.absent }}", "{{ steps.a.output.x", "{% for x in [1] %}{% endfor %}"]
+    {
         let steps = [spec::set("bad", template), spec::after(spec::set("next", 1), &["bad"])];
         let run = tenant.finished(spec::inline(steps)).await;
         assert_eq!(run["status"], "failed", "{template}: {run:#}");
@@ -197,10 +198,8 @@ async fn lasting_faults_and_used_up_retries_fail_the_run() {
     for (path, status, calls) in [("/gone", 404, 1), ("/bad", 400, 1), ("/down", 500, 3)] {
         service.script(path, [status; 5].map(Scripted::status));
         let step = spec::http("call", "GET", &service.url(path));
-        let steps = [
-            spec::with(step, retries.clone()),
-            spec::after(spec::set("next", 1), &["call"]),
-        ];
+        let steps =
+            [spec::with(step, retries.clone()), spec::after(spec::set("next", 1), &["call"])];
         let run = tenant.finished(spec::inline(steps)).await;
         assert_eq!(run["status"], "failed", "{run:#}");
         assert_eq!(service.count(path), calls, "{path}");
