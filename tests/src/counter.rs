@@ -41,14 +41,20 @@ struct Seen {
     by_key: HashMap<String, u64>,
     scripts: HashMap<String, VecDeque<Scripted>>,
     last: HashMap<String, Request<Bytes>>,
+    delay: Duration,
 }
 
 impl Counter {
     /// Starts it on the current runtime.
     pub async fn start() -> Self {
+        Self::thinking(Duration::ZERO).await
+    }
+
+    /// One that thinks this long before every answer that is not scripted.
+    pub async fn thinking(delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the service");
         let addr = listener.local_addr().expect("the service's address");
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(Seen { delay, ..Seen::default() }));
         let task = tokio::spawn(accept(listener, seen.clone()));
         Self { addr, seen, task }
     }
@@ -136,7 +142,8 @@ async fn answer(
         }
         let calls = seen.by_path.entry(path.clone()).or_default();
         *calls += 1;
-        let plain = Scripted::body(json!({ "n": *calls }));
+        let number = json!({ "n": *calls });
+        let plain = Scripted { status: 200, delay: seen.delay, body: number };
         let scripted = seen.scripts.get_mut(&path).and_then(VecDeque::pop_front);
         seen.last.insert(path, Request::from_parts(head, body));
         scripted.unwrap_or(plain)

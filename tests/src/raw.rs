@@ -18,9 +18,19 @@ pub struct Answer {
     pub text: String,
 }
 
+/// A connection.
+pub async fn connect(addr: SocketAddr) -> TcpStream {
+    TcpStream::connect(addr).await.expect("connect")
+}
+
+/// A port that is taken as long as this is held.
+pub fn taken_port() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
 /// Sends `request` on a connection of its own and reads one answer.
 pub async fn send(addr: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
-    let mut stream = TcpStream::connect(addr).await.expect("connect");
+    let mut stream = connect(addr).await;
     // The server may refuse and close before it has read everything.
     let _ = stream.write_all(request.as_ref()).await;
     read_answer(&mut stream).await

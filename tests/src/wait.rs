@@ -9,8 +9,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_EVERY_MIN: Duration = Duration::from_millis(10);
 const POLL_EVERY_MAX: Duration = Duration::from_millis(100);
 const DAY_SECS: u64 = 86_400;
-/// No test that counts by the day takes longer than this.
-const NEAR_MIDNIGHT_SECS: u64 = 45;
 
 /// Polls until `probe` gives a value; panics, saying `what` was awaited, when it takes too long.
 pub async fn eventually<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
@@ -40,11 +38,12 @@ pub async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// Waits out midnight UTC when it is near, so that a count by the day starts and ends in one day.
-pub async fn away_from_midnight() {
+/// Waits out midnight UTC when it comes within `span`, so that a count by the day starts and ends
+/// in one day.
+pub async fn away_from_midnight(span: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
-    let left = DAY_SECS - now % DAY_SECS;
-    if left < NEAR_MIDNIGHT_SECS {
-        pause(Duration::from_secs(left + 1)).await;
+    let left = Duration::from_secs(DAY_SECS - now % DAY_SECS);
+    if left < span {
+        pause(left + Duration::from_secs(1)).await;
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::{Reply, Server, Tenant, eventually_within, raw, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// What a request line, its headers and a body look like on the wire.
@@ -249,9 +248,9 @@ async fn malformed_http_is_answered_or_dropped_and_harms_nobody() {
 async fn a_client_that_sends_its_head_too_slowly_is_dropped() {
     let server = Server::shared(&[]).await;
     let started = Instant::now();
-    let mut slow = TcpStream::connect(server.addr()).await.expect("connect");
+    let mut slow = raw::connect(server.addr()).await;
     slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.expect("send");
-    let mut silent = TcpStream::connect(server.addr()).await.expect("connect");
+    let mut silent = raw::connect(server.addr()).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), async {
         // One header byte at a time must not keep it open either.
@@ -277,7 +276,7 @@ async fn many_idle_connections_do_not_keep_others_out() {
     let server = Server::shared(&[]).await;
     let mut idle = Vec::new();
     for _ in 0..200 {
-        idle.push(TcpStream::connect(server.addr()).await.expect("connect"));
+        idle.push(raw::connect(server.addr()).await);
     }
     eventually_within(Duration::from_secs(5), "an answer beside idle connections", async || {
         (server.client().get("/healthz").await.status == 200).then_some(())
@@ -302,7 +301,7 @@ async fn keep_alive_serves_pipelined_requests_in_order() {
     let server = Server::shared(&[]).await;
     let one = "GET /api/health HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let mut stream = TcpStream::connect(server.addr()).await.expect("connect");
+    let mut stream = raw::connect(server.addr()).await;
     stream.write_all(format!("{one}{one}{last}").as_bytes()).await.expect("send");
     let mut text = String::new();
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut text));

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Client, Server, Tenant, eventually, spec};
+use tests::{Client, Server, Tenant, eventually, raw, spec};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -191,7 +190,7 @@ async fn a_waiter_that_hangs_up_is_dropped() {
     let client = server.client();
     acquire(&client, "hangup", "me", 60.0).await;
     let body = json!({ "holder": "ghost", "wait_secs": 60 }).to_string();
-    let mut ghost = TcpStream::connect(server.addr()).await.expect("connect");
+    let mut ghost = raw::connect(server.addr()).await;
     let request = format!(
         "POST /api/locks/hangup/acquire HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",

@@ -1,11 +1,10 @@
 //! The program as such: flags, exit codes, signals, its files, its credentials.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tests::{Exit, Server, Tenant, files, spec};
+use tests::{Exit, Server, Tenant, files, raw, spec};
 use tokio::time::Instant;
 
 const FREE: &str = "127.0.0.1:0";
@@ -58,7 +57,7 @@ async fn help_and_version_exit_0() {
 #[tokio::test]
 async fn a_taken_port_exits_1_and_names_it() {
     let folder = folder();
-    let taken = TcpListener::bind(FREE).expect("a port");
+    let taken = raw::taken_port();
     let addr = taken.local_addr().expect("its address").to_string();
     let args = ["--api-addr", &addr, "--node-addr", FREE, "--data-dir", "d"];
     let exit = Exit::of(folder.path(), &args).await;
