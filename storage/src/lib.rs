@@ -1,8 +1,9 @@
 //! Disk, replicated log, Raft groups and tenant files of shiioo.
 
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod executor;
-#[allow(dead_code)]
 mod log;
 mod parts;
 mod raft;

@@ -97,6 +97,7 @@ impl Index {
         self.segments.insert(number, Segment { file, live: 0 });
     }
 
+    #[cfg(test)]
     pub fn segment_count(&self) -> usize {
         self.segments.len()
     }

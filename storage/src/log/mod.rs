@@ -19,7 +19,7 @@ pub(crate) mod segment;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,6 +37,7 @@ use crate::executor::Executor;
 use index::{Found, Index, Placed};
 use pump::{Inline, Pump};
 use record::{Floor, GroupState, LogEntry};
+use segment::SEGMENT_BYTES;
 use writer::{Job, RecoveredEnd, Writer};
 
 pub(crate) use writer::{Done, Op};
@@ -113,6 +114,15 @@ impl Log {
     /// # Errors
     /// When it cannot be read, or holds what no crash can have left.
     pub fn open(disk: Arc<dyn Disk>, executor: Executor) -> Result<Arc<Self>, StoreError> {
+        Self::open_sized(disk, executor, SEGMENT_BYTES)
+    }
+
+    /// As [`Log::open`], with segments of another length.
+    pub fn open_sized(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        segment_bytes: u64,
+    ) -> Result<Arc<Self>, StoreError> {
         let (index, end) = RecoveredEnd::split(recovery::recover(disk.as_ref())?);
         let shared = Arc::new(Shared {
             index: Mutex::new(index),
@@ -122,7 +132,7 @@ impl Log {
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });
-        let writer = Writer::new(disk, Arc::clone(&shared), end);
+        let writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
         let pump = Pump::new(writer, Arc::clone(&shared));
         let queue = match executor {
             Executor::Inline => Queue::Inline(Inline::new(pump)),
@@ -180,11 +190,6 @@ impl Log {
         self.shared.index().state(group)
     }
 
-    /// The groups that have something in the log.
-    pub fn groups(&self) -> Vec<GroupId> {
-        self.shared.index().states().into_keys().collect()
-    }
-
     /// The last entry of a group, or else the last one purged.
     pub fn last(&self, group: GroupId) -> Option<Position> {
         self.shared.index().last(group)
@@ -208,6 +213,7 @@ impl Log {
     }
 
     /// Segments there are.
+    #[cfg(test)]
     pub fn segment_count(&self) -> usize {
         self.shared.index().segment_count()
     }

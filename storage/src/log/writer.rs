@@ -21,7 +21,7 @@ use super::Shared;
 use super::index::Place;
 use super::record::{self, Floor, GroupState, LogEntry, Vote};
 use super::recovery::Recovered;
-use super::segment::{self, LOG_DIR, SEGMENT_BYTES};
+use super::segment::{self, LOG_DIR};
 use crate::disk::{Disk, DiskFile, is_full};
 
 /// A batch takes nothing more once it is so long, bytes.
@@ -92,13 +92,30 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     effects: Vec<Effect>,
     dead: bool,
+    segment_bytes: u64,
 }
 
 impl Writer {
-    pub fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, recovered: RecoveredEnd) -> Self {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        shared: Arc<Shared>,
+        recovered: RecoveredEnd,
+        segment_bytes: u64,
+    ) -> Self {
         let RecoveredEnd { states, number, file, len } = recovered;
         let (buffer, effects) = (Vec::new(), Vec::new());
-        Self { disk, shared, states, number, file, len, buffer, effects, dead: false }
+        Self {
+            disk,
+            shared,
+            states,
+            number,
+            file,
+            len,
+            buffer,
+            effects,
+            dead: false,
+            segment_bytes,
+        }
     }
 
     /// Makes ready for a new batch: begins another segment when this one is long enough.
@@ -109,7 +126,7 @@ impl Writer {
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.effects.clear();
-        if self.len >= SEGMENT_BYTES {
+        if self.len >= self.segment_bytes {
             self.roll()?;
         }
         let floors = std::mem::take(&mut *self.shared.floors());

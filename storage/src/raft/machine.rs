@@ -108,7 +108,8 @@ impl FloorKeeper {
         }
     }
 
-    fn floor(&self) -> Option<Floor> {
+    /// The floor as it is known, durable or not.
+    pub fn floor(&self) -> Option<Floor> {
         self.floors().floor()
     }
 

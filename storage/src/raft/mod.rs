@@ -16,6 +16,13 @@ mod types;
 #[cfg(test)]
 mod suite_tests;
 
+/// What the crash tests drive without openraft around it.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::machine::{Contents, FloorKeeper, GroupMachine};
+    pub(crate) use super::types::raft_entry;
+}
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,1 +1,60 @@
+//! openraft's own suite for log stores and state machines.
 
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use shiioo_actors::ids::GroupId;
+use shiioo_actors::ports::{ApplySink, Handed};
+use tempfile::TempDir;
+
+use super::log_store::GroupLog;
+use super::machine::{Contents, FloorKeeper, GroupMachine};
+use super::types::TypeConfig;
+use crate::disk::{Disk, RealDisk, SimDisk};
+use crate::executor::Executor;
+use crate::log::Log;
+
+/// Takes everything and keeps nothing: the suite has no commands, so no part holds the floor.
+struct Nothing;
+
+impl ApplySink for Nothing {
+    fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+}
+
+fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupMachine) {
+    let group = GroupId(7);
+    let log = Log::open(disk, executor).unwrap();
+    let keeper = Arc::new(FloorKeeper::new(group, Arc::clone(&log)));
+    let machine = GroupMachine::new(group, keeper, Arc::new(Nothing), Contents::Here);
+    (GroupLog::new(group, log), machine)
+}
+
+struct OnFiles;
+
+impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for OnFiles {
+    async fn build(&self) -> Result<(TempDir, GroupLog, GroupMachine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, machine) = build(Arc::new(RealDisk::new(dir.path()).unwrap()), Executor::Threads);
+        Ok((dir, log, machine))
+    }
+}
+
+struct Simulated;
+
+impl StoreBuilder<TypeConfig, GroupLog, GroupMachine> for Simulated {
+    async fn build(&self) -> Result<((), GroupLog, GroupMachine), StorageError<TypeConfig>> {
+        let (log, machine) = build(SimDisk::new(1).mount(), Executor::Inline);
+        Ok(((), log, machine))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_suite_passes_on_files() {
+    Suite::test_all(OnFiles).await.unwrap();
+}
+
+#[tokio::test]
+async fn openrafts_suite_passes_on_the_simulated_disk() {
+    Suite::test_all(Simulated).await.unwrap();
+}
