@@ -1,1 +1,105 @@
-//! placeholder
+//! The HTTP facade of shiioo: JSON in, a call of a handle, JSON out.
+//!
+//! Architecture invariants: no decision about tenants, runs or locks is made here, and no state
+//! of them is kept; this is the only crate that knows axum. What clients may rely on is written
+//! down in the OpenAPI document, which is generated from the handlers.
+//!
+//! The walk of a request: `server` reads it, `edge` (request id, credential, panics, metrics)
+//! lets it in, for a tenant's own resources `tenant_scope` has the tenant's owner admit it,
+//! extractors (`extract`, `payload`, `fields`) turn it into values that cannot be bad, the
+//! handler in the resource's file calls a handle, and `reply` or `problem` writes the answer.
+
+mod app;
+mod auth;
+mod carried;
+mod cluster;
+mod date;
+mod edge;
+mod extract;
+mod fields;
+mod jobs;
+mod locks;
+mod metrics;
+mod openapi;
+mod operations;
+mod pages;
+mod payload;
+mod problem;
+mod refusals;
+mod reply;
+mod routes;
+mod runs;
+mod server;
+mod tenant_scope;
+mod tenants;
+mod workflows;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use shiioo_actors::handles::Handles;
+use shiioo_actors::seams::{Seams, TcpListen};
+
+pub use crate::metrics::ExtraMetrics;
+
+/// How the API behaves.
+pub struct ApiConfig {
+    /// Version of the program, as `/api/health` says it.
+    pub version: &'static str,
+    /// How long a request may take; long polls take their own time beside it.
+    pub request_timeout: Duration,
+    /// The token that everything needs but liveness, readiness and the start page. `None` lets
+    /// everybody in.
+    pub admin_token: Option<String>,
+    /// Metrics of the rest of the node, written behind the API's own.
+    pub extra_metrics: Vec<ExtraMetrics>,
+}
+
+impl fmt::Debug for ApiConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiConfig")
+            .field("version", &self.version)
+            .field("request_timeout", &self.request_timeout)
+            .field("admin_token", &self.admin_token.is_some())
+            .field("extra_metrics", &self.extra_metrics.len())
+            .finish()
+    }
+}
+
+/// The API of one node.
+#[derive(Debug)]
+pub struct Api {
+    router: Router,
+    metrics: Arc<metrics::Metrics>,
+}
+
+impl Api {
+    /// Puts the API in front of the handles.
+    pub fn new(handles: Handles, seams: Seams, config: ApiConfig) -> Self {
+        let templates = routes::table().into_iter().map(|(_, template)| template);
+        let metrics = Arc::new(metrics::Metrics::new(templates, config.extra_metrics));
+        let app = app::App::new(app::Shared {
+            handles,
+            seams,
+            version: config.version,
+            request_timeout: config.request_timeout,
+            guard: auth::Guard::new(config.admin_token.as_deref()),
+            metrics: metrics.clone(),
+            openapi: OnceLock::new(),
+        });
+        Self { router: routes::router(app), metrics }
+    }
+
+    /// The router, to be called without a socket.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Serves connections until `stop` is ready; then accepts no more, and returns once running
+    /// requests have ended (or were cut off after a while).
+    pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
+        server::serve(listener, self.router(), &self.metrics, stop).await;
+    }
+}

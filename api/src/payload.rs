@@ -1,0 +1,232 @@
+//! Reads JSON bodies, of bounded size and in bounded time.
+
+use axum::body::HttpBody;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::{Duration, timeout};
+
+use crate::app::App;
+use crate::problem::{Code, Problem};
+
+/// Largest JSON body.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Longest time for a body to arrive.
+const BODY_READ_MAX: Duration = Duration::from_secs(10);
+
+/// A JSON object as the body: its fields, and its bytes for the idempotency key. No body at all,
+/// and `null`, are taken for `{}`.
+#[derive(Debug)]
+pub(crate) struct Payload<T> {
+    /// What it says.
+    pub(crate) value: T,
+    /// As it was sent.
+    pub(crate) bytes: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Payload<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+        let bytes = read_body(request).await?;
+        parse_object(&bytes).map(|value| Self { value, bytes })
+    }
+}
+
+/// Reads a body of bounded size in bounded time.
+async fn read_body(request: Request) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    check_content_type(&parts.headers)?;
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match timeout(BODY_READ_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => {
+            Err(Problem::new(Code::MalformedJson, "the body broke off before its end").closing())
+        }
+        Err(_) => Err(Problem::new(
+            Code::RequestTimeout,
+            format!("the body did not arrive within {} s", BODY_READ_MAX.as_secs()),
+        )
+        .retryable()
+        .not_applied()
+        .closing()),
+    }
+}
+
+fn too_large() -> Problem {
+    Problem::new(Code::TooLarge, format!("the body is larger than {BODY_BYTES_MAX} bytes"))
+        .facts(|facts| facts.limit = Some(BODY_BYTES_MAX as u64))
+        .closing()
+}
+
+/// JSON by any of its names; none at all is taken for JSON.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if json {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        format!("Content-Type must be application/json, is {text:?}"),
+    ))
+}
+
+/// Reads a JSON object. What is wrong with a body is looked for only once something is.
+fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = match bytes.trim_ascii() {
+        b"" | b"null" => b"{}",
+        bytes => bytes,
+    };
+    // serde takes an array for a struct, field by field; the API does not.
+    if bytes.starts_with(b"{")
+        && let Ok(value) = serde_json::from_slice(bytes)
+    {
+        return Ok(value);
+    }
+    Err(refusal_of::<T>(bytes))
+}
+
+/// Says why these bytes are no `T`.
+fn refusal_of<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
+    let not_json = |error: &serde_json::Error| {
+        Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))
+    };
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes) {
+        return not_json(&error);
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+        Err(error) if error.inner().is_data() => {
+            Problem::invalid_field(&field_at_fault(&error), error.inner())
+        }
+        Err(error) => not_json(error.inner()),
+        // It could be read but is no object.
+        Ok(_) => Problem::invalid_field("body", "must be a JSON object"),
+    }
+}
+
+/// The path of the field at fault. serde reports a missing field at the object it is missing in,
+/// and names it only in the text.
+fn field_at_fault(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = error.path().to_string();
+    let text = error.inner().to_string();
+    let missing = text
+        .strip_prefix("missing field `")
+        .or_else(|| text.strip_prefix("duplicate field `"))
+        .and_then(|rest| rest.split('`').next());
+    match (path.as_str(), missing) {
+        (".", Some(name)) => name.to_owned(),
+        (".", None) => "body".to_owned(),
+        (_, Some(name)) if !path.ends_with(name) => format!("{path}.{name}"),
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::fields::{Name, Whole, nullable, object};
+
+    #[derive(Debug, Default, Deserialize)]
+    struct Inner {
+        #[serde(default, deserialize_with = "nullable")]
+        limit: Option<Option<Whole>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        name: Name,
+        #[serde(default, deserialize_with = "object")]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Optional {
+        reason: Option<String>,
+    }
+
+    /// Status and field of the refusal.
+    fn refusal(body: &str) -> (u16, String) {
+        let problem = parse_object::<Outer>(body.as_bytes()).unwrap_err();
+        let mut field = String::new();
+        let problem = problem.facts(|facts| field = facts.field.clone().unwrap_or_default());
+        (problem.render("r").status().as_u16(), field)
+    }
+
+    #[test]
+    fn wrong_json_names_the_field() {
+        for (body, status, field) in [
+            ("{", 400, ""),
+            ("{} x", 400, ""),
+            ("{\"name\":\"a\",}", 400, ""),
+            ("name=a", 400, ""),
+            ("{\"name\":\"a\"} {}", 400, ""),
+            ("[]", 422, "body"),
+            ("[\"a\"]", 422, "body"),
+            ("7", 422, "body"),
+            ("", 422, "name"),
+            ("null", 422, "name"),
+            ("{}", 422, "name"),
+            ("{\"name\":null}", 422, "name"),
+            ("{\"name\":7}", 422, "name"),
+            ("{\"name\":\"\"}", 422, "name"),
+            ("{\"name\":\"a\",\"name\":\"b\"}", 422, "name"),
+            ("{\"name\":\"a\",\"inner\":[]}", 422, "inner"),
+            ("{\"name\":\"a\",\"inner\":[3]}", 422, "inner"),
+            ("{\"name\":\"a\",\"inner\":{\"limit\":-1}}", 422, "inner.limit"),
+            ("{\"name\":\"a\",\"inner\":{\"limit\":1.5}}", 422, "inner.limit"),
+        ] {
+            assert_eq!(refusal(body), (status, field.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
+    fn null_and_absent_are_told_apart_where_it_matters() {
+        let limit = |body: &str| {
+            let outer: Outer = parse_object(body.as_bytes()).unwrap();
+            assert_eq!(outer.name.0, "a");
+            outer.inner.unwrap_or_default().limit
+        };
+        assert_eq!(limit("{\"name\":\"a\",\"x\":[]}"), None);
+        assert_eq!(limit("{\"name\":\"a\",\"inner\":null}"), None);
+        assert_eq!(limit("{\"name\":\"a\",\"inner\":{\"limit\":null}}"), Some(None));
+        assert_eq!(limit(" {\"name\":\"a\",\"inner\":{\"limit\":3}}\n"), Some(Some(Whole(3))));
+    }
+
+    #[test]
+    fn no_body_and_null_are_an_empty_object() {
+        for body in ["", " \n", "null", " null ", "{}"] {
+            assert!(parse_object::<Optional>(body.as_bytes()).unwrap().reason.is_none());
+        }
+    }
+
+    #[test]
+    fn json_goes_by_several_names() {
+        let check = |content_type: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
+            check_content_type(&headers).is_ok()
+        };
+        assert!(check_content_type(&HeaderMap::new()).is_ok());
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/ld+json"] {
+            assert!(check(good), "{good}");
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""] {
+            assert!(!check(bad), "{bad}");
+        }
+    }
+}

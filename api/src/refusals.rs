@@ -1,0 +1,207 @@
+//! The one place where errors of the handles become errors of the API.
+//!
+//! Invariant: both matches name every variant, so that a new one does not compile until someone
+//! has decided what clients see. `applied: false` is said exactly where nothing can have changed;
+//! without it a 5xx on a write means *unknown*.
+
+use http::StatusCode;
+use shiioo_actors::error::CallError;
+use shiioo_actors::outcome::Refusal;
+use shiioo_actors::ports::StoreError;
+use shiioo_actors::tenant_record::Quota;
+use shiioo_actors::workflow::spec::InvalidWorkflow;
+
+use crate::problem::{Code, Problem};
+
+/// Seconds after which a request that met a passing trouble (no leader, a full mailbox) is worth
+/// repeating.
+const RETRY_SOON_SECS: u64 = 1;
+/// Seconds after which a request that met a full disk or a quarantine is worth repeating.
+const RETRY_LATER_SECS: u64 = 10;
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let text = error.to_string();
+        match error {
+            CallError::Refused(refusal) => refusal.into(),
+            CallError::Busy => {
+                Self::new(Code::Busy, text).retry_after(RETRY_SOON_SECS).not_applied()
+            }
+            CallError::Starting { .. } => {
+                Self::new(Code::Starting, text).retry_after(RETRY_SOON_SECS).not_applied()
+            }
+            CallError::NoLeader | CallError::Stopping => {
+                Self::new(Code::NoLeader, text).retry_after(RETRY_SOON_SECS).not_applied()
+            }
+            CallError::DiskFull => {
+                Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS).not_applied()
+            }
+            CallError::Quarantined { .. } => Self::new(Code::Internal, text)
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .retry_after(RETRY_LATER_SECS)
+                .not_applied(),
+            CallError::Unknown { .. } | CallError::DeadlineExceeded => {
+                Self::new(Code::NoQuorum, text).retry_after(RETRY_SOON_SECS)
+            }
+            CallError::Store(StoreError::Full) => {
+                Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS)
+            }
+            // The text names files of the server: it is for the log.
+            CallError::Store(StoreError::Io { .. } | StoreError::Damaged { .. }) => {
+                tracing::error!(error = %text, "a tenant's files cannot be read");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::TenantNotFound
+            | Refusal::RunNotFound
+            | Refusal::JobNotFound
+            | Refusal::WorkflowNotFound { .. }
+            | Refusal::NodeNotFound
+            | Refusal::LockNotFound { .. } => Self::not_found(text),
+            Refusal::UnknownWorkflow { .. } => {
+                Self::new(Code::InvalidField, text).field("workflow_name")
+            }
+            Refusal::UnknownRegion { .. } | Refusal::CannotMove { .. } => {
+                Self::new(Code::InvalidField, text).field("region")
+            }
+            Refusal::TenantSuspended => Self::new(Code::TenantSuspended, text),
+            Refusal::TenantDisabled => Self::new(Code::TenantDisabled, text),
+            Refusal::StaleEpoch => {
+                Self::new(Code::NoLeader, text).retry_after(RETRY_SOON_SECS).not_applied()
+            }
+            Refusal::QuotaExceeded { quota, limit, used, retry_after_secs } => {
+                quota_exceeded(text, quota, limit, used, retry_after_secs)
+            }
+            Refusal::IdempotencyKeyReused => {
+                Self::new(Code::IdempotencyKeyReused, text).field("Idempotency-Key")
+            }
+            Refusal::TooManyKeys { limit } => {
+                Self::new(Code::TooManyKeys, text).facts(|facts| facts.limit = Some(limit))
+            }
+            Refusal::PreconditionFailed { current } => Self::new(Code::PreconditionFailed, text)
+                .facts(|facts| facts.current = Some(current)),
+            Refusal::RunEnded { status } => Self::new(Code::Conflict, text)
+                .facts(|facts| facts.run_status = Some(status.name())),
+            Refusal::LockLost { .. } => Self::new(Code::LockLost, text),
+            Refusal::ReservedKey => Self::new(Code::Reserved, text),
+            Refusal::NodeIsMember => Self::new(Code::Conflict, text),
+            Refusal::WouldLoseQuorum { groups } => {
+                Self::new(Code::WouldLoseQuorum, text).facts(|facts| facts.groups = Some(groups))
+            }
+            Refusal::NoOtherCandidate => Self::new(Code::NoOtherCandidate, text),
+            Refusal::TooMany { limit, .. } => {
+                Self::new(Code::Conflict, text).facts(|facts| facts.limit = Some(limit))
+            }
+        }
+    }
+}
+
+/// 507 for bytes, 429 for the rest. Waiting helps against all but bytes and routines.
+fn quota_exceeded(
+    text: String,
+    quota: Quota,
+    limit: u64,
+    used: u64,
+    retry_after_secs: Option<u64>,
+) -> Problem {
+    let problem = Problem::new(Code::QuotaExceeded, text).not_applied().facts(|facts| {
+        facts.quota = Some(quota.name());
+        facts.limit = Some(limit);
+        facts.used = Some(used);
+    });
+    let problem = match quota {
+        Quota::StorageBytes => problem.status(StatusCode::INSUFFICIENT_STORAGE),
+        Quota::Routines => problem,
+        Quota::ConcurrentWorkflows | Quota::WorkflowsPerDay | Quota::ApiRequestsPerMinute => {
+            problem.retryable()
+        }
+    };
+    match retry_after_secs {
+        Some(secs) => problem.retry_after(secs),
+        None => problem,
+    }
+}
+
+impl From<InvalidWorkflow> for Problem {
+    fn from(invalid: InvalidWorkflow) -> Self {
+        Self::new(Code::InvalidWorkflow, invalid.message).facts(|facts| facts.step = invalid.step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    async fn shown(problem: Problem) -> (http::HeaderMap, serde_json::Value) {
+        let (parts, body) = problem.render("r").into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        (parts.headers, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_certainly_changed_nothing_says_so() {
+        for error in [
+            CallError::Busy,
+            CallError::Starting { what: "the tenant" },
+            CallError::NoLeader,
+            CallError::Stopping,
+            CallError::DiskFull,
+            CallError::Quarantined { reason: "it failed".into() },
+            Refusal::StaleEpoch.into(),
+        ] {
+            let (headers, body) = shown(error.clone().into()).await;
+            assert_eq!(body["applied"], false, "{error}");
+            assert_eq!(body["retryable"], true, "{error}");
+            assert!(headers.contains_key("retry-after"), "{error}");
+            assert!(body["status"].as_u64().unwrap() >= 500, "{error}");
+        }
+        let (_, body) = shown(CallError::Unknown { why: "timeout".into() }.into()).await;
+        assert_eq!(body["status"], 503);
+        assert!(body.get("applied").is_none());
+        let (_, body) = shown(CallError::DeadlineExceeded.into()).await;
+        assert!(body.get("applied").is_none());
+    }
+
+    #[tokio::test]
+    async fn quotas_answer_507_for_bytes_and_429_for_the_rest() {
+        for quota in Quota::ALL {
+            let refusal =
+                Refusal::QuotaExceeded { quota, limit: 3, used: 4, retry_after_secs: Some(9) };
+            let (headers, body) = shown(refusal.into()).await;
+            let status = if quota == Quota::StorageBytes { 507 } else { 429 };
+            assert_eq!(body["status"], status);
+            assert_eq!(body["code"], "quota_exceeded");
+            assert_eq!(body["quota"], quota.name());
+            assert_eq!((&body["limit"], &body["used"]), (&3.into(), &4.into()));
+            assert_eq!(headers["retry-after"], "9");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_path_of_the_server_leaves_the_node() {
+        let error = CallError::Store(StoreError::Io {
+            what: "open /var/lib/shiioo/tenants/x/index.redb".into(),
+            source: Arc::new(std::io::Error::other("disk")),
+        });
+        let (_, body) = shown(error.into()).await;
+        assert_eq!(body["status"], 500);
+        assert!(!body.to_string().contains("/var"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn an_invalid_workflow_names_its_step() {
+        let invalid = InvalidWorkflow { step: Some("b".into()), message: "a cycle".into() };
+        let (_, body) = shown(invalid.into()).await;
+        assert_eq!((&body["code"], &body["step"]), (&"invalid_workflow".into(), &"b".into()));
+        assert_eq!(body["status"], 422);
+    }
+}

@@ -1,0 +1,142 @@
+//! `/api/tenants/{tenant_id}/workflows`: named workflows.
+
+use std::sync::Arc;
+
+use http::Uri;
+use serde::Serialize;
+use shiioo_actors::error::CallError;
+use shiioo_actors::outcome::Refusal;
+use shiioo_actors::seams::Timestamp;
+use shiioo_actors::views::WorkflowView;
+use shiioo_actors::workflow::spec::{self, WorkflowSpec};
+use utoipa::ToSchema;
+
+use crate::app::Ctx;
+use crate::extract::{IfMatch, InPath, PageQuery, Paging, WorkflowName};
+use crate::payload::Payload;
+use crate::problem::Problem;
+use crate::reply::{Answer, MessageBody, Raw, Reply, Shown};
+use crate::routes::Routes;
+use crate::tenant_scope::Tenant;
+
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .get("/api/tenants/{tenant_id}/workflows", list)
+        .get("/api/tenants/{tenant_id}/workflows/{name}", get)
+        .put("/api/tenants/{tenant_id}/workflows/{name}", put)
+        .delete("/api/tenants/{tenant_id}/workflows/{name}", delete)
+}
+
+/// A named workflow.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Workflow)]
+pub(crate) struct WorkflowBody {
+    name: String,
+    /// Grows with every change.
+    version: u64,
+    /// The spec, defaults filled in.
+    #[schema(value_type = crate::openapi::WorkflowSpecBody)]
+    spec: Raw,
+    /// When this version was written.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Shown<Timestamp>,
+}
+
+impl From<WorkflowView> for WorkflowBody {
+    fn from(view: WorkflowView) -> Self {
+        Self {
+            name: view.name,
+            version: view.version,
+            spec: Raw(view.spec),
+            created_at: Shown(view.created_at),
+        }
+    }
+}
+
+/// Named workflows.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkflowList)]
+pub(crate) struct WorkflowsBody {
+    workflows: Vec<WorkflowBody>,
+    next_cursor: Option<String>,
+}
+
+/// The version to demand of a write; `*` and lists ask for the present one first.
+async fn demanded(
+    ctx: &Ctx,
+    tenant: &Tenant,
+    name: &str,
+    if_match: &IfMatch,
+) -> Result<Option<u64>, Problem> {
+    let current = async || match tenant.handle.workflow(&ctx.call(), name).await {
+        Ok(view) => Ok(Some(view.version)),
+        Err(CallError::Refused(Refusal::WorkflowNotFound { .. })) => Ok(None),
+        Err(error) => Err(error.into()),
+    };
+    if_match.demand(current()).await
+}
+
+/// Writes a named workflow. Runs keep the version they started with.
+#[utoipa::path(put, path = "/api/tenants/{tenant_id}/workflows/{name}",
+    operation_id = "put_workflow", tag = "Workflows",
+    request_body = crate::openapi::WorkflowSpecBody,
+    responses((status = 200, description = "Changed", body = WorkflowBody),
+        (status = 201, description = "New", body = WorkflowBody),
+        (status = 412, description = "If-Match names another version")))]
+pub(crate) async fn put(
+    ctx: Ctx,
+    tenant: Tenant,
+    uri: Uri,
+    InPath(WorkflowName(name)): InPath<WorkflowName>,
+    if_match: IfMatch,
+    body: Payload<WorkflowSpec>,
+) -> Reply {
+    let workflow = Arc::new(spec::parse(body.value)?);
+    let version = demanded(&ctx, &tenant, &name, &if_match).await?;
+    let view = tenant.handle.put_workflow(&ctx.call(), name, workflow, version).await?;
+    let version = view.version;
+    let body = WorkflowBody::from(view);
+    let answer =
+        if version == 1 { Answer::created(uri.path(), &body)? } else { Answer::ok(&body)? };
+    answer.etag(version)?.done()
+}
+
+/// One named workflow.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/workflows/{name}",
+    operation_id = "get_workflow", tag = "Workflows",
+    responses((status = 200, description = "The workflow", body = WorkflowBody)))]
+pub(crate) async fn get(
+    ctx: Ctx,
+    tenant: Tenant,
+    InPath(WorkflowName(name)): InPath<WorkflowName>,
+) -> Reply {
+    let view = tenant.handle.workflow(&ctx.call(), &name).await?;
+    let version = view.version;
+    Answer::ok(&WorkflowBody::from(view))?.etag(version)?.done()
+}
+
+/// Lists named workflows.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/workflows", operation_id = "list_workflows",
+    tag = "Workflows", params(PageQuery),
+    responses((status = 200, description = "Workflows", body = WorkflowsBody)))]
+pub(crate) async fn list(ctx: Ctx, tenant: Tenant, Paging(page): Paging) -> Reply {
+    let page = tenant.handle.workflows(&ctx.call(), page).await?;
+    let workflows = page.items.into_iter().map(WorkflowBody::from).collect();
+    Answer::ok(&WorkflowsBody { workflows, next_cursor: page.next_cursor })?.done()
+}
+
+/// Forgets a named workflow.
+#[utoipa::path(delete, path = "/api/tenants/{tenant_id}/workflows/{name}",
+    operation_id = "delete_workflow", tag = "Workflows",
+    responses((status = 200, description = "Deleted", body = MessageBody),
+        (status = 412, description = "If-Match names another version")))]
+pub(crate) async fn delete(
+    ctx: Ctx,
+    tenant: Tenant,
+    InPath(WorkflowName(name)): InPath<WorkflowName>,
+    if_match: IfMatch,
+) -> Reply {
+    let version = demanded(&ctx, &tenant, &name, &if_match).await?;
+    tenant.handle.delete_workflow(&ctx.call(), &name, version).await?;
+    Answer::message(format!("Workflow {name} deleted successfully"))
+}

@@ -1,0 +1,226 @@
+//! The server against clients that are slow, wrong or gone, over real sockets and over streams
+//! whose clock the test controls.
+
+mod support;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use shiioo_actors::ports::BoxFuture;
+use shiioo_actors::seams::{ByteStream, TcpListen};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+/// A real socket on the loopback interface.
+struct Loopback(TcpListener);
+
+impl TcpListen for Loopback {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn ByteStream>, SocketAddr)>> {
+        Box::pin(async {
+            let (stream, from) = self.0.accept().await?;
+            Ok((Box::new(stream) as Box<dyn ByteStream>, from))
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Streams in memory, and failures, in the order the test sends them.
+struct InMemory(Mutex<mpsc::Receiver<io::Result<DuplexStream>>>);
+
+impl TcpListen for InMemory {
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn ByteStream>, SocketAddr)>> {
+        Box::pin(async {
+            match self.0.lock().await.recv().await {
+                Some(stream) => Ok((Box::new(stream?) as Box<dyn ByteStream>, self.local_addr()?)),
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)))
+    }
+}
+
+struct Server {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    fn start(listener: impl TcpListen + 'static) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            support::api(None).serve(Box::new(listener), stopped).await;
+        });
+        Self { stop, running }
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        self.running.await.unwrap();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this test is the network")]
+async fn loopback() -> (Server, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (Server::start(Loopback(listener)), addr)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this test is the network")]
+async fn connect(addr: SocketAddr) -> TcpStream {
+    TcpStream::connect(addr).await.unwrap()
+}
+
+fn in_memory() -> (Server, mpsc::Sender<io::Result<DuplexStream>>) {
+    let (sender, receiver) = mpsc::channel(16);
+    (Server::start(InMemory(Mutex::new(receiver))), sender)
+}
+
+async fn dial(clients: &mpsc::Sender<io::Result<DuplexStream>>) -> DuplexStream {
+    let (client, server) = duplex(256 * 1024);
+    clients.send(Ok(server)).await.unwrap();
+    client
+}
+
+/// Sends, then reads until the server closes.
+async fn exchange(mut stream: impl ByteStream, sent: &[u8]) -> String {
+    // The server may close before it has read everything.
+    let _ = stream.write_all(sent).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends, and reads one answer with a body.
+async fn one_answer(stream: &mut (impl ByteStream + ?Sized), sent: &[u8]) -> String {
+    stream.write_all(sent).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed after {answer:?}");
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_stops_in_order() {
+    let (server, addr) = loopback().await;
+    let mut stream = connect(addr).await;
+    for _ in 0..3 {
+        let answer = one_answer(&mut stream, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    server.stop().await;
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "an idle connection is closed");
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_400_and_closed() {
+    let (server, addr) = loopback().await;
+    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"GET\r\n\r\n"] {
+        let answer = exchange(connect(addr).await, garbage).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    let answer = one_answer(&mut connect(addr).await, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn large_headers_are_431() {
+    let (server, addr) = loopback().await;
+    // Above our bound an answer of the API, above the bound of the buffer a bare one.
+    for (kib, problem) in [(20, true), (200, false)] {
+        let request =
+            format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(kib * 1024));
+        let (server_side, client) = (addr, connect(addr).await);
+        assert_eq!(client.peer_addr().unwrap(), server_side);
+        let answer = exchange(client, request.as_bytes()).await;
+        if !answer.is_empty() {
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        }
+        assert_eq!(answer.contains("\"code\":\"too_large\""), problem, "{answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_without_length_is_bounded_too() {
+    let (server, clients) = in_memory();
+    let mut request =
+        b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..20 {
+        request.extend_from_slice(b"10000\r\n");
+        request.extend_from_slice(&[b' '; 0x10000]);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    let (mut reading, mut writing) = tokio::io::split(dial(&clients).await);
+    let writer = tokio::spawn(async move {
+        let _ = writing.write_all(&request).await;
+    });
+    let mut answer = Vec::new();
+    let _ = reading.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    writer.await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_headers_and_idle_connections_are_closed() {
+    let (server, clients) = in_memory();
+    for sent in [&b""[..], b"GET /healthz HTTP/1.1\r\nHost:"] {
+        let began = Instant::now();
+        assert_eq!(exchange(dial(&clients).await, sent).await, "");
+        let took = began.elapsed();
+        assert!((9..12).contains(&took.as_secs()), "{took:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_408_and_the_connection_is_closed() {
+    let (server, clients) = in_memory();
+    let sent = b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{";
+    let answer = exchange(dial(&clients).await, sent).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_outlives_failures_of_the_listener() {
+    let (server, clients) = in_memory();
+    for kind in [io::ErrorKind::ConnectionAborted, io::ErrorKind::Other] {
+        clients.send(Err(kind.into())).await.unwrap();
+    }
+    let answer = one_answer(&mut dial(&clients).await, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_ever() {
+    let (server, clients) = in_memory();
+    let mut client = dial(&clients).await;
+    client.write_all(b"POST /api/tenants HTTP/1.1\r\nContent-Length: 9\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(10)).await;
+    let began = Instant::now();
+    server.stop().await;
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+}

@@ -1,0 +1,42 @@
+//! What the tests of the API share: an API in front of handles that no test here calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shiioo_actors::handles::{Cluster, Handles, Locks, Tenants};
+use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_api::{Api, ApiConfig};
+
+/// 1994-11-06T08:49:37Z.
+const NOW: Timestamp = Timestamp(784_111_777_000);
+
+#[derive(Debug)]
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
+}
+
+/// An API, with or without an admin token.
+pub fn api(admin_token: Option<&str>) -> Api {
+    let handles = Handles { tenants: Tenants {}, locks: Locks {}, cluster: Cluster {} };
+    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
+    Api::new(
+        handles,
+        seams,
+        ApiConfig {
+            version: "1.2.3",
+            request_timeout: Duration::from_secs(5),
+            admin_token: admin_token.map(str::to_owned),
+            extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],
+        },
+    )
+}
