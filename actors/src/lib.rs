@@ -6,13 +6,26 @@
 
 pub mod codec;
 pub mod command;
+pub mod control;
+pub mod elector;
 pub mod error;
 pub mod handles;
+pub mod heartbeat;
+pub mod idempotency;
 pub mod ids;
 pub mod json;
+pub mod lock_table;
+pub mod locks;
+mod mailbox;
+pub mod node;
 pub mod outcome;
+pub mod part;
 pub mod ports;
+pub mod rate;
 pub mod seams;
+pub mod system;
+pub mod tenant;
 pub mod tenant_record;
+pub mod tenants;
 pub mod views;
 pub mod workflow;

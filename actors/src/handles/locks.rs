@@ -1,16 +1,38 @@
 //! Locks: the cluster's, and each tenant's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::command::LockCommand;
+use crate::control::Control;
 use crate::error::CallError;
 use crate::handles::{Call, TenantHandle};
 use crate::json::Json;
-use crate::outcome::LockView;
+use crate::lock_table::LockTable;
+use crate::locks::{LockManager, Space};
+use crate::mailbox::{asked, until};
+use crate::outcome::{LockView, Outcome, Refusal};
+use crate::ports::Ledger;
+use crate::seams::Seams;
 use crate::views::{Acquired, LockDetail, Page, PageRequest};
 
+/// Keys of the cluster's own space that only the cluster itself may take.
+const RESERVED_PREFIX: &str = "cluster/";
+
 /// Handle to the locks.
-#[derive(Debug, Clone)]
-pub struct Locks {}
+#[derive(Clone)]
+pub struct Locks {
+    pub(crate) manager: LockManager,
+    pub(crate) control: Control,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) seams: Seams,
+}
+
+impl std::fmt::Debug for Locks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Locks")
+    }
+}
 
 /// A key space: keys and fencing tokens of different spaces have nothing to do with each other.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +41,22 @@ pub enum LockSpace<'a> {
     Cluster,
     /// A tenant's own.
     Tenant(&'a TenantHandle),
+}
+
+impl LockSpace<'_> {
+    const fn space(self) -> Space {
+        match self {
+            Self::Cluster => Space::CLUSTER,
+            Self::Tenant(tenant) => tenant.space(),
+        }
+    }
+
+    fn check_key(self, key: &str) -> Result<(), Refusal> {
+        match self {
+            Self::Cluster if key.starts_with(RESERVED_PREFIX) => Err(Refusal::ReservedKey),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// An attempt to take a lock.
@@ -38,54 +76,134 @@ pub struct AcquireLock {
 
 impl Locks {
     /// Takes the lock, or queues for it.
+    ///
+    /// # Errors
+    /// When the key is reserved, too many wait, or it came to no outcome by the deadline.
     pub async fn acquire(
         &self,
-        _: &Call,
-        _: LockSpace<'_>,
-        _: AcquireLock,
+        call: &Call,
+        space: LockSpace<'_>,
+        acquire: AcquireLock,
     ) -> Result<Acquired, CallError> {
-        todo!()
+        space.check_key(&acquire.key)?;
+        let AcquireLock { key, holder, ttl, wait, metadata } = acquire;
+        let request = (key, holder, millis(ttl), metadata);
+        self.manager.acquire(space.space(), call.cause.clone(), call.deadline, wait, request).await
     }
+
     /// Begins the holder's term again.
+    ///
+    /// # Errors
+    /// When the lock is not (any more) held so, or it came to no outcome by the deadline.
     pub async fn renew(
         &self,
-        _: &Call,
-        _: LockSpace<'_>,
-        _key: String,
-        _holder: String,
-        _token: Option<u64>,
-        _ttl: Option<Duration>,
+        call: &Call,
+        space: LockSpace<'_>,
+        key: String,
+        holder: String,
+        token: Option<u64>,
+        ttl: Option<Duration>,
     ) -> Result<LockView, CallError> {
-        todo!()
+        space.check_key(&key)?;
+        let request = (key, holder, token, ttl.map(millis));
+        self.manager.renew(space.space(), call.cause.clone(), call.deadline, request).await
     }
+
     /// Gives the lock back; whether it was held so.
+    ///
+    /// # Errors
+    /// When the key is reserved, or it came to no outcome by the deadline.
     pub async fn release(
         &self,
-        _: &Call,
-        _: LockSpace<'_>,
-        _key: String,
-        _holder: String,
-        _token: Option<u64>,
+        call: &Call,
+        space: LockSpace<'_>,
+        key: String,
+        holder: String,
+        token: Option<u64>,
     ) -> Result<bool, CallError> {
-        todo!()
+        space.check_key(&key)?;
+        let space = space.space();
+        let command = space.command(LockCommand::Release { key, holder, token });
+        let envelope = asked(&self.seams, &call.cause, command);
+        match until(call.deadline, self.ledger.propose(space.group, envelope)).await? {
+            Outcome::Released(released) => Ok(released),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => Err(super::tenants::unexpected(&other)),
+        }
     }
+
     /// One lock.
+    ///
+    /// # Errors
+    /// When it is not held, or no answer came by the deadline.
     pub async fn get(
         &self,
-        _: &Call,
-        _: LockSpace<'_>,
-        _key: String,
+        call: &Call,
+        space: LockSpace<'_>,
+        key: String,
     ) -> Result<LockDetail, CallError> {
-        todo!()
+        let wanted = key.clone();
+        let lock = self.read(call, space, move |locks| locks.get(&wanted).cloned()).await?;
+        let lock = lock.ok_or(Refusal::LockNotFound { key })?;
+        let mut page = self.with_waiters(call, space, vec![lock]).await?;
+        page.pop().ok_or(CallError::DeadlineExceeded)
     }
+
     /// The held locks whose keys begin with `prefix`, by key.
+    ///
+    /// # Errors
+    /// When no answer came by the deadline.
     pub async fn list(
         &self,
-        _: &Call,
-        _: LockSpace<'_>,
-        _prefix: String,
-        _: PageRequest,
+        call: &Call,
+        space: LockSpace<'_>,
+        prefix: String,
+        page: PageRequest,
     ) -> Result<Page<LockDetail>, CallError> {
-        todo!()
+        let limit = page.limit;
+        let mut locks = self
+            .read(call, space, move |locks| {
+                let found = locks.list(&prefix, page.cursor.as_deref());
+                found.take(limit + 1).cloned().collect::<Vec<_>>()
+            })
+            .await?;
+        let more = locks.len() > limit;
+        locks.truncate(limit);
+        let next_cursor = locks.last().filter(|_| more).map(|last| last.key.clone());
+        Ok(Page { items: self.with_waiters(call, space, locks).await?, next_cursor })
     }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        call: &Call,
+        space: LockSpace<'_>,
+        read: impl FnOnce(&LockTable) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        match space {
+            LockSpace::Cluster => {
+                let read = move |state: &crate::system::SystemState| read(state.locks());
+                self.control.read_linearizable(call.deadline, read).await
+            }
+            LockSpace::Tenant(tenant) => {
+                tenant.catch_up(call).await?;
+                tenant.read(call, move |reader| read(reader.state.locks())).await
+            }
+        }
+    }
+
+    async fn with_waiters(
+        &self,
+        call: &Call,
+        space: LockSpace<'_>,
+        locks: Vec<LockView>,
+    ) -> Result<Vec<LockDetail>, CallError> {
+        let keys = locks.iter().map(|lock| lock.key.clone()).collect();
+        let waiters = self.manager.waiters(space.space(), keys, call.deadline).await?;
+        let locks = locks.into_iter().zip(waiters);
+        Ok(locks.map(|(lock, waiters)| LockDetail { lock, waiters }).collect())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

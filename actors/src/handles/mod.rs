@@ -11,7 +11,8 @@ use tokio::time::Instant;
 pub use cluster::{Cluster, NewNode};
 pub use locks::{AcquireLock, LockSpace, Locks};
 pub use tenant::{NewJob, NewRun, TenantHandle};
-pub use tenants::{Admitted, NewTenant, NotAdmitted, Tenants};
+pub(crate) use tenants::Inner as TenantsInner;
+pub use tenants::{Admitted, DEFAULT_REGION, NewTenant, NotAdmitted, Tenants};
 
 use crate::command::{Cause, Idempotency};
 

@@ -3,18 +3,42 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::WorkflowSource;
+use ractor::ActorRef;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::tenants::{unanswered, unexpected};
+use crate::command::{Command, TenantCommand, WorkflowSource};
+use crate::control::Placed;
 use crate::error::CallError;
 use crate::handles::{Call, Created};
-use crate::ids::{JobId, RunId};
+use crate::ids::{JobId, RunId, TenantId};
 use crate::json::Json;
-use crate::outcome::RunStatus;
+use crate::locks::Space;
+use crate::mailbox::{asked, call, until};
+use crate::outcome::{Outcome, Refusal, RunStatus};
+use crate::ports::{Ledger, StoreError};
+use crate::seams::Seams;
+use crate::tenant::{NamedWorkflow, job_view, run_view};
+use crate::tenant_record::TenantStatus;
+use crate::tenants::{TenantMessage, TenantReader};
 use crate::views::{JobView, Page, PageRequest, RunView, WorkflowView};
 use crate::workflow::Workflow;
 
-/// Handle to one tenant, for one admitted request.
-#[derive(Debug)]
-pub struct TenantHandle {}
+/// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
+pub struct TenantHandle {
+    pub(super) id: TenantId,
+    pub(super) placed: Placed,
+    pub(super) actor: ActorRef<TenantMessage>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) seams: Seams,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for TenantHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TenantHandle({})", self.id)
+    }
+}
 
 /// What a new run is made of.
 #[derive(Debug, Clone)]
@@ -42,90 +66,335 @@ pub struct NewJob {
 
 impl TenantHandle {
     /// Starts a run.
-    pub async fn start_run(&self, _: &Call, _: NewRun) -> Result<Created<RunView>, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the tenant may not, a quota is used up, or it came to no outcome by the deadline.
+    pub async fn start_run(&self, call: &Call, new: NewRun) -> Result<Created<RunView>, CallError> {
+        let command = TenantCommand::StartRun {
+            run: RunId::from_uuid(self.seams.uuid()),
+            work_item: self.seams.uuid().to_string(),
+            workflow: new.workflow,
+            input: new.input,
+            idempotency: call.idempotency,
+        };
+        match self.ask(call, command).await? {
+            Outcome::Run { run, replayed } => {
+                let resource = self.view_run(call, run).await?;
+                Ok(Created { resource, replayed })
+            }
+            other => Err(unexpected(&other)),
+        }
     }
+
     /// One run.
-    pub async fn run(&self, _: &Call, _: RunId) -> Result<RunView, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is none with this id, or no answer came by the deadline.
+    pub async fn run(&self, call: &Call, id: RunId) -> Result<RunView, CallError> {
+        self.catch_up(call).await?;
+        self.view_run(call, id).await
     }
+
     /// One run, once it has ended or `wait` is over.
+    ///
+    /// # Errors
+    /// When there is none with this id, or no answer came by the deadline.
     pub async fn wait_run(
         &self,
-        _: &Call,
-        _: RunId,
-        _wait: Duration,
+        call_: &Call,
+        id: RunId,
+        wait: Duration,
     ) -> Result<RunView, CallError> {
-        todo!()
+        self.catch_up(call_).await?;
+        let until = tokio::time::Instant::now() + wait;
+        match call(&self.actor, until, |reply| TenantMessage::WaitRun(id, reply)).await {
+            Ok(()) | Err(CallError::DeadlineExceeded) => {}
+            Err(error) => return Err(unanswered(error)),
+        }
+        let mut late = call_.clone();
+        late.deadline = late.deadline.max(tokio::time::Instant::now() + ANSWER_AFTER_WAIT);
+        self.view_run(&late, id).await
     }
+
     /// Runs, newest first.
+    ///
+    /// # Errors
+    /// When the tenant's files cannot be read, or no answer came by the deadline.
     pub async fn runs(
         &self,
-        _: &Call,
-        _status: Option<RunStatus>,
-        _: PageRequest,
+        call: &Call,
+        status: Option<RunStatus>,
+        page: PageRequest,
     ) -> Result<Page<RunView>, CallError> {
-        todo!()
+        self.catch_up(call).await?;
+        let before = page.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
+        let (runs, next) = self
+            .read(call, move |reader| {
+                let is_active = is_active(reader);
+                let wanted = |run: &crate::tenant::Run| status.is_none_or(|s| run.status == s);
+                let found = reader.state.runs_before(reader.rows, before, page.limit, wanted);
+                found.map(|(runs, next)| {
+                    let views = runs.iter().map(|run| run_view(run, is_active));
+                    (views.collect::<Vec<_>>(), next)
+                })
+            })
+            .await??;
+        Ok(Page { items: runs, next_cursor: next.map(|seq| seq.to_string()) })
     }
+
     /// The events of a run, each one JSON object as it stands in `events.jsonl`.
+    ///
+    /// # Errors
+    /// When there is no such run, the tenant's files cannot be read, or no answer came by the
+    /// deadline.
     pub async fn run_events(
         &self,
-        _: &Call,
-        _: RunId,
-        _: PageRequest,
+        call: &Call,
+        id: RunId,
+        page: PageRequest,
     ) -> Result<Page<Json>, CallError> {
-        todo!()
+        self.catch_up(call).await?;
+        let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
+        let events = self
+            .read(call, move |reader| {
+                let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
+                let spans = run.events.iter().skip(from).take(page.limit);
+                let lines = spans.map(|span| {
+                    let store = reader.rows.store.as_ref().ok_or(StoreError::Full)?;
+                    let line = store.read_events(span.offset, span.len as usize)?;
+                    let text = String::from_utf8_lossy(&line);
+                    Ok(Json::from_text(text.trim_end().to_owned()))
+                });
+                let lines: Vec<Json> = lines.collect::<Result<_, StoreError>>()?;
+                let next = from + lines.len();
+                Ok(Some((lines, (next < run.events.len()).then_some(next))))
+            })
+            .await?;
+        let (items, next) = events
+            .map_err(|error: StoreError| CallError::from(error))?
+            .ok_or(Refusal::RunNotFound)?;
+        Ok(Page { items, next_cursor: next.map(|at| at.to_string()) })
     }
+
     /// Stops a run.
+    ///
+    /// # Errors
+    /// When there is no such run, it has ended, or it came to no outcome by the deadline.
     pub async fn cancel_run(
         &self,
-        _: &Call,
-        _: RunId,
-        _reason: Option<String>,
+        call: &Call,
+        run: RunId,
+        reason: Option<String>,
     ) -> Result<RunView, CallError> {
-        todo!()
+        match self.ask(call, TenantCommand::CancelRun { run, reason }).await {
+            Ok(_) => self.view_run(call, run).await,
+            // The state knows live runs only: the rows tell whether it ever was.
+            Err(CallError::Refused(Refusal::RunNotFound)) => {
+                let status = self.view_run(call, run).await?.status;
+                Err(Refusal::RunEnded { status }.into())
+            }
+            Err(error) => Err(error),
+        }
     }
+
     /// Writes a named workflow (version 1 means it is new).
+    ///
+    /// # Errors
+    /// When the tenant may not, it is at another version than `if_version`, or it came to no
+    /// outcome by the deadline.
     pub async fn put_workflow(
         &self,
-        _: &Call,
-        _name: String,
-        _: Arc<Workflow>,
-        _if_version: Option<u64>,
+        call: &Call,
+        name: String,
+        workflow: Arc<Workflow>,
+        if_version: Option<u64>,
     ) -> Result<WorkflowView, CallError> {
-        todo!()
+        let spec = workflow.json();
+        let command = TenantCommand::PutWorkflow { name: name.clone(), workflow, if_version };
+        match self.ask(call, command).await? {
+            Outcome::Workflow { version, created_at } => {
+                Ok(WorkflowView { name, version, spec, created_at })
+            }
+            other => Err(unexpected(&other)),
+        }
     }
+
     /// One named workflow.
-    pub async fn workflow(&self, _: &Call, _name: &str) -> Result<WorkflowView, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is none with this name, or no answer came by the deadline.
+    pub async fn workflow(&self, call: &Call, name: &str) -> Result<WorkflowView, CallError> {
+        self.catch_up(call).await?;
+        let wanted = name.to_owned();
+        let found = self
+            .read(call, move |reader| {
+                reader.state.workflows().get(&wanted).map(|named| workflow_view(&wanted, named))
+            })
+            .await?;
+        Ok(found.ok_or_else(|| Refusal::WorkflowNotFound { name: name.to_owned() })?)
     }
+
     /// Named workflows, by name.
+    ///
+    /// # Errors
+    /// When no answer came by the deadline.
     pub async fn workflows(
         &self,
-        _: &Call,
-        _: PageRequest,
+        call: &Call,
+        page: PageRequest,
     ) -> Result<Page<WorkflowView>, CallError> {
-        todo!()
+        self.catch_up(call).await?;
+        let mut items = self
+            .read(call, move |reader| {
+                let after = page.cursor.unwrap_or_default();
+                let later = reader.state.workflows().iter().filter(|(name, _)| **name > after);
+                let views =
+                    later.take(page.limit + 1).map(|(name, named)| workflow_view(name, named));
+                views.collect::<Vec<_>>()
+            })
+            .await?;
+        let more = items.len() > page.limit;
+        items.truncate(page.limit);
+        let next_cursor = items.last().filter(|_| more).map(|last| last.name.clone());
+        Ok(Page { items, next_cursor })
     }
+
     /// Forgets a named workflow.
+    ///
+    /// # Errors
+    /// When there is none with this name, it is at another version than `if_version`, or it came
+    /// to no outcome by the deadline.
     pub async fn delete_workflow(
         &self,
-        _: &Call,
-        _name: &str,
-        _if_version: Option<u64>,
+        call: &Call,
+        name: &str,
+        if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        todo!()
+        let command = TenantCommand::DeleteWorkflow { name: name.to_owned(), if_version };
+        self.ask(call, command).await.map(drop)
     }
+
     /// Creates a job.
-    pub async fn create_job(&self, _: &Call, _: NewJob) -> Result<Created<JobView>, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the tenant may not, a quota is used up, or it came to no outcome by the deadline.
+    pub async fn create_job(
+        &self,
+        call: &Call,
+        new: NewJob,
+    ) -> Result<Created<JobView>, CallError> {
+        let command = TenantCommand::CreateJob {
+            job: JobId::from_uuid(self.seams.uuid()),
+            name: new.name,
+            description: new.description,
+            created_by: new.created_by,
+            workflow: new.workflow,
+            run: new.execute.then(|| RunId::from_uuid(self.seams.uuid())),
+            idempotency: call.idempotency,
+        };
+        match self.ask(call, command).await? {
+            Outcome::Job { job, replayed, .. } => {
+                Ok(Created { resource: self.view_job(call, job).await?, replayed })
+            }
+            other => Err(unexpected(&other)),
+        }
     }
+
     /// One job.
-    pub async fn job(&self, _: &Call, _: JobId) -> Result<JobView, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is none with this id, or no answer came by the deadline.
+    pub async fn job(&self, call: &Call, id: JobId) -> Result<JobView, CallError> {
+        self.catch_up(call).await?;
+        self.view_job(call, id).await
     }
+
     /// Jobs, by creation.
-    pub async fn jobs(&self, _: &Call, _: PageRequest) -> Result<Page<JobView>, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the tenant's files cannot be read, or no answer came by the deadline.
+    pub async fn jobs(&self, call: &Call, page: PageRequest) -> Result<Page<JobView>, CallError> {
+        self.catch_up(call).await?;
+        let after = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
+        let (jobs, next) = self
+            .read(call, move |reader| reader.state.jobs_after(reader.rows, after, page.limit))
+            .await??;
+        let next_cursor = next.map(|seq| seq.to_string());
+        Ok(Page { items: jobs.iter().map(job_view).collect(), next_cursor })
+    }
+
+    /// The tenant's own lock space.
+    pub(super) const fn space(&self) -> Space {
+        Space { tenant: Some((self.id, self.placed.epoch)), group: self.placed.group }
+    }
+
+    /// Proposes a command to the tenant's group.
+    pub(super) async fn ask(
+        &self,
+        call: &Call,
+        command: TenantCommand,
+    ) -> Result<Outcome, CallError> {
+        let command = Command::Tenant { tenant: self.id, epoch: self.placed.epoch, command };
+        let envelope = asked(&self.seams, &call.cause, command);
+        match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Waits until everything that was committed before now has been handed over.
+    pub(super) async fn catch_up(&self, call: &Call) -> Result<(), CallError> {
+        let ready = self.ledger.read_index(self.placed.group);
+        match tokio::time::timeout_at(call.deadline, ready).await {
+            Ok(ready) => Ok(ready?),
+            Err(_) => Err(CallError::DeadlineExceeded),
+        }
+    }
+
+    /// Reads the tenant's state as it is on this node.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        call_: &Call,
+        read: impl FnOnce(&mut TenantReader<'_>) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let answer = call(&self.actor, call_.deadline, |reply| {
+            TenantMessage::Read(Box::new(move |reader| {
+                // Whoever asked may have gone; nobody minds.
+                let _ = reply.send(read(reader));
+            }))
+        });
+        answer.await.map_err(unanswered)
+    }
+
+    async fn view_run(&self, call: &Call, id: RunId) -> Result<RunView, CallError> {
+        let found = self
+            .read(call, move |reader| {
+                let is_active = is_active(reader);
+                let run = reader.state.run(reader.rows, id);
+                run.map(|run| run.map(|run| run_view(&run, is_active)))
+            })
+            .await??;
+        Ok(found.ok_or(Refusal::RunNotFound)?)
+    }
+
+    async fn view_job(&self, call: &Call, id: JobId) -> Result<JobView, CallError> {
+        let found = self.read(call, move |reader| reader.state.job(reader.rows, id)).await??;
+        Ok(found.as_ref().map(job_view).ok_or(Refusal::JobNotFound)?)
+    }
+}
+
+/// How long showing a run may take after a long poll.
+const ANSWER_AFTER_WAIT: Duration = Duration::from_secs(2);
+
+fn is_active(reader: &TenantReader<'_>) -> bool {
+    reader.state.record().is_some_and(|record| record.status == TenantStatus::Active)
+}
+
+fn workflow_view(name: &str, named: &NamedWorkflow) -> WorkflowView {
+    WorkflowView {
+        name: name.to_owned(),
+        version: named.version,
+        spec: named.workflow.json(),
+        created_at: named.created_at,
     }
 }

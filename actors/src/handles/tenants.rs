@@ -1,15 +1,48 @@
 //! Tenants: their records in group 0, and the way to one of them.
 
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::command::SystemCommand;
+use crate::control::{Control, Directory, Placed};
 use crate::error::CallError;
 use crate::handles::{Call, Created, TenantHandle};
-use crate::ids::TenantId;
-use crate::ports::StoreStats;
-use crate::tenant_record::{Quotas, Settings, TenantChange, TenantStatus};
+use crate::ids::{GroupId, NodeId, Part, TenantId};
+use crate::mailbox::call;
+use crate::outcome::{Outcome, Refusal};
+use crate::ports::{Ledger, StoreStats, Stores};
+use crate::seams::{Seams, Timestamp};
+use crate::system::{SystemState, TenantEntry};
+use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
+use crate::tenants::{Registry, Slot, TenantMessage, TestHook};
 use crate::views::{Page, PageRequest, RateLimit, TenantView, Usage};
 
 /// Handle to the tenants.
-#[derive(Debug, Clone)]
-pub struct Tenants {}
+#[derive(Clone)]
+pub struct Tenants(Arc<Inner>);
+
+/// What the handle works with.
+pub(crate) struct Inner {
+    pub(crate) control: Control,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) stores: Arc<dyn Stores>,
+    pub(crate) seams: Seams,
+    /// Region of this node: where tenants go that name none, when nobody is in `default`.
+    pub(crate) region: String,
+}
+
+impl std::fmt::Debug for Tenants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tenants")
+    }
+}
+
+/// The region of tenants that name none.
+pub const DEFAULT_REGION: &str = "default";
 
 /// What a new tenant is made of.
 #[derive(Debug, Clone)]
@@ -46,53 +79,268 @@ pub struct NotAdmitted {
     pub rate: Option<RateLimit>,
 }
 
+impl From<CallError> for NotAdmitted {
+    fn from(error: CallError) -> Self {
+        Self { error, rate: None }
+    }
+}
+
 impl Tenants {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
     /// Creates a tenant. Returns when both groups have it.
-    pub async fn create(&self, _: &Call, _: NewTenant) -> Result<Created<TenantView>, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When no node is in the region, or it came to no outcome by the deadline.
+    pub async fn create(
+        &self,
+        call: &Call,
+        new: NewTenant,
+    ) -> Result<Created<TenantView>, CallError> {
+        let strict_region = new.region.is_some();
+        let region = new.region.or(new.wished_region);
+        let command = SystemCommand::CreateTenant {
+            tenant: TenantId::from_uuid(self.0.seams.uuid()),
+            record: TenantRecord {
+                name: new.name,
+                description: new.description,
+                status: TenantStatus::Active,
+                quotas: new.quotas,
+                settings: new.settings,
+                region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+                created_at: Timestamp::default(),
+                updated_at: Timestamp::default(),
+            },
+            strict_region,
+            fallback_region: self.fallback_region(call.deadline).await?,
+            idempotency: call.idempotency,
+        };
+        match self.0.control.ask(&call.cause, call.deadline, command).await? {
+            Outcome::Tenant { tenant, replayed, .. } => {
+                self.0.control.sync_tenant(tenant, call.deadline).await?;
+                let resource = self.view(call.deadline, tenant).await?;
+                Ok(Created { resource, replayed })
+            }
+            other => Err(unexpected(&other)),
+        }
     }
+
     /// One tenant.
-    pub async fn get(&self, _: &Call, _: TenantId) -> Result<TenantView, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is none with this id, or no answer came by the deadline.
+    pub async fn get(&self, call: &Call, id: TenantId) -> Result<TenantView, CallError> {
+        self.0.control.read_linearizable(call.deadline, move |state| view(state, id)).await?
     }
+
     /// Tenants by creation.
+    ///
+    /// # Errors
+    /// When no answer came by the deadline.
     pub async fn list(
         &self,
-        _: &Call,
-        _status: Option<TenantStatus>,
-        _: PageRequest,
+        call: &Call,
+        status: Option<TenantStatus>,
+        page: PageRequest,
     ) -> Result<Page<TenantView>, CallError> {
-        todo!()
+        let after = page.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
+        self.0
+            .control
+            .read_linearizable(call.deadline, move |state| {
+                let mut found = state
+                    .tenants_by_creation(after)
+                    .filter(|(_, _, record)| status.is_none_or(|status| record.status == status));
+                let mut items = Vec::new();
+                let mut last = None;
+                for (id, entry, record) in found.by_ref().take(page.limit) {
+                    items.push(show(state, id, entry, record));
+                    last = Some(entry.created_seq);
+                }
+                let more = found.next().is_some();
+                let next_cursor = last.filter(|_| more).map(|seq| seq.to_string());
+                Page { items, next_cursor }
+            })
+            .await
     }
-    /// Changes a tenant.
+
+    /// Changes a tenant. Returns when both groups have the change.
+    ///
+    /// # Errors
+    /// When there is no such tenant, it is at another version than `if_version`, or the change
+    /// came to no outcome by the deadline.
     pub async fn update(
         &self,
-        _: &Call,
-        _: TenantId,
-        _: TenantChange,
-        _if_version: Option<u64>,
+        call: &Call,
+        tenant: TenantId,
+        change: TenantChange,
+        if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
-        todo!()
+        let command = SystemCommand::UpdateTenant { tenant, change, if_version };
+        self.0.control.ask(&call.cause, call.deadline, command).await?;
+        self.0.control.sync_tenant(tenant, call.deadline).await?;
+        self.view(call.deadline, tenant).await
     }
-    /// Deletes a tenant.
+
+    /// Deletes a tenant, its runs and its data.
+    ///
+    /// # Errors
+    /// When there is no such tenant, it is at another version than `if_version`, or the deletion
+    /// came to no outcome by the deadline.
     pub async fn delete(
         &self,
-        _: &Call,
-        _: TenantId,
-        _if_version: Option<u64>,
+        call: &Call,
+        tenant: TenantId,
+        if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        todo!()
+        let command = SystemCommand::DeleteTenant { tenant, if_version };
+        self.0.control.ask(&call.cause, call.deadline, command).await?;
+        self.0.control.sync_tenant(tenant, call.deadline).await
     }
+
     /// Quotas and what is used of them. Not rate limited.
-    pub async fn usage(&self, _: &Call, _: TenantId) -> Result<Vec<Usage>, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is no such tenant, or no answer came by the deadline.
+    pub async fn usage(&self, call: &Call, id: TenantId) -> Result<Vec<Usage>, CallError> {
+        let now = self.0.seams.clock.now();
+        self.handle(call.deadline, id)
+            .await?
+            .read(call, move |reader| {
+                let record = reader.state.record()?;
+                let usage = Quota::ALL.into_iter().map(|quota| {
+                    let (requests, reset_secs) = reader.requests;
+                    let used = match quota {
+                        Quota::ApiRequestsPerMinute => requests,
+                        _ => reader.state.used(quota, now),
+                    };
+                    let resets_at = match quota {
+                        Quota::WorkflowsPerDay => Some(now.next_day()),
+                        Quota::ApiRequestsPerMinute => Some(now.plus_ms(reset_secs * 1000)),
+                        _ => None,
+                    };
+                    Usage { quota, limit: record.quotas.limit(quota), used, resets_at }
+                });
+                Some(usage.collect())
+            })
+            .await?
+            .ok_or_else(|| Refusal::TenantNotFound.into())
     }
+
     /// Sizes of the tenant's real files. Not rate limited.
-    pub async fn storage_stats(&self, _: &Call, _: TenantId) -> Result<StoreStats, CallError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is no such tenant, its files cannot be read, or no answer came by the deadline.
+    pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
+        let stats = self
+            .handle(call.deadline, id)
+            .await?
+            .read(call, |reader| reader.rows.store.as_ref().map(|store| store.stats()))
+            .await?;
+        Ok(stats.transpose()?.unwrap_or_default())
     }
+
     /// Lets a request on the tenant's own resources in, counting it, or refuses it.
-    pub async fn admit(&self, _: &Call, _: TenantId) -> Result<Admitted, NotAdmitted> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is no such tenant, it is over its rate, or it cannot be reached.
+    pub async fn admit(&self, call_: &Call, id: TenantId) -> Result<Admitted, NotAdmitted> {
+        let tenant = self.handle(call_.deadline, id).await?;
+        let reply = call(&tenant.actor, call_.deadline, TenantMessage::Admit).await;
+        let reply = reply.map_err(unanswered)?;
+        match reply.refusal {
+            Some(refusal) => Err(NotAdmitted { error: refusal.into(), rate: reply.rate }),
+            None => Ok(Admitted { tenant, rate: reply.rate }),
+        }
     }
+
+    /// Has a tenant's actor misbehave. Reachable on nodes started with `--test-hooks` only.
+    ///
+    /// # Errors
+    /// When there is no such tenant.
+    pub fn test_hook(&self, id: TenantId, hook: TestHook) -> Result<(), CallError> {
+        let (slot, _) = self.slot(id)?;
+        slot.set_test_hook(hook);
+        slot.wake();
+        Ok(())
+    }
+
+    fn slot(&self, id: TenantId) -> Result<(Arc<Slot>, Placed), CallError> {
+        let placed = self.0.directory.get(id).ok_or(Refusal::TenantNotFound)?;
+        let slot = self.0.registry.slot(placed.group, id);
+        Ok((slot.ok_or(CallError::Starting { what: "the node" })?, placed))
+    }
+
+    async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {
+        let (slot, placed) = self.slot(id)?;
+        let permit: OwnedSemaphorePermit = slot.permit()?;
+        let actor = slot.actor(deadline).await?;
+        let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
+        Ok(TenantHandle { id, placed, actor, ledger, seams, _permit: permit })
+    }
+
+    async fn view(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {
+        self.0.control.read(deadline, move |state| view(state, id)).await?
+    }
+
+    /// `default`, or this node's region where no node is in `default`.
+    async fn fallback_region(&self, deadline: Instant) -> Result<String, CallError> {
+        let has_default = |state: &SystemState| {
+            state
+                .nodes()
+                .values()
+                .any(|node| node.member.is_some() && node.region == DEFAULT_REGION)
+        };
+        let has_default = self.0.control.read(deadline, has_default).await?;
+        Ok(if has_default { DEFAULT_REGION.to_owned() } else { self.0.region.clone() })
+    }
+
+    /// Tenants that have files on this node, for the metrics.
+    pub fn with_files(&self) -> usize {
+        let slots = self.0.registry.slots();
+        slots.iter().filter(|slot| self.0.stores.exists(Part::Tenant(slot.tenant))).count()
+    }
+}
+
+/// An actor that stopped with a question has not done anything about it.
+pub(super) fn unanswered(error: CallError) -> CallError {
+    match error {
+        CallError::Unknown { .. } => CallError::Starting { what: "the tenant" },
+        other => other,
+    }
+}
+
+pub(super) fn unexpected(outcome: &Outcome) -> CallError {
+    CallError::Unknown { why: format!("unexpected outcome {outcome:?}") }
+}
+
+fn view(state: &SystemState, id: TenantId) -> Result<TenantView, CallError> {
+    let entry = state.tenant(id).ok_or(Refusal::TenantNotFound)?;
+    let record = entry.record.as_ref().ok_or(Refusal::TenantNotFound)?;
+    Ok(show(state, id, entry, record))
+}
+
+fn show(
+    state: &SystemState,
+    id: TenantId,
+    entry: &TenantEntry,
+    record: &TenantRecord,
+) -> TenantView {
+    let members = state.groups().get(&entry.group).map_or(&[][..], |group| &group.members);
+    let replicas: Vec<NodeId> =
+        members.iter().filter_map(|raft_id| state.member(*raft_id)).collect();
+    TenantView {
+        id,
+        version: entry.version,
+        record: record.clone(),
+        group: group_number(entry.group),
+        // With one voter the replica is the leader; with more, the group's own log tells.
+        leader: replicas.first().copied().filter(|_| replicas.len() == 1),
+        replicas,
+    }
+}
+
+const fn group_number(group: GroupId) -> u32 {
+    group.0
 }

@@ -132,10 +132,226 @@ pub struct InvalidWorkflow {
     pub message: String,
 }
 
+impl InvalidWorkflow {
+    fn of(step: &str, message: impl Into<String>) -> Self {
+        Self { step: Some(step.to_owned()), message: message.into() }
+    }
+}
+
 /// Checks a workflow.
 ///
 /// # Errors
 /// Says which step is wrong and why.
-pub fn parse(_spec: WorkflowSpec) -> Result<Workflow, InvalidWorkflow> {
-    todo!()
+pub fn parse(spec: WorkflowSpec) -> Result<Workflow, InvalidWorkflow> {
+    let WorkflowSpec { steps, dependencies } = spec;
+    if steps.is_empty() || steps.len() > STEPS_MAX {
+        let message =
+            format!("a workflow has 1 to {STEPS_MAX} steps; this one has {}", steps.len());
+        return Err(InvalidWorkflow { step: None, message });
+    }
+    let mut index = BTreeMap::new();
+    for (position, step) in (0_u16..).zip(&steps) {
+        check_step(step)?;
+        if index.insert(step.id.clone(), position).is_some() {
+            return Err(InvalidWorkflow::of(
+                &step.id,
+                format!("step id {:?} is used twice", step.id),
+            ));
+        }
+    }
+    let mut needs = vec![BTreeSet::new(); steps.len()];
+    let inline = steps.iter().filter_map(|step| Some((&step.id, step.depends_on.as_ref()?)));
+    for (id, wanted) in inline.chain(dependencies.iter().flatten()) {
+        let unknown = |name: &str| {
+            InvalidWorkflow::of(
+                id,
+                format!("dependencies of {id:?} name {name:?}, which is no step"),
+            )
+        };
+        let step = *index.get(id).ok_or_else(|| unknown(id))?;
+        for need in wanted {
+            let need = *index.get(need).ok_or_else(|| unknown(need))?;
+            needs[usize::from(step)].insert(need);
+        }
+    }
+    let steps = steps.into_iter().zip(needs).map(|(step, needs)| finish(step, needs));
+    let workflow = Workflow { steps: steps.collect() };
+    match step_on_a_cycle(&workflow) {
+        None => Ok(workflow),
+        Some(id) => {
+            Err(InvalidWorkflow::of(id, format!("step {id:?} depends on itself, by a cycle")))
+        }
+    }
+}
+
+fn check_step(step: &StepSpec) -> Result<(), InvalidWorkflow> {
+    let wrong = |message: String| Err(InvalidWorkflow::of(&step.id, message));
+    let id_chars = step.id.chars().count();
+    if id_chars == 0 || id_chars > STEP_ID_CHARS_MAX || step.id.chars().any(char::is_control) {
+        return wrong(format!(
+            "a step id has 1 to {STEP_ID_CHARS_MAX} characters and no control characters"
+        ));
+    }
+    let id = &step.id;
+    if !(step.timeout_secs > 0.0 && step.timeout_secs <= TIMEOUT_SECS_MAX) {
+        return wrong(format!(
+            "{id:?}: timeout_secs must be above 0 and at most {TIMEOUT_SECS_MAX}"
+        ));
+    }
+    let retry = step.retry_policy;
+    if !(1..=ATTEMPTS_MAX).contains(&retry.max_attempts) {
+        return wrong(format!("{id:?}: retry_policy.max_attempts must be 1 to {ATTEMPTS_MAX}"));
+    }
+    if !(0.0..=BACKOFF_SECS_MAX).contains(&retry.backoff_secs) {
+        return wrong(format!("{id:?}: retry_policy.backoff_secs must be 0 to {BACKOFF_SECS_MAX}"));
+    }
+    if !matches!(step.requires_approval, None | Some(Value::Null | Value::Bool(false))) {
+        return wrong(format!("{id:?}: requires_approval is not available in this version"));
+    }
+    check_action(id, &step.action)
+}
+
+fn check_action(id: &str, action: &Action) -> Result<(), InvalidWorkflow> {
+    let wrong = |message: String| Err(InvalidWorkflow::of(id, message));
+    match action {
+        Action::Set { .. } => Ok(()),
+        Action::Http { method, url, .. } => {
+            let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+            if method.is_empty() || method.len() > 32 || !method.chars().all(token) {
+                return wrong(format!("{id:?}: action.method is no HTTP method"));
+            }
+            let absolute = url.starts_with("http://") || url.starts_with("https://");
+            if !absolute && !url.contains("{{") {
+                return wrong(format!("{id:?}: action.url must begin with http:// or https://"));
+            }
+            Ok(())
+        }
+        Action::Wait { secs, until } => match (secs, until) {
+            (Some(Value::Number(secs)), None) => {
+                if secs.as_f64().is_some_and(|secs| (0.0..=WAIT_SECS_MAX).contains(&secs)) {
+                    Ok(())
+                } else {
+                    wrong(format!("{id:?}: action.secs must be 0 to {WAIT_SECS_MAX}"))
+                }
+            }
+            (Some(Value::String(_)), None) | (None, Some(_)) => Ok(()),
+            _ => wrong(format!("{id:?}: a wait has either secs (a number) or until (a time)")),
+        },
+    }
+}
+
+/// The step as state machines keep it. Its numbers have been checked.
+fn finish(step: StepSpec, needs: BTreeSet<u16>) -> Step {
+    let json = serde_json::to_value(&step).unwrap_or_default();
+    Step {
+        json: Json::from_value(&json),
+        needs: needs.into_iter().collect(),
+        timeout_ms: millis(step.timeout_secs).max(1),
+        max_attempts: step.retry_policy.max_attempts,
+        backoff_ms: millis(step.retry_policy.backoff_secs),
+        id: step.id,
+    }
+}
+
+/// Whole milliseconds of a number of seconds that has been checked to be small and not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked by the caller"
+)]
+pub(crate) fn millis(secs: f64) -> u64 {
+    (secs * 1000.0).round() as u64
+}
+
+/// A step that can never start, if there is one: what Kahn's topological sort leaves over.
+fn step_on_a_cycle(workflow: &Workflow) -> Option<&str> {
+    let steps = &workflow.steps;
+    let mut missing: Vec<usize> = steps.iter().map(|step| step.needs.len()).collect();
+    let mut dependents = vec![Vec::new(); steps.len()];
+    for (index, step) in steps.iter().enumerate() {
+        for need in &step.needs {
+            dependents[usize::from(*need)].push(index);
+        }
+    }
+    let mut ready: Vec<usize> = (0..steps.len()).filter(|index| missing[*index] == 0).collect();
+    while let Some(done) = ready.pop() {
+        for dependent in &dependents[done] {
+            missing[*dependent] -= 1;
+            if missing[*dependent] == 0 {
+                ready.push(*dependent);
+            }
+        }
+    }
+    missing.iter().position(|count| *count > 0).map(|index| steps[index].id.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<Workflow, InvalidWorkflow> {
+        parse(serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn a_graph_is_read_from_both_ways_of_naming_dependencies() {
+        let workflow = parse_text(
+            r#"{"steps":[{"id":"a","action":{"type":"set","output":1}},
+                {"id":"b","action":{"type":"set","output":"{{ input.x }}"},"depends_on":["a"]},
+                {"id":"c","action":{"type":"wait","secs":0.5},"timeout_secs":2}],
+               "dependencies":{"c":["b","a"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(workflow.steps[1].needs, [0]);
+        assert_eq!(workflow.steps[2].needs, [0, 1]);
+        assert_eq!(workflow.steps[2].timeout_ms, 2000);
+        let json = workflow.json().to_value();
+        assert_eq!(json["dependencies"]["c"], serde_json::json!(["a", "b"]));
+        let again = parse(serde_json::from_value(json).unwrap()).unwrap();
+        assert_eq!(again, workflow);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_step() {
+        let set = r#""action":{"type":"set","output":1}"#;
+        let cases = [
+            (r#"{"steps":[]}"#.to_owned(), None, "1 to 1000 steps"),
+            (format!(r#"{{"steps":[{{"id":"a",{set}}},{{"id":"a",{set}}}]}}"#), Some("a"), "twice"),
+            (
+                format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["x"]}}]}}"#),
+                Some("a"),
+                "no step",
+            ),
+            (
+                format!(r#"{{"steps":[{{"id":"a",{set}}}],"dependencies":{{"y":["a"]}}}}"#),
+                Some("y"),
+                "no step",
+            ),
+            (format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["a"]}}]}}"#), Some("a"), "cycle"),
+            (
+                format!(
+                    r#"{{"steps":[{{"id":"a",{set},"depends_on":["b"]}},{{"id":"b",{set},"depends_on":["a"]}}]}}"#
+                ),
+                Some("a"),
+                "cycle",
+            ),
+            (format!(r#"{{"steps":[{{"id":"a",{set},"timeout_secs":0}}]}}"#), Some("a"), "timeout"),
+            (
+                r#"{"steps":[{"id":"a","action":{"type":"wait"}}]}"#.to_owned(),
+                Some("a"),
+                "either secs",
+            ),
+            (
+                r#"{"steps":[{"id":"a","action":{"type":"http","method":"GET","url":"ftp://x"}}]}"#
+                    .to_owned(),
+                Some("a"),
+                "http://",
+            ),
+        ];
+        for (text, step, message) in cases {
+            let error = parse_text(&text).unwrap_err();
+            assert_eq!(error.step.as_deref(), step, "{text}");
+            assert!(error.message.contains(message), "{text}: {error}");
+        }
+    }
 }

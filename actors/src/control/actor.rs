@@ -1,0 +1,223 @@
+//! The shell around the control plane's state.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Control, ControlMessage, Directory, Placed};
+use crate::heartbeat::Heartbeats;
+use crate::ids::{GroupId, Part, TenantId};
+use crate::locks::{LockManager, Space};
+use crate::part::{PartDeps, PartQueue, PartRunner};
+use crate::ports::{Leadership, Ledger};
+use crate::seams::Seams;
+use crate::system::{SystemEffect, SystemState};
+
+/// What changes is made durable this often, at least.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// Unconfirmed tenants are sent again this often.
+const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// How long one attempt to confirm a tenant may take.
+const RECONCILE_DEADLINE: Duration = Duration::from_secs(10);
+/// Tenants confirmed at the same time, at most.
+const RECONCILE_AT_ONCE_MAX: usize = 64;
+
+/// The control plane's actor.
+pub struct ControlActor;
+
+/// What it starts with.
+pub struct ControlArguments {
+    /// Log and files.
+    pub deps: PartDeps,
+    /// Time and chance.
+    pub seams: Seams,
+    /// Where the log hands entries over.
+    pub queue: Arc<PartQueue>,
+    /// What it publishes.
+    pub directory: Arc<Directory>,
+    /// Who keeps waiters and timers of locks.
+    pub locks: LockManager,
+    /// Who watches nodes.
+    pub heartbeats: Heartbeats,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+}
+
+/// What it keeps.
+pub struct ControlState {
+    runner: PartRunner<SystemState>,
+    arguments: Arc<ControlArguments>,
+    leadership: watch::Receiver<Leadership>,
+    leads: bool,
+    unconfirmed_before: BTreeSet<TenantId>,
+}
+
+impl Actor for ControlActor {
+    type Msg = ControlMessage;
+    type State = ControlState;
+    type Arguments = ControlArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ControlMessage>,
+        arguments: ControlArguments,
+    ) -> Result<ControlState, ActorProcessingErr> {
+        let leadership = arguments
+            .deps
+            .ledger
+            .leadership(GroupId::SYSTEM)
+            .ok_or("the system group is not on this node")?;
+        let queue = Arc::clone(&arguments.queue);
+        let (runner, _) = PartRunner::<SystemState>::start(
+            arguments.deps.clone(),
+            GroupId::SYSTEM,
+            Part::System,
+            Arc::clone(&queue),
+        )
+        .await?;
+        let state = ControlState {
+            runner,
+            arguments: Arc::new(arguments),
+            leadership: leadership.clone(),
+            leads: false,
+            unconfirmed_before: BTreeSet::new(),
+        };
+        for (tenant, _) in state.runner.machine.tenants() {
+            state.publish(*tenant);
+        }
+        state.open_groups();
+        let drain = myself.clone();
+        queue.set_wake(move || drop(drain.send_message(ControlMessage::Drain)));
+        tokio::spawn(watch_leadership(myself.clone(), leadership));
+        myself.send_interval(FLUSH_EVERY, || ControlMessage::Flush);
+        myself.send_interval(RECONCILE_EVERY, || ControlMessage::Reconcile);
+        // Entries that came before the wake-up call was set.
+        myself.send_message(ControlMessage::Drain)?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ControlMessage>,
+        message: ControlMessage,
+        state: &mut ControlState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.drain().await?;
+        match message {
+            ControlMessage::Drain => {}
+            ControlMessage::Leadership => state.follow_leadership(),
+            ControlMessage::Flush => state.runner.make_durable().await?,
+            ControlMessage::Reconcile => state.reconcile(&myself),
+            ControlMessage::Read(read) => read(&state.runner.machine),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<ControlMessage>,
+        state: &mut ControlState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.drain().await?;
+        state.runner.make_durable().await?;
+        Ok(())
+    }
+}
+
+/// Tells the actor whenever leadership changes.
+async fn watch_leadership(
+    actor: ActorRef<ControlMessage>,
+    mut leadership: watch::Receiver<Leadership>,
+) {
+    while actor.send_message(ControlMessage::Leadership).is_ok() {
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl ControlState {
+    async fn drain(&mut self) -> Result<(), ActorProcessingErr> {
+        for effect in self.runner.drain().await? {
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    fn perform(&self, effect: SystemEffect) {
+        match effect {
+            SystemEffect::TenantChanged(tenant) => self.publish(tenant),
+            SystemEffect::GroupsPlaced => self.open_groups(),
+            SystemEffect::NodeRemoved(node) => self.arguments.heartbeats.forget(node),
+            SystemEffect::Lock(notice) if self.leads => {
+                self.arguments.locks.notice(Space::CLUSTER, notice);
+            }
+            SystemEffect::Lock(_) => {}
+        }
+    }
+
+    fn publish(&self, tenant: TenantId) {
+        let entry = self.runner.machine.tenant(tenant).filter(|entry| entry.record.is_some());
+        let placed = entry.map(|entry| Placed { group: entry.group, epoch: entry.epoch });
+        self.arguments.directory.set(tenant, placed);
+    }
+
+    /// Starts the groups that are placed on this node.
+    fn open_groups(&self) {
+        let raft_id = self.arguments.raft_id;
+        for (group, placement) in self.runner.machine.groups() {
+            if !placement.members.contains(&raft_id) {
+                continue;
+            }
+            let (group, members) = (*group, placement.members.clone());
+            let ledger: Arc<dyn Ledger> = Arc::clone(&self.arguments.deps.ledger);
+            tokio::spawn(async move {
+                if let Err(error) = ledger.open_group(group, members).await {
+                    tracing::error!(%group, %error, "cannot start a group");
+                }
+            });
+        }
+    }
+
+    /// Hands the locks to the lock manager when this node begins to lead, and takes them back.
+    fn follow_leadership(&mut self) {
+        let leads = self.leadership.borrow_and_update().here;
+        if leads == self.leads {
+            return;
+        }
+        self.leads = leads;
+        if leads {
+            let locks = self.runner.machine.locks().list("", None);
+            // The lock that follows leadership ends with leadership, not with a timer.
+            let timed = locks.filter(|lock| lock.key != crate::system::LEADER_LOCK);
+            self.arguments.locks.lead(Space::CLUSTER, timed.cloned().collect());
+        } else {
+            self.arguments.locks.unlead(Space::CLUSTER);
+        }
+    }
+
+    /// Sends tenants again that were unconfirmed at the last look already.
+    fn reconcile(&mut self, myself: &ActorRef<ControlMessage>) {
+        if !self.leads {
+            return;
+        }
+        let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
+        let ledger = Arc::clone(&self.arguments.deps.ledger);
+        let control = Control::new(myself.clone(), ledger, self.arguments.seams.clone());
+        let late = unconfirmed.intersection(&self.unconfirmed_before);
+        for tenant in late.copied().take(RECONCILE_AT_ONCE_MAX) {
+            let control = control.clone();
+            tokio::spawn(async move {
+                let deadline = Instant::now() + RECONCILE_DEADLINE;
+                if let Err(error) = control.sync_tenant(tenant, deadline).await {
+                    tracing::warn!(%tenant, %error, "the tenant's group has not confirmed yet");
+                }
+            });
+        }
+        self.unconfirmed_before = unconfirmed;
+    }
+}

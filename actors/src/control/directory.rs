@@ -1,0 +1,44 @@
+//! Where each tenant lives, for every request to look up without asking an actor.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+use crate::ids::{Epoch, GroupId, TenantId};
+
+/// Where a tenant lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its group.
+    pub group: GroupId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// The tenants that exist, as group 0 last said on this node. A hint: the owner decides. Written
+/// by the control plane's actor only.
+#[derive(Debug, Default)]
+pub struct Directory(RwLock<BTreeMap<TenantId, Placed>>);
+
+impl Directory {
+    /// Where the tenant lives, if it exists.
+    pub fn get(&self, tenant: TenantId) -> Option<Placed> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied()
+    }
+
+    /// How many tenants live in each group.
+    pub fn count_by_group(&self) -> BTreeMap<GroupId, u64> {
+        let mut counts = BTreeMap::new();
+        for placed in self.0.read().unwrap_or_else(PoisonError::into_inner).values() {
+            *counts.entry(placed.group).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(super) fn set(&self, tenant: TenantId, placed: Option<Placed>) {
+        let mut tenants = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match placed {
+            Some(placed) => tenants.insert(tenant, placed),
+            None => tenants.remove(&tenant),
+        };
+    }
+}

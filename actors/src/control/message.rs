@@ -1,0 +1,20 @@
+//! What the control plane's actor is told and asked.
+
+use crate::system::SystemState;
+
+/// Reads the state and answers.
+pub type ReadSystem = Box<dyn FnOnce(&SystemState) + Send>;
+
+/// A message to the control plane's actor.
+pub enum ControlMessage {
+    /// The queue has entries.
+    Drain,
+    /// Make what has changed durable.
+    Flush,
+    /// Leadership of group 0 may have changed.
+    Leadership,
+    /// Send again what tenants' groups have not confirmed.
+    Reconcile,
+    /// Read the state.
+    Read(ReadSystem),
+}

@@ -1,0 +1,142 @@
+//! The control plane's actor: owns [`SystemState`](crate::system::SystemState) on this node.
+//!
+//! Invariants:
+//! - the state changes by applied commands only; everyone else reads;
+//! - what it publishes (the [`Directory`]) is a hint: a tenant's own group decides;
+//! - while this node leads group 0, every tenant whose group lacks the newest version is sent it
+//!   again until the group confirms.
+
+mod actor;
+mod directory;
+mod message;
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+pub use actor::{ControlActor, ControlArguments};
+pub use directory::{Directory, Placed};
+pub use message::ControlMessage;
+
+use crate::command::{Cause, Command, SystemCommand, TenantCommand};
+use crate::error::CallError;
+use crate::ids::{GroupId, TenantId};
+use crate::mailbox::{asked, born, call, until};
+use crate::outcome::Outcome;
+use crate::ports::Ledger;
+use crate::seams::Seams;
+use crate::system::SystemState;
+
+/// Handle to the control plane.
+#[derive(Clone)]
+pub struct Control {
+    actor: ActorRef<ControlMessage>,
+    ledger: Arc<dyn Ledger>,
+    seams: Seams,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+impl Control {
+    /// A handle to `actor`.
+    pub fn new(actor: ActorRef<ControlMessage>, ledger: Arc<dyn Ledger>, seams: Seams) -> Self {
+        Self { actor, ledger, seams }
+    }
+
+    /// Proposes a command that a client asked for.
+    ///
+    /// # Errors
+    /// When it was refused, or came to no outcome by `deadline`.
+    pub async fn ask(
+        &self,
+        cause: &Cause,
+        deadline: Instant,
+        command: SystemCommand,
+    ) -> Result<Outcome, CallError> {
+        let envelope = asked(&self.seams, cause, Command::System(command));
+        match until(deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await? {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Proposes a command that the node itself brings up.
+    ///
+    /// # Errors
+    /// When it came to no outcome by `deadline`.
+    pub async fn bring_up(
+        &self,
+        term: Option<u64>,
+        deadline: Instant,
+        command: SystemCommand,
+    ) -> Result<Outcome, CallError> {
+        let envelope = born(&self.seams, term, Command::System(command));
+        until(deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await
+    }
+
+    /// Reads the state as it is on this node.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        call(&self.actor, deadline, |reply| {
+            ControlMessage::Read(Box::new(move |state| {
+                // Whoever asked may have gone; nobody minds.
+                let _ = reply.send(read(state));
+            }))
+        })
+        .await
+    }
+
+    /// Reads the state, linearizably.
+    ///
+    /// # Errors
+    /// When there is no quorum, or no answer came by `deadline`.
+    pub async fn read_linearizable<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout_at(deadline, self.ledger.read_index(GroupId::SYSTEM)).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(CallError::DeadlineExceeded),
+        }
+        self.read(deadline, read).await
+    }
+
+    /// Brings a tenant's group up to what group 0 says of the tenant, and has group 0 remember
+    /// that it did. Idempotent.
+    ///
+    /// # Errors
+    /// When the tenant's group did not confirm by `deadline`.
+    pub async fn sync_tenant(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+        let entry = self.read(deadline, move |state| state.tenant(tenant).cloned()).await?;
+        let Some(entry) = entry else { return Ok(()) };
+        let version = entry.version;
+        if entry.confirmed >= version {
+            return Ok(());
+        }
+        let set = TenantCommand::Set { version, record: entry.record };
+        let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
+        let envelope = born(&self.seams, None, command);
+        until(deadline, self.ledger.propose(entry.group, envelope)).await?;
+        // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
+        let confirm = SystemCommand::ConfirmTenant { tenant, version };
+        let control = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = control.bring_up(None, deadline, confirm).await {
+                tracing::debug!(%tenant, %error, "not confirmed, will be sent again");
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! The shell around the lock manager's state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::Instant;
+
+use super::message::{AcquireRequest, LockMessage, RenewRequest};
+use super::state::{Admission, LockQueues, Over};
+use crate::command::{Cause, LockCommand};
+use crate::error::CallError;
+use crate::mailbox::{asked, born, until};
+use crate::outcome::{LockView, Outcome, Refusal};
+use crate::ports::{Ledger, ProposeError};
+use crate::seams::{Seams, Timestamp};
+use crate::views::Acquired;
+
+/// Wait between two attempts to have a term expired.
+const EXPIRE_RETRY: Duration = Duration::from_millis(200);
+/// How long one attempt to have a term expired may take.
+const EXPIRE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long giving back a lock may take that was granted to a client that has gone.
+const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The lock manager's actor.
+pub struct LockActor;
+
+/// What it starts with.
+pub struct LockArguments {
+    /// The replicated log.
+    pub ledger: Arc<dyn Ledger>,
+    /// Time and chance.
+    pub seams: Seams,
+}
+
+/// What it keeps.
+pub struct LockState {
+    queues: LockQueues,
+    arguments: Arc<LockArguments>,
+    /// When the next tick is armed for.
+    armed: Option<Instant>,
+}
+
+impl Actor for LockActor {
+    type Msg = LockMessage;
+    type State = LockState;
+    type Arguments = LockArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<LockMessage>,
+        arguments: LockArguments,
+    ) -> Result<LockState, ActorProcessingErr> {
+        let arguments = Arc::new(arguments);
+        Ok(LockState { queues: LockQueues::default(), arguments, armed: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LockMessage>,
+        message: LockMessage,
+        state: &mut LockState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = Instant::now();
+        match message {
+            LockMessage::Acquire(request) => state.admit(&myself, request, false),
+            LockMessage::Renew(request) => state.renew(request),
+            LockMessage::Settled { request, was_first, result } => {
+                state.settled(&myself, request, was_first, result);
+            }
+            LockMessage::Notice { space, notice } => {
+                if let Some(first) = state.queues.notice(space, notice, now) {
+                    state.attempt(&myself, first, true);
+                }
+            }
+            LockMessage::Lead { space, locks } => state.queues.lead(space, locks, now),
+            LockMessage::Unlead { space } => {
+                for waiter in state.queues.unlead(space) {
+                    let _ = waiter.reply.send(Err(CallError::NoLeader));
+                }
+            }
+            LockMessage::Tick => state.tick(now),
+            LockMessage::Waiters { space, keys, reply } => {
+                let counts = keys.iter().map(|key| state.queues.waiters(space, key)).collect();
+                let _ = reply.send(counts);
+            }
+        }
+        state.arm(&myself);
+        Ok(())
+    }
+}
+
+impl LockState {
+    fn admit(&mut self, myself: &ActorRef<LockMessage>, request: AcquireRequest, found: bool) {
+        match self.queues.admit(request, found) {
+            Admission::Attempt(request) => self.attempt(myself, request, false),
+            Admission::Queued => {}
+            Admission::Held(request, holder, expires_at) => held(request, holder, expires_at),
+            Admission::Full(request) => {
+                let _ = request.reply.send(Err(CallError::Busy));
+            }
+        }
+    }
+
+    /// Proposes to take the lock, in a task of its own.
+    fn attempt(&self, myself: &ActorRef<LockMessage>, request: AcquireRequest, was_first: bool) {
+        let command = LockCommand::Acquire {
+            key: request.key.clone(),
+            holder: request.holder.clone(),
+            ttl_ms: request.ttl_ms,
+            metadata: request.metadata.clone(),
+        };
+        let envelope = asked(&self.arguments.seams, &request.cause, request.space.command(command));
+        let (arguments, myself) = (Arc::clone(&self.arguments), myself.clone());
+        tokio::spawn(async move {
+            let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
+            let result =
+                until(deadline, arguments.ledger.propose(request.space.group, envelope)).await;
+            let goes_on = was_first
+                || matches!(&result, Ok(Outcome::HeldByOther(_)) if request.wait_until.is_some());
+            if goes_on {
+                let _ = myself.send_message(LockMessage::Settled { request, was_first, result });
+            } else {
+                answer(&arguments, request, result).await;
+            }
+        });
+    }
+
+    fn settled(
+        &mut self,
+        myself: &ActorRef<LockMessage>,
+        request: AcquireRequest,
+        was_first: bool,
+        result: Result<Outcome, CallError>,
+    ) {
+        let is_held = matches!(result, Ok(Outcome::HeldByOther(_)));
+        if !was_first {
+            return self.admit(myself, request, true);
+        }
+        let now = Instant::now();
+        let next = if is_held {
+            self.queues.put_back(request, now)
+        } else {
+            let next = self.queues.served(request.space, &request.key, now);
+            let arguments = Arc::clone(&self.arguments);
+            tokio::spawn(async move { answer(&arguments, request, result).await });
+            next
+        };
+        if let Some(next) = next {
+            self.attempt(myself, next, true);
+        }
+    }
+
+    fn renew(&self, request: RenewRequest) {
+        if !self.queues.may_renew(request.space, &request.key) {
+            let _ = request.reply.send(Err(Refusal::LockLost { key: request.key }.into()));
+            return;
+        }
+        let command = LockCommand::Renew {
+            key: request.key,
+            holder: request.holder,
+            token: request.token,
+            ttl_ms: request.ttl_ms,
+        };
+        let envelope = asked(&self.arguments.seams, &request.cause, request.space.command(command));
+        let arguments = Arc::clone(&self.arguments);
+        tokio::spawn(async move {
+            let propose = arguments.ledger.propose(request.space.group, envelope);
+            let result = until(request.deadline, propose).await;
+            let _ = request.reply.send(result.and_then(locked));
+        });
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.armed = None;
+        for (request, holder, expires_at) in self.queues.give_up(now) {
+            held(request, holder, expires_at);
+        }
+        for over in self.queues.over(now) {
+            tokio::spawn(expire(Arc::clone(&self.arguments), over));
+        }
+    }
+
+    /// Has a tick come at the next moment something is over.
+    fn arm(&mut self, myself: &ActorRef<LockMessage>) {
+        let Some(next) = self.queues.next_moment() else { return };
+        if self.armed.is_some_and(|armed| armed <= next) {
+            return;
+        }
+        self.armed = Some(next);
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep_until(next).await;
+            let _ = myself.send_message(LockMessage::Tick);
+        });
+    }
+}
+
+/// Proposes `Expire` until it has come to an outcome. A leader that lost the lead stops: the next
+/// one has timers of its own.
+async fn expire(arguments: Arc<LockArguments>, over: Over) {
+    let term = arguments.ledger.leadership(over.space.group).map(|lead| lead.borrow().term);
+    let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
+    loop {
+        let envelope = born(&arguments.seams, term, over.space.command(command.clone()));
+        let propose = arguments.ledger.propose(over.space.group, envelope);
+        match tokio::time::timeout(EXPIRE_DEADLINE, propose).await {
+            Ok(Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping)) => return,
+            Ok(Err(_)) | Err(_) => tokio::time::sleep(EXPIRE_RETRY).await,
+        }
+    }
+}
+
+/// Tells the client; what was granted to one that has gone is given back.
+async fn answer(
+    arguments: &LockArguments,
+    request: AcquireRequest,
+    result: Result<Outcome, CallError>,
+) {
+    let answer = match result {
+        Ok(Outcome::HeldByOther(lock)) => {
+            Ok(Acquired::HeldByOther { holder: lock.holder, expires_at: lock.expires_at })
+        }
+        other => other.and_then(locked).map(Acquired::Yes),
+    };
+    let unheard = request.reply.send(answer);
+    if let Err(Ok(Acquired::Yes(lock))) = unheard {
+        give_back(arguments, request.space, request.cause, lock).await;
+    }
+}
+
+async fn give_back(arguments: &LockArguments, space: super::Space, cause: Cause, lock: LockView) {
+    let (key, holder, token) = (lock.key, lock.holder, Some(lock.token));
+    let command = LockCommand::Release { key, holder, token };
+    let envelope = asked(&arguments.seams, &cause, space.command(command));
+    let propose = arguments.ledger.propose(space.group, envelope);
+    if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
+        tracing::debug!(%error, "a lock of a client that has gone will run out by itself");
+    }
+}
+
+fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
+    let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
+}
+
+fn locked(outcome: Outcome) -> Result<LockView, CallError> {
+    match outcome {
+        Outcome::Locked(lock) => Ok(lock),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        other => Err(CallError::Unknown { why: format!("unexpected outcome {other:?}") }),
+    }
+}

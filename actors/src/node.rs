@@ -1,0 +1,307 @@
+//! Starts a node's actors in order, and stops them the other way round.
+//!
+//! ```text
+//! NodeSupervisor
+//! ├── LockManager        ├── HeartbeatMonitor     ├── ControlPlane
+//! ├── Elector            └── TenantSupervisor ── Tenant, Tenant, ...
+//! ```
+//!
+//! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
+//! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::command::{Member, SystemCommand};
+use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
+use crate::elector::{Elector, ElectorActor, ElectorArguments};
+use crate::error::CallError;
+use crate::handles::{Cluster, Handles, Locks, Tenants};
+use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
+use crate::ids::{GroupId, NodeId};
+use crate::locks::{LockActor, LockArguments, LockManager};
+use crate::part::PartDeps;
+use crate::ports::{HttpCaller, Ledger, Stores};
+use crate::seams::Seams;
+use crate::tenants::{
+    Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
+};
+use crate::workflow::template::Templates;
+
+/// Tenant groups of a region.
+const GROUPS_PER_REGION: u32 = 8;
+/// How long one attempt to make the node known to its cluster may take.
+const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
+/// Wait between two attempts.
+const REGISTER_RETRY: Duration = Duration::from_millis(10);
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the tenants' actors may take to stop, together.
+const STOP_TENANTS: Duration = Duration::from_secs(6);
+/// How long another actor may take to stop.
+const STOP_ACTOR: Duration = Duration::from_secs(2);
+
+/// What a node is, for its cluster.
+#[derive(Debug, Clone)]
+pub struct NodeProfile {
+    /// What the others see.
+    pub member: Member,
+    /// Silence after which a node registered over HTTP is unhealthy.
+    pub unhealthy_after: Duration,
+}
+
+/// What a node's actors need from outside.
+#[derive(Clone)]
+pub struct NodePorts {
+    /// The replicated log, already running, handing over to `registry`.
+    pub ledger: Arc<dyn Ledger>,
+    /// The files.
+    pub stores: Arc<dyn Stores>,
+    /// Sends the requests of `http` steps.
+    pub http: Arc<dyn HttpCaller>,
+    /// Time and chance.
+    pub seams: Seams,
+    /// Where the log hands entries over.
+    pub registry: Arc<Registry>,
+}
+
+/// Why a node's actors did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An actor failed at its start.
+    #[error("{what} did not start: {why}")]
+    Actor {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The node could not be made known to its cluster.
+    #[error("the node cannot be registered: {0}")]
+    Register(CallError),
+}
+
+/// A node's running actors.
+pub struct NodeActors {
+    /// Everything the edge may call.
+    pub handles: Handles,
+    control: ActorRef<ControlMessage>,
+    tenants: ActorRef<SupervisorMessage>,
+    root: ActorRef<RootMessage>,
+    node: NodeId,
+    failed: watch::Receiver<Option<String>>,
+}
+
+/// Starts a node's actors and makes the node known to its cluster.
+///
+/// # Errors
+/// When an actor does not start, or the cluster does not take the node.
+pub async fn start(profile: NodeProfile, ports: NodePorts) -> Result<NodeActors, StartError> {
+    let (report, failed) = watch::channel(None);
+    let root = Actor::spawn(None, NodeSupervisor, report).await;
+    let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
+    let started = start_under(&root, profile, &ports).await;
+    let (handles, control, tenants, node) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            root.stop(None);
+            return Err(error);
+        }
+    };
+    Ok(NodeActors { handles, control, tenants, root, node, failed })
+}
+
+type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, NodeId);
+
+async fn start_under(
+    root: &ActorRef<RootMessage>,
+    profile: NodeProfile,
+    ports: &NodePorts,
+) -> Result<Started, StartError> {
+    let NodePorts { ledger, stores, http, seams, registry } = ports.clone();
+    let member = profile.member;
+    let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
+    let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
+    let directory = Arc::new(Directory::default());
+
+    let arguments = LockArguments { ledger: Arc::clone(&ledger), seams: seams.clone() };
+    let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
+    let arguments =
+        HeartbeatArguments { seams: seams.clone(), silent_after: profile.unhealthy_after };
+    let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
+    let heartbeats = Heartbeats::new(heartbeats);
+
+    let deps = TenantDeps {
+        part: part.clone(),
+        seams: seams.clone(),
+        http,
+        locks: locks.clone(),
+        templates: Templates::default(),
+    };
+    let arguments = SupervisorArguments {
+        deps: Arc::new(deps),
+        registry: Arc::clone(&registry),
+        directory: Arc::clone(&directory),
+    };
+    let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
+    registry.set_supervisor(tenants.clone());
+
+    let arguments = ControlArguments {
+        deps: part,
+        seams: seams.clone(),
+        queue: Arc::clone(&registry.control),
+        directory: Arc::clone(&directory),
+        locks: locks.clone(),
+        heartbeats: heartbeats.clone(),
+        raft_id,
+    };
+    let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
+    let control = Control::new(control_actor.clone(), Arc::clone(&ledger), seams.clone());
+
+    let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
+        what: "the elector",
+        why: "the system group is not on this node".to_owned(),
+    })?;
+    let arguments =
+        ElectorArguments { leadership: leadership.clone(), control: control.clone(), node };
+    spawn(root, "the elector", ElectorActor, arguments).await?;
+
+    register(&control, member).await.map_err(StartError::Register)?;
+    let elector = Elector::new(leadership);
+    let handles = Handles {
+        tenants: Tenants::new(crate::handles::TenantsInner {
+            control: control.clone(),
+            directory: Arc::clone(&directory),
+            registry,
+            ledger: Arc::clone(&ledger),
+            stores,
+            seams: seams.clone(),
+            region,
+        }),
+        locks: Locks {
+            manager: locks,
+            control: control.clone(),
+            ledger: Arc::clone(&ledger),
+            seams: seams.clone(),
+        },
+        cluster: Cluster { control, directory, elector, heartbeats, ledger, seams, node },
+    };
+    Ok((handles, control_actor, tenants, node))
+}
+
+async fn spawn<A: Actor>(
+    root: &ActorRef<RootMessage>,
+    what: &'static str,
+    actor: A,
+    arguments: A::Arguments,
+) -> Result<ActorRef<A::Msg>, StartError> {
+    let spawned = Actor::spawn_linked(None, actor, arguments, root.get_cell()).await;
+    spawned.map(|(actor, _)| actor).map_err(|error| not_started(what, &error))
+}
+
+fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
+    StartError::Actor { what, why: error.to_string() }
+}
+
+/// Makes the node known, and places the tenant groups of its region when there are none.
+async fn register(control: &Control, member: Member) -> Result<(), CallError> {
+    let (region, raft_id) = (member.region.clone(), member.raft_id);
+    propose(control, SystemCommand::RegisterMember(member)).await?;
+    let deadline = Instant::now() + REGISTER_ATTEMPT;
+    let wanted = region.clone();
+    let (is_placed, last) = control
+        .read(deadline, move |state| {
+            let groups = state.groups();
+            let is_placed = groups.values().any(|placement| placement.region == wanted);
+            (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
+        })
+        .await?;
+    if is_placed {
+        return Ok(());
+    }
+    let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
+    propose(control, SystemCommand::PlaceGroups { region, groups, members: vec![raft_id] }).await
+}
+
+/// Proposes until there is an outcome: at its start a node waits for its cluster.
+async fn propose(control: &Control, command: SystemCommand) -> Result<(), CallError> {
+    loop {
+        let deadline = Instant::now() + REGISTER_ATTEMPT;
+        match control.bring_up(None, deadline, command.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error @ (CallError::Stopping | CallError::DiskFull)) => return Err(error),
+            Err(error) => tracing::debug!(%error, "not registered yet"),
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    }
+}
+
+impl NodeActors {
+    /// Waits until something the whole node depends on has failed; tells what.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The supervisor has stopped without a failure: the node is being stopped.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Says goodbye, lets the tenants write down what they have, and stops all actors.
+    pub async fn stop(self) {
+        let goodbye = SystemCommand::MemberOffline { node: self.node };
+        let deadline = Instant::now() + GOODBYE;
+        let control = &self.handles.cluster.control;
+        if let Err(error) = control.bring_up(None, deadline, goodbye).await {
+            tracing::warn!(%error, "the cluster could not be told that this node stops");
+        }
+        let (done, all_stopped) = oneshot::channel();
+        let asked = self.tenants.send_message(SupervisorMessage::StopAll(done));
+        if asked.is_ok() && tokio::time::timeout(STOP_TENANTS, all_stopped).await.is_err() {
+            tracing::warn!("not all tenants stopped in time; the log has what they owe");
+        }
+        if let Err(error) = self.control.stop_and_wait(None, Some(STOP_ACTOR)).await {
+            tracing::warn!(%error, "the control plane did not stop in time");
+        }
+        if let Err(error) = self.root.stop_and_wait(None, Some(STOP_ACTOR)).await {
+            tracing::warn!(%error, "the actors did not stop in time");
+        }
+    }
+}
+
+/// A message to the node supervisor: there is none, it only watches.
+enum RootMessage {}
+
+/// Watches the actors the node depends on.
+struct NodeSupervisor;
+
+impl Actor for NodeSupervisor {
+    type Msg = RootMessage;
+    type State = watch::Sender<Option<String>>;
+    type Arguments = watch::Sender<Option<String>>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<RootMessage>,
+        report: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(report)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<RootMessage>,
+        event: SupervisionEvent,
+        report: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(_, error) = event {
+            tracing::error!(%error, "an actor that the node depends on has failed");
+            report.send_replace(Some(error.to_string()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! A part: a pure state machine, its share of a group's log, and its files.
+//!
+//! The control plane and every tenant are run the same way: the group's apply loop pushes entries
+//! into a [`PartQueue`] and goes on; the part's actor takes them out in batches with a
+//! [`PartRunner`], applies them, answers whoever proposed them, and now and then makes what has
+//! changed durable, which lets the log be cut.
+//!
+//! Invariants:
+//! - entries are applied in log order, each once: the index remembers up to where its rows go, and
+//!   what is at or below that position is skipped;
+//! - nothing a part writes is needed for what was acknowledged to survive: the log has it. Rows
+//!   are therefore written behind, many changes at once;
+//! - a queue that overflows forgets entries and remembers that it did: they are read again from
+//!   the log.
+
+mod overlay;
+mod queue;
+mod runner;
+
+pub use overlay::{Overlay, decode_row};
+pub use queue::PartQueue;
+pub use runner::{PartDeps, PartRunner};
+
+use crate::command::Envelope;
+use crate::ids::Position;
+use crate::outcome::Outcome;
+use crate::ports::{Row, StoreError};
+
+/// A replicated, deterministic state machine. It reads no clock, no chance and no file.
+pub trait Machine: Sized + Send + 'static {
+    /// What the leader is to do after a command has been applied.
+    type Effect: Send;
+
+    /// The state that `rows` hold; the state before the first command when there are none.
+    ///
+    /// # Errors
+    /// When the rows cannot be read or understood.
+    fn load(rows: &Overlay) -> Result<Self, StoreError>;
+
+    /// Applies one command. Changes nothing when it refuses.
+    fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<Self::Effect>);
+
+    /// Events that were written since the last call: whole lines.
+    fn take_events(&mut self) -> Vec<u8>;
+
+    /// Rows that are complete and that the state itself has let go of (ended runs).
+    fn take_settled_rows(&mut self) -> Vec<Row>;
+
+    /// Rows of everything else that changed since the last call.
+    fn take_dirty_rows(&mut self) -> Vec<Row>;
+
+    /// Whether there is anything that has to be in files (a tenant that was never set has not).
+    fn needs_files(&self) -> bool;
+}

@@ -1,0 +1,220 @@
+//! Rows of a part: those in its index, and over them those that are still to be written.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::ports::{Row, Store, StoreError};
+
+/// A key and its value.
+pub type Found = (Vec<u8>, Vec<u8>);
+
+/// A part's rows.
+#[derive(Default)]
+pub struct Overlay {
+    /// The files, once the part has any.
+    pub store: Option<Box<dyn Store>>,
+    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pending_bytes: usize,
+}
+
+impl Overlay {
+    /// Rows in `store` alone.
+    pub const fn new(store: Option<Box<dyn Store>>) -> Self {
+        Self { store, pending: BTreeMap::new(), pending_bytes: 0 }
+    }
+
+    /// Adds rows that are still to be written.
+    pub fn put(&mut self, rows: Vec<Row>) {
+        for (key, value) in rows {
+            self.pending_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            self.pending.insert(key, value);
+        }
+    }
+
+    /// Bytes still to be written, counting rewritten rows each time.
+    pub const fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// The rows still to be written; they are taken for written from now on.
+    pub fn take_pending(&mut self) -> Vec<Row> {
+        self.pending_bytes = 0;
+        std::mem::take(&mut self.pending).into_iter().collect()
+    }
+
+    /// The decoded value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read or the value cannot be decoded.
+    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let value = match (self.pending.get(key), &self.store) {
+            (Some(pending), _) => pending.clone(),
+            (None, Some(store)) => store.get(key)?,
+            (None, None) => None,
+        };
+        value.map(|value| decode_row(key, &value)).transpose()
+    }
+
+    /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        descending: bool,
+    ) -> Result<Vec<Found>, StoreError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let pending = self.pending.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let Some(store) = &self.store else {
+            let mut rows: Vec<Found> =
+                pending.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
+            if descending {
+                rows.reverse();
+            }
+            rows.truncate(limit);
+            return Ok(rows);
+        };
+        // A pending row may hide a stored one: read as many more as could be hidden.
+        let pending: Vec<_> = pending.collect();
+        let stored = store.scan(from, to, limit + pending.len(), descending)?;
+        let complete = stored.len() < limit + pending.len();
+        let edge = stored.last().map(|(key, _)| key.clone());
+        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+            stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        for (key, value) in pending {
+            let within =
+                edge.as_ref().is_none_or(|edge| if descending { key >= edge } else { key <= edge });
+            if complete || within {
+                rows.insert(key.clone(), value.clone());
+            }
+        }
+        let rows = rows.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let mut rows: Vec<Found> = rows.collect();
+        if descending {
+            rows.reverse();
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// Every row whose key begins with the byte `kind`, without it, decoded.
+    ///
+    /// # Errors
+    /// When the index cannot be read or a value cannot be decoded.
+    pub fn all<T: DeserializeOwned>(&self, kind: u8) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+        let rows = self.scan(&[kind], &[kind + 1], usize::MAX / 2, false)?;
+        rows.into_iter()
+            .map(|(key, value)| Ok((key[1..].to_vec(), decode_row(&key, &value)?)))
+            .collect()
+    }
+}
+
+/// Decodes a row of the index.
+///
+/// # Errors
+/// When it is no encoding of a `T`.
+pub fn decode_row<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+    codec::decode(value).map_err(|error| StoreError::Damaged {
+        file: "index".to_owned(),
+        offset: 0,
+        what: format!("row {:?}: {error}", String::from_utf8_lossy(key)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::Position;
+    use crate::ports::{BoxFuture, StoreStats};
+
+    /// Rows in a map: enough of a store to read from.
+    struct MapStore(BTreeMap<Vec<u8>, Vec<u8>>);
+
+    impl Store for MapStore {
+        fn position(&self) -> Option<Position> {
+            None
+        }
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(self.0.get(key).cloned())
+        }
+        fn scan(
+            &self,
+            from: &[u8],
+            to: &[u8],
+            limit: usize,
+            descending: bool,
+        ) -> Result<Vec<Found>, StoreError> {
+            let rows = self.0.range(from.to_vec()..to.to_vec());
+            let pair = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.clone(), value.clone());
+            Ok(if descending {
+                rows.rev().take(limit).map(pair).collect()
+            } else {
+                rows.take(limit).map(pair).collect()
+            })
+        }
+        fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn events_len(&self) -> u64 {
+            0
+        }
+        fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
+            Ok(Vec::new())
+        }
+        fn commit(&mut self, _: Vec<Row>, _: Position) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn make_durable(
+            &mut self,
+            _: Vec<Row>,
+            _: Position,
+        ) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn stats(&self) -> Result<StoreStats, StoreError> {
+            Ok(StoreStats::default())
+        }
+    }
+
+    proptest! {
+        /// Pending rows over stored ones read like one ordered map.
+        #[test]
+        fn reads_like_one_map(
+            stored in prop::collection::btree_map(0_u8..20, any::<u8>(), 0..15),
+            pending in prop::collection::btree_map(0_u8..20, prop::option::of(any::<u8>()), 0..15),
+            (from, to, limit) in (0_u8..20, 0_u8..20, 0_usize..12),
+            descending: bool,
+        ) {
+            let row = |byte: u8| vec![byte];
+            let mut model: BTreeMap<Vec<u8>, Vec<u8>> =
+                stored.iter().map(|(key, value)| (row(*key), row(*value))).collect();
+            let mut overlay = Overlay::new(Some(Box::new(MapStore(model.clone()))));
+            overlay.put(pending.iter().map(|(key, value)| (row(*key), value.map(row))).collect());
+            for (key, value) in pending {
+                match value {
+                    Some(value) => model.insert(row(key), row(value)),
+                    None => model.remove(&row(key)),
+                };
+            }
+            let mut expected: Vec<Found> = model
+                .into_iter()
+                .filter(|(key, _)| (row(from)..row(to)).contains(key))
+                .collect();
+            if descending {
+                expected.reverse();
+            }
+            expected.truncate(limit);
+            prop_assert_eq!(overlay.scan(&[from], &[to], limit, descending).unwrap(), expected);
+        }
+    }
+}

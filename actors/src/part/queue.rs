@@ -1,0 +1,100 @@
+//! The queue between a group's apply loop and a part's actor.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::ids::Position;
+use crate::ports::Handed;
+
+/// Entries that wait in memory for one part. A part further behind reads the log instead.
+const QUEUE_ENTRIES_MAX: usize = 4096;
+
+/// Entries handed to a part that it has not taken yet.
+#[derive(Default)]
+pub struct PartQueue(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    entries: VecDeque<Handed>,
+    /// Entries after those in the queue were let go: they are in the log, up to `last`.
+    overflowed: bool,
+    /// The last entry handed over, kept or not.
+    last: Option<Position>,
+    wake: Option<Box<dyn Fn() + Send>>,
+}
+
+/// What a part takes out of its queue.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Entries, in order.
+    pub entries: VecDeque<Handed>,
+    /// After `entries`, read the log up to this index: the queue had overflowed.
+    pub then_replay_to: Option<u64>,
+}
+
+impl PartQueue {
+    /// Sets what is called whenever the queue has something new for a part that had taken all.
+    pub fn set_wake(&self, wake: impl Fn() + Send + 'static) {
+        self.lock().wake = Some(Box::new(wake));
+    }
+
+    /// Adds an entry. Never blocks for long and never fails.
+    pub fn push(&self, entry: Handed) {
+        let mut inner = self.lock();
+        let idle = inner.entries.is_empty() && !inner.overflowed;
+        inner.last = Some(entry.position);
+        if inner.overflowed || inner.entries.len() >= QUEUE_ENTRIES_MAX {
+            inner.overflowed = true;
+        } else {
+            inner.entries.push_back(entry);
+        }
+        if idle && let Some(wake) = &inner.wake {
+            wake();
+        }
+    }
+
+    /// Takes everything.
+    pub fn take(&self) -> Batch {
+        let mut inner = self.lock();
+        let overflowed = std::mem::take(&mut inner.overflowed);
+        Batch {
+            entries: std::mem::take(&mut inner.entries),
+            then_replay_to: inner.last.filter(|_| overflowed).map(|last| last.index),
+        }
+    }
+
+    /// Whether there is something to take.
+    pub fn has_work(&self) -> bool {
+        let inner = self.lock();
+        !inner.entries.is_empty() || inner.overflowed
+    }
+
+    /// The index up to which a part that starts anew has to read the log before it takes from the
+    /// queue: the entries before the first that is still in it.
+    pub fn missed_up_to(&self) -> Option<u64> {
+        let inner = self.lock();
+        match inner.entries.front() {
+            Some(first) => first.position.index.checked_sub(1),
+            None => inner.last.map(|last| last.index),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere cannot leave the queue half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for PartQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.lock();
+        write!(f, "PartQueue({} entries, overflowed: {})", inner.entries.len(), inner.overflowed)
+    }
+}
+
+impl fmt::Debug for Handed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handed({})", self.position)
+    }
+}

@@ -1,0 +1,171 @@
+//! Runs one part: takes entries, applies them, writes rows behind.
+
+use std::sync::Arc;
+
+use super::{Machine, Overlay, PartQueue};
+use crate::command::Envelope;
+use crate::ids::{GroupId, Part, Position};
+use crate::outcome::Outcome;
+use crate::ports::{Ledger, Payload, Reply, StoreError, Stores};
+
+/// Rows wait in memory until they are this many bytes; then they are written without a sync.
+const PENDING_BYTES_MAX: usize = 4 << 20;
+
+/// What a runner needs from outside.
+#[derive(Clone)]
+pub struct PartDeps {
+    /// The replicated log.
+    pub ledger: Arc<dyn Ledger>,
+    /// The files.
+    pub stores: Arc<dyn Stores>,
+}
+
+/// A part and how far it has come.
+pub struct PartRunner<M: Machine> {
+    deps: PartDeps,
+    group: GroupId,
+    part: Part,
+    queue: Arc<PartQueue>,
+    /// The state.
+    pub machine: M,
+    /// The rows.
+    pub rows: Overlay,
+    applied: Option<Position>,
+    durable: Option<Position>,
+}
+
+impl<M: Machine> PartRunner<M> {
+    /// Opens the part's files and brings its state up to what has been handed over so far.
+    ///
+    /// # Errors
+    /// When the files or the log cannot be read.
+    pub async fn start(
+        deps: PartDeps,
+        group: GroupId,
+        part: Part,
+        queue: Arc<PartQueue>,
+    ) -> Result<(Self, Vec<M::Effect>), StoreError> {
+        let store =
+            if deps.stores.exists(part) { Some(deps.stores.open(part).await?) } else { None };
+        let applied = store.as_ref().and_then(|store| store.position());
+        let rows = Overlay::new(store);
+        let machine = M::load(&rows)?;
+        let mut runner =
+            Self { deps, group, part, queue, machine, rows, applied, durable: applied };
+        let mut effects = Vec::new();
+        if let Some(upto) = runner.queue.missed_up_to() {
+            runner.replay(upto, &mut effects).await?;
+        }
+        effects.extend(runner.drain().await?);
+        Ok((runner, effects))
+    }
+
+    /// Applies everything that has been handed over.
+    ///
+    /// # Errors
+    /// When the files or the log fail; the part has to be started anew then.
+    pub async fn drain(&mut self) -> Result<Vec<M::Effect>, StoreError> {
+        let mut effects = Vec::new();
+        while self.queue.has_work() {
+            let batch = self.queue.take();
+            let mut replies = Vec::with_capacity(batch.entries.len());
+            for entry in batch.entries {
+                let outcome = match entry.payload {
+                    Payload::Command(envelope) => {
+                        self.apply(entry.position, &envelope, &mut effects)
+                    }
+                    Payload::NewTerm => Outcome::Ignored,
+                };
+                replies.extend(entry.reply.map(|reply: Reply| (reply, outcome)));
+            }
+            self.write_behind().await?;
+            for (reply, outcome) in replies {
+                reply.send(outcome);
+            }
+            if let Some(upto) = batch.then_replay_to {
+                self.replay(upto, &mut effects).await?;
+            }
+        }
+        if let Some(durable) = self.durable.filter(|_| !self.is_dirty()) {
+            // After a restart the log hands over what the files have already: say so.
+            self.deps.ledger.durable(self.group, self.part, durable);
+        }
+        Ok(effects)
+    }
+
+    /// Whether something applied is not durable yet.
+    pub fn is_dirty(&self) -> bool {
+        self.applied != self.durable
+    }
+
+    /// Makes everything applied durable and tells the log.
+    ///
+    /// # Errors
+    /// When the files fail.
+    pub async fn make_durable(&mut self) -> Result<(), StoreError> {
+        let Some(applied) = self.applied.filter(|_| self.is_dirty()) else { return Ok(()) };
+        self.rows.put(self.machine.take_settled_rows());
+        self.rows.put(self.machine.take_dirty_rows());
+        let pending = self.rows.take_pending();
+        if let Some(store) = &mut self.rows.store {
+            store.make_durable(pending, applied).await?;
+        }
+        self.durable = Some(applied);
+        self.deps.ledger.durable(self.group, self.part, applied);
+        Ok(())
+    }
+
+    /// Lets go of the files; whatever was applied is taken for durable. For a part whose files
+    /// have been removed.
+    pub fn forget_files(&mut self) {
+        self.rows = Overlay::default();
+    }
+
+    async fn replay(&mut self, upto: u64, effects: &mut Vec<M::Effect>) -> Result<(), StoreError> {
+        let entries = self.deps.ledger.replay(self.group, self.part, self.applied, upto).await?;
+        for (position, envelope) in entries {
+            self.apply(position, &envelope, effects);
+            self.write_behind().await?;
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        position: Position,
+        envelope: &Envelope,
+        effects: &mut Vec<M::Effect>,
+    ) -> Outcome {
+        if self.applied.is_some_and(|applied| position.index <= applied.index) {
+            // The index has it already. Nobody waits for the outcome: after a restart the
+            // proposer is gone.
+            return Outcome::Ignored;
+        }
+        self.applied = Some(position);
+        let (outcome, new_effects) = self.machine.apply(position, envelope);
+        effects.extend(new_effects);
+        outcome
+    }
+
+    /// Appends events, and rows when many wait. No sync.
+    async fn write_behind(&mut self) -> Result<(), StoreError> {
+        let Some(applied) = self.applied else { return Ok(()) };
+        if self.rows.store.is_none() && self.machine.needs_files() {
+            self.rows.store = Some(self.deps.stores.open(self.part).await?);
+        }
+        let events = self.machine.take_events();
+        self.rows.put(self.machine.take_settled_rows());
+        let Some(store) = &mut self.rows.store else { return Ok(()) };
+        if !events.is_empty() {
+            store.append_events(&events)?;
+        }
+        if self.rows.pending_bytes() >= PENDING_BYTES_MAX {
+            self.rows.put(self.machine.take_dirty_rows());
+            let pending = self.rows.take_pending();
+            if let Some(store) = &mut self.rows.store {
+                store.commit(pending, applied)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! The control plane's state machine: tenants, nodes, locks, placement. Pure; group 0 replicates
+//! it on every node.
+//!
+//! Group 0 is the authority on tenants: what it decides travels to a tenant's own group as
+//! `(epoch, version, record)`, and `unconfirmed` remembers what has not arrived there yet.
+
+mod nodes;
+mod tenants;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use nodes::NodeRecord;
+pub use tenants::TenantEntry;
+
+use crate::codec;
+use crate::command::{Command, Envelope, SystemCommand};
+use crate::idempotency::{Done, IdempotencyTable};
+use crate::ids::{GroupId, NodeId, Position, TenantId};
+use crate::lock_table::{LockNotice, LockTable};
+use crate::outcome::{LockView, Outcome};
+use crate::part::{Machine, Overlay};
+use crate::ports::{Row, StoreError};
+use crate::seams::Timestamp;
+
+/// The lock that follows leadership of the system group.
+pub const LEADER_LOCK: &str = "cluster/leader";
+
+/// The kind of a row: the first byte of its key.
+mod kind {
+    pub const GROUP: u8 = b'g';
+    pub const IDEMPOTENCY: u8 = b'i';
+    pub const LOCK: u8 = b'l';
+    pub const META: u8 = b'm';
+    pub const NODE: u8 = b'n';
+    pub const TENANT: u8 = b't';
+}
+
+/// Where a tenant group lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPlacement {
+    /// Region it serves.
+    pub region: String,
+    /// Raft ids of its first voters.
+    pub members: Vec<u64>,
+}
+
+/// What a creating call on the control plane made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Made {
+    /// A tenant.
+    Tenant(TenantId),
+    /// A node.
+    Node(NodeId),
+}
+
+/// Counters of the control plane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    last_at: Timestamp,
+    last_lock_token: u64,
+    tenants_created: u64,
+}
+
+/// What the leader, or this node, is to do after a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SystemEffect {
+    /// A tenant was created, changed or deleted: its group is to learn it.
+    TenantChanged(TenantId),
+    /// Groups were placed: their first members start them.
+    GroupsPlaced,
+    /// A node is gone.
+    NodeRemoved(NodeId),
+    /// A lock changed.
+    Lock(LockNotice),
+}
+
+/// The control plane.
+#[derive(Debug, Default)]
+pub struct SystemState {
+    meta: Meta,
+    tenants: BTreeMap<TenantId, TenantEntry>,
+    /// Tenants that exist, by the order they were created in.
+    by_creation: BTreeMap<u64, TenantId>,
+    /// Tenants whose group may not have the newest version yet.
+    unconfirmed: BTreeSet<TenantId>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    groups: BTreeMap<GroupId, GroupPlacement>,
+    locks: LockTable,
+    calls: IdempotencyTable<Made>,
+    dirty: Dirty,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    meta: bool,
+    tenants: BTreeSet<TenantId>,
+    nodes: BTreeSet<NodeId>,
+    groups: BTreeSet<GroupId>,
+}
+
+impl SystemState {
+    /// The locks of the cluster.
+    pub const fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// Where the tenant groups live.
+    pub const fn groups(&self) -> &BTreeMap<GroupId, GroupPlacement> {
+        &self.groups
+    }
+
+    fn apply_command(
+        &mut self,
+        term: u64,
+        command: &SystemCommand,
+        at: Timestamp,
+    ) -> (Outcome, Vec<SystemEffect>) {
+        match command {
+            SystemCommand::RegisterMember(member) => self.register_member(member, at),
+            SystemCommand::MemberOffline { node } => self.member_offline(*node),
+            SystemCommand::RegisterNode { node, address, region, metadata, idempotency } => {
+                let record = NodeRecord::http(address, region, metadata, at);
+                self.register_node(*node, record, idempotency.as_ref(), at)
+            }
+            SystemCommand::RemoveNode { node } => self.remove_node(*node),
+            SystemCommand::LeaderElected { node } => {
+                let lock = self.locks.seize(LEADER_LOCK, &node.to_string(), at);
+                tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
+                (Outcome::Locked(lock), Vec::new())
+            }
+            SystemCommand::PlaceGroups { region, groups, members } => {
+                self.place_groups(region, groups, members)
+            }
+            SystemCommand::CreateTenant {
+                tenant,
+                record,
+                strict_region,
+                fallback_region,
+                idempotency,
+            } => {
+                let fallback = (!strict_region).then_some(fallback_region.as_str());
+                self.create_tenant(*tenant, record, fallback, idempotency.as_ref(), at)
+            }
+            SystemCommand::UpdateTenant { tenant, change, if_version } => {
+                self.update_tenant(*tenant, change, *if_version, at)
+            }
+            SystemCommand::DeleteTenant { tenant, if_version } => {
+                self.delete_tenant(*tenant, *if_version)
+            }
+            SystemCommand::ConfirmTenant { tenant, version } => {
+                self.confirm_tenant(*tenant, *version)
+            }
+            SystemCommand::Lock(command) => {
+                let (outcome, notice) = self.locks.apply(command, at);
+                (outcome, notice.map(SystemEffect::Lock).into_iter().collect())
+            }
+        }
+    }
+
+    fn place_groups(
+        &mut self,
+        region: &str,
+        groups: &[GroupId],
+        members: &[u64],
+    ) -> (Outcome, Vec<SystemEffect>) {
+        let known = groups.iter().any(|group| self.groups.contains_key(group))
+            || self.groups.values().any(|placement| placement.region == region);
+        if known {
+            // Two leaders wanted the same: the first one's choice stands.
+            return (Outcome::Ignored, Vec::new());
+        }
+        for group in groups {
+            let placement = GroupPlacement { region: region.to_owned(), members: members.to_vec() };
+            self.groups.insert(*group, placement);
+            self.dirty.groups.insert(*group);
+        }
+        (Outcome::Done, vec![SystemEffect::GroupsPlaced])
+    }
+}
+
+impl Machine for SystemState {
+    type Effect = SystemEffect;
+
+    fn load(rows: &Overlay) -> Result<Self, StoreError> {
+        let meta: Meta = rows.get(&[kind::META])?.unwrap_or_default();
+        let locks = rows.all::<LockView>(kind::LOCK)?.into_iter().map(|(_, lock)| lock);
+        let calls = rows.all::<Done<Made>>(kind::IDEMPOTENCY)?;
+        let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+        let mut state = Self {
+            meta,
+            locks: LockTable::load(locks, meta.last_lock_token),
+            calls: IdempotencyTable::load(calls),
+            ..Self::default()
+        };
+        for (_, (group, placement)) in rows.all::<(GroupId, GroupPlacement)>(kind::GROUP)? {
+            state.groups.insert(group, placement);
+        }
+        for (_, (node, record)) in rows.all::<(NodeId, NodeRecord)>(kind::NODE)? {
+            state.nodes.insert(node, record);
+        }
+        for (_, (tenant, entry)) in rows.all::<(TenantId, TenantEntry)>(kind::TENANT)? {
+            state.adopt_tenant(tenant, entry);
+        }
+        Ok(state)
+    }
+
+    fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
+        let Command::System(command) = &envelope.command else {
+            return (Outcome::Ignored, Vec::new());
+        };
+        if envelope.term.is_some_and(|term| term != position.term) {
+            return (Outcome::Ignored, Vec::new());
+        }
+        let at = self.meta.last_at.max(envelope.at);
+        self.meta.last_at = at;
+        self.dirty.meta = true;
+        self.apply_command(position.term, command, at)
+    }
+
+    fn take_events(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn take_settled_rows(&mut self) -> Vec<Row> {
+        Vec::new()
+    }
+
+    fn take_dirty_rows(&mut self) -> Vec<Row> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut rows = Vec::new();
+        if dirty.meta {
+            self.meta.last_lock_token = self.locks.last_token();
+            rows.push((vec![kind::META], Some(codec::encode(&self.meta))));
+        }
+        for id in dirty.tenants {
+            let entry = self.tenants.get(&id).map(|entry| codec::encode(&(id, entry)));
+            rows.push((key(kind::TENANT, id.uuid().as_bytes()), entry));
+        }
+        for id in dirty.nodes {
+            let record = self.nodes.get(&id).map(|record| codec::encode(&(id, record)));
+            rows.push((key(kind::NODE, id.uuid().as_bytes()), record));
+        }
+        for id in dirty.groups {
+            let placement = self.groups.get(&id).map(|placement| codec::encode(&(id, placement)));
+            rows.push((key(kind::GROUP, &id.0.to_be_bytes()), placement));
+        }
+        for (id, lock) in self.locks.take_dirty() {
+            rows.push((key(kind::LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+        }
+        for (id, done) in self.calls.take_dirty() {
+            rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
+        }
+        rows
+    }
+
+    fn needs_files(&self) -> bool {
+        true
+    }
+}
+
+/// The key of a row.
+fn key(kind: u8, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + id.len());
+    key.push(kind);
+    key.extend_from_slice(id);
+    key
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Table tests of the control plane.
+
+use super::*;
+use crate::command::{Idempotency, Member};
+use crate::outcome::Refusal;
+use crate::tenant_record::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
+use uuid::Uuid;
+
+fn envelope(command: SystemCommand) -> Envelope {
+    Envelope {
+        version: crate::command::COMMAND_VERSION,
+        at: Timestamp(5),
+        term: None,
+        cause: None,
+        command: Command::System(command),
+    }
+}
+
+fn apply(state: &mut SystemState, command: SystemCommand) -> (Outcome, Vec<SystemEffect>) {
+    state.apply(Position { term: 1, index: 1 }, &envelope(command))
+}
+
+fn node(n: u128) -> NodeId {
+    NodeId::from_uuid(Uuid::from_u128(n))
+}
+
+fn tenant(n: u128) -> TenantId {
+    TenantId::from_uuid(Uuid::from_u128(n))
+}
+
+fn placed() -> SystemState {
+    let mut state = SystemState::default();
+    let member = Member {
+        node: node(1),
+        raft_id: 1,
+        api_addr: "a".into(),
+        node_addr: "n".into(),
+        region: "default".into(),
+        labels: BTreeMap::new(),
+        version: "0".into(),
+    };
+    apply(&mut state, SystemCommand::RegisterMember(member));
+    let place = SystemCommand::PlaceGroups {
+        region: "default".into(),
+        groups: vec![GroupId(1), GroupId(2)],
+        members: vec![1],
+    };
+    assert_eq!(apply(&mut state, place.clone()).0, Outcome::Done);
+    assert_eq!(apply(&mut state, place).0, Outcome::Ignored);
+    state
+}
+
+fn create(id: u128, region: &str, strict: bool, key: Option<(u8, u8)>) -> SystemCommand {
+    let record = TenantRecord {
+        name: "acme".into(),
+        description: String::new(),
+        status: TenantStatus::Active,
+        quotas: Quotas::default(),
+        settings: Settings {
+            data_retention_days: 90,
+            enable_audit_logging: true,
+            metadata: crate::json::Json::null(),
+        },
+        region: region.into(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+    };
+    SystemCommand::CreateTenant {
+        tenant: tenant(id),
+        record,
+        strict_region: strict,
+        fallback_region: "default".into(),
+        idempotency: key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] }),
+    }
+}
+
+#[test]
+fn a_tenant_is_created_once_a_key_and_spread_over_groups() {
+    let mut state = placed();
+    let (outcome, effects) = apply(&mut state, create(6, "default", true, Some((1, 1))));
+    assert_eq!(outcome, Outcome::Tenant { tenant: tenant(6), version: 1, replayed: false });
+    assert_eq!(effects, [SystemEffect::TenantChanged(tenant(6))]);
+    let again = apply(&mut state, create(7, "default", true, Some((1, 1))));
+    assert_eq!(again.0, Outcome::Tenant { tenant: tenant(6), version: 1, replayed: true });
+    let other = apply(&mut state, create(8, "default", true, Some((1, 2))));
+    assert_eq!(other.0, Outcome::Refused(Refusal::IdempotencyKeyReused));
+    apply(&mut state, create(9, "default", true, None));
+    let groups: Vec<GroupId> = state.tenants().map(|(_, entry)| entry.group).collect();
+    assert_eq!(groups, [GroupId(1), GroupId(2)]);
+}
+
+#[test]
+fn a_region_without_a_node_is_refused_or_replaced() {
+    let mut state = placed();
+    let refused = apply(&mut state, create(1, "eu", true, None)).0;
+    assert_eq!(refused, Outcome::Refused(Refusal::UnknownRegion { region: "eu".into() }));
+    apply(&mut state, create(2, "eu", false, None));
+    assert_eq!(state.tenant(tenant(2)).unwrap().record.as_ref().unwrap().region, "default");
+}
+
+#[test]
+fn changes_count_versions_and_wait_for_their_confirmation() {
+    let mut state = placed();
+    apply(&mut state, create(2, "default", true, None));
+    let update = |if_version| SystemCommand::UpdateTenant {
+        tenant: tenant(2),
+        change: TenantChange { name: Some("b".into()), ..TenantChange::default() },
+        if_version,
+    };
+    assert!(matches!(apply(&mut state, update(Some(1))).0, Outcome::Tenant { version: 2, .. }));
+    assert_eq!(
+        apply(&mut state, update(Some(1))).0,
+        Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
+    );
+    // The same again changes nothing, and so makes no version.
+    assert!(matches!(apply(&mut state, update(None)).0, Outcome::Tenant { version: 2, .. }));
+    let confirm = |version| SystemCommand::ConfirmTenant { tenant: tenant(2), version };
+    apply(&mut state, confirm(1));
+    assert_eq!(state.unconfirmed().count(), 1);
+    apply(&mut state, confirm(2));
+    assert_eq!(state.unconfirmed().count(), 0);
+    let delete = SystemCommand::DeleteTenant { tenant: tenant(2), if_version: None };
+    assert!(matches!(apply(&mut state, delete.clone()).0, Outcome::Tenant { version: 3, .. }));
+    assert_eq!(apply(&mut state, delete).0, Outcome::Refused(Refusal::TenantNotFound));
+    assert_eq!(state.unconfirmed().count(), 1);
+    assert!(state.tenant(tenant(2)).unwrap().record.is_none(), "a tombstone stays");
+}
+
+#[test]
+fn the_leader_has_a_lock_and_members_stay() {
+    let mut state = placed();
+    let elect = SystemCommand::LeaderElected { node: node(1) };
+    let first = apply(&mut state, elect.clone()).0;
+    let second = apply(&mut state, elect.clone()).0;
+    match (first, second) {
+        (Outcome::Locked(first), Outcome::Locked(second)) => assert!(first.token < second.token),
+        other => panic!("{other:?}"),
+    }
+    let mut late = envelope(elect);
+    late.term = Some(9);
+    let late = state.apply(Position { term: 10, index: 9 }, &late).0;
+    assert_eq!(late, Outcome::Ignored, "born in another term");
+    let remove = SystemCommand::RemoveNode { node: node(1) };
+    assert_eq!(
+        apply(&mut state, remove).0,
+        Outcome::Refused(Refusal::WouldLoseQuorum { groups: 3 })
+    );
+}
+
+#[test]
+fn rows_bring_the_state_back() {
+    let mut state = placed();
+    apply(&mut state, create(2, "default", true, Some((1, 1))));
+    apply(&mut state, create(3, "default", true, None));
+    apply(&mut state, SystemCommand::DeleteTenant { tenant: tenant(3), if_version: None });
+    apply(&mut state, SystemCommand::LeaderElected { node: node(1) });
+    let mut rows = Overlay::default();
+    rows.put(state.take_dirty_rows());
+    let again = SystemState::load(&rows).unwrap();
+    assert_eq!(state.meta, again.meta);
+    assert_eq!(state.tenants, again.tenants);
+    assert_eq!(state.by_creation, again.by_creation);
+    assert_eq!(state.unconfirmed, again.unconfirmed);
+    assert_eq!(state.nodes, again.nodes);
+    assert_eq!(state.groups, again.groups);
+    assert_eq!(state.locks, again.locks);
+    assert_eq!(state.take_dirty_rows(), []);
+}

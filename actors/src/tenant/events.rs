@@ -1,0 +1,133 @@
+//! Writes the tenant's event log: one JSON object a line, `seq` 1, 2, 3, ... without gaps.
+
+use std::fmt::Write as _;
+
+use super::{EventSpan, TenantState};
+use crate::command::Cause;
+use crate::ids::RunId;
+use crate::tenant_record::{TenantRecord, TenantStatus};
+
+/// One event's fields behind its type: JSON written piece by piece.
+pub(super) struct Fields(String);
+
+impl Fields {
+    pub(super) fn new(event_type: &str) -> Self {
+        let mut text = String::with_capacity(128);
+        text.push_str(r#"{"type":""#);
+        text.push_str(event_type);
+        text.push('"');
+        Self(text)
+    }
+
+    /// A field with a text.
+    pub(super) fn text(mut self, name: &str, value: &str) -> Self {
+        self.name(name);
+        self.0.push_str(&quoted(value));
+        self
+    }
+
+    /// A field with a text or `null`.
+    pub(super) fn optional(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self.json(name, "null"),
+        }
+    }
+
+    /// A field with a JSON text.
+    pub(super) fn json(mut self, name: &str, value: &str) -> Self {
+        self.name(name);
+        self.0.push_str(value);
+        self
+    }
+
+    /// A field with a number.
+    pub(super) fn number(mut self, name: &str, value: u64) -> Self {
+        self.name(name);
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "{value}");
+        self
+    }
+
+    fn name(&mut self, name: &str) {
+        self.0.push_str(",\"");
+        self.0.push_str(name);
+        self.0.push_str("\":");
+    }
+}
+
+fn quoted(text: &str) -> String {
+    // Strings have no way to fail to serialise.
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+impl TenantState {
+    /// Writes an event of a run; the run remembers where it is.
+    pub(super) fn run_event(&mut self, run: RunId, fields: Fields) {
+        let span = self.write_event(Some(run), fields);
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.events.push(span);
+        }
+    }
+
+    /// Writes an `audit` event, if the tenant wants them and a client is behind the command.
+    pub(super) fn audit(
+        &mut self,
+        cause: Option<&Cause>,
+        action: &str,
+        resource: &str,
+        run: Option<RunId>,
+    ) {
+        let wanted =
+            self.meta.record.as_ref().is_some_and(|record| record.settings.enable_audit_logging);
+        let Some(cause) = cause.filter(|_| wanted) else { return };
+        let fields = Fields::new("audit")
+            .text("who", &cause.who)
+            .text("action", action)
+            .text("resource", resource)
+            .text("request_id", &cause.request_id)
+            .text("outcome", "ok");
+        match run {
+            Some(run) => self.run_event(run, fields),
+            None => {
+                self.write_event(None, fields);
+            }
+        }
+    }
+
+    /// Writes what group 0 changed about the tenant.
+    pub(super) fn tenant_event(&mut self, before: Option<&TenantRecord>, after: &TenantRecord) {
+        let event_type = match before.map(|before| before.status) {
+            None => "tenant_created",
+            Some(before) if before == after.status => "tenant_updated",
+            Some(_) => match after.status {
+                TenantStatus::Active => "tenant_activated",
+                TenantStatus::Suspended => "tenant_suspended",
+                TenantStatus::Disabled => "tenant_disabled",
+            },
+        };
+        let fields = Fields::new(event_type)
+            .text("name", &after.name)
+            .text("status", after.status.name())
+            .number("version", self.meta.version);
+        self.write_event(None, fields);
+    }
+
+    fn write_event(&mut self, run: Option<RunId>, fields: Fields) -> EventSpan {
+        let seq = self.meta.next_event_seq;
+        let mut line = String::with_capacity(fields.0.len() + 160);
+        let run = run.map_or_else(|| "null".to_owned(), |run| format!("\"{run}\""));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            line,
+            r#"{{"id":"{seq}","seq":{seq},"run_id":{run},"timestamp":"{}","event_type":{}}}}}"#,
+            self.meta.last_at, fields.0,
+        );
+        let len = u32::try_from(line.len()).unwrap_or(u32::MAX);
+        let span = EventSpan { offset: self.meta.events_bytes, len };
+        self.meta.next_event_seq += 1;
+        self.meta.events_bytes += line.len() as u64;
+        self.events.extend_from_slice(line.as_bytes());
+        span
+    }
+}

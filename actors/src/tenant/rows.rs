@@ -1,0 +1,218 @@
+//! How a tenant's state is laid out in its index.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` | counters and record |
+//! | `L` seq | live run |
+//! | `E` seq | ended run |
+//! | `i` run id | seq of the run |
+//! | `w` name | named workflow, with its name |
+//! | `J` seq | job |
+//! | `j` job id | seq of the job |
+//! | `l` key | lock |
+//! | `k` hash | idempotent call |
+//!
+//! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
+
+use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use crate::codec;
+use crate::idempotency::{Done, IdempotencyTable};
+use crate::ids::{JobId, RunId};
+use crate::lock_table::LockTable;
+use crate::outcome::LockView;
+use crate::part::Overlay;
+use crate::ports::{Row, StoreError};
+
+const META: u8 = b'm';
+const LIVE_RUN: u8 = b'L';
+const ENDED_RUN: u8 = b'E';
+const RUN_SEQ: u8 = b'i';
+const WORKFLOW: u8 = b'w';
+const JOB: u8 = b'J';
+const JOB_SEQ: u8 = b'j';
+const LOCK: u8 = b'l';
+const IDEMPOTENCY: u8 = b'k';
+
+/// Ended runs examined for one page at most, so that a rare status does not cost a whole scan.
+const SCAN_ROWS_MAX: usize = 10_000;
+/// Rows read at once.
+const SCAN_BATCH: usize = 256;
+
+pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
+    let meta: Meta = rows.get(&[META])?.unwrap_or_default();
+    let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
+    let calls = rows.all::<Done<Made>>(IDEMPOTENCY)?;
+    let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+    let mut state = TenantState {
+        locks: LockTable::load(locks, meta.last_lock_token),
+        calls: IdempotencyTable::load(calls),
+        meta,
+        ..TenantState::default()
+    };
+    for (_, run) in rows.all::<Run>(LIVE_RUN)? {
+        for (step, waiting) in (0_u16..).zip(&run.steps) {
+            if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
+                state.due.insert((at, run.id, step, waiting.attempt));
+            }
+        }
+        state.runs.insert(run.id, run);
+    }
+    for (_, (name, named)) in rows.all::<(String, NamedWorkflow)>(WORKFLOW)? {
+        state.workflows.insert(name, named);
+    }
+    Ok(state)
+}
+
+pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
+    let Dirty { meta, runs, workflows } = std::mem::take(&mut state.dirty);
+    let mut rows = Vec::new();
+    if meta {
+        state.meta.last_lock_token = state.locks.last_token();
+        rows.push((vec![META], Some(codec::encode(&state.meta))));
+    }
+    for run in runs.iter().filter_map(|id| state.runs.get(id)) {
+        rows.push((seq_key(LIVE_RUN, run.seq), Some(codec::encode(run))));
+    }
+    for name in workflows {
+        let named = state.workflows.get(&name).map(|named| codec::encode(&(&name, named)));
+        rows.push((id_key(WORKFLOW, name.as_bytes()), named));
+    }
+    for (id, lock) in state.locks.take_dirty() {
+        rows.push((id_key(LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+    }
+    for (id, done) in state.calls.take_dirty() {
+        rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
+    }
+    rows
+}
+
+/// The rows of a run that has ended.
+pub(super) fn ended_run(run: &Run) -> [Row; 2] {
+    [(seq_key(LIVE_RUN, run.seq), None), (seq_key(ENDED_RUN, run.seq), Some(codec::encode(run)))]
+}
+
+/// The row that finds a run by its id.
+pub(super) fn run_seq(id: RunId, seq: u64) -> Row {
+    (id_key(RUN_SEQ, id.uuid().as_bytes()), Some(codec::encode(&seq)))
+}
+
+/// The rows of a job.
+pub(super) fn job(seq: u64, job: &Job) -> [Row; 2] {
+    [
+        (seq_key(JOB, seq), Some(codec::encode(job))),
+        (id_key(JOB_SEQ, job.id.uuid().as_bytes()), Some(codec::encode(&seq))),
+    ]
+}
+
+impl TenantState {
+    /// A run, live or ended.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn run(&self, rows: &Overlay, id: RunId) -> Result<Option<Run>, StoreError> {
+        if let Some(run) = self.runs.get(&id) {
+            return Ok(Some(run.clone()));
+        }
+        match rows.get::<u64>(&id_key(RUN_SEQ, id.uuid().as_bytes()))? {
+            Some(seq) => rows.get(&seq_key(ENDED_RUN, seq)),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to `limit` runs accepted before `before`, newest first, and where to go on.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn runs_before(
+        &self,
+        rows: &Overlay,
+        before: Option<u64>,
+        limit: usize,
+        wanted: impl Fn(&Run) -> bool,
+    ) -> Result<(Vec<Run>, Option<u64>), StoreError> {
+        let mut before = before.unwrap_or(u64::MAX);
+        let mut live: Vec<&Run> = self.runs.values().filter(|run| run.seq < before).collect();
+        live.sort_unstable_by_key(|run| run.seq);
+        let mut found = Vec::new();
+        let mut examined = 0;
+        loop {
+            let from = seq_key(ENDED_RUN, 0);
+            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), SCAN_BATCH, true)?;
+            let is_last = ended.len() < SCAN_BATCH;
+            let mut ended: std::collections::VecDeque<Run> = ended
+                .iter()
+                .map(|(key, value)| crate::part::decode_row(key, value))
+                .collect::<Result<_, _>>()?;
+            loop {
+                let next_live = live.last().map(|run| run.seq);
+                let run = match (next_live, ended.front().map(|run| run.seq)) {
+                    (Some(seq), ended) if ended.is_none_or(|ended| seq > ended) => {
+                        if ended.is_none() && !is_last {
+                            break;
+                        }
+                        live.pop().cloned()
+                    }
+                    (_, Some(_)) => ended.pop_front(),
+                    (_, None) => None,
+                };
+                let Some(run) = run else { break };
+                if found.len() == limit || examined == SCAN_ROWS_MAX {
+                    return Ok((found, Some(before)));
+                }
+                before = run.seq;
+                examined += 1;
+                if wanted(&run) {
+                    found.push(run);
+                }
+            }
+            if is_last {
+                return Ok((found, None));
+            }
+        }
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn job(&self, rows: &Overlay, id: JobId) -> Result<Option<Job>, StoreError> {
+        match rows.get::<u64>(&id_key(JOB_SEQ, id.uuid().as_bytes()))? {
+            Some(seq) => rows.get(&seq_key(JOB, seq)),
+            None => Ok(None),
+        }
+    }
+
+    /// Up to `limit` jobs created after `after`, and where to go on.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn jobs_after(
+        &self,
+        rows: &Overlay,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<Job>, Option<u64>), StoreError> {
+        let from = seq_key(JOB, after.saturating_add(1));
+        let mut found = rows.scan(&from, &[JOB + 1], limit + 1, false)?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let cursor = found.last().filter(|_| more).and_then(|(key, _)| seq_of(key));
+        let jobs = found.iter().map(|(key, value)| crate::part::decode_row(key, value));
+        Ok((jobs.collect::<Result<_, _>>()?, cursor))
+    }
+}
+
+fn seq_key(kind: u8, seq: u64) -> Vec<u8> {
+    id_key(kind, &seq.to_be_bytes())
+}
+
+fn seq_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
+}
+
+fn id_key(kind: u8, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + id.len());
+    key.push(kind);
+    key.extend_from_slice(id);
+    key
+}

@@ -1,0 +1,182 @@
+//! Starts runs: the one place where a run is let in or refused.
+
+use std::sync::Arc;
+
+use super::events::Fields;
+use super::{Job, Made, Run, StepState, TenantEffect, TenantState, rows};
+use crate::command::{Cause, Idempotency, TenantCommand, WorkflowSource};
+use crate::ids::RunId;
+use crate::json::Json;
+use crate::outcome::{Outcome, Refusal, RunStatus};
+use crate::tenant_record::Quota;
+use crate::workflow::Workflow;
+
+/// A run to be started.
+struct NewRun {
+    id: RunId,
+    work_item: String,
+    workflow: Arc<Workflow>,
+    workflow_name: Option<String>,
+    input: Json,
+}
+
+impl TenantState {
+    /// Applies the commands that start runs.
+    pub(super) fn start(
+        &mut self,
+        command: &TenantCommand,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<Outcome, Refusal> {
+        self.may_start()?;
+        match command {
+            TenantCommand::StartRun { run, work_item, workflow, input, idempotency } => {
+                if let Some(outcome) = self.replayed(idempotency.as_ref())? {
+                    return Ok(outcome);
+                }
+                let (workflow, workflow_name) = self.resolve(workflow)?;
+                let run = NewRun {
+                    id: *run,
+                    work_item: work_item.clone(),
+                    workflow,
+                    workflow_name,
+                    input: input.clone(),
+                };
+                let id = run.id;
+                self.room_to_store()?;
+                self.begin(run, cause, effects)?;
+                self.calls.remember(idempotency.as_ref(), self.meta.last_at, Made::Run(id));
+                Ok(Outcome::Run { run: id, replayed: false })
+            }
+            TenantCommand::CreateJob { idempotency, .. } => {
+                if let Some(outcome) = self.replayed(idempotency.as_ref())? {
+                    return Ok(outcome);
+                }
+                self.create_job(command, cause, effects)
+            }
+            _ => Ok(Outcome::Ignored),
+        }
+    }
+
+    /// What the call made when it was done before.
+    fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
+        let made = self.calls.check(call, self.meta.last_at)?;
+        Ok(made.map(|made| match made {
+            Made::Run(run) => Outcome::Run { run, replayed: true },
+            Made::Job(job, run) => Outcome::Job { job, run, replayed: true },
+        }))
+    }
+
+    fn resolve(&self, source: &WorkflowSource) -> Result<(Arc<Workflow>, Option<String>), Refusal> {
+        match source {
+            WorkflowSource::Inline(workflow) => Ok((Arc::clone(workflow), None)),
+            WorkflowSource::Named(name) => match self.workflows.get(name) {
+                Some(named) => Ok((Arc::clone(&named.workflow), Some(name.clone()))),
+                None => Err(Refusal::UnknownWorkflow { name: name.clone() }),
+            },
+        }
+    }
+
+    fn create_job(
+        &mut self,
+        command: &TenantCommand,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<Outcome, Refusal> {
+        let TenantCommand::CreateJob {
+            job,
+            name,
+            description,
+            created_by,
+            workflow,
+            run,
+            idempotency,
+        } = command
+        else {
+            return Ok(Outcome::Ignored);
+        };
+        self.room_to_store()?;
+        if let Some(run) = run {
+            let new = NewRun {
+                id: *run,
+                work_item: job.to_string(),
+                workflow: Arc::clone(workflow),
+                workflow_name: None,
+                input: Json::null(),
+            };
+            self.begin(new, cause, effects)?;
+        }
+        let record = Job {
+            id: *job,
+            name: name.clone(),
+            description: description.clone(),
+            created_by: created_by.clone(),
+            created_at: self.meta.last_at,
+            workflow: Arc::clone(workflow),
+            run: *run,
+        };
+        self.settled.extend(rows::job(self.meta.next_job_seq, &record));
+        self.meta.next_job_seq += 1;
+        self.audit(cause, "job_created", &job.to_string(), None);
+        self.calls.remember(idempotency.as_ref(), self.meta.last_at, Made::Job(*job, *run));
+        Ok(Outcome::Job { job: *job, run: *run, replayed: false })
+    }
+
+    /// Lets a run in if the quotas on runs allow it, and begins it.
+    fn begin(
+        &mut self,
+        new: NewRun,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<(), Refusal> {
+        self.room_for(Quota::ConcurrentWorkflows)?;
+        self.room_for(Quota::WorkflowsPerDay)?;
+        self.meta.runs_today += 1;
+        let (id, work_item) = (new.id, new.work_item.clone());
+        let spec = new.workflow.json();
+        let run = Run {
+            id,
+            seq: self.meta.next_run_seq,
+            work_item: new.work_item,
+            steps: vec![StepState::pending(); new.workflow.steps.len()],
+            workflow: new.workflow,
+            workflow_name: new.workflow_name,
+            status: RunStatus::Running,
+            started_at: self.meta.last_at,
+            completed_at: None,
+            input: new.input,
+            error: None,
+            events: Vec::new(),
+        };
+        self.meta.next_run_seq += 1;
+        self.settled.push(rows::run_seq(id, run.seq));
+        self.runs.insert(id, run);
+        let fields = Fields::new("run_started")
+            .text("work_item_id", &work_item)
+            .json("workflow_spec", spec.as_str());
+        self.run_event(id, fields);
+        self.audit(cause, "run_started", &id.to_string(), Some(id));
+        self.advance(id, effects);
+        Ok(())
+    }
+
+    /// Refuses what starts something when the stored bytes have reached the quota.
+    pub(super) fn room_to_store(&self) -> Result<(), Refusal> {
+        self.room_for(Quota::StorageBytes)
+    }
+
+    fn room_for(&self, quota: Quota) -> Result<(), Refusal> {
+        let now = self.meta.last_at;
+        let Some(limit) = self.meta.record.as_ref().and_then(|record| record.quotas.limit(quota))
+        else {
+            return Ok(());
+        };
+        let used = self.used(quota, now);
+        if used < limit {
+            return Ok(());
+        }
+        let retry_after_secs =
+            (quota == Quota::WorkflowsPerDay).then(|| now.next_day().ms_since(now).div_ceil(1000));
+        Err(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs })
+    }
+}

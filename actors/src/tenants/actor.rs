@@ -1,0 +1,413 @@
+//! The shell around one tenant's state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::message::{AdmitReply, TenantReader};
+use super::steps::{self, Link, StepTask};
+use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
+use crate::ids::{Part, RunId};
+use crate::locks::{LockManager, Space};
+use crate::outcome::Refusal;
+use crate::part::{PartDeps, PartRunner};
+use crate::ports::{HttpCaller, Leadership};
+use crate::rate::RateWindow;
+use crate::seams::{Seams, Timestamp};
+use crate::tenant::{TenantEffect, TenantState};
+use crate::tenant_record::Quota;
+use crate::workflow::template::Templates;
+
+/// What has changed is made durable this often, at least.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
+/// Longest sleep before a moment that steps wait for is looked at again: the wall clock may jump.
+const DUE_CHECK_MAX: Duration = Duration::from_secs(30);
+/// Wait before a moment that has come, and is being told to the group, is looked at again.
+const DUE_RECHECK: Duration = Duration::from_millis(100);
+/// Steps whose moment has come that are told to the group at once.
+const DUE_AT_ONCE_MAX: usize = 1024;
+
+/// What every tenant's actor needs from outside.
+pub struct TenantDeps {
+    /// Log and files.
+    pub part: PartDeps,
+    /// Time and chance.
+    pub seams: Seams,
+    /// Sends the requests of `http` steps.
+    pub http: Arc<dyn HttpCaller>,
+    /// Who keeps waiters and timers of locks.
+    pub locks: LockManager,
+    /// The template engine.
+    pub templates: Templates,
+}
+
+/// A tenant's actor.
+pub(super) struct TenantActor;
+
+/// What it keeps.
+pub(super) struct TenantShell {
+    slot: Arc<Slot>,
+    deps: Arc<TenantDeps>,
+    runner: PartRunner<TenantState>,
+    leadership: watch::Receiver<Leadership>,
+    /// The term in which this node leads, once everything of earlier terms has been applied.
+    leads: Option<u64>,
+    /// Tasks under way, by step and attempt.
+    tasks: BTreeMap<(RunId, u16, u32), AbortHandle>,
+    waiters: BTreeMap<RunId, Vec<oneshot::Sender<()>>>,
+    requests: RateWindow,
+    started: Instant,
+    /// The moment the timer is set for.
+    timer: Option<(Timestamp, AbortHandle)>,
+}
+
+impl Actor for TenantActor {
+    type Msg = TenantMessage;
+    type State = TenantShell;
+    type Arguments = (Arc<Slot>, Arc<TenantDeps>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<TenantMessage>,
+        (slot, deps): Self::Arguments,
+    ) -> Result<TenantShell, ActorProcessingErr> {
+        assert!(*slot.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
+        let leadership =
+            deps.part.ledger.leadership(slot.group).ok_or("the tenant's group is not here")?;
+        let part = Part::Tenant(slot.tenant);
+        let queue = Arc::clone(&slot.queue);
+        let (runner, effects) =
+            PartRunner::<TenantState>::start(deps.part.clone(), slot.group, part, queue).await?;
+        let mut shell = TenantShell {
+            slot: Arc::clone(&slot),
+            deps,
+            runner,
+            leadership: leadership.clone(),
+            leads: None,
+            tasks: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            requests: RateWindow::default(),
+            started: Instant::now(),
+            timer: None,
+        };
+        for effect in effects {
+            shell.perform(&myself, effect).await?;
+        }
+        tokio::spawn(watch_leadership(myself.clone(), leadership));
+        myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
+        slot.phase.send_replace(Phase::Running(myself.clone()));
+        // Entries that came before the phase was set woke nobody.
+        myself.send_message(TenantMessage::Drain)?;
+        Ok(shell)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<TenantMessage>,
+        message: TenantMessage,
+        shell: &mut TenantShell,
+    ) -> Result<(), ActorProcessingErr> {
+        shell.drain(&myself).await?;
+        match message {
+            TenantMessage::Drain | TenantMessage::Leadership => {}
+            TenantMessage::Admit(reply) => {
+                let _ = reply.send(shell.admit());
+            }
+            TenantMessage::Read(read) => {
+                let now = shell.now_secs();
+                let requests = (shell.requests.used(now), shell.requests.reset_secs());
+                let (state, rows) = (&shell.runner.machine, &shell.runner.rows);
+                read(&mut TenantReader { state, rows, requests });
+            }
+            TenantMessage::WaitRun(run, reply) => {
+                if shell.runner.machine.runs().contains_key(&run) {
+                    let waiters = shell.waiters.entry(run).or_default();
+                    waiters.retain(|waiter| !waiter.is_closed());
+                    waiters.push(reply);
+                } else {
+                    let _ = reply.send(());
+                }
+            }
+            TenantMessage::Due => {
+                shell.timer = None;
+                shell.tell_due(&myself);
+            }
+            TenantMessage::Performed { run, step, attempt } => {
+                shell.tasks.remove(&(run, step, attempt));
+            }
+            TenantMessage::Housekeeping => shell.keep_house(&myself).await?,
+            TenantMessage::Test(hook) => shell.misbehave(hook).await,
+        }
+        shell.set_timer(&myself);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<TenantMessage>,
+        shell: &mut TenantShell,
+    ) -> Result<(), ActorProcessingErr> {
+        shell.stop_tasks();
+        if !matches!(&*shell.slot.phase.borrow(), Phase::Running(_)) {
+            return Ok(());
+        }
+        shell.runner.drain().await?;
+        shell.runner.make_durable().await?;
+        Ok(())
+    }
+}
+
+impl Drop for TenantShell {
+    /// Also when the actor panics: its tasks must not go on beside those of its successor.
+    fn drop(&mut self) {
+        self.stop_tasks();
+    }
+}
+
+/// Tells the actor whenever leadership changes.
+async fn watch_leadership(
+    actor: ActorRef<TenantMessage>,
+    mut leadership: watch::Receiver<Leadership>,
+) {
+    while leadership.changed().await.is_ok() {
+        if actor.send_message(TenantMessage::Leadership).is_err() {
+            return;
+        }
+    }
+}
+
+impl TenantShell {
+    /// Applies what has been handed over, performs the effects, and follows leadership.
+    async fn drain(&mut self, myself: &ActorRef<TenantMessage>) -> Result<(), ActorProcessingErr> {
+        // Read first: what was handed over before this term began is applied before it counts.
+        let handed_term = self.slot.handed_term();
+        for effect in self.runner.drain().await? {
+            self.perform(myself, effect).await?;
+        }
+        self.follow_leadership(myself, handed_term);
+        Ok(())
+    }
+
+    async fn perform(
+        &mut self,
+        myself: &ActorRef<TenantMessage>,
+        effect: TenantEffect,
+    ) -> Result<(), ActorProcessingErr> {
+        match effect {
+            TenantEffect::PerformStep { run, step, attempt } => {
+                self.perform_step(myself, run, step, attempt);
+            }
+            TenantEffect::StopStep { run, step, attempt } => {
+                if let Some(task) = self.tasks.remove(&(run, step, attempt)) {
+                    task.abort();
+                }
+            }
+            TenantEffect::RunEnded(run) => {
+                for waiter in self.waiters.remove(&run).into_iter().flatten() {
+                    let _ = waiter.send(());
+                }
+            }
+            TenantEffect::Lock(notice) => {
+                if let (Some(_), Some(space)) = (self.leads, self.space()) {
+                    self.deps.locks.notice(space, notice);
+                }
+            }
+            TenantEffect::Deleted => {
+                self.stop_tasks();
+                self.waiters.clear();
+                self.runner.forget_files();
+                self.deps.part.stores.remove(self.slot.tenant).await?;
+                self.runner.make_durable().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to lead, or stops, when leadership of the group has moved.
+    fn follow_leadership(&mut self, myself: &ActorRef<TenantMessage>, handed_term: u64) {
+        let now = *self.leadership.borrow_and_update();
+        let leads = (now.here && now.term == handed_term).then_some(now.term);
+        if leads == self.leads {
+            return;
+        }
+        self.stop_tasks();
+        self.leads = leads;
+        let Some(space) = self.space() else { return };
+        if leads.is_none() {
+            return self.deps.locks.unlead(space);
+        }
+        self.deps.locks.lead(space, self.runner.machine.locks().list("", None).cloned().collect());
+        for effect in self.runner.machine.outstanding() {
+            if let TenantEffect::PerformStep { run, step, attempt } = effect {
+                self.perform_step(myself, run, step, attempt);
+            }
+        }
+    }
+
+    fn perform_step(
+        &mut self,
+        myself: &ActorRef<TenantMessage>,
+        run: RunId,
+        step: u16,
+        attempt: u32,
+    ) {
+        let Some(link) = self.link() else { return };
+        let Some(task) = StepTask::of(&self.runner.machine, run, step, attempt) else { return };
+        self.spawn(myself, (run, step, attempt), steps::perform(link, task));
+    }
+
+    /// Runs a task for a step, unless one is under way for this attempt.
+    fn spawn(
+        &mut self,
+        myself: &ActorRef<TenantMessage>,
+        key: (RunId, u16, u32),
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if self.tasks.contains_key(&key) {
+            return;
+        }
+        let myself = myself.clone();
+        let task = tokio::spawn(async move {
+            task.await;
+            let (run, step, attempt) = key;
+            let _ = myself.send_message(TenantMessage::Performed { run, step, attempt });
+        });
+        self.tasks.insert(key, task.abort_handle());
+    }
+
+    /// Tells the group which steps' moments have come.
+    fn tell_due(&mut self, myself: &ActorRef<TenantMessage>) {
+        let now = self.deps.seams.clock.now();
+        let due: Vec<_> = self.runner.machine.due_by(now).take(DUE_AT_ONCE_MAX).collect();
+        for (run, step, attempt) in due {
+            let Some(link) = self.link() else { return };
+            self.spawn(myself, (run, step, attempt), steps::tell_due(link, run, step, attempt));
+        }
+    }
+
+    /// Sets the timer for the next moment a step waits for.
+    fn set_timer(&mut self, myself: &ActorRef<TenantMessage>) {
+        let Some(next) = self.runner.machine.next_due().filter(|_| self.leads.is_some()) else {
+            return;
+        };
+        if next <= self.deps.seams.clock.now() {
+            self.tell_due(myself);
+        }
+        match &self.timer {
+            Some((at, timer)) if *at <= next && !timer.is_finished() => return,
+            Some((_, timer)) => timer.abort(),
+            None => {}
+        }
+        let wait = Duration::from_millis(next.ms_since(self.deps.seams.clock.now()));
+        // A moment that has come and is being told leaves the state soon: no need to spin.
+        let wait = if wait.is_zero() { DUE_RECHECK } else { wait.min(DUE_CHECK_MAX) };
+        let myself = myself.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let _ = myself.send_message(TenantMessage::Due);
+        });
+        self.timer = Some((next, timer.abort_handle()));
+    }
+
+    fn admit(&mut self) -> AdmitReply {
+        let Some(record) = self.runner.machine.record() else {
+            return AdmitReply { refusal: Some(Refusal::TenantNotFound), rate: None };
+        };
+        let Some(limit) = record.quotas.limit(Quota::ApiRequestsPerMinute) else {
+            return AdmitReply { refusal: None, rate: None };
+        };
+        let now = self.now_secs();
+        match self.requests.admit(now, limit) {
+            Ok(rate) => AdmitReply { refusal: None, rate: Some(rate) },
+            Err(rate) => {
+                let refusal = Refusal::QuotaExceeded {
+                    quota: Quota::ApiRequestsPerMinute,
+                    limit,
+                    used: self.requests.used(now),
+                    retry_after_secs: Some(rate.reset_secs),
+                };
+                AdmitReply { refusal: Some(refusal), rate: Some(rate) }
+            }
+        }
+    }
+
+    /// Makes what has changed durable, and goes to sleep when nothing is left to do.
+    async fn keep_house(
+        &mut self,
+        myself: &ActorRef<TenantMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        self.runner.make_durable().await?;
+        if !self.is_idle() {
+            return Ok(());
+        }
+        self.slot.phase.send_replace(Phase::Closing);
+        // Whoever took a permit before this line is seen here; whoever takes one after it sees
+        // that the actor is closing, and wakes it again.
+        let is_called = self.slot.calls.available_permits() < TENANT_CALLS_MAX;
+        if is_called || self.slot.queue.has_work() {
+            self.slot.phase.send_replace(Phase::Running(myself.clone()));
+            return Ok(());
+        }
+        self.runner.forget_files();
+        self.slot.phase.send_replace(Phase::Asleep);
+        if self.slot.queue.has_work() {
+            self.slot.wake();
+        }
+        myself.stop(None);
+        Ok(())
+    }
+
+    /// Whether nothing would be lost by sleeping, the count of requests included.
+    fn is_idle(&mut self) -> bool {
+        let now = self.now_secs();
+        let machine = &self.runner.machine;
+        machine.runs().is_empty()
+            && machine.locks().list("", None).next().is_none()
+            && self.tasks.is_empty()
+            && self.requests.used(now) == 0
+    }
+
+    async fn misbehave(&mut self, hook: TestHook) {
+        match hook {
+            TestHook::Panic | TestHook::Fail => panic!("asked to panic, for a test"),
+            TestHook::Stall => {
+                let mut hooks = self.slot.test_hook.subscribe();
+                // The sender lives in the slot, as long as this actor.
+                let _ = hooks.wait_for(|hook| *hook == TestHook::Heal).await;
+            }
+            TestHook::Heal => {}
+        }
+    }
+
+    fn stop_tasks(&mut self) {
+        for task in std::mem::take(&mut self.tasks).into_values() {
+            task.abort();
+        }
+    }
+
+    /// Seconds of the monotonic clock, for the per-minute quota.
+    fn now_secs(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    fn space(&self) -> Option<Space> {
+        let epoch = self.runner.machine.epoch()?;
+        Some(Space { tenant: Some((self.slot.tenant, epoch)), group: self.slot.group })
+    }
+
+    /// What a task needs to act for this tenant, while this node leads its group.
+    fn link(&self) -> Option<Link> {
+        Some(Link {
+            deps: Arc::clone(&self.deps),
+            group: self.slot.group,
+            tenant: self.slot.tenant,
+            epoch: self.runner.machine.epoch()?,
+            term: self.leads?,
+        })
+    }
+}

@@ -1,0 +1,23 @@
+//! Tenants at run time: one supervised actor each.
+//!
+//! Invariants:
+//! - a tenant's files are open in one actor at a time; whoever needs a tenant that sleeps wakes it;
+//! - what waits for one tenant is bounded by permits: when they are out, its callers get 'busy' and
+//!   its neighbours notice nothing;
+//! - an actor that fails is started again from its files and the log; one that keeps failing is
+//!   quarantined with the reason, and tried again now and then;
+//! - effects are performed only by the leader of the tenant's group, after everything of earlier
+//!   terms has been applied.
+
+mod actor;
+mod message;
+mod registry;
+mod slot;
+mod steps;
+mod supervisor;
+
+pub use actor::TenantDeps;
+pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
+pub use registry::Registry;
+pub use slot::{Phase, Slot, TENANT_CALLS_MAX};
+pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};

@@ -1,0 +1,100 @@
+//! Every tenant's place on this node, by group; and where groups hand their entries over.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use ractor::ActorRef;
+
+use super::{Slot, SupervisorMessage};
+use crate::command::Command;
+use crate::ids::{GroupId, TenantId};
+use crate::part::PartQueue;
+use crate::ports::{ApplySink, Handed, Payload};
+
+/// Tenants of one group.
+#[derive(Debug, Default)]
+struct GroupTenants {
+    handed_term: Arc<AtomicU64>,
+    slots: RwLock<BTreeMap<TenantId, Arc<Slot>>>,
+}
+
+/// All tenants on this node.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// What group 0 hands to the control plane.
+    pub control: Arc<PartQueue>,
+    groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
+    supervisor: OnceLock<ActorRef<SupervisorMessage>>,
+}
+
+impl Registry {
+    /// Tells who starts actors. Before the first tenant group is opened, and once.
+    pub fn set_supervisor(&self, supervisor: ActorRef<SupervisorMessage>) {
+        let _ = self.supervisor.set(supervisor);
+    }
+
+    /// The tenant's place; made when there is none. `None` before the supervisor is known.
+    pub fn slot(&self, group: GroupId, tenant: TenantId) -> Option<Arc<Slot>> {
+        let tenants = self.group(group);
+        let known = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = known.get(&tenant) {
+            return Some(Arc::clone(slot));
+        }
+        drop(known);
+        let supervisor = self.supervisor.get()?.clone();
+        let mut slots = tenants.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Slot::new(tenant, group, Arc::clone(&tenants.handed_term), supervisor);
+        Some(Arc::clone(slots.entry(tenant).or_insert_with(new)))
+    }
+
+    /// Every place there is.
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = groups.values().flat_map(|group| {
+            let slots = group.slots.read().unwrap_or_else(PoisonError::into_inner);
+            slots.values().cloned().collect::<Vec<_>>()
+        });
+        slots.collect()
+    }
+
+    fn group(&self, group: GroupId) -> Arc<GroupTenants> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenants) = groups.get(&group) {
+            return Arc::clone(tenants);
+        }
+        drop(groups);
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(groups.entry(group).or_default())
+    }
+
+    /// A new leader's term has begun in a tenant group: those who run look whether it is theirs.
+    fn begin_term(&self, group: GroupId, term: u64) {
+        let tenants = self.group(group);
+        tenants.handed_term.store(term, Ordering::Release);
+        let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots.values() {
+            slot.wake_if_running();
+        }
+        drop(slots);
+        if let Some(supervisor) = self.supervisor.get() {
+            let _ = supervisor.send_message(SupervisorMessage::LookForWork(group));
+        }
+    }
+}
+
+impl ApplySink for Registry {
+    fn hand_over(&self, group: GroupId, entry: Handed) {
+        let tenant = match &entry.payload {
+            Payload::NewTerm if group == GroupId::SYSTEM => return,
+            Payload::NewTerm => return self.begin_term(group, entry.position.term),
+            Payload::Command(envelope) => match &envelope.command {
+                Command::System(_) => return self.control.push(entry),
+                Command::Tenant { tenant, .. } => *tenant,
+            },
+        };
+        if let Some(slot) = self.slot(group, tenant) {
+            slot.queue.push(entry);
+        }
+    }
+}

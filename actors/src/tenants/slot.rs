@@ -1,0 +1,156 @@
+//! The place of one tenant on this node: its queue, and whether its actor runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ractor::ActorRef;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::{SupervisorMessage, TenantMessage, TestHook};
+use crate::error::CallError;
+use crate::ids::{GroupId, TenantId};
+use crate::part::PartQueue;
+
+/// Calls to one tenant that may be under way at once.
+pub const TENANT_CALLS_MAX: usize = 1024;
+
+/// Whether the tenant's actor runs.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// It does not; its files are closed.
+    Asleep,
+    /// It opens its files.
+    Starting,
+    /// It runs.
+    Running(ActorRef<TenantMessage>),
+    /// It closes its files.
+    Closing,
+    /// It failed again and again.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One tenant's place.
+#[derive(Debug)]
+pub struct Slot {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Its group.
+    pub group: GroupId,
+    /// What the group's log handed over.
+    pub queue: Arc<PartQueue>,
+    /// The newest term whose first entry the group has handed over.
+    pub(super) handed_term: Arc<AtomicU64>,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) calls: Arc<Semaphore>,
+    pub(super) test_hook: watch::Sender<TestHook>,
+    supervisor: ActorRef<SupervisorMessage>,
+}
+
+impl Slot {
+    pub(super) fn new(
+        tenant: TenantId,
+        group: GroupId,
+        handed_term: Arc<AtomicU64>,
+        supervisor: ActorRef<SupervisorMessage>,
+    ) -> Arc<Self> {
+        let slot = Arc::new(Self {
+            tenant,
+            group,
+            queue: Arc::default(),
+            handed_term,
+            phase: watch::Sender::new(Phase::Asleep),
+            calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
+            test_hook: watch::Sender::new(TestHook::Heal),
+            supervisor,
+        });
+        let weak = Arc::downgrade(&slot);
+        slot.queue.set_wake(move || {
+            if let Some(slot) = weak.upgrade() {
+                slot.wake();
+            }
+        });
+        slot
+    }
+
+    /// Has the actor look at its queue, starting it if it sleeps.
+    pub fn wake(self: &Arc<Self>) {
+        let mut must_start = false;
+        self.phase.send_if_modified(|phase| {
+            if let Phase::Running(actor) = phase {
+                let _ = actor.send_message(TenantMessage::Drain);
+            }
+            must_start = matches!(phase, Phase::Asleep);
+            if must_start {
+                *phase = Phase::Starting;
+            }
+            must_start
+        });
+        if must_start {
+            let _ = self.supervisor.send_message(SupervisorMessage::Start(Arc::clone(self)));
+        }
+    }
+
+    /// Has the actor look around, if it runs.
+    pub(super) fn wake_if_running(&self) {
+        if let Phase::Running(actor) = &*self.phase.borrow() {
+            let _ = actor.send_message(TenantMessage::Drain);
+        }
+    }
+
+    /// A place in the tenant's mailbox.
+    ///
+    /// # Errors
+    /// [`CallError::Busy`] when all are taken.
+    pub fn permit(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        Arc::clone(&self.calls).try_acquire_owned().map_err(|_| CallError::Busy)
+    }
+
+    /// The running actor, waking it if it sleeps. The caller must hold a permit, which keeps the
+    /// actor from going to sleep.
+    ///
+    /// # Errors
+    /// When the tenant is quarantined, or did not start by `deadline`.
+    pub async fn actor(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<ActorRef<TenantMessage>, CallError> {
+        if let Phase::Running(actor) = &*self.phase.borrow() {
+            return Ok(actor.clone());
+        }
+        let mut phases = self.phase.subscribe();
+        loop {
+            let phase = phases.borrow_and_update().clone();
+            match phase {
+                Phase::Running(actor) => return Ok(actor),
+                Phase::Quarantined { reason } => return Err(CallError::Quarantined { reason }),
+                Phase::Asleep => self.wake(),
+                Phase::Starting | Phase::Closing => {}
+            }
+            let starting = CallError::Starting { what: "the tenant" };
+            match timeout_at(deadline, phases.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(starting),
+            }
+        }
+    }
+
+    /// The newest term whose first entry the group has handed over.
+    pub(super) fn handed_term(&self) -> u64 {
+        self.handed_term.load(Ordering::Acquire)
+    }
+
+    /// Sets how the actor misbehaves, for tests.
+    pub fn set_test_hook(self: &Arc<Self>, hook: TestHook) {
+        self.test_hook.send_replace(hook);
+        if let Phase::Running(actor) = &*self.phase.borrow() {
+            let _ = actor.send_message(TenantMessage::Test(hook));
+        }
+        if hook == TestHook::Heal {
+            let _ = self.supervisor.send_message(SupervisorMessage::TryAgain(Arc::clone(self)));
+        }
+    }
+}
