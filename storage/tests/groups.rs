@@ -1,0 +1,366 @@
+//! Groups as the actors see them: the `Ledger` port over a real and over a simulated disk.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
+use shiioo_actors::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
+use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::{ApplySink, Handed, Ledger, Payload, ProposeError, Reply, StoreError};
+use shiioo_actors::seams::Timestamp;
+use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
+use shiioo_storage::{Executor, Groups, GroupsConfig};
+
+const GROUP: GroupId = GroupId(1);
+const RAFT_ID: u64 = 11;
+
+fn tenant(number: u8) -> TenantId {
+    format!("00000000-0000-0000-0000-0000000000{number:02}").parse().unwrap()
+}
+
+fn envelope(command: Command) -> Envelope {
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, command }
+}
+
+fn to_tenant(number: u8, text: &str) -> Envelope {
+    let run: RunId = "10000000-0000-0000-0000-000000000000".parse().unwrap();
+    let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
+    envelope(Command::Tenant { tenant: tenant(number), epoch: Epoch(1), command })
+}
+
+fn to_system() -> Envelope {
+    let node: NodeId = "node-00000000-0000-0000-0000-000000000001".parse().unwrap();
+    envelope(Command::System(SystemCommand::RemoveNode { node }))
+}
+
+/// What is done with the replies to commands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Replies {
+    Send,
+    Keep,
+    Drop,
+}
+
+/// Answers `Done` to every command and remembers what it was given.
+struct Sink {
+    replies: Replies,
+    handed: Mutex<BTreeMap<GroupId, Vec<Position>>>,
+    kept: Mutex<Vec<Reply>>,
+}
+
+impl Sink {
+    fn new(replies: Replies) -> Arc<Self> {
+        Arc::new(Self { replies, handed: Mutex::default(), kept: Mutex::default() })
+    }
+
+    fn handed(&self, group: GroupId) -> Vec<Position> {
+        self.handed.lock().unwrap().get(&group).cloned().unwrap_or_default()
+    }
+}
+
+impl ApplySink for Sink {
+    fn hand_over(&self, group: GroupId, entry: Handed) {
+        if let Payload::Command(_) = entry.payload {
+            self.handed.lock().unwrap().entry(group).or_default().push(entry.position);
+        }
+        match (self.replies, entry.reply) {
+            (_, None) | (Replies::Drop, _) => {}
+            (Replies::Send, Some(reply)) => reply.send(Outcome::Done),
+            (Replies::Keep, Some(reply)) => self.kept.lock().unwrap().push(reply),
+        }
+    }
+}
+
+fn config() -> GroupsConfig {
+    GroupsConfig { raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
+}
+
+async fn start(disk: Arc<dyn Disk>, executor: Executor, sink: &Arc<Sink>) -> Arc<Groups> {
+    let sink = Arc::clone(sink) as Arc<dyn ApplySink>;
+    Groups::start(config(), disk, executor, sink).await.unwrap()
+}
+
+async fn lead(groups: &Groups, group: GroupId) {
+    groups.open_group(group, vec![RAFT_ID]).await.unwrap();
+    let mut leadership = groups.leadership(group).unwrap();
+    leadership.wait_for(|leadership| leadership.here).await.unwrap();
+}
+
+/// Proposes again while a fresh leader still refuses.
+async fn propose(groups: &Groups, group: GroupId, envelope: Envelope) -> Outcome {
+    loop {
+        match groups.propose(group, envelope.clone()).await {
+            Ok(outcome) => return outcome,
+            Err(ProposeError::NoLeader) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn simulated() -> SimDisk {
+    SimDisk::new(1)
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_node_leads_well_within_a_second_and_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = || Arc::new(RealDisk::new(dir.path()).unwrap());
+    let sink = Sink::new(Replies::Send);
+    for life in 0..2 {
+        let began = tokio::time::Instant::now();
+        let groups = start(disk(), Executor::Threads, &sink).await;
+        lead(&groups, GroupId::SYSTEM).await;
+        assert_eq!(propose(&groups, GroupId::SYSTEM, to_system()).await, Outcome::Done);
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        groups.read_index(GroupId::SYSTEM).await.unwrap();
+        let status = groups.groups();
+        assert_eq!(status.len(), 1);
+        assert_eq!(status[0].leader, Some(RAFT_ID));
+        assert!(status[0].term > life);
+        assert_eq!((status[0].replicas[0].raft_id, status[0].replicas[0].voter), (RAFT_ID, true));
+        groups.shutdown().await;
+        assert_eq!(
+            groups.propose(GroupId::SYSTEM, to_system()).await,
+            Err(ProposeError::Stopping)
+        );
+    }
+}
+
+#[test]
+fn what_is_durable_is_not_handed_over_again_and_the_rest_is() {
+    paused().block_on(async {
+        let disk = simulated();
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        for number in 0..10 {
+            propose(&groups, GROUP, to_tenant(1 + number % 2, "first life")).await;
+        }
+        let handed = sink.handed(GROUP);
+        assert_eq!(handed.len(), 10);
+        // One part is durable up to the sixth, the other whole: the floor is the sixth.
+        groups.durable(GROUP, Part::Tenant(tenant(1)), handed[6]);
+        groups.durable(GROUP, Part::Tenant(tenant(2)), handed[9]);
+        groups.shutdown().await;
+        disk.cut_power();
+
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        propose(&groups, GROUP, to_tenant(1, "second life")).await;
+        let again = sink.handed(GROUP);
+        assert_eq!(again[..again.len() - 1], handed[7..]);
+        groups.shutdown().await;
+    });
+}
+
+#[test]
+fn a_kill_without_a_flush_hands_over_all_that_was_acknowledged() {
+    paused().block_on(async {
+        let disk = simulated();
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        for _ in 0..5 {
+            propose(&groups, GROUP, to_tenant(1, "acknowledged")).await;
+        }
+        disk.cut_power();
+
+        let again = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &again).await;
+        lead(&groups, GROUP).await;
+        groups.read_index(GROUP).await.unwrap();
+        assert_eq!(again.handed(GROUP), sink.handed(GROUP));
+    });
+}
+
+#[test]
+fn a_part_is_replayed_its_own_entries() {
+    paused().block_on(async {
+        let sink = Sink::new(Replies::Send);
+        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        lead(&groups, GroupId::SYSTEM).await;
+        propose(&groups, GroupId::SYSTEM, to_system()).await;
+        for number in 0..6 {
+            propose(&groups, GROUP, to_tenant(1 + number % 2, &number.to_string())).await;
+        }
+        let handed = sink.handed(GROUP);
+        let replay = |part, after, upto| groups.replay(GROUP, part, after, upto);
+        let first = Part::Tenant(tenant(1));
+        let positions = |found: Vec<(Position, Arc<Envelope>)>| -> Vec<Position> {
+            found.into_iter().map(|(position, _)| position).collect()
+        };
+        let all = replay(first, None, u64::MAX).await.unwrap();
+        assert_eq!(positions(all), [handed[0], handed[2], handed[4]]);
+        let some = replay(first, Some(handed[0]), handed[3].index).await.unwrap();
+        assert_eq!(positions(some), [handed[2]]);
+        assert!(replay(Part::System, None, u64::MAX).await.unwrap().is_empty());
+        let system = groups.replay(GroupId::SYSTEM, Part::System, None, u64::MAX).await.unwrap();
+        assert_eq!(system.len(), 1);
+    });
+}
+
+#[test]
+fn groups_that_are_not_here_are_not_led_here() {
+    paused().block_on(async {
+        let sink = Sink::new(Replies::Send);
+        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
+        assert!(groups.leadership(GROUP).is_none());
+        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+        assert_eq!(refused, Err(ProposeError::NotLeader));
+        // A group of others, this node not the first of them, waits for them.
+        groups.open_group(GROUP, vec![RAFT_ID + 1]).await.unwrap();
+        groups.open_group(GROUP, vec![RAFT_ID + 1]).await.unwrap();
+        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+        assert_eq!(refused, Err(ProposeError::NoLeader));
+        assert!(!groups.leadership(GROUP).unwrap().borrow().here);
+    });
+}
+
+#[test]
+fn without_a_quorum_nobody_leads() {
+    paused().block_on(async {
+        let sink = Sink::new(Replies::Send);
+        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
+        groups.open_group(GROUP, vec![RAFT_ID, RAFT_ID + 1]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!groups.leadership(GROUP).unwrap().borrow().here);
+        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+        assert!(matches!(refused, Err(ProposeError::NoLeader)), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_dropped_reply_leaves_the_outcome_unknown() {
+    paused().block_on(async {
+        let groups = start(simulated().mount(), Executor::Inline, &Sink::new(Replies::Drop)).await;
+        lead(&groups, GROUP).await;
+        let answer = groups.propose(GROUP, to_tenant(1, "")).await;
+        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+    });
+}
+
+#[test]
+fn a_part_that_does_not_answer_holds_up_no_other() {
+    paused().block_on(async {
+        let sink = Sink::new(Replies::Keep);
+        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        let stalled = groups.propose(GROUP, to_tenant(1, "stalled"));
+        let other = groups.propose(GROUP, to_tenant(2, "not stalled"));
+        let answer = async {
+            while sink.kept.lock().unwrap().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let reply = sink.kept.lock().unwrap().pop().unwrap();
+            reply.send(Outcome::Done);
+        };
+        let ((), first) = tokio::join!(answer, async {
+            tokio::select! {
+                biased;
+                answer = stalled => ("stalled", answer),
+                answer = other => ("other", answer),
+            }
+        });
+        assert_eq!(first, ("other", Ok(Outcome::Done)));
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers_by_itself() {
+    paused().block_on(async {
+        let disk = simulated();
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        propose(&groups, GROUP, to_tenant(1, "room")).await;
+        disk.set_capacity(Some(0));
+        let waits = groups.propose(GROUP, to_tenant(1, "no room"));
+        let refused_then_room = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let refused = groups.propose(GROUP, to_tenant(1, "refused")).await;
+            assert_eq!(refused, Err(ProposeError::DiskFull));
+            disk.set_capacity(None);
+        };
+        let (answer, ()) = tokio::join!(waits, refused_then_room);
+        assert_eq!(answer, Ok(Outcome::Done));
+        assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
+    });
+}
+
+#[test]
+fn a_failed_sync_stops_the_node_loudly() {
+    paused().block_on(async {
+        let disk = simulated();
+        let groups = start(disk.mount(), Executor::Inline, &Sink::new(Replies::Send)).await;
+        lead(&groups, GROUP).await;
+        disk.fail_syncs(true);
+        let answer = groups.propose(GROUP, to_tenant(1, "")).await;
+        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+        let why = groups.failed().await;
+        assert!(why.contains("sync"), "{why}");
+    });
+}
+
+#[test]
+fn damage_is_refused_at_start() {
+    paused().block_on(async {
+        let disk = simulated();
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        propose(&groups, GROUP, to_tenant(1, "acknowledged")).await;
+        groups.shutdown().await;
+        disk.flip_bit("log/0000000001.log", 100, 0);
+        let sink = Arc::clone(&sink) as Arc<dyn ApplySink>;
+        let refused = Groups::start(config(), disk.mount(), Executor::Inline, sink).await;
+        assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{refused:?}");
+    });
+}
+
+/// Names of the log's segments.
+fn segments(disk: &SimDisk) -> Vec<String> {
+    let entries = disk.mount().list("log").unwrap();
+    entries.into_iter().map(|entry| entry.name).collect()
+}
+
+#[test]
+fn segments_go_as_the_floor_rises_also_those_of_an_idle_group() {
+    paused().block_on(async {
+        let disk = simulated();
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GroupId::SYSTEM).await;
+        propose(&groups, GroupId::SYSTEM, to_system()).await;
+        groups.durable(GroupId::SYSTEM, Part::System, sink.handed(GroupId::SYSTEM)[0]);
+        lead(&groups, GROUP).await;
+        let text = "x".repeat(1 << 20);
+        for _ in 0..40 {
+            propose(&groups, GROUP, to_tenant(1, &text)).await;
+            let last = *sink.handed(GROUP).last().unwrap();
+            groups.durable(GROUP, Part::Tenant(tenant(1)), last);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let left = segments(&disk);
+        assert!(left.len() <= 2, "{left:?}");
+        groups.shutdown().await;
+
+        let sink = Sink::new(Replies::Send);
+        let groups = start(disk.mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        lead(&groups, GroupId::SYSTEM).await;
+        propose(&groups, GROUP, to_tenant(1, "after")).await;
+        assert_eq!(sink.handed(GROUP).len(), 1, "all before was durable");
+        assert!(sink.handed(GroupId::SYSTEM).is_empty());
+    });
+}

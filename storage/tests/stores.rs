@@ -1,0 +1,228 @@
+//! The files of parts as the actors see them: the `Stores` port.
+
+use std::sync::Arc;
+
+use shiioo_actors::ids::{Part, Position, TenantId};
+use shiioo_actors::ports::{Row, Store, StoreError, Stores};
+use shiioo_storage::disk::{Disk, OpenMode, RealDisk, SimDisk, read_small, write_durably};
+use shiioo_storage::{Executor, FileStores};
+
+const TENANT: &str = "00000000-0000-0000-0000-000000000001";
+const EVENTS: &str = "tenants/00000000-0000-0000-0000-000000000001/events.jsonl";
+
+fn tenant() -> TenantId {
+    TENANT.parse().unwrap()
+}
+
+fn part() -> Part {
+    Part::Tenant(tenant())
+}
+
+fn at(index: u64) -> Position {
+    Position { term: 1, index }
+}
+
+fn put(key: &str, value: &str) -> Row {
+    (key.into(), Some(value.into()))
+}
+
+fn pair(key: &str, value: &str) -> (Vec<u8>, Vec<u8>) {
+    (key.into(), value.into())
+}
+
+async fn stores(disk: Arc<dyn Disk>) -> Arc<FileStores> {
+    FileStores::open(disk, Executor::Inline).await.unwrap()
+}
+
+async fn open(disk: &SimDisk) -> Result<Box<dyn Store>, StoreError> {
+    stores(disk.mount()).await.open(part()).await
+}
+
+/// A store with one durable state and one that is not.
+async fn written(disk: &SimDisk) -> Box<dyn Store> {
+    let mut store = open(disk).await.unwrap();
+    store.append_events(b"one\n").unwrap();
+    store.make_durable(vec![put("a", "1"), put("b", "2")], at(1)).await.unwrap();
+    store.append_events(b"two\n").unwrap();
+    store.commit(vec![put("c", "3"), ("a".into(), None)], at(2)).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn rows_and_events_come_back() {
+    let disk = SimDisk::new(1);
+    let store = written(&disk).await;
+    for _ in 0..2 {
+        assert_eq!(store.position(), Some(at(2)));
+        assert_eq!(store.get(b"a").unwrap(), None);
+        assert_eq!(store.get(b"b").unwrap(), Some(b"2".to_vec()));
+        assert_eq!(store.events_len(), 8);
+        assert_eq!(store.read_events(4, 4).unwrap(), b"two\n");
+        let (b, c) = (pair("b", "2"), pair("c", "3"));
+        assert_eq!(store.scan(b"a", b"z", 9, false).unwrap(), [b.clone(), c.clone()]);
+        assert_eq!(store.scan(b"a", b"z", 9, true).unwrap(), [c.clone(), b.clone()]);
+        assert_eq!(store.scan(b"a", b"z", 1, true).unwrap(), [c]);
+        assert_eq!(store.scan(b"a", b"c", 9, true).unwrap(), [b]);
+        assert!(store.scan(b"z", b"a", 9, false).unwrap().is_empty());
+        assert!(store.read_events(4, 5).is_err(), "too short");
+        assert!(store.get(b"b").unwrap().is_some(), "asking for too much breaks nothing");
+    }
+    drop(store);
+    let store = open(&disk).await.unwrap();
+    assert_eq!((store.position(), store.events_len()), (Some(at(2)), 8));
+}
+
+#[tokio::test]
+async fn a_power_cut_leaves_the_last_durable_state_and_its_events() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let store = written(&disk).await;
+        disk.cut_power();
+        drop(store);
+        let store = open(&disk).await.unwrap();
+        assert_eq!(store.position(), Some(at(1)));
+        assert_eq!(store.events_len(), 4);
+        assert_eq!(store.read_events(0, 4).unwrap(), b"one\n");
+        assert_eq!(store.get(b"a").unwrap(), Some(b"1".to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn events_shorter_than_the_index_knows_are_damage() {
+    let disk = SimDisk::new(1);
+    drop(written(&disk).await);
+    let events = disk.mount().open(EVENTS, OpenMode::Existing).unwrap();
+    events.set_len(5).unwrap();
+    match open(&disk).await.err() {
+        Some(StoreError::Damaged { file, offset, .. }) => {
+            assert_eq!((file.as_str(), offset), (EVENTS, 5));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_missing_index_beside_events_is_damage() {
+    let disk = SimDisk::new(1);
+    drop(written(&disk).await);
+    disk.mount().remove_file(&format!("tenants/{TENANT}/index.redb")).unwrap();
+    assert!(matches!(open(&disk).await.err(), Some(StoreError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_damaged_index_is_refused() {
+    let disk = SimDisk::new(1);
+    drop(written(&disk).await);
+    let index = format!("tenants/{TENANT}/index.redb");
+    disk.mount().open(&index, OpenMode::Existing).unwrap().write_at(0, b"not redb").unwrap();
+    assert!(open(&disk).await.is_err());
+}
+
+#[tokio::test]
+async fn a_store_that_failed_is_broken_until_it_is_opened_again() {
+    let disk = SimDisk::new(1);
+    let mut store = written(&disk).await;
+    disk.fail_syncs(true);
+    assert!(store.make_durable(vec![put("d", "4")], at(3)).await.is_err());
+    disk.fail_syncs(false);
+    assert!(store.get(b"b").is_err());
+    assert!(store.commit(vec![], at(4)).is_err());
+    drop(store);
+    let store = open(&disk).await.unwrap();
+    assert_eq!(store.position(), Some(at(1)), "nothing was made durable when it was closed");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such() {
+    let disk = SimDisk::new(1);
+    let mut store = written(&disk).await;
+    disk.set_capacity(Some(0));
+    assert!(matches!(store.append_events(b"three\n"), Err(StoreError::Full)));
+    drop(store);
+    disk.set_capacity(None);
+    let store = open(&disk).await.unwrap();
+    assert_eq!(store.events_len(), 4);
+}
+
+#[tokio::test]
+async fn a_removed_tenant_is_gone_and_its_leftovers_too() {
+    let disk = SimDisk::new(1);
+    let files = stores(disk.mount()).await;
+    drop(files.open(part()).await.unwrap());
+    assert!(files.exists(part()));
+    assert_eq!(files.tenants().unwrap(), [tenant()]);
+    files.remove(tenant()).await.unwrap();
+    files.remove(tenant()).await.unwrap();
+    disk.cut_power();
+    let mounted = disk.mount();
+    mounted.create_dir_all(&format!("tenants/trash-{TENANT}/blobs")).unwrap();
+    let files = stores(Arc::clone(&mounted)).await;
+    assert!(!files.exists(part()));
+    assert!(files.tenants().unwrap().is_empty());
+    assert!(mounted.list("tenants").unwrap().is_empty());
+    let store = files.open(part()).await.unwrap();
+    assert_eq!(store.position(), None);
+}
+
+#[tokio::test]
+async fn the_control_plane_has_an_index_and_no_events() {
+    let disk = SimDisk::new(1);
+    let files = stores(disk.mount()).await;
+    let mut store = files.open(Part::System).await.unwrap();
+    store.make_durable(vec![put("a", "1")], at(1)).await.unwrap();
+    assert!(store.append_events(b"no").is_err());
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.file_count, stats.events_bytes), (1, 0));
+    assert!(stats.index_bytes > 0);
+    drop(store);
+    assert_eq!(files.open(Part::System).await.unwrap().position(), Some(at(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_files_of_the_system_a_part_is_open_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::new(dir.path()).unwrap());
+    let files = FileStores::open(disk.clone(), Executor::Threads).await.unwrap();
+    for round in 1..=20 {
+        let mut store = files.open(part()).await.unwrap();
+        store.append_events(b"line\n").unwrap();
+        // The close of the one before, on another thread, has ended: nothing is lost.
+        assert_eq!(store.events_len(), 5 * round);
+        store.commit(vec![put("round", &round.to_string())], at(round)).unwrap();
+    }
+    let blobs = dir.path().join("tenants").join(TENANT).join("blobs");
+    disk.create_dir_all(&format!("tenants/{TENANT}/blobs/ab")).unwrap();
+    assert!(blobs.exists());
+    write_durably(disk.as_ref(), &format!("tenants/{TENANT}/blobs/ab/cd"), b"blob").unwrap();
+    let store = files.open(part()).await.unwrap();
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.file_count, stats.blobs_bytes, stats.events_bytes), (3, 4, 100));
+}
+
+#[test]
+fn small_files_are_replaced_whole() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let mounted = disk.mount();
+        assert_eq!(read_small(mounted.as_ref(), "node.id").unwrap(), None);
+        write_durably(mounted.as_ref(), "node.id", b"first").unwrap();
+        disk.cut_power_after(3);
+        let written = write_durably(mounted.as_ref(), "node.id", b"second");
+        assert!(written.is_err());
+        let found = read_small(disk.mount().as_ref(), "node.id").unwrap().unwrap();
+        assert!(found == b"first" || found == b"second", "{found:?}");
+    }
+}
+
+#[test]
+fn paths_do_not_leave_the_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(dir.path()).unwrap();
+    for path in ["../x", "/etc/passwd", "a/../../x"] {
+        assert!(disk.open(path, OpenMode::OpenOrCreate).is_err(), "{path}");
+    }
+    let held = disk.lock("node.lock").unwrap();
+    assert!(disk.lock("node.lock").is_err());
+    drop(held);
+    disk.lock("node.lock").unwrap();
+}
