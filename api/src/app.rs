@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use shiioo_actors::command::{Cause, Idempotency};
+use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{Call, Handles};
 use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::Seams;
@@ -32,12 +33,13 @@ pub(crate) struct App(Arc<Shared>);
 /// What [`App`] points to.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) handles: Handles,
+    /// The node, once its actors run.
+    pub(crate) handles: OnceLock<Handles>,
     pub(crate) seams: Seams,
     pub(crate) version: &'static str,
     pub(crate) request_timeout: Duration,
     pub(crate) guard: Guard,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Metrics,
     /// The OpenAPI document, once it was asked for.
     pub(crate) openapi: OnceLock<Bytes>,
 }
@@ -45,6 +47,11 @@ pub(crate) struct Shared {
 impl App {
     pub(crate) fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    /// The handles of the node; until its actors run, the refusal that says so.
+    pub(crate) fn node(&self) -> Result<&Handles, CallError> {
+        self.handles.get().ok_or(CallError::Starting { what: "the node" })
     }
 }
 
@@ -99,8 +106,8 @@ impl Ctx {
     }
 
     /// The handles of the node.
-    pub(crate) fn handles(&self) -> &Handles {
-        &self.app.handles
+    pub(crate) fn handles(&self) -> Result<&Handles, CallError> {
+        self.app.node()
     }
 
     /// A call with the usual deadline.

@@ -199,7 +199,7 @@ pub(crate) struct GroupsBody {
     responses((status = 201, description = "The node", body = NodeBody)))]
 pub(crate) async fn register(ctx: Ctx, body: Payload<NewNodeBody>) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
-    let created = ctx.handles().cluster.register(&call, body.value.into_new()?).await?;
+    let created = ctx.handles()?.cluster.register(&call, body.value.into_new()?).await?;
     let id = created.resource.id;
     Answer::created(&format!("/api/cluster/nodes/{id}"), &NodeBody::from(created.resource))?
         .replayed(created.replayed)?
@@ -211,7 +211,7 @@ pub(crate) async fn register(ctx: Ctx, body: Payload<NewNodeBody>) -> Reply {
     params(PageQuery),
     responses((status = 200, description = "Nodes", body = NodesBody)))]
 pub(crate) async fn list(ctx: Ctx, Paging(page): Paging) -> Reply {
-    let page = ctx.handles().cluster.nodes(&ctx.call(), page).await?;
+    let page = ctx.handles()?.cluster.nodes(&ctx.call(), page).await?;
     let nodes = page.items.into_iter().map(NodeBody::from).collect();
     Answer::ok(&NodesBody { nodes, next_cursor: page.next_cursor })?.done()
 }
@@ -220,7 +220,7 @@ pub(crate) async fn list(ctx: Ctx, Paging(page): Paging) -> Reply {
 #[utoipa::path(get, path = "/api/cluster/nodes/{node_id}", operation_id = "get_node",
     tag = "Cluster", responses((status = 200, description = "The node", body = NodeBody)))]
 pub(crate) async fn get(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
-    let node = ctx.handles().cluster.node(&ctx.call(), id).await?;
+    let node = ctx.handles()?.cluster.node(&ctx.call(), id).await?;
     Answer::ok(&NodeBody::from(node))?.done()
 }
 
@@ -228,7 +228,7 @@ pub(crate) async fn get(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
 #[utoipa::path(delete, path = "/api/cluster/nodes/{node_id}", operation_id = "remove_node",
     tag = "Cluster", responses((status = 200, description = "Removed", body = MessageBody)))]
 pub(crate) async fn remove(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
-    ctx.handles().cluster.remove(&ctx.call(), id).await?;
+    ctx.handles()?.cluster.remove(&ctx.call(), id).await?;
     Answer::message(format!("Node {id} removed successfully"))
 }
 
@@ -237,7 +237,7 @@ pub(crate) async fn remove(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
     operation_id = "heartbeat_node", tag = "Cluster",
     responses((status = 200, description = "Acknowledged", body = MessageBody)))]
 pub(crate) async fn heartbeat(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
-    ctx.handles().cluster.heartbeat(&ctx.call(), id).await?;
+    ctx.handles()?.cluster.heartbeat(&ctx.call(), id).await?;
     Answer::message("Heartbeat acknowledged")
 }
 
@@ -245,7 +245,7 @@ pub(crate) async fn heartbeat(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
 #[utoipa::path(get, path = "/api/cluster/leader", operation_id = "get_leader", tag = "Cluster",
     responses((status = 200, description = "The leader", body = LeaderBody)))]
 pub(crate) async fn leader(ctx: Ctx) -> Reply {
-    let view = ctx.handles().cluster.leader(&ctx.call()).await?;
+    let view = ctx.handles()?.cluster.leader(&ctx.call()).await?;
     Answer::ok(&LeaderBody { leader: view.leader.map(NodeBody::from), term: view.term })?.done()
 }
 
@@ -253,7 +253,7 @@ pub(crate) async fn leader(ctx: Ctx) -> Reply {
 #[utoipa::path(post, path = "/api/cluster/leader/step-down", operation_id = "step_down",
     tag = "Cluster", responses((status = 200, description = "Another leads", body = MessageBody)))]
 pub(crate) async fn step_down(ctx: Ctx) -> Reply {
-    ctx.handles().cluster.step_down(&ctx.call()).await?;
+    ctx.handles()?.cluster.step_down(&ctx.call()).await?;
     Answer::message("Leader stepped down successfully")
 }
 
@@ -261,7 +261,7 @@ pub(crate) async fn step_down(ctx: Ctx) -> Reply {
 #[utoipa::path(get, path = "/api/cluster/health", operation_id = "get_cluster_health",
     tag = "Cluster", responses((status = 200, description = "Health", body = HealthBody)))]
 pub(crate) async fn health(ctx: Ctx) -> Reply {
-    let view = ctx.in_time(ctx.handles().cluster.health()).await;
+    let view = ctx.in_time(ctx.handles()?.cluster.health()).await;
     let view = view.ok_or(CallError::DeadlineExceeded)?;
     Answer::ok(&HealthBody {
         total_nodes: view.total_nodes,
@@ -276,7 +276,7 @@ pub(crate) async fn health(ctx: Ctx) -> Reply {
 #[utoipa::path(get, path = "/api/cluster/groups", operation_id = "list_groups", tag = "Cluster",
     responses((status = 200, description = "Groups", body = GroupsBody)))]
 pub(crate) async fn groups(ctx: Ctx) -> Reply {
-    let groups = ctx.handles().cluster.groups(&ctx.call()).await?;
+    let groups = ctx.handles()?.cluster.groups(&ctx.call()).await?;
     let groups = groups.into_iter().map(GroupBody::from).collect();
     Answer::ok(&GroupsBody { groups })?.done()
 }

@@ -23,8 +23,6 @@ const PAGE_ITEMS_DEFAULT: u64 = 1000;
 const PAGE_ITEMS_MAX: u64 = 10_000;
 /// Longest cursor: ours are shorter.
 const CURSOR_BYTES_MAX: usize = 1024;
-/// Keys that belong to the cluster itself begin so.
-const RESERVED_PREFIX: &str = "cluster/";
 
 /// A parameter in the path.
 #[derive(Debug)]
@@ -93,24 +91,6 @@ impl PathParam for LockKey {
         check_bytes(&key, LOCK_KEY_BYTES_MAX)
             .map_err(|wrong| Problem::invalid_field(Self::NAME, wrong))?;
         Ok(Self(key.into_owned()))
-    }
-}
-
-/// The key of a lock that clients may take.
-#[derive(Debug)]
-pub(crate) struct FreeLockKey(pub(crate) String);
-
-impl PathParam for FreeLockKey {
-    const NAME: &'static str = LockKey::NAME;
-
-    fn parse(text: Result<Cow<'_, str>, std::str::Utf8Error>) -> Result<Self, Problem> {
-        match LockKey::parse(text)? {
-            LockKey(key) if key.starts_with(RESERVED_PREFIX) => Err(Problem::new(
-                Code::Reserved,
-                "keys under \"cluster/\" are reserved: they can be read only",
-            )),
-            LockKey(key) => Ok(Self(key)),
-        }
     }
 }
 
@@ -318,8 +298,6 @@ mod tests {
         let decoded = |text: &'static str| percent_decode_str(text).decode_utf8();
         assert_eq!(LockKey::parse(decoded("a%2Fb")).unwrap().0, "a/b");
         assert!(LockKey::parse(decoded("cluster%2Fleader")).is_ok());
-        assert!(FreeLockKey::parse(decoded("cluster%2Fleader")).is_err());
-        assert!(FreeLockKey::parse(decoded("cluster")).is_ok());
         assert!(LockKey::parse(decoded("%FF")).is_err());
         assert!(LockKey::parse(Ok("x".repeat(513).into())).is_err());
         assert!(WorkflowName::parse(Ok("x".repeat(201).into())).is_err());

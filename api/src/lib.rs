@@ -35,7 +35,7 @@ mod tenants;
 mod workflows;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::Router;
@@ -71,25 +71,30 @@ impl fmt::Debug for ApiConfig {
 /// The API of one node.
 #[derive(Debug)]
 pub struct Api {
+    app: app::App,
     router: Router,
-    metrics: Arc<metrics::Metrics>,
 }
 
 impl Api {
-    /// Puts the API in front of the handles.
-    pub fn new(handles: Handles, seams: Seams, config: ApiConfig) -> Self {
+    /// The API of a node whose actors do not run yet: it says that it is alive and not ready, and
+    /// refuses the rest with 503 `starting`.
+    pub fn new(seams: Seams, config: ApiConfig) -> Self {
         let templates = routes::table().into_iter().map(|(_, template)| template);
-        let metrics = Arc::new(metrics::Metrics::new(templates, config.extra_metrics));
         let app = app::App::new(app::Shared {
-            handles,
+            handles: OnceLock::new(),
             seams,
             version: config.version,
             request_timeout: config.request_timeout,
             guard: auth::Guard::new(config.admin_token.as_deref()),
-            metrics: metrics.clone(),
+            metrics: metrics::Metrics::new(templates, config.extra_metrics),
             openapi: OnceLock::new(),
         });
-        Self { router: routes::router(app), metrics }
+        Self { router: routes::router(app.clone()), app }
+    }
+
+    /// The node's actors run: from now on requests reach them. Handles that came first stay.
+    pub fn open(&self, handles: Handles) {
+        self.app.handles.get_or_init(|| handles);
     }
 
     /// The router, to be called without a socket.
@@ -100,6 +105,6 @@ impl Api {
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running
     /// requests have ended (or were cut off after a while).
     pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
-        server::serve(listener, self.router(), &self.metrics, stop).await;
+        server::serve(listener, self.router(), &self.app.metrics, stop).await;
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;
-use crate::extract::{FreeLockKey, InPath, LockKey, PageQuery, Paging, Query};
+use crate::extract::{InPath, LockKey, PageQuery, Paging, Query};
 use crate::fields::{Attached, Holder, LOCK_KEY_BYTES_MAX, Ttl, Wait, Whole};
 use crate::payload::Payload;
 use crate::problem::Problem;
@@ -194,7 +194,7 @@ pub(crate) struct LocksQuery {
 pub(crate) async fn acquire(
     ctx: Ctx,
     space: Space,
-    InPath(FreeLockKey(key)): InPath<FreeLockKey>,
+    InPath(LockKey(key)): InPath<LockKey>,
     body: Payload<AcquireBody>,
 ) -> Reply {
     let body = body.value;
@@ -206,7 +206,7 @@ pub(crate) async fn acquire(
         metadata: body.metadata.map_or_else(Json::null, |metadata| metadata.0),
     };
     let call = ctx.waiting_call(attempt.wait);
-    let acquired = ctx.handles().locks.acquire(&call, space.as_space(), attempt).await?;
+    let acquired = ctx.handles()?.locks.acquire(&call, space.as_space(), attempt).await?;
     Answer::ok(&AcquiredBody::new(acquired, key))?.done()
 }
 
@@ -217,12 +217,12 @@ pub(crate) async fn acquire(
 pub(crate) async fn renew(
     ctx: Ctx,
     space: Space,
-    InPath(FreeLockKey(key)): InPath<FreeLockKey>,
+    InPath(LockKey(key)): InPath<LockKey>,
     body: Payload<RenewBody>,
 ) -> Reply {
     let RenewBody { holder, token, ttl_secs } = body.value;
     let (token, ttl) = (token.map(|token| token.0), ttl_secs.map(|ttl| ttl.0));
-    let locks = &ctx.handles().locks;
+    let locks = &ctx.handles()?.locks;
     let lock = locks.renew(&ctx.call(), space.as_space(), key, holder.0, token, ttl).await?;
     Answer::ok(&LockBody::from(lock))?.done()
 }
@@ -234,12 +234,12 @@ pub(crate) async fn renew(
 pub(crate) async fn release(
     ctx: Ctx,
     space: Space,
-    InPath(FreeLockKey(key)): InPath<FreeLockKey>,
+    InPath(LockKey(key)): InPath<LockKey>,
     body: Payload<ReleaseBody>,
 ) -> Reply {
     let ReleaseBody { holder, token } = body.value;
     let token = token.map(|token| token.0);
-    let locks = &ctx.handles().locks;
+    let locks = &ctx.handles()?.locks;
     let released = locks.release(&ctx.call(), space.as_space(), key, holder.0, token).await?;
     Answer::ok(&ReleasedBody { released })?.done()
 }
@@ -248,7 +248,7 @@ pub(crate) async fn release(
 #[utoipa::path(get, path = "/api/locks/{key}", operation_id = "get_lock", tag = "Locks",
     responses((status = 200, description = "The lock", body = LockBody)))]
 pub(crate) async fn get(ctx: Ctx, space: Space, InPath(LockKey(key)): InPath<LockKey>) -> Reply {
-    let lock = ctx.handles().locks.get(&ctx.call(), space.as_space(), key).await?;
+    let lock = ctx.handles()?.locks.get(&ctx.call(), space.as_space(), key).await?;
     Answer::ok(&LockBody::from(lock))?.done()
 }
 
@@ -267,7 +267,7 @@ pub(crate) async fn list(
         let right = format_args!("must be at most {LOCK_KEY_BYTES_MAX} bytes");
         return Err(Problem::parameter("prefix", right));
     }
-    let page = ctx.handles().locks.list(&ctx.call(), space.as_space(), prefix, page).await?;
+    let page = ctx.handles()?.locks.list(&ctx.call(), space.as_space(), prefix, page).await?;
     let locks = page.items.into_iter().map(LockBody::from).collect();
     Answer::ok(&LocksBody { locks, next_cursor: page.next_cursor })?.done()
 }

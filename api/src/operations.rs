@@ -56,7 +56,11 @@ pub(crate) async fn healthz(State(app): State<App>) -> Reply {
     responses((status = 200, description = "Ready", body = StatusBody),
         (status = 503, description = "Not ready: `reasons` says why", body = crate::problem::ProblemBody)))]
 pub(crate) async fn readyz(State(app): State<App>, ctx: Ctx) -> Reply {
-    let reasons = ctx.in_time(ctx.handles().cluster.not_ready()).await;
+    let handles = ctx.handles().map_err(|starting| {
+        let reasons = vec![starting.to_string()];
+        Problem::from(starting).facts(|facts| facts.reasons = reasons)
+    })?;
+    let reasons = ctx.in_time(handles.cluster.not_ready()).await;
     let reasons = reasons.unwrap_or_else(|| vec!["the node does not answer in time".to_owned()]);
     if reasons.is_empty() {
         return Answer::ok(&StatusBody { status: "ready", version: app.version })?.done();

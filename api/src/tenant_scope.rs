@@ -73,8 +73,12 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         Ok(id) => id,
         Err(problem) => return problem.into_response(),
     };
+    let handles = match app.node() {
+        Ok(handles) => handles,
+        Err(starting) => return Problem::from(starting).into_response(),
+    };
     let call = Ctx::new(&parts, &app).call();
-    let (mut response, rate) = match app.handles.tenants.admit(&call, id).await {
+    let (mut response, rate) = match handles.tenants.admit(&call, id).await {
         Ok(admitted) => {
             let tenant = Tenant { id, handle: Arc::new(admitted.tenant) };
             parts.extensions.insert(tenant);

@@ -361,7 +361,7 @@ fn whole(view: TenantView) -> Reply {
 }
 
 async fn demanded(ctx: &Ctx, id: TenantId, if_match: &IfMatch) -> Result<Option<u64>, Problem> {
-    let current = async || Ok(Some(ctx.handles().tenants.get(&ctx.call(), id).await?.version));
+    let current = async || Ok(Some(ctx.handles()?.tenants.get(&ctx.call(), id).await?.version));
     if_match.demand(current()).await
 }
 
@@ -371,7 +371,7 @@ async fn demanded(ctx: &Ctx, id: TenantId, if_match: &IfMatch) -> Result<Option<
     responses((status = 201, description = "The new tenant", body = TenantBody)))]
 pub(crate) async fn create(ctx: Ctx, body: Payload<NewTenantBody>) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
-    let created = ctx.handles().tenants.create(&call, body.value.into_new()).await?;
+    let created = ctx.handles()?.tenants.create(&call, body.value.into_new()).await?;
     let (id, version) = (created.resource.id, created.resource.version);
     Answer::created(&format!("/api/tenants/{id}"), &TenantBody::from(created.resource))?
         .etag(version)?
@@ -388,7 +388,7 @@ pub(crate) async fn list(
     Query(query): Query<TenantsQuery>,
     Paging(page): Paging,
 ) -> Reply {
-    let page = ctx.handles().tenants.list(&ctx.call(), query.status, page).await?;
+    let page = ctx.handles()?.tenants.list(&ctx.call(), query.status, page).await?;
     let tenants = page.items.into_iter().map(TenantBody::from).collect();
     Answer::ok(&TenantsBody { tenants, next_cursor: page.next_cursor })?.done()
 }
@@ -397,7 +397,7 @@ pub(crate) async fn list(
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}", operation_id = "get_tenant", tag = "Tenants",
     responses((status = 200, description = "The tenant", body = TenantBody)))]
 pub(crate) async fn get(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
-    whole(ctx.handles().tenants.get(&ctx.call(), id).await?)
+    whole(ctx.handles()?.tenants.get(&ctx.call(), id).await?)
 }
 
 /// Changes a tenant: what is absent stays.
@@ -413,7 +413,7 @@ pub(crate) async fn update(
 ) -> Reply {
     let change = body.value.into_change();
     let version = demanded(&ctx, id, &if_match).await?;
-    whole(ctx.handles().tenants.update(&ctx.call(), id, change, version).await?)
+    whole(ctx.handles()?.tenants.update(&ctx.call(), id, change, version).await?)
 }
 
 /// Deletes a tenant: its runs stop, its data is removed on every replica.
@@ -423,13 +423,13 @@ pub(crate) async fn update(
         (status = 412, description = "If-Match names another version")))]
 pub(crate) async fn delete(ctx: Ctx, InPath(id): InPath<TenantId>, if_match: IfMatch) -> Reply {
     let version = demanded(&ctx, id, &if_match).await?;
-    ctx.handles().tenants.delete(&ctx.call(), id, version).await?;
+    ctx.handles()?.tenants.delete(&ctx.call(), id, version).await?;
     Answer::message(format!("Tenant {id} deleted successfully"))
 }
 
 async fn set_status(ctx: &Ctx, id: TenantId, status: TenantStatus) -> Reply {
     let change = TenantChange { status: Some(status), ..TenantChange::default() };
-    whole(ctx.handles().tenants.update(&ctx.call(), id, change, None).await?)
+    whole(ctx.handles()?.tenants.update(&ctx.call(), id, change, None).await?)
 }
 
 /// Suspends a tenant: reads work, and writes that wind work down.
@@ -451,7 +451,7 @@ pub(crate) async fn activate(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
     operation_id = "get_tenant_storage_stats", tag = "Tenants",
     responses((status = 200, description = "Sizes", body = StorageStatsBody)))]
 pub(crate) async fn storage_stats(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
-    let stats = ctx.handles().tenants.storage_stats(&ctx.call(), id).await?;
+    let stats = ctx.handles()?.tenants.storage_stats(&ctx.call(), id).await?;
     Answer::ok(&StorageStatsBody::from(stats))?.done()
 }
 
@@ -459,7 +459,7 @@ pub(crate) async fn storage_stats(ctx: Ctx, InPath(id): InPath<TenantId>) -> Rep
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/usage", operation_id = "get_tenant_usage",
     tag = "Tenants", responses((status = 200, description = "Usage", body = UsageBody)))]
 pub(crate) async fn usage(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
-    let usage = ctx.handles().tenants.usage(&ctx.call(), id).await?;
+    let usage = ctx.handles()?.tenants.usage(&ctx.call(), id).await?;
     let usage = usage.into_iter().map(QuotaUsageBody::from).collect();
     Answer::ok(&UsageBody { usage })?.done()
 }

@@ -1,4 +1,5 @@
-//! What the API answers before any handle is asked: refusals, their shape, and the open pages.
+//! What the API answers by itself: refusals, their shape, and the open pages. What is right in
+//! every way meets 503 `starting` here, for there are no actors to ask.
 
 mod support;
 
@@ -177,6 +178,60 @@ async fn bad_fields_are_422_and_named() {
 }
 
 #[tokio::test]
+async fn what_is_right_is_let_through_to_the_node() {
+    let tenant = format!("/api/tenants/{ID}");
+    let seed = r#"{
+        "name": "Acme Corporation",
+        "description": "Enterprise customer with custom workflows",
+        "quota": {
+          "max_concurrent_workflows": 50, "max_workflows_per_day": 5000, "max_routines": 100,
+          "max_storage_bytes": 53687091200, "max_api_requests_per_minute": null
+        },
+        "settings": {
+          "data_retention_days": 365, "enable_audit_logging": true,
+          "metadata": { "tier": "enterprise", "region": "us-east" }
+        }, "unknown": [1]
+    }"#;
+    let node = r#"{"address":"http://node-1.example.com:3000","region":"us-east-1",
+        "metadata":{"instance_type":"m5.xlarge","availability_zone":"us-east-1a"}}"#;
+    let with_node = format!("/api/cluster/nodes/node-{ID}");
+    for (method, path, body) in [
+        ("POST", "/api/tenants", seed),
+        ("PUT", &tenant, r#"{"name":"Acme Corp (Updated)","quota":{"max_routines":200}}"#),
+        ("PUT", &tenant, ""),
+        ("DELETE", &tenant, "null"),
+        ("POST", &format!("{tenant}/suspend"), "null"),
+        ("POST", &format!("{tenant}/activate"), "{}"),
+        ("GET", "/api/tenants?status=Suspended&limit=10&consistency=stale", ""),
+        ("GET", &format!("{tenant}/storage-stats"), ""),
+        ("GET", &format!("{tenant}/usage"), ""),
+        ("POST", "/api/cluster/nodes", node),
+        ("GET", &with_node, ""),
+        ("DELETE", &with_node, ""),
+        ("POST", &format!("{with_node}/heartbeat"), ""),
+        ("GET", "/api/cluster/leader", ""),
+        ("POST", "/api/cluster/leader/step-down", ""),
+        ("GET", "/api/cluster/health", ""),
+        ("GET", "/api/cluster/groups", ""),
+        ("POST", "/api/locks/a%2Fb/acquire", r#"{"holder":"h","ttl_secs":0.1,"wait_secs":300}"#),
+        ("GET", "/api/locks/cluster%2Fleader", ""),
+        ("GET", "/api/locks?prefix=a%2F", ""),
+        ("GET", &format!("{tenant}/runs"), ""),
+        ("POST", &format!("{tenant}/locks/k/release"), r#"{"holder":"h"}"#),
+    ] {
+        let answer = send(method, path).body(body).await;
+        assert_eq!(answer.problem(503, "starting")["applied"], false, "{method} {path}");
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    for path in ["/api/runs", "/api/jobs"] {
+        let answer = send("GET", path).header("X-Tenant-Id", ID).empty().await;
+        answer.problem(503, "starting");
+    }
+    let ready = send("GET", "/readyz").empty().await.problem(503, "starting");
+    assert_eq!(ready["reasons"], serde_json::json!(["the node is starting"]));
+}
+
+#[tokio::test]
 async fn nodes_are_checked() {
     for (body, field) in [
         ("", "address"),
@@ -205,10 +260,6 @@ async fn locks_are_checked() {
     ] {
         let problem = send("POST", path).body(body).await.problem(422, "invalid_field");
         assert_eq!(problem["field"], field, "{body}");
-    }
-    for verb in ["acquire", "renew", "release"] {
-        let path = format!("/api/locks/cluster%2Fleader/{verb}");
-        send("POST", &path).body(r#"{"holder":"h"}"#).await.problem(403, "reserved");
     }
     send("POST", "/api/locks/%FF/acquire").body("{}").await.problem(400, "invalid_parameter");
     let prefix = format!("/api/locks?prefix={}", "k".repeat(513));

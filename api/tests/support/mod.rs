@@ -1,9 +1,8 @@
-//! What the tests of the API share: an API in front of handles that no test here calls.
+//! What the tests of the API share: the API of a node whose actors do not run.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::handles::{Cluster, Handles, Locks, Tenants};
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
 use shiioo_api::{Api, ApiConfig};
 
@@ -27,10 +26,8 @@ impl Entropy for Fixed {
 
 /// An API, with or without an admin token.
 pub fn api(admin_token: Option<&str>) -> Api {
-    let handles = Handles { tenants: Tenants {}, locks: Locks {}, cluster: Cluster {} };
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
     Api::new(
-        handles,
         seams,
         ApiConfig {
             version: "1.2.3",
