@@ -23,6 +23,8 @@ enum Outcome {
     Done(Reply),
     Refused(Value),
     Unknown,
+    /// Turned away, and the answer says that nothing changed.
+    Nothing,
     /// The connection broke: the node is being killed.
     Broken,
 }
@@ -69,7 +71,9 @@ async fn create(client: &Client, own: &mut ClientKnowledge) -> bool {
     if let Outcome::Done(reply) = &outcome {
         tenant.id = Some(text(&reply.expect(201)["id"]));
     }
-    own.tenants.push(tenant);
+    if !matches!(outcome, Outcome::Nothing) {
+        own.tenants.push(tenant);
+    }
     outcome.goes_on()
 }
 
@@ -99,14 +103,17 @@ async fn define(client: &Client, own: &mut ClientKnowledge, at: usize) -> bool {
     let path = path(own, at, "/workflows/main");
     let outcome = outcome(own, client.call("PUT", &path).json(&body)).await;
     let definition = &mut own.tenants[at].definition;
-    // A write in doubt may have taken a version, and a refused answer (503) too.
+    // A write in doubt may have taken a version.
     let newest = definition.possible().map(|(version, _)| *version).max().unwrap_or(0);
-    if let Outcome::Done(reply) = &outcome {
-        let version = reply.json()["version"].as_u64().expect("a version");
-        assert!(version > definition.known.0 && version <= newest + 1, "{reply} after {newest}");
-        definition.settle((version, mark));
-    } else {
-        definition.doubt((newest + 1, mark));
+    match &outcome {
+        Outcome::Done(reply) => {
+            let version = reply.json()["version"].as_u64().expect("a version");
+            let known = definition.known.0;
+            assert!(version > known && version <= newest + 1, "{reply} after {newest}");
+            definition.settle((version, mark));
+        }
+        Outcome::Nothing => {}
+        _ => definition.doubt((newest + 1, mark)),
     }
     outcome.goes_on()
 }
@@ -173,6 +180,7 @@ async fn turn_lock(
             tokens.granted(token, before);
             lock.settle(Some(Grant { holder, token: Some(token) }));
         }
+        Outcome::Nothing => {}
         _ => lock.doubt(Some(Grant { holder, token: None })),
     }
     outcome.goes_on()
@@ -208,6 +216,7 @@ async fn start(
             let limit = tenant.limit.expect("a tenant with a limit");
             assert!(may_be >= limit, "refused with {may_be} of {limit} used: {refused:#}");
         }
+        Outcome::Nothing => {}
         Outcome::Unknown | Outcome::Broken => tenant.unknown.push(start),
     }
     outcome.goes_on()
@@ -252,6 +261,7 @@ async fn outcome(own: &mut ClientKnowledge, call: crate::Call<'_>) -> Outcome {
             own.totals.refused += 1;
             Outcome::Refused(reply.problem(429, "quota_exceeded"))
         }
+        Ok(reply) if reply.status == 503 && reply.json()["applied"] == false => Outcome::Nothing,
         Ok(reply) if reply.status == 503 => {
             own.totals.unknown += 1;
             Outcome::Unknown
@@ -271,6 +281,7 @@ fn note<T: Clone>(register: &mut Register<T>, sent: T, outcome: &Outcome) {
     match outcome {
         Outcome::Done(_) => register.settle(sent),
         Outcome::Refused(refused) => panic!("no quota limits this: {refused:#}"),
+        Outcome::Nothing => {}
         Outcome::Unknown | Outcome::Broken => register.doubt(sent),
     }
 }
