@@ -9,8 +9,10 @@ pub mod config;
 pub mod identity;
 mod node;
 pub mod program;
+mod rooms;
 mod seams;
 
 pub use config::Config;
 pub use node::{Node, NodeFailure, StartError};
+pub use rooms::RoomsError;
 pub use seams::{NodeSeams, OsEntropy, SystemClock};

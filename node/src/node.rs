@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
-use tokio::sync::watch;
 
 use crate::config::{Config, ConfigError};
 use crate::identity::{Identity, IdentityError};
+use crate::rooms::{Rooms, RoomsError};
 use crate::seams::NodeSeams;
 
 /// Says where the running node is, relative to the data directory.
@@ -32,8 +32,9 @@ pub struct Node {
     identity: Identity,
     api_addr: SocketAddr,
     node_addr: SocketAddr,
-    sockets: Sockets,
-    failure: watch::Sender<Option<NodeFailure>>,
+    /// Held for the node's own protocol, so that the address in `node.json` is this node's.
+    node_socket: Arc<dyn AsyncUdpSocket>,
+    rooms: Rooms,
     lock: DiskLock,
 }
 
@@ -84,6 +85,14 @@ pub enum StartError {
         /// What went wrong.
         source: IdentityError,
     },
+    /// The rooms did not open over the data.
+    #[error("cannot start on the data directory {dir}: {source}", dir = .dir.display())]
+    Rooms {
+        /// The data directory.
+        dir: PathBuf,
+        /// What went wrong.
+        source: RoomsError,
+    },
     /// An address cannot be listened at.
     #[error("cannot listen at {addr} ({flag}): {}", why_not(.source, .flag))]
     Bind {
@@ -126,18 +135,23 @@ impl Node {
             sockets.api.local_addr().map_err(failed_address(config.api_addr, "--api-addr"))?;
         let node_addr =
             sockets.node.local_addr().map_err(failed_address(config.node_addr, "--node-addr"))?;
-        let (failure, _) = watch::channel(None);
-        // The rooms are wired here, over what stands above: they get `sockets`, `seams` and a
-        // clone of `failure`. What follows says that they are ready.
-        let node = Self { config, seams, identity, api_addr, node_addr, sockets, failure, lock };
+        let Sockets { api, node: node_socket } = sockets;
+        let addresses = (api_addr.to_string(), node_addr.to_string());
+        let rooms = Rooms::open(&config, &seams, identity, api, addresses).await;
+        let rooms = rooms.map_err(|source| {
+            let dir = config.data_dir.clone();
+            StartError::Rooms { dir, source }
+        })?;
+        let node = Self { config, seams, identity, api_addr, node_addr, node_socket, rooms, lock };
         node.announce().await?;
         Ok(node)
     }
 
     /// Stops: takes no more requests, and lets go of the sockets and at last the data directory.
     pub async fn stop(self) {
-        let Self { seams, sockets, lock, .. } = self;
-        drop(sockets);
+        let Self { seams, node_socket, rooms, lock, .. } = self;
+        rooms.close().await;
+        drop(node_socket);
         let disk = Arc::clone(&seams.disk);
         let removed = seams.executor.run(move || disk.remove_file(READY_FILE)).await;
         if let Err(error) = removed {
@@ -150,12 +164,7 @@ impl Node {
     /// Waits until the node has failed: it must be stopped then, and the reason shown. Never
     /// returns on a node that works.
     pub async fn failed(&self) -> NodeFailure {
-        let mut failure = self.failure.subscribe();
-        match failure.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(reason)) => reason.clone(),
-            // The sender is in `self`.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
+        NodeFailure(self.rooms.failed().await)
     }
 
     /// Who this node is.
@@ -337,17 +346,5 @@ mod tests {
 
         Node::start(config, seams).await.unwrap().stop().await;
         first.stop().await;
-    }
-
-    #[tokio::test]
-    async fn a_failure_wakes_whoever_watches() {
-        let dir = tempfile::tempdir().unwrap();
-        let (config, seams) = anywhere(dir.path());
-        let node = Node::start(config, seams).await.unwrap();
-        let reason = NodeFailure("the disk failed".into());
-        let fail = async { node.failure.send_replace(Some(reason.clone())) };
-        let (seen, _) = tokio::join!(node.failed(), fail);
-        assert_eq!(seen, reason);
-        node.stop().await;
     }
 }

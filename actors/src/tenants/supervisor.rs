@@ -20,6 +20,8 @@ const RESTARTS_MAX: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long a tenant stays in quarantine before it is tried again.
 const QUARANTINE: Duration = Duration::from_secs(15);
+/// How often a group that is being opened is looked for.
+const GROUP_POLL: Duration = Duration::from_millis(5);
 /// How long a tenant may take to open when it is looked at for unfinished work.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a tenant's actor may take to stop.
@@ -130,6 +132,10 @@ impl SupervisorState {
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
         // Opening files and reading the log takes a while: others are not to wait for it.
         tokio::spawn(async move {
+            // A group hands entries over as soon as it runs, perhaps before it is listed.
+            while deps.part.ledger.leadership(slot.group).is_none() {
+                tokio::time::sleep(GROUP_POLL).await;
+            }
             let arguments = (Arc::clone(&slot), deps);
             let supervisor = myself.get_cell();
             if let Err(error) = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await
