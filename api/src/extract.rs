@@ -155,13 +155,19 @@ impl<S: Sync> FromRequestParts<S> for Paging {
             let right = format_args!("must be from 1 to {PAGE_ITEMS_MAX}, is {limit}");
             return Err(Problem::parameter("limit", right));
         }
-        if cursor.as_ref().is_some_and(|cursor| cursor.len() > CURSOR_BYTES_MAX) {
+        if cursor.as_deref().is_some_and(|cursor| !could_be_ours(cursor)) {
             return Err(Problem::parameter("cursor", "is none that this API gave out"));
         }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         // An empty cursor is what a form sends for none.
         Ok(Self(PageRequest { limit, cursor: cursor.filter(|cursor| !cursor.is_empty()) }))
     }
+}
+
+/// Whether a cursor has the form of those that are given out: short and URL-safe.
+fn could_be_ours(cursor: &str) -> bool {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    cursor.len() <= CURSOR_BYTES_MAX && cursor.bytes().all(safe)
 }
 
 /// `If-Match`.
@@ -283,8 +289,9 @@ mod tests {
     #[tokio::test]
     async fn pages_are_bounded() {
         assert_eq!(paging("").await.unwrap(), PageRequest { limit: 1000, cursor: None });
-        let page = paging("?cursor=a%20b&limit=10000&other=1").await.unwrap();
-        assert_eq!(page, PageRequest { limit: 10_000, cursor: Some("a b".into()) });
+        let page = paging("?cursor=a%2Db&limit=10000&other=1").await.unwrap();
+        assert_eq!(page, PageRequest { limit: 10_000, cursor: Some("a-b".into()) });
+        assert!(paging("?cursor=%21").await.is_err());
         for bad in ["0", "10001", "-1", "x", "", "1.5", "99999999999999999999"] {
             let problem = paging(&format!("?limit={bad}")).await.unwrap_err();
             assert_eq!(problem.render("r").status(), 400, "{bad}");

@@ -17,6 +17,7 @@ mod date;
 mod edge;
 mod extract;
 mod fields;
+mod hooks;
 mod jobs;
 mod locks;
 mod metrics;
@@ -53,6 +54,8 @@ pub struct ApiConfig {
     /// The token that everything needs but liveness, readiness and the start page. `None` lets
     /// everybody in.
     pub admin_token: Option<String>,
+    /// Whether tests may have a tenant misbehave, at `/test/tenants/{tenant_id}/{act}`.
+    pub test_hooks: bool,
     /// Metrics of the rest of the node, written behind the API's own.
     pub extra_metrics: Vec<ExtraMetrics>,
 }
@@ -63,6 +66,7 @@ impl fmt::Debug for ApiConfig {
             .field("version", &self.version)
             .field("request_timeout", &self.request_timeout)
             .field("admin_token", &self.admin_token.is_some())
+            .field("test_hooks", &self.test_hooks)
             .field("extra_metrics", &self.extra_metrics.len())
             .finish()
     }
@@ -89,7 +93,7 @@ impl Api {
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
             openapi: OnceLock::new(),
         });
-        Self { router: routes::router(app.clone()), app }
+        Self { router: routes::router(app.clone(), config.test_hooks), app }
     }
 
     /// The node's actors run: from now on requests reach them. Handles that came first stay.

@@ -8,7 +8,9 @@ use http::Method;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
-use crate::{cluster, edge, jobs, locks, operations, runs, tenant_scope, tenants, workflows};
+use crate::{
+    cluster, edge, hooks, jobs, locks, operations, runs, tenant_scope, tenants, workflows,
+};
 
 /// Routes, and the list of them.
 #[derive(Debug, Default)]
@@ -88,11 +90,13 @@ pub(crate) fn table() -> Vec<(Method, &'static str)> {
 }
 
 /// The router, ready to serve.
-pub(crate) fn router(app: App) -> Router {
+pub(crate) fn router(app: App, test_hooks: bool) -> Router {
+    let hooks = if test_hooks { hooks::routes().router } else { Router::new() };
     let admit = from_fn_with_state(app.clone(), tenant_scope::admit);
     Routes::others()
         .router
         .merge(Routes::tenant_scoped().router.route_layer(admit))
+        .merge(hooks)
         .method_not_allowed_fallback(async || {
             Problem::new(
                 Code::MethodNotAllowed,

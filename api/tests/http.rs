@@ -85,6 +85,8 @@ async fn unknown_paths_are_404() {
         send("GET", path).empty().await.problem(404, "not_found");
     }
     send("POST", "/api/tasks/claim").body("{}").await.problem(404, "not_found");
+    let hook = format!("/test/tenants/{ID}/panic");
+    send("POST", &hook).empty().await.problem(404, "not_found");
 }
 
 #[tokio::test]
