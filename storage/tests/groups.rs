@@ -103,11 +103,7 @@ fn simulated() -> SimDisk {
 }
 
 fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,10 +124,7 @@ async fn a_lone_node_leads_well_within_a_second_and_goes_on_after_a_restart() {
         assert!(status[0].term > life);
         assert_eq!((status[0].replicas[0].raft_id, status[0].replicas[0].voter), (RAFT_ID, true));
         groups.shutdown().await;
-        assert_eq!(
-            groups.propose(GroupId::SYSTEM, to_system()).await,
-            Err(ProposeError::Stopping)
-        );
+        assert_eq!(groups.propose(GroupId::SYSTEM, to_system()).await, Err(ProposeError::Stopping));
     }
 }
 

@@ -83,6 +83,7 @@ async fn a_power_cut_leaves_the_last_durable_state_and_its_events() {
         assert_eq!(store.position(), Some(at(1)));
         assert_eq!(store.events_len(), 4);
         assert_eq!(store.read_events(0, 4).unwrap(), b"one\n");
+        assert_eq!(store.stats().unwrap().events_bytes, 4, "the rest is cut off");
         assert_eq!(store.get(b"a").unwrap(), Some(b"1".to_vec()));
     }
 }

@@ -102,7 +102,8 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
-        let file = OpenOptions::new().read(true).write(true).create(true).open(self.path(path)?)?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(self.path(path)?)?;
         match file.try_lock() {
             Ok(()) => Ok(DiskLock::new(file)),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),

@@ -40,10 +40,8 @@ pub(crate) struct Recovered {
 
 /// Opens the log, or makes one.
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, StoreError> {
-    if !disk.exists(LOG_DIR) {
-        create_dir_durably(disk, LOG_DIR)
-            .map_err(|error| store_error(format!("create {LOG_DIR}"), error))?;
-    }
+    create_dir_durably(disk, LOG_DIR)
+        .map_err(|error| store_error(format!("create {LOG_DIR}"), error))?;
     let numbers = segment_numbers(disk)?;
     let mut reading = Reading { disk, index: Index::default(), last: None };
     for (at, &number) in numbers.iter().enumerate() {

@@ -184,7 +184,7 @@ fn take(step: &Step, term: u64, log: &mut Arc<Log>, disk: &SimDisk, models: &mut
             model.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
         }
         Step::Vote(group) => {
-            let vote = Vote { term, node: 1, committed: term % 2 == 0 };
+            let vote = Vote { term, node: 1, committed: term.is_multiple_of(2) };
             write(log, group, Op::Vote(vote));
             models[group as usize].vote = Some(vote);
         }

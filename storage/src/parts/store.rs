@@ -92,6 +92,8 @@ impl PartStore {
         if !disk.exists(&paths.index) {
             create(disk.as_ref(), &paths).map_err(|error| error.into_store_error(&paths))?;
         }
+        settle_names(disk.as_ref(), &paths)
+            .map_err(|error| store_error(format!("open {}", paths.index), error))?;
         let index = disk
             .open(&paths.index, OpenMode::Existing)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
@@ -275,6 +277,15 @@ fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
     file.set_len(0)?;
     drop(PartIndex::create(&paths.index, file).map_err(CreateError::Store)?);
     disk.rename(&beside, &paths.index)?;
-    disk.sync_dir(&paths.dir)?;
     Ok(())
+}
+
+/// Makes the names of a part's files durable, also when it was an earlier life, then killed, that
+/// made them.
+fn settle_names(disk: &dyn Disk, paths: &Paths) -> io::Result<()> {
+    disk.sync_dir(&paths.dir)?;
+    match &paths.blobs {
+        Some(_) => create_dir_durably(disk, &paths.dir),
+        None => Ok(()),
+    }
 }

@@ -6,22 +6,18 @@
 //! - Names are pending until their directory is synced. At a power cut the changes to a directory
 //!   survive up to some point, in the order they were made. A file whose name is lost is lost.
 //! - A failed sync forgets what was pending: the file reads as if written, and will never be.
-//! - A power cut fences every handle and the mounted disk itself: a program that is still being
+//! - A power cut, or a kill, fences every handle and the mounted disk itself: a program that is still being
 //!   torn down can do no more harm. [`SimDisk::mount`] gives the next life a new one.
 //!
 //! A sync cannot be slow here: the calls are synchronous and simulated time does not pass in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod state;
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-
 use super::{DirEntry, Disk, DiskFile, DiskLock, OpenMode, parent};
-
-/// What survives or is lost whole when a write is torn, bytes.
-const SECTOR_BYTES: u64 = 512;
+use state::{Change, End, File, Node, Pending, State, index, inode_of, no_power, resize, write};
 
 /// The disk itself, which outlives the program that uses it.
 #[derive(Debug, Clone)]
@@ -30,23 +26,7 @@ pub struct SimDisk(Arc<Mutex<State>>);
 impl SimDisk {
     /// An empty disk. The seed decides what survives its power cuts.
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            files: BTreeMap::new(),
-            names: BTreeMap::from([(String::new(), Node::Dir)]),
-            durable_names: BTreeMap::from([(String::new(), Node::Dir)]),
-            changes: Vec::new(),
-            locks: BTreeSet::new(),
-            next_inode: 0,
-            epoch: 0,
-            ops: 0,
-            syncs: 0,
-            cut_after: None,
-            was_cut: false,
-            fail_syncs: false,
-            ignore_syncs: false,
-            capacity: None,
-            rng: SmallRng::seed_from_u64(seed),
-        })))
+        Self(Arc::new(Mutex::new(State::new(seed))))
     }
 
     /// The disk as the next life of the program sees it.
@@ -63,13 +43,18 @@ impl SimDisk {
     /// Power goes in the middle of the `ops`-th write, sync or change of names from now (0: the
     /// next one).
     pub fn cut_power_after(&self, ops: u64) {
-        self.state().cut_after = Some(ops);
+        self.state().end_after = Some((ops, End::PowerCut));
     }
 
-    /// Whether a cut that was asked for with [`SimDisk::cut_power_after`] has come since the last
-    /// call.
-    pub fn take_cut(&self) -> bool {
-        std::mem::take(&mut self.state().was_cut)
+    /// The program is killed in the middle of that operation: it can do no more, and all that it
+    /// did is there to be read, but what was not synced can still be lost to a power cut.
+    pub fn kill_after(&self, ops: u64) {
+        self.state().end_after = Some((ops, End::Kill));
+    }
+
+    /// Whether an end that was asked for has come since the last call.
+    pub fn take_ended(&self) -> bool {
+        std::mem::take(&mut self.state().has_ended)
     }
 
     /// Writes, syncs and changes of names so far.
@@ -115,270 +100,6 @@ impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Node {
-    Dir,
-    File(u64),
-}
-
-/// A change to the names in one or two directories.
-#[derive(Debug, Clone)]
-enum Change {
-    Set(String, Node),
-    Remove(String),
-    Rename(String, String),
-}
-
-impl Change {
-    fn dirs(&self) -> Vec<&str> {
-        match self {
-            Self::Set(path, _) | Self::Remove(path) => vec![parent(path)],
-            Self::Rename(from, to) => vec![parent(from), parent(to)],
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Pending {
-    Write(u64, Vec<u8>),
-    Len(u64),
-}
-
-#[derive(Debug, Default)]
-struct File {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Pending>,
-}
-
-#[derive(Debug)]
-struct State {
-    files: BTreeMap<u64, File>,
-    /// What the program sees, by whole path.
-    names: BTreeMap<String, Node>,
-    /// What a power cut would leave.
-    durable_names: BTreeMap<String, Node>,
-    /// What is between the two, in order.
-    changes: Vec<Change>,
-    locks: BTreeSet<String>,
-    next_inode: u64,
-    /// How often power was cut; what was mounted before a cut is dead.
-    epoch: u64,
-    ops: u64,
-    syncs: u64,
-    cut_after: Option<u64>,
-    was_cut: bool,
-    fail_syncs: bool,
-    ignore_syncs: bool,
-    capacity: Option<u64>,
-    rng: SmallRng,
-}
-
-impl State {
-    /// Counts an operation and cuts the power in it when its turn has come.
-    fn count(&mut self) -> io::Result<()> {
-        self.ops += 1;
-        match &mut self.cut_after {
-            Some(0) => {
-                self.cut_power();
-                self.was_cut = true;
-                Err(no_power())
-            }
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn cut_power(&mut self) {
-        let mut blocked = BTreeSet::new();
-        for change in std::mem::take(&mut self.changes) {
-            let dirs = change.dirs();
-            if dirs.iter().any(|dir| blocked.contains(*dir)) || self.rng.random_bool(0.5) {
-                blocked.extend(dirs.into_iter().map(str::to_owned));
-            } else {
-                make_change(&mut self.durable_names, change);
-            }
-        }
-        drop_orphans(&mut self.durable_names);
-        self.names = self.durable_names.clone();
-        let named: BTreeSet<u64> = self.names.values().filter_map(inode_of).collect();
-        self.files.retain(|inode, _| named.contains(inode));
-        for file in self.files.values_mut() {
-            for pending in std::mem::take(&mut file.pending) {
-                survive(&mut file.durable, pending, &mut self.rng);
-            }
-            file.bytes = file.durable.clone();
-        }
-        self.locks.clear();
-        self.epoch += 1;
-        self.cut_after = None;
-        self.fail_syncs = false;
-    }
-
-    fn change(&mut self, change: Change) -> io::Result<()> {
-        make_change(&mut self.names, change.clone());
-        self.changes.push(change);
-        self.count()
-    }
-
-    /// What is pending for a directory becomes durable, and what came before it in directories
-    /// that share a rename with it.
-    fn sync_dir(&mut self, path: &str) -> io::Result<()> {
-        self.count()?;
-        self.syncs += 1;
-        if self.fail_syncs {
-            return Err(sync_failed());
-        }
-        if self.ignore_syncs {
-            return Ok(());
-        }
-        let mut needed = BTreeSet::from([path.to_owned()]);
-        let mut kept = Vec::new();
-        let mut durable = Vec::new();
-        for change in std::mem::take(&mut self.changes).into_iter().rev() {
-            if change.dirs().iter().any(|dir| needed.contains(*dir)) {
-                needed.extend(change.dirs().into_iter().map(str::to_owned));
-                durable.push(change);
-            } else {
-                kept.push(change);
-            }
-        }
-        kept.reverse();
-        self.changes = kept;
-        for change in durable.into_iter().rev() {
-            make_change(&mut self.durable_names, change);
-        }
-        Ok(())
-    }
-
-    fn file(&mut self, inode: u64) -> io::Result<&mut File> {
-        self.files.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Whether files may grow by so much.
-    fn has_room(&self, more: u64) -> bool {
-        let Some(capacity) = self.capacity else { return true };
-        let used: u64 = self
-            .names
-            .values()
-            .filter_map(inode_of)
-            .filter_map(|inode| self.files.get(&inode))
-            .map(|file| file.bytes.len() as u64)
-            .sum();
-        used + more <= capacity
-    }
-
-    fn require_dir(&self, path: &str) -> io::Result<()> {
-        match self.names.get(path) {
-            Some(Node::Dir) => Ok(()),
-            Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-fn inode_of(node: &Node) -> Option<u64> {
-    match node {
-        Node::File(inode) => Some(*inode),
-        Node::Dir => None,
-    }
-}
-
-fn make_change(names: &mut BTreeMap<String, Node>, change: Change) {
-    match change {
-        Change::Set(path, node) => {
-            names.insert(path, node);
-        }
-        Change::Remove(path) => {
-            names.remove(&path);
-        }
-        Change::Rename(from, to) => {
-            let below = format!("{from}/");
-            let moved: Vec<String> = names
-                .keys()
-                .filter(|path| **path == from || path.starts_with(&below))
-                .cloned()
-                .collect();
-            for path in moved {
-                if let Some(node) = names.remove(&path) {
-                    names.insert(format!("{to}{}", &path[from.len()..]), node);
-                }
-            }
-        }
-    }
-}
-
-/// A name in a directory that is not there is not there.
-fn drop_orphans(names: &mut BTreeMap<String, Node>) {
-    let dirs: Vec<String> = names
-        .iter()
-        .filter(|(_, node)| **node == Node::Dir)
-        .map(|(path, _)| path.clone())
-        .collect();
-    let dirs: BTreeSet<String> = dirs
-        .iter()
-        .filter(|path| {
-            let mut dir = path.as_str();
-            while !dir.is_empty() && names.get(parent(dir)) == Some(&Node::Dir) {
-                dir = parent(dir);
-            }
-            dir.is_empty()
-        })
-        .cloned()
-        .collect();
-    names.retain(|path, _| path.is_empty() || dirs.contains(parent(path)));
-}
-
-/// What a power cut makes of one pending write.
-fn survive(durable: &mut Vec<u8>, pending: Pending, rng: &mut SmallRng) {
-    match pending {
-        Pending::Len(len) if rng.random_bool(0.5) => resize(durable, len),
-        Pending::Len(_) => {}
-        Pending::Write(offset, bytes) => match rng.random_range(0..3) {
-            0 => write(durable, offset, &bytes),
-            1 => {}
-            _ => {
-                let end = offset + bytes.len() as u64;
-                let mut from = offset;
-                while from < end {
-                    let to = end.min((from / SECTOR_BYTES + 1) * SECTOR_BYTES);
-                    if rng.random_bool(0.5) {
-                        write(durable, from, &bytes[index(from - offset)..index(to - offset)]);
-                    }
-                    from = to;
-                }
-            }
-        },
-    }
-}
-
-fn resize(bytes: &mut Vec<u8>, len: u64) {
-    bytes.resize(index(len), 0);
-}
-
-fn write(bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
-    let (from, to) = (index(offset), index(offset) + new.len());
-    if bytes.len() < to {
-        bytes.resize(to, 0);
-    }
-    bytes[from..to].copy_from_slice(new);
-}
-
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("simulated files fit in memory")
-}
-
-fn no_power() -> io::Error {
-    io::Error::other("the power is gone")
-}
-
-fn sync_failed() -> io::Error {
-    io::Error::other("injected sync failure")
 }
 
 /// A disk for one life of the program.
@@ -595,7 +316,7 @@ impl DiskFile for Handle {
         let file = state.file(self.inode)?;
         if fail {
             file.pending.clear();
-            return Err(sync_failed());
+            return Err(state::sync_failed());
         }
         if !ignore {
             for pending in std::mem::take(&mut file.pending) {

@@ -1,0 +1,313 @@
+//! What the simulated disk holds, and what a power cut makes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::disk::parent;
+
+/// What survives or is lost whole when a write is torn, bytes.
+const SECTOR_BYTES: u64 = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Node {
+    Dir,
+    File(u64),
+}
+
+/// A change to the names in one or two directories.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Set(String, Node),
+    Remove(String),
+    Rename(String, String),
+}
+
+impl Change {
+    fn dirs(&self) -> Vec<&str> {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) => vec![parent(path)],
+            Self::Rename(from, to) => vec![parent(from), parent(to)],
+        }
+    }
+}
+
+/// How a program ends before its time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    PowerCut,
+    Kill,
+}
+
+#[derive(Debug)]
+pub(super) enum Pending {
+    Write(u64, Vec<u8>),
+    Len(u64),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) bytes: Vec<u8>,
+    pub(super) durable: Vec<u8>,
+    pub(super) pending: Vec<Pending>,
+}
+
+/// Everything, as the program sees it and as a power cut would leave it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) files: BTreeMap<u64, File>,
+    /// What the program sees, by whole path.
+    pub(super) names: BTreeMap<String, Node>,
+    /// What a power cut would leave.
+    pub(super) durable_names: BTreeMap<String, Node>,
+    /// What is between the two, in order.
+    pub(super) changes: Vec<Change>,
+    pub(super) locks: BTreeSet<String>,
+    pub(super) next_inode: u64,
+    /// How often a program ended; what was mounted before is dead.
+    pub(super) epoch: u64,
+    pub(super) ops: u64,
+    pub(super) syncs: u64,
+    pub(super) end_after: Option<(u64, End)>,
+    pub(super) has_ended: bool,
+    pub(super) fail_syncs: bool,
+    pub(super) ignore_syncs: bool,
+    pub(super) capacity: Option<u64>,
+    pub(super) rng: SmallRng,
+}
+
+impl State {
+    /// An empty disk.
+    pub(super) fn new(seed: u64) -> Self {
+        let root = BTreeMap::from([(String::new(), Node::Dir)]);
+        Self {
+            files: BTreeMap::new(),
+            names: root.clone(),
+            durable_names: root,
+            changes: Vec::new(),
+            locks: BTreeSet::new(),
+            next_inode: 0,
+            epoch: 0,
+            ops: 0,
+            syncs: 0,
+            end_after: None,
+            has_ended: false,
+            fail_syncs: false,
+            ignore_syncs: false,
+            capacity: None,
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Counts an operation and ends the program in it when its turn has come.
+    pub(super) fn count(&mut self) -> io::Result<()> {
+        self.ops += 1;
+        match &mut self.end_after {
+            Some((0, end)) => {
+                match end {
+                    End::PowerCut => self.cut_power(),
+                    End::Kill => self.fence(),
+                }
+                self.has_ended = true;
+                Err(no_power())
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn cut_power(&mut self) {
+        let mut blocked = BTreeSet::new();
+        for change in std::mem::take(&mut self.changes) {
+            let dirs = change.dirs();
+            if dirs.iter().any(|dir| blocked.contains(*dir)) || self.rng.random_bool(0.5) {
+                blocked.extend(dirs.into_iter().map(str::to_owned));
+            } else {
+                make_change(&mut self.durable_names, change);
+            }
+        }
+        drop_orphans(&mut self.durable_names);
+        self.names = self.durable_names.clone();
+        let named: BTreeSet<u64> = self.names.values().filter_map(inode_of).collect();
+        self.files.retain(|inode, _| named.contains(inode));
+        for file in self.files.values_mut() {
+            for pending in std::mem::take(&mut file.pending) {
+                survive(&mut file.durable, pending, &mut self.rng);
+            }
+            file.bytes = file.durable.clone();
+        }
+        self.fail_syncs = false;
+        self.fence();
+    }
+
+    fn fence(&mut self) {
+        self.locks.clear();
+        self.epoch += 1;
+        self.end_after = None;
+    }
+
+    pub(super) fn change(&mut self, change: Change) -> io::Result<()> {
+        make_change(&mut self.names, change.clone());
+        self.changes.push(change);
+        self.count()
+    }
+
+    /// What is pending for a directory becomes durable, and what came before it in directories
+    /// that share a rename with it.
+    pub(super) fn sync_dir(&mut self, path: &str) -> io::Result<()> {
+        self.count()?;
+        self.syncs += 1;
+        if self.fail_syncs {
+            return Err(sync_failed());
+        }
+        if self.ignore_syncs {
+            return Ok(());
+        }
+        let mut needed = BTreeSet::from([path.to_owned()]);
+        let mut kept = Vec::new();
+        let mut durable = Vec::new();
+        for change in std::mem::take(&mut self.changes).into_iter().rev() {
+            if change.dirs().iter().any(|dir| needed.contains(*dir)) {
+                needed.extend(change.dirs().into_iter().map(str::to_owned));
+                durable.push(change);
+            } else {
+                kept.push(change);
+            }
+        }
+        kept.reverse();
+        self.changes = kept;
+        for change in durable.into_iter().rev() {
+            make_change(&mut self.durable_names, change);
+        }
+        Ok(())
+    }
+
+    pub(super) fn file(&mut self, inode: u64) -> io::Result<&mut File> {
+        self.files.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Whether files may grow by so much.
+    pub(super) fn has_room(&self, more: u64) -> bool {
+        let Some(capacity) = self.capacity else { return true };
+        let used: u64 = self
+            .names
+            .values()
+            .filter_map(inode_of)
+            .filter_map(|inode| self.files.get(&inode))
+            .map(|file| file.bytes.len() as u64)
+            .sum();
+        used + more <= capacity
+    }
+
+    pub(super) fn require_dir(&self, path: &str) -> io::Result<()> {
+        match self.names.get(path) {
+            Some(Node::Dir) => Ok(()),
+            Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+pub(super) fn inode_of(node: &Node) -> Option<u64> {
+    match node {
+        Node::File(inode) => Some(*inode),
+        Node::Dir => None,
+    }
+}
+
+fn make_change(names: &mut BTreeMap<String, Node>, change: Change) {
+    match change {
+        Change::Set(path, node) => {
+            names.insert(path, node);
+        }
+        Change::Remove(path) => {
+            names.remove(&path);
+        }
+        Change::Rename(from, to) => {
+            let below = format!("{from}/");
+            let moved: Vec<String> = names
+                .keys()
+                .filter(|path| **path == from || path.starts_with(&below))
+                .cloned()
+                .collect();
+            for path in moved {
+                if let Some(node) = names.remove(&path) {
+                    names.insert(format!("{to}{}", &path[from.len()..]), node);
+                }
+            }
+        }
+    }
+}
+
+/// A name in a directory that is not there is not there.
+fn drop_orphans(names: &mut BTreeMap<String, Node>) {
+    let dirs: Vec<String> = names
+        .iter()
+        .filter(|(_, node)| **node == Node::Dir)
+        .map(|(path, _)| path.clone())
+        .collect();
+    let dirs: BTreeSet<String> = dirs
+        .iter()
+        .filter(|path| {
+            let mut dir = path.as_str();
+            while !dir.is_empty() && names.get(parent(dir)) == Some(&Node::Dir) {
+                dir = parent(dir);
+            }
+            dir.is_empty()
+        })
+        .cloned()
+        .collect();
+    names.retain(|path, _| path.is_empty() || dirs.contains(parent(path)));
+}
+
+/// What a power cut makes of one pending write.
+fn survive(durable: &mut Vec<u8>, pending: Pending, rng: &mut SmallRng) {
+    match pending {
+        Pending::Len(len) if rng.random_bool(0.5) => resize(durable, len),
+        Pending::Len(_) => {}
+        Pending::Write(offset, bytes) => match rng.random_range(0..3) {
+            0 => write(durable, offset, &bytes),
+            1 => {}
+            _ => {
+                let end = offset + bytes.len() as u64;
+                let mut from = offset;
+                while from < end {
+                    let to = end.min((from / SECTOR_BYTES + 1) * SECTOR_BYTES);
+                    if rng.random_bool(0.5) {
+                        write(durable, from, &bytes[index(from - offset)..index(to - offset)]);
+                    }
+                    from = to;
+                }
+            }
+        },
+    }
+}
+
+pub(super) fn resize(bytes: &mut Vec<u8>, len: u64) {
+    bytes.resize(index(len), 0);
+}
+
+pub(super) fn write(bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
+    let (from, to) = (index(offset), index(offset) + new.len());
+    if bytes.len() < to {
+        bytes.resize(to, 0);
+    }
+    bytes[from..to].copy_from_slice(new);
+}
+
+pub(super) fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("simulated files fit in memory")
+}
+
+pub(super) fn no_power() -> io::Error {
+    io::Error::other("the program has ended: its disk is fenced")
+}
+
+pub(super) fn sync_failed() -> io::Error {
+    io::Error::other("injected sync failure")
+}
