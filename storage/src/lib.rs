@@ -1,4 +1,19 @@
-//! Disk, replicated log, Raft groups and tenant files of shiioo.
+//! What shiioo keeps, and how it is kept: the disk seam, the replicated log of every group, and the
+//! files of every part.
+//!
+//! | here | is | for |
+//! |---|---|---|
+//! | [`disk`] | the only way to files | everybody |
+//! | [`Executor`] | where blocking work runs | `node` chooses |
+//! | [`Groups`] | Raft groups over one log | the actors' `Ledger` |
+//! | [`FileStores`] | indexes and event logs | the actors' `Stores` |
+//!
+//! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
+//! face. It knows nothing of HTTP or QUIC, and of the domain only what a command is for.
+//!
+//! The durability point is the log: what [`Groups`] acknowledges is synced there. The parts' files
+//! follow when their actors say so, and tell the log by the floor what it may forget. The rules, and
+//! why a torn write can be told from damage, are in the modules `log` and `raft::floor`.
 
 #[cfg(test)]
 mod crash_tests;

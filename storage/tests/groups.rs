@@ -292,6 +292,32 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
 }
 
 #[test]
+fn a_full_disk_does_not_hold_up_the_end() {
+    paused().block_on(async {
+        let disk = simulated();
+        let groups = start(disk.mount(), Executor::Inline, &Sink::new(Replies::Send)).await;
+        lead(&groups, GROUP).await;
+        disk.set_capacity(Some(0));
+        let proposed = groups.propose(GROUP, to_tenant(1, "no room"));
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            groups.shutdown().await;
+        };
+        let (answer, ()) = tokio::join!(proposed, end);
+        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+    });
+}
+
+#[test]
+fn an_election_timeout_that_cannot_be_divided_is_refused() {
+    paused().block_on(async {
+        let config = GroupsConfig { raft_id: RAFT_ID, election_timeout: Duration::from_millis(5) };
+        let (disk, sink) = (simulated().mount(), Sink::new(Replies::Send));
+        assert!(Groups::start(config, disk, Executor::Inline, sink).await.is_err());
+    });
+}
+
+#[test]
 fn a_failed_sync_stops_the_node_loudly() {
     paused().block_on(async {
         let disk = simulated();

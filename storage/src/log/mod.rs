@@ -19,6 +19,8 @@ pub(crate) mod segment;
 mod writer;
 
 #[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
@@ -67,6 +69,7 @@ pub(crate) struct Shared {
     /// Number of the segment that is written; changes when another is begun.
     rolled: watch::Sender<u32>,
     full: AtomicBool,
+    /// Whether what finds no room fails instead of waiting.
     closing: AtomicBool,
     failed: watch::Sender<Option<String>>,
 }
@@ -233,12 +236,17 @@ impl Log {
         self.shared.failed.subscribe()
     }
 
+    /// From now on what finds no room fails instead of waiting, so that it holds up no end.
+    pub fn give_up_when_full(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+    }
+
     /// Writes what waits, floors too, and takes nothing more.
     ///
     /// # Errors
     /// When it could not be written.
     pub async fn close(&self) -> io::Result<()> {
-        self.shared.closing.store(true, Ordering::Release);
+        self.give_up_when_full();
         self.write(GroupId::SYSTEM, vec![Op::Mark]).await
     }
 }

@@ -150,6 +150,10 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
         /// Against the definition: the highest position at or below which nothing is undurable;
         /// the floor is at most that, and is that once every part has reported.
         #[test]

@@ -83,6 +83,9 @@ impl Groups {
         executor: Executor,
         sink: Arc<dyn ApplySink>,
     ) -> Result<Arc<Self>, StoreError> {
+        // Told now rather than when the first group is opened.
+        group::raft_config(GroupId::SYSTEM, config.election_timeout)
+            .map_err(|why| store_error("election timeout", std::io::Error::other(why)))?;
         let log = executor.run(move || Log::open(disk, executor)).await?;
         Ok(Arc::new(Self {
             config,
@@ -96,9 +99,11 @@ impl Groups {
         }))
     }
 
-    /// Stops every group and writes what waits. Nothing can be proposed any more.
+    /// Stops every group and writes what waits. Nothing can be proposed any more. Without it the
+    /// groups run on when this is dropped.
     pub async fn shutdown(&self) {
         self.is_stopping.store(true, Ordering::Release);
+        self.log.give_up_when_full();
         let _no_more = self.opening.lock().await;
         let groups: Vec<_> = self.all().values().cloned().collect();
         for group in groups {
