@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::error::CallError;
-use shiioo_actors::handles::NewNode;
+use shiioo_actors::handles::{DEFAULT_REGION, NewNode};
 use shiioo_actors::ids::NodeId;
 use shiioo_actors::seams::Timestamp;
 use shiioo_actors::views::{GroupView, NodeView, ReplicaView};
@@ -17,9 +17,6 @@ use crate::payload::Payload;
 use crate::problem::Problem;
 use crate::reply::{Answer, MessageBody, Raw, Reply, Shown};
 use crate::routes::Routes;
-
-/// Region of nodes that name none.
-const REGION_DEFAULT: &str = "default";
 
 pub(crate) fn routes() -> Routes {
     Routes::default()
@@ -58,7 +55,7 @@ impl NewNodeBody {
         }
         Ok(NewNode {
             address: self.address.0,
-            region: self.region.map_or_else(|| REGION_DEFAULT.to_owned(), |region| region.0),
+            region: self.region.map_or_else(|| DEFAULT_REGION.to_owned(), |region| region.0),
             metadata,
         })
     }
