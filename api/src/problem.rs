@@ -33,6 +33,7 @@ pub(crate) enum Code {
     UnsupportedMediaType,
     InvalidField,
     InvalidWorkflow,
+    NotAllowedHere,
     IdempotencyKeyReused,
     QuotaExceeded,
     TooManyKeys,
@@ -75,6 +76,9 @@ impl Code {
             Self::InvalidField => (S::UNPROCESSABLE_ENTITY, "invalid_field", "Invalid field"),
             Self::InvalidWorkflow => {
                 (S::UNPROCESSABLE_ENTITY, "invalid_workflow", "Invalid workflow")
+            }
+            Self::NotAllowedHere => {
+                (S::UNPROCESSABLE_ENTITY, "not_allowed_here", "Not allowed here")
             }
             Self::IdempotencyKeyReused => {
                 (S::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")

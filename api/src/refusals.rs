@@ -131,7 +131,9 @@ fn quota_exceeded(
 
 impl From<InvalidWorkflow> for Problem {
     fn from(invalid: InvalidWorkflow) -> Self {
-        Self::new(Code::InvalidWorkflow, invalid.message).facts(|facts| facts.step = invalid.step)
+        let code =
+            if invalid.not_allowed_here { Code::NotAllowedHere } else { Code::InvalidWorkflow };
+        Self::new(code, invalid.message).facts(|facts| facts.step = invalid.step)
     }
 }
 
@@ -199,7 +201,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_invalid_workflow_names_its_step() {
-        let invalid = InvalidWorkflow { step: Some("b".into()), message: "a cycle".into() };
+        let invalid = InvalidWorkflow {
+            step: Some("b".into()),
+            message: "a cycle".into(),
+            not_allowed_here: false,
+        };
         let (_, body) = shown(invalid.into()).await;
         assert_eq!((&body["code"], &body["step"]), (&"invalid_workflow".into(), &"b".into()));
         assert_eq!(body["status"], 422);

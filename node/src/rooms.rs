@@ -64,6 +64,7 @@ impl Rooms {
                 version: env!("CARGO_PKG_VERSION"),
                 request_timeout: config.request_timeout,
                 admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+                test_hooks: config.test_hooks,
                 extra_metrics: Vec::new(),
             },
         ));

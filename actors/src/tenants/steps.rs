@@ -140,6 +140,9 @@ async fn attempt(link: &Link, task: &StepTask) -> Result<StepResult, Failure> {
     let action = render(link, task, spec.action).map_err(fatal)?;
     let output = match action {
         Action::Set { output } => output,
+        Action::Script {} | Action::Unknown => {
+            return Err(fatal("this node cannot perform this type of action".to_owned()));
+        }
         Action::Wait { secs, until } => {
             let due_at = wait_until(task.attempt_at, secs, until).map_err(fatal)?;
             return Ok(StepResult::WaitsUntil { due_at });

@@ -120,6 +120,11 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<String>,
     },
+    /// Runs a program on the node: refused, nodes of this version run none.
+    Script {},
+    /// A type that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What is wrong with a workflow.
@@ -130,11 +135,13 @@ pub struct InvalidWorkflow {
     pub step: Option<String>,
     /// What is wrong and what would be right.
     pub message: String,
+    /// Whether the workflow is right, but not for this node.
+    pub not_allowed_here: bool,
 }
 
 impl InvalidWorkflow {
     fn of(step: &str, message: impl Into<String>) -> Self {
-        Self { step: Some(step.to_owned()), message: message.into() }
+        Self { step: Some(step.to_owned()), message: message.into(), not_allowed_here: false }
     }
 }
 
@@ -147,7 +154,7 @@ pub fn parse(spec: WorkflowSpec) -> Result<Workflow, InvalidWorkflow> {
     if steps.is_empty() || steps.len() > STEPS_MAX {
         let message =
             format!("a workflow has 1 to {STEPS_MAX} steps; this one has {}", steps.len());
-        return Err(InvalidWorkflow { step: None, message });
+        return Err(InvalidWorkflow { step: None, message, not_allowed_here: false });
     }
     let mut index = BTreeMap::new();
     for (position, step) in (0_u16..).zip(&steps) {
@@ -215,6 +222,14 @@ fn check_action(id: &str, action: &Action) -> Result<(), InvalidWorkflow> {
     let wrong = |message: String| Err(InvalidWorkflow::of(id, message));
     match action {
         Action::Set { .. } => Ok(()),
+        Action::Script {} => Err(InvalidWorkflow {
+            step: Some(id.to_owned()),
+            message: format!("{id:?}: script steps are not allowed on this node"),
+            not_allowed_here: true,
+        }),
+        Action::Unknown => {
+            wrong(format!("{id:?}: action.type must be \"set\", \"http\" or \"wait\""))
+        }
         Action::Http { method, url, .. } => {
             let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
             if method.is_empty() || method.len() > 32 || !method.chars().all(token) {
