@@ -1,0 +1,235 @@
+//! A small HTTP/1.1 client over turmoil's network.
+//!
+//! A call that brings no whole answer in time is [`Broken`]: whether it took effect is unknown.
+//! [`Client::settle`] then asks again with the same `Idempotency-Key`, as the API wants it.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use turmoil::net::TcpStream;
+
+use crate::trace;
+
+/// Beyond the node's own request timeout, so that a call that timed out here is over there.
+const CALL_MAX: Duration = Duration::from_secs(8);
+/// Pause before a call whose outcome is unknown is sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(150);
+
+/// A client of one node.
+pub struct Client {
+    name: String,
+    node: String,
+    port: u16,
+    /// One connection is kept: a client has one call under way.
+    idle: RefCell<Option<SendRequest<Full<Bytes>>>>,
+    /// Calls that got no answer or one that leaves the outcome open.
+    unknown: Cell<u64>,
+    /// Calls that were answered for good.
+    answered: Cell<u64>,
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Call {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+    key: Option<String>,
+    wait: Duration,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The request line it answers, for messages.
+    pub asked: String,
+    /// The status code.
+    pub status: u16,
+    /// The body, null when it is not JSON.
+    pub body: Value,
+    /// When the call that brought it was sent, since the start of the run.
+    pub sent_at: Duration,
+    /// Whether an earlier call of the same request may have taken effect.
+    pub retried: bool,
+}
+
+/// No whole answer.
+#[derive(Debug)]
+pub struct Broken(pub String);
+
+impl Call {
+    /// `GET path`.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// `DELETE path`.
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    /// `POST path` with a JSON body.
+    pub fn post(path: impl Into<String>, body: Value) -> Self {
+        Self { body: Some(body), ..Self::new(Method::POST, path) }
+    }
+
+    /// `PUT path` with a JSON body.
+    pub fn put(path: impl Into<String>, body: Value) -> Self {
+        Self { body: Some(body), ..Self::new(Method::PUT, path) }
+    }
+
+    /// The same under an `Idempotency-Key`.
+    #[must_use]
+    pub fn keyed(self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self }
+    }
+
+    /// The same, which the node may take so much longer for.
+    #[must_use]
+    pub fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: None, key: None, wait: Duration::ZERO }
+    }
+
+    fn line(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+impl Reply {
+    /// Whether it says that the request was done.
+    pub fn is_success(&self) -> bool {
+        self.status / 100 == 2
+    }
+
+    /// The code of a refusal.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    /// Whether it says for sure what became of the request.
+    fn is_final(&self) -> bool {
+        self.status < 500
+    }
+}
+
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let again = if self.retried { " (asked again)" } else { "" };
+        write!(f, "{}{again} -> {} {}", self.asked, self.status, self.body)
+    }
+}
+
+impl Client {
+    /// A client on host `name` of the node on host `node`.
+    pub fn new(name: &str, node: &str, port: u16) -> Self {
+        Self {
+            name: name.to_owned(),
+            node: node.to_owned(),
+            port,
+            idle: RefCell::default(),
+            unknown: Cell::default(),
+            answered: Cell::default(),
+        }
+    }
+
+    /// How many calls were answered for good, and how many were not.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.answered.get(), self.unknown.get())
+    }
+
+    /// Calls until there is an answer that says for sure what became of the request. Waits for
+    /// ever when none comes: the run's own bound ends that.
+    pub async fn settle(&self, call: Call) -> Reply {
+        let mut in_doubt = false;
+        loop {
+            match self.call(&call).await {
+                Ok(mut reply) if reply.is_final() => {
+                    self.answered.set(self.answered.get() + 1);
+                    reply.retried = in_doubt;
+                    return reply;
+                }
+                Ok(reply) => in_doubt |= reply.body["applied"] != false,
+                Err(Broken(_)) => in_doubt = true,
+            }
+            self.unknown.set(self.unknown.get() + 1);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Calls once.
+    ///
+    /// # Errors
+    /// [`Broken`] when there is no whole answer in time.
+    pub async fn call(&self, call: &Call) -> Result<Reply, Broken> {
+        let sent_at = trace::now();
+        let sent = call.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let key = call.key.as_deref().unwrap_or("-");
+        let line = call.line();
+        trace::event(&self.name, "http", format_args!("{line} key {key} {sent}"), &[]);
+        let exchange = tokio::time::timeout(CALL_MAX + call.wait, self.exchange(call, sent));
+        let answer = match exchange.await {
+            Ok(answer) => answer,
+            Err(_) => Err(Broken("no answer in time".to_owned())),
+        };
+        match answer {
+            Ok((status, bytes)) => {
+                let text = String::from_utf8_lossy(&bytes);
+                trace::event(&self.name, "http", format_args!("{line} -> {status} {text}"), &[]);
+                let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+                Ok(Reply { asked: line, status, body, sent_at, retried: false })
+            }
+            Err(Broken(why)) => {
+                trace::event(&self.name, "http", format_args!("{line} -> {why}"), &[]);
+                Err(Broken(why))
+            }
+        }
+    }
+
+    async fn exchange(&self, call: &Call, sent: String) -> Result<(u16, Bytes), Broken> {
+        let mut request = Request::builder()
+            .method(call.method.clone())
+            .uri(&call.path)
+            .header(HOST, format!("{}:{}", self.node, self.port));
+        if call.body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(key) = &call.key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.body(Full::from(sent)).map_err(broken)?;
+        let mut sender = self.connection().await?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        self.idle.replace(Some(sender));
+        Ok((status, bytes))
+    }
+
+    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Broken> {
+        let idle = self.idle.take();
+        if let Some(mut sender) = idle
+            && sender.ready().await.is_ok()
+        {
+            return Ok(sender);
+        }
+        let stream = TcpStream::connect((self.node.as_str(), self.port)).await.map_err(broken)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+fn broken(error: impl std::error::Error) -> Broken {
+    Broken(error.to_string())
+}

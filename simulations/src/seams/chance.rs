@@ -1,0 +1,61 @@
+//! Wall time and entropy.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::rngs::SmallRng;
+use rand::{RngCore as _, SeedableRng as _};
+use shiioo_actors::seams::{Clock, Entropy, Timestamp};
+
+use crate::trace;
+
+/// The wall time at the start of every run, ms since 1970: 2030-01-01T10:00:00Z. A run is far
+/// shorter than the rest of that day.
+const START_MS: i64 = 1_893_492_000_000;
+
+/// A wall clock: virtual time, and how far this host's clock is off.
+#[derive(Debug, Clone, Default)]
+pub struct SimClock {
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl SimClock {
+    /// Sets how far the clock is off from now on, ms.
+    pub fn set_offset_ms(&self, offset_ms: i64) {
+        self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let elapsed_ms = i64::try_from(trace::now().as_millis()).unwrap_or(i64::MAX);
+        Timestamp(START_MS + elapsed_ms + self.offset_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Random bytes of one incarnation of a node.
+pub struct SeededEntropy(Mutex<SmallRng>);
+
+impl SeededEntropy {
+    /// The bytes of the `incarnation`-th start of a host in the run of `seed`.
+    pub fn new(seed: u64, host: u64, incarnation: u64) -> Self {
+        let mut mixed = [0; 32];
+        for (part, number) in mixed.chunks_mut(8).zip([seed, host, incarnation, 1]) {
+            part.copy_from_slice(&number.to_le_bytes());
+        }
+        Self(Mutex::new(SmallRng::from_seed(mixed)))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buffer);
+    }
+}
+
+impl fmt::Debug for SeededEntropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeededEntropy")
+    }
+}

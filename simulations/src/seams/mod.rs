@@ -1,0 +1,11 @@
+//! What stands under the node instead of the operating system: one file per seam.
+
+mod chance;
+mod disk;
+mod tcp;
+mod udp;
+
+pub use chance::{SeededEntropy, SimClock};
+pub use disk::{DiskFaultsSeen, Process, TracedDisk};
+pub use tcp::SimTcp;
+pub use udp::SimUdp;

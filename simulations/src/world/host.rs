@@ -1,0 +1,159 @@
+//! A node's host: lives of the shipped program, one after the other, on one disk.
+
+use std::cell::{Cell, RefCell};
+use std::future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shiioo::{Config, Node, NodeSeams};
+use shiioo_actors::seams::Seams;
+use shiioo_storage::Executor;
+use shiioo_storage::disk::SimDisk;
+use tokio::sync::Notify;
+
+use crate::seams::{DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk};
+use crate::trace;
+
+/// Where a node's API listens.
+pub const API_PORT: u16 = 3000;
+/// Where a node talks to others.
+const NODE_PORT: u16 = 7400;
+/// How long a node that failed gets to stop, as the shipped program does it.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// A node, through all its lives.
+pub struct NodeHost {
+    name: String,
+    /// Its number among the hosts: no two share their chance.
+    number: u64,
+    seed: u64,
+    names: Vec<String>,
+    /// What outlives a life.
+    pub disk: SimDisk,
+    /// Its wall clock.
+    pub clock: SimClock,
+    /// What its disk refused.
+    pub seen: Arc<DiskFaultsSeen>,
+    /// The life that runs now or ran last.
+    process: RefCell<Process>,
+    /// How many lives began.
+    starts: Cell<u64>,
+    /// How many lives got as far as being ready.
+    ready: Cell<u64>,
+    /// Why the life that ran last ended by itself.
+    exit: RefCell<Option<Exit>>,
+    stop: Notify,
+}
+
+/// How a life of a node ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// It was asked to stop, and did.
+    Stopped,
+    /// It did not start, or could not go on.
+    Failed(String),
+}
+
+impl NodeHost {
+    /// The `number`-th node of the run of `seed`, which can look up `names`.
+    pub fn new(name: &str, number: u64, seed: u64, names: &[String]) -> Rc<Self> {
+        let seen = Arc::new(DiskFaultsSeen::default());
+        Rc::new(Self {
+            name: name.to_owned(),
+            number,
+            seed,
+            names: names.to_vec(),
+            disk: SimDisk::new(seed ^ number << 32),
+            clock: SimClock::default(),
+            process: RefCell::new(Process::new(name, Arc::clone(&seen))),
+            seen,
+            starts: Cell::default(),
+            ready: Cell::default(),
+            exit: RefCell::default(),
+            stop: Notify::new(),
+        })
+    }
+
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many lives got as far as being ready.
+    pub fn lives(&self) -> u64 {
+        self.ready.get()
+    }
+
+    /// Whether the life that runs now is ready.
+    pub fn take_exit(&self) -> Option<Exit> {
+        self.exit.take()
+    }
+
+    /// Nothing of the present life reaches the disk any more.
+    pub fn fence(&self) {
+        self.process.borrow().kill();
+    }
+
+    /// Asks the present life to stop cleanly.
+    pub fn ask_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// One life: starts the node as it is shipped and waits for its end. Never returns, so that
+    /// what it has left behind is torn down by the world, as that of a process is.
+    pub async fn live(self: Rc<Self>) -> turmoil::Result {
+        let incarnation = self.starts.get() + 1;
+        self.starts.set(incarnation);
+        let process = Process::new(&self.name, Arc::clone(&self.seen));
+        self.process.replace(process.clone());
+        let exit = self.run(incarnation, process).await;
+        trace::event(&self.name, "node", format_args!("life {incarnation}: {exit:?}"), &[]);
+        self.exit.replace(Some(exit));
+        future::pending().await
+    }
+
+    async fn run(&self, incarnation: u64, process: Process) -> Exit {
+        trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
+        let node = match Node::start(self.config(), self.seams(incarnation, process)).await {
+            Ok(node) => node,
+            Err(error) => return Exit::Failed(format!("it did not start: {error}")),
+        };
+        trace::event(&self.name, "node", format_args!("life {incarnation} is ready"), &[]);
+        self.ready.set(self.ready.get() + 1);
+        let failure = tokio::select! {
+            failure = node.failed() => Some(failure),
+            () = self.stop.notified() => None,
+        };
+        let stopped = tokio::time::timeout(STOP_MAX, node.stop()).await;
+        match (failure, stopped) {
+            (Some(failure), _) => Exit::Failed(failure.to_string()),
+            (None, Ok(())) => Exit::Stopped,
+            (None, Err(_)) => Exit::Failed(format!("it did not stop within {STOP_MAX:?}")),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        Config {
+            api_addr: any(API_PORT),
+            node_addr: any(NODE_PORT),
+            data_dir: format!("/{}", self.name).into(),
+            insecure: true,
+            ..Config::default()
+        }
+    }
+
+    fn seams(&self, incarnation: u64, process: Process) -> NodeSeams {
+        let entropy = SeededEntropy::new(self.seed, self.number, incarnation);
+        NodeSeams {
+            seams: Seams { clock: Arc::new(self.clock.clone()), entropy: Arc::new(entropy) },
+            tcp: Arc::new(SimTcp::new(&self.name, &self.names)),
+            udp: Arc::new(SimUdp::new(&self.name)),
+            disk: Arc::new(TracedDisk::new(self.disk.mount(), process)),
+            executor: Executor::Inline,
+            pid: u32::try_from(self.number).unwrap_or(u32::MAX),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The world
+mod host;
+pub use host::{API_PORT, Exit, NodeHost};
