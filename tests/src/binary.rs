@@ -14,11 +14,13 @@ pub const BINARY_VARIABLE: &str = "SHIIOO_TEST_BIN";
 
 /// The program under test, built at the first call of a process.
 pub fn path() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| match std::env::var_os(BINARY_VARIABLE) {
-        Some(given) => PathBuf::from(given),
+    // A failure is kept as well: not every test of a file has to fail to build again.
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| match std::env::var_os(BINARY_VARIABLE) {
+        Some(given) => Ok(PathBuf::from(given)),
         None => build(),
-    })
+    });
+    built.as_ref().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The root of the workspace.
@@ -34,7 +36,7 @@ pub fn cargo() -> Command {
     command
 }
 
-fn build() -> PathBuf {
+fn build() -> Result<PathBuf, String> {
     let profile_dir = profile_dir();
     let profile = profile_dir.file_name().and_then(|name| name.to_str()).expect("a profile");
     // Test programs may run side by side: one builds, the others wait here and find it fresh.
@@ -47,8 +49,11 @@ fn build() -> PathBuf {
         command.args(["--profile", profile]);
     }
     let status = command.status().expect("run cargo");
-    assert!(status.success(), "cargo build -p shiioo failed: {status}");
-    profile_dir.join("shiioo")
+    if status.success() {
+        Ok(profile_dir.join("shiioo"))
+    } else {
+        Err(format!("cargo build -p shiioo failed: {status}"))
+    }
 }
 
 /// `target/<profile>`, of which this very program is a part.

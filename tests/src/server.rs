@@ -92,6 +92,8 @@ impl Server {
         command.args(["--api-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0", "--data-dir"]);
         command.arg(&data).args(&args).current_dir(folder);
         isolate(&mut command);
+        // What is shown of a failed test's node is its end: the consensus library would fill it.
+        command.env("RUST_LOG", "info,openraft=warn");
         let output = append(&folder.join("node.log"));
         command.stdout(output.try_clone().expect("share the log")).stderr(output);
         let child = spawner::spawn(command).expect("start the node");

@@ -107,7 +107,6 @@ async fn node_json_and_the_banner_describe_the_node() {
         let part = node[part].as_str().expect("text");
         assert!(output.contains(part), "{part} in the banner:\n{output}");
     }
-    assert!(output.contains("--join"), "the command to join it:\n{output}");
 }
 
 #[tokio::test]
