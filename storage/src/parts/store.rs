@@ -18,7 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::index::{PartIndex, State};
 use super::paths::{self, Paths};
-use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
+use crate::disk::{Disk, DiskFile, OpenMode, parent, store_error};
 use crate::executor::Executor;
 
 /// See the module.
@@ -254,11 +254,11 @@ impl CreateError {
     }
 }
 
-/// Makes a part's files. The index comes last and by its name only when it is whole: where it is,
+/// Makes a part's files; their names are settled by the caller. The index comes last and by its name only when it is whole: where it is,
 /// everything is.
 fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
     if let Some(blobs) = &paths.blobs {
-        create_dir_durably(disk, blobs)?;
+        disk.create_dir_all(blobs)?;
         let events = disk.open(&paths.events, OpenMode::OpenOrCreate)?;
         // Events are written only once the index is there, durably: so it is the index that is
         // missing, and with it what the events were of.
@@ -284,8 +284,6 @@ fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
 /// made them.
 fn settle_names(disk: &dyn Disk, paths: &Paths) -> io::Result<()> {
     disk.sync_dir(&paths.dir)?;
-    match &paths.blobs {
-        Some(_) => create_dir_durably(disk, &paths.dir),
-        None => Ok(()),
-    }
+    // What is above the folder of a tenant was made durable when the stores were opened.
+    disk.sync_dir(parent(&paths.dir))
 }
