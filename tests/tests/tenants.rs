@@ -368,8 +368,11 @@ async fn a_tenant_in_a_region_of_its_own_lies_in_its_folder() {
         let tenant = create(&client, body).await;
         assert_eq!(tenant["region"], "us-east", "{tenant:#}");
         let id = tenant["id"].as_str().expect("an id");
+        let run = spec::inline([spec::set("a", 1)]);
+        client.post(&format!("/api/tenants/{id}/runs?wait_secs=20"), run).await.expect(201);
         let folder = server.data().join("us-east").join(id);
-        eventually("its folder", async || folder.is_dir().then_some(())).await;
+        let events = folder.join("events.jsonl");
+        assert!(events.is_file(), "{events:?} in {:#?}", files::walk(&server.data()));
     }
 }
 
