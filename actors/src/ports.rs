@@ -41,7 +41,7 @@ pub trait Ledger: Send + Sync + 'static {
         part: Part,
         after: Option<Position>,
         upto: u64,
-    ) -> BoxFuture<'_, Result<Vec<(Position, Arc<Envelope>)>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>>;
 
     /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
     /// the log need not keep it.
@@ -57,6 +57,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// State of every group on this node, for people.
     fn groups(&self) -> Vec<GroupStatus>;
 }
+
+/// An entry as it stands in a group's log.
+pub type LogEntry = (Position, Arc<Envelope>);
 
 /// Why a proposal or a linearizable read did not come to an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +184,9 @@ pub trait Stores: Send + Sync + 'static {
 /// A row to write (`Some`) or delete (`None`), by key.
 pub type Row = (Vec<u8>, Option<Vec<u8>>);
 
+/// A row that was found: key and value.
+pub type Found = (Vec<u8>, Vec<u8>);
+
 /// The open files of one part: an index of ordered rows and, for tenants, an event log.
 ///
 /// Nothing here is durable before [`Store::make_durable`] returns; the replicated log is.
@@ -204,7 +210,7 @@ pub trait Store: Send {
         to: &[u8],
         limit: usize,
         descending: bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    ) -> Result<Vec<Found>, StoreError>;
 
     /// Appends to the event log.
     ///

@@ -163,7 +163,7 @@ mod tests {
             let disk = SimDisk::new(ops);
             disk.cut_power_after(ops);
             let made = Identity::load_or_create(&*disk.mount(), &seams());
-            if !disk.take_cut() {
+            if !disk.take_ended() {
                 disk.cut_power();
             }
             let found = Identity::load_or_create(&*disk.mount(), &seams()).unwrap();

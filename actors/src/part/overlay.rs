@@ -6,10 +6,7 @@ use std::ops::Bound;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::ports::{Row, Store, StoreError};
-
-/// A key and its value.
-pub type Found = (Vec<u8>, Vec<u8>);
+use crate::ports::{Found, Row, Store, StoreError};
 
 /// A part's rows.
 #[derive(Default)]
