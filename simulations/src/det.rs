@@ -9,7 +9,9 @@
 //! - Every run has a thread of its own, because the standard library draws the keys of its hash
 //!   maps once per thread.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::panic;
+use std::sync::Once;
 
 /// The stack of a run's thread, bytes: futures are large when they are built for debugging.
 const STACK_BYTES: usize = 64 << 20;
@@ -18,6 +20,9 @@ thread_local! {
     /// The generator of this thread. A plain number, so that it needs no destructor and can be
     /// asked at any time of a thread's life.
     static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Panics on this thread since the last look: actors catch theirs, and they are faults of the
+    /// program all the same.
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `body` on a fresh thread whose chance comes from `seed`. A panic in there is returned as
@@ -29,6 +34,8 @@ pub fn on_seeded_thread<T: Send + 'static>(
     seed: u64,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(note_panics);
     let thread = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         STATE.set(Some(seed));
@@ -41,6 +48,24 @@ pub fn on_seeded_thread<T: Send + 'static>(
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_else(|| "a panic without a message".to_owned())
     })
+}
+
+/// The panics on this thread since the last call, caught ones included.
+pub fn take_panics() -> Vec<String> {
+    PANICS.take()
+}
+
+/// Has the panics of seeded threads written down instead of printed.
+fn note_panics() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if STATE.get().is_none() {
+            return print(info);
+        }
+        let what = info.payload_as_str().unwrap_or("a panic without a message");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        PANICS.with_borrow_mut(|panics| panics.push(format!("{what} at {place}")));
+    }));
 }
 
 /// Whether libc's symbol is ours in this binary: it must give the bytes that the seed says.

@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// The trace of a run that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// SHA-256 over all events, hexadecimal.
     pub hash: String,
@@ -49,7 +49,7 @@ pub fn end() -> Trace {
             });
             Trace { hash, events, lines: lines.unwrap_or_default() }
         }
-        None => Trace { hash: String::new(), events: 0, lines: Vec::new() },
+        None => Trace::default(),
     }
 }
 

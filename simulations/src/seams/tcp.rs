@@ -1,9 +1,10 @@
 //! TCP over turmoil's network, every byte of the node's own side in the trace.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use shiioo_actors::ports::BoxFuture;
@@ -13,23 +14,55 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use crate::trace;
 
-/// The TCP of one host.
+/// The TCP of one life of a program.
 #[derive(Debug, Clone)]
 pub struct SimTcp {
     host: Arc<str>,
     /// The names that exist: turmoil would give any other name an address.
     names: Arc<[String]>,
+    open: Arc<Mutex<Connections>>,
 }
+
+/// The connections of one life, in the order they were made.
+#[derive(Debug, Default)]
+struct Connections {
+    made: u64,
+    open: BTreeMap<u64, Shared>,
+}
+
+/// A connection, until it is closed from either side of the seam.
+type Shared = Arc<Mutex<Option<TcpStream>>>;
 
 impl SimTcp {
     /// The TCP of `host`, where `names` can be looked up.
     pub fn new(host: &str, names: &[String]) -> Self {
-        Self { host: host.into(), names: names.into() }
+        Self { host: host.into(), names: names.into(), open: Arc::default() }
     }
 
-    fn traced(&self, stream: TcpStream, peer: SocketAddr) -> Box<dyn ByteStream> {
-        Box::new(Traced { host: Arc::clone(&self.host), stream, peer })
+    /// Closes every connection, the oldest first. Within a host's task the peers learn of it, as
+    /// they do when a process ends; outside of the hosts they do not, as when power goes.
+    ///
+    /// A tear-down must begin with this: it drops tasks in an order that depends on how many
+    /// tasks there have been in the whole process, and so would reach the network in that order.
+    pub fn close_all(&self) {
+        let open = std::mem::take(&mut held(&self.open).open);
+        for (_, connection) in open {
+            drop(held(&connection).take());
+        }
     }
+
+    fn keep(&self, stream: TcpStream, peer: SocketAddr) -> Box<dyn ByteStream> {
+        let stream: Shared = Arc::new(Mutex::new(Some(stream)));
+        let mut open = held(&self.open);
+        open.made += 1;
+        let number = open.made;
+        open.open.insert(number, Arc::clone(&stream));
+        Box::new(Traced { tcp: self.clone(), number, stream, peer })
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tcp for SimTcp {
@@ -57,7 +90,7 @@ impl Tcp for SimTcp {
     }
 
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
-        Box::pin(async move { Ok(self.traced(TcpStream::connect(addr).await?, addr)) })
+        Box::pin(async move { Ok(self.keep(TcpStream::connect(addr).await?, addr)) })
     }
 }
 
@@ -71,7 +104,7 @@ impl TcpListen for Listener {
         Box::pin(async move {
             let (stream, peer) = self.listener.accept().await?;
             trace::event(&self.tcp.host, "tcp", format_args!("accept {peer}"), &[]);
-            Ok((self.tcp.traced(stream, peer), peer))
+            Ok((self.tcp.keep(stream, peer), peer))
         })
     }
 
@@ -81,41 +114,61 @@ impl TcpListen for Listener {
 }
 
 struct Traced {
-    host: Arc<str>,
-    stream: TcpStream,
+    tcp: SimTcp,
+    number: u64,
+    stream: Shared,
     peer: SocketAddr,
+}
+
+impl Traced {
+    /// Does something with the connection where it is still open.
+    fn poll_open<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut *held(&self.stream) {
+            Some(stream) => poll(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+        }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        held(&self.tcp.open).open.remove(&self.number);
+    }
 }
 
 impl AsyncRead for Traced {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(self.poll_open(|stream| stream.poll_read(cx, buffer)))?;
         let read = &buffer.filled()[before..];
-        trace::event(&self.host, "tcp", format_args!("from {}", self.peer), read);
+        trace::event(&self.tcp.host, "tcp", format_args!("from {}", self.peer), read);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Traced {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        trace::event(&self.host, "tcp", format_args!("to {}", self.peer), &bytes[..written]);
+        let written = ready!(self.poll_open(|stream| stream.poll_write(cx, bytes)))?;
+        trace::event(&self.tcp.host, "tcp", format_args!("to {}", self.peer), &bytes[..written]);
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_open(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_open(|stream| stream.poll_shutdown(cx))
     }
 }

@@ -37,14 +37,23 @@ pub struct NodeHost {
     /// What its disk refused.
     pub seen: Arc<DiskFaultsSeen>,
     /// The life that runs now or ran last.
-    process: RefCell<Process>,
+    life: RefCell<Rc<Life>>,
     /// How many lives began.
     starts: Cell<u64>,
     /// How many lives got as far as being ready.
     ready: Cell<u64>,
+    /// Whether the present life is ready.
+    is_ready: Cell<bool>,
     /// Why the life that ran last ended by itself.
     exit: RefCell<Option<Exit>>,
+}
+
+/// One life of the program: its hold on the world, and the ways to end it.
+struct Life {
+    process: Process,
+    tcp: SimTcp,
     stop: Notify,
+    kill: Notify,
 }
 
 /// How a life of a node ended by itself.
@@ -52,8 +61,27 @@ pub struct NodeHost {
 pub enum Exit {
     /// It was asked to stop, and did.
     Stopped,
+    /// It was killed.
+    Killed,
     /// It did not start, or could not go on.
     Failed(String),
+}
+
+impl Life {
+    fn new(name: &str, names: &[String], seen: &Arc<DiskFaultsSeen>) -> Rc<Self> {
+        Rc::new(Self {
+            process: Process::new(name, Arc::clone(seen)),
+            tcp: SimTcp::new(name, names),
+            stop: Notify::new(),
+            kill: Notify::new(),
+        })
+    }
+
+    /// Ends its reach: files first, so that nothing that the rest of it does is kept.
+    fn end(&self) {
+        self.process.kill();
+        self.tcp.close_all();
+    }
 }
 
 impl NodeHost {
@@ -67,12 +95,12 @@ impl NodeHost {
             names: names.to_vec(),
             disk: SimDisk::new(seed ^ number << 32),
             clock: SimClock::default(),
-            process: RefCell::new(Process::new(name, Arc::clone(&seen))),
+            life: RefCell::new(Life::new(name, names, &seen)),
             seen,
             starts: Cell::default(),
             ready: Cell::default(),
+            is_ready: Cell::default(),
             exit: RefCell::default(),
-            stop: Notify::new(),
         })
     }
 
@@ -86,45 +114,78 @@ impl NodeHost {
         self.ready.get()
     }
 
-    /// Whether the life that runs now is ready.
+    /// Whether the present life is ready.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.get()
+    }
+
+    /// How the present life ended by itself, once.
     pub fn take_exit(&self) -> Option<Exit> {
         self.exit.take()
     }
 
-    /// Nothing of the present life reaches the disk any more.
-    pub fn fence(&self) {
-        self.process.borrow().kill();
-    }
-
     /// Asks the present life to stop cleanly.
     pub fn ask_to_stop(&self) {
-        self.stop.notify_one();
+        self.life.borrow().stop.notify_one();
+    }
+
+    /// Kills the present life at its next step, as the system kills a process: the disk keeps
+    /// what was written, the peers learn that the connections are gone.
+    pub fn kill(&self) {
+        self.life.borrow().kill.notify_one();
+    }
+
+    /// Takes the power away between two steps: nobody learns of it.
+    pub fn cut_power(&self) {
+        self.disk.cut_power();
+        self.is_gone();
+    }
+
+    /// Draws the consequences of an end that came in the middle of an operation of the disk.
+    pub fn is_gone(&self) {
+        self.life.borrow().end();
+        self.exit.take();
     }
 
     /// One life: starts the node as it is shipped and waits for its end. Never returns, so that
     /// what it has left behind is torn down by the world, as that of a process is.
+    ///
+    /// # Errors
+    /// Never: a failed life is no end of the world.
     pub async fn live(self: Rc<Self>) -> turmoil::Result {
         let incarnation = self.starts.get() + 1;
         self.starts.set(incarnation);
-        let process = Process::new(&self.name, Arc::clone(&self.seen));
-        self.process.replace(process.clone());
-        let exit = self.run(incarnation, process).await;
-        trace::event(&self.name, "node", format_args!("life {incarnation}: {exit:?}"), &[]);
+        self.is_ready.set(false);
+        let life = Life::new(&self.name, &self.names, &self.seen);
+        self.life.replace(Rc::clone(&life));
+        trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
+        let exit = tokio::select! {
+            biased;
+            () = life.kill.notified() => {
+                life.end();
+                Exit::Killed
+            }
+            exit = self.run(incarnation, &life) => exit,
+        };
+        trace::event(&self.name, "node", format_args!("life {incarnation} ends: {exit:?}"), &[]);
+        // Whoever is left over must do no more: there is no process any longer.
+        life.end();
         self.exit.replace(Some(exit));
         future::pending().await
     }
 
-    async fn run(&self, incarnation: u64, process: Process) -> Exit {
-        trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
-        let node = match Node::start(self.config(), self.seams(incarnation, process)).await {
+    async fn run(&self, incarnation: u64, life: &Life) -> Exit {
+        let node = match Node::start(self.config(), self.seams(incarnation, life)).await {
             Ok(node) => node,
             Err(error) => return Exit::Failed(format!("it did not start: {error}")),
         };
         trace::event(&self.name, "node", format_args!("life {incarnation} is ready"), &[]);
         self.ready.set(self.ready.get() + 1);
+        self.is_ready.set(true);
         let failure = tokio::select! {
+            biased;
             failure = node.failed() => Some(failure),
-            () = self.stop.notified() => None,
+            () = life.stop.notified() => None,
         };
         let stopped = tokio::time::timeout(STOP_MAX, node.stop()).await;
         match (failure, stopped) {
@@ -145,13 +206,13 @@ impl NodeHost {
         }
     }
 
-    fn seams(&self, incarnation: u64, process: Process) -> NodeSeams {
+    fn seams(&self, incarnation: u64, life: &Life) -> NodeSeams {
         let entropy = SeededEntropy::new(self.seed, self.number, incarnation);
         NodeSeams {
             seams: Seams { clock: Arc::new(self.clock.clone()), entropy: Arc::new(entropy) },
-            tcp: Arc::new(SimTcp::new(&self.name, &self.names)),
+            tcp: Arc::new(life.tcp.clone()),
             udp: Arc::new(SimUdp::new(&self.name)),
-            disk: Arc::new(TracedDisk::new(self.disk.mount(), process)),
+            disk: Arc::new(TracedDisk::new(self.disk.mount(), life.process.clone())),
             executor: Executor::Inline,
             pid: u32::try_from(self.number).unwrap_or(u32::MAX),
         }

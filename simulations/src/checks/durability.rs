@@ -1,0 +1,93 @@
+//! Nothing acknowledged is lost, and nothing is there that nobody asked for.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Checked, Violation};
+use crate::client::Reply;
+use crate::ensure;
+use crate::workload::{RunModel, TenantModel};
+
+/// A tenant is as its last acknowledged change left it.
+///
+/// # Errors
+/// When it is not.
+pub fn tenant(known: &TenantModel, reply: &Reply) -> Checked {
+    if known.deleted {
+        ensure!(reply.status == 404, "deleted tenant {} is back: {reply}", known.id);
+        return Ok(());
+    }
+    ensure!(reply.status == 200, "acknowledged tenant {} is lost: {reply}", known.id);
+    let seen = &reply.body;
+    let status = if known.suspended { "Suspended" } else { "Active" };
+    ensure!(
+        seen["name"] == known.name.as_str()
+            && seen["description"] == known.description.as_str()
+            && seen["status"] == status,
+        "tenant {} should be {} {:?} {status}: {reply}",
+        known.id,
+        known.name,
+        known.description
+    );
+    Ok(())
+}
+
+/// The definition is the last acknowledged one, with its version.
+///
+/// # Errors
+/// When it is not.
+pub fn workflow(known: &TenantModel, reply: &Reply) -> Checked {
+    let Some((version, mark)) = &known.workflow else {
+        ensure!(reply.status == 404, "nobody defined a workflow: {reply}");
+        return Ok(());
+    };
+    ensure!(reply.status == 200, "version {version} of a workflow is lost: {reply}");
+    let defined = &reply.body["spec"]["steps"][0]["description"];
+    ensure!(
+        reply.body["version"] == *version && defined == mark.as_str(),
+        "the workflow should be version {version} with {mark}: {reply}"
+    );
+    Ok(())
+}
+
+/// Every acknowledged run is in the list, each start made one run, and what has ended stays as it
+/// was.
+///
+/// # Errors
+/// When not.
+pub fn runs(known: &BTreeMap<String, RunModel>, owner: &str, reply: &Reply) -> Checked {
+    ensure!(reply.status == 200, "runs cannot be listed: {reply}");
+    let empty = Vec::new();
+    let listed = reply.body["runs"].as_array().unwrap_or(&empty);
+    let mut by_mark: BTreeMap<&str, &Value> = BTreeMap::new();
+    for run in listed {
+        let mark = run["input"]["mark"].as_str().unwrap_or_default();
+        let before = by_mark.insert(mark, run);
+        ensure!(before.is_none(), "{mark} was started twice: {run} and {before:?}");
+    }
+    for (id, known) in known {
+        let found = by_mark.get(known.mark.as_str());
+        let found = found.ok_or_else(|| {
+            Violation(format!(
+                "acknowledged run {id} with {} is not in {}",
+                known.mark, reply.asked
+            ))
+        })?;
+        ensure!(found["id"] == id.as_str(), "{} became another run: {found}", known.mark);
+        ended(known, found)?;
+    }
+    let own = by_mark.keys().filter(|mark| mark.starts_with(owner)).count();
+    ensure!(own == known.len(), "{own} runs of {owner}, but {} are known: {reply}", known.len());
+    Ok(())
+}
+
+/// A run that was seen to have ended has not changed since.
+///
+/// # Errors
+/// When it has.
+pub fn ended(known: &RunModel, seen: &Value) -> Checked {
+    let Some(ended) = &known.ended else { return Ok(()) };
+    ensure!(ended == seen, "an ended run changed from {ended} to {seen}");
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! After the faults have stopped, everything acknowledged finishes, and well.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Checked;
+use crate::ensure;
+use crate::workload::RunModel;
+use crate::world::Service;
+
+/// From the end of the faults to the end of everything that was begun, simulated time.
+pub const SETTLE_MAX: Duration = Duration::from_secs(90);
+/// From the request to stop to the end of the process, simulated time.
+pub const STOP_MAX: Duration = Duration::from_secs(15);
+/// From the start of a process on a disk that works to readiness, simulated time.
+pub const READY_MAX: Duration = Duration::from_secs(5);
+
+/// A run has ended as its input demands, and its calls were made.
+///
+/// # Errors
+/// When not.
+pub fn completed(known: &RunModel, seen: &Value, service: &Service) -> Checked {
+    let output = serde_json::json!({ "end": known.mark });
+    ensure!(
+        seen["status"] == "completed" && seen["output"] == output,
+        "a run should have completed with {output}: {seen}"
+    );
+    let empty = Vec::new();
+    let steps = seen["steps"].as_array().unwrap_or(&empty);
+    ensure!(steps.len() == known.steps.len(), "{:?} are the steps of {seen}", known.steps);
+    for step in steps {
+        ensure!(step["status"] == "completed", "a completed run has an open step: {seen}");
+        if step["id"] == "call" {
+            let key = format!("{}/call", seen["id"].as_str().unwrap_or_default());
+            ensure!(service.calls(&key) > 0, "{key} is completed and was never called: {seen}");
+        }
+    }
+    Ok(())
+}

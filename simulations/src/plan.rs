@@ -1,0 +1,120 @@
+//! One run: what is to be done, and what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use crate::det;
+use crate::trace::{self, Trace};
+use crate::world::{Fault, World};
+
+/// How long the clients work and faults happen, unless told otherwise, seconds.
+pub const SECS_DEFAULT: u64 = 30;
+
+/// What to do in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// How long the clients work and faults happen, seconds.
+    pub secs: u64,
+    /// Whether there are faults.
+    pub faults: bool,
+    /// Whether the story is kept as lines.
+    pub keep_lines: bool,
+    /// A safety that is missing.
+    pub mutant: Option<Mutant>,
+}
+
+/// A safety that is taken away, to see that somebody notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Syncs do nothing.
+    IgnoreSyncs,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The plan.
+    pub plan: Plan,
+    /// What happened.
+    pub trace: Trace,
+    /// The promise that was broken.
+    pub violation: Option<String>,
+    /// How long the run was in its own time.
+    pub simulated: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// How often each fault really happened.
+    pub faults: BTreeMap<Fault, u64>,
+}
+
+impl Plan {
+    /// The usual run of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, secs: SECS_DEFAULT, faults: true, keep_lines: false, mutant: None }
+    }
+
+    /// Runs it on a thread of its own.
+    pub fn run(self) -> Outcome {
+        static WARM: Once = Once::new();
+        // What lives as long as the process, such as the registries of ractor, is made by whoever
+        // needs it first and draws from that thread's chance. Nobody's trace must have it.
+        WARM.call_once(|| drop(Self { secs: 1, faults: false, ..self }.run_here()));
+        self.run_here()
+    }
+
+    // How long a run takes is shown to people and decides nothing.
+    #[allow(clippy::disallowed_methods)]
+    fn run_here(self) -> Outcome {
+        let began = Instant::now();
+        let ran = det::on_seeded_thread(self.seed, move || {
+            trace::begin(self.keep_lines);
+            trace::freeze(Some(Duration::ZERO));
+            let ending = World::new(&self).run(&self);
+            (ending, trace::end())
+        });
+        let took = began.elapsed();
+        match ran {
+            Ok((ending, trace)) => Outcome {
+                plan: self,
+                trace,
+                violation: ending.violation,
+                simulated: ending.simulated,
+                took,
+                faults: ending.faults,
+            },
+            Err(panic) => Outcome {
+                plan: self,
+                trace: Trace::default(),
+                violation: Some(format!("the world itself panicked: {panic}")),
+                simulated: Duration::ZERO,
+                took,
+                faults: BTreeMap::new(),
+            },
+        }
+    }
+}
+
+impl Outcome {
+    /// The line that runs it again.
+    pub fn replay_line(&self) -> String {
+        let Plan { seed, secs, .. } = self.plan;
+        let mut line =
+            format!("cargo run -p simulations -- replay --seed {seed} --secs {secs} --trace");
+        if let Some(mutant) = self.plan.mutant {
+            line.push_str(&format!(" --mutant {mutant}"));
+        }
+        line
+    }
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IgnoreSyncs => f.write_str("ignore-syncs"),
+        }
+    }
+}

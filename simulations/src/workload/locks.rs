@@ -1,0 +1,117 @@
+//! Locks: fought over, prolonged, released; what is held for certain is held.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use serde_json::json;
+
+use super::session::Session;
+use crate::board::{LockEvent, LockFact};
+use crate::checks::{Checked, Violation};
+use crate::client::{Call, Reply};
+use crate::ensure;
+use crate::trace;
+
+/// Keys in each of the two key spaces.
+const KEYS: u64 = 2;
+/// The TTL of every lock, ms: some run out while the node is away, some do not.
+const TTL_MS_MIN: u64 = 500;
+const TTL_MS_MAX: u64 = 6000;
+/// How long an acquisition waits in the queue at most, ms.
+const WAIT_MS_MAX: u64 = 1500;
+
+/// A lock that this client was granted.
+#[derive(Debug, Clone)]
+pub struct Held {
+    space: String,
+    key: String,
+    token: u64,
+    ttl: Duration,
+    /// It is held for certain up to here.
+    until: Duration,
+}
+
+impl Session {
+    /// Acquires a lock where it has none; else prolongs or releases the one it has.
+    pub(super) async fn use_lock(&mut self) -> Checked {
+        match self.held.pop() {
+            Some(held) if self.rng.random_bool(0.6) => self.renew(held).await,
+            Some(held) => self.release(held).await,
+            None => self.acquire().await,
+        }
+    }
+
+    async fn acquire(&mut self) -> Checked {
+        let space = if self.rng.random_bool(0.5) { "cluster" } else { self.shared.id.as_str() };
+        let (space, key) = (space.to_owned(), format!("k{}", self.rng.random_range(0..KEYS)));
+        let ttl = Duration::from_millis(self.rng.random_range(TTL_MS_MIN..=TTL_MS_MAX));
+        let wait_ms = self.rng.random_range(0..=WAIT_MS_MAX);
+        let wait = if wait_ms % 2 == 0 { Duration::ZERO } else { Duration::from_millis(wait_ms) };
+        let body = json!({
+            "holder": self.name,
+            "ttl_secs": ttl.as_secs_f64(),
+            "wait_secs": wait.as_secs_f64(),
+        });
+        let call = Call::post(path(&space, &key, "acquire"), body).waiting(wait);
+        let reply = self.client.settle(call).await;
+        ensure!(reply.status == 200, "an acquisition was neither granted nor refused: {reply}");
+        if reply.body["acquired"] == false {
+            let holder = reply.body["holder"].as_str().unwrap_or_default();
+            ensure!(holder != self.name, "refused to its own holder: {reply}");
+            return Ok(());
+        }
+        self.keep(space, key, ttl, &reply)
+    }
+
+    async fn renew(&mut self, held: Held) -> Checked {
+        let body = json!({
+            "holder": self.name,
+            "token": held.token,
+            "ttl_secs": held.ttl.as_secs_f64(),
+        });
+        let reply =
+            self.client.settle(Call::post(path(&held.space, &held.key, "renew"), body)).await;
+        if reply.status == 200 {
+            ensure!(reply.body["token"] == held.token, "renewed under another token: {reply}");
+            return self.keep(held.space, held.key, held.ttl, &reply);
+        }
+        ensure!(reply.code() == "lock_lost", "a lock was neither renewed nor lost: {reply}");
+        ensure!(trace::now() >= held.until, "a term was cut short: {held:?}, but {reply}");
+        Ok(())
+    }
+
+    async fn release(&mut self, held: Held) -> Checked {
+        let Held { space, key, token, until, .. } = held;
+        let what = LockEvent::Releasing;
+        let (holder, sent_at) = (self.name.clone(), trace::now());
+        let fact =
+            LockFact { space: space.clone(), key: key.clone(), holder, token, sent_at, what };
+        self.board.learn(fact);
+        let body = json!({ "holder": self.name, "token": token });
+        let reply = self.client.settle(Call::post(path(&space, &key, "release"), body)).await;
+        ensure!(reply.status == 200, "a lock was not released: {reply}");
+        let lost = reply.body["released"] == false && !reply.retried && trace::now() < until;
+        ensure!(!lost, "a lock was lost before its time: {reply}");
+        Ok(())
+    }
+
+    fn keep(&mut self, space: String, key: String, ttl: Duration, reply: &Reply) -> Checked {
+        let token = reply.body["token"].as_u64();
+        let token = token.ok_or_else(|| Violation(format!("a grant without a token: {reply}")))?;
+        let (sent_at, answered_at) = (reply.sent_at, trace::now());
+        let what = LockEvent::Held { answered_at, ttl };
+        let (holder, until) = (self.name.clone(), sent_at + ttl);
+        let fact =
+            LockFact { space: space.clone(), key: key.clone(), holder, token, sent_at, what };
+        self.board.learn(fact);
+        self.held.push(Held { space, key, token, ttl, until });
+        Ok(())
+    }
+}
+
+fn path(space: &str, key: &str, verb: &str) -> String {
+    match space {
+        "cluster" => format!("/api/locks/{key}/{verb}"),
+        tenant => format!("/api/tenants/{tenant}/locks/{key}/{verb}"),
+    }
+}

@@ -1,0 +1,103 @@
+//! Tenants: created, described, suspended, deleted, with one definition each.
+
+use rand::Rng as _;
+use serde_json::{Value, json};
+
+use super::TenantModel;
+use super::session::Session;
+use crate::board::Limits;
+use crate::checks::{Checked, Violation};
+use crate::client::Call;
+use crate::ensure;
+
+/// Runs at a time in the tenant that all clients share: fewer than there are clients.
+const SHARED_CONCURRENT: u64 = 2;
+
+impl Session {
+    pub(super) async fn create_tenant(&mut self) -> Checked {
+        let limits = Limits {
+            concurrent: self.rng.random_bool(0.5).then(|| self.rng.random_range(1..=3)),
+            per_day: self.rng.random_bool(0.3).then(|| self.rng.random_range(0..=6)),
+        };
+        let tenant = self.make_tenant(limits).await?;
+        self.tenants.push(tenant);
+        Ok(())
+    }
+
+    pub(super) async fn create_shared_tenant(&mut self) -> Checked {
+        let limits = Limits { concurrent: Some(SHARED_CONCURRENT), per_day: None };
+        self.shared = self.make_tenant(limits).await?;
+        self.board.shared_tenant.replace(Some(self.shared.id.clone()));
+        Ok(())
+    }
+
+    async fn make_tenant(&mut self, limits: Limits) -> Checked<TenantModel> {
+        let name = self.mark();
+        let quota = json!({
+            "max_concurrent_workflows": limits.concurrent,
+            "max_workflows_per_day": limits.per_day,
+            "max_api_requests_per_minute": Value::Null,
+        });
+        let body = json!({ "name": name, "description": name, "quota": quota });
+        let reply = self.client.settle(Call::post("/api/tenants", body).keyed(&name)).await;
+        ensure!(reply.status == 201, "a tenant was not created: {reply}");
+        let id = reply.body["id"].as_str().unwrap_or_default().to_owned();
+        let first = self.board.limits.borrow_mut().insert(id.clone(), limits).is_none();
+        ensure!(first, "an id was given twice: {reply}");
+        Ok(TenantModel { id, description: name.clone(), name, limits, ..TenantModel::default() })
+    }
+
+    pub(super) async fn describe(&mut self, at: usize) -> Checked {
+        let description = self.mark();
+        let path = format!("/api/tenants/{}", self.tenants[at].id);
+        let call = Call::put(path, json!({ "description": description }));
+        let reply = self.client.settle(call).await;
+        ensure!(reply.status == 200, "a tenant was not updated: {reply}");
+        self.tenants[at].description = description;
+        Ok(())
+    }
+
+    pub(super) async fn set_suspended(&mut self, at: usize, suspended: bool) -> Checked {
+        let verb = if suspended { "suspend" } else { "activate" };
+        let path = format!("/api/tenants/{}/{verb}", self.tenants[at].id);
+        let reply = self.client.settle(Call::post(path, Value::Null)).await;
+        ensure!(reply.status == 200, "a tenant did not {verb}: {reply}");
+        self.tenants[at].suspended = suspended;
+        Ok(())
+    }
+
+    pub(super) async fn delete_tenant(&mut self, at: usize) -> Checked {
+        let path = format!("/api/tenants/{}", self.tenants[at].id);
+        let reply = self.client.settle(Call::delete(path)).await;
+        let gone = reply.status == 200 || (reply.status == 404 && reply.retried);
+        ensure!(gone, "a tenant was not deleted: {reply}");
+        self.tenants[at].deleted = true;
+        self.board.runs.borrow_mut().remove(&self.tenants[at].id);
+        Ok(())
+    }
+
+    pub(super) async fn define_workflow(&mut self, at: usize) -> Checked {
+        let mark = self.mark();
+        let tenant = &self.tenants[at];
+        let before = tenant.workflow.as_ref().map_or(0, |(version, _)| *version);
+        let step = json!({
+            "id": "end",
+            "description": mark,
+            "action": { "type": "set", "output": "{{ input.mark }}" },
+        });
+        let path = format!("/api/tenants/{}/workflows/main", tenant.id);
+        let reply = self.client.settle(Call::put(path, json!({ "steps": [step] }))).await;
+        if tenant.suspended {
+            ensure!(reply.code() == "tenant_suspended", "written while suspended: {reply}");
+            return Ok(());
+        }
+        ensure!(reply.is_success(), "a workflow was not defined: {reply}");
+        let version = reply.body["version"].as_u64();
+        let version = version.ok_or_else(|| Violation(format!("no version: {reply}")))?;
+        // Asked twice, it may have been defined twice.
+        let grew = if reply.retried { version > before } else { version == before + 1 };
+        ensure!(grew, "version {version} came after {before}: {reply}");
+        self.tenants[at].workflow = Some((version, mark));
+        Ok(())
+    }
+}
