@@ -12,6 +12,8 @@
 mod actor;
 mod message;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

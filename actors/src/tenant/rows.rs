@@ -14,13 +14,15 @@
 //!
 //! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
 
+use std::collections::BTreeMap;
+
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::codec;
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{JobId, RunId};
 use crate::lock_table::LockTable;
 use crate::outcome::LockView;
-use crate::part::Overlay;
+use crate::part::{Overlay, decode_row};
 use crate::ports::{Row, StoreError};
 
 const META: u8 = b'm';
@@ -33,10 +35,10 @@ const JOB_SEQ: u8 = b'j';
 const LOCK: u8 = b'l';
 const IDEMPOTENCY: u8 = b'k';
 
-/// Ended runs examined for one page at most, so that a rare status does not cost a whole scan.
-const SCAN_ROWS_MAX: usize = 10_000;
-/// Rows read at once.
-const SCAN_BATCH: usize = 256;
+/// Runs examined for one page at most, so that a rare status does not cost a whole scan.
+const EXAMINED_MAX: usize = 10_000;
+/// Rows read at once; few in tests, so that they see more than one batch.
+const SCAN_ROWS: usize = if cfg!(test) { 3 } else { 256 };
 
 pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
@@ -131,35 +133,25 @@ impl TenantState {
         wanted: impl Fn(&Run) -> bool,
     ) -> Result<(Vec<Run>, Option<u64>), StoreError> {
         let mut before = before.unwrap_or(u64::MAX);
-        let mut live: Vec<&Run> = self.runs.values().filter(|run| run.seq < before).collect();
-        live.sort_unstable_by_key(|run| run.seq);
-        let mut found = Vec::new();
-        let mut examined = 0;
+        let live = self.runs.values().filter(|run| run.seq < before);
+        let mut live: BTreeMap<u64, Run> = live.map(|run| (run.seq, run.clone())).collect();
+        let (mut found, mut examined) = (Vec::new(), 0);
         loop {
             let from = seq_key(ENDED_RUN, 0);
-            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), SCAN_BATCH, true)?;
-            let is_last = ended.len() < SCAN_BATCH;
-            let mut ended: std::collections::VecDeque<Run> = ended
-                .iter()
-                .map(|(key, value)| crate::part::decode_row(key, value))
-                .collect::<Result<_, _>>()?;
-            loop {
-                let next_live = live.last().map(|run| run.seq);
-                let run = match (next_live, ended.front().map(|run| run.seq)) {
-                    (Some(seq), ended) if ended.is_none_or(|ended| seq > ended) => {
-                        if ended.is_none() && !is_last {
-                            break;
-                        }
-                        live.pop().cloned()
-                    }
-                    (_, Some(_)) => ended.pop_front(),
-                    (_, None) => None,
-                };
-                let Some(run) = run else { break };
-                if found.len() == limit || examined == SCAN_ROWS_MAX {
+            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), SCAN_ROWS, true)?;
+            let is_last = ended.len() < SCAN_ROWS;
+            // Live runs that are older than this batch wait for one of the next.
+            let oldest = ended.last().filter(|_| !is_last).and_then(|(key, _)| seq_of(key));
+            let mut batch = live.split_off(&oldest.unwrap_or(0));
+            for (key, value) in &ended {
+                let run: Run = decode_row(key, value)?;
+                batch.insert(run.seq, run);
+            }
+            for (seq, run) in batch.into_iter().rev() {
+                if found.len() == limit || examined == EXAMINED_MAX {
                     return Ok((found, Some(before)));
                 }
-                before = run.seq;
+                before = seq;
                 examined += 1;
                 if wanted(&run) {
                     found.push(run);
@@ -197,7 +189,7 @@ impl TenantState {
         let more = found.len() > limit;
         found.truncate(limit);
         let cursor = found.last().filter(|_| more).and_then(|(key, _)| seq_of(key));
-        let jobs = found.iter().map(|(key, value)| crate::part::decode_row(key, value));
+        let jobs = found.iter().map(|(key, value)| decode_row(key, value));
         Ok((jobs.collect::<Result<_, _>>()?, cursor))
     }
 }

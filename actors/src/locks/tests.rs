@@ -1,0 +1,156 @@
+//! Stories of the lock manager's state.
+
+use tokio::sync::oneshot;
+
+use super::state::*;
+use super::*;
+use crate::error::CallError;
+use crate::seams::Timestamp;
+
+type Answer = oneshot::Receiver<Result<Acquired, CallError>>;
+
+fn request(holder: &str, wait: Option<u64>) -> (AcquireRequest, Answer) {
+    let (reply, answer) = oneshot::channel();
+    let now = Instant::now();
+    let request = AcquireRequest {
+        space: Space::CLUSTER,
+        key: "k".into(),
+        holder: holder.into(),
+        ttl_ms: 1000,
+        metadata: Json::null(),
+        cause: Cause { who: "admin".into(), request_id: String::new() },
+        deadline: now + Duration::from_secs(5),
+        wait_until: wait.map(|secs| now + Duration::from_secs(secs)),
+        reply,
+    };
+    (request, answer)
+}
+
+fn lock(holder: &str, token: u64, renewal: u64) -> LockView {
+    LockView {
+        key: "k".into(),
+        holder: holder.into(),
+        token,
+        renewal,
+        ttl_ms: 1000,
+        acquired_at: Timestamp(0),
+        expires_at: Timestamp(1000),
+        metadata: Json::null(),
+    }
+}
+
+fn held(queues: &mut LockQueues, holder: &str, token: u64, renewal: u64) {
+    let notice = LockNotice::Held(lock(holder, token, renewal));
+    assert!(queues.notice(Space::CLUSTER, notice, Instant::now()).is_none());
+}
+
+fn freed(queues: &mut LockQueues) -> Option<String> {
+    let notice = LockNotice::Freed { key: "k".into() };
+    queues.notice(Space::CLUSTER, notice, Instant::now()).map(|first| first.holder)
+}
+
+fn led() -> LockQueues {
+    let mut queues = LockQueues::default();
+    queues.lead(Space::CLUSTER, Vec::new(), Instant::now());
+    queues
+}
+
+fn admitted(queues: &mut LockQueues, holder: &str, wait: Option<u64>) -> (&'static str, Answer) {
+    let (request, answer) = request(holder, wait);
+    let word = match queues.admit(request, false) {
+        Admission::Attempt(_) => "attempt",
+        Admission::Queued => "queued",
+        Admission::Held(..) => "held",
+        Admission::Full(_) => "full",
+    };
+    (word, answer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_are_served_in_order_and_nobody_barges() {
+    let mut queues = led();
+    assert_eq!(admitted(&mut queues, "a", None).0, "attempt");
+    held(&mut queues, "a", 1, 0);
+    let (word, _b) = admitted(&mut queues, "b", Some(10));
+    assert_eq!(word, "queued");
+    let (word, _c) = admitted(&mut queues, "c", Some(10));
+    assert_eq!(word, "queued");
+    assert_eq!(queues.waiters(Space::CLUSTER, "k"), 2);
+    assert_eq!(admitted(&mut queues, "a", None).0, "attempt", "the holder renews");
+    assert_eq!(freed(&mut queues).as_deref(), Some("b"));
+    // While b's attempt is under way the key looks free: who does not wait is told it is not.
+    assert_eq!(admitted(&mut queues, "d", None).0, "held");
+    held(&mut queues, "b", 2, 0);
+    assert!(queues.served(Space::CLUSTER, "k", Instant::now()).is_none());
+    assert_eq!(freed(&mut queues).as_deref(), Some("c"));
+    held(&mut queues, "c", 3, 0);
+    assert!(queues.served(Space::CLUSTER, "k", Instant::now()).is_none());
+    assert_eq!(freed(&mut queues), None);
+    assert_eq!(admitted(&mut queues, "d", None).0, "attempt");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_gone_or_waited_long_enough_is_not_served() {
+    let mut queues = led();
+    held(&mut queues, "a", 1, 0);
+    drop(admitted(&mut queues, "gone", Some(10)).1);
+    let (_, _short) = admitted(&mut queues, "short", Some(1));
+    let (_, _long) = admitted(&mut queues, "long", Some(100));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let given_up = queues.give_up(Instant::now());
+    let holders: Vec<_> =
+        given_up.iter().map(|(waiter, holder, _)| (&*waiter.holder, &**holder)).collect();
+    assert_eq!(holders, [("gone", "a"), ("short", "a")]);
+    assert_eq!(freed(&mut queues).as_deref(), Some("long"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
+    let mut queues = led();
+    held(&mut queues, "a", 1, 0);
+    tokio::time::advance(Duration::from_millis(900)).await;
+    held(&mut queues, "a", 1, 1);
+    tokio::time::advance(Duration::from_millis(900)).await;
+    assert_eq!(queues.over(Instant::now()), []);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    let over = Over { space: Space::CLUSTER, key: "k".into(), token: 1, renewal: 1 };
+    assert_eq!(queues.over(Instant::now()), [over]);
+    assert_eq!(queues.over(Instant::now()), []);
+    assert!(!queues.may_renew(Space::CLUSTER, "k"));
+    // Its holder asks again before the table knows: it waits for a new term.
+    let (word, _a) = admitted(&mut queues, "a", None);
+    assert_eq!(word, "queued");
+    assert_eq!(freed(&mut queues).as_deref(), Some("a"));
+    assert!(queues.may_renew(Space::CLUSTER, "k"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_grants_full_terms_and_forgets_on_losing_the_lead() {
+    let mut queues = LockQueues::default();
+    let now = Instant::now();
+    queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], now);
+    assert_eq!(queues.next_moment(), Some(now + Duration::from_secs(1)));
+    let (_, _b) = admitted(&mut queues, "b", Some(10));
+    assert_eq!(queues.unlead(Space::CLUSTER).len(), 1);
+    assert!(queues.next_moment().is_none_or(|_| queues.over(Instant::now()).is_empty()));
+    assert_eq!(freed(&mut queues), None);
+    let (found_held, _c) = request("c", Some(10));
+    assert!(matches!(queues.admit(found_held, true), Admission::Held(..)), "only a leader queues");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_lost_its_turn_keeps_its_place() {
+    let mut queues = led();
+    held(&mut queues, "a", 1, 0);
+    let (_, _b) = admitted(&mut queues, "b", Some(10));
+    let notice = LockNotice::Freed { key: "k".into() };
+    let first = queues.notice(Space::CLUSTER, notice, Instant::now()).unwrap();
+    held(&mut queues, "barger", 2, 0);
+    let (_, _c) = admitted(&mut queues, "c", Some(10));
+    assert!(queues.put_back(first, Instant::now()).is_none());
+    let notice = LockNotice::Freed { key: "k".into() };
+    let first = queues.notice(Space::CLUSTER, notice, Instant::now()).unwrap();
+    assert_eq!(first.holder, "b");
+    // Taken and freed again while b was asking: it is attempted at once.
+    assert_eq!(queues.put_back(first, Instant::now()).unwrap().holder, "b");
+}
