@@ -25,8 +25,8 @@ const FOUNDER_RAFT_ID: u64 = 1;
 /// What a node writes below its data directory only once it has an identity.
 const NEEDS_IDENTITY: [&str; 3] = ["system.redb", "log", "tenants"];
 
-/// A node's ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A node's ids, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The node.
     pub node_id: NodeId,
@@ -34,6 +34,8 @@ pub struct Identity {
     pub cluster_id: Uuid,
     /// Its number in Raft groups.
     pub raft_id: u64,
+    /// Its region. Where the tenants of a node are depends on it, so it stays.
+    pub region: String,
 }
 
 /// Why a node does not know who it is.
@@ -57,6 +59,17 @@ pub enum IdentityError {
          directory with --data-dir"
     )]
     Lost(&'static str),
+    /// The node was started for another region.
+    #[error(
+        "this node belongs to region {is:?} and cannot be started in region {wanted:?}: start it \
+         with --region {is}, or give a node of the other region a directory of its own"
+    )]
+    OtherRegion {
+        /// The region it belongs to.
+        is: String,
+        /// The region asked for.
+        wanted: String,
+    },
     /// It cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -68,9 +81,20 @@ impl Identity {
     ///
     /// # Errors
     /// See [`IdentityError`].
-    pub fn load_or_create(disk: &dyn Disk, seams: &Seams) -> Result<Self, IdentityError> {
+    pub fn load_or_create(
+        disk: &dyn Disk,
+        seams: &Seams,
+        region: &str,
+    ) -> Result<Self, IdentityError> {
         if let Some(bytes) = read_small(disk, IDENTITY_FILE)? {
-            return Self::decode(&bytes);
+            let found = Self::decode(&bytes)?;
+            if found.region != region {
+                return Err(IdentityError::OtherRegion {
+                    is: found.region,
+                    wanted: region.to_owned(),
+                });
+            }
+            return Ok(found);
         }
         if let Some(found) = NEEDS_IDENTITY.into_iter().find(|path| disk.exists(path)) {
             return Err(IdentityError::Lost(found));
@@ -79,6 +103,7 @@ impl Identity {
             node_id: NodeId::from_uuid(seams.uuid()),
             cluster_id: seams.uuid(),
             raft_id: FOUNDER_RAFT_ID,
+            region: region.to_owned(),
         };
         let make_dir = || -> io::Result<()> {
             disk.create_dir_all(IDENTITY_DIR)?;
@@ -95,6 +120,7 @@ impl Identity {
             node_id: self.node_id.to_string(),
             cluster_id: self.cluster_id,
             raft_id: self.raft_id,
+            region: self.region.clone(),
             crc32: self.checksum(),
         };
         let mut bytes = serde_json::to_vec_pretty(&file)
@@ -115,8 +141,9 @@ impl Identity {
             .node_id
             .parse()
             .map_err(|_| IdentityError::Damaged("node_id is not a node id".into()))?;
-        let identity = Self { node_id, cluster_id: file.cluster_id, raft_id: file.raft_id };
-        if file.crc32 != identity.checksum() {
+        let IdentityFile { cluster_id, raft_id, region, crc32, .. } = file;
+        let identity = Self { node_id, cluster_id, raft_id, region };
+        if crc32 != identity.checksum() {
             return Err(IdentityError::Damaged("the checksum is wrong".into()));
         }
         Ok(identity)
@@ -124,8 +151,9 @@ impl Identity {
 
     /// Over the ids as they are written, so that a flipped bit that leaves valid JSON is noticed.
     fn checksum(&self) -> u32 {
-        let Self { node_id, cluster_id, raft_id } = self;
-        crc32fast::hash(format!("{FORMAT_VERSION} {node_id} {cluster_id} {raft_id}").as_bytes())
+        let Self { node_id, cluster_id, raft_id, region } = self;
+        let text = format!("{FORMAT_VERSION} {node_id} {cluster_id} {raft_id} {region}");
+        crc32fast::hash(text.as_bytes())
     }
 }
 
@@ -140,6 +168,7 @@ struct IdentityFile {
     node_id: String,
     cluster_id: Uuid,
     raft_id: u64,
+    region: String,
     crc32: u32,
 }
 
@@ -162,15 +191,15 @@ mod tests {
         for ops in 0..20 {
             let disk = SimDisk::new(ops);
             disk.cut_power_after(ops);
-            let made = Identity::load_or_create(&*disk.mount(), &seams());
+            let made = Identity::load_or_create(&*disk.mount(), &seams(), "default");
             if !disk.take_ended() {
                 disk.cut_power();
             }
-            let found = Identity::load_or_create(&*disk.mount(), &seams()).unwrap();
+            let found = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
             if let Ok(made) = made {
                 assert_eq!(found, made, "cut after {ops}");
             }
-            let again = Identity::load_or_create(&*disk.mount(), &seams()).unwrap();
+            let again = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
             assert_eq!(found, again);
         }
     }
@@ -178,13 +207,13 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed_or_does_not_matter() {
         let disk = SimDisk::new(1);
-        let made = Identity::load_or_create(&*disk.mount(), &seams()).unwrap();
+        let made = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
         let len = made.encode().unwrap().len() as u64;
         for offset in 0..len {
             for bit in 0..8 {
                 disk.flip_bit(IDENTITY_FILE, offset, bit);
                 // A flip in the white space or in the case of a hexadecimal digit says the same.
-                if let Ok(found) = Identity::load_or_create(&*disk.mount(), &seams()) {
+                if let Ok(found) = Identity::load_or_create(&*disk.mount(), &seams(), "default") {
                     assert_eq!(found, made, "byte {offset}, bit {bit}");
                 }
                 disk.flip_bit(IDENTITY_FILE, offset, bit);
@@ -202,16 +231,25 @@ mod tests {
             let disk = SimDisk::new(1).mount();
             disk.create_dir_all(IDENTITY_DIR).unwrap();
             write_durably(&*disk, IDENTITY_FILE, text.as_bytes()).unwrap();
-            let error = Identity::load_or_create(&*disk, &seams()).unwrap_err().to_string();
+            let error =
+                Identity::load_or_create(&*disk, &seams(), "default").unwrap_err().to_string();
             assert!(error.contains(IDENTITY_FILE) && error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_node_stays_in_its_region() {
+        let disk = SimDisk::new(1).mount();
+        Identity::load_or_create(&*disk, &seams(), "eu").unwrap();
+        let error = Identity::load_or_create(&*disk, &seams(), "us").unwrap_err().to_string();
+        assert!(error.contains("--region eu"), "{error}");
     }
 
     #[test]
     fn data_without_an_identity_is_refused() {
         let disk = SimDisk::new(1).mount();
         disk.open("system.redb", OpenMode::CreateNew).unwrap();
-        let error = Identity::load_or_create(&*disk, &seams()).unwrap_err().to_string();
+        let error = Identity::load_or_create(&*disk, &seams(), "default").unwrap_err().to_string();
         assert!(error.contains("system.redb"), "{error}");
         assert!(!disk.exists(IDENTITY_FILE));
     }

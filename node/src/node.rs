@@ -137,7 +137,7 @@ impl Node {
             sockets.node.local_addr().map_err(failed_address(config.node_addr, "--node-addr"))?;
         let Sockets { api, node: node_socket } = sockets;
         let addresses = (api_addr.to_string(), node_addr.to_string());
-        let rooms = Rooms::open(&config, &seams, identity, api, addresses).await;
+        let rooms = Rooms::open(&config, &seams, &identity, api, addresses).await;
         let rooms = rooms.map_err(|source| {
             let dir = config.data_dir.clone();
             StartError::Rooms { dir, source }
@@ -168,8 +168,8 @@ impl Node {
     }
 
     /// Who this node is.
-    pub fn identity(&self) -> Identity {
-        self.identity
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Where its API listens.
@@ -211,6 +211,7 @@ async fn claim(config: &Config, seams: &NodeSeams) -> Result<(DiskLock, Identity
     let dir = config.data_dir.clone();
     let disk = Arc::clone(&seams.disk);
     let ids = seams.seams.clone();
+    let region = config.region.clone();
     let claim = move || {
         let lock = match disk.lock(LOCK_FILE) {
             Ok(lock) => lock,
@@ -226,7 +227,7 @@ async fn claim(config: &Config, seams: &NodeSeams) -> Result<(DiskLock, Identity
             }
             _ => {}
         }
-        let identity = Identity::load_or_create(&*disk, &ids)
+        let identity = Identity::load_or_create(&*disk, &ids, &region)
             .map_err(|source| StartError::Identity { dir, source })?;
         Ok((lock, identity))
     };
@@ -308,11 +309,11 @@ mod tests {
         });
         assert_eq!(ready, expected);
 
-        let identity = node.identity();
+        let identity = node.identity().clone();
         node.stop().await;
         assert!(!seams.disk.exists(READY_FILE));
         let node = Node::start(config, seams).await.unwrap();
-        assert_eq!(node.identity(), identity);
+        assert_eq!(*node.identity(), identity);
         node.stop().await;
     }
 

@@ -5,13 +5,14 @@
 //! leadership. The API answers from the beginning, `starting` until the actors run, so that a long
 //! recovery can be told from a dead node.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Member;
 use shiioo_actors::ids::GroupId;
 use shiioo_actors::node::{self, NodeActors, NodePorts, NodeProfile};
-use shiioo_actors::ports::{Ledger, StoreError};
+use shiioo_actors::ports::{GroupStatus, Ledger, StoreError};
 use shiioo_actors::seams::TcpListen;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
@@ -54,10 +55,12 @@ impl Rooms {
     pub(crate) async fn open(
         config: &Config,
         seams: &NodeSeams,
-        identity: Identity,
+        identity: &Identity,
         listener: Box<dyn TcpListen>,
         addresses: (String, String),
     ) -> Result<Self, RoomsError> {
+        let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
+        let gauged = Arc::clone(&groups);
         let api = Arc::new(Api::new(
             seams.seams.clone(),
             ApiConfig {
@@ -65,7 +68,11 @@ impl Rooms {
                 request_timeout: config.request_timeout,
                 admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
                 test_hooks: config.test_hooks,
-                extra_metrics: Vec::new(),
+                extra_metrics: vec![Box::new(move |text| {
+                    if let Some(groups) = gauged.get() {
+                        write_group_metrics(&groups.groups(), text);
+                    }
+                })],
             },
         ));
         let (stop_api, stopped) = oneshot::channel::<()>();
@@ -94,13 +101,14 @@ impl Rooms {
     async fn start_actors(
         config: &Config,
         seams: &NodeSeams,
-        identity: Identity,
+        identity: &Identity,
         groups: &Arc<Groups>,
         registry: Arc<Registry>,
         (api_addr, node_addr): (String, String),
     ) -> Result<NodeActors, RoomsError> {
         groups.open_group(GroupId::SYSTEM, vec![identity.raft_id]).await?;
-        let stores = FileStores::open(Arc::clone(&seams.disk), seams.executor).await?;
+        let stores =
+            FileStores::open(Arc::clone(&seams.disk), seams.executor, &config.region).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
@@ -144,5 +152,22 @@ impl Rooms {
         }
         actors.stop().await;
         groups.shutdown().await;
+    }
+}
+
+/// Gauges of the groups on this node, in the text format of Prometheus.
+fn write_group_metrics(groups: &[GroupStatus], text: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# TYPE shiioo_group_term gauge");
+    for group in groups {
+        let _ = writeln!(text, "shiioo_group_term{{group=\"{}\"}} {}", group.group, group.term);
+    }
+    let _ = writeln!(text, "# TYPE shiioo_group_applied_index gauge");
+    for group in groups {
+        for replica in &group.replicas {
+            let (group, raft_id, applied) = (group.group, replica.raft_id, replica.applied);
+            let labels = format!("group=\"{group}\",member=\"{raft_id}\"");
+            let _ = writeln!(text, "shiioo_group_applied_index{{{labels}}} {applied}");
+        }
     }
 }

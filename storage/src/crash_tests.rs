@@ -206,7 +206,7 @@ async fn open_store(
 }
 
 async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError> {
-    let files = FileStores::open(disk.mount(), Executor::Inline).await?;
+    let files = FileStores::open(disk.mount(), Executor::Inline, "default").await?;
     let log = Log::open_sized(disk.mount(), Executor::Inline, SEGMENT_BYTES)?;
     let keeper = Arc::new(FloorKeeper::new(APPLIED, Arc::clone(&log)));
     let sink = Arc::new(Nothing);
@@ -314,7 +314,7 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
     let purged = log.state(APPLIED).purged.map(|purged| purged.index);
     assert!(purged <= floor, "{story}: purged {purged:?} above the floor {floor:?}");
 
-    let files = now(FileStores::open(disk.mount(), Executor::Inline)).unwrap();
+    let files = now(FileStores::open(disk.mount(), Executor::Inline, "default")).unwrap();
     for (&tenant, part) in &oracle.parts {
         let is_there = files.exists(Part::Tenant(tenant));
         if let Some((_, is_gone)) = oracle.removed.filter(|(removed, _)| *removed == tenant) {

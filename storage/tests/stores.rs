@@ -31,7 +31,7 @@ fn pair(key: &str, value: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 async fn stores(disk: Arc<dyn Disk>) -> Arc<FileStores> {
-    FileStores::open(disk, Executor::Inline).await.unwrap()
+    FileStores::open(disk, Executor::Inline, "default").await.unwrap()
 }
 
 async fn open(disk: &SimDisk) -> Result<Box<dyn Store>, StoreError> {
@@ -183,7 +183,7 @@ async fn the_control_plane_has_an_index_and_no_events() {
 async fn on_files_of_the_system_a_part_is_open_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::new(dir.path()).unwrap());
-    let files = FileStores::open(disk.clone(), Executor::Threads).await.unwrap();
+    let files = FileStores::open(disk.clone(), Executor::Threads, "default").await.unwrap();
     for round in 1..=20 {
         let mut store = files.open(part()).await.unwrap();
         store.append_events(b"line\n").unwrap();

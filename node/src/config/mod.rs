@@ -92,6 +92,15 @@ pub enum ConfigError {
          with the next one; start without --join"
     )]
     Join,
+    /// Scripts are not performed yet.
+    #[error("this version of shiioo performs no script steps; start without --allow-scripts")]
+    Scripts,
+    /// Damage is not repaired yet.
+    #[error(
+        "this version of shiioo cannot drop what is damaged; start without --repair, which names \
+         what is damaged, and put the file back from a copy"
+    )]
+    Repair,
     /// Anybody who reaches the API could do anything.
     #[error(
         "will not open the API to other machines at {0} without a credential: set --admin-token, \
@@ -108,6 +117,12 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         if !self.join.is_empty() {
             return Err(ConfigError::Join);
+        }
+        if self.allow_scripts {
+            return Err(ConfigError::Scripts);
+        }
+        if self.repair {
+            return Err(ConfigError::Repair);
         }
         let guarded = self.admin_token.is_some() || self.insecure;
         if !guarded && !self.api_addr.ip().to_canonical().is_loopback() {

@@ -22,29 +22,40 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::disk::{Disk, create_dir_durably, store_error};
 use crate::executor::Executor;
-use paths::{Paths, TENANTS_DIR, TRASH_PREFIX, tenant_dir};
+use paths::{Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
 use store::PartStore;
 
 /// The parts' files below one data directory.
 pub struct FileStores {
     disk: Arc<dyn Disk>,
     executor: Executor,
+    /// Where this node's tenants are: a node holds tenants of its own region only.
+    tenants_dir: Arc<str>,
     /// Who has a part open holds its place. A place that nobody knows any more is forgotten.
     places: Mutex<BTreeMap<Part, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl FileStores {
-    /// Prepares the directory of tenants and removes what a removal left.
+    /// Prepares the directory of the region's tenants and removes what a removal left.
     ///
     /// # Errors
     /// When the directory cannot be made or read.
-    pub async fn open(disk: Arc<dyn Disk>, executor: Executor) -> Result<Arc<Self>, StoreError> {
-        let preparing = Arc::clone(&disk);
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        region: &str,
+    ) -> Result<Arc<Self>, StoreError> {
+        let tenants_dir: Arc<str> = tenants_dir(region).into();
+        let (preparing, dir) = (Arc::clone(&disk), Arc::clone(&tenants_dir));
         executor
-            .run(move || prepare(preparing.as_ref()))
+            .run(move || prepare(preparing.as_ref(), &dir))
             .await
-            .map_err(|error| store_error(format!("prepare {TENANTS_DIR}"), error))?;
-        Ok(Arc::new(Self { disk, executor, places: Mutex::default() }))
+            .map_err(|error| store_error(format!("prepare {tenants_dir}"), error))?;
+        Ok(Arc::new(Self { disk, executor, tenants_dir, places: Mutex::default() }))
+    }
+
+    fn paths(&self, part: Part) -> Paths {
+        Paths::of(part, &self.tenants_dir)
     }
 
     async fn hold(&self, part: Part) -> OwnedMutexGuard<()> {
@@ -57,11 +68,11 @@ impl FileStores {
     }
 }
 
-fn prepare(disk: &dyn Disk) -> io::Result<()> {
-    create_dir_durably(disk, TENANTS_DIR)?;
-    for entry in disk.list(TENANTS_DIR)? {
+fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
+    create_dir_durably(disk, tenants_dir)?;
+    for entry in disk.list(tenants_dir)? {
         if entry.is_dir && entry.name.starts_with(TRASH_PREFIX) {
-            disk.remove_dir_all(&format!("{TENANTS_DIR}/{}", entry.name))?;
+            disk.remove_dir_all(&format!("{tenants_dir}/{}", entry.name))?;
         }
     }
     Ok(())
@@ -69,19 +80,19 @@ fn prepare(disk: &dyn Disk) -> io::Result<()> {
 
 /// Renames first, so that a folder is there whole or is not there; what is left is removed at the
 /// next start when power goes in between.
-fn remove(disk: &dyn Disk, tenant: TenantId) -> io::Result<()> {
-    let dir = tenant_dir(tenant);
+fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io::Result<()> {
+    let dir = tenant_dir(tenants_dir, tenant);
     if disk.exists(&dir) {
-        let trash = format!("{TENANTS_DIR}/{TRASH_PREFIX}{tenant}");
+        let trash = format!("{tenants_dir}/{TRASH_PREFIX}{tenant}");
         if disk.exists(&trash) {
             disk.remove_dir_all(&trash)?;
         }
         disk.rename(&dir, &trash)?;
-        disk.sync_dir(TENANTS_DIR)?;
+        disk.sync_dir(tenants_dir)?;
         disk.remove_dir_all(&trash)?;
     }
     // Also when it was gone: an earlier removal may have failed before it was durable.
-    disk.sync_dir(TENANTS_DIR)
+    disk.sync_dir(tenants_dir)
 }
 
 impl Stores for FileStores {
@@ -89,34 +100,37 @@ impl Stores for FileStores {
         Box::pin(async move {
             let held = self.hold(part).await;
             let (disk, executor) = (Arc::clone(&self.disk), self.executor);
-            let open = move || PartStore::open(disk, executor, part, held);
+            let paths = self.paths(part);
+            let open = move || PartStore::open(disk, executor, paths, held);
             let store = self.executor.run(open).await?;
             Ok(Box::new(store) as Box<dyn Store>)
         })
     }
 
     fn exists(&self, part: Part) -> bool {
-        self.disk.exists(&Paths::of(part).index)
+        self.disk.exists(&self.paths(part).index)
     }
 
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let held = self.hold(Part::Tenant(tenant)).await;
-            let disk = Arc::clone(&self.disk);
+            let (disk, dir) = (Arc::clone(&self.disk), Arc::clone(&self.tenants_dir));
             let remove = move || {
                 let _held = held;
-                remove(disk.as_ref(), tenant)
+                remove(disk.as_ref(), &dir, tenant)
             };
             let removed = self.executor.run(remove).await;
-            removed.map_err(|error| store_error(format!("remove {}", tenant_dir(tenant)), error))
+            removed.map_err(|error| {
+                store_error(format!("remove {}", tenant_dir(&self.tenants_dir, tenant)), error)
+            })
         })
     }
 
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
         let entries = self
             .disk
-            .list(TENANTS_DIR)
-            .map_err(|error| store_error(format!("list {TENANTS_DIR}"), error))?;
+            .list(&self.tenants_dir)
+            .map_err(|error| store_error(format!("list {}", self.tenants_dir), error))?;
         let folders = entries.into_iter().filter(|entry| entry.is_dir);
         let tenants = folders.filter_map(|entry| entry.name.parse().ok());
         Ok(tenants.filter(|tenant| self.exists(Part::Tenant(*tenant))).collect())

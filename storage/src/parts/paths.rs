@@ -4,16 +4,23 @@
 //! |---|---|
 //! | the control plane | `system.redb` |
 //! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/` |
+//! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
 
 use std::io;
 
+use shiioo_actors::handles::DEFAULT_REGION;
 use shiioo_actors::ids::{Part, TenantId};
 use shiioo_actors::ports::{StoreError, StoreStats};
 
 use crate::disk::{DirEntry, Disk, store_error};
 
-/// Where the tenants are.
-pub(crate) const TENANTS_DIR: &str = "tenants";
+/// Where the tenants of the region `default` are.
+const TENANTS_DIR: &str = "tenants";
+
+/// Where the tenants of a region are. Its name is none of our own folders': the edge checked it.
+pub(crate) fn tenants_dir(region: &str) -> String {
+    if region == DEFAULT_REGION { TENANTS_DIR.to_owned() } else { region.to_owned() }
+}
 
 /// What the name of a folder that is being removed begins with. No tenant's id does.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
@@ -35,7 +42,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    pub fn of(part: Part) -> Self {
+    pub fn of(part: Part, tenants_dir: &str) -> Self {
         match part {
             Part::System => Self {
                 part,
@@ -45,7 +52,7 @@ impl Paths {
                 blobs: None,
             },
             Part::Tenant(id) => {
-                let dir = tenant_dir(id);
+                let dir = tenant_dir(tenants_dir, id);
                 Self {
                     part,
                     index: format!("{dir}/index.redb"),
@@ -59,13 +66,13 @@ impl Paths {
 }
 
 /// The folder of a tenant.
-pub(crate) fn tenant_dir(tenant: TenantId) -> String {
-    format!("{TENANTS_DIR}/{tenant}")
+pub(crate) fn tenant_dir(tenants_dir: &str, tenant: TenantId) -> String {
+    format!("{tenants_dir}/{tenant}")
 }
 
 /// Sizes of a part's files, as the file system has them.
-pub(crate) fn stats(disk: &dyn Disk, part: Part) -> Result<StoreStats, StoreError> {
-    let paths = Paths::of(part);
+pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreError> {
+    let part = paths.part;
     let failed = |error| store_error(format!("list files of {part}"), error);
     let mut stats = StoreStats::default();
     for entry in disk.list(&paths.dir).map_err(failed)? {

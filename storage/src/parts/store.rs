@@ -85,10 +85,10 @@ impl PartStore {
     pub fn open(
         disk: Arc<dyn Disk>,
         executor: Executor,
-        part: Part,
+        paths: Paths,
         held: OwnedMutexGuard<()>,
     ) -> Result<Self, StoreError> {
-        let paths = Paths::of(part);
+        let part = paths.part;
         if !disk.exists(&paths.index) {
             create(disk.as_ref(), &paths).map_err(|error| error.into_store_error(&paths))?;
         }
@@ -210,7 +210,7 @@ impl Store for PartStore {
     }
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
-        paths::stats(self.disk.as_ref(), self.part)
+        paths::stats(self.disk.as_ref(), &self.files()?.paths)
     }
 }
 
