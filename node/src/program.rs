@@ -76,8 +76,13 @@ fn fail(code: u8, reason: &str) -> ExitCode {
 /// Logs to stderr; in colour only to a terminal, and not where `NO_COLOR` is set.
 fn start_log(log: &LogConfig) {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let mut filter = log.filter.clone();
+    if !filter.contains("openraft") {
+        // It tells of every heartbeat: too much, unless it is asked for by name.
+        filter.push_str(",openraft=warn");
+    }
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&log.filter))
+        .with_env_filter(EnvFilter::new(filter))
         .with_ansi(io::stderr().is_terminal() && !no_color)
         .with_writer(io::stderr);
     // A host program that embeds this one may log already; then its log is used.

@@ -324,7 +324,7 @@ impl Layers {
         let filter = self.value("log", |it| &it.log, log_filter)?;
         let format = self.value("log_format", |it| &it.log_format, log_format)?;
         Ok(LogConfig {
-            filter: filter.unwrap_or_else(|| "info,openraft=warn".into()),
+            filter: filter.unwrap_or_else(|| "info".into()),
             format: format.unwrap_or(LogFormat::Text),
         })
     }
