@@ -65,6 +65,9 @@ struct How {
     /// No faults
     #[arg(long)]
     calm: bool,
+    /// A process that starts after syncs have failed can still read what they dropped
+    #[arg(long)]
+    stale_cache: bool,
     /// A safety to take away
     #[arg(long)]
     mutant: Option<MutantName>,
@@ -78,7 +81,8 @@ enum MutantName {
 impl How {
     fn plan(self, seed: u64) -> Plan {
         let mutant = self.mutant.map(|MutantName::IgnoreSyncs| Mutant::IgnoreSyncs);
-        Plan { secs: self.secs, faults: !self.calm, mutant, ..Plan::new(seed) }
+        let stale_cache = self.stale_cache;
+        Plan { secs: self.secs, faults: !self.calm, stale_cache, mutant, ..Plan::new(seed) }
     }
 }
 

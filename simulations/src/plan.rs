@@ -21,6 +21,8 @@ pub struct Plan {
     pub secs: u64,
     /// Whether there are faults.
     pub faults: bool,
+    /// Whether a process that starts after syncs have failed can still read what they dropped.
+    pub stale_cache: bool,
     /// Whether the story is kept as lines.
     pub keep_lines: bool,
     /// A safety that is missing.
@@ -54,7 +56,14 @@ pub struct Outcome {
 impl Plan {
     /// The usual run of a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, secs: SECS_DEFAULT, faults: true, keep_lines: false, mutant: None }
+        Self {
+            seed,
+            secs: SECS_DEFAULT,
+            faults: true,
+            stale_cache: false,
+            keep_lines: false,
+            mutant: None,
+        }
     }
 
     /// Runs it on a thread of its own.
@@ -104,6 +113,9 @@ impl Outcome {
         let Plan { seed, secs, .. } = self.plan;
         let mut line =
             format!("cargo run -p simulations -- replay --seed {seed} --secs {secs} --trace");
+        if self.plan.stale_cache {
+            line.push_str(" --stale-cache");
+        }
         if let Some(mutant) = self.plan.mutant {
             line.push_str(&format!(" --mutant {mutant}"));
         }

@@ -10,7 +10,7 @@ use crate::workload::RunModel;
 use crate::world::Service;
 
 /// From the end of the faults to the end of everything that was begun, simulated time.
-pub const SETTLE_MAX: Duration = Duration::from_secs(90);
+pub const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// From the request to stop to the end of the process, simulated time.
 pub const STOP_MAX: Duration = Duration::from_secs(15);
 /// From the start of a process on a disk that works to readiness, simulated time.

@@ -9,8 +9,8 @@ use rand::rngs::SmallRng;
 use shiioo_storage::disk::{Disk, OpenMode};
 
 use super::{CLIENTS, NODE, NodeState, World};
-use crate::trace;
 use crate::workload::client_name;
+use crate::{Plan, trace};
 
 /// Time between two faults, ms.
 const GAP_MS_MIN: u64 = 100;
@@ -22,10 +22,9 @@ const LASTS_MS_MIN: u64 = 50;
 const LASTS_MS_MAX: u64 = 3000;
 /// How much room a disk that is filling up still has, bytes.
 const ROOM_BYTES_MAX: u64 = 96 << 10;
-/// A clock is off by at most so much, ms.
-const CLOCK_OFF_MS_MAX: i64 = 120_000;
-/// A node that failed so long after a fault of the disk may have failed because of it.
-const EXCUSED_FOR: Duration = Duration::from_secs(10);
+/// A clock is off by at most so much, ms. What waits for a moment of wall time waits longer when the
+/// clock is set back, by twice this at most.
+const CLOCK_OFF_MS_MAX: i64 = 10_000;
 
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,8 +79,8 @@ pub(super) struct Weather {
     passing: Vec<(Passing, Duration)>,
     /// What was last armed to come in the middle of an operation.
     armed: Fault,
-    /// Until when a failure of the node may be due to its disk.
-    excused_until: Duration,
+    /// Whether a process can read what a failed sync has dropped.
+    stale_cache: bool,
 }
 
 /// A fault that passes.
@@ -94,25 +93,19 @@ enum Passing {
 }
 
 impl Weather {
-    pub(super) fn new(enabled: bool, rng: &mut SmallRng) -> Self {
-        let next_at = Duration::from_millis(rng.random_range(0..=GAP_MS_MAX));
+    pub(super) fn new(plan: &Plan, rng: &mut SmallRng) -> Self {
         Self {
-            enabled,
-            next_at,
+            enabled: plan.faults,
+            next_at: Duration::from_millis(rng.random_range(0..=GAP_MS_MAX)),
             passing: Vec::new(),
             armed: Fault::PowerCutInOperation,
-            excused_until: Duration::ZERO,
+            stale_cache: plan.stale_cache,
         }
     }
 
     /// What it was that came in the middle of an operation.
     pub(super) fn armed(&self) -> Fault {
         self.armed
-    }
-
-    /// Whether a failure of the node at this moment may be the disk's.
-    pub(super) fn excuses_failure(&self, now: Duration) -> bool {
-        now < self.excused_until
     }
 }
 
@@ -155,9 +148,9 @@ impl World {
     }
 
     fn cut_power(&mut self) {
+        self.board.node.cut_power();
+        self.count(Fault::PowerCut);
         if matches!(self.state, NodeState::Up(_)) {
-            self.board.node.cut_power();
-            self.count(Fault::PowerCut);
             self.bring_down("power is gone");
         }
     }
@@ -207,12 +200,10 @@ impl World {
                 let room = self.rng.random_range(0..=ROOM_BYTES_MAX);
                 trace::event(NODE, "fault", format_args!("{room} bytes are free"), &[]);
                 disk.set_capacity(Some(used(&*disk.mount()) + room));
-                self.weather.excused_until = until + EXCUSED_FOR;
             }
             Passing::FailedSyncs => {
                 trace::event(NODE, "fault", format_args!("syncs fail"), &[]);
                 disk.fail_syncs(true);
-                self.weather.excused_until = until + EXCUSED_FOR;
             }
             Passing::Link(client) => {
                 trace::event(client, "fault", format_args!("it is cut off"), &[]);
@@ -236,10 +227,19 @@ impl World {
             trace::event("all", "fault", format_args!("over: {fault:?}"), &[]);
             match &fault {
                 Passing::FullDisk => self.board.node.disk.set_capacity(None),
-                Passing::FailedSyncs => self.board.node.disk.fail_syncs(false),
+                Passing::FailedSyncs => self.mend_syncs(),
                 Passing::Link(client) => self.sim.repair(NODE, client.as_str()),
                 Passing::HeldLink(client) => self.sim.release(NODE, client.as_str()),
             }
+        }
+    }
+
+    /// Syncs work again. What a failed one dropped may still be read until power goes: unless
+    /// that is what the run is about, it goes now, as with a disk that was replaced.
+    fn mend_syncs(&mut self) {
+        self.board.node.disk.fail_syncs(false);
+        if !self.weather.stale_cache {
+            self.cut_power();
         }
     }
 

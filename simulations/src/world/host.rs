@@ -44,6 +44,8 @@ pub struct NodeHost {
     ready: Cell<u64>,
     /// Whether the present life is ready.
     is_ready: Cell<bool>,
+    /// What the disk had refused before the present life.
+    refused_before: Cell<u64>,
     /// Why the life that ran last ended by itself.
     exit: RefCell<Option<Exit>>,
 }
@@ -100,6 +102,7 @@ impl NodeHost {
             starts: Cell::default(),
             ready: Cell::default(),
             is_ready: Cell::default(),
+            refused_before: Cell::default(),
             exit: RefCell::default(),
         })
     }
@@ -117,6 +120,15 @@ impl NodeHost {
     /// Whether the present life is ready.
     pub fn is_ready(&self) -> bool {
         self.is_ready.get()
+    }
+
+    /// Whether the disk has refused something in the present life: then the node may fail.
+    pub fn has_seen_disk_fail(&self) -> bool {
+        self.refused() > self.refused_before.get()
+    }
+
+    fn refused(&self) -> u64 {
+        self.seen.full() + self.seen.failed_syncs()
     }
 
     /// How the present life ended by itself, once.
@@ -156,6 +168,7 @@ impl NodeHost {
         let incarnation = self.starts.get() + 1;
         self.starts.set(incarnation);
         self.is_ready.set(false);
+        self.refused_before.set(self.refused());
         let life = Life::new(&self.name, &self.names, &self.seen);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);

@@ -92,7 +92,7 @@ impl World {
             sim.client(client_name(number), client);
         }
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
-        let weather = Weather::new(plan.faults, &mut rng);
+        let weather = Weather::new(plan, &mut rng);
         let state = NodeState::Up(Duration::ZERO);
         Self { sim, board, state, weather, rng, counts: BTreeMap::new() }
     }
@@ -175,7 +175,7 @@ impl World {
                 self.state = NodeState::Stopped;
             }
             (Some(Exit::Failed(why)), _) => {
-                let excused = self.weather.excuses_failure(now);
+                let excused = node.has_seen_disk_fail();
                 ensure!(excused, "the node failed by itself: {why}");
                 self.count(Fault::NodeFailed);
                 self.bring_down("it ended by itself");
@@ -190,7 +190,7 @@ impl World {
             }
             (None, NodeState::Up(since)) => {
                 let late = now > since + liveness::READY_MAX && !node.is_ready();
-                let excused = self.weather.excuses_failure(now);
+                let excused = node.has_seen_disk_fail();
                 ensure!(!late || excused, "not ready {:?} after its start", liveness::READY_MAX);
             }
             _ => {}
