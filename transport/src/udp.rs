@@ -8,7 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use quinn::AsyncUdpSocket;
+pub use quinn::udp::{RecvMeta, Transmit};
+pub use quinn::{AsyncUdpSocket, UdpPoller};
 use quinn::{Runtime as _, TokioRuntime};
 
 /// Opens UDP sockets.

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
-use quinn::UdpPoller;
-use quinn::udp::{RecvMeta, Transmit};
 use shiioo_actors::ports::BoxFuture;
 use shiioo_transport::udp::{AsyncUdpSocket, Udp};
+use shiioo_transport::udp::{RecvMeta, Transmit, UdpPoller};
 use turmoil::net::UdpSocket;
 
 use crate::trace;
