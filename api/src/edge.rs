@@ -60,7 +60,7 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
 
     let latency = began.elapsed();
     app.metrics.answered(route, &method, response.status(), latency);
-    tell(&span, response.status(), latency.as_micros());
+    tell(&span, route, response.status(), latency.as_micros());
     response
 }
 
@@ -141,10 +141,11 @@ fn written_out(mut response: Response, request_id: &str) -> Response {
     written
 }
 
-fn tell(span: &Span, status: StatusCode, latency_us: u128) {
+fn tell(span: &Span, route: &str, status: StatusCode, latency_us: u128) {
     span.record("status", status.as_u16());
     span.record("latency_us", display(latency_us));
-    if status.is_server_error() {
+    // That a node is not ready yet is an answer, not a fault.
+    if status.is_server_error() && route != "/readyz" {
         tracing::warn!(parent: span, "answered");
     } else {
         debug!(parent: span, "answered");

@@ -235,12 +235,13 @@ impl Cluster {
                 reasons.push("tenant groups are not placed yet".to_owned());
             }
             Ok(groups) => {
-                let led = |group: &GroupId| {
-                    let lead = self.ledger.leadership(*group);
-                    lead.is_some_and(|lead| lead.borrow().leader.is_some())
-                };
-                for group in groups.iter().filter(|group| !led(group)) {
-                    reasons.push(format!("group {group} has no leader"));
+                for group in groups {
+                    let caught_up = self.ledger.read_index(group);
+                    match tokio::time::timeout_at(deadline, caught_up).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => reasons.push(format!("group {group}: {error}")),
+                        Err(_) => reasons.push(format!("group {group} has not caught up")),
+                    }
                 }
             }
             Err(error) => reasons.push(format!("the control plane does not answer: {error}")),

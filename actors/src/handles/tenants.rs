@@ -16,7 +16,7 @@ use crate::ports::{Ledger, StoreStats, Stores};
 use crate::seams::{Seams, Timestamp};
 use crate::system::{SystemState, TenantEntry};
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
-use crate::tenants::{Registry, Slot, TenantMessage, TestHook};
+use crate::tenants::{AdmitReply, Registry, Slot, TenantMessage, TestHook};
 use crate::views::{Page, PageRequest, RateLimit, TenantView, Usage};
 
 /// Handle to the tenants.
@@ -205,8 +205,9 @@ impl Tenants {
     /// When there is no such tenant, or no answer came by the deadline.
     pub async fn usage(&self, call: &Call, id: TenantId) -> Result<Vec<Usage>, CallError> {
         let now = self.0.seams.clock.now();
-        self.handle(call.deadline, id)
-            .await?
+        let tenant = self.handle(call.deadline, id).await?;
+        tenant.catch_up(call).await?;
+        tenant
             .read(call, move |reader| {
                 let record = reader.state.record()?;
                 let usage = Quota::ALL.into_iter().map(|quota| {
@@ -233,9 +234,9 @@ impl Tenants {
     /// # Errors
     /// When there is no such tenant, its files cannot be read, or no answer came by the deadline.
     pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
-        let stats = self
-            .handle(call.deadline, id)
-            .await?
+        let tenant = self.handle(call.deadline, id).await?;
+        tenant.catch_up(call).await?;
+        let stats = tenant
             .read(call, |reader| reader.rows.store.as_ref().map(|store| store.stats()))
             .await?;
         Ok(stats.transpose()?.unwrap_or_default())
@@ -245,10 +246,14 @@ impl Tenants {
     ///
     /// # Errors
     /// When there is no such tenant, it is over its rate, or it cannot be reached.
-    pub async fn admit(&self, call_: &Call, id: TenantId) -> Result<Admitted, NotAdmitted> {
-        let tenant = self.handle(call_.deadline, id).await?;
-        let reply = call(&tenant.actor, call_.deadline, TenantMessage::Admit).await;
-        let reply = reply.map_err(unanswered)?;
+    pub async fn admit(&self, call: &Call, id: TenantId) -> Result<Admitted, NotAdmitted> {
+        let tenant = self.handle(call.deadline, id).await?;
+        let mut reply = ask_to_admit(&tenant, call).await?;
+        if reply.refusal == Some(Refusal::TenantNotFound) {
+            // Group 0 knows it: its own group is behind, as after a restart.
+            tenant.catch_up(call).await?;
+            reply = ask_to_admit(&tenant, call).await?;
+        }
         match reply.refusal {
             Some(refusal) => Err(NotAdmitted { error: refusal.into(), rate: reply.rate }),
             None => Ok(Admitted { tenant, rate: reply.rate }),
@@ -260,20 +265,35 @@ impl Tenants {
     /// # Errors
     /// When there is no such tenant.
     pub fn test_hook(&self, id: TenantId, hook: TestHook) -> Result<(), CallError> {
-        let (slot, _) = self.slot(id)?;
+        let placed = self.0.directory.get(id).ok_or(Refusal::TenantNotFound)?;
+        let slot = self.slot(id, placed)?;
         slot.set_test_hook(hook);
         slot.wake();
         Ok(())
     }
 
-    fn slot(&self, id: TenantId) -> Result<(Arc<Slot>, Placed), CallError> {
-        let placed = self.0.directory.get(id).ok_or(Refusal::TenantNotFound)?;
+    fn slot(&self, id: TenantId, placed: Placed) -> Result<Arc<Slot>, CallError> {
         let slot = self.0.registry.slot(placed.group, id);
-        Ok((slot.ok_or(CallError::Starting { what: "the node" })?, placed))
+        slot.ok_or(CallError::Starting { what: "the node" })
+    }
+
+    /// Where the tenant lives. The directory is a hint: that it does not know a tenant is asked of
+    /// group 0 before it is believed.
+    async fn placed(&self, deadline: Instant, id: TenantId) -> Result<Placed, CallError> {
+        if let Some(placed) = self.0.directory.get(id) {
+            return Ok(placed);
+        }
+        let find = move |state: &SystemState| {
+            let entry = state.tenant(id).filter(|entry| entry.record.is_some())?;
+            Some(Placed { group: entry.group, epoch: entry.epoch })
+        };
+        let found = self.0.control.read_linearizable(deadline, find).await?;
+        Ok(found.ok_or(Refusal::TenantNotFound)?)
     }
 
     async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {
-        let (slot, placed) = self.slot(id)?;
+        let placed = self.placed(deadline, id).await?;
+        let slot = self.slot(id, placed)?;
         let permit: OwnedSemaphorePermit = slot.permit()?;
         let actor = slot.actor(deadline).await?;
         let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
@@ -301,6 +321,10 @@ impl Tenants {
         let slots = self.0.registry.slots();
         slots.iter().filter(|slot| self.0.stores.exists(Part::Tenant(slot.tenant))).count()
     }
+}
+
+async fn ask_to_admit(tenant: &TenantHandle, call_: &Call) -> Result<AdmitReply, CallError> {
+    call(&tenant.actor, call_.deadline, TenantMessage::Admit).await.map_err(unanswered)
 }
 
 /// An actor that stopped with a question has not done anything about it.

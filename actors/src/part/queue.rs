@@ -21,6 +21,8 @@ struct Inner {
     overflowed: bool,
     /// The last entry handed over, kept or not.
     last: Option<Position>,
+    /// The last entry that an actor of this part is responsible for.
+    taken: Option<Position>,
     wake: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -58,6 +60,7 @@ impl PartQueue {
     pub fn take(&self) -> Batch {
         let mut inner = self.lock();
         let overflowed = std::mem::take(&mut inner.overflowed);
+        inner.taken = inner.last;
         Batch {
             entries: std::mem::take(&mut inner.entries),
             then_replay_to: inner.last.filter(|_| overflowed).map(|last| last.index),
@@ -70,14 +73,11 @@ impl PartQueue {
         !inner.entries.is_empty() || inner.overflowed
     }
 
-    /// The index up to which a part that starts anew has to read the log before it takes from the
-    /// queue: the entries before the first that is still in it.
-    pub fn missed_up_to(&self) -> Option<u64> {
-        let inner = self.lock();
-        match inner.entries.front() {
-            Some(first) => first.position.index.checked_sub(1),
-            None => inner.last.map(|last| last.index),
-        }
+    /// The index up to which a part that starts anew has to read the log first: what an actor
+    /// before it took, and may have died with. Nothing at the first start on this node: what was
+    /// not handed over since is in the part's files.
+    pub fn taken_up_to(&self) -> Option<u64> {
+        self.lock().taken.map(|taken| taken.index)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

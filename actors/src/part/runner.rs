@@ -11,6 +11,9 @@ use crate::ports::{Ledger, Payload, Reply, StoreError, Stores};
 /// Rows wait in memory until they are this many bytes; then they are written without a sync.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
+/// Entries applied since the last durable write; then comes the next. Bounds what a crash costs.
+const UNDURABLE_ENTRIES_MAX: u64 = 4096;
+
 /// What a runner needs from outside.
 #[derive(Clone)]
 pub struct PartDeps {
@@ -32,6 +35,7 @@ pub struct PartRunner<M: Machine> {
     pub rows: Overlay,
     applied: Option<Position>,
     durable: Option<Position>,
+    undurable_entries: u64,
 }
 
 impl<M: Machine> PartRunner<M> {
@@ -50,10 +54,19 @@ impl<M: Machine> PartRunner<M> {
         let applied = store.as_ref().and_then(|store| store.position());
         let rows = Overlay::new(store);
         let machine = M::load(&rows)?;
-        let mut runner =
-            Self { deps, group, part, queue, machine, rows, applied, durable: applied };
+        let mut runner = Self {
+            deps,
+            group,
+            part,
+            queue,
+            machine,
+            rows,
+            applied,
+            durable: applied,
+            undurable_entries: 0,
+        };
         let mut effects = Vec::new();
-        if let Some(upto) = runner.queue.missed_up_to() {
+        if let Some(upto) = runner.queue.taken_up_to() {
             runner.replay(upto, &mut effects).await?;
         }
         effects.extend(runner.drain().await?);
@@ -111,6 +124,7 @@ impl<M: Machine> PartRunner<M> {
             store.make_durable(pending, applied).await?;
         }
         self.durable = Some(applied);
+        self.undurable_entries = 0;
         self.deps.ledger.durable(self.group, self.part, applied);
         Ok(())
     }
@@ -142,22 +156,22 @@ impl<M: Machine> PartRunner<M> {
             return Outcome::Ignored;
         }
         self.applied = Some(position);
+        self.undurable_entries += 1;
         let (outcome, new_effects) = self.machine.apply(position, envelope);
         effects.extend(new_effects);
         outcome
     }
 
-    /// Appends events, and rows when many wait. No sync.
+    /// Appends events. Rows are written when many wait, and made durable when much was applied.
     async fn write_behind(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied else { return Ok(()) };
         if self.rows.store.is_none() && self.machine.needs_files() {
             self.rows.store = Some(self.deps.stores.open(self.part).await?);
         }
-        let events = self.machine.take_events();
+        self.append_events()?;
         self.rows.put(self.machine.take_settled_rows());
-        let Some(store) = &mut self.rows.store else { return Ok(()) };
-        if !events.is_empty() {
-            store.append_events(&events)?;
+        if self.undurable_entries >= UNDURABLE_ENTRIES_MAX {
+            return self.make_durable().await;
         }
         if self.rows.pending_bytes() >= PENDING_BYTES_MAX {
             self.rows.put(self.machine.take_dirty_rows());
@@ -167,5 +181,13 @@ impl<M: Machine> PartRunner<M> {
             }
         }
         Ok(())
+    }
+
+    fn append_events(&mut self) -> Result<(), StoreError> {
+        let events = self.machine.take_events();
+        match &mut self.rows.store {
+            Some(store) if !events.is_empty() => store.append_events(&events),
+            _ => Ok(()),
+        }
     }
 }
