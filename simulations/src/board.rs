@@ -29,7 +29,10 @@ pub struct LockFact {
     pub holder: String,
     /// The fencing token.
     pub token: u64,
-    /// When the call was sent, since the start of the run.
+    /// When the request was first sent, since the start of the run: what it brought about is no
+    /// older.
+    pub first_sent_at: Duration,
+    /// When the call that was answered was sent.
     pub sent_at: Duration,
     /// What it says.
     pub what: LockEvent,

@@ -54,7 +54,9 @@ pub struct Reply {
     pub status: u16,
     /// The body, null when it is not JSON.
     pub body: Value,
-    /// When the call that brought it was sent, since the start of the run.
+    /// When the request was first sent, since the start of the run.
+    pub first_sent_at: Duration,
+    /// When the call that brought it was sent.
     pub sent_at: Duration,
     /// Whether an earlier call of the same request may have taken effect.
     pub retried: bool,
@@ -151,12 +153,13 @@ impl Client {
     /// Calls until there is an answer that says for sure what became of the request. Waits for
     /// ever when none comes: the run's own bound ends that.
     pub async fn settle(&self, call: Call) -> Reply {
+        let first_sent_at = trace::now();
         let mut in_doubt = false;
         loop {
             match self.call(&call).await {
                 Ok(mut reply) if reply.is_final() => {
                     self.answered.set(self.answered.get() + 1);
-                    reply.retried = in_doubt;
+                    (reply.first_sent_at, reply.retried) = (first_sent_at, in_doubt);
                     return reply;
                 }
                 Ok(reply) => in_doubt |= reply.body["applied"] != false,
@@ -187,7 +190,8 @@ impl Client {
                 let text = String::from_utf8_lossy(&bytes);
                 trace::event(&self.name, "http", format_args!("{line} -> {status} {text}"), &[]);
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-                Ok(Reply { asked: line, status, body, sent_at, retried: false })
+                let first_sent_at = sent_at;
+                Ok(Reply { asked: line, status, body, first_sent_at, sent_at, retried: false })
             }
             Err(Broken(why)) => {
                 trace::event(&self.name, "http", format_args!("{line} -> {why}"), &[]);

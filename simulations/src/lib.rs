@@ -1,4 +1,50 @@
 //! The shipped node in a deterministic world.
+//!
+//! A run starts `shiioo::Node::start` exactly as the program does, on a simulated host, and lets a
+//! few clients work against its HTTP API while faults happen. A seed decides everything: which
+//! fault comes when, what the clients ask for, how long a message travels, every random byte that
+//! the program draws. The same seed gives the same run, byte for byte, so that a seed *is* a bug
+//! report: `cargo run -p simulations -- replay --seed 7 --trace` tells its story.
+//!
+//! # What is real
+//!
+//! Everything above the seams: configuration, start and stop of a node, its log, Raft groups,
+//! redb, actors, the HTTP server and the client of `http` steps; tokio and ractor below them.
+//! [`NodeHost`](world::NodeHost) is the only place that starts a node, and it replaces
+//! `NodeSeams` and nothing else.
+//!
+//! # What is simulated
+//!
+//! | seam | instead | what it can do |
+//! |---|---|---|
+//! | TCP, UDP | turmoil's network ([`seams::SimTcp`], [`seams::SimUdp`]) | latency, links that are lost or held up, connections that break |
+//! | disk | storage's `SimDisk` below [`seams::TracedDisk`] | power cuts, also in the middle of an operation; kills; no room; syncs that fail |
+//! | wall clock | virtual time and an offset ([`seams::SimClock`]) | jumps |
+//! | entropy | a generator for each start of each node ([`seams::SeededEntropy`]) | |
+//! | threads | none: `Executor::Inline` | |
+//!
+//! What draws chance below the seams, as hash maps do, gets it from [`det`].
+//!
+//! # What a run checks
+//!
+//! First the clients work under faults, and each compares what it was told with what it is told
+//! now. Then the faults stop and everything that was begun has to end within a bound. At last the
+//! node is stopped cleanly and its disk is read. The promises are in [`checks`], one a file. The
+//! checks themselves are checked by [`Mutant`]s: a safety that is taken away has to be noticed.
+//!
+//! Every event, be it a packet, a request, a fault or a change on the disk, is hashed with its
+//! virtual time ([`trace`]). `meta` runs a seed twice and compares the traces: what differs is
+//! chance that leaked in.
+//!
+//! # What it therefore cannot see
+//!
+//! - Races between threads: there is one. Blocking work blocks all of a host, in no time at all.
+//! - Slow disks, and slow anything: the program's own work takes no virtual time.
+//! - What real sockets, kernels and file systems do beyond the model: TCP that sends again, partial
+//!   writes to a socket, a disk that damages what was durable.
+//! - More than one node, so far. The world is laid out for it: hosts, seams and chance are per node.
+//! - A process that reads after a failed sync what that sync has dropped, unless asked for
+//!   ([`Plan::stale_cache`]).
 
 pub mod board;
 pub mod checks;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use simulations::{Mutant, Outcome, Plan, Summary, sweep};
 
 /// Runs the shipped node in a simulated world.
@@ -70,18 +70,12 @@ struct How {
     stale_cache: bool,
     /// A safety to take away
     #[arg(long)]
-    mutant: Option<MutantName>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum MutantName {
-    IgnoreSyncs,
+    mutant: Option<Mutant>,
 }
 
 impl How {
     fn plan(self, seed: u64) -> Plan {
-        let mutant = self.mutant.map(|MutantName::IgnoreSyncs| Mutant::IgnoreSyncs);
-        let stale_cache = self.stale_cache;
+        let Self { stale_cache, mutant, .. } = self;
         Plan { secs: self.secs, faults: !self.calm, stale_cache, mutant, ..Plan::new(seed) }
     }
 }

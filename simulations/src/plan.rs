@@ -30,10 +30,14 @@ pub struct Plan {
 }
 
 /// A safety that is taken away, to see that somebody notices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mutant {
     /// Syncs do nothing.
     IgnoreSyncs,
+    /// Syncs of the replicated log do nothing.
+    IgnoreLogSyncs,
+    /// The names in a directory are never made durable.
+    IgnoreDirectorySyncs,
 }
 
 /// What came of a run.
@@ -125,8 +129,10 @@ impl Outcome {
 
 impl fmt::Display for Mutant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::IgnoreSyncs => f.write_str("ignore-syncs"),
-        }
+        f.write_str(match self {
+            Self::IgnoreSyncs => "ignore-syncs",
+            Self::IgnoreLogSyncs => "ignore-log-syncs",
+            Self::IgnoreDirectorySyncs => "ignore-directory-syncs",
+        })
     }
 }

@@ -65,10 +65,10 @@ pub fn check(facts: &[LockFact]) -> Checked {
             if space != other_space || token >= later {
                 continue;
             }
-            // `later` is the larger token: its grant must not have been answered before the call
-            // for the smaller one was sent.
+            // `later` is the larger token: its grant must not have been answered before the smaller
+            // one was asked for at all.
             ensure!(
-                other.from >= span.fact.sent_at,
+                other.from >= span.fact.first_sent_at,
                 "token {token} was given after {later}: {span:?} and {other:?}"
             );
             let overlap = span.from.max(other.from) < span.end().min(other.end());
@@ -97,6 +97,7 @@ mod tests {
             key: "k".into(),
             holder: holder.into(),
             token,
+            first_sent_at: Duration::from_millis(sent_ms),
             sent_at: Duration::from_millis(sent_ms),
             what,
         }

@@ -40,11 +40,11 @@ pub struct SeededEntropy(Mutex<SmallRng>);
 impl SeededEntropy {
     /// The bytes of the `incarnation`-th start of a host in the run of `seed`.
     pub fn new(seed: u64, host: u64, incarnation: u64) -> Self {
-        let mut mixed = [0; 32];
-        for (part, number) in mixed.chunks_mut(8).zip([seed, host, incarnation, 1]) {
-            part.copy_from_slice(&number.to_le_bytes());
-        }
-        Self(Mutex::new(SmallRng::from_seed(mixed)))
+        // Each through a generator of its own: neighbours must not begin alike.
+        let mixed = [host, incarnation].into_iter().fold(seed, |mixed, number| {
+            SmallRng::seed_from_u64(mixed ^ number.rotate_left(32)).next_u64()
+        });
+        Self(Mutex::new(SmallRng::seed_from_u64(mixed)))
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shiioo_storage::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
-use crate::trace;
+use crate::{Mutant, trace};
 
 /// What the disk refused, as the program saw it.
 #[derive(Debug, Default)]
@@ -39,12 +39,13 @@ pub struct Process {
     host: Arc<str>,
     killed: Arc<AtomicBool>,
     seen: Arc<DiskFaultsSeen>,
+    mutant: Option<Mutant>,
 }
 
 impl Process {
     /// A new life of the program on `host`.
-    pub fn new(host: &str, seen: Arc<DiskFaultsSeen>) -> Self {
-        Self { host: host.into(), killed: Arc::default(), seen }
+    pub fn new(host: &str, seen: Arc<DiskFaultsSeen>, mutant: Option<Mutant>) -> Self {
+        Self { host: host.into(), killed: Arc::default(), seen, mutant }
     }
 
     /// From now on nothing of this life reaches the disk.
@@ -83,8 +84,12 @@ impl Process {
     fn sync(
         &self,
         what: fmt::Arguments<'_>,
+        missing: bool,
         sync: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
+        if missing {
+            return self.alive();
+        }
         let done = self.change(what, &[], sync);
         if done.is_err() {
             self.seen.failed_syncs.fetch_add(1, Ordering::Relaxed);
@@ -135,7 +140,10 @@ impl Disk for TracedDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
-        self.process.sync(format_args!("sync directory {path}/"), || self.disk.sync_dir(path))
+        let missing =
+            matches!(self.process.mutant, Some(Mutant::IgnoreSyncs | Mutant::IgnoreDirectorySyncs));
+        let sync = || self.disk.sync_dir(path);
+        self.process.sync(format_args!("sync directory {path}/"), missing, sync)
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
@@ -181,6 +189,11 @@ impl DiskFile for TracedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.process.sync(format_args!("sync {}", self.path), || self.file.sync_data())
+        let missing = match self.process.mutant {
+            Some(Mutant::IgnoreSyncs) => true,
+            Some(Mutant::IgnoreLogSyncs) => self.path.starts_with("log/"),
+            Some(Mutant::IgnoreDirectorySyncs) | None => false,
+        };
+        self.process.sync(format_args!("sync {}", self.path), missing, || self.file.sync_data())
     }
 }

@@ -84,8 +84,16 @@ impl Session {
         let Held { space, key, token, until, .. } = held;
         let what = LockEvent::Releasing;
         let (holder, sent_at) = (self.name.clone(), trace::now());
-        let fact =
-            LockFact { space: space.clone(), key: key.clone(), holder, token, sent_at, what };
+        let first_sent_at = sent_at;
+        let fact = LockFact {
+            space: space.clone(),
+            key: key.clone(),
+            holder,
+            token,
+            first_sent_at,
+            sent_at,
+            what,
+        };
         self.board.learn(fact);
         let body = json!({ "holder": self.name, "token": token });
         let reply = self.client.settle(Call::post(path(&space, &key, "release"), body)).await;
@@ -98,11 +106,19 @@ impl Session {
     fn keep(&mut self, space: String, key: String, ttl: Duration, reply: &Reply) -> Checked {
         let token = reply.body["token"].as_u64();
         let token = token.ok_or_else(|| Violation(format!("a grant without a token: {reply}")))?;
-        let (sent_at, answered_at) = (reply.sent_at, trace::now());
+        let Reply { first_sent_at, sent_at, .. } = *reply;
+        let answered_at = trace::now();
         let what = LockEvent::Held { answered_at, ttl };
         let (holder, until) = (self.name.clone(), sent_at + ttl);
-        let fact =
-            LockFact { space: space.clone(), key: key.clone(), holder, token, sent_at, what };
+        let fact = LockFact {
+            space: space.clone(),
+            key: key.clone(),
+            holder,
+            token,
+            first_sent_at,
+            sent_at,
+            what,
+        };
         self.board.learn(fact);
         self.held.push(Held { space, key, token, ttl, until });
         Ok(())

@@ -14,7 +14,7 @@ use shiioo_storage::disk::SimDisk;
 use tokio::sync::Notify;
 
 use crate::seams::{DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk};
-use crate::trace;
+use crate::{Mutant, Plan, trace};
 
 /// Where a node's API listens.
 pub const API_PORT: u16 = 3000;
@@ -29,6 +29,7 @@ pub struct NodeHost {
     /// Its number among the hosts: no two share their chance.
     number: u64,
     seed: u64,
+    mutant: Option<Mutant>,
     names: Vec<String>,
     /// What outlives a life.
     pub disk: SimDisk,
@@ -70,9 +71,14 @@ pub enum Exit {
 }
 
 impl Life {
-    fn new(name: &str, names: &[String], seen: &Arc<DiskFaultsSeen>) -> Rc<Self> {
+    fn new(
+        name: &str,
+        names: &[String],
+        seen: &Arc<DiskFaultsSeen>,
+        mutant: Option<Mutant>,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            process: Process::new(name, Arc::clone(seen)),
+            process: Process::new(name, Arc::clone(seen), mutant),
             tcp: SimTcp::new(name, names),
             stop: Notify::new(),
             kill: Notify::new(),
@@ -87,17 +93,19 @@ impl Life {
 }
 
 impl NodeHost {
-    /// The `number`-th node of the run of `seed`, which can look up `names`.
-    pub fn new(name: &str, number: u64, seed: u64, names: &[String]) -> Rc<Self> {
+    /// The `number`-th node of a run, which can look up `names`.
+    pub fn new(name: &str, number: u64, plan: &Plan, names: &[String]) -> Rc<Self> {
+        let Plan { seed, mutant, .. } = *plan;
         let seen = Arc::new(DiskFaultsSeen::default());
         Rc::new(Self {
             name: name.to_owned(),
             number,
             seed,
+            mutant,
             names: names.to_vec(),
             disk: SimDisk::new(seed ^ number << 32),
             clock: SimClock::default(),
-            life: RefCell::new(Life::new(name, names, &seen)),
+            life: RefCell::new(Life::new(name, names, &seen, mutant)),
             seen,
             starts: Cell::default(),
             ready: Cell::default(),
@@ -169,7 +177,7 @@ impl NodeHost {
         self.starts.set(incarnation);
         self.is_ready.set(false);
         self.refused_before.set(self.refused());
-        let life = Life::new(&self.name, &self.names, &self.seen);
+        let life = Life::new(&self.name, &self.names, &self.seen, self.mutant);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
         let exit = tokio::select! {

@@ -20,7 +20,7 @@ use turmoil::Sim;
 use crate::board::{Board, Phase};
 use crate::checks::{Checked, Violation, events, liveness, locks, quotas, steps};
 use crate::workload::client_name;
-use crate::{Mutant, Plan, det, ensure, trace, workload};
+use crate::{Plan, det, ensure, trace, workload};
 pub use faults::Fault;
 use faults::Weather;
 pub use host::{API_PORT, Exit, NodeHost};
@@ -81,8 +81,7 @@ impl World {
             .max_message_latency(LATENCY_MAX);
         let mut sim = builder.build();
         let names = [SERVICE.to_owned()];
-        let node = NodeHost::new(NODE, 1, plan.seed, &names);
-        node.disk.ignore_syncs(plan.mutant == Some(Mutant::IgnoreSyncs));
+        let node = NodeHost::new(NODE, 1, plan, &names);
         let service = Service::new(plan.seed);
         let board = Board::new(Rc::clone(&node), Rc::clone(&service));
         sim.host(SERVICE, move || Rc::clone(&service).serve());

@@ -1,0 +1,74 @@
+//! The world under test: runs repeat themselves, promises are kept, and whoever breaks one is
+//! noticed.
+
+use simulations::{Mutant, Outcome, Plan, sweep};
+
+/// Seeds of the sweep that every test run makes.
+const SWEEP_SEEDS: u64 = 12;
+/// Simulated seconds of work and faults in each.
+const SWEEP_SECS: u64 = 10;
+/// Runs at a time.
+const JOBS: usize = 2;
+/// A mutant has to be noticed within so many seeds.
+const MUTANT_SEEDS: u64 = 6;
+
+fn report(failures: &[Outcome]) -> String {
+    let lines = failures.iter().map(|outcome| {
+        let violation = outcome.violation.as_deref().unwrap_or_default();
+        format!("seed {}: {violation}\n  again: {}", outcome.plan.seed, outcome.replay_line())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn kept(plan: Plan) {
+    let outcome = plan.run();
+    assert!(outcome.violation.is_none(), "{}", report(&[outcome]));
+}
+
+fn noticed(mutant: Mutant) {
+    let plan = Plan { secs: SWEEP_SECS, mutant: Some(mutant), ..Plan::new(0) };
+    let noticed = (0..MUTANT_SEEDS).any(|seed| Plan { seed, ..plan }.run().violation.is_some());
+    assert!(noticed, "nobody notices {mutant} in {MUTANT_SEEDS} seeds");
+}
+
+#[test]
+fn a_seed_is_the_same_run_every_time() {
+    for seed in 1..=3 {
+        let plan = Plan { secs: 6, ..Plan::new(seed) };
+        let (one, two) = (plan.run(), plan.run());
+        assert_eq!(one.trace, two.trace, "cargo run -p simulations -- meta --seed {seed} --secs 6");
+        assert!(one.trace.events > 0);
+    }
+}
+
+#[test]
+fn promises_are_kept_whatever_happens() {
+    let plan = Plan { secs: SWEEP_SECS, ..Plan::new(0) };
+    let summary = sweep(plan, 100..100 + SWEEP_SEEDS, JOBS, |_| ());
+    assert!(summary.failures.is_empty(), "{}", report(&summary.failures));
+    assert!(summary.faults.values().sum::<u64>() > SWEEP_SEEDS, "{:?}", summary.faults);
+}
+
+#[test]
+fn a_calm_world_has_no_faults() {
+    let plan = Plan { secs: 5, faults: false, ..Plan::new(7) };
+    let outcome = plan.run();
+    assert_eq!(outcome.violation, None);
+    assert!(outcome.faults.values().all(|times| *times == 0), "{:?}", outcome.faults);
+    kept(Plan { seed: 8, ..plan });
+}
+
+#[test]
+fn a_disk_that_ignores_syncs_is_noticed() {
+    noticed(Mutant::IgnoreSyncs);
+}
+
+#[test]
+fn a_log_that_is_not_synced_is_noticed() {
+    noticed(Mutant::IgnoreLogSyncs);
+}
+
+#[test]
+fn names_that_are_not_synced_are_noticed() {
+    noticed(Mutant::IgnoreDirectorySyncs);
+}
