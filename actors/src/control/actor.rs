@@ -109,7 +109,12 @@ impl Actor for ControlActor {
         state.drain().await?;
         match message {
             ControlMessage::Drain => {}
-            ControlMessage::Leadership => state.follow_leadership(),
+            ControlMessage::Leadership => {
+                if state.follow_leadership() {
+                    // What was applied again after a start need not be after the next.
+                    state.runner.make_durable().await?;
+                }
+            }
             ControlMessage::Flush => state.runner.make_durable().await?,
             ControlMessage::Reconcile => state.reconcile(&myself),
             ControlMessage::Read(read) => read(&state.runner.machine),
@@ -184,10 +189,11 @@ impl ControlState {
     }
 
     /// Hands the locks to the lock manager when this node begins to lead, and takes them back.
-    fn follow_leadership(&mut self) {
+    /// Whether it leads anew.
+    fn follow_leadership(&mut self) -> bool {
         let leads = self.leadership.borrow_and_update().here;
         if leads == self.leads {
-            return;
+            return false;
         }
         self.leads = leads;
         if leads {
@@ -198,6 +204,7 @@ impl ControlState {
         } else {
             self.arguments.locks.unlead(Space::CLUSTER);
         }
+        leads
     }
 
     /// Sends tenants again that were unconfirmed at the last look already.

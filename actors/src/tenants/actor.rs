@@ -189,7 +189,10 @@ impl TenantShell {
         for effect in self.runner.drain().await? {
             self.perform(myself, effect).await?;
         }
-        self.follow_leadership(myself, handed_term);
+        if self.follow_leadership(myself, handed_term) {
+            // What was applied again after a start need not be applied again after the next.
+            self.runner.make_durable().await?;
+        }
         Ok(())
     }
 
@@ -228,18 +231,19 @@ impl TenantShell {
         Ok(())
     }
 
-    /// Begins to lead, or stops, when leadership of the group has moved.
-    fn follow_leadership(&mut self, myself: &ActorRef<TenantMessage>, handed_term: u64) {
+    /// Begins to lead, or stops, when leadership of the group has moved. Whether it leads anew.
+    fn follow_leadership(&mut self, myself: &ActorRef<TenantMessage>, handed_term: u64) -> bool {
         let now = *self.leadership.borrow_and_update();
         let leads = (now.here && now.term == handed_term).then_some(now.term);
         if leads == self.leads {
-            return;
+            return false;
         }
         self.stop_tasks();
         self.leads = leads;
-        let Some(space) = self.space() else { return };
+        let Some(space) = self.space() else { return leads.is_some() };
         if leads.is_none() {
-            return self.deps.locks.unlead(space);
+            self.deps.locks.unlead(space);
+            return false;
         }
         self.deps.locks.lead(space, self.runner.machine.locks().list("", None).cloned().collect());
         for effect in self.runner.machine.outstanding() {
@@ -247,6 +251,7 @@ impl TenantShell {
                 self.perform_step(myself, run, step, attempt);
             }
         }
+        true
     }
 
     fn perform_step(
