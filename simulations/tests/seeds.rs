@@ -72,3 +72,27 @@ fn a_log_that_is_not_synced_is_noticed() {
 fn names_that_are_not_synced_are_noticed() {
     noticed(Mutant::IgnoreDirectorySyncs);
 }
+
+/// A node that had just started said `404` of tenants whose groups had not caught up yet.
+#[test]
+fn a_restarted_node_knows_its_tenants() {
+    for (seed, secs) in [(2006, 5), (2130, 4), (2209, 6), (2433, 5)] {
+        kept(Plan { secs, ..Plan::new(seed) });
+    }
+}
+
+/// A waiter whose time is up while the free lock is being handed to the waiter before it is told
+/// that it holds the lock itself, until when the last holder did.
+#[test]
+#[ignore = "the holder of a lock that is being handed on is taken to be whoever asks"]
+fn a_waiter_is_not_told_that_it_holds_what_it_did_not_get() {
+    kept(Plan { secs: 7, ..Plan::new(4127) });
+}
+
+/// A record whose sync has failed is read by the next process, which appends to it; the power cut
+/// after that leaves a hole in the log, and the node never starts again.
+#[test]
+#[ignore = "recovery takes what it reads for durable, also after a sync that failed"]
+fn what_a_failed_sync_dropped_is_not_trusted() {
+    kept(Plan { secs: 12, stale_cache: true, ..Plan::new(3) });
+}
