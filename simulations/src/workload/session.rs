@@ -129,6 +129,8 @@ impl Session {
     /// Compares everything of its own with the node.
     async fn compare(&mut self) -> Checked {
         let life = self.board.node.lives();
+        // What its marks begin with. The dash keeps `c1` from being the beginning of `c10`.
+        let own = format!("{}-", self.name);
         for at in 0..self.tenants.len() {
             let known = &self.tenants[at];
             let base = format!("/api/tenants/{}", known.id);
@@ -139,11 +141,11 @@ impl Session {
             let reply = self.client.settle(Call::get(format!("{base}/workflows/main"))).await;
             durability::workflow(known, &reply)?;
             let reply = self.client.settle(Call::get(format!("{base}/runs?limit=10000"))).await;
-            durability::runs(&known.runs, &self.name, &reply)?;
+            durability::runs(&known.runs, &own, &reply)?;
         }
         let path = format!("/api/tenants/{}/runs?limit=10000", self.shared.id);
         let reply = self.client.settle(Call::get(path)).await;
-        durability::runs(&self.shared.runs, &self.name, &reply)?;
+        durability::runs(&self.shared.runs, &own, &reply)?;
         self.compared_in = life;
         Ok(())
     }
@@ -162,7 +164,7 @@ impl Session {
     }
 }
 
-/// The host name of a client. The dash keeps `c1` from being the beginning of `c10`.
+/// The host name of a client.
 pub(crate) fn client_name(number: u64) -> String {
     format!("c{number}")
 }
