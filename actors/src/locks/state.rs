@@ -32,8 +32,8 @@ struct Term {
 #[derive(Debug, Default)]
 struct Line {
     waiters: VecDeque<AcquireRequest>,
-    /// The first one's attempt is under way.
-    serving: bool,
+    /// Whose attempt is under way: the first one's.
+    serving: Option<String>,
     /// When the term before ended, as shown to clients.
     last_term_ended_at: Timestamp,
 }
@@ -164,7 +164,7 @@ impl LockQueues {
     ) -> Option<AcquireRequest> {
         let key = (space, key.to_owned());
         if let Some(line) = self.lines.get_mut(&key) {
-            line.serving = false;
+            line.serving = None;
         }
         if self.terms.contains_key(&key) {
             self.tidy(&key);
@@ -261,13 +261,13 @@ impl LockQueues {
     /// Takes the first waiter of a free key, if its attempt is not under way.
     fn next(&mut self, key: &Key, now: Instant) -> Option<AcquireRequest> {
         let line = self.lines.get_mut(key)?;
-        if line.serving {
+        if line.serving.is_some() {
             return None;
         }
         while let Some(waiter) = line.waiters.pop_front() {
             self.waiting -= 1;
             if !waiter.reply.is_closed() && waiter.wait_until.is_some_and(|until| until > now) {
-                line.serving = true;
+                line.serving = Some(waiter.holder.clone());
                 return Some(waiter);
             }
         }
@@ -276,7 +276,8 @@ impl LockQueues {
     }
 
     fn tidy(&mut self, key: &Key) {
-        if self.lines.get(key).is_some_and(|line| line.waiters.is_empty() && !line.serving) {
+        if self.lines.get(key).is_some_and(|line| line.waiters.is_empty() && line.serving.is_none())
+        {
             self.lines.remove(key);
         }
     }
@@ -309,10 +310,12 @@ impl LockQueues {
             Some(term) => (term.holder.clone(), term.expires_at),
             None => {
                 let line = self.lines.get(key);
-                let first = line.and_then(|line| line.waiters.front());
-                let holder = first.map_or(&asking.holder, |first| &first.holder);
+                let next = line.and_then(|line| {
+                    let first = line.waiters.front().map(|first| &first.holder);
+                    line.serving.as_ref().or(first)
+                });
                 let ended_at = line.map(|line| line.last_term_ended_at);
-                (holder.clone(), ended_at.unwrap_or_default())
+                (next.unwrap_or(&asking.holder).clone(), ended_at.unwrap_or_default())
             }
         }
     }

@@ -13,8 +13,10 @@
 //! written after it. It looks exactly like a torn write. A log that was closed ends with a mark,
 //! whose batch is the witness for all before it.
 //!
-//! What is found is synced before it is used: after a kill (without a power cut) the last batch may
-//! be whole in the page cache and nowhere else.
+//! What is found in the last segment is written again and synced before it is used. After a kill
+//! (without a power cut) the last batch may be whole in the page cache and nowhere else; and after
+//! a failed sync the system may take pages for clean that never reached the disk, so that a sync
+//! alone would not write them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -168,6 +170,7 @@ impl Reading<'_> {
         }
         if is_last {
             let settle = || {
+                file.write_at(0, &bytes[..offset])?;
                 file.set_len(offset as u64)?;
                 file.sync_data()?;
                 self.disk.sync_dir(LOG_DIR)
