@@ -81,18 +81,16 @@ fn a_restarted_node_knows_its_tenants() {
     }
 }
 
-/// A waiter whose time is up while the free lock is being handed to the waiter before it is told
-/// that it holds the lock itself, until when the last holder did.
+/// A waiter whose time was up while the free lock was being handed to the waiter before it was told
+/// that it held the lock itself.
 #[test]
-#[ignore = "the holder of a lock that is being handed on is taken to be whoever asks"]
 fn a_waiter_is_not_told_that_it_holds_what_it_did_not_get() {
     kept(Plan { secs: 7, ..Plan::new(4127) });
 }
 
-/// A record whose sync has failed is read by the next process, which appends to it; the power cut
-/// after that leaves a hole in the log, and the node never starts again.
+/// A record whose sync had failed was read by the next process, which appended to it; the power cut
+/// after that left a hole in the log, and the node never started again.
 #[test]
-#[ignore = "recovery takes what it reads for durable, also after a sync that failed"]
 fn what_a_failed_sync_dropped_is_not_trusted() {
     kept(Plan { secs: 12, stale_cache: true, ..Plan::new(3) });
 }
