@@ -8,7 +8,8 @@ use bincode::config::{Configuration, Limit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The largest value that is decoded, in bytes: a run of the largest spec with its outputs.
+/// The largest value that is decoded, in bytes. Whoever encodes bounds what it holds well below:
+/// a run's payload, a request's body.
 pub const DECODE_BYTES_MAX: usize = 64 << 20;
 
 const CONFIG: Configuration<

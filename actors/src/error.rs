@@ -47,6 +47,18 @@ pub enum CallError {
     Store(#[from] StoreError),
 }
 
+impl CallError {
+    /// The same, of a call that has written already when it fails: what it wrote stands, so that
+    /// nothing may be said to be unchanged.
+    #[must_use]
+    pub fn after_write(self) -> Self {
+        match self {
+            Self::Refused(_) | Self::Unknown { .. } => self,
+            other => Self::Unknown { why: format!("done, and then: {other}") },
+        }
+    }
+}
+
 impl From<ProposeError> for CallError {
     fn from(error: ProposeError) -> Self {
         match error {

@@ -150,6 +150,7 @@ async fn start_under(
     let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
     registry.set_supervisor(tenants.clone());
 
+    let syncs = Arc::default();
     let arguments = ControlArguments {
         deps: part,
         seams: seams.clone(),
@@ -158,9 +159,10 @@ async fn start_under(
         locks: locks.clone(),
         heartbeats: heartbeats.clone(),
         raft_id,
+        syncs: Arc::clone(&syncs),
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
-    let control = Control::new(control_actor.clone(), Arc::clone(&ledger), seams.clone());
+    let control = Control::new(control_actor.clone(), Arc::clone(&ledger), seams.clone(), syncs);
 
     let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
         what: "the elector",

@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Control, ControlMessage, Directory, Placed};
+use super::{Control, ControlMessage, Directory, Placed, Syncs};
 use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
@@ -19,6 +19,8 @@ use crate::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// Wait between two attempts to start a group.
+const OPEN_GROUP_RETRY: Duration = Duration::from_secs(5);
 /// Unconfirmed tenants are sent again this often.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
 /// How long one attempt to confirm a tenant may take.
@@ -45,6 +47,8 @@ pub struct ControlArguments {
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
     pub raft_id: u64,
+    /// Shared with every handle.
+    pub syncs: Arc<Syncs>,
 }
 
 /// What it keeps.
@@ -179,10 +183,16 @@ impl ControlState {
                 continue;
             }
             let (group, members) = (*group, placement.members.clone());
-            let ledger: Arc<dyn Ledger> = Arc::clone(&self.arguments.deps.ledger);
+            // Weak: a node that has stopped opens nothing any more.
+            let ledger = Arc::downgrade(&self.arguments.deps.ledger);
             tokio::spawn(async move {
-                if let Err(error) = ledger.open_group(group, members).await {
-                    tracing::error!(%group, %error, "cannot start a group");
+                while let Some(ledger) = ledger.upgrade() {
+                    match ledger.open_group(group, members.clone()).await {
+                        Ok(()) => return,
+                        Err(error) => tracing::error!(%group, %error, "cannot start a group yet"),
+                    }
+                    drop(ledger);
+                    tokio::time::sleep(OPEN_GROUP_RETRY).await;
                 }
             });
         }
@@ -214,8 +224,11 @@ impl ControlState {
         }
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
         let ledger = Arc::clone(&self.arguments.deps.ledger);
-        let control = Control::new(myself.clone(), ledger, self.arguments.seams.clone());
+        let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
+        let control = Control::new(myself.clone(), ledger, seams, Arc::clone(&syncs));
         let late = unconfirmed.intersection(&self.unconfirmed_before);
+        // What a tenant that does not answer has been sent is in its log: no need for more of it.
+        let late = late.filter(|tenant| !syncs.is_under_way(**tenant));
         for tenant in late.copied().take(RECONCILE_AT_ONCE_MAX) {
             let control = control.clone();
             tokio::spawn(async move {

@@ -10,7 +10,8 @@ mod actor;
 mod directory;
 mod message;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::ActorRef;
 use tokio::time::Instant;
@@ -34,6 +35,25 @@ pub struct Control {
     actor: ActorRef<ControlMessage>,
     ledger: Arc<dyn Ledger>,
     seams: Seams,
+    syncs: Arc<Syncs>,
+}
+
+/// Tenants whose groups are being told of a new version: one at a time each, so that an older
+/// version is never proposed after a newer one.
+#[derive(Debug, Default)]
+pub struct Syncs(Mutex<BTreeMap<TenantId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Syncs {
+    fn turn(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(tenant).or_default())
+    }
+
+    /// Whether somebody is at it.
+    fn is_under_way(&self, tenant: TenantId) -> bool {
+        self.turn(tenant).try_lock().is_err()
+    }
 }
 
 impl std::fmt::Debug for Control {
@@ -44,8 +64,13 @@ impl std::fmt::Debug for Control {
 
 impl Control {
     /// A handle to `actor`.
-    pub fn new(actor: ActorRef<ControlMessage>, ledger: Arc<dyn Ledger>, seams: Seams) -> Self {
-        Self { actor, ledger, seams }
+    pub fn new(
+        actor: ActorRef<ControlMessage>,
+        ledger: Arc<dyn Ledger>,
+        seams: Seams,
+        syncs: Arc<Syncs>,
+    ) -> Self {
+        Self { actor, ledger, seams, syncs }
     }
 
     /// Proposes a command that a client asked for.
@@ -119,6 +144,10 @@ impl Control {
     /// # Errors
     /// When the tenant's group did not confirm by `deadline`.
     pub async fn sync_tenant(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+        let turn = self.syncs.turn(tenant);
+        let Ok(_turn) = tokio::time::timeout_at(deadline, turn.lock()).await else {
+            return Err(CallError::DeadlineExceeded);
+        };
         let entry = self.read(deadline, move |state| state.tenant(tenant).cloned()).await?;
         let Some(entry) = entry else { return Ok(()) };
         let version = entry.version;

@@ -79,7 +79,7 @@ impl TenantHandle {
         };
         match self.ask(call, command).await? {
             Outcome::Run { run, replayed } => {
-                let resource = self.view_run(call, run).await?;
+                let resource = self.view_run(call, run).await.map_err(CallError::after_write)?;
                 Ok(Created { resource, replayed })
             }
             other => Err(unexpected(&other)),
@@ -187,7 +187,7 @@ impl TenantHandle {
         reason: Option<String>,
     ) -> Result<RunView, CallError> {
         match self.ask(call, TenantCommand::CancelRun { run, reason }).await {
-            Ok(_) => self.view_run(call, run).await,
+            Ok(_) => self.view_run(call, run).await.map_err(CallError::after_write),
             // The state knows live runs only: the rows tell whether it ever was.
             Err(CallError::Refused(Refusal::RunNotFound)) => {
                 let status = self.view_run(call, run).await?.status;
@@ -294,7 +294,8 @@ impl TenantHandle {
         };
         match self.ask(call, command).await? {
             Outcome::Job { job, replayed, .. } => {
-                Ok(Created { resource: self.view_job(call, job).await?, replayed })
+                let resource = self.view_job(call, job).await.map_err(CallError::after_write)?;
+                Ok(Created { resource, replayed })
             }
             other => Err(unexpected(&other)),
         }
@@ -337,6 +338,11 @@ impl TenantHandle {
         let command = Command::Tenant { tenant: self.id, epoch: self.placed.epoch, command };
         let envelope = asked(&self.seams, &call.cause, command);
         match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
+            Outcome::Refused(Refusal::StaleEpoch) => {
+                // Deleted since it was looked up, or not served here any more.
+                self.read(call, |_| ()).await?;
+                Err(Refusal::StaleEpoch.into())
+            }
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
@@ -351,7 +357,7 @@ impl TenantHandle {
         }
     }
 
-    /// Reads the tenant's state as it is on this node.
+    /// Reads the tenant's state as it is on this node, if it exists (still).
     pub(super) async fn read<T: Send + 'static>(
         &self,
         call_: &Call,
@@ -359,11 +365,13 @@ impl TenantHandle {
     ) -> Result<T, CallError> {
         let answer = call(&self.actor, call_.deadline, |reply| {
             TenantMessage::Read(Box::new(move |reader| {
+                let exists = reader.state.record().is_some();
                 // Whoever asked may have gone; nobody minds.
-                let _ = reply.send(read(reader));
+                let _ = reply.send(exists.then(|| read(reader)));
             }))
         });
-        answer.await.map_err(unanswered)
+        let answer = answer.await.map_err(unanswered)?;
+        Ok(answer.ok_or(Refusal::TenantNotFound)?)
     }
 
     async fn view_run(&self, call: &Call, id: RunId) -> Result<RunView, CallError> {

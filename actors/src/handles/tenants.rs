@@ -119,8 +119,7 @@ impl Tenants {
         };
         match self.0.control.ask(&call.cause, call.deadline, command).await? {
             Outcome::Tenant { tenant, replayed, .. } => {
-                self.0.control.sync_tenant(tenant, call.deadline).await?;
-                let resource = self.view(call.deadline, tenant).await?;
+                let resource = self.finish(call.deadline, tenant).await?;
                 Ok(Created { resource, replayed })
             }
             other => Err(unexpected(&other)),
@@ -179,8 +178,7 @@ impl Tenants {
     ) -> Result<TenantView, CallError> {
         let command = SystemCommand::UpdateTenant { tenant, change, if_version };
         self.0.control.ask(&call.cause, call.deadline, command).await?;
-        self.0.control.sync_tenant(tenant, call.deadline).await?;
-        self.view(call.deadline, tenant).await
+        self.finish(call.deadline, tenant).await
     }
 
     /// Deletes a tenant, its runs and its data.
@@ -196,7 +194,8 @@ impl Tenants {
     ) -> Result<(), CallError> {
         let command = SystemCommand::DeleteTenant { tenant, if_version };
         self.0.control.ask(&call.cause, call.deadline, command).await?;
-        self.0.control.sync_tenant(tenant, call.deadline).await
+        let synced = self.0.control.sync_tenant(tenant, call.deadline).await;
+        synced.map_err(CallError::after_write)
     }
 
     /// Quotas and what is used of them. Not rate limited.
@@ -250,8 +249,9 @@ impl Tenants {
         let tenant = self.handle(call.deadline, id).await?;
         let mut reply = ask_to_admit(&tenant, call).await?;
         if reply.refusal == Some(Refusal::TenantNotFound) {
-            // Group 0 knows it: its own group is behind, as after a restart.
+            // Group 0 knows it: its own group is behind, as after a restart, or has not been told.
             tenant.catch_up(call).await?;
+            self.0.control.sync_tenant(id, call.deadline).await?;
             reply = ask_to_admit(&tenant, call).await?;
         }
         match reply.refusal {
@@ -298,6 +298,13 @@ impl Tenants {
         let actor = slot.actor(deadline).await?;
         let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
         Ok(TenantHandle { id, placed, actor, ledger, seams, _permit: permit })
+    }
+
+    /// Waits until the tenant's group has what group 0 has just decided, and shows the tenant.
+    async fn finish(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {
+        let synced = self.0.control.sync_tenant(id, deadline).await;
+        synced.map_err(CallError::after_write)?;
+        self.view(deadline, id).await.map_err(CallError::after_write)
     }
 
     async fn view(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {

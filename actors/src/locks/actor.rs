@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
@@ -16,10 +17,10 @@ use crate::ports::{Ledger, ProposeError};
 use crate::seams::{Seams, Timestamp};
 use crate::views::Acquired;
 
-/// Wait between two attempts to have a term expired.
-const EXPIRE_RETRY: Duration = Duration::from_millis(200);
-/// How long one attempt to have a term expired may take.
-const EXPIRE_DEADLINE: Duration = Duration::from_secs(2);
+/// First wait between two attempts to have a term expired; doubled each time.
+const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest wait between two attempts to have a term expired.
+const EXPIRE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long giving back a lock may take that was granted to a client that has gone.
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -39,7 +40,7 @@ pub struct LockState {
     queues: LockQueues,
     arguments: Arc<LockArguments>,
     /// When the next tick is armed for.
-    armed: Option<Instant>,
+    armed: Option<(Instant, AbortHandle)>,
 }
 
 impl Actor for LockActor {
@@ -74,12 +75,11 @@ impl Actor for LockActor {
                     state.attempt(&myself, first, true);
                 }
             }
-            LockMessage::Lead { space, locks } => state.queues.lead(space, locks, now),
-            LockMessage::Unlead { space } => {
-                for waiter in state.queues.unlead(space) {
-                    let _ = waiter.reply.send(Err(CallError::NoLeader));
-                }
+            LockMessage::Lead { space, locks } => {
+                send_away(state.queues.unlead(space));
+                state.queues.lead(space, locks, now);
             }
+            LockMessage::Unlead { space } => send_away(state.queues.unlead(space)),
             LockMessage::Tick => state.tick(now),
             LockMessage::Waiters { space, keys, reply } => {
                 let counts = keys.iter().map(|key| state.queues.waiters(space, key)).collect();
@@ -97,6 +97,7 @@ impl LockState {
             Admission::Attempt(request) => self.attempt(myself, request, false),
             Admission::Queued => {}
             Admission::Held(request, holder, expires_at) => held(request, holder, expires_at),
+            Admission::NotLed(request) => send_away(vec![request]),
             Admission::Full(request) => {
                 let _ = request.reply.send(Err(CallError::Busy));
             }
@@ -185,15 +186,17 @@ impl LockState {
     /// Has a tick come at the next moment something is over.
     fn arm(&mut self, myself: &ActorRef<LockMessage>) {
         let Some(next) = self.queues.next_moment() else { return };
-        if self.armed.is_some_and(|armed| armed <= next) {
-            return;
+        match &self.armed {
+            Some((armed, _)) if *armed <= next => return,
+            Some((_, later)) => later.abort(),
+            None => {}
         }
-        self.armed = Some(next);
         let myself = myself.clone();
-        tokio::spawn(async move {
+        let timer = tokio::spawn(async move {
             tokio::time::sleep_until(next).await;
             let _ = myself.send_message(LockMessage::Tick);
         });
+        self.armed = Some((next, timer.abort_handle()));
     }
 }
 
@@ -202,13 +205,15 @@ impl LockState {
 async fn expire(arguments: Arc<LockArguments>, over: Over) {
     let term = arguments.ledger.leadership(over.space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
+    let mut wait = EXPIRE_RETRY_MIN;
     loop {
         let envelope = born(&arguments.seams, term, over.space.command(command.clone()));
-        let propose = arguments.ledger.propose(over.space.group, envelope);
-        match tokio::time::timeout(EXPIRE_DEADLINE, propose).await {
-            Ok(Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping)) => return,
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(EXPIRE_RETRY).await,
+        // However long it takes: to propose again what only waits would fill the log.
+        match arguments.ledger.propose(over.space.group, envelope).await {
+            Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
+            Err(_) => tokio::time::sleep(wait).await,
         }
+        wait = (wait * 2).min(EXPIRE_RETRY_MAX);
     }
 }
 
@@ -237,6 +242,13 @@ async fn give_back(arguments: &LockArguments, space: super::Space, cause: Cause,
     let propose = arguments.ledger.propose(space.group, envelope);
     if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
         tracing::debug!(%error, "a lock of a client that has gone will run out by itself");
+    }
+}
+
+/// Tells waiters that nobody here can serve them at the moment.
+fn send_away(waiters: Vec<AcquireRequest>) {
+    for waiter in waiters {
+        let _ = waiter.reply.send(Err(CallError::NoLeader));
     }
 }
 

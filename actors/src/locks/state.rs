@@ -47,6 +47,8 @@ pub(super) enum Admission {
     Queued,
     /// Tell the client that another holds the lock.
     Held(AcquireRequest, String, Timestamp),
+    /// It would have to wait, and this node does not lead the space.
+    NotLed(AcquireRequest),
     /// Too many wait.
     Full(AcquireRequest),
 }
@@ -75,7 +77,6 @@ pub(super) struct LockQueues {
 impl LockQueues {
     /// Takes over the locks of a space that this node leads now: each a full term.
     pub(super) fn lead(&mut self, space: Space, locks: Vec<LockView>, now: Instant) {
-        self.unlead(space);
         self.led.insert(space);
         for lock in locks {
             self.begin(space, &lock, now);
@@ -143,9 +144,15 @@ impl LockQueues {
             }
             _ => {}
         }
-        if request.wait_until.is_none() || !self.led.contains(&request.space) {
+        if !self.led.contains(&request.space) {
+            return Admission::NotLed(request);
+        }
+        if request.wait_until.is_none() {
             let (holder, expires_at) = self.seen_holder(&key, &request);
             return Admission::Held(request, holder, expires_at);
+        }
+        if self.waiting >= WAITERS_MAX {
+            self.forget_gone();
         }
         if self.waiting >= WAITERS_MAX {
             return Admission::Full(request);
@@ -239,6 +246,14 @@ impl LockQueues {
         let waiting = self.lines.values().flat_map(|line| &line.waiters);
         self.first_wait_ends = waiting.filter_map(|waiter| waiter.wait_until).min();
         given_up
+    }
+
+    /// Makes room: clients that have gone wait no more.
+    fn forget_gone(&mut self) {
+        for line in self.lines.values_mut() {
+            line.waiters.retain(|waiter| !waiter.reply.is_closed());
+        }
+        self.waiting = self.lines.values().map(|line| line.waiters.len()).sum();
     }
 
     /// The next moment something is over.

@@ -61,6 +61,7 @@ fn admitted(queues: &mut LockQueues, holder: &str, wait: Option<u64>) -> (&'stat
         Admission::Attempt(_) => "attempt",
         Admission::Queued => "queued",
         Admission::Held(..) => "held",
+        Admission::NotLed(_) => "not led",
         Admission::Full(_) => "full",
     };
     (word, answer)
@@ -139,7 +140,7 @@ async fn a_new_leader_grants_full_terms_and_forgets_on_losing_the_lead() {
     assert!(queues.next_moment().is_none_or(|_| queues.over(Instant::now()).is_empty()));
     assert_eq!(freed(&mut queues), None);
     let (found_held, _c) = request("c", Some(10));
-    assert!(matches!(queues.admit(found_held, true), Admission::Held(..)), "only a leader queues");
+    assert!(matches!(queues.admit(found_held, true), Admission::NotLed(_)), "only a leader queues");
 }
 
 #[tokio::test(start_paused = true)]

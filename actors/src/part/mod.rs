@@ -49,6 +49,7 @@ pub trait Machine: Sized + Send + 'static {
     /// Rows of everything else that changed since the last call.
     fn take_dirty_rows(&mut self) -> Vec<Row>;
 
-    /// Whether there is anything that has to be in files (a tenant that was never set has not).
+    /// Whether there is anything that has to be in files. A tenant that was never set has not, and
+    /// one that was deleted has not any more: its files are removed.
     fn needs_files(&self) -> bool;
 }

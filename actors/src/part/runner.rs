@@ -129,9 +129,8 @@ impl<M: Machine> PartRunner<M> {
         Ok(())
     }
 
-    /// Lets go of the files; whatever was applied is taken for durable. For a part whose files
-    /// have been removed.
-    pub fn forget_files(&mut self) {
+    /// Lets go of the files, for an actor that stops.
+    pub fn close_files(&mut self) {
         self.rows = Overlay::default();
     }
 
@@ -165,8 +164,11 @@ impl<M: Machine> PartRunner<M> {
     /// Appends events. Rows are written when many wait, and made durable when much was applied.
     async fn write_behind(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied else { return Ok(()) };
-        if self.rows.store.is_none() && self.machine.needs_files() {
-            self.rows.store = Some(self.deps.stores.open(self.part).await?);
+        match (self.rows.store.is_some(), self.machine.needs_files()) {
+            (false, true) => self.rows.store = Some(self.deps.stores.open(self.part).await?),
+            // Before anything says that the deletion is durable: else it would not be repeated.
+            (true, false) => self.remove_files().await?,
+            _ => {}
         }
         self.append_events()?;
         self.rows.put(self.machine.take_settled_rows());
@@ -181,6 +183,14 @@ impl<M: Machine> PartRunner<M> {
             }
         }
         Ok(())
+    }
+
+    async fn remove_files(&mut self) -> Result<(), StoreError> {
+        self.rows = Overlay::default();
+        match self.part {
+            Part::Tenant(tenant) => self.deps.stores.remove(tenant).await,
+            Part::System => Ok(()),
+        }
     }
 
     fn append_events(&mut self) -> Result<(), StoreError> {

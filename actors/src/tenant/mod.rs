@@ -68,7 +68,7 @@ pub enum TenantEffect {
     RunEnded(RunId),
     /// A lock changed.
     Lock(LockNotice),
-    /// The tenant was deleted: remove its files.
+    /// The tenant was deleted: nothing is to be performed for it any more.
     Deleted,
 }
 

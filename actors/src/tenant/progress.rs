@@ -4,6 +4,7 @@
 //! waits is given up, what has not begun is skipped.
 
 use super::events::Fields;
+use super::run::RUN_PAYLOAD_BYTES_MAX;
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, StepResult};
 use crate::ids::RunId;
@@ -24,6 +25,12 @@ impl TenantState {
             return Outcome::Ignored;
         }
         match result {
+            StepResult::Succeeded { output } if !self.has_room_for(id, output) => {
+                let error = format!(
+                    "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
+                );
+                self.fail_attempt(id, step, &error, None);
+            }
             StepResult::Succeeded { output } => self.complete_step(id, step, output.clone()),
             StepResult::Failed { error, retry_in_ms } => {
                 self.fail_attempt(id, step, error, *retry_in_ms);
@@ -170,6 +177,7 @@ impl TenantState {
         let at = self.meta.last_at;
         let Some(run) = self.runs.get_mut(&id) else { return };
         let state = &mut run.steps[usize::from(step)];
+        run.payload_bytes += output.as_str().len() as u64;
         state.status = StepStatus::Completed;
         state.completed_at = Some(at);
         state.output = Some(output);
@@ -178,6 +186,11 @@ impl TenantState {
             .text("step_id", run.workflow.id(step))
             .number("duration_secs", duration);
         self.run_event(id, fields);
+    }
+
+    fn has_room_for(&self, id: RunId, output: &Json) -> bool {
+        let used = self.runs.get(&id).map_or(0, |run| run.payload_bytes);
+        used + output.as_str().len() as u64 <= RUN_PAYLOAD_BYTES_MAX
     }
 
     fn fail_attempt(&mut self, id: RunId, step: u16, error: &str, retry_in_ms: Option<u64>) {

@@ -10,6 +10,9 @@ use crate::outcome::RunStatus;
 use crate::seams::Timestamp;
 use crate::workflow::Workflow;
 
+/// Most bytes of a run's input and outputs together: a run is one row of the index.
+pub const RUN_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+
 /// A run, live or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -31,6 +34,8 @@ pub struct Run {
     pub completed_at: Option<Timestamp>,
     /// Its input.
     pub input: Json,
+    /// Bytes of its input and of the outputs of its steps.
+    pub payload_bytes: u64,
     /// The failure that ends the run once what is under way has finished, or why it ended.
     pub error: Option<String>,
     /// Its steps, as in the workflow.

@@ -144,6 +144,7 @@ impl TenantState {
             status: RunStatus::Running,
             started_at: self.meta.last_at,
             completed_at: None,
+            payload_bytes: new.input.as_str().len() as u64,
             input: new.input,
             error: None,
             events: Vec::new(),

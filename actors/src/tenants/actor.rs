@@ -55,8 +55,12 @@ pub(super) struct TenantShell {
     deps: Arc<TenantDeps>,
     runner: PartRunner<TenantState>,
     leadership: watch::Receiver<Leadership>,
+    /// Tells this actor of changes of leadership.
+    watcher: AbortHandle,
     /// The term in which this node leads, once everything of earlier terms has been applied.
     leads: Option<u64>,
+    /// The lock space that the lock manager was told to lead.
+    led_space: Option<Space>,
     /// Tasks under way, by step and attempt.
     tasks: BTreeMap<(RunId, u16, u32), AbortHandle>,
     waiters: BTreeMap<RunId, Vec<oneshot::Sender<()>>>,
@@ -83,12 +87,15 @@ impl Actor for TenantActor {
         let queue = Arc::clone(&slot.queue);
         let (runner, effects) =
             PartRunner::<TenantState>::start(deps.part.clone(), slot.group, part, queue).await?;
+        let watcher = tokio::spawn(watch_leadership(myself.clone(), leadership.clone()));
         let mut shell = TenantShell {
             slot: Arc::clone(&slot),
             deps,
             runner,
-            leadership: leadership.clone(),
+            leadership,
+            watcher: watcher.abort_handle(),
             leads: None,
+            led_space: None,
             tasks: BTreeMap::new(),
             waiters: BTreeMap::new(),
             requests: RateWindow::default(),
@@ -98,7 +105,6 @@ impl Actor for TenantActor {
         for effect in effects {
             shell.perform(&myself, effect).await?;
         }
-        tokio::spawn(watch_leadership(myself.clone(), leadership));
         myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
         slot.phase.send_replace(Phase::Running(myself.clone()));
         // Entries that came before the phase was set woke nobody.
@@ -149,11 +155,16 @@ impl Actor for TenantActor {
 
     async fn post_stop(
         &self,
-        _: ActorRef<TenantMessage>,
+        myself: ActorRef<TenantMessage>,
         shell: &mut TenantShell,
     ) -> Result<(), ActorProcessingErr> {
         shell.stop_tasks();
-        if !matches!(&*shell.slot.phase.borrow(), Phase::Running(_)) {
+        let is_current = match &*shell.slot.phase.borrow() {
+            Phase::Running(current) => current.get_id() == myself.get_id(),
+            _ => false,
+        };
+        if !is_current {
+            // It went to sleep, and perhaps has a successor by now, whose queue this is.
             return Ok(());
         }
         shell.runner.drain().await?;
@@ -166,6 +177,8 @@ impl Drop for TenantShell {
     /// Also when the actor panics: its tasks must not go on beside those of its successor.
     fn drop(&mut self) {
         self.stop_tasks();
+        self.watcher.abort();
+        self.unlead();
     }
 }
 
@@ -216,15 +229,14 @@ impl TenantShell {
                 }
             }
             TenantEffect::Lock(notice) => {
-                if let (Some(_), Some(space)) = (self.leads, self.space()) {
+                if let Some(space) = self.led_space {
                     self.deps.locks.notice(space, notice);
                 }
             }
             TenantEffect::Deleted => {
                 self.stop_tasks();
                 self.waiters.clear();
-                self.runner.forget_files();
-                self.deps.part.stores.remove(self.slot.tenant).await?;
+                self.unlead();
                 self.runner.make_durable().await?;
             }
         }
@@ -240,11 +252,11 @@ impl TenantShell {
         }
         self.stop_tasks();
         self.leads = leads;
-        let Some(space) = self.space() else { return leads.is_some() };
-        if leads.is_none() {
-            self.deps.locks.unlead(space);
-            return false;
-        }
+        self.unlead();
+        let Some(space) = self.space().filter(|_| leads.is_some()) else {
+            return leads.is_some();
+        };
+        self.led_space = Some(space);
         self.deps.locks.lead(space, self.runner.machine.locks().list("", None).cloned().collect());
         for effect in self.runner.machine.outstanding() {
             if let TenantEffect::PerformStep { run, step, attempt } = effect {
@@ -358,7 +370,8 @@ impl TenantShell {
             self.slot.phase.send_replace(Phase::Running(myself.clone()));
             return Ok(());
         }
-        self.runner.forget_files();
+        self.unlead();
+        self.runner.close_files();
         self.slot.phase.send_replace(Phase::Asleep);
         if self.slot.queue.has_work() {
             self.slot.wake();
@@ -386,6 +399,13 @@ impl TenantShell {
                 let _ = hooks.wait_for(|hook| *hook == TestHook::Heal).await;
             }
             TestHook::Heal => {}
+        }
+    }
+
+    /// Has the lock manager forget the tenant's locks; who waits for one is sent away.
+    fn unlead(&mut self) {
+        if let Some(space) = self.led_space.take() {
+            self.deps.locks.unlead(space);
         }
     }
 

@@ -1,9 +1,11 @@
 //! Performs steps: the leader's side of a workflow. A task a step attempt; what comes of it is
 //! proposed, and recorded once however often it was performed.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use minijinja::Value as TemplateValue;
 use serde_json::{Map, Value, json};
 
@@ -92,7 +94,14 @@ impl StepTask {
 
 /// Performs an attempt and proposes what came of it.
 pub(super) async fn perform(link: Link, task: StepTask) {
-    let result = match attempt(&link, &task).await {
+    // A panic here must not leave the step running for ever.
+    let attempt = AssertUnwindSafe(attempt(&link, &task)).catch_unwind().await;
+    let attempt = attempt.unwrap_or_else(|_| {
+        tracing::error!(tenant = %link.tenant, run = %task.run, "a step's task has panicked");
+        let error = "the node failed to perform the step".to_owned();
+        Err(Failure { error, retryable: true })
+    });
+    let result = match attempt {
         Ok(result) => result,
         Err(failure) => StepResult::Failed {
             retry_in_ms: (failure.retryable && task.attempt < task.max_attempts)
