@@ -13,7 +13,7 @@ use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
-use crate::ports::{Leadership, Ledger};
+use crate::ports::Leadership;
 use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
 
