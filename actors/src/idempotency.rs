@@ -1,7 +1,7 @@
 //! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
 //! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +31,15 @@ pub struct Done<R> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyTable<R> {
     done: BTreeMap<[u8; 16], Done<R>>,
-    by_age: VecDeque<(Timestamp, [u8; 16])>,
+    /// When each key in `done` was done. Sorted and without anything else, so that it is the same
+    /// after a reload: replicas must forget the same keys at the same entry of the log.
+    by_age: BTreeSet<(Timestamp, [u8; 16])>,
     dirty: BTreeSet<[u8; 16]>,
 }
 
 impl<R> Default for IdempotencyTable<R> {
     fn default() -> Self {
-        Self { done: BTreeMap::new(), by_age: VecDeque::new(), dirty: BTreeSet::new() }
+        Self { done: BTreeMap::new(), by_age: BTreeSet::new(), dirty: BTreeSet::new() }
     }
 }
 
@@ -45,9 +47,8 @@ impl<R: Clone> IdempotencyTable<R> {
     /// A table as it was written down.
     pub fn load(rows: impl IntoIterator<Item = ([u8; 16], Done<R>)>) -> Self {
         let done: BTreeMap<_, _> = rows.into_iter().collect();
-        let mut by_age: Vec<_> = done.iter().map(|(key, done)| (done.at, *key)).collect();
-        by_age.sort_unstable();
-        Self { done, by_age: by_age.into(), dirty: BTreeSet::new() }
+        let by_age = done.iter().map(|(key, done)| (done.at, *key)).collect();
+        Self { done, by_age, dirty: BTreeSet::new() }
     }
 
     /// What the call made when it was done before; nothing when it is new and may go on.
@@ -75,8 +76,11 @@ impl<R: Clone> IdempotencyTable<R> {
     /// Remembers what a call made.
     pub fn remember(&mut self, call: Option<&Idempotency>, at: Timestamp, resource: R) {
         if let Some(call) = call {
-            self.done.insert(call.key, Done { body: call.body, at, resource });
-            self.by_age.push_back((at, call.key));
+            let done = Done { body: call.body, at, resource };
+            if let Some(old) = self.done.insert(call.key, done) {
+                self.by_age.remove(&(old.at, call.key));
+            }
+            self.by_age.insert((at, call.key));
             self.dirty.insert(call.key);
         }
     }
@@ -89,14 +93,11 @@ impl<R: Clone> IdempotencyTable<R> {
 
     fn forget_old(&mut self, at: Timestamp) {
         for _ in 0..FORGET_PER_CALL_MAX {
-            match self.by_age.front() {
-                Some((since, key)) if at.ms_since(*since) > KEPT_MS => {
-                    // A key used again after its time stands in the queue twice: go by its call.
-                    if self.done.get(key).is_some_and(|done| done.at == *since) {
-                        self.done.remove(key);
-                        self.dirty.insert(*key);
-                    }
-                    self.by_age.pop_front();
+            match self.by_age.first() {
+                Some(&(since, key)) if at.ms_since(since) > KEPT_MS => {
+                    self.by_age.pop_first();
+                    self.done.remove(&key);
+                    self.dirty.insert(key);
                 }
                 _ => return,
             }
@@ -106,6 +107,8 @@ impl<R: Clone> IdempotencyTable<R> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -121,5 +124,66 @@ mod tests {
         assert_eq!(table.check(Some(&other), later), Ok(None));
         assert_eq!(table.take_dirty(), vec![([1; 16], None)]);
         assert_eq!(table.check(None, later), Ok(None));
+    }
+
+    #[test]
+    fn a_key_used_again_after_its_time_is_kept_from_then() {
+        let mut table = IdempotencyTable::<u32>::default();
+        let calls = [0, 1, 2, 3, 4, 5].map(|key| Idempotency { key: [key; 16], body: [0; 16] });
+        for call in &calls {
+            table.remember(Some(call), Timestamp(0), 7);
+        }
+        let later = Timestamp(0).plus_ms(KEPT_MS + 1);
+        // Four are forgotten; the last has had its time but is still there.
+        assert_eq!(table.check(Some(&calls[5]), later), Ok(None));
+        table.remember(Some(&calls[5]), later, 8);
+        assert_eq!(table.by_age.len(), table.done.len());
+        assert_eq!(table.check(Some(&calls[5]), later.plus_ms(KEPT_MS)), Ok(Some(8)));
+    }
+
+    /// What a store holds after the table's changes.
+    fn write_down(
+        rows: &mut BTreeMap<[u8; 16], Done<u32>>,
+        changes: &[([u8; 16], Option<Done<u32>>)],
+    ) {
+        for (key, done) in changes {
+            match done {
+                Some(done) => rows.insert(*key, done.clone()),
+                None => rows.remove(key),
+            };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_reload_changes_nothing(
+            // Key, body, hours until then, whether the check is followed by an effect, and
+            // whether the second table is loaded again.
+            steps in prop::collection::vec(
+                (0_u8..12, 0_u8..2, 0_u64..16, any::<bool>(), any::<bool>()), 1..120,
+            ),
+        ) {
+            let mut kept = IdempotencyTable::<u32>::default();
+            let (mut loaded, mut rows) = (kept.clone(), BTreeMap::new());
+            let mut now = Timestamp(0);
+            for (made, (key, body, hours, effect, reload)) in (0..).zip(steps) {
+                // Small steps first, so that several keys run out together.
+                now = now.plus_ms(hours / 8 * hours * 60 * 60 * 1000 + hours % 2);
+                let call = Idempotency { key: [key; 16], body: [body; 16] };
+                let answer = kept.check(Some(&call), now);
+                prop_assert_eq!(&answer, &loaded.check(Some(&call), now));
+                if effect && answer == Ok(None) {
+                    kept.remember(Some(&call), now, made);
+                    loaded.remember(Some(&call), now, made);
+                }
+                let changes = kept.take_dirty();
+                prop_assert_eq!(&changes, &loaded.take_dirty());
+                write_down(&mut rows, &changes);
+                if reload {
+                    loaded = IdempotencyTable::load(rows.clone());
+                }
+                prop_assert_eq!(&kept, &loaded);
+            }
+        }
     }
 }
