@@ -30,8 +30,23 @@ pub struct Envelope {
     pub term: Option<u64>,
     /// For commands a client asked for: who did.
     pub cause: Option<Cause>,
+    /// For commands that a node may send again when it does not hear the outcome.
+    pub origin: Option<Origin>,
     /// What to do.
     pub command: Command,
+}
+
+/// Names one request of one node's life, so that a second attempt at it finds the outcome of the
+/// first. After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency"
+/// (RIFL, SOSP 2015): outcomes are kept until the node that asks says it has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The life of the node, by chance: a restarted node counts anew.
+    pub incarnation: u64,
+    /// The request.
+    pub sequence: u64,
+    /// Every request before this one has been answered, and will not be asked again.
+    pub answered_below: u64,
 }
 
 impl fmt::Display for Envelope {

@@ -48,11 +48,19 @@ pub fn asked(seams: &Seams, cause: &Cause, command: Command) -> Envelope {
         at: seams.clock.now(),
         term: None,
         cause: Some(cause.clone()),
+        origin: None,
         command,
     }
 }
 
 /// A command the leader of `term` brings up by itself, stamped with the time.
 pub fn born(seams: &Seams, term: Option<u64>, command: Command) -> Envelope {
-    Envelope { version: COMMAND_VERSION, at: seams.clock.now(), term, cause: None, command }
+    Envelope {
+        version: COMMAND_VERSION,
+        at: seams.clock.now(),
+        term,
+        cause: None,
+        origin: None,
+        command,
+    }
 }

@@ -162,6 +162,7 @@ async fn start_under(
         syncs: Arc::clone(&syncs),
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
+    registry.set_control(control_actor.clone());
     let control = Control::new(control_actor.clone(), Arc::clone(&ledger), seams.clone(), syncs);
 
     let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {

@@ -1,12 +1,20 @@
 //! What the actors need from outside, as traits. The adapters (`storage`, `transport`) implement
 //! them; `node` wires them.
 
+mod peers;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+
+pub use peers::{
+    Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError,
+    PeerService, Peers, Service, Stranger,
+};
 
 use crate::command::Envelope;
 use crate::ids::{GroupId, Part, Position, TenantId};
@@ -26,7 +34,7 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Outcome, ProposeError>>;
 
     /// Read index: returns once everything that was committed in the group before the call has
-    /// been handed over on this node.
+    /// been handed over on this node. On a node that follows, the leader is asked for the index.
     fn read_index(&self, group: GroupId) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// What this node knows of the group's leadership, as it changes. `None` for a group that is
@@ -54,7 +62,30 @@ pub trait Ledger: Send + Sync + 'static {
         members: Vec<u64>,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// State of every group on this node, for people.
+    /// Adds a replica that does not vote, or does nothing where there is one. Only on the group's
+    /// leader. Returns when the membership is committed, not when the replica has caught up.
+    fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// Makes exactly `voters` the voters, through a joint membership; those who lose their vote
+    /// leave the group, learners stay. Only on the group's leader.
+    fn set_voters(
+        &self,
+        group: GroupId,
+        voters: BTreeSet<u64>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// Removes a replica that does not vote. Only on the group's leader.
+    fn remove_learner(
+        &self,
+        group: GroupId,
+        raft_id: u64,
+    ) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// Hands the lead of the group over to the voter `to`, if this node leads. Returns at once:
+    /// [`Ledger::leadership`] tells whether it came to it.
+    fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
+
+    /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
 }
 
@@ -124,6 +155,24 @@ pub struct ReplicaStatus {
 pub trait ApplySink: Send + Sync + 'static {
     /// Hands over the next entry of a group.
     fn hand_over(&self, group: GroupId, entry: Handed);
+
+    /// Everything the group's part holds now, for a replica that has to begin with it: at least
+    /// all that was handed over before. Only groups of one part have snapshots so far: group 0.
+    fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>>;
+
+    /// Replaces everything the group's part holds with another replica's [`ApplySink::dump`].
+    /// Returns once that is durable; nothing older is handed over afterwards. A dump that is older
+    /// than what the part holds changes nothing.
+    fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Everything a part holds, at one position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dump {
+    /// The last entry in it; `None` when it is empty.
+    pub position: Option<Position>,
+    /// All its rows, by key.
+    pub rows: Vec<Found>,
 }
 
 /// An entry of a group's log, committed.

@@ -13,7 +13,7 @@ use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
-use crate::ports::Leadership;
+use crate::ports::{Dump, Leadership, StoreError};
 use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
 
@@ -90,10 +90,7 @@ impl Actor for ControlActor {
             leads: false,
             unconfirmed_before: BTreeSet::new(),
         };
-        for (tenant, _) in state.runner.machine.tenants() {
-            state.publish(*tenant);
-        }
-        state.open_groups();
+        state.publish_all();
         let drain = myself.clone();
         queue.set_wake(move || drop(drain.send_message(ControlMessage::Drain)));
         tokio::spawn(watch_leadership(myself.clone(), leadership));
@@ -122,6 +119,12 @@ impl Actor for ControlActor {
             ControlMessage::Flush => state.runner.make_durable().await?,
             ControlMessage::Reconcile => state.reconcile(&myself),
             ControlMessage::Read(read) => read(&state.runner.machine),
+            ControlMessage::Dump(reply) => {
+                let _ = reply.send(state.runner.dump().await);
+            }
+            ControlMessage::Install(dump, reply) => {
+                let _ = reply.send(state.install(dump).await);
+            }
         }
         Ok(())
     }
@@ -167,6 +170,21 @@ impl ControlState {
             }
             SystemEffect::Lock(_) => {}
         }
+    }
+
+    async fn install(&mut self, dump: Dump) -> Result<(), StoreError> {
+        if self.runner.install(dump).await? {
+            self.publish_all();
+        }
+        Ok(())
+    }
+
+    fn publish_all(&self) {
+        self.arguments.directory.clear();
+        for (tenant, _) in self.runner.machine.tenants() {
+            self.publish(*tenant);
+        }
+        self.open_groups();
     }
 
     fn publish(&self, tenant: TenantId) {

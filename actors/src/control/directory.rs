@@ -34,6 +34,10 @@ impl Directory {
         counts
     }
 
+    pub(super) fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn set(&self, tenant: TenantId, placed: Option<Placed>) {
         let mut tenants = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match placed {

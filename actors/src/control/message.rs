@@ -1,5 +1,8 @@
 //! What the control plane's actor is told and asked.
 
+use tokio::sync::oneshot;
+
+use crate::ports::{Dump, StoreError};
 use crate::system::SystemState;
 
 /// Reads the state and answers.
@@ -17,4 +20,8 @@ pub enum ControlMessage {
     Reconcile,
     /// Read the state.
     Read(ReadSystem),
+    /// Everything there is, for another replica.
+    Dump(oneshot::Sender<Result<Dump, StoreError>>),
+    /// Another replica's state, which replaces this one's.
+    Install(Dump, oneshot::Sender<Result<(), StoreError>>),
 }

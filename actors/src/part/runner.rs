@@ -6,13 +6,16 @@ use super::{Machine, Overlay, PartQueue};
 use crate::command::Envelope;
 use crate::ids::{GroupId, Part, Position};
 use crate::outcome::Outcome;
-use crate::ports::{Ledger, Payload, Reply, StoreError, Stores};
+use crate::ports::{Dump, Found, Ledger, Payload, Reply, StoreError, Stores};
 
 /// Rows wait in memory until they are this many bytes; then they are written without a sync.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
 /// Entries applied since the last durable write; then comes the next. Bounds what a crash costs.
 const UNDURABLE_ENTRIES_MAX: u64 = 4096;
+
+/// No key of a row is longer, bytes: the longest are those of locks.
+const KEY_BYTES_MAX: usize = 1024;
 
 /// What a runner needs from outside.
 #[derive(Clone)]
@@ -127,6 +130,41 @@ impl<M: Machine> PartRunner<M> {
         self.undurable_entries = 0;
         self.deps.ledger.durable(self.group, self.part, applied);
         Ok(())
+    }
+
+    /// Everything the part holds, which is durable then.
+    ///
+    /// # Errors
+    /// When the files fail.
+    pub async fn dump(&mut self) -> Result<Dump, StoreError> {
+        self.make_durable().await?;
+        Ok(Dump { position: self.applied, rows: self.all_rows()? })
+    }
+
+    /// Takes over what another replica's part holds; whether it is newer than what is here. It is
+    /// durable then.
+    ///
+    /// # Errors
+    /// When the files fail.
+    pub async fn install(&mut self, dump: Dump) -> Result<bool, StoreError> {
+        let Some(position) = dump.position.filter(|position| Some(*position) > self.applied) else {
+            return Ok(false);
+        };
+        if self.rows.store.is_none() {
+            self.rows.store = Some(self.deps.stores.open(self.part).await?);
+        }
+        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None));
+        self.rows.put(gone.collect());
+        let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
+        self.rows.put(new.collect());
+        self.machine = M::load(&self.rows)?;
+        self.applied = Some(position);
+        self.make_durable().await?;
+        Ok(true)
+    }
+
+    fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
+        self.rows.scan(&[], &[u8::MAX; KEY_BYTES_MAX], usize::MAX / 2, false)
     }
 
     /// Lets go of the files, for an actor that stops.

@@ -12,6 +12,7 @@ fn envelope(command: SystemCommand) -> Envelope {
         at: Timestamp(5),
         term: None,
         cause: None,
+        origin: None,
         command: Command::System(command),
     }
 }

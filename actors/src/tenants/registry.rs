@@ -1,16 +1,19 @@
 //! Every tenant's place on this node, by group; and where groups hand their entries over.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use ractor::ActorRef;
+use tokio::sync::{oneshot, watch};
 
 use super::{Slot, SupervisorMessage};
 use crate::command::Command;
+use crate::control::ControlMessage;
 use crate::ids::{GroupId, TenantId};
 use crate::part::PartQueue;
-use crate::ports::{ApplySink, Handed, Payload};
+use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
 
 /// Tenants of one group.
 #[derive(Debug, Default)]
@@ -26,12 +29,34 @@ pub struct Registry {
     pub control: Arc<PartQueue>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     supervisor: OnceLock<ActorRef<SupervisorMessage>>,
+    control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
 
 impl Registry {
     /// Tells who starts actors. Before the first tenant group is opened, and once.
     pub fn set_supervisor(&self, supervisor: ActorRef<SupervisorMessage>) {
         let _ = self.supervisor.set(supervisor);
+    }
+
+    /// Tells who owns the control plane's state: snapshots of group 0 go through it. Once.
+    pub fn set_control(&self, control: ActorRef<ControlMessage>) {
+        self.control_actor.send_replace(Some(control));
+    }
+
+    /// Asks the control plane's actor, once there is one.
+    async fn ask_control<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ControlMessage,
+    ) -> Result<T, StoreError> {
+        let stopped = || StoreError::Io {
+            what: "reach the control plane".to_owned(),
+            source: Arc::new(io::ErrorKind::NotConnected.into()),
+        };
+        let mut actor = self.control_actor.subscribe();
+        let actor = actor.wait_for(Option::is_some).await.map_err(|_| stopped())?.clone();
+        let (reply, answer) = oneshot::channel();
+        actor.ok_or_else(stopped)?.send_message(message(reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
     }
 
     /// The tenant's place; made when there is none. `None` before the supervisor is known.
@@ -96,5 +121,13 @@ impl ApplySink for Registry {
         if let Some(slot) = self.slot(group, tenant) {
             slot.queue.push(entry);
         }
+    }
+
+    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
+        Box::pin(self.ask_control(ControlMessage::Dump))
+    }
+
+    fn install(&self, _group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.ask_control(|reply| ControlMessage::Install(dump, reply)))
     }
 }

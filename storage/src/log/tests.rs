@@ -28,6 +28,7 @@ pub(crate) fn command(number: u64) -> Body {
         at: Timestamp(i64::try_from(number).unwrap()),
         term: None,
         cause: None,
+        origin: None,
         command: Command::System(SystemCommand::RemoveNode { node }),
     }))
 }

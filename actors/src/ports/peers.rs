@@ -1,0 +1,158 @@
+//! The way to the other nodes, as the actors and the log see it: bytes to a member, bytes back.
+//!
+//! What the bytes mean is agreed between the two ends that speak a [`Service`]; the codec is the
+//! same for all. Who a member is comes from its certificate, never from what it says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::BoxFuture;
+use crate::ids::NodeId;
+
+/// What a request between nodes is for. The number is on the wire: never given to another service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Service {
+    /// Heartbeats, between heartbeat monitors.
+    Ping = 1,
+    /// Votes and entries of groups, between their logs.
+    Raft = 2,
+    /// Contents of snapshots, between logs.
+    Snapshot = 3,
+    /// Questions and proposals between nodes' actors.
+    Node = 4,
+    /// API requests, handed on to the node that owns what they are about.
+    Api = 5,
+}
+
+/// Requests in one lane do not wait for those in another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Small and urgent.
+    Control,
+    /// Entries, and requests of clients.
+    Raft,
+    /// Large, and in no hurry.
+    Bulk,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api];
+
+    /// The lane its requests take.
+    pub const fn lane(self) -> Lane {
+        match self {
+            Self::Ping => Lane::Control,
+            Self::Raft | Self::Node | Self::Api => Lane::Raft,
+            Self::Snapshot => Lane::Bulk,
+        }
+    }
+
+    /// The service with this number on the wire.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| *service as u8 == number)
+    }
+}
+
+/// A member of the cluster, to whoever calls it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its id in Raft groups.
+    pub raft_id: u64,
+    /// Its node id: both are in its certificate.
+    pub node: NodeId,
+    /// `host:port` of its QUIC socket.
+    pub addr: String,
+}
+
+/// Why a call between nodes brought no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The request did not reach the other node: it did nothing.
+    #[error("node {to} cannot be reached: {why}")]
+    Unreachable {
+        /// Raft id of the node.
+        to: u64,
+        /// What failed.
+        why: String,
+    },
+    /// The other node declined before it did anything.
+    #[error("node {to} declined: {why}")]
+    Declined {
+        /// Raft id of the node.
+        to: u64,
+        /// Its words.
+        why: String,
+    },
+    /// The request was sent and the answer did not come: it may have been done or not.
+    #[error("node {to} was asked and did not answer: {why}")]
+    Lost {
+        /// Raft id of the node.
+        to: u64,
+        /// What failed.
+        why: String,
+    },
+}
+
+/// Calls other members.
+pub trait Peers: Send + Sync + 'static {
+    /// Sends a request to the member with raft id `to` and waits for its answer until `deadline`.
+    /// Dropping the future tells the other node that nobody waits any more.
+    fn call(
+        &self,
+        to: u64,
+        service: Service,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>>;
+
+    /// Tells who the members are now, this node left out. Only they are dialled, and only their
+    /// calls are taken; connections of others are closed.
+    fn set_members(&self, members: Vec<Peer>);
+}
+
+/// Takes the calls of other members. A call whose caller has gone is dropped at its next await.
+pub trait PeerService: Send + Sync + 'static {
+    /// Answers a request of the member with raft id `from`, who waits until `deadline`.
+    fn serve(
+        &self,
+        from: u64,
+        service: Service,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>>;
+}
+
+/// A request that was not done, and will not be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Declined(pub String);
+
+/// Takes the request of a node that is no member and wants to be one: a stranger.
+pub trait JoinService: Send + Sync + 'static {
+    /// Answers it.
+    fn join(
+        &self,
+        stranger: Stranger,
+        request: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>>;
+}
+
+/// Who wants to join, as far as the connection tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stranger {
+    /// Where its packets come from.
+    pub addr: SocketAddr,
+    /// A secret of this connection that only its two ends know (RFC 8446, 7.5): what is proven
+    /// over it cannot be shown elsewhere.
+    pub binding: [u8; 32],
+}
+
+/// Longest request or answer between nodes, bytes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Longest time a call between nodes may be given: long polls take up to 300 s.
+pub const PEER_CALL_MAX: Duration = Duration::from_secs(330);
