@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::ids::{Epoch, GroupId, Part, Position, RunId, TenantId};
-use shiioo_actors::ports::{ApplySink, Handed, Row, Store, StoreError, Stores};
+use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Row, Store, StoreError, Stores};
 use shiioo_actors::seams::Timestamp;
 
 use openraft::storage::RaftStateMachine;
@@ -130,6 +130,14 @@ struct Nothing;
 
 impl ApplySink for Nothing {
     fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+
+    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
+        Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
+    }
+
+    fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The group whose entries are applied to parts: those of the first two tenants.

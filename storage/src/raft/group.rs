@@ -96,6 +96,18 @@ impl Group {
         Ok(Arc::new(Self { id, raft_id, raft, keeper, leadership }))
     }
 
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    pub fn raft_id(&self) -> u64 {
+        self.raft_id
+    }
+
+    pub(super) fn raft(&self) -> &openraft::Raft<TypeConfig, GroupMachine> {
+        &self.raft
+    }
+
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }
@@ -124,7 +136,7 @@ impl Group {
         }
     }
 
-    fn not_here(&self, forward: &ForwardToLeader<TypeConfig>) -> ProposeError {
+    pub(super) fn not_here(&self, forward: &ForwardToLeader<TypeConfig>) -> ProposeError {
         match forward.leader_id {
             Some(leader) if leader != self.raft_id => ProposeError::NotLeader,
             _ => ProposeError::NoLeader,

@@ -10,6 +10,7 @@ mod floor;
 mod group;
 mod log_store;
 mod machine;
+mod membership;
 mod network;
 mod types;
 
@@ -23,7 +24,7 @@ pub(crate) mod testing {
     pub(crate) use super::types::raft_entry;
 }
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -265,6 +266,30 @@ impl Ledger for Groups {
         members: Vec<u64>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.open(group, members))
+    }
+
+    fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.add_learner(raft_id).await })
+    }
+
+    fn set_voters(
+        &self,
+        group: GroupId,
+        voters: BTreeSet<u64>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.set_voters(voters).await })
+    }
+
+    fn remove_learner(
+        &self,
+        group: GroupId,
+        raft_id: u64,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.remove_learner(raft_id).await })
+    }
+
+    fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.transfer(to).await })
     }
 
     fn groups(&self) -> Vec<GroupStatus> {

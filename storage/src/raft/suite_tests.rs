@@ -5,7 +5,7 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use shiioo_actors::ids::GroupId;
-use shiioo_actors::ports::{ApplySink, Handed};
+use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, StoreError};
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;
@@ -20,6 +20,14 @@ struct Nothing;
 
 impl ApplySink for Nothing {
     fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+
+    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
+        Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
+    }
+
+    fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupMachine) {

@@ -1,0 +1,108 @@
+//! Who is in a group, as its leader changes it.
+//!
+//! Invariants:
+//! - Voters change through openraft's joint membership only, so that no two quorums ever miss each
+//!   other.
+//! - A change that finds the membership as it wants it appends nothing, so that a reconciler may
+//!   ask again as often as it likes.
+//! - Whoever loses a vote leaves the group; learners that had none stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, EmptyNode, RaftMetrics, ServerState};
+use shiioo_actors::ports::ProposeError;
+
+use super::group::Group;
+use super::types::TypeConfig;
+
+/// Entries that the next leader may lack when the lead is handed over to it: it has to fetch them
+/// while the group takes no proposals.
+const TRANSFER_LAG_ENTRIES_MAX: u64 = 1024;
+
+type Change = ChangeMembers<u64, EmptyNode>;
+
+impl Group {
+    pub async fn add_learner(&self, raft_id: u64) -> Result<(), ProposeError> {
+        let metrics = self.leading()?;
+        if is_settled(&metrics) && has_node(&metrics, raft_id) {
+            return Ok(());
+        }
+        let added = BTreeMap::from([(raft_id, EmptyNode {})]);
+        self.change(ChangeMembers::AddNodes(added)).await
+    }
+
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
+        let metrics = self.leading()?;
+        let now = metrics.membership_config.membership().get_joint_config();
+        if is_settled(&metrics) && now.len() == 1 && now[0] == voters {
+            return Ok(());
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    pub async fn remove_learner(&self, raft_id: u64) -> Result<(), ProposeError> {
+        let metrics = self.leading()?;
+        if is_settled(&metrics) && !has_node(&metrics, raft_id) {
+            return Ok(());
+        }
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await
+    }
+
+    /// Refused where it would leave the group without a leader for long: from then on this node
+    /// neither takes proposals nor sends heartbeats, whether the other takes over or not.
+    pub async fn transfer(&self, to: u64) -> Result<(), ProposeError> {
+        let metrics = self.leading()?;
+        if to == self.raft_id() {
+            return Ok(());
+        }
+        let is_voter = metrics.membership_config.voter_ids().any(|voter| voter == to);
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&to)?.as_ref());
+        let matched = matched.map_or(0, openraft::LogId::index);
+        let lag = metrics.last_log_index.unwrap_or(0).saturating_sub(matched);
+        if !is_voter || lag > TRANSFER_LAG_ENTRIES_MAX {
+            tracing::info!(group = %self.id(), to, is_voter, lag, "the lead is not handed over");
+            return Err(ProposeError::NoLeader);
+        }
+        self.raft().trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// What is known of the group, if this node leads it.
+    fn leading(&self) -> Result<RaftMetrics<TypeConfig>, ProposeError> {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        match metrics.current_leader {
+            Some(leader) if leader != self.raft_id() => Err(ProposeError::NotLeader),
+            Some(_) if metrics.state == ServerState::Leader => Ok(metrics),
+            _ => Err(ProposeError::NoLeader),
+        }
+    }
+
+    async fn change(&self, change: Change) -> Result<(), ProposeError> {
+        let told = change.to_string();
+        match self.raft().change_membership(change, false).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(self.not_here(&forward))
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refused))) => {
+                // Nothing was appended. A change under way ends by itself; the rest is a mistake
+                // of the caller's, who finds no more than this to say it with.
+                if !matches!(refused, ChangeMembershipError::InProgress(_)) {
+                    tracing::error!(group = %self.id(), change = told, %refused, "refused");
+                }
+                Err(ProposeError::NoLeader)
+            }
+            Err(error) => Err(ProposeError::Unknown(error.to_string())),
+        }
+    }
+}
+
+/// Whether the membership in force is committed, and not one of the two steps of a change.
+fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
+}
+
+fn has_node(metrics: &RaftMetrics<TypeConfig>, raft_id: u64) -> bool {
+    metrics.membership_config.nodes().any(|(id, _)| *id == raft_id)
+}
