@@ -9,9 +9,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId};
+use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
 use crate::seams::Timestamp;
+use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
 use crate::workflow::Workflow;
 
@@ -93,12 +94,51 @@ pub struct Idempotency {
 /// Changes to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SystemCommand {
-    /// A node of the cluster started, or started again, perhaps at another address.
+    /// Founds the cluster, with its first member. A second founding does nothing.
+    Found {
+        /// Who signs the members' certificates.
+        authority: Authority,
+        /// The first member.
+        member: Member,
+        /// Its public key.
+        public_key: [u8; 32],
+        /// Hash of the secret that admits others, if one was chosen.
+        secret_hash: Option<[u8; 32]>,
+    },
+    /// Lets a node in and gives it an id in Raft groups.
+    AdmitMember {
+        /// The node; its `raft_id` is not looked at.
+        member: Member,
+        /// Its public key.
+        public_key: [u8; 32],
+        /// The token whose secret it proved.
+        token: Option<TokenId>,
+    },
+    /// A member started, perhaps at another address than before.
     RegisterMember(Member),
     /// A member said goodbye.
     MemberOffline {
         /// Which.
         node: NodeId,
+    },
+    /// A member is to lose its vote and then be removed.
+    DrainMember {
+        /// Which.
+        node: NodeId,
+    },
+    /// A new join token.
+    CreateJoinToken {
+        /// Its new id.
+        id: TokenId,
+        /// What it is.
+        token: JoinToken,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Revokes a join token.
+    RemoveJoinToken {
+        /// Which.
+        id: TokenId,
     },
     /// A node that heartbeats over HTTP.
     RegisterNode {
@@ -113,7 +153,7 @@ pub enum SystemCommand {
         /// Remembers the call.
         idempotency: Option<Idempotency>,
     },
-    /// Forgets a node registered over HTTP, or a dead member.
+    /// Forgets a node registered over HTTP, or a member that has been drained.
     RemoveNode {
         /// Which.
         node: NodeId,

@@ -76,6 +76,11 @@ uuid_id!(
     NodeId, "node-", "node id"
 );
 
+uuid_id!(
+    /// A token that admits nodes.
+    TokenId, "", "join token id"
+);
+
 /// A replication group. Group 0 is the system group; the others hold tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupId(pub u32);

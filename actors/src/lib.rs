@@ -4,6 +4,7 @@
 //! Architecture invariant: nothing here knows HTTP, QUIC, Raft or a database. What is needed from
 //! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
 
+mod answered;
 pub mod codec;
 pub mod command;
 pub mod control;
@@ -13,16 +14,22 @@ pub mod handles;
 pub mod heartbeat;
 pub mod idempotency;
 pub mod ids;
+pub mod join;
 pub mod json;
 pub mod lock_table;
 pub mod locks;
 mod mailbox;
 pub mod node;
+pub mod node_calls;
+pub mod origins;
 pub mod outcome;
 pub mod part;
+pub mod placement;
 pub mod ports;
 pub mod rate;
+pub mod router;
 pub mod seams;
+pub mod secret;
 pub mod system;
 pub mod tenant;
 pub mod tenant_record;

@@ -4,7 +4,7 @@ use ractor::{ActorRef, Message};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::command::{COMMAND_VERSION, Cause, Command, Envelope};
+use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, Origin};
 use crate::error::CallError;
 use crate::seams::Seams;
 
@@ -42,13 +42,13 @@ pub async fn until<T, E: Into<CallError>>(
 }
 
 /// A command a client asked for, stamped with the time.
-pub fn asked(seams: &Seams, cause: &Cause, command: Command) -> Envelope {
+pub fn asked(seams: &Seams, cause: &Cause, origin: Option<Origin>, command: Command) -> Envelope {
     Envelope {
         version: COMMAND_VERSION,
         at: seams.clock.now(),
         term: None,
         cause: Some(cause.clone()),
-        origin: None,
+        origin,
         command,
     }
 }

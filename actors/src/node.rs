@@ -3,7 +3,7 @@
 //! ```text
 //! NodeSupervisor
 //! ├── LockManager        ├── HeartbeatMonitor     ├── ControlPlane
-//! ├── Elector            └── TenantSupervisor ── Tenant, Tenant, ...
+//! ├── Elector            ├── Placement            └── TenantSupervisor ── Tenant, Tenant, ...
 //! ```
 //!
 //! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
@@ -18,15 +18,22 @@ use tokio::time::Instant;
 
 use crate::command::{Member, SystemCommand};
 use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
-use crate::elector::{Elector, ElectorActor, ElectorArguments};
+use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::error::CallError;
-use crate::handles::{Cluster, Handles, Locks, Tenants};
+use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
 use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
 use crate::ids::{GroupId, NodeId};
+use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
+use crate::node_calls::NodeCalls;
+use crate::origins::Origins;
+use crate::outcome::{Outcome, Refusal};
 use crate::part::PartDeps;
-use crate::ports::{HttpCaller, Ledger, Stores};
+use crate::placement::{PlacementActor, PlacementArguments};
+use crate::ports::{HttpCaller, Ledger, Peers, Stores};
+use crate::router::Router;
 use crate::seams::Seams;
+use crate::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
 };
@@ -36,14 +43,18 @@ use crate::workflow::template::Templates;
 const GROUPS_PER_REGION: u32 = 8;
 /// How long one attempt to make the node known to its cluster may take.
 const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
+/// A node that waits for its cluster says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Wait between two attempts.
 const REGISTER_RETRY: Duration = Duration::from_millis(10);
+/// How long handing the lead over may take.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long the tenants' actors may take to stop, together.
-const STOP_TENANTS: Duration = Duration::from_secs(6);
+const STOP_TENANTS: Duration = Duration::from_secs(2);
 /// How long another actor may take to stop.
-const STOP_ACTOR: Duration = Duration::from_secs(2);
+const STOP_ACTOR: Duration = Duration::from_secs(1);
 
 /// What a node is, for its cluster.
 #[derive(Debug, Clone)]
@@ -52,6 +63,31 @@ pub struct NodeProfile {
     pub member: Member,
     /// Silence after which a node registered over HTTP is unhealthy.
     pub unhealthy_after: Duration,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+    /// What this node founds its cluster with, where it does.
+    pub founding: Option<Founding>,
+}
+
+/// What a cluster is founded with.
+#[derive(Debug, Clone)]
+pub struct Founding {
+    /// Who signs its members' certificates.
+    pub authority: Authority,
+    /// Public key of the first member.
+    pub public_key: [u8; 32],
+    /// Hash of the secret that admits others, if one was chosen.
+    pub secret_hash: Option<[u8; 32]>,
+}
+
+/// What answers the calls of other nodes.
+pub struct Doors {
+    /// Pings.
+    pub heartbeats: Heartbeats,
+    /// Questions of actors.
+    pub calls: NodeCalls,
+    /// Requests to join.
+    pub desk: JoinDesk,
 }
 
 /// What a node's actors need from outside.
@@ -67,6 +103,10 @@ pub struct NodePorts {
     pub seams: Seams,
     /// Where the log hands entries over.
     pub registry: Arc<Registry>,
+    /// The way to other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// Signs certificates.
+    pub issuer: Arc<dyn CertificateIssuer>,
 }
 
 /// Why a node's actors did not start.
@@ -83,6 +123,11 @@ pub enum StartError {
     /// The node could not be made known to its cluster.
     #[error("the node cannot be registered: {0}")]
     Register(CallError),
+    /// The cluster knows nothing of this node (any more).
+    #[error(
+        "the cluster has removed this node; to join it again, start it with an empty data directory"
+    )]
+    Removed,
 }
 
 /// A node's running actors.
@@ -96,15 +141,21 @@ pub struct NodeActors {
     failed: watch::Receiver<Option<String>>,
 }
 
-/// Starts a node's actors and makes the node known to its cluster.
+/// Starts a node's actors and makes the node known to its cluster. `open` is given the doors for
+/// other nodes' calls as soon as somebody stands behind them: the cluster looks after a node before
+/// it takes it in.
 ///
 /// # Errors
 /// When an actor does not start, or the cluster does not take the node.
-pub async fn start(profile: NodeProfile, ports: NodePorts) -> Result<NodeActors, StartError> {
+pub async fn start(
+    profile: NodeProfile,
+    ports: NodePorts,
+    open: impl FnOnce(Doors) + Send,
+) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
-    let started = start_under(&root, profile, &ports).await;
+    let started = start_under(&root, profile, &ports, open).await;
     let (handles, control, tenants, node) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -121,17 +172,28 @@ async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
+    open: impl FnOnce(Doors) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry } = ports.clone();
+    let NodePorts { ledger, stores, http, seams, registry, peers, issuer } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
+    let router =
+        Router::new(Arc::clone(&ledger), Arc::clone(&peers), Arc::clone(&directory), raft_id);
+
     let arguments = LockArguments { ledger: Arc::clone(&ledger), seams: seams.clone() };
     let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
-    let arguments =
-        HeartbeatArguments { seams: seams.clone(), silent_after: profile.unhealthy_after };
+    let (says, claim) = watch::channel(None);
+    let arguments = HeartbeatArguments {
+        seams: seams.clone(),
+        silent_after: profile.unhealthy_after,
+        election_timeout: profile.election_timeout,
+        peers: Arc::clone(&peers),
+        ledger: Arc::clone(&ledger),
+        claim: says,
+    };
     let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
     let heartbeats = Heartbeats::new(heartbeats);
 
@@ -159,11 +221,19 @@ async fn start_under(
         locks: locks.clone(),
         heartbeats: heartbeats.clone(),
         raft_id,
+        router: router.clone(),
+        peers,
         syncs: Arc::clone(&syncs),
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
     registry.set_control(control_actor.clone());
-    let control = Control::new(control_actor.clone(), Arc::clone(&ledger), seams.clone(), syncs);
+    let control = Control::new(
+        control_actor.clone(),
+        Arc::clone(&ledger),
+        router.clone(),
+        seams.clone(),
+        syncs,
+    );
 
     let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
         what: "the elector",
@@ -172,26 +242,59 @@ async fn start_under(
     let arguments =
         ElectorArguments { leadership: leadership.clone(), control: control.clone(), node };
     spawn(root, "the elector", ElectorActor, arguments).await?;
+    let elector = Elector::new(ElectorSources {
+        leadership,
+        claim,
+        ledger: Arc::clone(&ledger),
+        heartbeats: heartbeats.clone(),
+        raft_id,
+        election_timeout: profile.election_timeout,
+    });
+    let arguments = PlacementArguments {
+        ledger: Arc::clone(&ledger),
+        control: control.clone(),
+        heartbeats: heartbeats.clone(),
+        elector: elector.clone(),
+        raft_id,
+    };
+    spawn(root, "placement", PlacementActor, arguments).await?;
 
-    register(&control, member).await.map_err(StartError::Register)?;
-    let elector = Elector::new(leadership);
+    open(Doors {
+        heartbeats: heartbeats.clone(),
+        calls: NodeCalls::new(Arc::clone(&ledger), elector.clone()),
+        desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
+    });
+    register(&control, member, profile.founding).await?;
+    let origins = Arc::new(Origins::new(&seams));
+    let tenant_handles = Tenants::new(crate::handles::TenantsInner {
+        control: control.clone(),
+        directory: Arc::clone(&directory),
+        registry,
+        ledger: Arc::clone(&ledger),
+        stores,
+        seams: seams.clone(),
+        region,
+    });
     let handles = Handles {
-        tenants: Tenants::new(crate::handles::TenantsInner {
-            control: control.clone(),
-            directory: Arc::clone(&directory),
-            registry,
-            ledger: Arc::clone(&ledger),
-            stores,
-            seams: seams.clone(),
-            region,
-        }),
+        tenants: tenant_handles.clone(),
         locks: Locks {
             manager: locks,
             control: control.clone(),
             ledger: Arc::clone(&ledger),
             seams: seams.clone(),
         },
-        cluster: Cluster { control, directory, elector, heartbeats, ledger, seams, node },
+        routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
+        cluster: Cluster {
+            control,
+            directory,
+            elector,
+            heartbeats,
+            ledger,
+            router,
+            seams,
+            node,
+            raft_id,
+        },
     };
     Ok((handles, control_actor, tenants, node))
 }
@@ -210,33 +313,60 @@ fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
     StartError::Actor { what, why: error.to_string() }
 }
 
-/// Makes the node known, and places the tenant groups of its region when there are none.
-async fn register(control: &Control, member: Member) -> Result<(), CallError> {
+/// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
+/// region when there are none.
+async fn register(
+    control: &Control,
+    member: Member,
+    founding: Option<Founding>,
+) -> Result<(), StartError> {
     let (region, raft_id) = (member.region.clone(), member.raft_id);
-    propose(control, SystemCommand::RegisterMember(member)).await?;
-    let deadline = Instant::now() + REGISTER_ATTEMPT;
-    let wanted = region.clone();
-    let (is_placed, last) = control
-        .read(deadline, move |state| {
+    if let Some(Founding { authority, public_key, secret_hash }) = founding {
+        let member = member.clone();
+        let found = SystemCommand::Found { authority, member, public_key, secret_hash };
+        insist(control, found).await?;
+    }
+    match insist(control, SystemCommand::RegisterMember(member)).await? {
+        Outcome::Refused(_) => return Err(StartError::Removed),
+        _ => tracing::debug!("registered"),
+    }
+    let is_placed = loop {
+        let wanted = region.clone();
+        let look = move |state: &SystemState| {
             let groups = state.groups();
             let is_placed = groups.values().any(|placement| placement.region == wanted);
             (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
-        })
-        .await?;
-    if is_placed {
-        return Ok(());
+        };
+        match control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
+            Ok(placed) => break placed,
+            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
+            Err(error) => tracing::debug!(%error, "not placed yet"),
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    };
+    if let (false, last) = is_placed {
+        let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
+        insist(control, SystemCommand::PlaceGroups { region, groups, members: vec![raft_id] })
+            .await?;
     }
-    let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
-    propose(control, SystemCommand::PlaceGroups { region, groups, members: vec![raft_id] }).await
+    Ok(())
 }
 
 /// Proposes until there is an outcome: at its start a node waits for its cluster.
-async fn propose(control: &Control, command: SystemCommand) -> Result<(), CallError> {
+async fn insist(control: &Control, command: SystemCommand) -> Result<Outcome, StartError> {
+    let began = Instant::now();
+    let mut told = Duration::ZERO;
     loop {
         let deadline = Instant::now() + REGISTER_ATTEMPT;
-        match control.bring_up(None, deadline, command.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error @ (CallError::Stopping | CallError::DiskFull)) => return Err(error),
+        match control.send(deadline, command.clone()).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error @ (CallError::Stopping | CallError::DiskFull)) => {
+                return Err(StartError::Register(error));
+            }
+            Err(error) if began.elapsed() >= told + TELL_EVERY => {
+                told = began.elapsed();
+                tracing::warn!(%error, "still waiting for the cluster");
+            }
             Err(error) => tracing::debug!(%error, "not registered yet"),
         }
         tokio::time::sleep(REGISTER_RETRY).await;
@@ -254,12 +384,25 @@ impl NodeActors {
         }
     }
 
+    /// Hands the lead over, so that the others need not notice that this node goes.
+    pub async fn hand_over(&self) {
+        let elector = &self.handles.cluster.elector;
+        if !elector.current().here {
+            return;
+        }
+        match elector.step_down(Instant::now() + HAND_OVER).await {
+            Ok(()) => tracing::info!("the lead of the cluster is handed over"),
+            Err(CallError::Refused(Refusal::NoOtherCandidate)) => {}
+            Err(error) => tracing::warn!(%error, "the lead could not be handed over"),
+        }
+    }
+
     /// Says goodbye, lets the tenants write down what they have, and stops all actors.
     pub async fn stop(self) {
         let goodbye = SystemCommand::MemberOffline { node: self.node };
         let deadline = Instant::now() + GOODBYE;
         let control = &self.handles.cluster.control;
-        if let Err(error) = control.bring_up(None, deadline, goodbye).await {
+        if let Err(error) = control.send(deadline, goodbye).await {
             tracing::warn!(%error, "the cluster could not be told that this node stops");
         }
         let (done, all_stopped) = oneshot::channel();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, NodeId, RunId, TenantId};
+use crate::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
 use crate::seams::Timestamp;
 use crate::tenant_record::Quota;
@@ -28,6 +28,18 @@ pub enum Outcome {
     Node {
         /// Which.
         node: NodeId,
+        /// Whether the idempotency key was known.
+        replayed: bool,
+    },
+    /// A node was admitted, now or before.
+    Admitted {
+        /// Its id in Raft groups.
+        raft_id: u64,
+    },
+    /// A join token was made, or found under its idempotency key.
+    Token {
+        /// Which.
+        token: TokenId,
         /// Whether the idempotency key was known.
         replayed: bool,
     },
@@ -62,6 +74,29 @@ pub enum Outcome {
     HeldByOther(LockView),
     /// Whether the release ended a hold.
     Released(bool),
+}
+
+impl Outcome {
+    /// Whether a second attempt at the same request has to be told of it: it changed something,
+    /// and doing it again would not come to the same by itself, as taking a lock does.
+    pub const fn is_worth_keeping(&self) -> bool {
+        match self {
+            Self::Ignored
+            | Self::Refused(_)
+            | Self::HeldByOther(_)
+            | Self::Locked(_)
+            | Self::Released(false) => false,
+            Self::Tenant { .. }
+            | Self::Node { .. }
+            | Self::Admitted { .. }
+            | Self::Done
+            | Self::Run { .. }
+            | Self::Job { .. }
+            | Self::Workflow { .. }
+            | Self::Token { .. }
+            | Self::Released(true) => true,
+        }
+    }
 }
 
 /// A lock as its table holds it.
@@ -172,6 +207,18 @@ pub enum Refusal {
     /// The node is a member; heartbeats over HTTP are for nodes registered over HTTP.
     #[error("the node is a member of the cluster and needs no heartbeat over HTTP")]
     NodeIsMember,
+    /// No such join token.
+    #[error("no join token has this id")]
+    TokenNotFound,
+    /// The token does not admit a node.
+    #[error("the join token is not valid: {why}")]
+    TokenInvalid {
+        /// Why: unknown, expired, used up.
+        why: String,
+    },
+    /// The node was removed from the cluster, or never belonged to it.
+    #[error("this node does not belong to the cluster (any more)")]
+    NotAMember,
     /// Removing the node would leave a group without a quorum.
     #[error("removing this node would lose the quorum of {groups} groups")]
     WouldLoseQuorum {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use peers::{
@@ -41,6 +42,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// not on this node.
     fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>>;
 
+    /// Whether this node leads the group now, and a quorum has confirmed it within the lease: what
+    /// [`Ledger::leadership`] publishes, looked at again at this moment. A process that was stopped
+    /// for a while does not know yet that time has passed; this does.
+    fn leads(&self, group: GroupId) -> bool;
+
     /// The entries for `part` in the group's log after `after` and up to index `upto` inclusive,
     /// in order: what an actor that starts again has to apply once more.
     fn replay(
@@ -67,7 +73,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Makes exactly `voters` the voters, through a joint membership; those who lose their vote
-    /// leave the group, learners stay. Only on the group's leader.
+    /// stay as learners. Only on the group's leader.
     fn set_voters(
         &self,
         group: GroupId,
@@ -93,7 +99,7 @@ pub trait Ledger: Send + Sync + 'static {
 pub type LogEntry = (Position, Arc<Envelope>);
 
 /// Why a proposal or a linearizable read did not come to an outcome.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ProposeError {
     /// Not proposed: this node does not lead the group. Nothing was applied.
     #[error("this node does not lead the group")]
@@ -125,7 +131,7 @@ pub struct Leadership {
 }
 
 /// A group's state, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStatus {
     /// Which.
     pub group: GroupId,
@@ -138,7 +144,7 @@ pub struct GroupStatus {
 }
 
 /// A replica of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
     /// Raft id.
     pub raft_id: u64,

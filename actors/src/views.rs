@@ -1,6 +1,6 @@
 //! What actors tell about their state: plain data for the edge to show.
 
-use crate::ids::{JobId, NodeId, RunId, TenantId};
+use crate::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
 use crate::outcome::{LockView, RunStatus};
 use crate::seams::Timestamp;
@@ -187,6 +187,30 @@ pub struct NodeView {
     pub started_at: Timestamp,
     /// Labels or metadata: a JSON object.
     pub metadata: Json,
+}
+
+/// A new join token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJoinToken {
+    /// Its id.
+    pub id: TokenId,
+    /// The token itself, shown once: not when the call is repeated.
+    pub token: Option<String>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// How many nodes it admits; `None` is any number.
+    pub uses: Option<u32>,
+}
+
+/// A join token, without its secret.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinTokenView {
+    /// Its id.
+    pub id: TokenId,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// How many nodes it still admits; `None` is any number.
+    pub uses_left: Option<u32>,
 }
 
 /// How a node is.

@@ -13,7 +13,8 @@ use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
-use crate::ports::{Dump, Leadership, StoreError};
+use crate::ports::{Leadership, Peers};
+use crate::router::Router;
 use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
 
@@ -47,9 +48,21 @@ pub struct ControlArguments {
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
     pub raft_id: u64,
+    /// The way to who leads.
+    pub router: Router,
+    /// Who is told who the members are.
+    pub peers: Arc<dyn Peers>,
     /// Shared with every handle.
     pub syncs: Arc<Syncs>,
 }
+
+/// This node was removed from its cluster.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this node was removed from the cluster; to join it again, start it with an empty data \
+     directory"
+)]
+struct Removed;
 
 /// What it keeps.
 pub struct ControlState {
@@ -90,7 +103,7 @@ impl Actor for ControlActor {
             leads: false,
             unconfirmed_before: BTreeSet::new(),
         };
-        state.publish_all();
+        state.publish_all()?;
         let drain = myself.clone();
         queue.set_wake(move || drop(drain.send_message(ControlMessage::Drain)));
         tokio::spawn(watch_leadership(myself.clone(), leadership));
@@ -123,7 +136,11 @@ impl Actor for ControlActor {
                 let _ = reply.send(state.runner.dump().await);
             }
             ControlMessage::Install(dump, reply) => {
-                let _ = reply.send(state.install(dump).await);
+                let installed = state.runner.install(dump).await;
+                if matches!(installed, Ok(true)) {
+                    state.publish_all()?;
+                }
+                let _ = reply.send(installed.map(drop));
             }
         }
         Ok(())
@@ -155,6 +172,11 @@ async fn watch_leadership(
 impl ControlState {
     async fn drain(&mut self) -> Result<(), ActorProcessingErr> {
         for effect in self.runner.drain().await? {
+            if effect == SystemEffect::MembersChanged {
+                // Who restarts has to know whom to ask.
+                self.runner.make_durable().await?;
+                self.publish_members()?;
+            }
             self.perform(effect);
         }
         Ok(())
@@ -162,6 +184,7 @@ impl ControlState {
 
     fn perform(&self, effect: SystemEffect) {
         match effect {
+            SystemEffect::MembersChanged => {}
             SystemEffect::TenantChanged(tenant) => self.publish(tenant),
             SystemEffect::GroupsPlaced => self.open_groups(),
             SystemEffect::NodeRemoved(node) => self.arguments.heartbeats.forget(node),
@@ -172,19 +195,29 @@ impl ControlState {
         }
     }
 
-    async fn install(&mut self, dump: Dump) -> Result<(), StoreError> {
-        if self.runner.install(dump).await? {
-            self.publish_all();
-        }
-        Ok(())
-    }
-
-    fn publish_all(&self) {
+    fn publish_all(&self) -> Result<(), Removed> {
         self.arguments.directory.clear();
         for (tenant, _) in self.runner.machine.tenants() {
             self.publish(*tenant);
         }
         self.open_groups();
+        self.publish_members()
+    }
+
+    /// Tells who the members are. Fails when this node is none any more.
+    fn publish_members(&self) -> Result<(), Removed> {
+        let me = self.arguments.raft_id;
+        let (others, own): (Vec<_>, Vec<_>) =
+            self.runner.machine.peers().into_iter().partition(|peer| peer.raft_id != me);
+        if own.is_empty() {
+            // Ids are given in order: one that was given and is not listed was removed. Before
+            // that, as long as the log has not come to it, this node knows who let it in.
+            let was_admitted = self.runner.machine.last_raft_id() >= me;
+            return if was_admitted { Err(Removed) } else { Ok(()) };
+        }
+        self.arguments.heartbeats.set_members(others.iter().map(|peer| peer.raft_id).collect());
+        self.arguments.peers.set_members(others);
+        Ok(())
     }
 
     fn publish(&self, tenant: TenantId) {
@@ -195,6 +228,9 @@ impl ControlState {
 
     /// Starts the groups that are placed on this node.
     fn open_groups(&self) {
+        let groups = self.runner.machine.groups().iter();
+        let groups = groups.map(|(group, placement)| (*group, placement.members.clone()));
+        self.arguments.directory.set_groups(groups.collect());
         let raft_id = self.arguments.raft_id;
         for (group, placement) in self.runner.machine.groups() {
             if !placement.members.contains(&raft_id) {
@@ -243,7 +279,8 @@ impl ControlState {
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
         let ledger = Arc::clone(&self.arguments.deps.ledger);
         let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
-        let control = Control::new(myself.clone(), ledger, seams, Arc::clone(&syncs));
+        let router = self.arguments.router.clone();
+        let control = Control::new(myself.clone(), ledger, router, seams, Arc::clone(&syncs));
         let late = unconfirmed.intersection(&self.unconfirmed_before);
         // What a tenant that does not answer has been sent is in its log: no need for more of it.
         let late = late.filter(|tenant| !syncs.is_under_way(**tenant));

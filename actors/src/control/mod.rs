@@ -20,12 +20,14 @@ pub use actor::{ControlActor, ControlArguments};
 pub use directory::{Directory, Placed};
 pub use message::ControlMessage;
 
-use crate::command::{Cause, Command, SystemCommand, TenantCommand};
+use crate::command::{Command, SystemCommand, TenantCommand};
 use crate::error::CallError;
+use crate::handles::Call;
 use crate::ids::{GroupId, TenantId};
 use crate::mailbox::{asked, born, call, until};
 use crate::outcome::Outcome;
 use crate::ports::Ledger;
+use crate::router::Router;
 use crate::seams::Seams;
 use crate::system::SystemState;
 
@@ -34,6 +36,7 @@ use crate::system::SystemState;
 pub struct Control {
     actor: ActorRef<ControlMessage>,
     ledger: Arc<dyn Ledger>,
+    router: Router,
     seams: Seams,
     syncs: Arc<Syncs>,
 }
@@ -67,41 +70,51 @@ impl Control {
     pub fn new(
         actor: ActorRef<ControlMessage>,
         ledger: Arc<dyn Ledger>,
+        router: Router,
         seams: Seams,
         syncs: Arc<Syncs>,
     ) -> Self {
-        Self { actor, ledger, seams, syncs }
+        Self { actor, ledger, router, seams, syncs }
     }
 
     /// Proposes a command that a client asked for.
     ///
     /// # Errors
     /// When it was refused, or came to no outcome by `deadline`.
-    pub async fn ask(
-        &self,
-        cause: &Cause,
-        deadline: Instant,
-        command: SystemCommand,
-    ) -> Result<Outcome, CallError> {
-        let envelope = asked(&self.seams, cause, Command::System(command));
-        match until(deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await? {
+    pub async fn ask(&self, call: &Call, command: SystemCommand) -> Result<Outcome, CallError> {
+        let command = Command::System(command);
+        let envelope = asked(&self.seams, &call.cause, call.origin, command);
+        match until(call.deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
     }
 
-    /// Proposes a command that the node itself brings up.
+    /// Proposes a command that the leader of `term`, this node, brings up.
     ///
     /// # Errors
     /// When it came to no outcome by `deadline`.
     pub async fn bring_up(
         &self,
-        term: Option<u64>,
+        term: u64,
         deadline: Instant,
         command: SystemCommand,
     ) -> Result<Outcome, CallError> {
-        let envelope = born(&self.seams, term, Command::System(command));
+        let envelope = born(&self.seams, Some(term), Command::System(command));
         until(deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await
+    }
+
+    /// Brings a command to whoever leads the system group. It may be applied twice.
+    ///
+    /// # Errors
+    /// When it came to no outcome by `deadline`.
+    pub async fn send(
+        &self,
+        deadline: Instant,
+        command: SystemCommand,
+    ) -> Result<Outcome, CallError> {
+        let envelope = born(&self.seams, None, Command::System(command));
+        self.router.propose(GroupId::SYSTEM, envelope, deadline).await
     }
 
     /// Reads the state as it is on this node.
@@ -157,12 +170,12 @@ impl Control {
         let set = TenantCommand::Set { version, record: entry.record };
         let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
         let envelope = born(&self.seams, None, command);
-        until(deadline, self.ledger.propose(entry.group, envelope)).await?;
+        self.router.propose(entry.group, envelope, deadline).await?;
         // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
         let confirm = SystemCommand::ConfirmTenant { tenant, version };
         let control = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = control.bring_up(None, deadline, confirm).await {
+            if let Err(error) = control.send(deadline, confirm).await {
                 tracing::debug!(%tenant, %error, "not confirmed, will be sent again");
             }
         });

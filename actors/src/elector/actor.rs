@@ -83,7 +83,7 @@ impl Actor for ElectorActor {
 async fn announce(elector: ActorRef<ElectorMessage>, control: Control, node: NodeId, term: u64) {
     let deadline = Instant::now() + ANNOUNCE_DEADLINE;
     let command = SystemCommand::LeaderElected { node };
-    match control.bring_up(Some(term), deadline, command).await {
+    match control.bring_up(term, deadline, command).await {
         Ok(_) => tracing::info!(term, "this node leads the cluster"),
         Err(error) => {
             tracing::debug!(term, %error, "leadership not announced yet");

@@ -8,27 +8,128 @@ mod actor;
 mod message;
 mod state;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
-use crate::ports::Leadership;
+use crate::error::CallError;
+use crate::heartbeat::{Claim, Heartbeats};
+use crate::ids::GroupId;
+use crate::outcome::Refusal;
+use crate::ports::{Leadership, Ledger};
+use state::successor;
 
-/// Handle to what the elector publishes.
-#[derive(Debug, Clone)]
+/// Handle to the elector.
+#[derive(Clone)]
 pub struct Elector {
     leadership: watch::Receiver<Leadership>,
+    claim: watch::Receiver<Option<Claim>>,
+    ledger: Arc<dyn Ledger>,
+    heartbeats: Heartbeats,
+    raft_id: u64,
+    claim_valid: Duration,
+}
+
+impl std::fmt::Debug for Elector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Elector")
+    }
+}
+
+/// What an elector's handle works with.
+pub struct ElectorSources {
+    /// Leadership of the system group, as Raft on this node knows it.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Who says that it leads.
+    pub claim: watch::Receiver<Option<Claim>>,
+    /// The groups.
+    pub ledger: Arc<dyn Ledger>,
+    /// How the members are.
+    pub heartbeats: Heartbeats,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
 }
 
 impl Elector {
-    /// A handle to a published leadership.
-    pub const fn new(leadership: watch::Receiver<Leadership>) -> Self {
-        Self { leadership }
+    /// A handle.
+    pub fn new(sources: ElectorSources) -> Self {
+        let ElectorSources { leadership, claim, ledger, heartbeats, raft_id, election_timeout } =
+            sources;
+        // A leader's own lease is as long; both together stay within an election timeout and a
+        // bit, and a claim may miss a ping.
+        let claim_valid = election_timeout / 2;
+        Self { leadership, claim, ledger, heartbeats, raft_id, claim_valid }
     }
 
-    /// Who leads now, as far as this node knows.
+    /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
+    /// A node that is cut off knows of none.
     pub fn current(&self) -> Leadership {
-        *self.leadership.borrow()
+        let known = *self.leadership.borrow();
+        if self.ledger.leads(GroupId::SYSTEM) {
+            return Leadership { leader: Some(self.raft_id), here: true, ..known };
+        }
+        let claim = *self.claim.borrow();
+        let claim = claim
+            .filter(|claim| claim.term >= known.term && claim.heard.elapsed() < self.claim_valid);
+        match claim {
+            Some(Claim { raft_id, term, .. }) => {
+                Leadership { term, leader: Some(raft_id), here: false }
+            }
+            None => Leadership { leader: None, here: false, ..known },
+        }
+    }
+
+    /// Who leads, once somebody does.
+    ///
+    /// # Errors
+    /// When nobody does by `deadline`.
+    pub async fn led(&self, deadline: Instant) -> Result<Leadership, CallError> {
+        let (mut leadership, mut claim) = (self.leadership.clone(), self.claim.clone());
+        loop {
+            let now = self.current();
+            if now.leader.is_some() {
+                return Ok(now);
+            }
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() {
+                    return Err(CallError::Stopping);
+                },
+                changed = claim.changed() => if changed.is_err() {
+                    return Err(CallError::Stopping);
+                },
+                () = sleep_until(deadline) => return Err(CallError::NoLeader),
+            }
+        }
+    }
+
+    /// Hands the lead over to another voter that is well and has caught up best. Returns when
+    /// another leads.
+    ///
+    /// # Errors
+    /// When this node does not lead, nobody else could, or nobody else did by `deadline`.
+    pub async fn step_down(&self, deadline: Instant) -> Result<(), CallError> {
+        let health = self.heartbeats.health(deadline).await?;
+        let groups = self.ledger.groups();
+        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
+        let replicas = system.map_or(&[][..], |status| &status.replicas);
+        let candidate = successor(replicas, &health, self.raft_id);
+        let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
+        self.ledger.transfer(GroupId::SYSTEM, to).await?;
+        let mut leadership = self.leadership.clone();
+        let is_other = |now: &Leadership| now.leader.is_some_and(|leader| leader != self.raft_id);
+        match timeout_at(deadline, leadership.wait_for(is_other)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(CallError::Stopping),
+            Err(_) => {
+                Err(CallError::Unknown { why: "no other node has taken the lead yet".to_owned() })
+            }
+        }
     }
 }

@@ -1,6 +1,10 @@
-//! What the elector has announced. Pure.
+//! What the elector has announced, and who could lead next. Pure.
 
-use crate::ports::Leadership;
+use std::collections::BTreeMap;
+
+use crate::heartbeat::MemberHealth;
+use crate::ports::{Leadership, ReplicaStatus};
+use crate::views::NodeStatus;
 
 /// The elector's state.
 #[derive(Debug, Default)]
@@ -24,6 +28,25 @@ impl Announcements {
     }
 }
 
+/// The voter that should lead after `leader`: well, and least behind.
+pub(super) fn successor(
+    replicas: &[ReplicaStatus],
+    health: &BTreeMap<u64, MemberHealth>,
+    leader: u64,
+) -> Option<u64> {
+    let rank = |status: NodeStatus| match status {
+        NodeStatus::Healthy => Some(0),
+        NodeStatus::Degraded => Some(1),
+        NodeStatus::Unhealthy | NodeStatus::Offline => None,
+    };
+    let candidates = replicas.iter().filter(|replica| replica.voter && replica.raft_id != leader);
+    let ranked = candidates.filter_map(|replica| {
+        let rank = rank(health.get(&replica.raft_id)?.status)?;
+        Some((rank, replica.lag, replica.raft_id))
+    });
+    ranked.min().map(|(_, _, raft_id)| raft_id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +61,26 @@ mod tests {
         assert!(state.is_current(2, leads(2, true)));
         assert!(!state.is_current(2, leads(3, true)));
         assert_eq!(state.changed(leads(3, true)), Some(3));
+    }
+
+    #[test]
+    fn the_healthy_voter_that_is_least_behind_succeeds() {
+        let replica = |raft_id, voter, lag| ReplicaStatus { raft_id, voter, applied: 0, lag };
+        let health = |status| MemberHealth {
+            status,
+            heard_at: None,
+            unhealthy_for: std::time::Duration::ZERO,
+        };
+        let replicas =
+            [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
+        let mut all: BTreeMap<u64, MemberHealth> =
+            (2..=4).map(|id| (id, health(NodeStatus::Healthy))).collect();
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        all.insert(3, health(NodeStatus::Degraded));
+        assert_eq!(successor(&replicas, &all, 1), Some(2));
+        all.insert(2, health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        all.insert(3, health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all, 1), None);
     }
 }

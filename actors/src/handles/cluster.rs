@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
@@ -11,18 +12,26 @@ use crate::control::{Control, Directory};
 use crate::elector::Elector;
 use crate::error::CallError;
 use crate::handles::{Call, Created};
-use crate::heartbeat::{Heard, Heartbeats};
-use crate::ids::{GroupId, NodeId};
+use crate::heartbeat::Heartbeats;
+use crate::ids::{GroupId, NodeId, TokenId};
+use crate::join::JoinSecret;
 use crate::json::Json;
+use crate::node_calls::{self, StepDownError};
 use crate::outcome::{Outcome, Refusal};
-use crate::ports::Ledger;
+use crate::placement::keeps_quorum;
+use crate::ports::{GroupStatus, Ledger, PeerError};
+use crate::router::Router;
 use crate::seams::{Seams, Timestamp};
-use crate::system::{NodeRecord, SystemState};
+use crate::system::{JoinToken, NodeRecord, SystemState};
 use crate::views::{
-    ClusterHealth, GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest,
-    ReplicaView,
+    ClusterHealth, GroupView, JoinTokenView, LeaderView, NewJoinToken, NodeRole, NodeStatus,
+    NodeView, Page, PageRequest, ReplicaView,
 };
 
+/// How long the others are waited for when all are asked.
+const GATHER_DEADLINE: Duration = Duration::from_secs(1);
+/// Wait before it is looked again whether a node is gone.
+const GONE_POLL: Duration = Duration::from_millis(50);
 /// How long a look at this node's own view may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -34,8 +43,10 @@ pub struct Cluster {
     pub(crate) elector: Elector,
     pub(crate) heartbeats: Heartbeats,
     pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) router: Router,
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
+    pub(crate) raft_id: u64,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -72,7 +83,7 @@ impl Cluster {
             metadata: new.metadata,
             idempotency: call.idempotency,
         };
-        match self.control.ask(&call.cause, call.deadline, command).await? {
+        match self.control.ask(call, command).await? {
             Outcome::Node { node, replayed } => {
                 if !replayed {
                     self.heartbeats.beat(node);
@@ -109,27 +120,148 @@ impl Cluster {
         self.view(call.deadline, id, record.ok_or(Refusal::NodeNotFound)?).await
     }
 
-    /// Forgets a node.
+    /// Forgets a node. A member is drained first: returns when it is gone.
     ///
     /// # Errors
-    /// When there is none with this id, a quorum depends on it, or it came to no outcome by the
-    /// deadline.
+    /// When there is none with this id, a quorum depends on it, or it is not gone by the deadline.
     pub async fn remove(&self, call: &Call, node: NodeId) -> Result<(), CallError> {
-        let command = SystemCommand::RemoveNode { node };
-        self.control.ask(&call.cause, call.deadline, command).await.map(drop)
+        let find = move |state: &SystemState| state.nodes().get(&node).map(NodeRecord::raft_id);
+        let found = self.control.read_linearizable(call.deadline, find).await?;
+        if found.flatten().is_none() {
+            let command = SystemCommand::RemoveNode { node };
+            return self.control.ask(call, command).await.map(drop);
+        }
+        self.check_quorum_without(call, found.flatten()).await?;
+        self.control.ask(call, SystemCommand::DrainMember { node }).await?;
+        loop {
+            let exists = move |state: &SystemState| state.nodes().contains_key(&node);
+            match self.control.read_linearizable(call.deadline, exists).await {
+                Ok(false) => return Ok(()),
+                Ok(true) => {}
+                Err(error) => return Err(error.after_write()),
+            }
+            tokio::time::sleep(GONE_POLL).await;
+        }
     }
 
-    /// A node registered over HTTP is alive. Members need not say so.
+    async fn check_quorum_without(
+        &self,
+        call: &Call,
+        raft_id: Option<u64>,
+    ) -> Result<(), CallError> {
+        let health = self.heartbeats.health(call.deadline).await?;
+        let groups = self.ledger.groups();
+        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
+        let voters = system.into_iter().flat_map(|status| &status.replicas);
+        let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);
+        let rest = voters.filter(|id| Some(*id) != raft_id).collect();
+        if keeps_quorum(&rest, &health, self.raft_id) {
+            return Ok(());
+        }
+        Err(Refusal::WouldLoseQuorum { groups: 1 }.into())
+    }
+
+    /// Makes a token that admits nodes.
     ///
     /// # Errors
-    /// When there is none with this id, or no answer came by the deadline.
-    pub async fn heartbeat(&self, call: &Call, id: NodeId) -> Result<(), CallError> {
-        let known = self.control.read(call.deadline, move |state| state.nodes().contains_key(&id));
-        if !known.await? {
-            return Err(Refusal::NodeNotFound.into());
+    /// When too many are kept, or it came to no outcome by the deadline.
+    pub async fn create_join_token(
+        &self,
+        call: &Call,
+        ttl: Option<Duration>,
+        uses: Option<u32>,
+    ) -> Result<Created<NewJoinToken>, CallError> {
+        let read = |state: &SystemState| state.authority().map(|it| it.certificate.clone());
+        let authority = self.control.read_linearizable(call.deadline, read).await?;
+        let authority = authority.ok_or(CallError::Starting { what: "the cluster" })?;
+        let id = TokenId::from_uuid(self.seams.uuid());
+        let fingerprint = Sha256::digest(&authority).into();
+        let secret = JoinSecret::generate(&*self.seams.entropy, id, fingerprint);
+        let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let now = self.seams.clock.now();
+        let token = JoinToken {
+            secret_hash: secret.hash(),
+            expires_at: ttl.map(|ttl| now.plus_ms(millis(ttl))),
+            uses_left: uses,
+            created_at: now,
+        };
+        let expires_at = token.expires_at;
+        let command = SystemCommand::CreateJoinToken { id, token, idempotency: call.idempotency };
+        match self.control.ask(call, command).await? {
+            // Another attempt of the same request made one, with a secret that is lost.
+            Outcome::Token { token, .. } if token != id => {
+                let find = move |state: &SystemState| state.join_token(token).cloned();
+                let known = self.control.read(call.deadline, find).await?;
+                let known = known.ok_or(Refusal::TokenNotFound)?;
+                let resource = NewJoinToken {
+                    id: token,
+                    token: None,
+                    expires_at: known.expires_at,
+                    uses: known.uses_left,
+                };
+                Ok(Created { resource, replayed: true })
+            }
+            Outcome::Token { .. } => {
+                let token = Some(secret.reveal());
+                Ok(Created {
+                    resource: NewJoinToken { id, token, expires_at, uses },
+                    replayed: false,
+                })
+            }
+            other => Err(super::tenants::unexpected(&other)),
         }
-        self.heartbeats.beat(id);
-        Ok(())
+    }
+
+    /// The join tokens, without their secrets.
+    ///
+    /// # Errors
+    /// When no answer came by the deadline.
+    pub async fn join_tokens(
+        &self,
+        call: &Call,
+        page: PageRequest,
+    ) -> Result<Page<JoinTokenView>, CallError> {
+        let read = |state: &SystemState| {
+            let tokens = state.join_tokens().map(|(id, token)| {
+                let created_at = token.created_at;
+                let JoinToken { expires_at, uses_left, .. } = *token;
+                (created_at, JoinTokenView { id, expires_at, uses_left })
+            });
+            tokens.collect::<Vec<_>>()
+        };
+        let mut tokens = self.control.read_linearizable(call.deadline, read).await?;
+        tokens.sort_by_key(|(created_at, token)| (*created_at, token.id));
+        let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
+        let total = tokens.len();
+        let items: Vec<_> =
+            tokens.into_iter().skip(from).take(page.limit).map(|(_, token)| token).collect();
+        let next = from + items.len();
+        Ok(Page { items, next_cursor: (next < total).then(|| next.to_string()) })
+    }
+
+    /// Revokes a join token.
+    ///
+    /// # Errors
+    /// When there is none with this id, or it came to no outcome by the deadline.
+    pub async fn remove_join_token(&self, call: &Call, id: TokenId) -> Result<(), CallError> {
+        self.control.ask(call, SystemCommand::RemoveJoinToken { id }).await.map(drop)
+    }
+
+    /// A node registered over HTTP is alive.
+    ///
+    /// # Errors
+    /// When there is none with this id, it is a member, or no answer came by the deadline.
+    pub async fn heartbeat(&self, call: &Call, id: NodeId) -> Result<(), CallError> {
+        let find = move |state: &SystemState| state.nodes().get(&id).map(NodeRecord::raft_id);
+        match self.control.read(call.deadline, find).await? {
+            None => Err(Refusal::NodeNotFound.into()),
+            // A member's own word counts for it, which comes over another way.
+            Some(Some(_)) => Ok(()),
+            Some(None) => {
+                self.heartbeats.beat(id);
+                Ok(())
+            }
+        }
     }
 
     /// Who leads.
@@ -155,14 +287,27 @@ impl Cluster {
         Ok(LeaderView { leader, term: now.term })
     }
 
-    /// Hands leadership over.
+    /// Hands leadership over: whoever leads now does not any more when this returns. Asked of any
+    /// node; it means the leader of the term that this node knows, so that asking twice does not
+    /// take the lead from the next one.
     ///
     /// # Errors
-    /// When nobody else could lead.
+    /// When nobody else could lead, or nobody does by the deadline.
     pub async fn step_down(&self, call: &Call) -> Result<(), CallError> {
-        // A voter that is alone has nobody to hand over to; others come with joining.
-        self.control.read_linearizable(call.deadline, |_| ()).await?;
-        Err(Refusal::NoOtherCandidate.into())
+        let known = self.elector.led(call.deadline).await?;
+        let Some(leader) = known.leader.filter(|leader| *leader != self.raft_id) else {
+            return self.elector.step_down(call.deadline).await;
+        };
+        let asked = node_calls::step_down(self.router.peers(), leader, known.term, call.deadline);
+        match asked.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(StepDownError::NoOtherCandidate)) => Err(Refusal::NoOtherCandidate.into()),
+            Ok(Err(StepDownError::NotYet(why))) => Err(CallError::Unknown { why }),
+            Err(PeerError::Lost { why, .. }) => Err(CallError::Unknown { why }),
+            Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {
+                Err(CallError::NoLeader)
+            }
+        }
     }
 
     /// How the cluster is, from this node's own view.
@@ -179,7 +324,7 @@ impl Cluster {
         }
     }
 
-    /// The groups on this node.
+    /// All groups, as those who lead them see them.
     ///
     /// # Errors
     /// When no answer came by the deadline.
@@ -189,13 +334,17 @@ impl Cluster {
             .read(call.deadline, |state| {
                 let regions = state.groups().iter();
                 let regions = regions.map(|(id, placement)| (*id, placement.region.clone()));
-                let members = state
-                    .nodes()
-                    .iter()
-                    .filter_map(|(id, record)| Some((record.member.as_ref()?.raft_id, *id)));
-                (regions.collect::<BTreeMap<_, _>>(), members.collect::<BTreeMap<_, _>>())
+                let nodes = state.members().map(|(id, _, member)| (member.raft_id, id));
+                (regions.collect::<BTreeMap<_, _>>(), nodes.collect::<BTreeMap<_, _>>())
             })
             .await?;
+        let others = nodes.keys().copied().filter(|raft_id| *raft_id != self.raft_id);
+        let mut statuses = self.gather(others.collect(), call.deadline).await;
+        // A group of which nobody tells exists all the same.
+        for group in regions.keys().copied() {
+            let unknown = GroupStatus { group, term: 0, leader: None, replicas: Vec::new() };
+            statuses.entry(group).or_insert(unknown);
+        }
         let tenants = self.directory.count_by_group();
         let view = |status: crate::ports::GroupStatus| GroupView {
             id: status.group.0,
@@ -217,7 +366,33 @@ impl Cluster {
                 .collect(),
             tenants: tenants.get(&status.group).copied().unwrap_or_default(),
         };
-        Ok(self.ledger.groups().into_iter().map(view).collect())
+        Ok(statuses.into_values().map(view).collect())
+    }
+
+    /// The groups of this node and of the others: where several tell of one, its leader counts,
+    /// and then the latest term.
+    async fn gather(&self, others: Vec<u64>, deadline: Instant) -> BTreeMap<GroupId, GroupStatus> {
+        let deadline = deadline.min(Instant::now() + GATHER_DEADLINE);
+        let asked = others.into_iter().map(|raft_id| async move {
+            (raft_id, node_calls::groups(self.router.peers(), raft_id, deadline).await)
+        });
+        let told = futures_util::future::join_all(asked).await;
+        let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));
+        let mut all: BTreeMap<GroupId, (u64, GroupStatus)> = BTreeMap::new();
+        for (teller, groups) in told.chain([(self.raft_id, self.ledger.groups())]) {
+            for status in groups {
+                let weight = |teller: u64, status: &GroupStatus| {
+                    (status.term, status.leader == Some(teller))
+                };
+                let known = all.get(&status.group);
+                let is_better =
+                    known.is_none_or(|(by, known)| weight(teller, &status) > weight(*by, known));
+                if is_better {
+                    all.insert(status.group, (teller, status));
+                }
+            }
+        }
+        all.into_iter().map(|(group, (_, status))| (group, status)).collect()
     }
 
     /// Why this node is not ready to serve; empty when it is.
@@ -235,7 +410,8 @@ impl Cluster {
                 reasons.push("tenant groups are not placed yet".to_owned());
             }
             Ok(groups) => {
-                for group in groups {
+                let here = groups.into_iter().filter(|id| self.ledger.leadership(*id).is_some());
+                for group in here.chain([GroupId::SYSTEM]) {
                     let caught_up = self.ledger.read_index(group);
                     match tokio::time::timeout_at(deadline, caught_up).await {
                         Ok(Ok(())) => {}
@@ -267,11 +443,25 @@ impl Cluster {
         let over_http = records.iter().filter(|(_, record)| record.member.is_none());
         let over_http = over_http.map(|(id, _)| *id).collect();
         let heard = self.heartbeats.heard(over_http, deadline).await?;
+        let health = self.heartbeats.health(deadline).await?;
         let leader = self.elector.current().leader;
-        let now = self.seams.clock.now();
         let view = |(id, record): (NodeId, NodeRecord)| {
-            let heard = heard.get(&id).copied();
-            node_view(id, record, heard, leader, self.node, now)
+            let (status, heard_at) = match record.raft_id() {
+                _ if id == self.node => (NodeStatus::Healthy, Some(self.seams.clock.now())),
+                Some(raft_id) => {
+                    let health = health.get(&raft_id);
+                    let status = health.map_or(NodeStatus::Degraded, |health| health.status);
+                    (status, health.and_then(|health| health.heard_at))
+                }
+                None => {
+                    let heard = heard.get(&id);
+                    let is_silent = heard.is_some_and(|heard| heard.is_silent);
+                    let status =
+                        if is_silent { NodeStatus::Unhealthy } else { NodeStatus::Healthy };
+                    (status, heard.and_then(|heard| heard.at))
+                }
+            };
+            node_view(id, record, status, heard_at, leader)
         };
         Ok(records.into_iter().map(view).collect())
     }
@@ -288,10 +478,9 @@ fn by_start(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
 fn node_view(
     id: NodeId,
     record: NodeRecord,
-    heard: Option<Heard>,
+    status: NodeStatus,
+    heard_at: Option<Timestamp>,
     leader: Option<u64>,
-    this_node: NodeId,
-    now: Timestamp,
 ) -> NodeView {
     let metadata: serde_json::Value = record
         .metadata
@@ -299,24 +488,15 @@ fn node_view(
         .map(|(name, value)| (name, serde_json::Value::String(value)))
         .collect();
     let is_leader = record.member.as_ref().is_some_and(|member| Some(member.raft_id) == leader);
-    let status = match (&record.member, heard) {
-        (Some(member), _) if member.offline => NodeStatus::Offline,
-        (None, Some(heard)) if heard.is_silent => NodeStatus::Unhealthy,
-        _ => NodeStatus::Healthy,
-    };
-    let last_heartbeat = match heard.and_then(|heard| heard.at) {
-        Some(at) => at,
-        None if id == this_node => now,
-        None => record.started_at,
-    };
+    let is_offline = record.member.as_ref().is_some_and(|member| member.offline);
     NodeView {
         id,
         address: record.address,
         node_addr: record.member.map(|member| member.node_addr),
         region: record.region,
-        status,
+        status: if is_offline { NodeStatus::Offline } else { status },
         role: if is_leader { NodeRole::Leader } else { NodeRole::Follower },
-        last_heartbeat,
+        last_heartbeat: heard_at.unwrap_or(record.started_at),
         started_at: record.started_at,
         metadata: Json::from_value(&metadata),
     }

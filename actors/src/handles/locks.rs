@@ -88,7 +88,8 @@ impl Locks {
         space.check_key(&acquire.key)?;
         let AcquireLock { key, holder, ttl, wait, metadata } = acquire;
         let request = (key, holder, millis(ttl), metadata);
-        self.manager.acquire(space.space(), call.cause.clone(), call.deadline, wait, request).await
+        let (cause, waits) = (call.cause.clone(), (wait, call.waited));
+        self.manager.acquire(space.space(), cause, call.deadline, waits, request).await
     }
 
     /// Begins the holder's term again.
@@ -124,7 +125,7 @@ impl Locks {
         space.check_key(&key)?;
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
-        let envelope = asked(&self.seams, &call.cause, command);
+        let envelope = asked(&self.seams, &call.cause, call.origin, command);
         match until(call.deadline, self.ledger.propose(space.group, envelope)).await? {
             Outcome::Released(released) => Ok(released),
             Outcome::Refused(refusal) => Err(refusal.into()),

@@ -3,18 +3,22 @@
 
 mod cluster;
 mod locks;
+mod routes;
 mod tenant;
 mod tenants;
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 pub use cluster::{Cluster, NewNode};
 pub use locks::{AcquireLock, LockSpace, Locks};
+pub use routes::{Owner, Route, Routes};
 pub use tenant::{NewJob, NewRun, TenantHandle};
 pub(crate) use tenants::Inner as TenantsInner;
 pub use tenants::{Admitted, DEFAULT_REGION, NewTenant, NotAdmitted, Tenants};
 
-use crate::command::{Cause, Idempotency};
+use crate::command::{Cause, Idempotency, Origin};
 
 /// What comes with every call.
 #[derive(Debug, Clone)]
@@ -25,6 +29,10 @@ pub struct Call {
     pub deadline: Instant,
     /// The idempotency key, on calls that create.
     pub idempotency: Option<Idempotency>,
+    /// Names the request, when it may be sent again: on writes.
+    pub origin: Option<Origin>,
+    /// How long the client had been waiting when the request came to this node.
+    pub waited: Duration,
 }
 
 /// Everything the edge may call.
@@ -36,6 +44,8 @@ pub struct Handles {
     pub locks: Locks,
     /// Nodes, leadership, health.
     pub cluster: Cluster,
+    /// Where requests have to go.
+    pub routes: Routes,
 }
 
 /// A resource that a creating call made, or found under its idempotency key.

@@ -336,7 +336,7 @@ impl TenantHandle {
         command: TenantCommand,
     ) -> Result<Outcome, CallError> {
         let command = Command::Tenant { tenant: self.id, epoch: self.placed.epoch, command };
-        let envelope = asked(&self.seams, &call.cause, command);
+        let envelope = asked(&self.seams, &call.cause, call.origin, command);
         match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
                 // Deleted since it was looked up, or not served here any more.

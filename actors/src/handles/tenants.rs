@@ -117,7 +117,7 @@ impl Tenants {
             fallback_region: self.fallback_region(call.deadline).await?,
             idempotency: call.idempotency,
         };
-        match self.0.control.ask(&call.cause, call.deadline, command).await? {
+        match self.0.control.ask(call, command).await? {
             Outcome::Tenant { tenant, replayed, .. } => {
                 let resource = self.finish(call.deadline, tenant).await?;
                 Ok(Created { resource, replayed })
@@ -177,7 +177,7 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
         let command = SystemCommand::UpdateTenant { tenant, change, if_version };
-        self.0.control.ask(&call.cause, call.deadline, command).await?;
+        self.0.control.ask(call, command).await?;
         self.finish(call.deadline, tenant).await
     }
 
@@ -193,7 +193,7 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
         let command = SystemCommand::DeleteTenant { tenant, if_version };
-        self.0.control.ask(&call.cause, call.deadline, command).await?;
+        self.0.control.ask(call, command).await?;
         let synced = self.0.control.sync_tenant(tenant, call.deadline).await;
         synced.map_err(CallError::after_write)
     }
@@ -289,6 +289,19 @@ impl Tenants {
         };
         let found = self.0.control.read_linearizable(deadline, find).await?;
         Ok(found.ok_or(Refusal::TenantNotFound)?)
+    }
+
+    /// The group a tenant lives in; `None` when there is no such tenant.
+    pub(crate) async fn group_of(
+        &self,
+        id: TenantId,
+        deadline: Instant,
+    ) -> Result<Option<GroupId>, CallError> {
+        match self.placed(deadline, id).await {
+            Ok(placed) => Ok(Some(placed.group)),
+            Err(CallError::Refused(Refusal::TenantNotFound)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {

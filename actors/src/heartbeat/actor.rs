@@ -1,13 +1,23 @@
 //! The shell around the heartbeat monitor's state.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::members::{Beat, Claim, Members};
 use super::message::HeartbeatMessage;
 use super::state::Listener;
+use crate::codec;
+use crate::ids::GroupId;
+use crate::ports::{Leadership, Ledger, Peers, Service};
 use crate::seams::Seams;
+
+/// Pings in an election timeout.
+const PINGS_PER_TIMEOUT: u32 = 5;
 
 /// The heartbeat monitor's actor.
 pub struct HeartbeatActor;
@@ -16,14 +26,26 @@ pub struct HeartbeatActor;
 pub struct HeartbeatArguments {
     /// Time and chance.
     pub seams: Seams,
-    /// How long a node may be silent.
+    /// How long a node registered over HTTP may be silent.
     pub silent_after: Duration,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+    /// The way to the members.
+    pub peers: Arc<dyn Peers>,
+    /// Who leads.
+    pub ledger: Arc<dyn Ledger>,
+    /// Where it publishes who says that it leads.
+    pub claim: watch::Sender<Option<Claim>>,
 }
 
 /// What it keeps.
 pub struct HeartbeatState {
-    seams: Seams,
+    arguments: HeartbeatArguments,
+    leadership: watch::Receiver<Leadership>,
     listener: Listener,
+    members: Members,
+    /// Members that have a ping to answer.
+    asked: BTreeSet<u64>,
 }
 
 impl Actor for HeartbeatActor {
@@ -33,29 +55,115 @@ impl Actor for HeartbeatActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<HeartbeatMessage>,
+        myself: ActorRef<HeartbeatMessage>,
         arguments: HeartbeatArguments,
     ) -> Result<HeartbeatState, ActorProcessingErr> {
-        let HeartbeatArguments { seams, silent_after } = arguments;
-        Ok(HeartbeatState { seams, listener: Listener::new(silent_after) })
+        let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
+        let leadership = leadership.ok_or("the system group is not on this node")?;
+        let every = arguments.election_timeout / PINGS_PER_TIMEOUT;
+        myself.send_interval(every, || HeartbeatMessage::Ping);
+        let mut changes = leadership.clone();
+        tokio::spawn(async move {
+            // Whoever leads now, or does not any more, says so at once.
+            while changes.changed().await.is_ok() {
+                if myself.send_message(HeartbeatMessage::Ping).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(HeartbeatState {
+            leadership,
+            listener: Listener::new(arguments.silent_after),
+            members: Members::new(arguments.election_timeout),
+            asked: BTreeSet::new(),
+            arguments,
+        })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<HeartbeatMessage>,
+        myself: ActorRef<HeartbeatMessage>,
         message: HeartbeatMessage,
         state: &mut HeartbeatState,
     ) -> Result<(), ActorProcessingErr> {
         let now = Instant::now();
         match message {
             HeartbeatMessage::Beat(node) => {
-                state.listener.beat(node, now, state.seams.clock.now());
+                state.listener.beat(node, now, state.arguments.seams.clock.now());
             }
             HeartbeatMessage::Forget(node) => state.listener.forget(node),
             HeartbeatMessage::Heard { nodes, reply } => {
                 let _ = reply.send(state.listener.heard(nodes, now));
             }
+            HeartbeatMessage::SetMembers(members) => {
+                state.members.set(&members, now);
+                state.publish();
+            }
+            HeartbeatMessage::Ping => state.ping(&myself),
+            HeartbeatMessage::Pinged { from, beat, reply } => {
+                state.hear(from, beat, None);
+                let _ = reply.send(state.beat(now));
+            }
+            HeartbeatMessage::Ponged { from, pong } => {
+                state.asked.remove(&from);
+                if let Some((beat, offset_ms)) = pong {
+                    state.hear(from, beat, Some(offset_ms));
+                }
+            }
+            HeartbeatMessage::Health(reply) => {
+                let _ = reply.send(state.members.health(now));
+            }
         }
         Ok(())
+    }
+}
+
+impl HeartbeatState {
+    fn beat(&self, now: Instant) -> Beat {
+        let leadership = *self.leadership.borrow();
+        Beat {
+            at: self.arguments.seams.clock.now(),
+            leads: self.arguments.ledger.leads(GroupId::SYSTEM).then_some(leadership.term),
+            silent_ms: self.members.silent_ms(now),
+        }
+    }
+
+    fn hear(&mut self, from: u64, beat: Beat, offset_ms: Option<u64>) {
+        let at = self.arguments.seams.clock.now();
+        self.members.heard(from, beat, offset_ms, Instant::now(), at);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let claim = self.members.claim();
+        self.arguments.claim.send_if_modified(|known| std::mem::replace(known, claim) != claim);
+    }
+
+    /// Pings everybody who owes no answer.
+    fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>) {
+        let now = Instant::now();
+        let beat = codec::encode(&self.beat(now));
+        let deadline = now + self.arguments.election_timeout;
+        for to in self.members.ids() {
+            if !self.asked.insert(to) {
+                continue;
+            }
+            let (peers, clock) =
+                (Arc::clone(&self.arguments.peers), Arc::clone(&self.arguments.seams.clock));
+            let (myself, beat) = (myself.clone(), beat.clone());
+            tokio::spawn(async move {
+                let (asked, sent) = (Instant::now(), clock.now());
+                let answer = peers.call(to, Service::Ping, beat, deadline).await.ok();
+                let pong = answer.and_then(|answer| codec::decode::<Beat>(&answer).ok());
+                let pong = pong.map(|pong| {
+                    // After D. Mills, NTP (RFC 5905): the clock was read half a round trip ago.
+                    let there = asked.elapsed().as_millis() / 2;
+                    let expected = sent.plus_ms(u64::try_from(there).unwrap_or(0));
+                    let offset_ms = pong.at.0.abs_diff(expected.0);
+                    (pong, offset_ms)
+                });
+                let _ = myself.send_message(HeartbeatMessage::Ponged { from: to, pong });
+            });
+        }
     }
 }

@@ -1,11 +1,16 @@
 //! The heartbeat monitor: who has been heard of, and when. It suspects; it never votes.
 //!
+//! Members ping each other five times in an election timeout, over the lane that nothing large
+//! takes. A ping tells what its sender knows of the others, so that 'dead' can be told from 'cut
+//! off from me only', and whether it leads.
+//!
 //! Nodes registered over HTTP heartbeat over HTTP. What they last said is kept in memory by the
 //! leader alone: a status is no promise, and no heartbeat costs a write to the log. Silence is
 //! measured by the monotonic clock; after a restart or a new leader every node gets the full time
 //! again.
 
 mod actor;
+mod members;
 mod message;
 mod state;
 
@@ -15,12 +20,15 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{HeartbeatActor, HeartbeatArguments};
+pub use members::{Beat, Claim, MemberHealth};
 pub use message::HeartbeatMessage;
 pub use state::Heard;
 
+use crate::codec;
 use crate::error::CallError;
 use crate::ids::NodeId;
 use crate::mailbox::call;
+use crate::ports::Declined;
 
 /// Handle to the heartbeat monitor.
 #[derive(Debug, Clone)]
@@ -54,6 +62,39 @@ impl Heartbeats {
         deadline: Instant,
     ) -> Result<BTreeMap<NodeId, Heard>, CallError> {
         call(&self.actor, deadline, |reply| HeartbeatMessage::Heard { nodes, reply }).await
+    }
+
+    /// Who the other members are now, by raft id.
+    pub fn set_members(&self, raft_ids: Vec<u64>) {
+        self.tell(HeartbeatMessage::SetMembers(raft_ids));
+    }
+
+    /// How each other member is, by raft id.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn health(
+        &self,
+        deadline: Instant,
+    ) -> Result<BTreeMap<u64, MemberHealth>, CallError> {
+        call(&self.actor, deadline, HeartbeatMessage::Health).await
+    }
+
+    /// Answers the ping of the member with raft id `from`.
+    ///
+    /// # Errors
+    /// When it is none, or this node stops.
+    pub async fn pinged(
+        &self,
+        from: u64,
+        ping: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Declined> {
+        let beat = codec::decode(ping).map_err(|error| Declined(error.to_string()))?;
+        let answer =
+            call(&self.actor, deadline, |reply| HeartbeatMessage::Pinged { from, beat, reply });
+        let beat = answer.await.map_err(|error| Declined(error.to_string()))?;
+        Ok(codec::encode(&beat))
     }
 
     fn tell(&self, message: HeartbeatMessage) {

@@ -112,7 +112,8 @@ impl LockState {
             ttl_ms: request.ttl_ms,
             metadata: request.metadata.clone(),
         };
-        let envelope = asked(&self.arguments.seams, &request.cause, request.space.command(command));
+        let envelope =
+            asked(&self.arguments.seams, &request.cause, None, request.space.command(command));
         let (arguments, myself) = (Arc::clone(&self.arguments), myself.clone());
         tokio::spawn(async move {
             let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
@@ -164,7 +165,8 @@ impl LockState {
             token: request.token,
             ttl_ms: request.ttl_ms,
         };
-        let envelope = asked(&self.arguments.seams, &request.cause, request.space.command(command));
+        let envelope =
+            asked(&self.arguments.seams, &request.cause, None, request.space.command(command));
         let arguments = Arc::clone(&self.arguments);
         tokio::spawn(async move {
             let propose = arguments.ledger.propose(request.space.group, envelope);
@@ -238,7 +240,7 @@ async fn answer(
 async fn give_back(arguments: &LockArguments, space: super::Space, cause: Cause, lock: LockView) {
     let (key, holder, token) = (lock.key, lock.holder, Some(lock.token));
     let command = LockCommand::Release { key, holder, token };
-    let envelope = asked(&arguments.seams, &cause, space.command(command));
+    let envelope = asked(&arguments.seams, &cause, None, space.command(command));
     let propose = arguments.ledger.propose(space.group, envelope);
     if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
         tracing::debug!(%error, "a lock of a client that has gone will run out by itself");

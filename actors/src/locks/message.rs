@@ -36,6 +36,8 @@ pub struct AcquireRequest {
     pub deadline: Instant,
     /// Queue until then.
     pub wait_until: Option<Instant>,
+    /// Since when the client waits, on whatever node: who waits longest is served first.
+    pub since: Instant,
     /// Whom to tell. Closed when the client has gone.
     pub reply: oneshot::Sender<Result<Acquired, CallError>>,
 }

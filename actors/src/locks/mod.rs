@@ -69,7 +69,8 @@ impl LockManager {
         Self { actor }
     }
 
-    /// Takes a lock, or queues for it.
+    /// Takes a lock, or queues for it for `wait`; the client has waited for `waited` already,
+    /// elsewhere.
     ///
     /// # Errors
     /// When the command came to no outcome by the request's deadline.
@@ -78,11 +79,12 @@ impl LockManager {
         space: Space,
         cause: Cause,
         deadline: Instant,
-        wait: Duration,
+        (wait, waited): (Duration, Duration),
         request: (String, String, u64, Json),
     ) -> Result<Acquired, CallError> {
         let (key, holder, ttl_ms, metadata) = request;
-        let wait_until = (!wait.is_zero()).then(|| Instant::now() + wait);
+        let now = Instant::now();
+        let wait_until = (!wait.is_zero()).then(|| now + wait);
         let give_up = deadline.max(wait_until.unwrap_or(deadline)) + message::GRACE;
         call(&self.actor, give_up, |reply| {
             LockMessage::Acquire(AcquireRequest {
@@ -94,6 +96,7 @@ impl LockManager {
                 cause,
                 deadline,
                 wait_until,
+                since: now.checked_sub(waited).unwrap_or(now),
                 reply,
             })
         })

@@ -265,12 +265,12 @@ impl LockQueues {
     fn push(&mut self, key: Key, request: AcquireRequest, in_front: bool) {
         self.waiting += 1;
         self.first_wait_ends = self.first_wait_ends.into_iter().chain(request.wait_until).min();
-        let line = self.lines.entry(key).or_default();
-        if in_front {
-            line.waiters.push_front(request);
-        } else {
-            line.waiters.push_back(request);
-        }
+        let waiters = &mut self.lines.entry(key).or_default().waiters;
+        let is_before = |waiter: &AcquireRequest| {
+            waiter.since < request.since || (waiter.since == request.since && !in_front)
+        };
+        let place = waiters.partition_point(is_before);
+        waiters.insert(place, request);
     }
 
     /// Takes the first waiter of a free key, if its attempt is not under way.

@@ -21,6 +21,7 @@ fn request(holder: &str, wait: Option<u64>) -> (AcquireRequest, Answer) {
         cause: Cause { who: "admin".into(), request_id: String::new() },
         deadline: now + Duration::from_secs(5),
         wait_until: wait.map(|secs| now + Duration::from_secs(secs)),
+        since: now,
         reply,
     };
     (request, answer)

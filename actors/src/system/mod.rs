@@ -4,6 +4,7 @@
 //! Group 0 is the authority on tenants: what it decides travels to a tenant's own group as
 //! `(epoch, version, record)`, and `unconfirmed` remembers what has not arrived there yet.
 
+mod members;
 mod nodes;
 mod tenants;
 
@@ -11,13 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use nodes::NodeRecord;
+pub use members::{Authority, JoinToken, MEMBERS_MAX, SHARED_SECRET};
+pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
+use crate::answered::{Answered, Known};
 use crate::codec;
 use crate::command::{Command, Envelope, SystemCommand};
 use crate::idempotency::{Done, IdempotencyTable};
-use crate::ids::{GroupId, NodeId, Position, TenantId};
+use crate::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::lock_table::{LockNotice, LockTable};
 use crate::outcome::{LockView, Outcome};
 use crate::part::{Machine, Overlay};
@@ -27,14 +30,16 @@ use crate::seams::Timestamp;
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
 
-/// The kind of a row: the first byte of its key.
+/// The kind of a row: the first byte of its key. `answered.rs` has `a` and `v`.
 mod kind {
+    pub const AUTHORITY: u8 = b'c';
     pub const GROUP: u8 = b'g';
     pub const IDEMPOTENCY: u8 = b'i';
     pub const LOCK: u8 = b'l';
     pub const META: u8 = b'm';
     pub const NODE: u8 = b'n';
     pub const TENANT: u8 = b't';
+    pub const TOKEN: u8 = b'j';
 }
 
 /// Where a tenant group lives.
@@ -53,6 +58,8 @@ pub enum Made {
     Tenant(TenantId),
     /// A node.
     Node(NodeId),
+    /// A join token.
+    Token(TokenId),
 }
 
 /// Counters of the control plane.
@@ -61,6 +68,10 @@ struct Meta {
     last_at: Timestamp,
     last_lock_token: u64,
     tenants_created: u64,
+    /// The last id in Raft groups that was given.
+    last_raft_id: u64,
+    /// Whether also nodes on the same machine need a token to join.
+    needs_token: bool,
 }
 
 /// What the leader, or this node, is to do after a command.
@@ -70,6 +81,8 @@ pub enum SystemEffect {
     TenantChanged(TenantId),
     /// Groups were placed: their first members start them.
     GroupsPlaced,
+    /// Members came, went, or changed their addresses.
+    MembersChanged,
     /// A node is gone.
     NodeRemoved(NodeId),
     /// A lock changed.
@@ -89,12 +102,17 @@ pub struct SystemState {
     groups: BTreeMap<GroupId, GroupPlacement>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
+    answered: Answered,
+    authority: Option<Authority>,
+    tokens: BTreeMap<TokenId, JoinToken>,
     dirty: Dirty,
 }
 
 #[derive(Debug, Default)]
 struct Dirty {
     meta: bool,
+    authority: bool,
+    tokens: BTreeSet<TokenId>,
     tenants: BTreeSet<TenantId>,
     nodes: BTreeSet<NodeId>,
     groups: BTreeSet<GroupId>,
@@ -118,8 +136,19 @@ impl SystemState {
         at: Timestamp,
     ) -> (Outcome, Vec<SystemEffect>) {
         match command {
+            SystemCommand::Found { authority, member, public_key, secret_hash } => {
+                self.found(authority, member, *public_key, *secret_hash, at)
+            }
+            SystemCommand::AdmitMember { member, public_key, token } => {
+                self.admit_member(member, *public_key, *token, at)
+            }
             SystemCommand::RegisterMember(member) => self.register_member(member, at),
             SystemCommand::MemberOffline { node } => self.member_offline(*node),
+            SystemCommand::DrainMember { node } => self.drain_member(*node),
+            SystemCommand::CreateJoinToken { id, token, idempotency } => {
+                self.create_token(*id, token, idempotency.as_ref(), at)
+            }
+            SystemCommand::RemoveJoinToken { id } => self.remove_token(*id),
             SystemCommand::RegisterNode { node, address, region, metadata, idempotency } => {
                 let record = NodeRecord::http(address, region, metadata, at);
                 self.register_node(*node, record, idempotency.as_ref(), at)
@@ -192,6 +221,8 @@ impl Machine for SystemState {
             meta,
             locks: LockTable::load(locks, meta.last_lock_token),
             calls: IdempotencyTable::load(calls),
+            answered: Answered::load(rows)?,
+            authority: rows.get(&[kind::AUTHORITY])?,
             ..Self::default()
         };
         for (_, (group, placement)) in rows.all::<(GroupId, GroupPlacement)>(kind::GROUP)? {
@@ -199,6 +230,9 @@ impl Machine for SystemState {
         }
         for (_, (node, record)) in rows.all::<(NodeId, NodeRecord)>(kind::NODE)? {
             state.nodes.insert(node, record);
+        }
+        for (_, (id, token)) in rows.all::<(TokenId, JoinToken)>(kind::TOKEN)? {
+            state.tokens.insert(id, token);
         }
         for (_, (tenant, entry)) in rows.all::<(TenantId, TenantEntry)>(kind::TENANT)? {
             state.adopt_tenant(tenant, entry);
@@ -216,7 +250,17 @@ impl Machine for SystemState {
         let at = self.meta.last_at.max(envelope.at);
         self.meta.last_at = at;
         self.dirty.meta = true;
-        self.apply_command(position.term, command, at)
+        let Some(origin) = &envelope.origin else {
+            return self.apply_command(position.term, command, at);
+        };
+        match self.answered.check(origin, at) {
+            Known::New => {}
+            Known::Done(outcome) => return (outcome, Vec::new()),
+            Known::Answered => return (Outcome::Ignored, Vec::new()),
+        }
+        let (outcome, effects) = self.apply_command(position.term, command, at);
+        self.answered.remember(origin, at, &outcome);
+        (outcome, effects)
     }
 
     fn take_events(&mut self) -> Vec<u8> {
@@ -242,6 +286,13 @@ impl Machine for SystemState {
             let record = self.nodes.get(&id).map(|record| codec::encode(&(id, record)));
             rows.push((key(kind::NODE, id.uuid().as_bytes()), record));
         }
+        if dirty.authority {
+            rows.push((vec![kind::AUTHORITY], self.authority.as_ref().map(codec::encode)));
+        }
+        for id in dirty.tokens {
+            let token = self.tokens.get(&id).map(|token| codec::encode(&(id, token)));
+            rows.push((key(kind::TOKEN, id.uuid().as_bytes()), token));
+        }
         for id in dirty.groups {
             let placement = self.groups.get(&id).map(|placement| codec::encode(&(id, placement)));
             rows.push((key(kind::GROUP, &id.0.to_be_bytes()), placement));
@@ -252,6 +303,7 @@ impl Machine for SystemState {
         for (id, done) in self.calls.take_dirty() {
             rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
         }
+        rows.extend(self.answered.take_rows());
         rows
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
-use crate::command::{Idempotency, Member};
+use crate::command::Idempotency;
 use crate::ids::NodeId;
 use crate::outcome::{Outcome, Refusal};
 use crate::seams::Timestamp;
@@ -37,11 +37,20 @@ pub struct MemberRecord {
     pub node_addr: String,
     /// Version of its program.
     pub version: String,
+    /// Its public key (ed25519): what it was admitted with.
+    pub public_key: [u8; 32],
     /// Whether it said goodbye.
     pub offline: bool,
+    /// Whether it is to leave the cluster.
+    pub leaving: bool,
 }
 
 impl NodeRecord {
+    /// Its id in Raft groups, if it is a member.
+    pub fn raft_id(&self) -> Option<u64> {
+        self.member.as_ref().map(|member| member.raft_id)
+    }
+
     /// A node that heartbeats over HTTP.
     pub fn http(
         address: &str,
@@ -67,45 +76,13 @@ impl SystemState {
 
     /// The member with this id in Raft groups.
     pub fn member(&self, raft_id: u64) -> Option<NodeId> {
-        let is_it = |record: &NodeRecord| {
-            record.member.as_ref().is_some_and(|member| member.raft_id == raft_id)
-        };
+        let is_it = |record: &NodeRecord| record.raft_id() == Some(raft_id);
         self.nodes.iter().find(|(_, record)| is_it(record)).map(|(node, _)| *node)
     }
 
     /// Whether a member is in the region.
     pub(super) fn has_region(&self, region: &str) -> bool {
         self.nodes.values().any(|node| node.member.is_some() && node.region == region)
-    }
-
-    pub(super) fn register_member(
-        &mut self,
-        member: &Member,
-        at: Timestamp,
-    ) -> (Outcome, Vec<SystemEffect>) {
-        let record = NodeRecord {
-            address: member.api_addr.clone(),
-            region: member.region.clone(),
-            metadata: member.labels.clone(),
-            started_at: at,
-            member: Some(MemberRecord {
-                raft_id: member.raft_id,
-                node_addr: member.node_addr.clone(),
-                version: member.version.clone(),
-                offline: false,
-            }),
-        };
-        self.nodes.insert(member.node, record);
-        self.dirty.nodes.insert(member.node);
-        (Outcome::Node { node: member.node, replayed: false }, Vec::new())
-    }
-
-    pub(super) fn member_offline(&mut self, node: NodeId) -> (Outcome, Vec<SystemEffect>) {
-        let member = self.nodes.get_mut(&node).and_then(|record| record.member.as_mut());
-        let Some(member) = member else { return (Outcome::Ignored, Vec::new()) };
-        member.offline = true;
-        self.dirty.nodes.insert(node);
-        (Outcome::Done, Vec::new())
     }
 
     pub(super) fn register_node(
@@ -120,7 +97,7 @@ impl SystemState {
             Ok(Some(Made::Node(node))) => {
                 return (Outcome::Node { node, replayed: true }, Vec::new());
             }
-            Ok(Some(Made::Tenant(_)) | None) => {}
+            Ok(Some(Made::Tenant(_) | Made::Token(_)) | None) => {}
         }
         if self.nodes.len() >= NODES_MAX {
             let refusal = Refusal::TooMany { what: "nodes".to_owned(), limit: NODES_MAX as u64 };
@@ -130,21 +107,5 @@ impl SystemState {
         self.dirty.nodes.insert(node);
         self.calls.remember(idempotency, at, Made::Node(node));
         (Outcome::Node { node, replayed: false }, Vec::new())
-    }
-
-    pub(super) fn remove_node(&mut self, node: NodeId) -> (Outcome, Vec<SystemEffect>) {
-        let Some(record) = self.nodes.get(&node) else {
-            return (Outcome::Refused(Refusal::NodeNotFound), Vec::new());
-        };
-        if let Some(member) = &record.member {
-            // Every group the member votes in counts on it until members can be moved.
-            let groups =
-                self.groups.values().filter(|group| group.members.contains(&member.raft_id));
-            let refusal = Refusal::WouldLoseQuorum { groups: groups.count() as u64 + 1 };
-            return (Outcome::Refused(refusal), Vec::new());
-        }
-        self.nodes.remove(&node);
-        self.dirty.nodes.insert(node);
-        (Outcome::Done, vec![SystemEffect::NodeRemoved(node)])
     }
 }

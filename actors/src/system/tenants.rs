@@ -81,7 +81,7 @@ impl SystemState {
                 let version = self.tenants.get(&tenant).map_or(0, |entry| entry.version);
                 return (Outcome::Tenant { tenant, version, replayed: true }, Vec::new());
             }
-            Ok(Some(Made::Node(_)) | None) => {}
+            Ok(Some(Made::Node(_) | Made::Token(_)) | None) => {}
         }
         if self.by_creation.len() >= TENANTS_MAX {
             let limit = TENANTS_MAX as u64;

@@ -29,18 +29,28 @@ fn tenant(n: u128) -> TenantId {
     TenantId::from_uuid(Uuid::from_u128(n))
 }
 
-fn placed() -> SystemState {
-    let mut state = SystemState::default();
-    let member = Member {
-        node: node(1),
-        raft_id: 1,
+fn member(n: u64) -> Member {
+    Member {
+        node: node(n.into()),
+        raft_id: n,
         api_addr: "a".into(),
         node_addr: "n".into(),
         region: "default".into(),
         labels: BTreeMap::new(),
         version: "0".into(),
+    }
+}
+
+fn placed() -> SystemState {
+    let mut state = SystemState::default();
+    let member = member(1);
+    let authority = Authority {
+        cluster: Uuid::from_u128(9),
+        certificate: vec![1],
+        key: crate::secret::SecretBytes::new(vec![2]),
     };
-    apply(&mut state, SystemCommand::RegisterMember(member));
+    let found = SystemCommand::Found { authority, member, public_key: [1; 32], secret_hash: None };
+    apply(&mut state, found);
     let place = SystemCommand::PlaceGroups {
         region: "default".into(),
         groups: vec![GroupId(1), GroupId(2)],

@@ -24,6 +24,7 @@ pub use definitions::{Job, NamedWorkflow};
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
+use crate::answered::{Answered, Known};
 use crate::command::{Cause, Command, Envelope, TenantCommand};
 use crate::idempotency::IdempotencyTable;
 use crate::ids::{Epoch, JobId, Position, RunId, TenantId};
@@ -101,6 +102,7 @@ pub struct TenantState {
     workflows: BTreeMap<String, NamedWorkflow>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
+    answered: Answered,
     /// Lines not yet taken by the actor.
     events: Vec<u8>,
     /// Rows of ended runs and jobs not yet taken by the actor.
@@ -309,7 +311,17 @@ impl Machine for TenantState {
             self.meta.day = at.day();
             self.meta.runs_today = 0;
         }
-        self.apply_command(command, envelope.cause.as_ref())
+        let Some(origin) = &envelope.origin else {
+            return self.apply_command(command, envelope.cause.as_ref());
+        };
+        match self.answered.check(origin, at) {
+            Known::New => {}
+            Known::Done(outcome) => return (outcome, Vec::new()),
+            Known::Answered => return (Outcome::Ignored, Vec::new()),
+        }
+        let (outcome, effects) = self.apply_command(command, envelope.cause.as_ref());
+        self.answered.remember(origin, at, &outcome);
+        (outcome, effects)
     }
 
     fn take_events(&mut self) -> Vec<u8> {

@@ -11,12 +11,14 @@
 //! | `j` job id | seq of the job |
 //! | `l` key | lock |
 //! | `k` hash | idempotent call |
+//! | `v`, `a` | requests that may be sent again: `answered.rs` |
 //!
 //! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
 
 use std::collections::BTreeMap;
 
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use crate::answered::Answered;
 use crate::codec;
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{JobId, RunId};
@@ -48,6 +50,7 @@ pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     let mut state = TenantState {
         locks: LockTable::load(locks, meta.last_lock_token),
         calls: IdempotencyTable::load(calls),
+        answered: Answered::load(rows)?,
         meta,
         ..TenantState::default()
     };
@@ -85,6 +88,7 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
     for (id, done) in state.calls.take_dirty() {
         rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
     }
+    rows.extend(state.answered.take_rows());
     rows
 }
 

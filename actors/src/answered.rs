@@ -1,0 +1,236 @@
+//! Outcomes of requests that a node may send again because it did not hear of the first time.
+//! Pure; replicated by its owner.
+//!
+//! After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (RIFL,
+//! SOSP 2015): an outcome is kept until the node that asked says that it has answered its client,
+//! so that only requests under way cost anything. Outcomes of nodes that say nothing any more are
+//! let go after [`KEPT_MS`].
+//!
+//! Invariants:
+//! - a request whose outcome is here, or that its node has answered, changes nothing again;
+//! - only outcomes of what changed something are kept: refused requests may be asked again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::command::Origin;
+use crate::outcome::Outcome;
+use crate::part::Overlay;
+use crate::ports::{Row, StoreError};
+use crate::seams::Timestamp;
+
+/// How long an outcome is kept for a node that does not say that it has it: longer than any
+/// request, long polls included, is retried. Milliseconds.
+pub const KEPT_MS: u64 = 10 * 60 * 1000;
+/// Most outcomes kept; the oldest goes when there are more.
+pub const OUTCOMES_MAX: usize = 100_000;
+
+/// The kind of the rows of lives: the first byte of their keys, in every state machine.
+const LIFE_ROW: u8 = b'v';
+/// The kind of the rows of outcomes.
+const OUTCOME_ROW: u8 = b'a';
+
+/// A life of a node: how far it has answered, and when it was last heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Life {
+    answered_below: u64,
+    seen: Timestamp,
+}
+
+/// What was done for one request, and when.
+type Answer = (Timestamp, Outcome);
+
+/// The outcomes of one state machine.
+#[derive(Debug, Default)]
+pub struct Answered {
+    lives: BTreeMap<u64, Life>,
+    outcomes: BTreeMap<(u64, u64), Answer>,
+    by_age: BTreeSet<(Timestamp, u64, u64)>,
+    /// What the rows hold.
+    written: BTreeSet<(u64, u64)>,
+    dirty_lives: BTreeSet<u64>,
+}
+
+/// Whether a request is new.
+#[derive(Debug, PartialEq)]
+pub enum Known {
+    /// It is.
+    New,
+    /// It was done, with this outcome.
+    Done(Outcome),
+    /// Its node has answered it long since: this is a late copy.
+    Answered,
+}
+
+impl Answered {
+    /// As it was written down.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub fn load(rows: &Overlay) -> Result<Self, StoreError> {
+        let lives = rows.all::<(u64, Life)>(LIFE_ROW)?.into_iter().map(|(_, life)| life);
+        let outcomes = rows.all::<((u64, u64), Answer)>(OUTCOME_ROW)?;
+        let outcomes: BTreeMap<_, _> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+        Ok(Self {
+            lives: lives.collect(),
+            by_age: outcomes.iter().map(|(key, (at, _))| (*at, key.0, key.1)).collect(),
+            written: outcomes.keys().copied().collect(),
+            outcomes,
+            dirty_lives: BTreeSet::new(),
+        })
+    }
+
+    /// What is known of a request that comes at time `at`.
+    pub fn check(&mut self, origin: &Origin, at: Timestamp) -> Known {
+        self.forget_old(at);
+        let life =
+            self.lives.entry(origin.incarnation).or_insert(Life { answered_below: 0, seen: at });
+        life.seen = at;
+        self.dirty_lives.insert(origin.incarnation);
+        if origin.answered_below > life.answered_below {
+            let answered = life.answered_below..origin.answered_below;
+            life.answered_below = origin.answered_below;
+            let (from, to) =
+                ((origin.incarnation, answered.start), (origin.incarnation, answered.end));
+            let gone: Vec<_> = self.outcomes.range(from..to).map(|(key, _)| *key).collect();
+            for key in gone {
+                self.forget(key);
+            }
+        } else if origin.sequence < life.answered_below {
+            return Known::Answered;
+        }
+        match self.outcomes.get(&(origin.incarnation, origin.sequence)) {
+            Some((_, outcome)) => Known::Done(outcome.clone()),
+            None => Known::New,
+        }
+    }
+
+    /// Keeps the outcome of a request, if it changed something.
+    pub fn remember(&mut self, origin: &Origin, at: Timestamp, outcome: &Outcome) {
+        if !outcome.is_worth_keeping() {
+            return;
+        }
+        let key = (origin.incarnation, origin.sequence);
+        self.outcomes.insert(key, (at, outcome.clone()));
+        self.by_age.insert((at, key.0, key.1));
+        if self.outcomes.len() > OUTCOMES_MAX
+            && let Some((_, incarnation, sequence)) = self.by_age.first().copied()
+        {
+            self.forget((incarnation, sequence));
+        }
+    }
+
+    /// The rows that changed since the last call. An outcome that came and went meanwhile is in
+    /// none: most of them never cost a row.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for life in std::mem::take(&mut self.dirty_lives) {
+            let value = self.lives.get(&life).map(|known| codec::encode(&(life, known)));
+            rows.push((row_key(LIFE_ROW, &[life]), value));
+        }
+        for key in self.written.iter().filter(|key| !self.outcomes.contains_key(key)) {
+            rows.push((row_key(OUTCOME_ROW, &[key.0, key.1]), None));
+        }
+        for (key, answer) in self.outcomes.iter().filter(|(key, _)| !self.written.contains(key)) {
+            let value = codec::encode(&(key, answer));
+            rows.push((row_key(OUTCOME_ROW, &[key.0, key.1]), Some(value)));
+        }
+        self.written = self.outcomes.keys().copied().collect();
+        rows
+    }
+
+    fn forget(&mut self, key: (u64, u64)) {
+        if let Some((at, _)) = self.outcomes.remove(&key) {
+            self.by_age.remove(&(at, key.0, key.1));
+        }
+    }
+
+    fn forget_old(&mut self, at: Timestamp) {
+        while let Some(&(since, incarnation, sequence)) = self.by_age.first()
+            && at.ms_since(since) > KEPT_MS
+        {
+            self.forget((incarnation, sequence));
+        }
+        let dead = self.lives.iter().filter(|(_, life)| at.ms_since(life.seen) > KEPT_MS);
+        let dead: Vec<u64> = dead.map(|(incarnation, _)| *incarnation).collect();
+        for incarnation in dead {
+            self.lives.remove(&incarnation);
+            self.dirty_lives.insert(incarnation);
+        }
+    }
+}
+
+fn row_key(kind: u8, numbers: &[u64]) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(sequence: u64, answered_below: u64) -> Origin {
+        Origin { incarnation: 7, sequence, answered_below }
+    }
+
+    #[test]
+    fn a_request_that_was_done_is_not_done_again() {
+        let mut table = Answered::default();
+        assert_eq!(table.check(&origin(0, 0), Timestamp(1)), Known::New);
+        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Done);
+        assert_eq!(table.check(&origin(0, 0), Timestamp(2)), Known::Done(Outcome::Done));
+        // Another node's request of the same number is another request.
+        let other = Origin { incarnation: 8, ..origin(0, 0) };
+        assert_eq!(table.check(&other, Timestamp(2)), Known::New);
+    }
+
+    #[test]
+    fn what_was_refused_may_be_asked_again() {
+        let mut table = Answered::default();
+        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Released(false));
+        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Ignored);
+        assert_eq!(table.check(&origin(0, 0), Timestamp(2)), Known::New);
+    }
+
+    #[test]
+    fn an_answered_request_is_forgotten_and_its_late_copy_refused() {
+        let mut table = Answered::default();
+        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Done);
+        let written = table.take_rows().iter().filter(|(key, _)| key[0] == OUTCOME_ROW).count();
+        assert_eq!(written, 1);
+        assert_eq!(table.check(&origin(1, 1), Timestamp(2)), Known::New);
+        assert!(table.take_rows().contains(&(row_key(OUTCOME_ROW, &[7, 0]), None)));
+        assert_eq!(table.check(&origin(0, 0), Timestamp(3)), Known::Answered);
+    }
+
+    #[test]
+    fn a_silent_node_is_forgotten_after_a_while() {
+        let mut table = Answered::default();
+        table.check(&origin(0, 0), Timestamp(0));
+        table.remember(&origin(0, 0), Timestamp(0), &Outcome::Done);
+        let other = Origin { incarnation: 9, sequence: 0, answered_below: 0 };
+        let late = Timestamp(0).plus_ms(KEPT_MS + 1);
+        table.check(&other, late);
+        assert!(table.outcomes.is_empty());
+        assert_eq!(table.lives.keys().copied().collect::<Vec<_>>(), [9]);
+    }
+
+    #[test]
+    fn a_reload_knows_the_same() {
+        let mut table = Answered::default();
+        table.check(&origin(3, 2), Timestamp(5));
+        table.remember(&origin(3, 2), Timestamp(5), &Outcome::Released(true));
+        let mut rows = Overlay::default();
+        rows.put(table.take_rows());
+        let mut again = Answered::load(&rows).unwrap();
+        for (sequence, known) in
+            [(1, Known::Answered), (2, Known::New), (3, Known::Done(Outcome::Released(true)))]
+        {
+            assert_eq!(again.check(&origin(sequence, 2), Timestamp(6)), known);
+        }
+        assert!(again.take_rows().iter().all(|(key, _)| key[0] == LIFE_ROW));
+    }
+}

@@ -1,0 +1,84 @@
+//! Where a request has to go: to the node that owns what it is about.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Tenants;
+use crate::error::CallError;
+use crate::ids::{GroupId, TenantId};
+use crate::origins::{Origins, UnderWay};
+use crate::ports::{PeerError, Service};
+use crate::router::{Lead, Router};
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The cluster: tenants' records, nodes, locks of the cluster.
+    Cluster,
+    /// What belongs to one tenant.
+    Tenant(TenantId),
+}
+
+/// Where a request has to go now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    group: GroupId,
+    /// Where the group that owns it is led.
+    pub lead: Lead,
+}
+
+/// Handle to the routes of this node.
+#[derive(Clone)]
+pub struct Routes {
+    pub(crate) router: Router,
+    pub(crate) tenants: Tenants,
+    pub(crate) origins: Arc<Origins>,
+}
+
+impl std::fmt::Debug for Routes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Routes")
+    }
+}
+
+impl Routes {
+    /// Names a write that is about to be tried. It counts as answered when the name is dropped.
+    pub fn begin(&self) -> UnderWay {
+        self.origins.begin()
+    }
+
+    /// Where a request has to go now. A tenant that does not exist is at home everywhere: whoever
+    /// is asked can say so.
+    ///
+    /// # Errors
+    /// When it is not known by `deadline` whether the tenant exists.
+    pub async fn find(&self, owner: Owner, deadline: Instant) -> Result<Route, CallError> {
+        let group = match owner {
+            Owner::Cluster => GroupId::SYSTEM,
+            Owner::Tenant(tenant) => match self.tenants.group_of(tenant, deadline).await? {
+                Some(group) => group,
+                None => return Ok(Route { group: GroupId::SYSTEM, lead: Lead::Here }),
+            },
+        };
+        Ok(Route { group, lead: self.router.lead(group) })
+    }
+
+    /// Waits until the request has to go elsewhere than `route` says.
+    pub async fn moved(&self, route: Route) {
+        self.router.moved(route.group, route.lead).await;
+    }
+
+    /// Hands a request on to the node with raft id `to`.
+    ///
+    /// # Errors
+    /// See [`PeerError`]: only `Lost` leaves it open whether it was done.
+    pub async fn forward(
+        &self,
+        to: u64,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, PeerError> {
+        self.router.peers().call(to, Service::Api, request, deadline).await
+    }
+}

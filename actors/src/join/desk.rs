@@ -1,0 +1,177 @@
+//! Where strangers ask to be let in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::token::{Prover, is_same, proof};
+use super::{JoinReply, JoinRequest};
+use crate::command::{Member, SystemCommand};
+use crate::control::Control;
+use crate::ids::{NodeId, TokenId};
+use crate::outcome::{Outcome, Refusal};
+use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
+use crate::seams::Seams;
+use crate::system::{Authority, JoinToken, SystemState};
+
+/// How long letting a node in may take.
+const ADMIT_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest address, region, label or version of a node, bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Most labels of a node.
+const LABELS_MAX: usize = 64;
+
+/// Signs certificates of members.
+pub trait CertificateIssuer: Send + Sync + 'static {
+    /// A certificate for the key of a member, DER.
+    ///
+    /// # Errors
+    /// When the authority's own certificate or key cannot be used.
+    fn issue(
+        &self,
+        authority: &Authority,
+        public_key: [u8; 32],
+        raft_id: u64,
+        node: NodeId,
+    ) -> Result<Vec<u8>, String>;
+}
+
+/// Lets nodes in.
+pub struct JoinDesk {
+    control: Control,
+    issuer: Arc<dyn CertificateIssuer>,
+    seams: Seams,
+}
+
+/// What the desk has to know of the cluster to decide.
+struct Rules {
+    token: Option<JoinToken>,
+    is_open_to_loopback: bool,
+    members_on_loopback: bool,
+}
+
+impl JoinDesk {
+    /// A desk of this node.
+    pub const fn new(control: Control, issuer: Arc<dyn CertificateIssuer>, seams: Seams) -> Self {
+        Self { control, issuer, seams }
+    }
+
+    async fn admit(&self, stranger: Stranger, request: &[u8]) -> Result<Vec<u8>, Declined> {
+        let request = JoinRequest::decode(request).map_err(Declined)?;
+        check_member(&request.member)?;
+        let deadline = Instant::now() + ADMIT_DEADLINE;
+        let token = request.token.map(|(id, _)| id);
+        let rules = self.rules(token, deadline).await?;
+        let proof = self.check(&rules, &request, stranger)?;
+
+        let JoinRequest { member, public_key, .. } = request;
+        let node = member.node;
+        let command = SystemCommand::AdmitMember { member, public_key, token };
+        let outcome = self.control.send(deadline, command).await;
+        let raft_id = match outcome.map_err(declined)? {
+            Outcome::Admitted { raft_id } => raft_id,
+            Outcome::Refused(refusal) => return Err(Declined(refusal.to_string())),
+            other => return Err(Declined(format!("unexpected outcome {other:?}"))),
+        };
+        let known = |state: &SystemState| (state.authority().cloned(), state.peers());
+        let (authority, peers) = self.control.read(deadline, known).await.map_err(declined)?;
+        let authority = authority.ok_or_else(not_founded)?;
+        let certificate = self.issuer.issue(&authority, public_key, raft_id, node);
+        let reply = JoinReply {
+            cluster: authority.cluster,
+            raft_id,
+            certificate: certificate.map_err(Declined)?,
+            peers: peers.into_iter().map(Into::into).collect(),
+            proof,
+        };
+        tracing::info!(%node, raft_id, from = %stranger.addr, "a node was let in");
+        Ok(reply.encode())
+    }
+
+    async fn rules(&self, token: Option<TokenId>, deadline: Instant) -> Result<Rules, Declined> {
+        let read = move |state: &SystemState| Rules {
+            token: token.and_then(|id| state.join_token(id).cloned()),
+            is_open_to_loopback: state.is_open_to_loopback(),
+            members_on_loopback: state.peers().iter().all(|peer| is_loopback(&peer.addr)),
+        };
+        let rules = self.control.read(deadline, read).await.map_err(declined)?;
+        if token.is_none() || rules.token.is_some() {
+            return Ok(rules);
+        }
+        // It may have been made a moment ago, on another node.
+        self.control.read_linearizable(deadline, read).await.map_err(declined)
+    }
+
+    /// Whether the stranger may come in. Gives the cluster's own proof.
+    fn check(
+        &self,
+        rules: &Rules,
+        request: &JoinRequest,
+        stranger: Stranger,
+    ) -> Result<Option<[u8; 32]>, Declined> {
+        let Some((_, shown)) = &request.token else {
+            let on_loopback = rules.members_on_loopback
+                && stranger.addr.ip().is_loopback()
+                && is_loopback(&request.member.node_addr);
+            return if rules.is_open_to_loopback && on_loopback {
+                Ok(None)
+            } else {
+                Err(Declined(
+                    "this cluster asks for a join token: give one with --join-token".to_owned(),
+                ))
+            };
+        };
+        let invalid =
+            |why: &str| Declined(Refusal::TokenInvalid { why: why.to_owned() }.to_string());
+        // One answer for what is not known and what is not proven: nobody learns which ids exist.
+        let unknown = || invalid("it is not known here, or was not copied whole");
+        let token = rules.token.as_ref().ok_or_else(unknown)?;
+        let expected = proof(&token.secret_hash, Prover::Joiner, &stranger.binding);
+        if !is_same(&expected, shown) {
+            return Err(unknown());
+        }
+        // A node that was let in before may ask again with a token it has used up: group 0 knows.
+        let is_spent = token.uses_left == Some(0);
+        if let Some(why) = token.why_not(self.seams.clock.now()).filter(|_| !is_spent) {
+            return Err(invalid(why));
+        }
+        Ok(Some(proof(&token.secret_hash, Prover::Member, &stranger.binding)))
+    }
+}
+
+impl JoinService for JoinDesk {
+    fn join(
+        &self,
+        stranger: Stranger,
+        request: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move { self.admit(stranger, &request).await })
+    }
+}
+
+fn declined(error: impl std::fmt::Display) -> Declined {
+    Declined(error.to_string())
+}
+
+fn not_founded() -> Declined {
+    Declined("this cluster is being founded: try again".to_owned())
+}
+
+fn check_member(member: &Member) -> Result<(), Declined> {
+    let texts = [&member.api_addr, &member.node_addr, &member.region, &member.version];
+    let labels = member.labels.iter().flat_map(|(name, value)| [name, value]);
+    if texts.into_iter().chain(labels).any(|text| text.len() > TEXT_BYTES_MAX)
+        || member.labels.len() > LABELS_MAX
+    {
+        return Err(Declined("the node's description is too long".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether an address is on the loopback interface. A name is not: it may be anywhere.
+fn is_loopback(addr: &str) -> bool {
+    let ip = addr.parse::<SocketAddr>().map(|addr| addr.ip());
+    ip.or_else(|_| addr.parse::<IpAddr>()).is_ok_and(|ip| ip.is_loopback())
+}

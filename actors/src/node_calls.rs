@@ -1,0 +1,162 @@
+//! What nodes' actors ask each other: proposals for a group that another node leads, and how its
+//! groups are. Heartbeats and API requests have services of their own.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use crate::codec;
+use crate::command::Envelope;
+use crate::elector::Elector;
+use crate::error::CallError;
+use crate::ids::GroupId;
+use crate::outcome::{Outcome, Refusal};
+use crate::ports::{Declined, GroupStatus, Ledger, PeerError, Peers, ProposeError, Service};
+
+/// The shape of questions and answers that this program speaks.
+const VERSION: u16 = 1;
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    Propose {
+        group: GroupId,
+        envelope: Envelope,
+    },
+    Groups,
+    /// Let another lead the cluster, if you lead it in this term.
+    StepDown {
+        term: u64,
+    },
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Proposed(Result<Outcome, ProposeError>),
+    Groups(Vec<GroupStatus>),
+    SteppedDown(Result<(), StepDownError>),
+}
+
+/// Why a leader did not step down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum StepDownError {
+    /// Nobody else could lead.
+    #[error("no other node could lead")]
+    NoOtherCandidate,
+    /// Nobody else leads yet.
+    #[error("{0}")]
+    NotYet(String),
+}
+
+/// Answers the questions of other nodes.
+pub struct NodeCalls {
+    ledger: Arc<dyn Ledger>,
+    elector: Elector,
+}
+
+impl NodeCalls {
+    /// About the groups of this node.
+    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector) -> Self {
+        Self { ledger, elector }
+    }
+
+    /// Answers one question.
+    ///
+    /// # Errors
+    /// When it is none that this program understands, or the time is up.
+    pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
+        let answer = match decode(request).map_err(Declined)? {
+            Question::Propose { group, envelope } => {
+                match timeout_at(deadline, self.ledger.propose(group, *envelope)).await {
+                    Ok(outcome) => Answer::Proposed(outcome),
+                    Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
+                }
+            }
+            Question::Groups => Answer::Groups(self.ledger.groups()),
+            Question::StepDown { term } => {
+                Answer::SteppedDown(step_down_here(&self.elector, term, deadline).await)
+            }
+        };
+        Ok(codec::encode(&(VERSION, answer)))
+    }
+}
+
+/// Proposes at another node. The outer error says that the question was not answered.
+pub(crate) async fn propose(
+    peers: &dyn Peers,
+    to: u64,
+    group: GroupId,
+    envelope: Envelope,
+    deadline: Instant,
+) -> Result<Result<Outcome, ProposeError>, PeerError> {
+    match ask(peers, to, &Question::Propose { group, envelope: Box::new(envelope) }, deadline)
+        .await?
+    {
+        Answer::Proposed(outcome) => Ok(outcome),
+        Answer::Groups(_) | Answer::SteppedDown(_) => Err(strange(to)),
+    }
+}
+
+/// The groups of another node.
+pub(crate) async fn groups(
+    peers: &dyn Peers,
+    of: u64,
+    deadline: Instant,
+) -> Result<Vec<GroupStatus>, PeerError> {
+    match ask(peers, of, &Question::Groups, deadline).await? {
+        Answer::Groups(groups) => Ok(groups),
+        Answer::Proposed(_) | Answer::SteppedDown(_) => Err(strange(of)),
+    }
+}
+
+/// Has this node step down, if it still leads in `term`.
+async fn step_down_here(
+    elector: &Elector,
+    term: u64,
+    deadline: Instant,
+) -> Result<(), StepDownError> {
+    let now = elector.current();
+    if !now.here || now.term != term {
+        return Ok(());
+    }
+    match elector.step_down(deadline).await {
+        Ok(()) => Ok(()),
+        Err(CallError::Refused(Refusal::NoOtherCandidate)) => Err(StepDownError::NoOtherCandidate),
+        Err(error) => Err(StepDownError::NotYet(error.to_string())),
+    }
+}
+
+/// Has the leader of `term`, wherever it is, step down.
+pub(crate) async fn step_down(
+    peers: &dyn Peers,
+    to: u64,
+    term: u64,
+    deadline: Instant,
+) -> Result<Result<(), StepDownError>, PeerError> {
+    match ask(peers, to, &Question::StepDown { term }, deadline).await? {
+        Answer::SteppedDown(done) => Ok(done),
+        Answer::Proposed(_) | Answer::Groups(_) => Err(strange(to)),
+    }
+}
+
+async fn ask(
+    peers: &dyn Peers,
+    to: u64,
+    question: &Question,
+    deadline: Instant,
+) -> Result<Answer, PeerError> {
+    let request = codec::encode(&(VERSION, question));
+    let answer = peers.call(to, Service::Node, request, deadline).await?;
+    decode(&answer).map_err(|why| PeerError::Lost { to, why })
+}
+
+fn strange(to: u64) -> PeerError {
+    PeerError::Lost { to, why: "an answer to another question".to_owned() }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (version, body): (u16, T) = codec::decode(bytes).map_err(|error| error.to_string())?;
+    if version == VERSION { Ok(body) } else { Err(format!("version {version} is not spoken here")) }
+}

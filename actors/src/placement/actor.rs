@@ -1,0 +1,150 @@
+//! The shell around placement's decisions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::message::PlacementMessage;
+use super::state::{MemberView, Orphans, Step, View};
+use crate::command::SystemCommand;
+use crate::control::Control;
+use crate::elector::Elector;
+use crate::error::CallError;
+use crate::heartbeat::Heartbeats;
+use crate::ids::GroupId;
+use crate::ports::{Leadership, Ledger};
+use crate::system::SystemState;
+
+/// It looks this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long one step may take before it is looked at again.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Placement's actor.
+pub struct PlacementActor;
+
+/// What it starts with.
+#[derive(Clone)]
+pub struct PlacementArguments {
+    /// The groups.
+    pub ledger: Arc<dyn Ledger>,
+    /// The control plane.
+    pub control: Control,
+    /// How the members are.
+    pub heartbeats: Heartbeats,
+    /// Steps down where the leader is to leave.
+    pub elector: Elector,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+}
+
+/// What it keeps.
+pub struct PlacementState {
+    arguments: PlacementArguments,
+    leadership: watch::Receiver<Leadership>,
+    orphans: Arc<tokio::sync::Mutex<Orphans>>,
+    is_busy: bool,
+}
+
+impl Actor for PlacementActor {
+    type Msg = PlacementMessage;
+    type State = PlacementState;
+    type Arguments = PlacementArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PlacementMessage>,
+        arguments: PlacementArguments,
+    ) -> Result<PlacementState, ActorProcessingErr> {
+        let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
+        let leadership = leadership.ok_or("the system group is not on this node")?;
+        myself.send_interval(LOOK_EVERY, || PlacementMessage::Look);
+        Ok(PlacementState { arguments, leadership, orphans: Arc::default(), is_busy: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PlacementMessage>,
+        message: PlacementMessage,
+        state: &mut PlacementState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PlacementMessage::Done => state.is_busy = false,
+            PlacementMessage::Look if state.is_busy => {}
+            PlacementMessage::Look => {
+                if !state.leadership.borrow().here {
+                    *state.orphans.lock().await = Orphans::default();
+                    return Ok(());
+                }
+                state.is_busy = true;
+                let (arguments, orphans) = (state.arguments.clone(), Arc::clone(&state.orphans));
+                tokio::spawn(async move {
+                    match timeout(STEP_DEADLINE, arguments.look(&orphans)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%error, "placement will look again"),
+                        Err(_) => tracing::warn!("a step of placement takes long"),
+                    }
+                    let _ = myself.send_message(PlacementMessage::Done);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PlacementArguments {
+    async fn look(&self, orphans: &tokio::sync::Mutex<Orphans>) -> Result<(), CallError> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let members = self.control.read(deadline, members).await?;
+        let health = self.heartbeats.health(deadline).await?;
+        let groups = self.ledger.groups();
+        let Some(system) = groups.iter().find(|status| status.group == GroupId::SYSTEM) else {
+            return Ok(());
+        };
+        let view = View {
+            leader: self.raft_id,
+            members: &members,
+            replicas: &system.replicas,
+            health: &health,
+        };
+        match view.next(&mut *orphans.lock().await, Instant::now()) {
+            Some(step) => self.take(step, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take(&self, step: Step, deadline: Instant) -> Result<(), CallError> {
+        tracing::info!(?step, "placement");
+        match step {
+            Step::AddLearner(id) => self.ledger.add_learner(GroupId::SYSTEM, id).await?,
+            Step::SetVoters(voters) => self.ledger.set_voters(GroupId::SYSTEM, voters).await?,
+            Step::RemoveLearner(id) => self.ledger.remove_learner(GroupId::SYSTEM, id).await?,
+            Step::HandOver => self.elector.step_down(deadline).await?,
+            Step::Forget(node) => {
+                self.control.send(deadline, SystemCommand::RemoveNode { node }).await?;
+            }
+            Step::Drain(node) => {
+                self.control.send(deadline, SystemCommand::DrainMember { node }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn members(state: &SystemState) -> BTreeMap<u64, MemberView> {
+    let members = state.members().map(|(node, _, member)| {
+        let view = MemberView {
+            node,
+            raft_id: member.raft_id,
+            node_addr: member.node_addr.clone(),
+            is_leaving: member.leaving,
+            is_offline: member.offline,
+        };
+        (member.raft_id, view)
+    });
+    members.collect()
+}

@@ -1,0 +1,152 @@
+//! Brings commands of the node itself to whoever leads their group, wherever that is.
+//!
+//! Requests of clients go another way: whole, to the node that owns what they are about (see
+//! [`Routes`](crate::handles::Routes)). What goes through here may be proposed twice without harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::command::Envelope;
+use crate::control::Directory;
+use crate::error::CallError;
+use crate::ids::GroupId;
+use crate::node_calls;
+use crate::outcome::Outcome;
+use crate::ports::{Ledger, PeerError, Peers, ProposeError};
+
+/// Wait before the next attempt, at first.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+/// Wait before the next attempt, at most.
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// Where a group is led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lead {
+    /// On this node, which a quorum has confirmed.
+    Here,
+    /// On the node with this raft id, as far as is known here.
+    There(u64),
+    /// Nobody knows at the moment.
+    Unknown,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Router {
+    ledger: Arc<dyn Ledger>,
+    peers: Arc<dyn Peers>,
+    directory: Arc<Directory>,
+    raft_id: u64,
+}
+
+impl Router {
+    /// For the node with raft id `raft_id`.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        peers: Arc<dyn Peers>,
+        directory: Arc<Directory>,
+        raft_id: u64,
+    ) -> Self {
+        Self { ledger, peers, directory, raft_id }
+    }
+
+    /// The way to other nodes.
+    pub fn peers(&self) -> &dyn Peers {
+        &*self.peers
+    }
+
+    /// Where a group is led.
+    pub fn lead(&self, group: GroupId) -> Lead {
+        let Some(leadership) = self.ledger.leadership(group) else {
+            // A group that is not here has one voter, which leads it while it lives.
+            let member = self.directory.members(group).into_iter().find(|id| *id != self.raft_id);
+            return member.map_or(Lead::Unknown, Lead::There);
+        };
+        let now = *leadership.borrow();
+        match now.leader {
+            _ if now.here => Lead::Here,
+            Some(leader) if leader != self.raft_id => Lead::There(leader),
+            _ => Lead::Unknown,
+        }
+    }
+
+    /// Waits until a group is led elsewhere than at `known`, as far as is known here.
+    pub async fn moved(&self, group: GroupId, known: Lead) {
+        let Some(mut leadership) = self.ledger.leadership(group) else {
+            // Known by placement alone, which does not change while one waits for it.
+            return std::future::pending().await;
+        };
+        while self.lead(group) == known {
+            if leadership.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Proposes until there is an outcome.
+    ///
+    /// # Errors
+    /// When there is none by `deadline`, or the disk is full, or this node stops.
+    pub async fn propose(
+        &self,
+        group: GroupId,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        let mut wait = RETRY_MIN;
+        let mut last = CallError::NoLeader;
+        loop {
+            let lead = self.lead(group);
+            let attempt = self.attempt(group, lead, envelope.clone(), deadline);
+            let moved = async {
+                self.moved(group, lead).await;
+                Err(CallError::Unknown { why: "the group is led elsewhere now".to_owned() })
+            };
+            let attempted = tokio::select! {
+                biased;
+                attempted = attempt => attempted,
+                moved = moved => moved,
+                () = sleep_until(deadline) => return Err(last),
+            };
+            match attempted {
+                Ok(outcome) => return Ok(outcome),
+                Err(error @ (CallError::DiskFull | CallError::Stopping)) => return Err(error),
+                Err(error) => last = error,
+            }
+            let again = Instant::now() + wait;
+            tokio::select! {
+                () = self.moved(group, lead) => {}
+                () = sleep_until(again) => {}
+                () = sleep_until(deadline) => return Err(last),
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        group: GroupId,
+        lead: Lead,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        let to = match lead {
+            Lead::Here => return Ok(self.ledger.propose(group, envelope).await?),
+            Lead::There(to) => to,
+            Lead::Unknown => return Err(CallError::NoLeader),
+        };
+        match node_calls::propose(&*self.peers, to, group, envelope, deadline).await {
+            // The other node stops; this one may go on and ask the next.
+            Ok(Err(ProposeError::Stopping)) => Err(CallError::NoLeader),
+            Ok(outcome) => Ok(outcome?),
+            Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {
+                Err(CallError::NoLeader)
+            }
+            Err(error @ PeerError::Lost { .. }) => {
+                Err(CallError::Unknown { why: error.to_string() })
+            }
+        }
+    }
+}
