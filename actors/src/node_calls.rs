@@ -22,7 +22,7 @@ const VERSION: u16 = 1;
 enum Question {
     Propose {
         group: GroupId,
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     Groups,
     /// Let another lead the cluster, if you lead it in this term.
