@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::token::{Prover, is_same, proof};
-use super::{JoinReply, JoinRequest};
+use super::{JoinAnswer, JoinReply, JoinRequest};
 use crate::command::{Member, SystemCommand};
 use crate::control::Control;
 use crate::ids::{NodeId, TokenId};
@@ -58,8 +58,8 @@ impl JoinDesk {
         Self { control, issuer, seams }
     }
 
-    async fn admit(&self, stranger: Stranger, request: &[u8]) -> Result<Vec<u8>, Declined> {
-        let request = JoinRequest::decode(request).map_err(Declined)?;
+    async fn admit(&self, stranger: Stranger, request: &[u8]) -> Result<JoinReply, JoinAnswer> {
+        let request = JoinRequest::decode(request).map_err(JoinAnswer::Refused)?;
         check_member(&request.member)?;
         let deadline = Instant::now() + ADMIT_DEADLINE;
         let token = request.token.map(|(id, _)| id);
@@ -70,38 +70,38 @@ impl JoinDesk {
         let node = member.node;
         let command = SystemCommand::AdmitMember { member, public_key, token };
         let outcome = self.control.send(deadline, command).await;
-        let raft_id = match outcome.map_err(declined)? {
+        let raft_id = match outcome.map_err(not_yet)? {
             Outcome::Admitted { raft_id } => raft_id,
-            Outcome::Refused(refusal) => return Err(Declined(refusal.to_string())),
-            other => return Err(Declined(format!("unexpected outcome {other:?}"))),
+            Outcome::Refused(refusal) => return Err(JoinAnswer::Refused(refusal.to_string())),
+            other => return Err(not_yet(format!("unexpected outcome {other:?}"))),
         };
         let known = |state: &SystemState| (state.authority().cloned(), state.peers());
-        let (authority, peers) = self.control.read(deadline, known).await.map_err(declined)?;
-        let authority = authority.ok_or_else(not_founded)?;
+        let (authority, peers) = self.control.read(deadline, known).await.map_err(not_yet)?;
+        let authority = authority.ok_or_else(|| not_yet("the cluster is being founded"))?;
         let certificate = self.issuer.issue(&authority, public_key, raft_id, node);
         let reply = JoinReply {
             cluster: authority.cluster,
             raft_id,
-            certificate: certificate.map_err(Declined)?,
+            certificate: certificate.map_err(JoinAnswer::Refused)?,
             peers: peers.into_iter().map(Into::into).collect(),
             proof,
         };
         tracing::info!(%node, raft_id, from = %stranger.addr, "a node was let in");
-        Ok(reply.encode())
+        Ok(reply)
     }
 
-    async fn rules(&self, token: Option<TokenId>, deadline: Instant) -> Result<Rules, Declined> {
+    async fn rules(&self, token: Option<TokenId>, deadline: Instant) -> Result<Rules, JoinAnswer> {
         let read = move |state: &SystemState| Rules {
             token: token.and_then(|id| state.join_token(id).cloned()),
             is_open_to_loopback: state.is_open_to_loopback(),
             members_on_loopback: state.peers().iter().all(|peer| is_loopback(&peer.addr)),
         };
-        let rules = self.control.read(deadline, read).await.map_err(declined)?;
+        let rules = self.control.read(deadline, read).await.map_err(not_yet)?;
         if token.is_none() || rules.token.is_some() {
             return Ok(rules);
         }
         // It may have been made a moment ago, on another node.
-        self.control.read_linearizable(deadline, read).await.map_err(declined)
+        self.control.read_linearizable(deadline, read).await.map_err(not_yet)
     }
 
     /// Whether the stranger may come in. Gives the cluster's own proof.
@@ -110,7 +110,7 @@ impl JoinDesk {
         rules: &Rules,
         request: &JoinRequest,
         stranger: Stranger,
-    ) -> Result<Option<[u8; 32]>, Declined> {
+    ) -> Result<Option<[u8; 32]>, JoinAnswer> {
         let Some((_, shown)) = &request.token else {
             let on_loopback = rules.members_on_loopback
                 && stranger.addr.ip().is_loopback()
@@ -118,7 +118,7 @@ impl JoinDesk {
             return if rules.is_open_to_loopback && on_loopback {
                 Ok(None)
             } else {
-                Err(Declined(
+                Err(JoinAnswer::Refused(
                     "this cluster asks for a join token: give one with --join-token".to_owned(),
                 ))
             };
@@ -147,25 +147,28 @@ impl JoinService for JoinDesk {
         stranger: Stranger,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
-        Box::pin(async move { self.admit(stranger, &request).await })
+        Box::pin(async move {
+            let answer = self.admit(stranger, &request).await;
+            let answer = answer.map_or_else(|refused| refused, JoinAnswer::Admitted);
+            if let JoinAnswer::Refused(why) = &answer {
+                tracing::warn!(%why, from = %stranger.addr, "a node was not let in");
+            }
+            Ok(answer.encode())
+        })
     }
 }
 
-fn declined(error: impl std::fmt::Display) -> Declined {
-    Declined(error.to_string())
+fn not_yet(error: impl std::fmt::Display) -> JoinAnswer {
+    JoinAnswer::NotYet(error.to_string())
 }
 
-fn not_founded() -> Declined {
-    Declined("this cluster is being founded: try again".to_owned())
-}
-
-fn check_member(member: &Member) -> Result<(), Declined> {
+fn check_member(member: &Member) -> Result<(), JoinAnswer> {
     let texts = [&member.api_addr, &member.node_addr, &member.region, &member.version];
     let labels = member.labels.iter().flat_map(|(name, value)| [name, value]);
     if texts.into_iter().chain(labels).any(|text| text.len() > TEXT_BYTES_MAX)
         || member.labels.len() > LABELS_MAX
     {
-        return Err(Declined("the node's description is too long".to_owned()));
+        return Err(JoinAnswer::Refused("the node's description is too long".to_owned()));
     }
     Ok(())
 }

@@ -80,6 +80,17 @@ impl From<PeerRow> for Peer {
     }
 }
 
+/// What a request to join comes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JoinAnswer {
+    /// The node is a member.
+    Admitted(JoinReply),
+    /// It is not, and asking again in the same way will not help.
+    Refused(String),
+    /// It is not yet: ask again.
+    NotYet(String),
+}
+
 impl JoinRequest {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
@@ -91,7 +102,7 @@ impl JoinRequest {
     }
 }
 
-impl JoinReply {
+impl JoinAnswer {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(&(VERSION, self))

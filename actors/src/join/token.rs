@@ -1,6 +1,5 @@
 //! Join secrets: those that the cluster makes, and those of its owner's choice.
 
-use std::fmt::Write as _;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
@@ -54,14 +53,19 @@ impl JoinSecret {
     pub fn generate(entropy: &dyn Entropy, id: TokenId, authority: [u8; 32]) -> Self {
         let mut bytes = [0; SECRET_BYTES];
         entropy.fill(&mut bytes);
-        Self { id, authority: Some(authority), secret: hex(&bytes) }
+        Self { id, authority: Some(authority), secret: hex::encode(bytes) }
     }
 
     /// The token as it is shown, once.
     pub fn reveal(&self) -> String {
         match self.authority {
             Some(authority) => {
-                format!("{PREFIX}{}.{}.{}", hex(&authority), self.id.uuid().simple(), self.secret)
+                format!(
+                    "{PREFIX}{}.{}.{}",
+                    hex::encode(authority),
+                    self.id.uuid().simple(),
+                    self.secret
+                )
             }
             None => self.secret.clone(),
         }
@@ -113,7 +117,8 @@ impl FromStr for JoinSecret {
         else {
             return Err(DAMAGED);
         };
-        let authority = unhex(authority).ok_or(DAMAGED)?;
+        let authority = hex::decode(authority).ok().and_then(|bytes| bytes.try_into().ok());
+        let authority: [u8; 32] = authority.ok_or(DAMAGED)?;
         let id = uuid::Uuid::try_parse(id).map_err(|_| DAMAGED)?;
         if secret.len() != SECRET_BYTES * 2 {
             return Err(DAMAGED);
@@ -132,25 +137,6 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
         hash.update(part);
     }
     hash.finalize().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    if !text.is_ascii() || text.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -249,11 +249,11 @@ impl SystemState {
         };
         let mut effects = vec![SystemEffect::NodeRemoved(node)];
         if let Some(member) = &record.member {
-            if !member.leaving {
-                return refused(Refusal::WouldLoseQuorum { groups: 1 });
-            }
             if let Some(refusal) = self.needed_by_groups(member.raft_id) {
                 return refused(refusal);
+            }
+            if !member.leaving {
+                return refused(Refusal::WouldLoseQuorum { groups: 1 });
             }
             effects.push(SystemEffect::MembersChanged);
         }

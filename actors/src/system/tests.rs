@@ -154,13 +154,101 @@ fn the_leader_has_a_lock_and_members_stay() {
     let remove = SystemCommand::RemoveNode { node: node(1) };
     assert_eq!(
         apply(&mut state, remove).0,
-        Outcome::Refused(Refusal::WouldLoseQuorum { groups: 3 })
+        Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 })
     );
+}
+
+fn admit(n: u64, key: u8, token: Option<u128>) -> SystemCommand {
+    let token = token.map(|id| TokenId::from_uuid(Uuid::from_u128(id)));
+    SystemCommand::AdmitMember { member: member(n), public_key: [key; 32], token }
+}
+
+fn make_token(id: u128, uses: u32, expires_at: i64) -> SystemCommand {
+    let token = JoinToken {
+        secret_hash: [7; 32],
+        expires_at: Some(Timestamp(expires_at)),
+        uses_left: Some(uses),
+        created_at: Timestamp(0),
+    };
+    let id = TokenId::from_uuid(Uuid::from_u128(id));
+    SystemCommand::CreateJoinToken { id, token, idempotency: None }
+}
+
+fn is_refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused(Refusal::TokenInvalid { .. }))
+}
+
+#[test]
+fn a_node_is_let_in_once_and_by_its_key() {
+    let mut state = placed();
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 2 });
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 2 });
+    assert!(is_refused(&apply(&mut state, admit(8, 3, None)).0));
+    assert_eq!(apply(&mut state, admit(9, 3, None)).0, Outcome::Admitted { raft_id: 3 });
+    // It starts under the id it was given, and under no other.
+    let mut stranger = member(8);
+    assert_eq!(
+        apply(&mut state, SystemCommand::RegisterMember(stranger.clone())).0,
+        Outcome::Refused(Refusal::NotAMember)
+    );
+    stranger.raft_id = 2;
+    let registered = apply(&mut state, SystemCommand::RegisterMember(stranger)).0;
+    assert_eq!(registered, Outcome::Node { node: node(8), replayed: false });
+}
+
+#[test]
+fn a_token_admits_as_many_as_it_says_until_it_ends() {
+    let mut state = placed();
+    apply(&mut state, make_token(1, 1, 100));
+    apply(&mut state, make_token(2, 5, 5));
+    assert!(is_refused(&apply(&mut state, admit(8, 2, Some(9))).0), "not known");
+    assert!(is_refused(&apply(&mut state, admit(8, 2, Some(2))).0), "ended");
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+    assert!(is_refused(&apply(&mut state, admit(9, 3, Some(1))).0), "used up");
+    // Who asks again is not counted again.
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+}
+
+#[test]
+fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
+    let mut state = placed();
+    apply(&mut state, admit(8, 2, None));
+    let remove = SystemCommand::RemoveNode { node: node(8) };
+    assert!(matches!(apply(&mut state, remove.clone()).0, Outcome::Refused(_)), "not drained");
+    let drain = SystemCommand::DrainMember { node: node(8) };
+    assert_eq!(apply(&mut state, drain).1, [SystemEffect::MembersChanged]);
+    let effects = apply(&mut state, remove).1;
+    assert!(effects.contains(&SystemEffect::MembersChanged));
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 3 });
+    // The one with the tenants stays.
+    let drain = SystemCommand::DrainMember { node: node(1) };
+    assert_eq!(
+        apply(&mut state, drain).0,
+        Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 })
+    );
+}
+
+#[test]
+fn a_request_that_is_sent_twice_is_done_once() {
+    let mut state = placed();
+    let origin = crate::command::Origin { incarnation: 1, sequence: 1, answered_below: 0 };
+    let twice = |id| {
+        let mut envelope = envelope(create(id, "default", true, None));
+        envelope.origin = Some(origin);
+        envelope
+    };
+    let position = Position { term: 1, index: 5 };
+    let first = state.apply(position, &twice(2)).0;
+    let (second, effects) = state.apply(position, &twice(3));
+    assert_eq!((second, effects), (first, Vec::new()));
+    assert!(state.tenant(tenant(3)).is_none());
 }
 
 #[test]
 fn rows_bring_the_state_back() {
     let mut state = placed();
+    apply(&mut state, make_token(1, 1, 100));
+    apply(&mut state, admit(8, 2, Some(1)));
     apply(&mut state, create(2, "default", true, Some((1, 1))));
     apply(&mut state, create(3, "default", true, None));
     apply(&mut state, SystemCommand::DeleteTenant { tenant: tenant(3), if_version: None });
@@ -175,5 +263,7 @@ fn rows_bring_the_state_back() {
     assert_eq!(state.nodes, again.nodes);
     assert_eq!(state.groups, again.groups);
     assert_eq!(state.locks, again.locks);
+    assert_eq!(state.authority, again.authority);
+    assert_eq!(state.tokens, again.tokens);
     assert_eq!(state.take_dirty_rows(), []);
 }
