@@ -123,8 +123,9 @@ impl JoinDesk {
                 ))
             };
         };
-        let invalid =
-            |why: &str| Declined(Refusal::TokenInvalid { why: why.to_owned() }.to_string());
+        let invalid = |why: &str| {
+            JoinAnswer::Refused(Refusal::TokenInvalid { why: why.to_owned() }.to_string())
+        };
         // One answer for what is not known and what is not proven: nobody learns which ids exist.
         let unknown = || invalid("it is not known here, or was not copied whole");
         let token = rules.token.as_ref().ok_or_else(unknown)?;
