@@ -31,7 +31,7 @@ use crate::outcome::{Outcome, Refusal};
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
 use crate::ports::{HttpCaller, Ledger, Peers, Stores};
-use crate::router::Router;
+use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
@@ -180,12 +180,18 @@ async fn start_under(
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
-    let router =
-        Router::new(Arc::clone(&ledger), Arc::clone(&peers), Arc::clone(&directory), raft_id);
+    let (says, claim) = watch::channel(None);
+    let router = Router::new(RouterSources {
+        ledger: Arc::clone(&ledger),
+        peers: Arc::clone(&peers),
+        directory: Arc::clone(&directory),
+        claim: claim.clone(),
+        election_timeout: profile.election_timeout,
+        raft_id,
+    });
 
     let arguments = LockArguments { ledger: Arc::clone(&ledger), seams: seams.clone() };
     let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
-    let (says, claim) = watch::channel(None);
     let arguments = HeartbeatArguments {
         seams: seams.clone(),
         silent_after: profile.unhealthy_after,

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::command::Envelope;
 use crate::control::Directory;
 use crate::error::CallError;
+use crate::heartbeat::Claim;
 use crate::ids::GroupId;
 use crate::node_calls;
 use crate::outcome::Outcome;
@@ -38,18 +40,32 @@ pub struct Router {
     ledger: Arc<dyn Ledger>,
     peers: Arc<dyn Peers>,
     directory: Arc<Directory>,
+    claim: watch::Receiver<Option<Claim>>,
+    claim_valid: Duration,
     raft_id: u64,
 }
 
+/// What a router works with.
+pub struct RouterSources {
+    /// The groups of this node.
+    pub ledger: Arc<dyn Ledger>,
+    /// The way to other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// Where groups live that are not here.
+    pub directory: Arc<Directory>,
+    /// Who says that it leads the cluster.
+    pub claim: watch::Receiver<Option<Claim>>,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+}
+
 impl Router {
-    /// For the node with raft id `raft_id`.
-    pub fn new(
-        ledger: Arc<dyn Ledger>,
-        peers: Arc<dyn Peers>,
-        directory: Arc<Directory>,
-        raft_id: u64,
-    ) -> Self {
-        Self { ledger, peers, directory, raft_id }
+    /// See [`RouterSources`].
+    pub fn new(sources: RouterSources) -> Self {
+        let RouterSources { ledger, peers, directory, claim, election_timeout, raft_id } = sources;
+        Self { ledger, peers, directory, claim, claim_valid: election_timeout, raft_id }
     }
 
     /// The way to other nodes.
@@ -65,11 +81,23 @@ impl Router {
             return member.map_or(Lead::Unknown, Lead::There);
         };
         let now = *leadership.borrow();
+        if now.here {
+            return Lead::Here;
+        }
+        if let Some(claim) = self.claim(group).filter(|claim| claim.term >= now.term) {
+            return Lead::There(claim.raft_id);
+        }
         match now.leader {
-            _ if now.here => Lead::Here,
             Some(leader) if leader != self.raft_id => Lead::There(leader),
             _ => Lead::Unknown,
         }
+    }
+
+    /// Who said a moment ago that it leads. A node that has just started, perhaps at another
+    /// address, hears that before the leader finds it.
+    fn claim(&self, group: GroupId) -> Option<Claim> {
+        let claim = (*self.claim.borrow()).filter(|_| group == GroupId::SYSTEM)?;
+        (claim.heard.elapsed() < self.claim_valid).then_some(claim)
     }
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.
@@ -78,8 +106,13 @@ impl Router {
             // Known by placement alone, which does not change while one waits for it.
             return std::future::pending().await;
         };
+        let mut claim = self.claim.clone();
         while self.lead(group) == known {
-            if leadership.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = leadership.changed() => changed,
+                changed = claim.changed() => changed,
+            };
+            if changed.is_err() {
                 return std::future::pending().await;
             }
         }
