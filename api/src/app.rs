@@ -14,8 +14,9 @@ use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{Call, Handles};
 use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::Seams;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
+use crate::attempt::Attempt;
 use crate::auth::{Guard, Who};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
@@ -75,6 +76,7 @@ pub(crate) struct Caller {
 pub(crate) struct Ctx {
     app: App,
     cause: Cause,
+    attempt: Attempt,
     tenant: Option<TenantId>,
     route: Option<MatchedPath>,
     idempotency_key: Option<HeaderValue>,
@@ -99,6 +101,7 @@ impl Ctx {
                 who: who.to_owned(),
                 request_id: request_id.unwrap_or_default().to_owned(),
             },
+            attempt: Attempt::of(parts).unwrap_or_else(|| Attempt::only(app.request_timeout)),
             tenant: parts.extensions.get::<Tenant>().map(|tenant| tenant.id),
             route: parts.extensions.get::<MatchedPath>().cloned(),
             idempotency_key: parts.headers.get(IDEMPOTENCY_KEY).cloned(),
@@ -117,7 +120,23 @@ impl Ctx {
 
     /// A call that may take `wait` longer than usual.
     pub(crate) fn waiting_call(&self, wait: Duration) -> Call {
-        Call { cause: self.cause.clone(), deadline: self.deadline() + wait, idempotency: None }
+        Call {
+            cause: self.cause.clone(),
+            deadline: self.attempt.deadline + wait,
+            idempotency: None,
+            origin: self.attempt.origin,
+            waited: self.attempt.waited(),
+        }
+    }
+
+    /// What is left of a long poll of `wait`: the client may have waited elsewhere before.
+    pub(crate) fn left_of(&self, wait: Duration) -> Duration {
+        self.attempt.left_of(wait)
+    }
+
+    /// Whether an earlier attempt at this write may have been applied.
+    pub(crate) const fn is_again(&self) -> bool {
+        self.attempt.again
     }
 
     /// A call that creates something, under its idempotency key if the client sent one.
@@ -141,11 +160,7 @@ impl Ctx {
 
     /// Waits for the node's own view no longer than for any other answer.
     pub(crate) async fn in_time<T>(&self, view: impl Future<Output = T>) -> Option<T> {
-        timeout_at(self.deadline(), view).await.ok()
-    }
-
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.app.request_timeout
+        timeout_at(self.attempt.deadline, view).await.ok()
     }
 }
 

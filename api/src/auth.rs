@@ -7,6 +7,7 @@
 use std::fmt;
 
 use http::{HeaderMap, header};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::problem::{Code, Problem};
@@ -14,8 +15,8 @@ use crate::problem::{Code, Problem};
 /// Paths that need no credential.
 const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 
-/// Who asks, as the audit log calls them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who asks, as the audit log calls them. Nodes tell each other: new ones go to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Who {
     /// Nobody in particular.
     Anonymous,

@@ -25,8 +25,17 @@ pub(crate) fn routes() -> Routes {
         .get("/api/cluster/nodes/{node_id}", get)
         .delete("/api/cluster/nodes/{node_id}", remove)
         .post("/api/cluster/nodes/{node_id}/heartbeat", heartbeat)
+}
+
+/// A second attempt would have the next leader step down as well.
+pub(crate) fn routes_once() -> Routes {
+    Routes::default().post("/api/cluster/leader/step-down", step_down)
+}
+
+/// What every node tells from its own view.
+pub(crate) fn routes_of_node() -> Routes {
+    Routes::default()
         .get("/api/cluster/leader", leader)
-        .post("/api/cluster/leader/step-down", step_down)
         .get("/api/cluster/health", health)
         .get("/api/cluster/groups", groups)
 }

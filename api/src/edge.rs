@@ -1,7 +1,8 @@
 //! The outermost layer: everything that holds for every request.
 //!
 //! It takes or makes the request id, bounds the headers, checks the credential, catches panics,
-//! writes problems out, and tells the log and the metrics what was answered.
+//! writes problems out, and tells the log and the metrics what was answered. All but panics,
+//! problems and the log is done once, by the node that the client asked.
 
 use std::any::Any;
 use std::fmt;
@@ -20,7 +21,7 @@ use tracing::{Instrument, Span, debug, error, info_span};
 
 use crate::app::{App, Caller};
 use crate::date::http_date;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, Retry};
 
 /// Names a request in logs on every node.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,6 +62,30 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     let latency = began.elapsed();
     app.metrics.answered(route, &method, response.status(), latency);
     tell(&span, route, response.status(), latency.as_micros());
+    response
+}
+
+/// Middleware around every request that another node hands over: it let the client in already.
+pub(crate) async fn inner_edge(State(app): State<App>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = request.extensions().get::<Caller>().map(|caller| caller.request_id.clone());
+    let id = id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let (method, route) = (request.method().clone(), app.metrics.route(template));
+    let span = info_span!(
+        "handed_over",
+        request_id = id,
+        %method,
+        route,
+        status = Empty,
+        latency_us = Empty
+    );
+    let response = catching(next.run(request)).instrument(span.clone()).await;
+    let response = written_out(response, id);
+    // What is tried again is no answer yet: the node that was asked tells what becomes of it.
+    if response.extensions().get::<Retry>().is_none() {
+        tell(&span, route, response.status(), began.elapsed().as_micros());
+    }
     response
 }
 
@@ -133,6 +158,9 @@ impl fmt::Display for PanicText<'_> {
 fn written_out(mut response: Response, request_id: &str) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let mut written = problem.render(request_id);
+    if let Some(retry) = response.extensions_mut().remove::<Retry>() {
+        written.extensions_mut().insert(retry);
+    }
     for (name, value) in response.headers() {
         if !written.headers().contains_key(name) {
             written.headers_mut().insert(name, value.clone());

@@ -10,7 +10,7 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use shiioo_actors::ids::{JobId, NodeId, RunId, TenantId};
+use shiioo_actors::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use shiioo_actors::views::PageRequest;
 use utoipa::IntoParams;
 
@@ -21,6 +21,8 @@ use crate::problem::{Code, Problem};
 const PAGE_ITEMS_DEFAULT: u64 = 1000;
 /// Most items of a list.
 const PAGE_ITEMS_MAX: u64 = 10_000;
+/// A version that no resource ever has; 0 is that of one that does not exist.
+const NO_VERSION: u64 = u64::MAX;
 /// Longest cursor: ours are shorter.
 const CURSOR_BYTES_MAX: usize = 1024;
 
@@ -78,6 +80,7 @@ id_in_path!(TenantId, "tenant_id", "tenant");
 id_in_path!(RunId, "run_id", "run");
 id_in_path!(JobId, "job_id", "job");
 id_in_path!(NodeId, "node_id", "node");
+id_in_path!(TokenId, "token_id", "join token");
 
 /// The key of a lock.
 #[derive(Debug)]
@@ -215,7 +218,11 @@ fn version_of(tag: &str) -> Option<u64> {
 impl IfMatch {
     /// The version to demand of the write, if any. Only for `*` and lists the present version is
     /// asked for; `None` from `current` is a resource that does not exist.
-    pub(crate) async fn demand<F>(&self, current: F) -> Result<Option<u64>, Problem>
+    ///
+    /// When this very write may have been applied already (`again`), the present version may be
+    /// the one it made: then whoever applies it decides, for who knows that it was applied does
+    /// not look at the version any more.
+    pub(crate) async fn demand<F>(&self, again: bool, current: F) -> Result<Option<u64>, Problem>
     where
         F: Future<Output = Result<Option<u64>, Problem>>,
     {
@@ -225,9 +232,14 @@ impl IfMatch {
             Self::OneOf(versions) => Some(versions),
             Self::Any => None,
         };
-        match (current.await?, versions) {
+        let current = match current.await {
+            Err(_) if again => None,
+            current => current?,
+        };
+        match (current, versions) {
             (Some(current), None) => Ok(Some(current)),
             (Some(current), Some(versions)) if versions.contains(&current) => Ok(Some(current)),
+            _ if again => Ok(versions.and_then(|all| all.first()).copied().or(Some(NO_VERSION))),
             (current, _) => {
                 let text = current.map_or_else(
                     || "the resource does not exist".to_owned(),
@@ -272,12 +284,24 @@ mod tests {
     async fn lists_and_stars_become_the_present_version() {
         let at = |version: Option<u64>| std::future::ready(Ok(version));
         let list = IfMatch::OneOf(vec![7, 9]);
-        assert_eq!(list.demand(at(Some(9))).await.unwrap(), Some(9));
-        assert!(list.demand(at(Some(8))).await.is_err());
-        assert_eq!(IfMatch::Any.demand(at(Some(8))).await.unwrap(), Some(8));
-        assert!(IfMatch::Any.demand(at(None)).await.is_err());
-        assert_eq!(IfMatch::OneOf(vec![7]).demand(at(None)).await.unwrap(), Some(7));
-        assert_eq!(IfMatch::Absent.demand(at(None)).await.unwrap(), None);
+        assert_eq!(list.demand(false, at(Some(9))).await.unwrap(), Some(9));
+        assert!(list.demand(false, at(Some(8))).await.is_err());
+        assert_eq!(IfMatch::Any.demand(false, at(Some(8))).await.unwrap(), Some(8));
+        assert!(IfMatch::Any.demand(false, at(None)).await.is_err());
+        assert_eq!(IfMatch::OneOf(vec![7]).demand(false, at(None)).await.unwrap(), Some(7));
+        assert_eq!(IfMatch::Absent.demand(false, at(None)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_may_be_done_already_is_not_refused_for_its_own_change() {
+        let at = |version: Option<u64>| std::future::ready(Ok(version));
+        let list = IfMatch::OneOf(vec![7, 9]);
+        assert_eq!(list.demand(true, at(Some(9))).await.unwrap(), Some(9));
+        assert_eq!(list.demand(true, at(Some(10))).await.unwrap(), Some(7));
+        let gone = async { Err(Problem::not_found("deleted")) };
+        assert_eq!(list.demand(true, gone).await.unwrap(), Some(7));
+        assert_eq!(IfMatch::Any.demand(true, at(None)).await.unwrap(), Some(NO_VERSION));
+        assert_eq!(IfMatch::Absent.demand(true, at(None)).await.unwrap(), None);
     }
 
     async fn paging(query: &str) -> Result<PageRequest, Problem> {

@@ -5,11 +5,13 @@
 //! down in the OpenAPI document, which is generated from the handlers.
 //!
 //! The walk of a request: `server` reads it, `edge` (request id, credential, panics, metrics)
-//! lets it in, for a tenant's own resources `tenant_scope` has the tenant's owner admit it,
+//! lets it in, `forward` brings it to the node that owns what it is about (where `handed_over`
+//! takes it), for a tenant's own resources `tenant_scope` has the tenant's owner admit it,
 //! extractors (`extract`, `payload`, `fields`) turn it into values that cannot be bad, the
 //! handler in the resource's file calls a handle, and `reply` or `problem` writes the answer.
 
 mod app;
+mod attempt;
 mod auth;
 mod carried;
 mod cluster;
@@ -17,6 +19,8 @@ mod date;
 mod edge;
 mod extract;
 mod fields;
+mod forward;
+mod handed_over;
 mod hooks;
 mod jobs;
 mod locks;
@@ -33,6 +37,7 @@ mod runs;
 mod server;
 mod tenant_scope;
 mod tenants;
+mod wire;
 mod workflows;
 
 use std::fmt;
@@ -41,7 +46,9 @@ use std::time::Duration;
 
 use axum::Router;
 use shiioo_actors::handles::Handles;
+use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
+use tokio::time::Instant;
 
 pub use crate::metrics::ExtraMetrics;
 
@@ -77,6 +84,7 @@ impl fmt::Debug for ApiConfig {
 pub struct Api {
     app: app::App,
     router: Router,
+    inner_router: Router,
 }
 
 impl Api {
@@ -93,7 +101,11 @@ impl Api {
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
             openapi: OnceLock::new(),
         });
-        Self { router: routes::router(app.clone(), config.test_hooks), app }
+        Self {
+            router: routes::router(app.clone(), config.test_hooks),
+            inner_router: routes::inner_router(app.clone()),
+            app,
+        }
     }
 
     /// The node's actors run: from now on requests reach them. Handles that came first stay.
@@ -104,6 +116,21 @@ impl Api {
     /// The router, to be called without a socket.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// Answers a request that the member with raft id `from` hands over, because this node owns
+    /// what it is about: what [`Service::Api`](shiioo_actors::ports::Service::Api) is for.
+    ///
+    /// # Errors
+    /// When nothing was done and nothing will be: the node is starting, or cannot read the request.
+    pub async fn serve_forwarded(
+        &self,
+        from: u64,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Declined> {
+        self.app.node().map_err(|starting| Declined(starting.to_string()))?;
+        handed_over::serve(self.inner_router.clone(), from, &request, deadline).await
     }
 
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running

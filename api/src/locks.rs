@@ -57,6 +57,18 @@ pub(crate) struct AcquireBody {
     metadata: Option<Attached>,
 }
 
+/// How long the attempt with this body queues.
+pub(crate) fn wait_of(body: &[u8]) -> Duration {
+    #[derive(Deserialize)]
+    struct Waiting {
+        wait_secs: Option<Wait>,
+    }
+
+    // What is wrong with a body is for its reader to say.
+    let waiting = serde_json::from_slice::<Waiting>(body).ok();
+    waiting.and_then(|waiting| waiting.wait_secs).unwrap_or_default().0
+}
+
 /// Begins the holder's term again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = RenewLock)]
@@ -198,14 +210,16 @@ pub(crate) async fn acquire(
     body: Payload<AcquireBody>,
 ) -> Reply {
     let body = body.value;
+    // The manager orders waiters by how long they have waited; the queue itself is left sooner.
+    let wait = ctx.left_of(body.wait_secs.unwrap_or_default().0);
     let attempt = AcquireLock {
         key: key.clone(),
         holder: body.holder.0,
         ttl: body.ttl_secs.map_or(TTL_DEFAULT, |ttl| ttl.0),
-        wait: body.wait_secs.unwrap_or_default().0,
+        wait,
         metadata: body.metadata.map_or_else(Json::null, |metadata| metadata.0),
     };
-    let call = ctx.waiting_call(attempt.wait);
+    let call = ctx.waiting_call(wait);
     let acquired = ctx.handles()?.locks.acquire(&call, space.as_space(), attempt).await?;
     Answer::ok(&AcquiredBody::new(acquired, key))?.done()
 }

@@ -1,6 +1,6 @@
 //! Reads JSON bodies, of bounded size and in bounded time.
 
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -30,18 +30,20 @@ impl<T: DeserializeOwned> FromRequest<App> for Payload<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
-        let bytes = read_body(request).await?;
+        let (parts, body) = request.into_parts();
+        if !body.is_end_stream() {
+            check_content_type(&parts.headers)?;
+        }
+        let bytes = read_body(body).await?;
         parse_object(&bytes).map(|value| Self { value, bytes })
     }
 }
 
 /// Reads a body of bounded size in bounded time.
-async fn read_body(request: Request) -> Result<Bytes, Problem> {
-    let (parts, body) = request.into_parts();
+pub(crate) async fn read_body(body: Body) -> Result<Bytes, Problem> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    check_content_type(&parts.headers)?;
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What went wrong, in one stable word.
@@ -29,6 +29,7 @@ pub(crate) enum Code {
     WouldLoseQuorum,
     NoOtherCandidate,
     PreconditionFailed,
+    Forbidden,
     TooLarge,
     UnsupportedMediaType,
     InvalidField,
@@ -69,6 +70,7 @@ impl Code {
             Self::PreconditionFailed => {
                 (S::PRECONDITION_FAILED, "precondition_failed", "Precondition failed")
             }
+            Self::Forbidden => (S::FORBIDDEN, "forbidden", "Forbidden"),
             Self::TooLarge => (S::PAYLOAD_TOO_LARGE, "too_large", "Too large"),
             Self::UnsupportedMediaType => {
                 (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
@@ -131,6 +133,16 @@ pub(crate) struct Facts {
     pub(crate) reasons: Vec<String>,
 }
 
+/// Why another attempt at the same request, perhaps on another node, may end better. An extension
+/// of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Retry {
+    /// This attempt certainly changed nothing.
+    Safe,
+    /// What this attempt did is unknown: only what may be done twice is tried again.
+    Unknown,
+}
+
 /// An error answer. Boxed: it travels in the `Err` of everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem(Box<Inner>);
@@ -142,6 +154,7 @@ struct Inner {
     detail: Cow<'static, str>,
     retryable: bool,
     retry_after_secs: Option<u64>,
+    retry: Option<Retry>,
     /// Whether the connection ends with this answer: what is left of the request is not read.
     close: bool,
     facts: Facts,
@@ -181,6 +194,7 @@ impl Problem {
             detail: detail.into(),
             retryable: false,
             retry_after_secs: None,
+            retry: None,
             close: false,
             facts: Facts::default(),
         }))
@@ -224,10 +238,21 @@ impl Problem {
         self.retryable()
     }
 
+    /// The node itself may try again before the client hears of it.
+    pub(crate) fn retry(mut self, retry: Retry) -> Self {
+        self.0.retry = Some(retry);
+        self
+    }
+
     /// Certainly nothing changed.
     pub(crate) fn not_applied(mut self) -> Self {
         self.0.facts.applied = Some(false);
         self
+    }
+
+    /// An earlier attempt may have changed something.
+    pub(crate) fn perhaps_applied(&mut self) {
+        self.0.facts.applied = None;
     }
 
     /// The connection is closed after this answer.
@@ -291,6 +316,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.0.status;
+        if let Some(retry) = self.0.retry {
+            response.extensions_mut().insert(retry);
+        }
         response.extensions_mut().insert(self);
         response
     }

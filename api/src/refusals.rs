@@ -2,7 +2,7 @@
 //!
 //! Invariant: both matches name every variant, so that a new one does not compile until someone
 //! has decided what clients see. `applied: false` is said exactly where nothing can have changed;
-//! without it a 5xx on a write means *unknown*.
+//! without it a 5xx on a write means *unknown*. What another attempt may mend is marked so.
 
 use http::StatusCode;
 use shiioo_actors::error::CallError;
@@ -11,7 +11,7 @@ use shiioo_actors::ports::StoreError;
 use shiioo_actors::tenant_record::Quota;
 use shiioo_actors::workflow::spec::InvalidWorkflow;
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, Retry};
 
 /// Seconds after which a request that met a passing trouble (no leader, a full mailbox) is worth
 /// repeating.
@@ -27,12 +27,14 @@ impl From<CallError> for Problem {
             CallError::Busy => {
                 Self::new(Code::Busy, text).retry_after(RETRY_SOON_SECS).not_applied()
             }
-            CallError::Starting { .. } => {
-                Self::new(Code::Starting, text).retry_after(RETRY_SOON_SECS).not_applied()
-            }
-            CallError::NoLeader | CallError::Stopping => {
-                Self::new(Code::NoLeader, text).retry_after(RETRY_SOON_SECS).not_applied()
-            }
+            CallError::Starting { .. } => Self::new(Code::Starting, text)
+                .retry_after(RETRY_SOON_SECS)
+                .not_applied()
+                .retry(Retry::Safe),
+            CallError::NoLeader | CallError::Stopping => Self::new(Code::NoLeader, text)
+                .retry_after(RETRY_SOON_SECS)
+                .not_applied()
+                .retry(Retry::Safe),
             CallError::DiskFull => {
                 Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS).not_applied()
             }
@@ -41,7 +43,7 @@ impl From<CallError> for Problem {
                 .retry_after(RETRY_LATER_SECS)
                 .not_applied(),
             CallError::Unknown { .. } | CallError::DeadlineExceeded => {
-                Self::new(Code::NoQuorum, text).retry_after(RETRY_SOON_SECS)
+                Self::new(Code::NoQuorum, text).retry_after(RETRY_SOON_SECS).retry(Retry::Unknown)
             }
             CallError::Store(StoreError::Full) => {
                 Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS)
@@ -64,6 +66,7 @@ impl From<Refusal> for Problem {
             | Refusal::JobNotFound
             | Refusal::WorkflowNotFound { .. }
             | Refusal::NodeNotFound
+            | Refusal::TokenNotFound
             | Refusal::LockNotFound { .. } => Self::not_found(text),
             Refusal::UnknownWorkflow { .. } => {
                 Self::new(Code::InvalidField, text).field("workflow_name")
@@ -73,9 +76,10 @@ impl From<Refusal> for Problem {
             }
             Refusal::TenantSuspended => Self::new(Code::TenantSuspended, text),
             Refusal::TenantDisabled => Self::new(Code::TenantDisabled, text),
-            Refusal::StaleEpoch => {
-                Self::new(Code::NoLeader, text).retry_after(RETRY_SOON_SECS).not_applied()
-            }
+            Refusal::StaleEpoch => Self::new(Code::NoLeader, text)
+                .retry_after(RETRY_SOON_SECS)
+                .not_applied()
+                .retry(Retry::Safe),
             Refusal::QuotaExceeded { quota, limit, used, retry_after_secs } => {
                 quota_exceeded(text, quota, limit, used, retry_after_secs)
             }
@@ -91,7 +95,8 @@ impl From<Refusal> for Problem {
                 .facts(|facts| facts.run_status = Some(status.name())),
             Refusal::LockLost { .. } => Self::new(Code::LockLost, text),
             Refusal::ReservedKey => Self::new(Code::Reserved, text),
-            Refusal::NodeIsMember => Self::new(Code::Conflict, text),
+            Refusal::TokenInvalid { .. } => Self::new(Code::Forbidden, text),
+            Refusal::NodeIsMember | Refusal::NotAMember => Self::new(Code::Conflict, text),
             Refusal::WouldLoseQuorum { groups } => {
                 Self::new(Code::WouldLoseQuorum, text).facts(|facts| facts.groups = Some(groups))
             }
@@ -171,6 +176,41 @@ mod tests {
         assert!(body.get("applied").is_none());
         let (_, body) = shown(CallError::DeadlineExceeded.into()).await;
         assert!(body.get("applied").is_none());
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_tried_again() {
+        use axum::response::IntoResponse;
+        let retry = |error: CallError| {
+            let response = Problem::from(error).into_response();
+            response.extensions().get::<Retry>().copied()
+        };
+        for safe in [
+            CallError::Starting { what: "the tenant" },
+            CallError::NoLeader,
+            CallError::Stopping,
+            Refusal::StaleEpoch.into(),
+        ] {
+            assert_eq!(retry(safe.clone()), Some(Retry::Safe), "{safe}");
+        }
+        for unknown in [CallError::Unknown { why: "x".into() }, CallError::DeadlineExceeded] {
+            assert_eq!(retry(unknown.clone()), Some(Retry::Unknown), "{unknown}");
+        }
+        for last in [CallError::Busy, CallError::DiskFull, Refusal::TenantNotFound.into()] {
+            assert_eq!(retry(last.clone()), None, "{last}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_of_joining_have_their_statuses() {
+        for (refusal, status, code) in [
+            (Refusal::TokenNotFound, 404, "not_found"),
+            (Refusal::TokenInvalid { why: "it has expired".into() }, 403, "forbidden"),
+            (Refusal::NotAMember, 409, "conflict"),
+        ] {
+            let (_, body) = shown(refusal.into()).await;
+            assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()));
+        }
     }
 
     #[tokio::test]

@@ -7,9 +7,11 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
 
 use crate::app::App;
+use crate::forward::{Layer, OwnedBy};
 use crate::problem::{Code, Problem};
 use crate::{
-    cluster, edge, hooks, jobs, locks, operations, runs, tenant_scope, tenants, workflows,
+    cluster, edge, forward, handed_over, hooks, jobs, locks, operations, runs,
+    tenant_scope, tenants, workflows,
 };
 
 /// Routes, and the list of them.
@@ -29,13 +31,17 @@ impl Routes {
             .merge(jobs::routes())
     }
 
-    /// Routes of management, of the cluster and of the node.
-    fn others() -> Self {
+    /// Routes that the node answers which leads the cluster.
+    fn of_cluster() -> Self {
         Self::default()
-            .merge(operations::routes())
             .merge(tenants::routes())
             .merge(cluster::routes())
             .merge(locks::cluster_routes())
+    }
+
+    /// Routes that any node answers by itself.
+    fn of_node() -> Self {
+        Self::default().merge(operations::routes()).merge(cluster::routes_of_node())
     }
 
     /// Answers GET, and HEAD with it.
@@ -86,17 +92,48 @@ impl Routes {
 
 /// Method and template of every route.
 pub(crate) fn table() -> Vec<(Method, &'static str)> {
-    Routes::others().merge(Routes::tenant_scoped()).table
+    Routes::of_node()
+        .merge(Routes::of_cluster())
+        .merge(cluster::routes_once())
+        .merge(tenants::routes_of_tenant())
+        .merge(Routes::tenant_scoped())
+        .table
 }
 
-/// The router, ready to serve.
+/// The router for clients: a request goes to the node that owns what it is about.
 pub(crate) fn router(app: App, test_hooks: bool) -> Router {
     let hooks = if test_hooks { hooks::routes().router } else { Router::new() };
+    let owned = owned(&app, |router, owned_by| {
+        let layer = Layer { app: app.clone(), ways: app.clone(), owned_by };
+        router.route_layer(from_fn_with_state(layer, forward::to_owner::<App>))
+    });
+    finished(Routes::of_node().router.merge(owned).merge(hooks))
+        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .with_state(app)
+}
+
+/// The router for requests that other nodes hand over: they are answered here or not at all.
+pub(crate) fn inner_router(app: App) -> Router {
+    let owned = owned(&app, |router, owned_by| {
+        let layer = Layer { app: app.clone(), ways: app.clone(), owned_by };
+        router.route_layer(from_fn_with_state(layer, handed_over::only_here::<App>))
+    });
+    finished(owned).layer(from_fn_with_state(app.clone(), edge::inner_edge)).with_state(app)
+}
+
+/// The routes that have an owner, each behind what `layered` puts in front of it.
+fn owned(app: &App, layered: impl Fn(Router<App>, OwnedBy) -> Router<App>) -> Router<App> {
     let admit = from_fn_with_state(app.clone(), tenant_scope::admit);
-    Routes::others()
-        .router
-        .merge(Routes::tenant_scoped().router.route_layer(admit))
-        .merge(hooks)
+    let tenant_scoped = Routes::tenant_scoped().router.route_layer(admit);
+    layered(Routes::of_cluster().router, OwnedBy::Cluster)
+        .merge(layered(cluster::routes_once().router, OwnedBy::ClusterOnce))
+        .merge(layered(tenants::routes_of_tenant().router, OwnedBy::Tenant))
+        .merge(layered(tenant_scoped, OwnedBy::Tenant))
+}
+
+/// Answers for what no route answers.
+fn finished(router: Router<App>) -> Router<App> {
+    router
         .method_not_allowed_fallback(async || {
             Problem::new(
                 Code::MethodNotAllowed,
@@ -104,6 +141,47 @@ pub(crate) fn router(app: App, test_hooks: bool) -> Router {
             )
         })
         .fallback(async || Problem::not_found("nothing is at this path"))
-        .layer(from_fn_with_state(app.clone(), edge::edge))
-        .with_state(app)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(routes: Routes) -> Vec<String> {
+        let mut shown: Vec<_> =
+            routes.table.into_iter().map(|(method, path)| format!("{method} {path}")).collect();
+        shown.sort();
+        shown
+    }
+
+    #[test]
+    fn what_every_node_answers_by_itself_is_about_the_node() {
+        let of_node = [
+            "GET /",
+            "GET /api/cluster/groups",
+            "GET /api/cluster/health",
+            "GET /api/cluster/leader",
+            "GET /api/health",
+            "GET /api/openapi.json",
+            "GET /docs",
+            "GET /healthz",
+            "GET /metrics",
+            "GET /readyz",
+        ];
+        assert_eq!(shown(Routes::of_node()), of_node);
+        assert_eq!(shown(cluster::routes_once()), ["POST /api/cluster/leader/step-down"]);
+    }
+
+    #[test]
+    fn a_tenant_owns_what_is_under_its_path_but_its_record() {
+        let of_tenant =
+            ["GET /api/tenants/{tenant_id}/storage-stats", "GET /api/tenants/{tenant_id}/usage"];
+        assert_eq!(shown(tenants::routes_of_tenant()), of_tenant);
+        let record =
+            ["activate", "suspend"].map(|act| format!("POST /api/tenants/{{tenant_id}}/{act}"));
+        for route in shown(Routes::of_cluster()) {
+            let is_under = route.contains("/api/tenants/{tenant_id}/");
+            assert!(!is_under || record.contains(&route), "{route}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Uri;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::WorkflowSource;
 use shiioo_actors::handles::NewRun;
@@ -11,6 +12,7 @@ use shiioo_actors::outcome::RunStatus;
 use shiioo_actors::seams::Timestamp;
 use shiioo_actors::views::{RunView, StepView};
 use shiioo_actors::workflow::spec::{self, WorkflowSpec};
+use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;
@@ -198,6 +200,17 @@ pub(crate) struct EventsBody {
     next_cursor: Option<String>,
 }
 
+/// How long the request for this target waits for the end of a run.
+pub(crate) fn wait_of(target: &Uri) -> Duration {
+    // What is wrong with a query is for its reader to say.
+    let query = axum::extract::Query::<WaitQuery>::try_from_uri(target).ok();
+    query.and_then(|query| query.0.wait_secs).unwrap_or_default().0
+}
+
+fn left_of(ctx: &Ctx, wait: Option<Wait>) -> Option<Duration> {
+    wait.map(|wait| ctx.left_of(wait.0)).filter(|left| !left.is_zero())
+}
+
 /// Starts a run.
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/runs", operation_id = "start_run",
     tag = "Runs", params(WaitQuery), request_body = NewRunBody,
@@ -211,7 +224,7 @@ pub(crate) async fn start(
     let call = ctx.creating_call(&body.bytes)?;
     let created = tenant.handle.start_run(&call, body.value.into_new()?).await?;
     let mut run = created.resource;
-    if let Some(Wait(wait)) = wait_secs.filter(|wait| !wait.0.is_zero()) {
+    if let Some(wait) = left_of(&ctx, wait_secs) {
         // The run is there whatever becomes of the wait: an error would say it may not be.
         let ended = tenant.handle.wait_run(&ctx.waiting_call(wait), run.id, wait).await;
         run = ended.unwrap_or(run);
@@ -246,8 +259,8 @@ pub(crate) async fn get(
     InPath(id): InPath<RunId>,
     Query(WaitQuery { wait_secs }): Query<WaitQuery>,
 ) -> Reply {
-    let run = match wait_secs.filter(|wait| !wait.0.is_zero()) {
-        Some(Wait(wait)) => tenant.handle.wait_run(&ctx.waiting_call(wait), id, wait).await?,
+    let run = match left_of(&ctx, wait_secs) {
+        Some(wait) => tenant.handle.wait_run(&ctx.waiting_call(wait), id, wait).await?,
         None => tenant.handle.run(&ctx.call(), id).await?,
     };
     Answer::ok(&RunBody::from(run))?.done()

@@ -11,8 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{LockSpace, TenantHandle};
 use shiioo_actors::ids::TenantId;
+use shiioo_actors::outcome::Refusal;
 use shiioo_actors::views::RateLimit;
 
 use crate::app::{App, Ctx};
@@ -77,14 +79,18 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         Ok(handles) => handles,
         Err(starting) => return Problem::from(starting).into_response(),
     };
-    let call = Ctx::new(&parts, &app).call();
+    let ctx = Ctx::new(&parts, &app);
+    let call = ctx.call();
     let (mut response, rate) = match handles.tenants.admit(&call, id).await {
         Ok(admitted) => {
             let tenant = Tenant { id, handle: Arc::new(admitted.tenant) };
             parts.extensions.insert(tenant);
             (next.run(Request::from_parts(parts, body)).await, admitted.rate)
         }
-        Err(refused) => (Problem::from(refused.error).into_response(), refused.rate),
+        Err(refused) => {
+            let error = if ctx.is_again() { of_a_repeat(refused.error) } else { refused.error };
+            (Problem::from(error).into_response(), refused.rate)
+        }
     };
     if let Some(rate) = rate {
         add_headers(response.headers_mut(), rate);
@@ -92,7 +98,18 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
-fn named_tenant(parts: &Parts) -> Result<TenantId, Problem> {
+/// A repeat that is over the rate may have been let in, and done, before: it is not refused.
+fn of_a_repeat(error: CallError) -> CallError {
+    match error {
+        CallError::Refused(Refusal::QuotaExceeded { .. }) => {
+            CallError::Unknown { why: "its answer was lost".to_owned() }
+        }
+        error => error,
+    }
+}
+
+/// The tenant that a request on its resources is about.
+pub(crate) fn named_tenant(parts: &Parts) -> Result<TenantId, Problem> {
     let template = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     if template.starts_with(LONG_PREFIX) {
         return path_param(parts);
@@ -120,6 +137,20 @@ fn add_headers(headers: &mut HeaderMap, rate: RateLimit) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repeat_is_not_refused_for_its_rate() {
+        use shiioo_actors::tenant_record::Quota;
+        let over = Refusal::QuotaExceeded {
+            quota: Quota::ApiRequestsPerMinute,
+            limit: 1,
+            used: 1,
+            retry_after_secs: Some(9),
+        };
+        assert!(matches!(of_a_repeat(over.into()), CallError::Unknown { .. }));
+        let gone = of_a_repeat(Refusal::TenantNotFound.into());
+        assert!(matches!(gone, CallError::Refused(Refusal::TenantNotFound)));
+    }
 
     #[test]
     fn the_state_of_the_quota_is_in_three_headers() {

@@ -30,6 +30,11 @@ pub(crate) fn routes() -> Routes {
         .delete("/api/tenants/{tenant_id}", delete)
         .post("/api/tenants/{tenant_id}/suspend", suspend)
         .post("/api/tenants/{tenant_id}/activate", activate)
+}
+
+/// What the tenant's owner tells, without letting the request in as one on its resources.
+pub(crate) fn routes_of_tenant() -> Routes {
+    Routes::default()
         .get("/api/tenants/{tenant_id}/storage-stats", storage_stats)
         .get("/api/tenants/{tenant_id}/usage", usage)
 }
@@ -362,7 +367,7 @@ fn whole(view: TenantView) -> Reply {
 
 async fn demanded(ctx: &Ctx, id: TenantId, if_match: &IfMatch) -> Result<Option<u64>, Problem> {
     let current = async || Ok(Some(ctx.handles()?.tenants.get(&ctx.call(), id).await?.version));
-    if_match.demand(current()).await
+    if_match.demand(ctx.is_again(), current()).await
 }
 
 /// Registers a tenant.

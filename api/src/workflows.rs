@@ -73,7 +73,7 @@ async fn demanded(
         Err(CallError::Refused(Refusal::WorkflowNotFound { .. })) => Ok(None),
         Err(error) => Err(error.into()),
     };
-    if_match.demand(current()).await
+    if_match.demand(ctx.is_again(), current()).await
 }
 
 /// Writes a named workflow. Runs keep the version they started with.
