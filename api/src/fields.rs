@@ -146,7 +146,7 @@ impl TryFrom<u64> for Whole {
 }
 
 /// Seconds, checked against a range (which no NaN is in).
-fn seconds(secs: f64, range: &RangeInclusive<f64>) -> Result<Duration, String> {
+pub(crate) fn seconds(secs: f64, range: &RangeInclusive<f64>) -> Result<Duration, String> {
     if !range.contains(&secs) {
         return Err(format!("must be from {} to {} seconds", range.start(), range.end()));
     }

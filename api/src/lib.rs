@@ -23,6 +23,7 @@ mod forward;
 mod handed_over;
 mod hooks;
 mod jobs;
+mod join_tokens;
 mod locks;
 mod metrics;
 mod openapi;

@@ -14,7 +14,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, Required, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 
 use crate::problem::ProblemBody;
-use crate::{cluster, jobs, locks, operations, runs, tenants, workflows};
+use crate::{cluster, jobs, join_tokens, locks, operations, runs, tenants, workflows};
 
 /// What long paths of tenant-scoped operations begin with.
 const TENANT_PREFIX: &str = "/api/tenants/{tenant_id}";
@@ -68,6 +68,9 @@ pub(crate) struct WorkflowSpecBody {
         cluster::step_down,
         cluster::health,
         cluster::groups,
+        join_tokens::create,
+        join_tokens::list,
+        join_tokens::remove,
         locks::acquire,
         locks::renew,
         locks::release,

@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::forward::{Layer, OwnedBy};
 use crate::problem::{Code, Problem};
 use crate::{
-    cluster, edge, forward, handed_over, hooks, jobs, locks, operations, runs,
+    cluster, edge, forward, handed_over, hooks, jobs, join_tokens, locks, operations, runs,
     tenant_scope, tenants, workflows,
 };
 
@@ -36,6 +36,7 @@ impl Routes {
         Self::default()
             .merge(tenants::routes())
             .merge(cluster::routes())
+            .merge(join_tokens::routes())
             .merge(locks::cluster_routes())
     }
 

@@ -215,6 +215,12 @@ async fn what_is_right_is_let_through_to_the_node() {
         ("POST", "/api/cluster/leader/step-down", ""),
         ("GET", "/api/cluster/health", ""),
         ("GET", "/api/cluster/groups", ""),
+        ("POST", "/api/cluster/join-tokens", ""),
+        ("POST", "/api/cluster/join-tokens", r#"{"ttl_secs":null,"uses":null}"#),
+        ("POST", "/api/cluster/join-tokens", r#"{"ttl_secs":1,"uses":1000}"#),
+        ("POST", "/api/cluster/join-tokens", r#"{"ttl_secs":2592000,"uses":1}"#),
+        ("GET", "/api/cluster/join-tokens?limit=3", ""),
+        ("DELETE", &format!("/api/cluster/join-tokens/{ID}"), "null"),
         ("POST", "/api/locks/a%2Fb/acquire", r#"{"holder":"h","ttl_secs":0.1,"wait_secs":300}"#),
         ("GET", "/api/locks/cluster%2Fleader", ""),
         ("GET", "/api/locks?prefix=a%2F", ""),
@@ -244,6 +250,26 @@ async fn nodes_are_checked() {
         let problem = send("POST", "/api/cluster/nodes").body(body).await;
         assert_eq!(problem.problem(422, "invalid_field")["field"], field, "{body}");
     }
+}
+
+#[tokio::test]
+async fn join_tokens_are_checked() {
+    for (body, field) in [
+        (r#"{"ttl_secs":0.9}"#, "ttl_secs"),
+        (r#"{"ttl_secs":2592001}"#, "ttl_secs"),
+        (r#"{"ttl_secs":"3600"}"#, "ttl_secs"),
+        (r#"{"uses":0}"#, "uses"),
+        (r#"{"uses":1001}"#, "uses"),
+        (r#"{"uses":4294967297}"#, "uses"),
+        (r#"{"uses":1.5}"#, "uses"),
+        ("[]", "body"),
+    ] {
+        let problem = send("POST", "/api/cluster/join-tokens").body(body).await;
+        assert_eq!(problem.problem(422, "invalid_field")["field"], field, "{body}");
+    }
+    send("DELETE", "/api/cluster/join-tokens/x").empty().await.problem(404, "not_found");
+    let path = format!("/api/cluster/join-tokens/{ID}");
+    send("GET", &path).empty().await.problem(405, "method_not_allowed");
 }
 
 #[tokio::test]
