@@ -1,0 +1,226 @@
+//! Nodes over the loopback: real sockets, real certificates, services that do as they are told.
+
+mod calls;
+mod door;
+mod joining;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use shiioo_actors::ids::NodeId;
+use shiioo_actors::ports::{Declined, Stranger};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use super::*;
+use crate::pki::{Authority, NodeKey};
+use crate::tcp::RealTcp;
+use crate::testing::{Seeded, seams};
+use crate::udp::{RealUdp, Udp as _};
+
+/// Longest time in which what a test waits for comes, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A cluster's authority, and its nodes so far.
+struct Cluster {
+    authority: Authority,
+    seeds: AtomicU64,
+}
+
+/// One node with its services.
+struct Node {
+    quic: Arc<Quic>,
+    name: MemberName,
+    identity: TlsIdentity,
+    service: Arc<Service0>,
+    join: Arc<Joins>,
+}
+
+/// Answers as the request says; see [`Service0::serve`].
+struct Service0 {
+    /// Who called what, as it came.
+    calls: mpsc::UnboundedSender<(u64, Service, Vec<u8>)>,
+    called: Mutex<mpsc::UnboundedReceiver<(u64, Service, Vec<u8>)>>,
+    /// Calls that are being served.
+    under_way: watch::Sender<usize>,
+    /// Lets those that wait go on.
+    go: watch::Sender<bool>,
+}
+
+struct UnderWay<'a>(&'a watch::Sender<usize>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl PeerService for Service0 {
+    /// `no`: declines. `wait`: answers when it is let go. `long`: answers as much as may be.
+    /// Anything else is answered with itself.
+    fn serve(
+        &self,
+        from: u64,
+        service: Service,
+        request: Vec<u8>,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move {
+            self.under_way.send_modify(|count| *count += 1);
+            let _under_way = UnderWay(&self.under_way);
+            if request.len() < 100 {
+                self.calls.send((from, service, request.clone())).unwrap();
+            }
+            match request.as_slice() {
+                b"no" => Err(Declined("not today".to_owned())),
+                b"wait" => {
+                    self.go.subscribe().wait_for(|go| *go).await.unwrap();
+                    Ok(request)
+                }
+                b"long" => Ok(vec![7; PEER_MESSAGE_BYTES_MAX]),
+                _ => Ok(request),
+            }
+        })
+    }
+}
+
+impl Service0 {
+    fn new() -> Arc<Self> {
+        let (calls, called) = mpsc::unbounded_channel();
+        Arc::new(Self {
+            calls,
+            called: Mutex::new(called),
+            under_way: watch::Sender::new(0),
+            go: watch::Sender::new(false),
+        })
+    }
+
+    async fn until_under_way(&self, count: usize) {
+        let mut under_way = self.under_way.subscribe();
+        soon(under_way.wait_for(|now| *now == count)).await.unwrap();
+    }
+
+    fn calls_so_far(&self) -> Vec<(u64, Service, Vec<u8>)> {
+        let mut called = self.called.lock().unwrap();
+        std::iter::from_fn(|| called.try_recv().ok()).collect()
+    }
+}
+
+/// Notes who came; answers with the request turned round, or declines `no`.
+#[derive(Default)]
+struct Joins(Mutex<Vec<Stranger>>);
+
+impl JoinService for Joins {
+    fn join(
+        &self,
+        stranger: Stranger,
+        mut request: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move {
+            self.0.lock().unwrap().push(stranger);
+            if request == b"no" {
+                return Err(Declined("no token".to_owned()));
+            }
+            request.reverse();
+            Ok(request)
+        })
+    }
+}
+
+impl Cluster {
+    fn new(number: u128) -> Self {
+        let entropy = Seeded::new(u64::try_from(number).unwrap());
+        let authority = Authority::create(&entropy, Uuid::from_u128(number)).unwrap();
+        Self { authority, seeds: AtomicU64::new(1_000) }
+    }
+
+    fn seed(&self) -> u64 {
+        self.seeds.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn identity(&self, raft_id: u64) -> (MemberName, TlsIdentity) {
+        let entropy = Seeded::new(self.seed());
+        let key = NodeKey::generate(&entropy);
+        let node = NodeId::from_uuid(Uuid::from_u128(u128::from(raft_id) << 8));
+        let name = MemberName { raft_id, node, cluster: self.authority.cluster() };
+        let identity = TlsIdentity {
+            ca_cert: self.authority.cert_der().to_vec(),
+            cert: self.authority.issue(&entropy, key.public(), name).unwrap(),
+            key: key.der().to_vec(),
+        };
+        (name, identity)
+    }
+
+    fn node(&self, raft_id: u64) -> Node {
+        let (name, identity) = self.identity(raft_id);
+        self.start(name, identity, ([127, 0, 0, 1], 0).into())
+    }
+
+    fn start(&self, name: MemberName, identity: TlsIdentity, addr: SocketAddr) -> Node {
+        let config = QuicConfig { identity: identity.clone(), name, plain_packets: false };
+        let socket = RealUdp.bind(addr).unwrap();
+        let tcp = Arc::new(RealTcp::default());
+        let quic = Quic::start(config, socket, seams(self.seed()), tcp).unwrap();
+        let (service, join) = (Service0::new(), Arc::new(Joins::default()));
+        quic.serve(Arc::clone(&service) as Arc<dyn PeerService>, Arc::clone(&join) as _);
+        Node { quic, name, identity, service, join }
+    }
+
+    /// Nodes 1 and 2, who know each other.
+    fn pair(&self) -> (Node, Node) {
+        let (one, two) = (self.node(1), self.node(2));
+        one.knows(&[&two]);
+        two.knows(&[&one]);
+        (one, two)
+    }
+}
+
+impl Node {
+    fn addr(&self) -> SocketAddr {
+        self.quic.local_addr().unwrap()
+    }
+
+    fn peer(&self) -> Peer {
+        let MemberName { raft_id, node, .. } = self.name;
+        Peer { raft_id, node, addr: self.addr().to_string() }
+    }
+
+    fn knows(&self, others: &[&Self]) {
+        self.quic.set_members(others.iter().map(|node| node.peer()).collect());
+    }
+
+    async fn call(&self, to: u64, request: &[u8]) -> Result<Vec<u8>, PeerError> {
+        self.call_for(to, Service::Node, request, PATIENCE).await
+    }
+
+    async fn call_for(
+        &self,
+        to: u64,
+        service: Service,
+        request: &[u8],
+        patience: Duration,
+    ) -> Result<Vec<u8>, PeerError> {
+        self.quic.call(to, service, request.to_vec(), Instant::now() + patience).await
+    }
+
+    /// Calls until one call is answered: after a failed attempt the next ones wait a little.
+    async fn call_until_answered(&self, to: u64) {
+        soon(async {
+            while self.call_for(to, Service::Ping, b"?", Duration::from_secs(2)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("what is waited for comes in time")
+}
+
+fn unreachable(result: &Result<Vec<u8>, PeerError>, words: &str) -> bool {
+    matches!(result, Err(PeerError::Unreachable { why, .. }) if why.contains(words))
+}
+
+fn lost(result: &Result<Vec<u8>, PeerError>) -> bool {
+    matches!(result, Err(PeerError::Lost { .. }))
+}
