@@ -1,22 +1,30 @@
 //! Who a node is: made once at the first start of a data directory and the same for ever after.
 //!
+//! A node that founds a cluster is a member at once. One that joins has an id and a key first, which
+//! it keeps, so that it can ask again after a crash and is given the same place.
+//!
 //! Invariants:
 //! - The identity is durable before anything else is written, so that a data directory which holds
 //!   data without one has lost it: that is refused, for a node under a new name would present
 //!   another's replica as its own.
 //! - A damaged identity is refused and never replaced.
+//! - The authority's private key stands here only until the cluster has it.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::ids::NodeId;
+use shiioo_actors::join::PeerRow;
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Seams;
 use shiioo_storage::disk::{Disk, read_small, store_error, write_durably};
+use shiioo_transport::pki::{Authority, MemberName, NodeKey, PkiError};
 use uuid::Uuid;
 
 /// Where the identity is, relative to the data directory.
 pub const IDENTITY_FILE: &str = "identity/node.json";
+/// Where a node that wants to join keeps what it has, relative to the data directory.
+const CANDIDATE_FILE: &str = "identity/candidate.json";
 const IDENTITY_DIR: &str = "identity";
 /// The layout that this version writes, and the only one there has been.
 const FORMAT_VERSION: u32 = 1;
@@ -25,7 +33,7 @@ const FOUNDER_RAFT_ID: u64 = 1;
 /// What a node writes below its data directory only once it has an identity.
 const NEEDS_IDENTITY: [&str; 3] = ["system.redb", "log", "tenants"];
 
-/// A node's ids, and where it is.
+/// A member's ids, its key, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The node.
@@ -36,6 +44,36 @@ pub struct Identity {
     pub raft_id: u64,
     /// Its region. Where the tenants of a node are depends on it, so it stays.
     pub region: String,
+    /// Its private key.
+    pub key: NodeKey,
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// Certificate of the cluster's authority, DER.
+    pub authority: Vec<u8>,
+    /// The authority's private key, until the cluster has it: only on the node that founds.
+    pub authority_key: Option<NodeKey>,
+    /// The members that it heard of when it joined: whom to ask before it knows more.
+    pub peers: Vec<PeerRow>,
+}
+
+/// A node that is to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its region.
+    pub region: String,
+    /// Its private key.
+    pub key: NodeKey,
+}
+
+/// Who a node is when it starts.
+#[derive(Debug)]
+pub enum Who {
+    /// A member of a cluster.
+    Member(Box<Identity>),
+    /// One that has to join first.
+    Candidate(Candidate),
 }
 
 /// Why a node does not know who it is.
@@ -70,6 +108,9 @@ pub enum IdentityError {
         /// The region asked for.
         wanted: String,
     },
+    /// A certificate cannot be made or read.
+    #[error("the node's certificate: {0}")]
+    Pki(#[from] PkiError),
     /// It cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,7 +118,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Reads the identity of a data directory. Where it is the first start, founds a cluster of
-    /// one and returns once that is durable.
+    /// one, or makes a candidate for another; returns once that is durable.
     ///
     /// # Errors
     /// See [`IdentityError`].
@@ -85,81 +126,175 @@ impl Identity {
         disk: &dyn Disk,
         seams: &Seams,
         region: &str,
-    ) -> Result<Self, IdentityError> {
+        joins: bool,
+    ) -> Result<Who, IdentityError> {
         if let Some(bytes) = read_small(disk, IDENTITY_FILE)? {
             let found = Self::decode(&bytes)?;
-            if found.region != region {
-                return Err(IdentityError::OtherRegion {
-                    is: found.region,
-                    wanted: region.to_owned(),
-                });
-            }
-            return Ok(found);
+            check_region(&found.region, region)?;
+            return Ok(Who::Member(Box::new(found)));
         }
         if let Some(found) = NEEDS_IDENTITY.into_iter().find(|path| disk.exists(path)) {
             return Err(IdentityError::Lost(found));
         }
-        let identity = Self {
-            node_id: NodeId::from_uuid(seams.uuid()),
-            cluster_id: seams.uuid(),
-            raft_id: FOUNDER_RAFT_ID,
-            region: region.to_owned(),
-        };
         let make_dir = || -> io::Result<()> {
             disk.create_dir_all(IDENTITY_DIR)?;
             disk.sync_dir("")
         };
         make_dir().map_err(|error| store_error(format!("make {IDENTITY_DIR}"), error))?;
-        write_durably(disk, IDENTITY_FILE, &identity.encode()?)?;
-        Ok(identity)
+        if joins {
+            return Candidate::load_or_create(disk, seams, region).map(Who::Candidate);
+        }
+        let identity = Self::found(seams, region)?;
+        identity.store(disk)?;
+        Ok(Who::Member(Box::new(identity)))
     }
 
-    fn encode(&self) -> Result<Vec<u8>, IdentityError> {
+    /// A cluster of one.
+    fn found(seams: &Seams, region: &str) -> Result<Self, IdentityError> {
+        let (node_id, cluster_id) = (NodeId::from_uuid(seams.uuid()), seams.uuid());
+        let key = NodeKey::generate(&*seams.entropy);
+        let authority = Authority::create(&*seams.entropy, cluster_id)?;
+        let name = MemberName { raft_id: FOUNDER_RAFT_ID, node: node_id, cluster: cluster_id };
+        let certificate = authority.issue(&*seams.entropy, key.public(), name)?;
+        Ok(Self {
+            node_id,
+            cluster_id,
+            raft_id: FOUNDER_RAFT_ID,
+            region: region.to_owned(),
+            key,
+            certificate,
+            authority: authority.cert_der().to_vec(),
+            authority_key: Some(NodeKey::from_der(authority.key_der())?),
+            peers: Vec::new(),
+        })
+    }
+
+    /// Writes the identity; it is durable then. Its time as a candidate is over.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn store(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
         let file = IdentityFile {
             format_version: FORMAT_VERSION,
             node_id: self.node_id.to_string(),
             cluster_id: self.cluster_id,
             raft_id: self.raft_id,
             region: self.region.clone(),
-            crc32: self.checksum(),
+            key: hex::encode(self.key.der()),
+            certificate: hex::encode(&self.certificate),
+            authority: hex::encode(&self.authority),
+            authority_key: self.authority_key.as_ref().map(|key| hex::encode(key.der())),
+            peers: self.peers.clone(),
+            crc32: 0,
         };
-        let mut bytes = serde_json::to_vec_pretty(&file)
-            .map_err(|error| store_error(format!("write {IDENTITY_FILE}"), error.into()))?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        write_json(disk, IDENTITY_FILE, &IdentityFile { crc32: file.checksum(), ..file })?;
+        match disk.remove_file(CANDIDATE_FILE) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(store_error(format!("remove {CANDIDATE_FILE}"), error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The name in its certificate.
+    pub const fn name(&self) -> MemberName {
+        MemberName { raft_id: self.raft_id, node: self.node_id, cluster: self.cluster_id }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, IdentityError> {
-        let damaged = |error: serde_json::Error| IdentityError::Damaged(error.to_string());
-        // The version first: what else a later one holds is not ours to judge.
-        let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if format_version > FORMAT_VERSION {
-            return Err(IdentityError::TooNew(format_version));
-        }
-        let file: IdentityFile = serde_json::from_slice(bytes).map_err(damaged)?;
-        let node_id = file
-            .node_id
-            .parse()
-            .map_err(|_| IdentityError::Damaged("node_id is not a node id".into()))?;
-        let IdentityFile { cluster_id, raft_id, region, crc32, .. } = file;
-        let identity = Self { node_id, cluster_id, raft_id, region };
-        if crc32 != identity.checksum() {
+        let file: IdentityFile = read_json(bytes)?;
+        if file.crc32 != file.checksum() {
             return Err(IdentityError::Damaged("the checksum is wrong".into()));
         }
-        Ok(identity)
+        let authority_key = file.authority_key.as_deref().map(node_key).transpose()?;
+        Ok(Self {
+            node_id: node_id(&file.node_id)?,
+            cluster_id: file.cluster_id,
+            raft_id: file.raft_id,
+            region: file.region,
+            key: node_key(&file.key)?,
+            certificate: unhex(&file.certificate)?,
+            authority: unhex(&file.authority)?,
+            authority_key,
+            peers: file.peers,
+        })
     }
+}
 
-    /// Over the ids as they are written, so that a flipped bit that leaves valid JSON is noticed.
-    fn checksum(&self) -> u32 {
-        let Self { node_id, cluster_id, raft_id, region } = self;
-        let text = format!("{FORMAT_VERSION} {node_id} {cluster_id} {raft_id} {region}");
-        crc32fast::hash(text.as_bytes())
+impl Candidate {
+    fn load_or_create(disk: &dyn Disk, seams: &Seams, region: &str) -> Result<Self, IdentityError> {
+        if let Some(bytes) = read_small(disk, CANDIDATE_FILE)? {
+            let file: CandidateFile = read_json(&bytes)?;
+            check_region(&file.region, region)?;
+            let (node_id, key) = (node_id(&file.node_id)?, node_key(&file.key)?);
+            return Ok(Self { node_id, region: file.region, key });
+        }
+        let candidate = Self {
+            node_id: NodeId::from_uuid(seams.uuid()),
+            region: region.to_owned(),
+            key: NodeKey::generate(&*seams.entropy),
+        };
+        let file = CandidateFile {
+            format_version: FORMAT_VERSION,
+            node_id: candidate.node_id.to_string(),
+            region: candidate.region.clone(),
+            key: hex::encode(candidate.key.der()),
+        };
+        write_json(disk, CANDIDATE_FILE, &file)?;
+        Ok(candidate)
     }
+}
+
+fn check_region(is: &str, wanted: &str) -> Result<(), IdentityError> {
+    if is == wanted {
+        return Ok(());
+    }
+    Err(IdentityError::OtherRegion { is: is.to_owned(), wanted: wanted.to_owned() })
+}
+
+fn damaged(error: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Damaged(error.to_string())
+}
+
+fn node_id(text: &str) -> Result<NodeId, IdentityError> {
+    text.parse().map_err(damaged)
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, IdentityError> {
+    hex::decode(text).map_err(damaged)
+}
+
+fn node_key(text: &str) -> Result<NodeKey, IdentityError> {
+    NodeKey::from_der(&unhex(text)?).map_err(damaged)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, IdentityError> {
+    // The version first: what else a later one holds is not ours to judge.
+    let Version { format_version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format_version > FORMAT_VERSION {
+        return Err(IdentityError::TooNew(format_version));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+fn write_json<T: Serialize>(disk: &dyn Disk, path: &str, file: &T) -> Result<(), IdentityError> {
+    let mut bytes = serde_json::to_vec_pretty(file)
+        .map_err(|error| store_error(format!("write {path}"), error.into()))?;
+    bytes.push(b'\n');
+    Ok(write_durably(disk, path, &bytes)?)
 }
 
 #[derive(Deserialize)]
 struct Version {
     format_version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CandidateFile {
+    format_version: u32,
+    node_id: String,
+    region: String,
+    key: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -169,7 +304,37 @@ struct IdentityFile {
     cluster_id: Uuid,
     raft_id: u64,
     region: String,
+    key: String,
+    certificate: String,
+    authority: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority_key: Option<String>,
+    peers: Vec<PeerRow>,
     crc32: u32,
+}
+
+impl IdentityFile {
+    /// Over everything as it is written, so that a flipped bit that leaves valid JSON is noticed.
+    fn checksum(&self) -> u32 {
+        let Self {
+            format_version,
+            node_id,
+            cluster_id,
+            raft_id,
+            region,
+            key,
+            certificate,
+            authority,
+            authority_key,
+            peers,
+            crc32: _,
+        } = self;
+        let text = format!(
+            "{format_version} {node_id} {cluster_id} {raft_id} {region} {key} {certificate} \
+             {authority} {authority_key:?} {peers:?}"
+        );
+        crc32fast::hash(text.as_bytes())
+    }
 }
 
 #[cfg(test)]
@@ -186,38 +351,68 @@ mod tests {
         Seams { clock: Arc::new(SystemClock), entropy }
     }
 
+    fn member(disk: &dyn Disk) -> Result<Identity, IdentityError> {
+        match Identity::load_or_create(disk, &seams(), "default", false)? {
+            Who::Member(identity) => Ok(*identity),
+            Who::Candidate(candidate) => panic!("{candidate:?}"),
+        }
+    }
+
+    fn candidate(disk: &dyn Disk) -> Result<Candidate, IdentityError> {
+        match Identity::load_or_create(disk, &seams(), "default", true)? {
+            Who::Candidate(candidate) => Ok(candidate),
+            Who::Member(identity) => panic!("{identity:?}"),
+        }
+    }
+
     #[test]
     fn an_identity_is_made_once_and_survives_a_power_cut_at_any_moment() {
         for ops in 0..20 {
             let disk = SimDisk::new(ops);
             disk.cut_power_after(ops);
-            let made = Identity::load_or_create(&*disk.mount(), &seams(), "default");
+            let made = member(&*disk.mount());
             if !disk.take_ended() {
                 disk.cut_power();
             }
-            let found = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
+            let found = member(&*disk.mount()).unwrap();
             if let Ok(made) = made {
                 assert_eq!(found, made, "cut after {ops}");
             }
-            let again = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
-            assert_eq!(found, again);
+            assert_eq!(found, member(&*disk.mount()).unwrap());
         }
+    }
+
+    #[test]
+    fn a_candidate_is_the_same_until_it_is_a_member() {
+        let disk = SimDisk::new(1);
+        let first = candidate(&*disk.mount()).unwrap();
+        disk.cut_power();
+        assert_eq!(candidate(&*disk.mount()).unwrap(), first);
+        let elsewhere = Identity::found(&seams(), "default").unwrap();
+        let identity = Identity { node_id: first.node_id, key: first.key, ..elsewhere };
+        identity.store(&*disk.mount()).unwrap();
+        disk.cut_power();
+        // Whether it is told to join or not: it belongs to a cluster now.
+        assert_eq!(member(&*disk.mount()).unwrap(), identity);
+        let again = Identity::load_or_create(&*disk.mount(), &seams(), "default", true).unwrap();
+        assert!(matches!(again, Who::Member(found) if *found == identity));
+        assert!(!disk.mount().exists(CANDIDATE_FILE));
     }
 
     #[test]
     fn every_flipped_bit_is_noticed_or_does_not_matter() {
         let disk = SimDisk::new(1);
-        let made = Identity::load_or_create(&*disk.mount(), &seams(), "default").unwrap();
-        let len = made.encode().unwrap().len() as u64;
+        let made = member(&*disk.mount()).unwrap();
+        let len = read_small(&*disk.mount(), IDENTITY_FILE).unwrap().unwrap().len() as u64;
+        // One bit of each byte: all of them would take a while and show no more.
         for offset in 0..len {
-            for bit in 0..8 {
-                disk.flip_bit(IDENTITY_FILE, offset, bit);
-                // A flip in the white space or in the case of a hexadecimal digit says the same.
-                if let Ok(found) = Identity::load_or_create(&*disk.mount(), &seams(), "default") {
-                    assert_eq!(found, made, "byte {offset}, bit {bit}");
-                }
-                disk.flip_bit(IDENTITY_FILE, offset, bit);
+            let bit = u8::try_from(offset % 8).unwrap();
+            disk.flip_bit(IDENTITY_FILE, offset, bit);
+            // A flip in the white space or in the case of a hexadecimal digit says the same.
+            if let Ok(found) = member(&*disk.mount()) {
+                assert_eq!(found, made, "byte {offset}, bit {bit}");
             }
+            disk.flip_bit(IDENTITY_FILE, offset, bit);
         }
     }
 
@@ -231,8 +426,7 @@ mod tests {
             let disk = SimDisk::new(1).mount();
             disk.create_dir_all(IDENTITY_DIR).unwrap();
             write_durably(&*disk, IDENTITY_FILE, text.as_bytes()).unwrap();
-            let error =
-                Identity::load_or_create(&*disk, &seams(), "default").unwrap_err().to_string();
+            let error = member(&*disk).unwrap_err().to_string();
             assert!(error.contains(IDENTITY_FILE) && error.contains(expected), "{error}");
         }
     }
@@ -240,16 +434,16 @@ mod tests {
     #[test]
     fn a_node_stays_in_its_region() {
         let disk = SimDisk::new(1).mount();
-        Identity::load_or_create(&*disk, &seams(), "eu").unwrap();
-        let error = Identity::load_or_create(&*disk, &seams(), "us").unwrap_err().to_string();
-        assert!(error.contains("--region eu"), "{error}");
+        Identity::load_or_create(&*disk, &seams(), "eu", false).unwrap();
+        let error = Identity::load_or_create(&*disk, &seams(), "us", false).unwrap_err();
+        assert!(error.to_string().contains("--region eu"), "{error}");
     }
 
     #[test]
     fn data_without_an_identity_is_refused() {
         let disk = SimDisk::new(1).mount();
         disk.open("system.redb", OpenMode::CreateNew).unwrap();
-        let error = Identity::load_or_create(&*disk, &seams(), "default").unwrap_err().to_string();
+        let error = member(&*disk).unwrap_err().to_string();
         assert!(error.contains("system.redb"), "{error}");
         assert!(!disk.exists(IDENTITY_FILE));
     }

@@ -6,13 +6,16 @@
 //! Architecture invariant: a node keeps nothing in statics. Several nodes live in one process.
 
 pub mod config;
+mod door;
 pub mod identity;
+mod joining;
 mod node;
 pub mod program;
 mod rooms;
 mod seams;
 
 pub use config::Config;
+pub use joining::JoiningError;
 pub use node::{Node, NodeFailure, StartError};
 pub use rooms::RoomsError;
 pub use seams::{NodeSeams, OsEntropy, SystemClock};

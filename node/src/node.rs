@@ -1,9 +1,10 @@
 //! One node: everything it holds, from start to stop.
 //!
 //! Start goes in one order, and each step relies on the ones before: the lock (nobody else is in
-//! this data directory), the identity (durable before any data), the sockets (what is taken is
-//! known before anything is replayed), the rooms, and last `node.json`, which says that the node
-//! is ready. Stop goes the other way round; the lock is the last to go.
+//! this data directory), the sockets (what is taken is known before anything is replayed), the
+//! identity (durable before any data; a node that joins gets the rest of it from the cluster), the
+//! rooms, and last `node.json`, which says that the node is ready. Stop goes the other way round;
+//! the lock is the last to go.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,17 +12,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use shiioo_actors::command::Member;
+use shiioo_actors::ids::NodeId;
 use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
+use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, Who};
+use crate::joining::{self, JoiningError};
 use crate::rooms::{Rooms, RoomsError};
 use crate::seams::NodeSeams;
 
 /// Says where the running node is, relative to the data directory.
 const READY_FILE: &str = "node.json";
+/// Ports that are tried where the wished one is taken and may be another.
+const PORTS_MAX: u16 = 64;
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -32,16 +39,16 @@ pub struct Node {
     identity: Identity,
     api_addr: SocketAddr,
     node_addr: SocketAddr,
-    /// Held for the node's own protocol, so that the address in `node.json` is this node's.
-    node_socket: Arc<dyn AsyncUdpSocket>,
     rooms: Rooms,
     lock: DiskLock,
 }
 
 /// The sockets a node listens at.
-struct Sockets {
-    api: Box<dyn TcpListen>,
-    node: Arc<dyn AsyncUdpSocket>,
+pub(crate) struct Sockets {
+    /// Of the API.
+    pub(crate) api: Box<dyn TcpListen>,
+    /// Of the connections between nodes.
+    pub(crate) node: Arc<dyn AsyncUdpSocket>,
 }
 
 /// Why a node stopped by itself: it could not go on without breaking a promise.
@@ -85,6 +92,9 @@ pub enum StartError {
         /// What went wrong.
         source: IdentityError,
     },
+    /// The node could not join the cluster it was told of.
+    #[error("cannot join: {0}")]
+    Joining(#[from] JoiningError),
     /// The rooms did not open over the data.
     #[error("cannot start on the data directory {dir}: {source}", dir = .dir.display())]
     Rooms {
@@ -128,30 +138,36 @@ impl Node {
     /// See [`StartError`]. Nothing is left running or locked.
     pub async fn start(config: Config, seams: NodeSeams) -> Result<Self, StartError> {
         config.check()?;
-        let (lock, identity) = claim(&config, &seams).await?;
+        let lock = claim(&config, &seams).await?;
         let sockets = Sockets::bind(&config, &seams).await?;
         let failed_address = |addr, flag| move |source| StartError::Bind { addr, flag, source };
         let api_addr =
             sockets.api.local_addr().map_err(failed_address(config.api_addr, "--api-addr"))?;
         let node_addr =
             sockets.node.local_addr().map_err(failed_address(config.node_addr, "--node-addr"))?;
-        let Sockets { api, node: node_socket } = sockets;
-        let addresses = (api_addr.to_string(), node_addr.to_string());
-        let rooms = Rooms::open(&config, &seams, &identity, api, addresses).await;
-        let rooms = rooms.map_err(|source| {
+        let mut member = profile(&config, api_addr, node_addr);
+        let identity = match identify(&config, &seams, &member.node_addr).await? {
+            Who::Member(identity) => *identity,
+            Who::Candidate(candidate) => {
+                member.node = candidate.node_id;
+                joining::join(&config, &seams, &candidate, member.clone()).await?
+            }
+        };
+        (member.node, member.raft_id) = (identity.node_id, identity.raft_id);
+        let opened = Rooms::open(&config, &seams, identity, member, sockets).await;
+        let (rooms, identity) = opened.map_err(|source| {
             let dir = config.data_dir.clone();
             StartError::Rooms { dir, source }
         })?;
-        let node = Self { config, seams, identity, api_addr, node_addr, node_socket, rooms, lock };
+        let node = Self { config, seams, identity, api_addr, node_addr, rooms, lock };
         node.announce().await?;
         Ok(node)
     }
 
     /// Stops: takes no more requests, and lets go of the sockets and at last the data directory.
     pub async fn stop(self) {
-        let Self { seams, node_socket, rooms, lock, .. } = self;
+        let Self { seams, rooms, lock, .. } = self;
         rooms.close().await;
-        drop(node_socket);
         let disk = Arc::clone(&seams.disk);
         let removed = seams.executor.run(move || disk.remove_file(READY_FILE)).await;
         if let Err(error) = removed {
@@ -206,12 +222,10 @@ impl Node {
     }
 }
 
-/// Takes the data directory for this node and learns who the node is.
-async fn claim(config: &Config, seams: &NodeSeams) -> Result<(DiskLock, Identity), StartError> {
+/// Takes the data directory for this node.
+async fn claim(config: &Config, seams: &NodeSeams) -> Result<DiskLock, StartError> {
     let dir = config.data_dir.clone();
     let disk = Arc::clone(&seams.disk);
-    let ids = seams.seams.clone();
-    let region = config.region.clone();
     let claim = move || {
         let lock = match disk.lock(LOCK_FILE) {
             Ok(lock) => lock,
@@ -223,15 +237,35 @@ async fn claim(config: &Config, seams: &NodeSeams) -> Result<(DiskLock, Identity
         // One that was killed left its addresses, which are not this node's.
         match disk.remove_file(READY_FILE) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StartError::DataDir { dir, source: error });
+                Err(StartError::DataDir { dir, source: error })
             }
-            _ => {}
+            _ => Ok(lock),
         }
-        let identity = Identity::load_or_create(&*disk, &ids, &region)
-            .map_err(|source| StartError::Identity { dir, source })?;
-        Ok((lock, identity))
     };
     seams.executor.run(claim).await
+}
+
+/// Learns who the node is.
+async fn identify(config: &Config, seams: &NodeSeams, own_addr: &str) -> Result<Who, StartError> {
+    let dir = config.data_dir.clone();
+    let (disk, ids) = (Arc::clone(&seams.disk), seams.seams.clone());
+    let (region, joins) = (config.region.clone(), !joining::others(config, own_addr).is_empty());
+    let identify = move || Identity::load_or_create(&*disk, &ids, &region, joins);
+    let identified = seams.executor.run(identify).await;
+    identified.map_err(|source| StartError::Identity { dir, source })
+}
+
+/// What the node tells of itself; its ids are not known yet.
+fn profile(config: &Config, api_addr: SocketAddr, node_addr: SocketAddr) -> Member {
+    Member {
+        node: NodeId::from_uuid(Uuid::nil()),
+        raft_id: 0,
+        api_addr: format!("http://{api_addr}"),
+        node_addr: config.advertise_addr.clone().unwrap_or_else(|| node_addr.to_string()),
+        region: config.region.clone(),
+        labels: config.labels.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 /// Who holds the data directory, for people.
@@ -247,18 +281,52 @@ fn holder(disk: &dyn Disk) -> String {
 
 impl Sockets {
     async fn bind(config: &Config, seams: &NodeSeams) -> Result<Self, StartError> {
-        let bound = seams.tcp.bind(config.api_addr).await;
-        let api = bound.map_err(|source| StartError::Bind {
-            addr: config.api_addr,
-            flag: "--api-addr",
-            source,
-        })?;
-        let node = seams.udp.bind(config.node_addr).map_err(|source| StartError::Bind {
-            addr: config.node_addr,
-            flag: "--node-addr",
-            source,
-        })?;
+        let (mut tries, flag) =
+            (Ports::from(config.api_addr, config.yields.api_addr), "--api-addr");
+        let api = loop {
+            let addr = tries.next();
+            match seams.tcp.bind(addr).await {
+                Ok(bound) => break bound,
+                Err(error) if tries.may_move(&error) => {}
+                Err(source) => return Err(StartError::Bind { addr, flag, source }),
+            }
+        };
+        let mut tries = Ports::from(config.node_addr, config.yields.node_addr);
+        let node = loop {
+            let addr = tries.next();
+            match seams.udp.bind(addr) {
+                Ok(bound) => break bound,
+                Err(error) if tries.may_move(&error) => {}
+                Err(source) => {
+                    return Err(StartError::Bind { addr, flag: "--node-addr", source });
+                }
+            }
+        };
         Ok(Self { api, node })
+    }
+}
+
+/// The ports to try: one, or as many as [`PORTS_MAX`] where it may be another than the one wished
+/// for.
+struct Ports {
+    addr: SocketAddr,
+    left: u16,
+}
+
+impl Ports {
+    fn from(addr: SocketAddr, may_move: bool) -> Self {
+        Self { addr, left: if may_move { PORTS_MAX } else { 1 } }
+    }
+
+    fn next(&mut self) -> SocketAddr {
+        let addr = self.addr;
+        self.left = self.left.saturating_sub(1);
+        self.addr.set_port(addr.port().saturating_add(1));
+        addr
+    }
+
+    fn may_move(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::AddrInUse && self.left > 0
     }
 }
 

@@ -21,6 +21,9 @@ use crate::{Config, Node, NodeSeams, StartError, seams};
 /// for the process itself.
 const STOP_MS_MAX: u64 = 9_000;
 
+/// Data directories that are tried where the wished one is in use and may be another.
+const DATA_DIRS_MAX: u32 = 64;
+
 /// The exit code of a command line that cannot be used.
 const USAGE: u8 = 2;
 
@@ -129,12 +132,23 @@ async fn serve(config: Config) -> Result<(), String> {
     }
 }
 
-async fn start(config: Config) -> Result<Node, StartError> {
+async fn start(mut config: Config) -> Result<Node, StartError> {
     // Before the data directory is made: what is refused leaves no trace.
     config.check()?;
-    let seams = NodeSeams::real(&config.data_dir)
-        .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })?;
-    Node::start(config, seams).await
+    let wished = config.data_dir.clone();
+    for number in 2.. {
+        let seams = NodeSeams::real(&config.data_dir)
+            .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })?;
+        match Node::start(config.clone(), seams).await {
+            Err(StartError::DataDirLocked { .. })
+                if config.yields.data_dir && number <= DATA_DIRS_MAX => {}
+            started => return started,
+        }
+        let mut next = wished.clone().into_os_string();
+        next.push(format!("-{number}"));
+        config.data_dir = next.into();
+    }
+    unreachable!("the last directory is used or refused")
 }
 
 /// What a person needs to know about a node that is ready.
@@ -148,6 +162,10 @@ fn banner(node: &Node) -> String {
             std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
+    let wished = Config::default();
+    let moved = (config.yields.data_dir && config.data_dir != wished.data_dir)
+        || (config.yields.api_addr && node.api_addr() != wished.api_addr)
+        || (config.yields.node_addr && node.node_addr() != wished.node_addr);
     let access = match (&config.admin_token, api == node.api_addr() && api.ip().is_loopback()) {
         (Some(_), _) => "needs a credential",
         (None, true) => "no admin token: open to this machine only",
@@ -156,18 +174,29 @@ fn banner(node: &Node) -> String {
     format!(
         "shiioo {version} is ready\n  \
            node       {node_id} (region {region})\n  \
-           cluster    {cluster_id} (a single node)\n  \
+           cluster    {cluster_id}\n  \
            API        http://{api}/api ({access})\n  \
            dashboard  http://{api}/\n  \
            nodes      {node_addr} (UDP)\n  \
-           data       {data_dir}\n",
+           data       {data_dir}{moved}\n  \
+           to join it {join}\n",
         version = env!("CARGO_PKG_VERSION"),
         node_id = identity.node_id,
         region = config.region,
         cluster_id = identity.cluster_id,
         node_addr = node.node_addr(),
         data_dir = config.data_dir.display(),
+        moved = if moved { " (the defaults were taken by another node)" } else { "" },
+        join = join_command(node),
     )
+}
+
+/// The command that has another node join this one's cluster.
+fn join_command(node: &Node) -> String {
+    let config = node.config();
+    let at = config.advertise_addr.clone().unwrap_or_else(|| node.node_addr().to_string());
+    let token = if config.join_token.is_some() { " --join-token ..." } else { "" };
+    format!("shiioo --join {at}{token}   (cargo run -- --join {at}{token})")
 }
 
 fn warn_when_open(config: &Config) {

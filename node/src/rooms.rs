@@ -2,27 +2,36 @@
 //!
 //! The order matters. The registry is there before the first group, because groups hand entries
 //! over as soon as they run; the system group runs before the actors, because they follow its
-//! leadership. The API answers from the beginning, `starting` until the actors run, so that a long
-//! recovery can be told from a dead node.
+//! leadership; other nodes are answered before the actors have started, because a node that has
+//! just joined is looked after before it is taken in. The API answers from the beginning,
+//! `starting` until the actors run, so that a long recovery can be told from a dead node.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Member;
-use shiioo_actors::ids::GroupId;
-use shiioo_actors::node::{self, NodeActors, NodePorts, NodeProfile};
-use shiioo_actors::ports::{GroupStatus, Ledger, StoreError};
-use shiioo_actors::seams::TcpListen;
+use shiioo_actors::ids::{GroupId, NodeId};
+use shiioo_actors::join::{CertificateIssuer, JoinSecret};
+use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile};
+use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError};
+use shiioo_actors::seams::Seams;
+use shiioo_actors::secret::SecretBytes;
+use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig};
 use shiioo_transport::http_client::HttpSteps;
+use shiioo_transport::pki::{self, MemberName};
+use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
+use shiioo_transport::udp::AsyncUdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, Secret};
-use crate::identity::Identity;
+use crate::door::Door;
+use crate::identity::{Identity, IdentityError};
+use crate::node::Sockets;
 use crate::seams::NodeSeams;
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
@@ -32,6 +41,7 @@ const API_DRAIN: Duration = Duration::from_secs(3);
 pub(crate) struct Rooms {
     groups: Arc<Groups>,
     actors: NodeActors,
+    quic: Arc<Quic>,
     api: JoinHandle<()>,
     stop_api: oneshot::Sender<()>,
 }
@@ -45,54 +55,64 @@ pub enum RoomsError {
     /// TLS for outgoing calls cannot be set up.
     #[error("TLS for `http` steps cannot be set up: {0}")]
     Tls(String),
+    /// The way to other nodes cannot be opened.
+    #[error("the connections between nodes cannot be set up: {0}")]
+    Quic(#[from] quic::StartError),
+    /// The join secret cannot be one.
+    #[error("--join-token: {0}")]
+    Token(String),
+    /// The identity cannot be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The actors did not start.
     #[error(transparent)]
     Actors(#[from] node::StartError),
 }
 
 impl Rooms {
-    /// Opens the rooms of the node that `identity` names, with its API at `listener`.
+    /// Opens the rooms of the node that `identity` names. Gives back the identity, which a cluster
+    /// that has just been founded changes.
     pub(crate) async fn open(
         config: &Config,
         seams: &NodeSeams,
-        identity: &Identity,
-        listener: Box<dyn TcpListen>,
-        addresses: (String, String),
-    ) -> Result<Self, RoomsError> {
+        identity: Identity,
+        member: Member,
+        sockets: Sockets,
+    ) -> Result<(Self, Identity), RoomsError> {
+        let founding = founding(config, &identity)?;
+        let quic = open_quic(seams, &identity, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
-        let gauged = Arc::clone(&groups);
-        let api = Arc::new(Api::new(
-            seams.seams.clone(),
-            ApiConfig {
-                version: env!("CARGO_PKG_VERSION"),
-                request_timeout: config.request_timeout,
-                admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
-                test_hooks: config.test_hooks,
-                extra_metrics: vec![Box::new(move |text| {
-                    if let Some(groups) = gauged.get() {
-                        write_group_metrics(&groups.groups(), text);
-                    }
-                })],
-            },
-        ));
+        let api = Arc::new(open_api(config, seams, Arc::clone(&groups)));
         let (stop_api, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&api);
         let serving = tokio::spawn(async move {
             // A dropped sender says the same as a message.
-            serving.serve(listener, async { drop(stopped.await) }).await;
+            serving.serve(sockets.api, async { drop(stopped.await) }).await;
         });
         let registry = Arc::new(Registry::default());
-        let groups =
+        let groups_config =
             GroupsConfig { raft_id: identity.raft_id, election_timeout: config.election_timeout };
-        let disk = Arc::clone(&seams.disk);
-        let groups = Groups::start(groups, disk, seams.executor, registry.clone()).await?;
-        match Self::start_actors(config, seams, identity, &groups, registry, addresses).await {
+        let (disk, peers) = (Arc::clone(&seams.disk), Arc::clone(&quic) as Arc<dyn Peers>);
+        let started =
+            Groups::start(groups_config, disk, seams.executor, registry.clone(), peers).await?;
+        let _ = groups.set(Arc::clone(&started));
+        let groups = started;
+        let profile = NodeProfile {
+            member,
+            unhealthy_after: config.unhealthy_after,
+            election_timeout: config.election_timeout,
+            founding,
+        };
+        let door = Door::new(Arc::clone(&groups), Arc::clone(&api));
+        match Self::start_actors(config, seams, profile, &groups, registry, &quic, door).await {
             Ok(actors) => {
                 api.open(actors.handles.clone());
-                Ok(Self { groups, actors, api: serving, stop_api })
+                let identity = founded(seams, identity).await?;
+                Ok((Self { groups, actors, quic, api: serving, stop_api }, identity))
             }
             Err(error) => {
                 groups.shutdown().await;
+                quic.close().await;
                 Err(error)
             }
         }
@@ -101,37 +121,31 @@ impl Rooms {
     async fn start_actors(
         config: &Config,
         seams: &NodeSeams,
-        identity: &Identity,
+        profile: NodeProfile,
         groups: &Arc<Groups>,
         registry: Arc<Registry>,
-        (api_addr, node_addr): (String, String),
+        quic: &Arc<Quic>,
+        door: Arc<Door>,
     ) -> Result<NodeActors, RoomsError> {
-        groups.open_group(GroupId::SYSTEM, vec![identity.raft_id]).await?;
+        // Only who founds the cluster is its first voter; the others are told who votes.
+        let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
+        groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
         let stores =
             FileStores::open(Arc::clone(&seams.disk), seams.executor, &config.region).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
-        let profile = NodeProfile {
-            member: Member {
-                node: identity.node_id,
-                raft_id: identity.raft_id,
-                api_addr: format!("http://{api_addr}"),
-                node_addr,
-                region: config.region.clone(),
-                labels: config.labels.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            },
-            unhealthy_after: config.unhealthy_after,
-        };
         let ports = NodePorts {
             ledger: groups.clone(),
             stores,
             http: Arc::new(http),
             seams: seams.seams.clone(),
             registry,
+            peers: Arc::clone(quic) as Arc<dyn Peers>,
+            issuer: Arc::new(Issuer(seams.seams.clone())),
         };
-        Ok(node::start(profile, ports).await?)
+        quic.serve(door.clone(), door.clone());
+        Ok(node::start(profile, ports, |actors| door.open(actors)).await?)
     }
 
     /// Waits until the node can go on no longer; tells why.
@@ -142,9 +156,11 @@ impl Rooms {
         }
     }
 
-    /// Takes no more requests, lets those that run end, writes down what waits, and stops.
+    /// Lets others lead, takes no more requests, lets those that run end, writes down what waits,
+    /// and stops.
     pub(crate) async fn close(self) {
-        let Self { groups, actors, mut api, stop_api } = self;
+        let Self { groups, actors, quic, mut api, stop_api } = self;
+        actors.hand_over().await;
         let _ = stop_api.send(());
         if tokio::time::timeout(API_DRAIN, &mut api).await.is_err() {
             tracing::warn!("requests were still running when the node stopped");
@@ -152,6 +168,92 @@ impl Rooms {
         }
         actors.stop().await;
         groups.shutdown().await;
+        quic.close().await;
+    }
+}
+
+fn open_quic(
+    seams: &NodeSeams,
+    identity: &Identity,
+    socket: Arc<dyn AsyncUdpSocket>,
+) -> Result<Arc<Quic>, RoomsError> {
+    let config = QuicConfig {
+        identity: TlsIdentity {
+            ca_cert: identity.authority.clone(),
+            cert: identity.certificate.clone(),
+            key: identity.key.der().to_vec(),
+        },
+        name: identity.name(),
+        plain_packets: seams.plain_packets,
+    };
+    let quic = Quic::start(config, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
+    // Until the control plane knows better.
+    let others = identity.peers.iter().filter(|peer| peer.raft_id != identity.raft_id);
+    quic.set_members(others.cloned().map(Into::into).collect());
+    Ok(quic)
+}
+
+fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>>>) -> Api {
+    Api::new(
+        seams.seams.clone(),
+        ApiConfig {
+            version: env!("CARGO_PKG_VERSION"),
+            request_timeout: config.request_timeout,
+            admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+            test_hooks: config.test_hooks,
+            extra_metrics: vec![Box::new(move |text| {
+                if let Some(groups) = groups.get() {
+                    write_group_metrics(&groups.groups(), text);
+                }
+            })],
+        },
+    )
+}
+
+/// What the node founds its cluster with, as long as the cluster has not confirmed that it has it.
+fn founding(config: &Config, identity: &Identity) -> Result<Option<Founding>, RoomsError> {
+    let Some(key) = &identity.authority_key else { return Ok(None) };
+    let secret = config.join_token.as_ref().map(|token| token.reveal().parse::<JoinSecret>());
+    let secret = secret.transpose().map_err(|error| RoomsError::Token(error.to_string()))?;
+    if secret.as_ref().is_some_and(|secret| secret.authority.is_some()) {
+        let why = "this token was made by another cluster; choose a secret of your own, or --join";
+        return Err(RoomsError::Token(why.to_owned()));
+    }
+    Ok(Some(Founding {
+        authority: Authority {
+            cluster: identity.cluster_id,
+            certificate: identity.authority.clone(),
+            key: SecretBytes::new(key.der().to_vec()),
+        },
+        public_key: identity.key.public(),
+        secret_hash: secret.map(|secret| secret.hash()),
+    }))
+}
+
+/// Forgets the authority's key: the cluster has it now.
+async fn founded(seams: &NodeSeams, mut identity: Identity) -> Result<Identity, RoomsError> {
+    if identity.authority_key.take().is_some() {
+        let (disk, kept) = (Arc::clone(&seams.disk), identity.clone());
+        seams.executor.run(move || kept.store(&*disk)).await?;
+    }
+    Ok(identity)
+}
+
+/// Signs certificates with the cluster's authority.
+struct Issuer(Seams);
+
+impl CertificateIssuer for Issuer {
+    fn issue(
+        &self,
+        authority: &Authority,
+        public_key: [u8; 32],
+        raft_id: u64,
+        node: NodeId,
+    ) -> Result<Vec<u8>, String> {
+        let name = MemberName { raft_id, node, cluster: authority.cluster };
+        pki::Authority::load(&authority.certificate, authority.key.reveal())
+            .and_then(|authority| authority.issue(&*self.0.entropy, public_key, name))
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -27,6 +27,8 @@ pub struct NodeSeams {
     pub disk: Arc<dyn Disk>,
     /// Where blocking work runs.
     pub executor: Executor,
+    /// Whether QUIC sends plain packets of one small size, as a simulated network carries them.
+    pub plain_packets: bool,
     /// What `node.json` says the process is; a simulation gives every node a number of its own.
     pub pid: u32,
 }
@@ -43,6 +45,7 @@ impl NodeSeams {
             udp: Arc::new(RealUdp),
             disk: Arc::new(RealDisk::new(data_dir)?),
             executor: Executor::Threads,
+            plain_packets: false,
             pid: std::process::id(),
         })
     }

@@ -80,8 +80,8 @@ fn a_killed_node_leaves_no_lock_behind() {
 fn what_cannot_start_says_why_in_one_line_and_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, code, expected) in [
-        (&["--join", "127.0.0.1:7400"][..], 1, "single node"),
-        (&["--api-addr", "0.0.0.0:0"], 1, "--admin-token"),
+        (&["--api-addr", "0.0.0.0:0"][..], 1, "--admin-token"),
+        (&["--node-addr", "0.0.0.0:0"], 1, "--advertise-addr"),
         (&["--api-addr", "nowhere"], 2, "--api-addr: "),
         (&["--election-timeout", "1ms"], 2, "--election-timeout: "),
         (&["--config", "missing.toml"], 2, "missing.toml: "),

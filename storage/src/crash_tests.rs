@@ -19,7 +19,7 @@ use crate::log::record::{Body, LogEntry, Vote};
 use crate::log::tests::now;
 use crate::log::{Log, Op};
 use crate::parts::FileStores;
-use crate::raft::testing::{Contents, FloorKeeper, GroupMachine, raft_entry};
+use crate::raft::testing::{FloorKeeper, GroupMachine, raft_entry};
 
 /// Segments are so short here that the workload begins and removes many.
 const SEGMENT_BYTES: u64 = 1500;
@@ -218,7 +218,7 @@ async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError> {
     let log = Log::open_sized(disk.mount(), Executor::Inline, SEGMENT_BYTES)?;
     let keeper = Arc::new(FloorKeeper::new(APPLIED, Arc::clone(&log)));
     let sink = Arc::new(Nothing);
-    let machine = GroupMachine::new(APPLIED, Arc::clone(&keeper), sink, Contents::Here);
+    let machine = GroupMachine::new(APPLIED, Arc::clone(&keeper), sink);
     let mut stores = BTreeMap::new();
     for tenant in [tenant(1), tenant(2)] {
         stores.insert(tenant, open_store(oracle, &files, tenant).await?);

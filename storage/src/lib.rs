@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | [`disk`] | the only way to files | everybody |
 //! | [`Executor`] | where blocking work runs | `node` chooses |
-//! | [`Groups`] | Raft groups over one log | the actors' `Ledger` |
+//! | [`Groups`] | Raft groups over one log | the actors' `Ledger`, and their replicas elsewhere |
 //! | [`FileStores`] | indexes and event logs | the actors' `Stores` |
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
@@ -25,4 +25,4 @@ mod raft;
 
 pub use executor::Executor;
 pub use parts::FileStores;
-pub use raft::{Groups, GroupsConfig};
+pub use raft::{Groups, GroupsConfig, NoPeers};

@@ -12,7 +12,7 @@ use shiioo_actors::ports::{
 };
 use shiioo_actors::seams::Timestamp;
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
-use shiioo_storage::{Executor, Groups, GroupsConfig};
+use shiioo_storage::{Executor, Groups, GroupsConfig, NoPeers};
 
 const GROUP: GroupId = GroupId(1);
 const RAFT_ID: u64 = 11;
@@ -88,7 +88,7 @@ fn config() -> GroupsConfig {
 
 async fn start(disk: Arc<dyn Disk>, executor: Executor, sink: &Arc<Sink>) -> Arc<Groups> {
     let sink = Arc::clone(sink) as Arc<dyn ApplySink>;
-    Groups::start(config(), disk, executor, sink).await.unwrap()
+    Groups::start(config(), disk, executor, sink, Arc::new(NoPeers)).await.unwrap()
 }
 
 async fn lead(groups: &Groups, group: GroupId) {
@@ -323,7 +323,9 @@ fn an_election_timeout_that_cannot_be_divided_is_refused() {
     paused().block_on(async {
         let config = GroupsConfig { raft_id: RAFT_ID, election_timeout: Duration::from_millis(5) };
         let (disk, sink) = (simulated().mount(), Sink::new(Replies::Send));
-        assert!(Groups::start(config, disk, Executor::Inline, sink).await.is_err());
+        assert!(
+            Groups::start(config, disk, Executor::Inline, sink, Arc::new(NoPeers)).await.is_err()
+        );
     });
 }
 
@@ -352,7 +354,8 @@ fn damage_is_refused_at_start() {
         groups.shutdown().await;
         disk.flip_bit("log/0000000001.log", 100, 0);
         let sink = Arc::clone(&sink) as Arc<dyn ApplySink>;
-        let refused = Groups::start(config(), disk.mount(), Executor::Inline, sink).await;
+        let refused =
+            Groups::start(config(), disk.mount(), Executor::Inline, sink, Arc::new(NoPeers)).await;
         assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{refused:?}");
     });
 }

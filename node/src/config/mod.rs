@@ -56,6 +56,20 @@ pub struct Config {
     pub repair: bool,
     /// Serves the endpoints below `/test/`, which tests provoke failures with.
     pub test_hooks: bool,
+    /// Which of the defaults give way where they are taken.
+    pub yields: Yields,
+}
+
+/// Defaults that give way where another node on the machine has them already, so that a first trial
+/// needs no flags but `--join`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Yields {
+    /// The API moves to the next free port.
+    pub api_addr: bool,
+    /// The node address moves to the next free port.
+    pub node_addr: bool,
+    /// The data directory moves to `./data-2`, `./data-3`, ...
+    pub data_dir: bool,
 }
 
 impl Default for Config {
@@ -79,6 +93,7 @@ impl Default for Config {
             deny_private_targets: false,
             repair: false,
             test_hooks: false,
+            yields: Yields::default(),
         }
     }
 }
@@ -86,12 +101,11 @@ impl Default for Config {
 /// What a node refuses to start with, though each value is fine by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// There is nothing yet to join.
+    /// Nobody could reach the node.
     #[error(
-        "cannot join another node: this version of shiioo runs a single node, and joining comes \
-         with the next one; start without --join"
+        "--node-addr {0} is no address that others can dial: say with --advertise-addr which is"
     )]
-    Join,
+    Unreachable(SocketAddr),
     /// Scripts are not performed yet.
     #[error("this version of shiioo performs no script steps; start without --allow-scripts")]
     Scripts,
@@ -115,8 +129,8 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !self.join.is_empty() {
-            return Err(ConfigError::Join);
+        if self.node_addr.ip().is_unspecified() && self.advertise_addr.is_none() {
+            return Err(ConfigError::Unreachable(self.node_addr));
         }
         if self.allow_scripts {
             return Err(ConfigError::Scripts);
@@ -183,10 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn joining_is_refused_in_one_line() {
-        let config = Config { join: vec!["127.0.0.1:7400".into()], ..Config::default() };
+    fn an_address_that_nobody_can_dial_needs_another_beside_it() {
+        let mut config = Config { node_addr: "0.0.0.0:7400".parse().unwrap(), ..Config::default() };
         let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("--join") && !error.contains('\n'), "{error}");
+        assert!(error.contains("--advertise-addr") && !error.contains('\n'), "{error}");
+        config.advertise_addr = Some("host-1:7400".into());
+        assert_eq!(config.check(), Ok(()));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
-use super::Config;
 use super::parse::{self, Parsed};
+use super::{Config, Yields};
 
 /// The file that is read when it is there and no other is named.
 const DEFAULT_FILE: &str = "shiioo.toml";
@@ -278,24 +278,27 @@ struct Layers {
 impl Layers {
     fn config(&self) -> Result<Config, SettingError> {
         let default = Config::default();
+        let api_addr = self.value("api_addr", |it| &it.api_addr, parse::socket_addr)?;
+        let node_addr = self.value("node_addr", |it| &it.node_addr, parse::socket_addr)?;
+        let data_dir = self.value("data_dir", |it| &it.data_dir, parse::path)?;
+        let join = self.list("join", JOIN_MAX, |it| &it.join, parse::host_port)?;
+        let yields = Yields {
+            api_addr: api_addr.is_none() && !join.is_empty(),
+            node_addr: node_addr.is_none() && !join.is_empty(),
+            data_dir: data_dir.is_none() && !join.is_empty(),
+        };
         let labels: BTreeMap<_, _> =
             self.list("label", LABELS_MAX, |it| &it.label, parse::label)?.into_iter().collect();
         Ok(Config {
-            api_addr: self
-                .value("api_addr", |it| &it.api_addr, parse::socket_addr)?
-                .unwrap_or(default.api_addr),
-            node_addr: self
-                .value("node_addr", |it| &it.node_addr, parse::socket_addr)?
-                .unwrap_or(default.node_addr),
+            api_addr: api_addr.unwrap_or(default.api_addr),
+            node_addr: node_addr.unwrap_or(default.node_addr),
             advertise_addr: self.value(
                 "advertise_addr",
                 |it| &it.advertise_addr,
                 parse::host_port,
             )?,
-            data_dir: self
-                .value("data_dir", |it| &it.data_dir, parse::path)?
-                .unwrap_or(default.data_dir),
-            join: self.list("join", JOIN_MAX, |it| &it.join, parse::host_port)?,
+            data_dir: data_dir.unwrap_or(default.data_dir),
+            join,
             join_token: self.value("join_token", |it| &it.join_token, parse::secret)?,
             region: self.value("region", |it| &it.region, parse::region)?.unwrap_or(default.region),
             labels,
@@ -317,6 +320,7 @@ impl Layers {
             deny_private_targets: self.switch(|it| it.deny_private_targets),
             repair: self.switch(|it| it.repair),
             test_hooks: self.switch(|it| it.test_hooks),
+            yields,
         })
     }
 

@@ -60,6 +60,15 @@ pub(crate) struct Members {
     pub nodes: Vec<u64>,
 }
 
+impl Members {
+    /// Whether a group can consist of these: openraft takes it for granted.
+    pub fn check(&self) -> Result<(), String> {
+        let has_quorum = !self.voters.is_empty() && self.voters.iter().all(|set| !set.is_empty());
+        let is_known = self.voters.iter().flatten().all(|voter| self.nodes.contains(voter));
+        if has_quorum && is_known { Ok(()) } else { Err(format!("no membership: {self:?}")) }
+    }
+}
+
 /// A place below which everything handed over is durable in the parts, and who was in the group
 /// there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -29,6 +29,9 @@ struct Dirty {
 pub(crate) struct Floors {
     handed: Option<Position>,
     floor: Option<Position>,
+    /// Up to here the parts hold everything durably, though it is not handed over yet: they were
+    /// given the contents of another replica that was further than its snapshot claimed.
+    ahead: Option<Position>,
     dirty: BTreeMap<Part, Dirty>,
     /// The parts of `dirty` by how far they are clean.
     order: BTreeSet<(Option<Position>, Part)>,
@@ -47,7 +50,7 @@ impl Floors {
     /// Notes that an entry is handed over. Gives the floor when that raised it.
     pub fn hand_over(&mut self, position: Position, part: Option<Part>) -> Option<Floor> {
         let before = self.handed.replace(position);
-        if let Some(part) = part {
+        if let Some(part) = part.filter(|_| Some(position) > self.ahead) {
             let dirty = self.dirty.entry(part).or_insert_with(|| {
                 self.order.insert((before, part));
                 Dirty { clean: before, last: position }
@@ -78,14 +81,25 @@ impl Floors {
         self.raise()
     }
 
-    /// Takes over a snapshot: its contents are durable in the parts.
-    #[cfg(test)]
-    pub fn install(&mut self, position: Option<Position>, members: Option<(Position, Members)>) {
-        self.handed = position;
-        self.floor = position;
+    /// Takes over a snapshot that claims everything up to `position`: its contents are durable in
+    /// the parts, and so is all up to `dumped`, which may be further. Gives the floor when that
+    /// raised it; a snapshot from below the floor changes nothing.
+    pub fn install(
+        &mut self,
+        position: Position,
+        members: Option<(Position, Members)>,
+        dumped: Option<Position>,
+    ) -> Option<Floor> {
+        self.ahead = self.ahead.max(dumped);
+        if Some(position) <= self.floor {
+            return None;
+        }
+        self.handed = self.handed.max(Some(position));
+        self.floor = Some(position);
         self.dirty.clear();
         self.order.clear();
         self.memberships = members.into_iter().collect();
+        self.floor()
     }
 
     fn raise(&mut self) -> Option<Floor> {
@@ -147,6 +161,20 @@ mod tests {
         assert!(floors.hand_over(at(1), part(1)).is_none());
         assert!(floors.hand_over(at(2), None).is_none());
         assert_eq!(floors.durable(part(1).unwrap(), at(1)).unwrap().position, at(2));
+    }
+
+    #[test]
+    fn an_installed_snapshot_is_the_floor_and_what_the_dump_has_beyond_it_is_durable() {
+        let mut floors = Floors::default();
+        floors.hand_over(at(0), part(1));
+        let members = Members { voters: vec![vec![1, 2]], nodes: vec![1, 2] };
+        let floor = floors.install(at(7), Some((at(3), members)), Some(at(9))).unwrap();
+        assert_eq!((floor.position, floor.members.unwrap().0), (at(7), at(3)));
+        assert!(floors.install(at(5), None, None).is_none(), "older than the floor");
+        assert_eq!(floors.hand_over(at(8), part(1)).unwrap().position, at(8));
+        assert_eq!(floors.hand_over(at(9), part(1)).unwrap().position, at(9));
+        assert!(floors.hand_over(at(10), part(1)).is_none());
+        assert_eq!(floors.durable(part(1).unwrap(), at(10)).unwrap().position, at(10));
     }
 
     proptest! {

@@ -1,16 +1,14 @@
 //! One Raft group on this node: openraft's handle, and a task that follows it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{
-    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
-};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{Config, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use shiioo_actors::command::Envelope;
 use shiioo_actors::ids::GroupId;
 use shiioo_actors::outcome::Outcome;
@@ -19,7 +17,9 @@ use tokio::sync::watch;
 
 use super::log_store::GroupLog;
 use super::machine::{FloorKeeper, GroupMachine};
-use super::network::NoPeers;
+use super::network::Network;
+use super::read::ReadRounds;
+use super::snapshot::Assembly;
 use super::types::TypeConfig;
 use crate::disk::store_error;
 
@@ -35,7 +35,11 @@ pub(crate) struct Group {
     raft_id: u64,
     raft: openraft::Raft<TypeConfig, GroupMachine>,
     keeper: Arc<FloorKeeper>,
+    network: Network,
+    read_rounds: ReadRounds,
+    assembly: Mutex<Assembly>,
     leadership: watch::Sender<Leadership>,
+    has_ended: watch::Sender<bool>,
 }
 
 /// Turns an election timeout into openraft's settings.
@@ -44,15 +48,21 @@ pub(crate) struct Group {
 /// and a random time between min and max are over: 0.3 T and 0.5 T make that 0.8 T to T.
 pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<Config, String> {
     let total = u64::try_from(election_timeout.as_millis()).unwrap_or(u64::MAX);
+    let heartbeat = (total / 10).max(1);
     let config = Config {
         cluster_name: format!("group-{group}"),
-        heartbeat_interval: (total / 10).max(1),
+        heartbeat_interval: heartbeat,
         election_timeout_min: total / 10 * 3,
         election_timeout_max: total / 2,
         enable_pre_vote: Some(true),
         // A leader that comes back in the same term after a power cut may have lost what it had
         // not synced, and would give the same index twice.
         enable_leader_restore: Some(false),
+        // A leader that hears no quorum falls silent for T, so that those who hear it, but whom it
+        // does not hear, elect another.
+        quorum_loss_probe_interval: Some(total),
+        // Whoever cannot be reached is tried again soon enough to be back within T.
+        backoff: format!("{heartbeat}ms ..{}ms", total.max(heartbeat)),
         // Snapshots are asked for when the floor has risen, and claim no more than it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
@@ -75,12 +85,13 @@ impl Group {
         members: &[u64],
         store: GroupLog,
         machine: GroupMachine,
+        network: Network,
     ) -> Result<Arc<Self>, StoreError> {
         let keeper = machine.keeper();
         let failed = |error: &dyn std::fmt::Display| {
             store_error(format!("open group {id}"), std::io::Error::other(error.to_string()))
         };
-        let raft = openraft::Raft::new(raft_id, config, NoPeers, store, machine)
+        let raft = openraft::Raft::new(raft_id, config, network.clone(), store, machine)
             .await
             .map_err(|fatal| failed(&fatal))?;
         if members.first() == Some(&raft_id)
@@ -92,8 +103,17 @@ impl Group {
                 Err(error) => return Err(failed(&error)),
             }
         }
-        let leadership = watch::Sender::new(Leadership::default());
-        Ok(Arc::new(Self { id, raft_id, raft, keeper, leadership }))
+        Ok(Arc::new(Self {
+            id,
+            raft_id,
+            raft,
+            keeper,
+            network,
+            read_rounds: ReadRounds::default(),
+            assembly: Mutex::default(),
+            leadership: watch::Sender::new(Leadership::default()),
+            has_ended: watch::Sender::new(false),
+        }))
     }
 
     pub fn id(&self) -> GroupId {
@@ -108,6 +128,28 @@ impl Group {
         &self.raft
     }
 
+    pub(super) fn keeper(&self) -> &FloorKeeper {
+        &self.keeper
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(super) fn read_rounds(&self) -> &ReadRounds {
+        &self.read_rounds
+    }
+
+    pub(super) fn assembly_lock(&self) -> &Mutex<Assembly> {
+        &self.assembly
+    }
+
+    /// Waits until the group runs no more.
+    pub(super) async fn ended(&self) {
+        // The sender is here: waiting cannot fail.
+        let _ = self.has_ended.subscribe().wait_for(|has_ended| *has_ended).await;
+    }
+
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
     }
@@ -120,19 +162,6 @@ impl Group {
             }
             // Accepted first: it may have reached a quorum, or may yet.
             Err(error) => Err(ProposeError::Unknown(error.to_string())),
-        }
-    }
-
-    pub async fn read_index(&self) -> Result<(), ProposeError> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(self.not_here(&forward))
-            }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(ProposeError::NoLeader)
-            }
-            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopping),
         }
     }
 
@@ -200,6 +229,7 @@ impl Group {
             }
         }
         self.leadership.send_replace(Leadership::default());
+        self.has_ended.send_replace(true);
         match &metrics.borrow_watched().running_state {
             Err(Fatal::Stopped) => None,
             Err(fatal) => Some(format!("group {}: {fatal}", self.id)),
@@ -207,11 +237,17 @@ impl Group {
         }
     }
 
-    async fn snapshot(&self) {
+    pub(super) async fn snapshot(&self) {
         // An error means that the group has stopped, which shows otherwise.
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::debug!(group = %self.id, %error, "no snapshot");
         }
+    }
+
+    /// Whether this node leads, by what a quorum has confirmed up to this moment.
+    pub fn leads(&self) -> bool {
+        let lease = Duration::from_millis(self.raft.config().election_timeout_max);
+        self.observe(&self.raft.metrics(), &self.raft.server_metrics(), lease).here
     }
 
     fn observe(

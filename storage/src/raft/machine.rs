@@ -7,6 +7,7 @@
 //! Invariants:
 //! - Every entry above the floor is handed over once in the life of the process, in order.
 //! - An entry at or below the floor that the log remembers is never handed over again.
+//! - A snapshot of another replica raises the floor only when its contents are durable here.
 //! - A part is noted as dirty before it is given the entry, so that its report cannot come first.
 
 use std::io;
@@ -14,31 +15,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, TryStreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope};
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{ApplySink, Handed, Payload, Reply};
-use tokio::sync::Notify;
+use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply};
+use tokio::sync::{Notify, watch};
 
+use super::convert::stored_members;
 use super::floor::Floors;
 use super::types::stored_membership;
-use super::types::{LogId, StoredMembership, TypeConfig, log_id, members, position};
+use super::types::{
+    Entry, LogId, StoredMembership, TypeConfig, io_error, log_id, members, position,
+};
 use crate::log::Log;
 use crate::log::record::Floor;
 
 /// Entries by which the floor rises before a snapshot lets the log be cut.
 const SNAPSHOT_ENTRIES: u64 = 16_384;
 
-/// What a snapshot between nodes is asked for by: its contents are fetched tenant by tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A snapshot, as openraft passes it on. One that is made here names a floor: what it claims is in
+/// the parts already, and is dumped only when it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotHandle {
     /// Whose.
     pub group: GroupId,
     /// Up to where; `None` for that of an empty group.
     pub upto: Option<Position>,
+    /// The contents, when another replica sent them.
+    pub dump: Option<Dump>,
 }
 
 type Meta = SnapshotMetaOf<TypeConfig>;
@@ -53,12 +60,16 @@ pub(crate) struct FloorKeeper {
     /// Index of the floor when a snapshot was last due.
     snapshot_at: AtomicU64,
     snapshot_due: Notify,
+    /// Index below which everything has been handed over.
+    next: watch::Sender<u64>,
 }
 
 impl FloorKeeper {
     pub fn new(group: GroupId, log: Arc<Log>) -> Self {
         let floor = log.state(group).floor;
+        let next = floor.as_ref().map_or(0, |floor| floor.position.index.saturating_add(1));
         Self {
+            next: watch::Sender::new(next),
             group,
             log,
             snapshot_at: AtomicU64::new(floor.as_ref().map_or(0, |floor| floor.position.index)),
@@ -77,6 +88,34 @@ impl FloorKeeper {
     /// The last entry handed over.
     pub fn handed(&self) -> Option<Position> {
         self.floors().handed()
+    }
+
+    /// Waits until everything up to an index has been handed over.
+    pub async fn handed_at_least(&self, index: u64) {
+        // The sender is here: waiting cannot fail.
+        let _ = self.next.subscribe().wait_for(|next| *next > index).await;
+    }
+
+    fn tell_handed(&self, position: Position) {
+        self.next.send_if_modified(|next| {
+            let is_more = *next <= position.index;
+            *next = (*next).max(position.index.saturating_add(1));
+            is_more
+        });
+    }
+
+    /// Takes over a snapshot whose contents are durable.
+    fn install(&self, meta: &Meta, dumped: Option<Position>) {
+        let Some(upto) = meta.last_log_id.as_ref().map(position) else { return };
+        {
+            let mut floors = self.floors();
+            let raised = floors.install(upto, stored_members(&meta.last_membership), dumped);
+            if raised.is_some() {
+                self.snapshot_at.fetch_max(upto.index, Ordering::Relaxed);
+            }
+            self.remember(raised);
+        }
+        self.tell_handed(upto);
     }
 
     /// Waits until the floor has risen so far that a snapshot should be made.
@@ -128,34 +167,18 @@ pub(crate) fn part_of(envelope: &Envelope) -> Part {
     }
 }
 
-/// What is done about a snapshot that another node sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Contents {
-    /// Its contents cannot be fetched: it is refused.
-    Unavailable,
-    /// Its contents are taken to be here already.
-    #[cfg(test)]
-    Here,
-}
-
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct GroupMachine {
     group: GroupId,
     keeper: Arc<FloorKeeper>,
     sink: Arc<dyn ApplySink>,
-    contents: Contents,
     snapshot: Arc<Mutex<Option<Meta>>>,
 }
 
 impl GroupMachine {
-    pub fn new(
-        group: GroupId,
-        keeper: Arc<FloorKeeper>,
-        sink: Arc<dyn ApplySink>,
-        contents: Contents,
-    ) -> Self {
-        Self { group, keeper, sink, contents, snapshot: Arc::default() }
+    pub fn new(group: GroupId, keeper: Arc<FloorKeeper>, sink: Arc<dyn ApplySink>) -> Self {
+        Self { group, keeper, sink, snapshot: Arc::default() }
     }
 
     pub fn keeper(&self) -> Arc<FloorKeeper> {
@@ -174,12 +197,31 @@ impl GroupMachine {
 
     fn with_handle(&self, meta: Meta) -> HandleSnapshot {
         let upto = meta.last_log_id.as_ref().map(position);
-        Snapshot { meta, snapshot: SnapshotHandle { group: self.group, upto } }
+        Snapshot { meta, snapshot: SnapshotHandle { group: self.group, upto, dump: None } }
+    }
+
+    /// Remembers a snapshot, unless a later one came in between.
+    fn keep(&self, meta: &Meta) {
+        let mut kept = self.snapshot();
+        if kept.as_ref().is_none_or(|kept| kept.last_log_id <= meta.last_log_id) {
+            *kept = Some(meta.clone());
+        }
     }
 
     fn hand_over(&self, (entry, responder): EntryResponder<TypeConfig>) {
         let position = position(&entry.log_id);
         self.keeper.hand_over(position, &entry.payload);
+        self.pass_on(position, entry, responder);
+        // Told last: who waits for it may look for the entry in the part's queue.
+        self.keeper.tell_handed(position);
+    }
+
+    fn pass_on(
+        &self,
+        position: Position,
+        entry: Entry,
+        responder: Option<ApplyResponder<TypeConfig>>,
+    ) {
         let payload = match entry.payload {
             EntryPayload::Blank => Payload::NewTerm,
             EntryPayload::Normal(envelope) => Payload::Command(envelope),
@@ -222,26 +264,14 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         meta: &Meta,
         handle: SnapshotHandle,
     ) -> Result<(), io::Error> {
-        match self.contents {
-            Contents::Unavailable => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("the contents of {handle:?}, {meta}, cannot be fetched from another node"),
-            )),
-            #[cfg(test)]
-            Contents::Here => {
-                let membership = &meta.last_membership;
-                let at = membership.log_id().as_ref().map(position);
-                let mut floors = self.keeper.floors();
-                floors.install(
-                    meta.last_log_id.as_ref().map(position),
-                    at.map(|at| (at, members(membership.membership()))),
-                );
-                let floor = floors.floor();
-                self.keeper.remember(floor);
-                *self.snapshot() = Some(meta.clone());
-                Ok(())
-            }
+        let mut dumped = None;
+        if let Some(dump) = handle.dump {
+            dumped = dump.position;
+            self.sink.install(self.group, dump).await.map_err(io_error)?;
         }
+        self.keeper.install(meta, dumped);
+        self.keep(meta);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<HandleSnapshot>, io::Error> {
@@ -256,7 +286,7 @@ impl RaftSnapshotBuilder<TypeConfig> for GroupMachine {
     async fn build_snapshot(&mut self) -> Result<HandleSnapshot, io::Error> {
         let (last_log_id, last_membership) = self.at_floor();
         let meta = Meta { last_log_id, last_membership };
-        *self.snapshot() = Some(meta.clone());
+        self.keep(&meta);
         Ok(self.with_handle(meta))
     }
 }

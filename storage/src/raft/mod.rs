@@ -6,21 +6,30 @@
 //! Groups are independent of each other but for the log and its disk: when the log dies, or any
 //! group does, the node has to stop ([`Groups::failed`]).
 
+mod convert;
 mod floor;
 mod group;
 mod log_store;
 mod machine;
 mod membership;
 mod network;
+mod read;
+mod serve;
+mod snapshot;
 mod types;
+mod wire;
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod suite_tests;
+#[cfg(test)]
+mod wire_tests;
 
 /// What the crash tests drive without openraft around it.
 #[cfg(test)]
 pub(crate) mod testing {
-    pub(crate) use super::machine::{Contents, FloorKeeper, GroupMachine};
+    pub(crate) use super::machine::{FloorKeeper, GroupMachine};
     pub(crate) use super::types::raft_entry;
 }
 
@@ -34,9 +43,11 @@ use shiioo_actors::command::Envelope;
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, GroupStatus, Leadership, Ledger, ProposeError, StoreError,
+    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, Peers, ProposeError, Service,
+    StoreError,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::disk::{Disk, store_error};
 use crate::executor::Executor;
@@ -44,7 +55,10 @@ use crate::log::Log;
 use crate::log::record::Body;
 use group::Group;
 use log_store::GroupLog;
-use machine::{Contents, FloorKeeper, GroupMachine};
+use machine::{FloorKeeper, GroupMachine};
+use network::Network;
+
+pub use network::NoPeers;
 
 /// Entries that are read at once when a part's are sought out.
 const REPLAY_ENTRIES: u64 = 512;
@@ -63,6 +77,7 @@ pub struct Groups {
     config: GroupsConfig,
     log: Arc<Log>,
     sink: Arc<dyn ApplySink>,
+    peers: Arc<dyn Peers>,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// The floors of the groups, known before their first entry is handed over.
     keepers: RwLock<BTreeMap<GroupId, Arc<FloorKeeper>>>,
@@ -83,6 +98,7 @@ impl Groups {
         disk: Arc<dyn Disk>,
         executor: Executor,
         sink: Arc<dyn ApplySink>,
+        peers: Arc<dyn Peers>,
     ) -> Result<Arc<Self>, StoreError> {
         // Told now rather than when the first group is opened.
         group::raft_config(GroupId::SYSTEM, config.election_timeout)
@@ -92,6 +108,7 @@ impl Groups {
             config,
             log,
             sink,
+            peers,
             groups: RwLock::default(),
             keepers: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
@@ -113,6 +130,30 @@ impl Groups {
         if let Err(error) = self.log.close().await {
             tracing::warn!(%error, "the log was not closed");
         }
+    }
+
+    /// Answers what the member `from` asks of the groups here, until `deadline`: the other end of
+    /// what [`Peers`] carries for [`Service::Raft`] and [`Service::Snapshot`].
+    ///
+    /// # Errors
+    /// When nothing was done about the request: the group is not here or stops, the bytes are no
+    /// request, or `from` is not who the request says.
+    pub async fn serve(
+        &self,
+        from: u64,
+        service: Service,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Declined> {
+        let wire::Request { group: id, body } = wire::decode(&request).map_err(Declined)?;
+        drop(request);
+        let not_here = || Declined(format!("group {id} is not here"));
+        let group = self.ready(id).map_err(|_| not_here())?;
+        // Who asked has gone by then, and hears nothing of it.
+        let answer = tokio::time::timeout_at(deadline, group.serve(from, service, body))
+            .await
+            .map_err(|_| Declined("too late".into()))??;
+        Ok(wire::encode(&answer))
     }
 
     /// Resolves, with the reason, when the log or a group has died. Then the node has to stop: what
@@ -168,9 +209,11 @@ impl Groups {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, Arc::clone(&keeper));
-        let machine = GroupMachine::new(id, keeper, Arc::clone(&self.sink), Contents::Unavailable);
+        let machine = GroupMachine::new(id, keeper, Arc::clone(&self.sink));
         let store = GroupLog::new(id, Arc::clone(&self.log));
-        let group = Group::open(id, raft_id, Arc::new(config), &members, store, machine).await?;
+        let network = Network::new(id, Arc::clone(&self.peers), Arc::clone(&self.sink));
+        let group =
+            Group::open(id, raft_id, Arc::new(config), &members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled());
         let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));
         tokio::spawn(async move {
@@ -242,6 +285,10 @@ impl Ledger for Groups {
 
     fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>> {
         Some(self.group(group)?.leadership())
+    }
+
+    fn leads(&self, group: GroupId) -> bool {
+        self.group(group).is_some_and(|group| group.leads())
     }
 
     fn replay(

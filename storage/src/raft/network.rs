@@ -1,79 +1,254 @@
-//! The way to the other replicas of a group. For now there is none: every group has one voter,
-//! this node, and whoever is called is unreachable.
+//! The way to the other replicas of a group, as openraft sees it: calls over [`Peers`].
+//!
+//! Invariants:
+//! - Every call has a deadline.
+//! - What reached nobody, or was declined, is `Unreachable`: openraft waits before it tries again.
+//!   What was sent and not answered is a `NetworkError`: it may have been done.
+//! - Appends to one replica are sent one after another, so that they cannot overtake each other.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use shiioo_actors::ids::GroupId;
+use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service};
+use tokio::time::Instant;
 
+use super::convert;
 use super::machine::SnapshotHandle;
-use super::types::{RaftVote, TypeConfig};
+use super::snapshot::chunks;
+use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
+use super::wire::{self, Answer, Append, Appended, Ask, Request, Transfer};
 
-/// Reaches nobody.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NoPeers;
+/// How much longer entries may take than the heartbeat that openraft measures them by: they are
+/// larger, and are synced before they are answered.
+const ENTRIES_PATIENCE: u32 = 5;
 
-/// A node that cannot be reached.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NoPeer {
-    target: u64,
+/// How long a chunk of a snapshot may take.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the last chunk may take, after which the whole is installed.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that knows no other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPeers;
+
+impl Peers for NoPeers {
+    fn call(
+        &self,
+        to: u64,
+        _service: Service,
+        _request: Vec<u8>,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        Box::pin(async move {
+            Err(PeerError::Unreachable { to, why: "this node knows no other".into() })
+        })
+    }
+
+    fn set_members(&self, _members: Vec<Peer>) {}
 }
 
-impl NoPeer {
-    fn unreachable(self) -> Unreachable<TypeConfig> {
-        Unreachable::from_string(format!("no way leads to node {}", self.target))
+/// The other replicas of one group.
+#[derive(Clone)]
+pub(crate) struct Network {
+    group: GroupId,
+    peers: Arc<dyn Peers>,
+    sink: Arc<dyn ApplySink>,
+    /// Snapshots sent so far.
+    transfers: Arc<AtomicU64>,
+}
+
+/// One of them.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    network: Network,
+    raft_id: u64,
+}
+
+impl Network {
+    pub fn new(group: GroupId, peers: Arc<dyn Peers>, sink: Arc<dyn ApplySink>) -> Self {
+        Self { group, peers, sink, transfers: Arc::default() }
+    }
+
+    pub fn replica(&self, raft_id: u64) -> Replica {
+        Replica { network: self.clone(), raft_id }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeer;
+impl Replica {
+    /// Asks it about the group.
+    pub async fn ask(&self, body: Ask, patience: Duration) -> Result<Answer, PeerError> {
+        let service = if matches!(body, Ask::Chunk(_)) { Service::Snapshot } else { Service::Raft };
+        let request = wire::encode(&Request { group: self.network.group, body });
+        let deadline = Instant::now() + patience;
+        let call = self.network.peers.call(self.raft_id, service, request, deadline);
+        let to = self.raft_id;
+        let answer = tokio::time::timeout_at(deadline, call)
+            .await
+            .map_err(|_| PeerError::Lost { to, why: "too late".into() })??;
+        // A peer that speaks another language is left alone for a while, like one that declines.
+        wire::decode(&answer).map_err(|why| PeerError::Declined { to, why })
+    }
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> NoPeer {
-        NoPeer { target }
+    fn nonsense(&self) -> PeerError {
+        PeerError::Declined { to: self.raft_id, why: "the answer is for another question".into() }
+    }
+
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, PeerError> {
+        let prev = request.prev_log_id.as_ref().map(position);
+        let (append, left_off_after) = Append::new(
+            self.network.group,
+            vote(&request.vote),
+            prev,
+            request.leader_commit.as_ref().map(position),
+            request.entries.into_iter().map(log_entry),
+        );
+        let patience = match append.is_heartbeat() {
+            true => option.soft_ttl(),
+            false => option.hard_ttl() * ENTRIES_PATIENCE,
+        };
+        match self.ask(Ask::Append(append), patience).await? {
+            Answer::Append(Appended::Done) => Ok(match left_off_after {
+                Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
+                None => AppendEntriesResponse::Success,
+            }),
+            // Nothing comes before the first entry, so nothing can be in conflict with it.
+            Answer::Append(Appended::Conflict) if prev.is_some() => {
+                Ok(AppendEntriesResponse::Conflict)
+            }
+            Answer::Append(Appended::HigherVote(vote)) => {
+                Ok(AppendEntriesResponse::HigherVote(raft_vote(vote)))
+            }
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    async fn ballot(&self, ask: Ask, option: &RPCOption) -> Result<Voted, PeerError> {
+        match self.ask(ask, option.soft_ttl()).await? {
+            Answer::Vote(voted) => Ok(convert::voted_from_wire(voted)),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        sender: RaftVote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotHandle>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let group = self.network.group;
+        let unsendable = |why: String| {
+            tracing::warn!(%group, to = self.raft_id, why, "no snapshot can be sent");
+            Unreachable::from_string(why)
+        };
+        let upto = snapshot.meta.last_log_id.as_ref().map(position);
+        let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
+        let dump = self.network.sink.dump(group).await.map_err(|e| unsendable(e.to_string()))?;
+        let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
+        let members = convert::stored_members(&snapshot.meta.last_membership);
+        for chunk in chunks(vote(&sender), transfer, upto, members, dump) {
+            let patience = if chunk.is_last { INSTALL_PATIENCE } else { CHUNK_PATIENCE };
+            match self.ask(Ask::Chunk(chunk), patience).await.map_err(rpc_error)? {
+                Answer::Chunk(None) => {}
+                Answer::Chunk(Some(theirs)) => {
+                    return Ok(SnapshotResponse::new(raft_vote(theirs)));
+                }
+                _ => return Err(rpc_error(self.nonsense()).into()),
+            }
+        }
+        Err(rpc_error(self.nonsense()).into())
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoPeer {
+type Voted = VoteResponse<TypeConfig>;
+
+fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
+    match error {
+        PeerError::Unreachable { .. } | PeerError::Declined { .. } => {
+            Unreachable::from_string(error).into()
+        }
+        PeerError::Lost { .. } => NetworkError::from_string(error).into(),
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Replica;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Replica {
+        self.replica(target)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Replica {
     type SnapshotData = SnapshotHandle;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.append(request, &option).await.map_err(rpc_error)
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<Voted, RPCError<TypeConfig>> {
+        let ballot = convert::ballot_to_wire(&request);
+        self.ballot(Ask::Vote(ballot), &option).await.map_err(rpc_error)
     }
 
-    // The default grants a pre-vote, which is right for a peer that does not know it, not for one
-    // that cannot be asked.
     async fn pre_vote(
         &mut self,
-        _request: VoteRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<Voted, RPCError<TypeConfig>> {
+        let ballot = convert::ballot_to_wire(&request);
+        self.ballot(Ask::PreVote(ballot), &option).await.map_err(rpc_error)
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: SnapshotOf<TypeConfig, SnapshotHandle>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotHandle>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot) => sent,
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let transfer = Transfer {
+            vote: vote(request.from_leader()),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(position),
+        };
+        match self.ask(Ask::Transfer(transfer), option.soft_ttl()).await.map_err(rpc_error)? {
+            Answer::Transfer(answer) => Ok(convert::transferred_from_wire(answer, &request)),
+            _ => Err(rpc_error(self.nonsense())),
+        }
     }
 }

@@ -9,7 +9,7 @@ use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, StoreError};
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;
-use super::machine::{Contents, FloorKeeper, GroupMachine};
+use super::machine::{FloorKeeper, GroupMachine};
 use super::types::TypeConfig;
 use crate::disk::{Disk, RealDisk, SimDisk};
 use crate::executor::Executor;
@@ -34,7 +34,7 @@ fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupMachine) {
     let group = GroupId(7);
     let log = Log::open(disk, executor).unwrap();
     let keeper = Arc::new(FloorKeeper::new(group, Arc::clone(&log)));
-    let machine = GroupMachine::new(group, keeper, Arc::new(Nothing), Contents::Here);
+    let machine = GroupMachine::new(group, keeper, Arc::new(Nothing));
     (GroupLog::new(group, log), machine)
 }
 

@@ -1,0 +1,64 @@
+//! Where other nodes knock: hands each call to the room that answers it.
+
+use std::sync::{Arc, OnceLock};
+
+use shiioo_actors::node::Doors;
+use shiioo_actors::ports::{BoxFuture, Declined, JoinService, PeerService, Service, Stranger};
+use shiioo_api::Api;
+use shiioo_storage::Groups;
+use tokio::time::Instant;
+
+/// See the module.
+pub(crate) struct Door {
+    groups: Arc<Groups>,
+    api: Arc<Api>,
+    /// The actors, once they run.
+    actors: OnceLock<Doors>,
+}
+
+impl Door {
+    /// A door before the rooms that are there already.
+    pub(crate) fn new(groups: Arc<Groups>, api: Arc<Api>) -> Arc<Self> {
+        Arc::new(Self { groups, api, actors: OnceLock::new() })
+    }
+
+    /// Opens the way to the actors. Once.
+    pub(crate) fn open(&self, actors: Doors) {
+        let _ = self.actors.set(actors);
+    }
+
+    fn actors(&self) -> Result<&Doors, Declined> {
+        self.actors.get().ok_or_else(|| Declined("the node is starting".to_owned()))
+    }
+}
+
+impl PeerService for Door {
+    fn serve(
+        &self,
+        from: u64,
+        service: Service,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move {
+            match service {
+                Service::Raft | Service::Snapshot => {
+                    self.groups.serve(from, service, request, deadline).await
+                }
+                Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,
+                Service::Node => self.actors()?.calls.serve(&request, deadline).await,
+                Service::Api => self.api.serve_forwarded(from, request, deadline).await,
+            }
+        })
+    }
+}
+
+impl JoinService for Door {
+    fn join(
+        &self,
+        stranger: Stranger,
+        request: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move { self.actors()?.desk.join(stranger, request).await })
+    }
+}

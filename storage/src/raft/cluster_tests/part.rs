@@ -1,0 +1,140 @@
+//! The part of a group, as the tests have it: rows in memory, some of them durable.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
+use shiioo_actors::seams::Timestamp;
+
+/// What the part holds: texts by index.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Contents {
+    pub position: Option<Position>,
+    pub texts: BTreeMap<u64, String>,
+}
+
+/// Where an installation stops and never goes on, for a power cut to hit it there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stall {
+    Nowhere,
+    BeforeDurable,
+    AfterDurable,
+}
+
+#[derive(Debug)]
+pub struct TestPart {
+    live: Mutex<Contents>,
+    /// Survives power cuts.
+    durable: Arc<Mutex<Contents>>,
+    stall: Mutex<Stall>,
+    /// Positions handed over in this life.
+    handed: Mutex<Vec<Position>>,
+    installed: Mutex<Vec<Option<Position>>>,
+}
+
+pub fn part() -> Part {
+    Part::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap())
+}
+
+pub fn command(text: &str) -> Envelope {
+    let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
+    let Part::Tenant(tenant) = part() else { unreachable!() };
+    let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
+    let command = Command::Tenant { tenant, epoch: Epoch(1), command };
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }
+}
+
+impl TestPart {
+    pub fn open(durable: Arc<Mutex<Contents>>) -> Arc<Self> {
+        let live = Mutex::new(durable.lock().unwrap().clone());
+        let stall = Mutex::new(Stall::Nowhere);
+        Arc::new(Self {
+            live,
+            durable,
+            stall,
+            handed: Mutex::default(),
+            installed: Mutex::default(),
+        })
+    }
+
+    pub fn live(&self) -> MutexGuard<'_, Contents> {
+        self.live.lock().unwrap()
+    }
+
+    pub fn texts(&self) -> Vec<String> {
+        self.live().texts.values().cloned().collect()
+    }
+
+    pub fn stall(&self, stall: Stall) {
+        *self.stall.lock().unwrap() = stall;
+    }
+
+    pub fn handed(&self) -> Vec<Position> {
+        self.handed.lock().unwrap().clone()
+    }
+
+    pub fn installed(&self) -> Vec<Option<Position>> {
+        self.installed.lock().unwrap().clone()
+    }
+
+    /// Makes all it holds durable, and says up to where.
+    pub fn flush(&self) -> Option<Position> {
+        let live = self.live();
+        *self.durable.lock().unwrap() = live.clone();
+        live.position
+    }
+}
+
+impl ApplySink for TestPart {
+    fn hand_over(&self, _group: GroupId, entry: Handed) {
+        let mut handed = self.handed.lock().unwrap();
+        assert!(handed.last().is_none_or(|last| *last < entry.position), "out of order");
+        handed.push(entry.position);
+        drop(handed);
+        if let Payload::Command(envelope) = &entry.payload
+            && let Command::Tenant { command, .. } = &envelope.command
+            && let TenantCommand::CancelRun { reason: Some(text), .. } = command
+        {
+            let mut live = self.live();
+            if live.position < Some(entry.position) {
+                live.texts.insert(entry.position.index, text.clone());
+                live.position = Some(entry.position);
+            }
+        }
+        if let Some(reply) = entry.reply {
+            reply.send(Outcome::Done);
+        }
+    }
+
+    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
+        let live = self.live().clone();
+        let rows = live.texts.into_iter();
+        let rows = rows.map(|(at, text)| (at.to_be_bytes().to_vec(), text.into_bytes())).collect();
+        Box::pin(async move { Ok(Dump { position: live.position, rows }) })
+    }
+
+    fn install(&self, _group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let stall = *self.stall.lock().unwrap();
+            if stall == Stall::BeforeDurable {
+                std::future::pending::<()>().await;
+            }
+            self.installed.lock().unwrap().push(dump.position);
+            if self.live().position < dump.position {
+                let texts = dump.rows.into_iter().map(|(key, value)| {
+                    let at = u64::from_be_bytes(key.try_into().unwrap());
+                    (at, String::from_utf8(value).unwrap())
+                });
+                *self.live() = Contents { position: dump.position, texts: texts.collect() };
+                self.flush();
+            }
+            if stall == Stall::AfterDurable {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
+}

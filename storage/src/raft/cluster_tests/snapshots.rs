@@ -1,0 +1,179 @@
+//! Replicas that need more than the log still has.
+
+use shiioo_actors::ports::Ledger;
+
+use super::fabric::{Cluster, GROUP, story, until};
+use super::part::{Stall, part};
+
+/// A leader whose log begins behind its beginning, and a node that has nothing.
+async fn purged(voters: u64, entries: usize) -> (Cluster, u64) {
+    let cluster = Cluster::start(voters + 1, voters).await;
+    let leader = cluster.leader().await;
+    cluster.propose_many(leader, entries, "purged").await;
+    for node in 1..=voters {
+        cluster.flush(node);
+    }
+    cluster.purge(leader).await;
+    (cluster, leader)
+}
+
+#[test]
+fn a_joiner_gets_a_snapshot_of_what_the_log_has_no_more() {
+    story(async {
+        let (cluster, leader) = purged(3, 30).await;
+        cluster.groups(leader).add_learner(GROUP, 4).await.unwrap();
+        cluster.same(leader, &[4]).await;
+        let position = cluster.part(leader).live().position;
+        assert_eq!(cluster.part(4).installed(), [position]);
+        cluster.propose_many(leader, 3, "after").await;
+        cluster.same(leader, &[1, 2, 3, 4]).await;
+        cluster.groups(4).read_index(GROUP).await.unwrap();
+    });
+}
+
+#[test]
+fn a_dump_may_be_ahead_of_what_the_snapshot_claims() {
+    story(async {
+        let (mut cluster, leader) = purged(1, 10).await;
+        // These are in the dump, and the log has them too: the snapshot claims less.
+        cluster.propose_many(leader, 10, "beyond the floor").await;
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.same(leader, &[2]).await;
+        assert_eq!(cluster.part(2).texts().len(), 20);
+        let position = cluster.part(leader).live().position;
+        assert_eq!(cluster.part(2).installed(), [position]);
+        until("all of it handed over", || cluster.part(2).handed().last() >= position.as_ref())
+            .await;
+        // All that was handed over is durable there already, so nothing pins the log.
+        let floor = || cluster.groups(2).keeper(GROUP).unwrap().floor().map(|f| f.position);
+        until("a floor", || floor() >= position).await;
+
+        // And after a restart the log gives again what it has, of which nothing is new.
+        let down = cluster.kill(2).await;
+        cluster.bring_back(2, down).await;
+        cluster.propose(leader, "after").await;
+        cluster.same(leader, &[2]).await;
+        assert_eq!(cluster.part(2).texts().len(), 21);
+    });
+}
+
+#[test]
+fn a_follower_that_was_away_too_long_gets_a_snapshot_over_what_it_has() {
+    story(async {
+        let mut cluster = Cluster::start(3, 3).await;
+        let leader = cluster.leader().await;
+        cluster.propose_many(leader, 5, "all have").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let away = cluster.followers(leader)[0];
+        cluster.flush(away);
+        let down = cluster.kill(away).await;
+        cluster.propose_many(leader, 30, "meanwhile").await;
+        cluster.flush(leader);
+        let purged = cluster.purge(leader).await;
+        cluster.bring_back(away, down).await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        assert_eq!(cluster.part(away).installed().len(), 1);
+        let has_purged = || cluster.groups(away).log.state(GROUP).purged.map(|at| at.index);
+        until("a purge", || has_purged() >= Some(purged)).await;
+        // It can lead with what it got.
+        cluster.propose(leader, "after").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        cluster.groups(leader).transfer(GROUP, away).await.unwrap();
+        cluster.leader_among(&[away]).await;
+        cluster.propose(away, "led by it").await;
+    });
+}
+
+#[test]
+fn a_snapshot_of_many_chunks_arrives_whole() {
+    story(async {
+        let cluster = Cluster::start(2, 1).await;
+        let leader = cluster.leader().await;
+        for number in 0..8 {
+            cluster.propose(leader, &format!("{number} {}", "x".repeat(400_000))).await;
+        }
+        cluster.flush(leader);
+        cluster.purge(leader).await;
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.same(leader, &[2]).await;
+        assert!(cluster.calls(shiioo_actors::ports::Service::Snapshot) >= 4);
+    });
+}
+
+/// Power goes while a follower installs, before or after its part has made it durable.
+#[test]
+fn a_follower_that_loses_power_while_it_installs_recovers() {
+    for stall in [Stall::BeforeDurable, Stall::AfterDurable] {
+        for has_state in [false, true] {
+            story(power_cut_while_installing(stall, has_state));
+        }
+    }
+}
+
+async fn power_cut_while_installing(stall: Stall, has_state: bool) {
+    let (mut cluster, leader) = purged(1, 20).await;
+    if has_state {
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.same(leader, &[2]).await;
+        cluster.isolate(2);
+        cluster.propose_many(leader, 20, "it lacks").await;
+        cluster.flush(leader);
+        cluster.purge(leader).await;
+    }
+    cluster.part(2).stall(stall);
+    cluster.heal();
+    cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+    let before = cluster.calls(shiioo_actors::ports::Service::Snapshot);
+    until("a snapshot under way", || {
+        cluster.calls(shiioo_actors::ports::Service::Snapshot) > before
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let down = cluster.kill(2).await;
+    cluster.propose(leader, "meanwhile").await;
+    cluster.bring_back(2, down).await;
+    cluster.same(leader, &[2]).await;
+    cluster.propose(leader, "after").await;
+    cluster.same(leader, &[2]).await;
+    let position = cluster.part(2).flush().unwrap();
+    cluster.groups(2).durable(GROUP, part(), position);
+    let floor = || cluster.groups(2).keeper(GROUP).unwrap().floor().map(|f| f.position);
+    until("a floor", || floor() >= Some(position)).await;
+}
+
+/// Power goes at every single operation of the disk of a joiner, from the first on.
+#[test]
+fn wherever_a_joiner_loses_power_it_recovers() {
+    for ops in 0.. {
+        let mut has_ended = false;
+        story(async {
+            let (mut cluster, leader) = purged(1, 6).await;
+            cluster.nodes[&2].disk.cut_power_after(ops);
+            cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+            cluster.propose_many(leader, 3, "after").await;
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            has_ended = cluster.nodes[&2].disk.take_ended();
+            let down = cluster.kill(2).await;
+            cluster.bring_back(2, down).await;
+            cluster.propose(leader, "again").await;
+            cluster.same(leader, &[2]).await;
+        });
+        if !has_ended {
+            assert!(ops > 3, "the joiner did only {ops} operations");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_leader_that_was_restarted_can_send_a_snapshot() {
+    story(async {
+        let (mut cluster, leader) = purged(1, 10).await;
+        let down = cluster.kill(leader).await;
+        cluster.bring_back(leader, down).await;
+        cluster.leader_among(&[leader]).await;
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.same(leader, &[2]).await;
+        assert_eq!(cluster.part(2).texts().len(), 10);
+    });
+}

@@ -1,0 +1,96 @@
+//! Linearizable reads, by read index: the leader confirms with a round of heartbeats that it still
+//! leads, and whoever reads waits until what was committed then has been handed over here.
+//!
+//! Invariants:
+//! - A read counts on a round that began after it was asked for, never on an earlier one.
+//! - At most one round is under way; those who come meanwhile share the next.
+//! - A lease is never trusted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
+use shiioo_actors::ports::ProposeError;
+
+use super::group::Group;
+use super::wire::{Answer, Ask};
+
+/// How long a read waits for this node to catch up with the index it was told.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+
+type Confirmed = Result<u64, ProposeError>;
+
+/// The rounds of one group.
+#[derive(Debug)]
+pub(crate) struct ReadRounds {
+    begun: AtomicU64,
+    /// The last round that ended, and what came of it. Held while one is under way.
+    last: tokio::sync::Mutex<(u64, Confirmed)>,
+}
+
+impl Default for ReadRounds {
+    fn default() -> Self {
+        let none = (0, Err(ProposeError::NoLeader));
+        Self { begun: AtomicU64::new(0), last: tokio::sync::Mutex::new(none) }
+    }
+}
+
+impl Group {
+    /// Returns once everything that was committed before the call has been handed over here.
+    pub async fn read_index(&self) -> Result<(), ProposeError> {
+        let leader = self.raft().metrics().borrow_watched().current_leader;
+        let index = match leader {
+            Some(leader) if leader == self.raft_id() => self.confirmed_index().await?,
+            Some(leader) => self.index_of(leader).await?,
+            None => return Err(ProposeError::NoLeader),
+        };
+        tokio::select! {
+            biased;
+            () = self.keeper().handed_at_least(index) => Ok(()),
+            () = self.ended() => Err(ProposeError::Stopping),
+            () = tokio::time::sleep(CATCH_UP_MAX) => Err(ProposeError::NoLeader),
+        }
+    }
+
+    /// Up to where a read that was asked for by now has to have come, if this node leads.
+    pub async fn confirmed_index(&self) -> Confirmed {
+        let rounds = self.read_rounds();
+        let asked_after = rounds.begun.load(Ordering::SeqCst);
+        let mut last = rounds.last.lock().await;
+        if last.0 <= asked_after {
+            let round = rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            *last = (round, self.round().await);
+        }
+        last.1.clone()
+    }
+
+    async fn round(&self) -> Confirmed {
+        match self.raft().get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(self.not_here(&forward))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ProposeError::NoLeader)
+            }
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopping),
+        }
+    }
+
+    /// The same, asked of another node. Whatever goes wrong, nothing was done: the leader that was
+    /// known does not lead, as far as this node can tell.
+    async fn index_of(&self, leader: u64) -> Confirmed {
+        // A round takes as long as the lease at most; twice that leaves time for the way.
+        let patience = Duration::from_millis(self.raft().config().election_timeout_max) * 2;
+        match self.network().replica(leader).ask(Ask::ReadIndex, patience).await {
+            Ok(Answer::ReadIndex(Some(index))) => Ok(index),
+            Ok(_) => Err(ProposeError::NoLeader),
+            Err(error) => {
+                tracing::debug!(group = %self.id(), %error, "no read index");
+                Err(ProposeError::NoLeader)
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What replicas of a group say to each other, and how it is written.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | version: [`WIRE_VERSION`] |
+//! | n | a [`Request`] or an [`Answer`], as `shiioo_actors::codec` writes it |
+//!
+//! An entry stands in it as the payload of its record in the log (`log::record`), so that both
+//! have one encoding.
+//!
+//! Invariants:
+//! - Bytes that are no message decode to an error, whatever they are.
+//! - What is taken out of a message keeps the rules that openraft asserts: entries follow on each
+//!   other, and nothing in a leader's message is of a later term than its own.
+
+use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use shiioo_actors::codec;
+use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ports::Found;
+
+use crate::log::record::{self, LogEntry, Members, Vote};
+
+/// The shape of messages that this program writes and reads.
+pub(crate) const WIRE_VERSION: u8 = 1;
+
+/// Bytes of entries in one message; an entry that is larger by itself travels alone.
+const APPEND_BYTES_MAX: usize = 4 << 20;
+
+/// A question about a group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub group: GroupId,
+    pub body: Ask,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    Append(Append),
+    Vote(Ballot),
+    PreVote(Ballot),
+    Transfer(Transfer),
+    /// Up to where a linearizable read has to have come.
+    ReadIndex,
+    Chunk(Chunk),
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Append(Appended),
+    Vote(Voted),
+    Transfer(Transferred),
+    /// `None` when who was asked does not lead, or could not confirm that it does.
+    ReadIndex(Option<u64>),
+    /// The vote of the receiver when the snapshot is installed or refused; before, `None`.
+    Chunk(Option<Vote>),
+}
+
+/// Entries of a leader, or none: a heartbeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Append {
+    pub vote: Vote,
+    pub prev: Option<Position>,
+    pub commit: Option<Position>,
+    entries: Vec<Blob>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Appended {
+    Done,
+    Conflict,
+    HigherVote(Vote),
+}
+
+/// A candidate's wish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ballot {
+    pub vote: Vote,
+    pub last: Option<Position>,
+    pub is_transfer: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Voted {
+    pub vote: Vote,
+    pub is_granted: bool,
+    pub last: Option<Position>,
+}
+
+/// A leader's wish that `to` leads from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Transfer {
+    pub vote: Vote,
+    pub to: u64,
+    pub last: Option<Position>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Transferred {
+    Taken,
+    VoteChanged(Vote),
+    NotFlushed(Option<Position>),
+}
+
+/// Some of the rows of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Chunk {
+    pub vote: Vote,
+    /// Tells transfers of one leader in one term apart.
+    pub transfer: u64,
+    /// 0, 1, 2, ...
+    pub number: u32,
+    pub is_last: bool,
+    /// What the snapshot claims: everything up to here, and who was in the group there.
+    pub upto: Position,
+    pub members: Option<(Position, Members)>,
+    /// What the dump holds, which may be more.
+    pub dumped: Option<Position>,
+    rows: Vec<(Blob, Blob)>,
+}
+
+impl Append {
+    /// Takes as many of the entries as one message holds, and at least one where there is one.
+    /// Gives the last one taken, if not all were.
+    pub fn new(
+        group: GroupId,
+        vote: Vote,
+        prev: Option<Position>,
+        commit: Option<Position>,
+        entries: impl IntoIterator<Item = LogEntry>,
+    ) -> (Self, Option<Position>) {
+        let mut taken = Vec::new();
+        let (mut bytes, mut last) = (0, None);
+        let mut left_off = None;
+        for entry in entries {
+            let mut blob = Vec::new();
+            record::put_entry(group, &entry, &mut blob);
+            bytes += blob.len();
+            if bytes > APPEND_BYTES_MAX && !taken.is_empty() {
+                left_off = last;
+                break;
+            }
+            last = Some(entry.position);
+            taken.push(Blob(blob));
+        }
+        (Self { vote, prev, commit, entries: taken }, left_off)
+    }
+
+    pub fn is_heartbeat(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entries, once it is certain that a leader can have sent them.
+    pub fn entries(&self, group: GroupId) -> Result<Vec<LogEntry>, String> {
+        let term = self.vote.term;
+        if !self.vote.committed {
+            return Err("entries of a node that does not lead".into());
+        }
+        if self.prev.max(self.commit).is_some_and(|position| position.term > term) {
+            return Err(format!("positions of a later term than {term}"));
+        }
+        let mut prev = self.prev;
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for blob in &self.entries {
+            let (of, entry) = record::decode_entry(&blob.0)?;
+            let at = entry.position;
+            let follows = match prev {
+                Some(prev) => prev.index.checked_add(1) == Some(at.index) && at.term >= prev.term,
+                None => at.index == 0,
+            };
+            if of != group || !follows || at.term > term {
+                return Err(format!("entry {at} of group {of} cannot follow {prev:?} here"));
+            }
+            if let record::Body::Members(members) = &entry.body {
+                members.check()?;
+            }
+            prev = Some(at);
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+impl Chunk {
+    /// One without rows.
+    pub fn empty(
+        vote: Vote,
+        transfer: u64,
+        upto: Position,
+        members: Option<(Position, Members)>,
+        dumped: Option<Position>,
+    ) -> Self {
+        let (number, is_last, rows) = (0, true, Vec::new());
+        Self { vote, transfer, number, is_last, upto, members, dumped, rows }
+    }
+
+    pub fn with_rows(&self, number: u32, is_last: bool, rows: Vec<Found>) -> Self {
+        let rows = rows.into_iter().map(|(key, value)| (Blob(key), Blob(value))).collect();
+        Self { number, is_last, rows, members: self.members.clone(), ..*self }
+    }
+
+    pub fn into_rows(self) -> Vec<Found> {
+        self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect()
+    }
+
+    /// Whether a leader can have sent this.
+    pub fn check(&self) -> Result<(), String> {
+        let members = self.members.as_ref();
+        let latest = self.dumped.max(Some(self.upto));
+        if !self.vote.committed || latest.is_some_and(|position| position.term > self.vote.term) {
+            return Err("a snapshot that its sender cannot have".into());
+        }
+        if members.is_some_and(|(at, _)| *at > self.upto) {
+            return Err("a snapshot with a membership from beyond it".into());
+        }
+        members.map_or(Ok(()), |(_, members)| members.check())
+    }
+}
+
+/// Bytes, encoded as such and not one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Blob(Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Blob;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+
+            fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+                Ok(Blob(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// Writes a request or an answer.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = vec![WIRE_VERSION];
+    codec::encode_into(message, &mut bytes);
+    bytes
+}
+
+/// Reads a request or an answer.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.split_first() {
+        Some((&WIRE_VERSION, message)) => codec::decode(message).map_err(|error| error.to_string()),
+        Some((version, _)) => Err(format!("a message of version {version}")),
+        None => Err("an empty message".into()),
+    }
+}
