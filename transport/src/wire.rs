@@ -3,6 +3,7 @@
 //! Payloads are handed to QUIC and taken from it without a copy in between. A stream that is let
 //! go before its exchange is over is reset, so that the other end stops working for nobody.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,8 +26,15 @@ const WHY_BYTES_MAX: usize = 1_024;
 pub(crate) struct Broken(String);
 
 impl Broken {
-    fn because(what: &str, why: &dyn fmt::Display) -> Self {
-        Self(format!("{what}: {why}"))
+    /// With the causes below: quinn's errors tell what was lost, and only their source tells why.
+    fn because(what: &str, error: &dyn Error) -> Self {
+        let mut text = format!("{what}: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Self(text)
     }
 }
 

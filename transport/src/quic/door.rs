@@ -21,7 +21,7 @@ use super::serve::{self, Services};
 use crate::tls::{self, Protocol};
 
 /// Handshakes under way before addresses have to prove that they are real.
-const UNPROVEN_HANDSHAKES_MAX: usize = 32;
+pub(super) const UNPROVEN_HANDSHAKES_MAX: usize = 32;
 /// Handshakes under way at most.
 const HANDSHAKES_MAX: usize = 256;
 /// Handshakes under way of one address that has proven to be real.
@@ -29,7 +29,7 @@ const ADDRESS_HANDSHAKES_MAX: usize = 64;
 /// Longest time a handshake takes, ms.
 const HANDSHAKE_MS_MAX: u64 = 2_000;
 /// Connections of strangers at a time.
-const STRANGERS_MAX: usize = 64;
+pub(super) const STRANGERS_MAX: usize = 64;
 /// Requests of strangers that are served at a time.
 const JOINS_MAX: usize = 4;
 /// Code of a connection that is refused after its handshake.

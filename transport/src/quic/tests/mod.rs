@@ -1,7 +1,7 @@
 //! Nodes over the loopback: real sockets, real certificates, services that do as they are told.
 
+mod admission;
 mod calls;
-mod door;
 mod joining;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,12 +31,12 @@ struct Node {
     quic: Arc<Quic>,
     name: MemberName,
     identity: TlsIdentity,
-    service: Arc<Service0>,
+    service: Arc<Obedient>,
     join: Arc<Joins>,
 }
 
-/// Answers as the request says; see [`Service0::serve`].
-struct Service0 {
+/// Answers as the request says; see [`Obedient::serve`].
+struct Obedient {
     /// Who called what, as it came.
     calls: mpsc::UnboundedSender<(u64, Service, Vec<u8>)>,
     called: Mutex<mpsc::UnboundedReceiver<(u64, Service, Vec<u8>)>>,
@@ -54,7 +54,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl PeerService for Service0 {
+impl PeerService for Obedient {
     /// `no`: declines. `wait`: answers when it is let go. `long`: answers as much as may be.
     /// Anything else is answered with itself.
     fn serve(
@@ -83,7 +83,7 @@ impl PeerService for Service0 {
     }
 }
 
-impl Service0 {
+impl Obedient {
     fn new() -> Arc<Self> {
         let (calls, called) = mpsc::unbounded_channel();
         Arc::new(Self {
@@ -156,11 +156,19 @@ impl Cluster {
     }
 
     fn start(&self, name: MemberName, identity: TlsIdentity, addr: SocketAddr) -> Node {
+        self.start_on(name, identity, RealUdp.bind(addr).unwrap())
+    }
+
+    fn start_on(
+        &self,
+        name: MemberName,
+        identity: TlsIdentity,
+        socket: Arc<dyn AsyncUdpSocket>,
+    ) -> Node {
         let config = QuicConfig { identity: identity.clone(), name, plain_packets: false };
-        let socket = RealUdp.bind(addr).unwrap();
         let tcp = Arc::new(RealTcp::default());
         let quic = Quic::start(config, socket, seams(self.seed()), tcp).unwrap();
-        let (service, join) = (Service0::new(), Arc::new(Joins::default()));
+        let (service, join) = (Obedient::new(), Arc::new(Joins::default()));
         quic.serve(Arc::clone(&service) as Arc<dyn PeerService>, Arc::clone(&join) as _);
         Node { quic, name, identity, service, join }
     }

@@ -1,0 +1,341 @@
+//! Who is let in, and what those who are not can do.
+
+use std::task::{Context, Poll};
+use std::{io::IoSliceMut, pin::Pin};
+
+use rustls::pki_types::CertificateDer;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::udp::{RecvMeta, Transmit, UdpPoller};
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused() {
+    let (cluster, other) = (Cluster::new(20), Cluster::new(20));
+    other.seed();
+    let one = cluster.node(1);
+    let (name, foreign) = other.identity(2);
+    // It knows which authority it would have to pretend to be of.
+    let identity = TlsIdentity { ca_cert: cluster.authority.cert_der().to_vec(), ..foreign };
+    let authority = Authority::create(&Seeded::new(77), name.cluster).unwrap();
+    let key = NodeKey::from_der(&identity.key).unwrap();
+    let cert = authority.issue(&Seeded::new(78), key.public(), name).unwrap();
+    let forger = cluster.start(name, TlsIdentity { cert, ..identity }, LOOPBACK.into());
+    forger.knows(&[&one]);
+    one.knows(&[&forger]);
+    assert!(unreachable(&forger.call(1, b"hello").await, "certificate"));
+    assert!(unreachable(&one.call(2, b"hello").await, ""), "nor is it called");
+    assert_eq!(one.service.calls_so_far(), []);
+}
+
+#[tokio::test]
+async fn who_is_no_member_is_turned_away() {
+    let cluster = Cluster::new(21);
+    let (one, two) = cluster.pair();
+    two.knows(&[]);
+    assert!(unreachable(&one.call(2, b"hello").await, "not a member"));
+    let same_number = Peer { node: NodeId::from_uuid(Uuid::from_u128(99)), ..one.peer() };
+    two.quic.set_members(vec![same_number]);
+    assert!(unreachable(&one.call(2, b"hello").await, "not a member"));
+    two.knows(&[&one]);
+    one.call_until_answered(2).await;
+}
+
+#[tokio::test]
+async fn the_connections_of_a_member_that_is_removed_are_closed() {
+    let (one, two) = Cluster::new(22).pair();
+    let mut call = Box::pin(one.call(2, b"wait"));
+    tokio::select! {
+        biased;
+        _ = &mut call => unreachable!("it waits"),
+        () = two.service.until_under_way(1) => {}
+    }
+    two.knows(&[]);
+    assert!(lost(&call.await), "it was under way");
+    two.service.until_under_way(0).await;
+    assert!(unreachable(&one.call(2, b"hello").await, "not a member"));
+    assert!(unreachable(&two.call(1, b"hello").await, "no member"));
+}
+
+#[tokio::test]
+async fn a_member_at_another_address_is_called_there() {
+    let cluster = Cluster::new(23);
+    let (one, two) = cluster.pair();
+    one.call(2, b"hello").await.unwrap();
+    two.call(1, b"hello").await.unwrap();
+    let moved = cluster.start(two.name, two.identity.clone(), LOOPBACK.into());
+    moved.knows(&[&one]);
+    one.knows(&[&moved]);
+    one.call(2, b"hello there").await.unwrap();
+    assert_eq!(moved.service.calls_so_far().len(), 1);
+    two.call(1, b"still a member").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_is_told_to_those_who_wait() {
+    let (one, two) = Cluster::new(24).pair();
+    let mut call = Box::pin(one.call(2, b"wait"));
+    tokio::select! {
+        biased;
+        _ = &mut call => unreachable!("it waits"),
+        () = two.service.until_under_way(1) => {}
+    }
+    two.quic.close().await;
+    let told = call.await;
+    assert!(matches!(&told, Err(PeerError::Lost { why, .. }) if why.contains("stops")), "{told:?}");
+    assert!(unreachable(&two.call(1, b"hello").await, ""), "it makes no calls either");
+}
+
+/// Its successor answers for a connection it knows nothing of, so that nobody waits for silence.
+#[tokio::test]
+async fn a_member_that_fell_without_a_word_is_found_out_by_its_successor() {
+    let cluster = Cluster::new(25);
+    let one = cluster.node(1);
+    let (name, identity) = cluster.identity(2);
+    let socket = Unfaithful::bind(false);
+    let two = cluster.start_on(name, identity.clone(), Arc::clone(&socket) as _);
+    one.knows(&[&two]);
+    two.knows(&[&one]);
+    let addr = two.addr();
+    let mut call = Box::pin(one.call(2, b"wait"));
+    tokio::select! {
+        biased;
+        _ = &mut call => unreachable!("it waits"),
+        () = two.service.until_under_way(1) => {}
+    }
+    socket.fall();
+    let successor = cluster.start(name, identity, addr);
+    successor.knows(&[&one]);
+    let fallen = call.await;
+    assert!(
+        matches!(&fallen, Err(PeerError::Lost { why, .. }) if why.contains("reset")),
+        "{fallen:?}"
+    );
+    one.call_until_answered(2).await;
+    drop(two);
+}
+
+#[tokio::test]
+async fn a_member_has_to_show_a_certificate() {
+    let cluster = Cluster::new(26);
+    let one = cluster.node(1);
+    let nobody = dial_bare(&one, b"shiioo/1").await;
+    assert!(soon(nobody.closed()).await.to_string().contains("no certificate"));
+    let error = dial_bare_to(&one, b"another/1").await.unwrap_err();
+    assert!(error.contains("protocol"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stranger_can_only_join_and_only_in_few_words() {
+    let one = Cluster::new(27).node(1);
+    let stranger = dial_bare(&one, b"shiioo-join/1").await;
+    for (service, bytes, words) in [
+        (Service::Node as u8, 4, "only join"),
+        (0, crate::join::JOIN_MESSAGE_BYTES_MAX + 1, "longer than"),
+    ] {
+        let (send, receive) = stranger.open_bi().await.unwrap();
+        let head = RequestHead { service, patience_ms: 5_000, bytes };
+        let head = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
+        let asked = Exchange::new(send, receive, 1_024).ask(head, vec![0; bytes]);
+        let Declined(why) = soon(asked).await.unwrap().unwrap_err();
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(one.service.calls_so_far(), []);
+    assert!(one.join.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_are_few_and_members_do_not_notice() {
+    let (one, two) = Cluster::new(28).pair();
+    let mut strangers = Vec::new();
+    for _ in 0..door::STRANGERS_MAX {
+        strangers.push(dial_bare(&two, b"shiioo-join/1").await);
+    }
+    let refused = dial_bare(&two, b"shiioo-join/1").await;
+    assert!(soon(refused.closed()).await.to_string().contains("too many strangers"));
+    one.call(2, b"hello").await.unwrap();
+}
+
+#[tokio::test]
+async fn garbage_and_half_open_handshakes_cost_little_and_members_are_answered() {
+    const GARBAGE: usize = 5_000;
+    const HALF_OPEN: usize = 3_000;
+    let (one, two) = Cluster::new(29).pair();
+    let garbage = RealUdp.bind(LOOPBACK.into()).unwrap();
+    let noise = Seeded::new(5);
+    for length in (1..=1_200).cycle().take(GARBAGE) {
+        let mut contents = vec![0; length];
+        shiioo_actors::seams::Entropy::fill(&noise, &mut contents);
+        // A socket that is full loses them, as a network would.
+        drop(garbage.try_send(&datagram(two.addr(), &contents)));
+    }
+    let deaf = bare_endpoint(Unfaithful::bind(true));
+    let config = bare_config(b"shiioo/1");
+    let mut attempts = JoinSet::new();
+    for _ in 0..HALF_OPEN {
+        let connecting = deaf.connect_with(config.clone(), two.addr(), "anybody.internal").unwrap();
+        attempts.spawn(connecting);
+        if attempts.len() % 100 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    soon(async {
+        while two.quic.0.endpoint.stats().accepted_handshakes < door::UNPROVEN_HANDSHAKES_MAX as u64
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    one.call_until_answered(2).await;
+    let held = two.quic.0.endpoint.open_connections();
+    assert!(held <= door::UNPROVEN_HANDSHAKES_MAX + 2, "{held} connections are held");
+    two.call(1, b"hello").await.unwrap();
+}
+
+const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+fn datagram(destination: SocketAddr, contents: &[u8]) -> Transmit<'_> {
+    Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None }
+}
+
+/// Two that draw the same connection ids could not be told apart.
+fn fresh_seed() -> u64 {
+    static SEEDS: AtomicU64 = AtomicU64::new(1 << 32);
+    SEEDS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Somebody who speaks QUIC and has no certificate.
+async fn dial_bare(node: &Node, protocol: &[u8]) -> Connection {
+    dial_bare_to(node, protocol).await.unwrap()
+}
+
+async fn dial_bare_to(node: &Node, protocol: &[u8]) -> Result<Connection, String> {
+    let endpoint = bare_endpoint(Unfaithful::bind(false));
+    let config = bare_config(protocol);
+    let connecting = endpoint.connect_with(config, node.addr(), "anybody.internal").unwrap();
+    soon(connecting).await.map_err(|error| error.to_string())
+}
+
+fn bare_endpoint(socket: Arc<dyn AsyncUdpSocket>) -> Endpoint {
+    let config = settings::endpoint(&seams(fresh_seed()), b"nobody");
+    Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime)).unwrap()
+}
+
+fn bare_config(protocol: &[u8]) -> ClientConfig {
+    let mut crypto = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous))
+        .with_no_client_auth();
+    crypto.alpn_protocols = vec![protocol.to_vec()];
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto).unwrap();
+    let transport = settings::transport(Side::Joiner, false);
+    settings::client(Arc::new(crypto), &seams(fresh_seed()), transport)
+}
+
+/// Believes everybody.
+#[derive(Debug)]
+struct Credulous;
+
+impl rustls::client::danger::ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ED25519]
+    }
+}
+
+/// A socket that may hear nothing, and that may fall: its port is then free, and whoever holds it
+/// neither sends nor hears any more.
+#[derive(Debug)]
+struct Unfaithful {
+    inner: Mutex<Option<Arc<dyn AsyncUdpSocket>>>,
+    addr: SocketAddr,
+    receive_segments: usize,
+    deaf: bool,
+}
+
+impl Unfaithful {
+    fn bind(deaf: bool) -> Arc<Self> {
+        let inner = RealUdp.bind(LOOPBACK.into()).unwrap();
+        let addr = inner.local_addr().unwrap();
+        let receive_segments = inner.max_receive_segments();
+        Arc::new(Self { inner: Mutex::new(Some(inner)), addr, receive_segments, deaf })
+    }
+
+    fn fall(&self) {
+        self.inner.lock().unwrap().take();
+    }
+}
+
+impl AsyncUdpSocket for Unfaithful {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(inner) = &*self.inner.lock().unwrap() {
+            // What does not fit is lost.
+            drop(inner.try_send(transmit));
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        match &*self.inner.lock().unwrap() {
+            Some(inner) if !self.deaf => inner.poll_recv(context, buffers, meta),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.addr)
+    }
+
+    /// The inner socket hands over what came in a batch as one: room for that has to be made.
+    fn max_receive_segments(&self) -> usize {
+        self.receive_segments
+    }
+}
+
+#[derive(Debug)]
+struct Writable;
+
+impl UdpPoller for Writable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
