@@ -210,7 +210,7 @@ async fn dial_bare(node: &Node, protocol: &[u8]) -> Connection {
 }
 
 async fn dial_bare_to(node: &Node, protocol: &[u8]) -> Result<Connection, String> {
-    let endpoint = bare_endpoint(Unfaithful::bind(false));
+    let endpoint = bare_endpoint(RealUdp.bind(LOOPBACK.into()).unwrap());
     let config = bare_config(protocol);
     let connecting = endpoint.connect_with(config, node.addr(), "anybody.internal").unwrap();
     soon(connecting).await.map_err(|error| error.to_string())
@@ -303,7 +303,7 @@ impl AsyncUdpSocket for Unfaithful {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if let Some(inner) = &*self.inner.lock().unwrap() {
-            // What does not fit is lost.
+            // What cannot leave at once is lost.
             drop(inner.try_send(transmit));
         }
         Ok(())
