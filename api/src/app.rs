@@ -126,6 +126,8 @@ impl Ctx {
             idempotency: None,
             origin: self.attempt.origin,
             waited: self.attempt.waited(),
+            asked: self.attempt.asked,
+            stale: self.attempt.stale,
         }
     }
 

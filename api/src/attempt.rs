@@ -21,6 +21,10 @@ pub(crate) struct Attempt {
     pub(crate) origin: Option<Origin>,
     /// Whether an earlier attempt at this write may have been applied.
     pub(crate) again: bool,
+    /// Raft id of the node that was asked, when it is not this one.
+    pub(crate) asked: Option<u64>,
+    /// Whether this node's own view will do.
+    pub(crate) stale: bool,
 }
 
 impl Attempt {
@@ -33,6 +37,8 @@ impl Attempt {
             deadline: began + request_timeout,
             origin: None,
             again: false,
+            asked: None,
+            stale: false,
         }
     }
 

@@ -154,7 +154,8 @@ pub(crate) async fn to_owner<W: Ways>(
         Err(problem) => return problem.into_response(),
     };
     if owner == Owner::Cluster && is_read(&parts.method) && wants_stale(&parts) {
-        return next.run(Request::from_parts(parts, Body::from(body))).await;
+        let attempt = Attempt { stale: true, ..Attempt::only(layer.app.request_timeout) };
+        return run_here(&attempt, Request::from_parts(parts, Body::from(body)), next).await;
     }
     Journey::new(&layer, owner, parts, body).go(&next).await
 }
@@ -260,6 +261,8 @@ impl<'a, W: Ways> Journey<'a, W> {
             deadline: (now + self.layer.app.request_timeout).min(self.until),
             origin: self.under_way.as_ref().map(UnderWay::origin),
             again: self.again,
+            asked: None,
+            stale: false,
         }
     }
 

@@ -40,7 +40,10 @@ pub(crate) async fn serve(
     deadline: Instant,
 ) -> Result<Vec<u8>, Declined> {
     let request = Asked::decode(request).and_then(|asked| asked.into_request(deadline));
-    let request = request.map_err(Declined)?;
+    let mut request = request.map_err(Declined)?;
+    if let Some(attempt) = request.extensions_mut().get_mut::<Attempt>() {
+        attempt.asked = Some(from);
+    }
     tracing::debug!(from, method = %request.method(), "a request was handed over");
     let method = request.method().clone();
     let caller = request.extensions().get::<Caller>();

@@ -186,6 +186,8 @@ impl Asked {
             deadline: left.min(deadline),
             origin: self.origin,
             again: self.again,
+            asked: None,
+            stale: false,
         });
         Ok(request)
     }

@@ -135,6 +135,21 @@ impl Control {
         .await
     }
 
+    /// Reads the state as the call wants it: linearizably, or as it is on this node.
+    ///
+    /// # Errors
+    /// When there is no quorum, or no answer came by the deadline.
+    pub async fn read_for<T: Send + 'static>(
+        &self,
+        call: &Call,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        if call.stale {
+            return self.read(call.deadline, read).await;
+        }
+        self.read_linearizable(call.deadline, read).await
+    }
+
     /// Reads the state, linearizably.
     ///
     /// # Errors

@@ -99,7 +99,7 @@ impl Cluster {
     /// # Errors
     /// When no answer came by the deadline.
     pub async fn nodes(&self, call: &Call, page: PageRequest) -> Result<Page<NodeView>, CallError> {
-        let records = self.control.read_linearizable(call.deadline, by_start).await?;
+        let records = self.control.read_for(call, by_start).await?;
         let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
         let total = records.len();
         let records = records.into_iter().skip(from).take(page.limit).collect();
@@ -113,10 +113,8 @@ impl Cluster {
     /// # Errors
     /// When there is none with this id, or no answer came by the deadline.
     pub async fn node(&self, call: &Call, id: NodeId) -> Result<NodeView, CallError> {
-        let record = self
-            .control
-            .read_linearizable(call.deadline, move |state| state.nodes().get(&id).cloned())
-            .await?;
+        let record =
+            self.control.read_for(call, move |state| state.nodes().get(&id).cloned()).await?;
         self.view(call.deadline, id, record.ok_or(Refusal::NodeNotFound)?).await
     }
 
@@ -229,7 +227,7 @@ impl Cluster {
             });
             tokens.collect::<Vec<_>>()
         };
-        let mut tokens = self.control.read_linearizable(call.deadline, read).await?;
+        let mut tokens = self.control.read_for(call, read).await?;
         tokens.sort_by_key(|(created_at, token)| (*created_at, token.id));
         let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
         let total = tokens.len();

@@ -183,7 +183,7 @@ impl Locks {
         match space {
             LockSpace::Cluster => {
                 let read = move |state: &crate::system::SystemState| read(state.locks());
-                self.control.read_linearizable(call.deadline, read).await
+                self.control.read_for(call, read).await
             }
             LockSpace::Tenant(tenant) => {
                 tenant.catch_up(call).await?;

@@ -33,6 +33,10 @@ pub struct Call {
     pub origin: Option<Origin>,
     /// How long the client had been waiting when the request came to this node.
     pub waited: Duration,
+    /// Raft id of the node that the client asked, when it is not this one.
+    pub asked: Option<u64>,
+    /// Whether a read may see this node's own view, however old.
+    pub stale: bool,
 }
 
 /// Everything the edge may call.

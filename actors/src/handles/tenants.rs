@@ -114,7 +114,7 @@ impl Tenants {
                 updated_at: Timestamp::default(),
             },
             strict_region,
-            fallback_region: self.fallback_region(call.deadline).await?,
+            fallback_region: self.fallback_region(call).await?,
             idempotency: call.idempotency,
         };
         match self.0.control.ask(call, command).await? {
@@ -131,7 +131,7 @@ impl Tenants {
     /// # Errors
     /// When there is none with this id, or no answer came by the deadline.
     pub async fn get(&self, call: &Call, id: TenantId) -> Result<TenantView, CallError> {
-        self.0.control.read_linearizable(call.deadline, move |state| view(state, id)).await?
+        self.0.control.read_for(call, move |state| view(state, id)).await?
     }
 
     /// Tenants by creation.
@@ -147,7 +147,7 @@ impl Tenants {
         let after = page.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
         self.0
             .control
-            .read_linearizable(call.deadline, move |state| {
+            .read_for(call, move |state| {
                 let mut found = state
                     .tenants_by_creation(after)
                     .filter(|(_, _, record)| status.is_none_or(|status| record.status == status));
@@ -324,16 +324,20 @@ impl Tenants {
         self.0.control.read(deadline, move |state| view(state, id)).await?
     }
 
-    /// `default`, or this node's region where no node is in `default`.
-    async fn fallback_region(&self, deadline: Instant) -> Result<String, CallError> {
-        let has_default = |state: &SystemState| {
-            state
-                .nodes()
-                .values()
-                .any(|node| node.member.is_some() && node.region == DEFAULT_REGION)
+    /// `default`, or the region of the node that was asked, where no node is in `default`.
+    async fn fallback_region(&self, call: &Call) -> Result<String, CallError> {
+        let asked = call.asked;
+        let find = move |state: &SystemState| {
+            let mut members = state.members();
+            if members.any(|(_, node, _)| node.region == DEFAULT_REGION) {
+                return Some(DEFAULT_REGION.to_owned());
+            }
+            let mut members = state.members();
+            let asked = members.find(|(_, _, member)| Some(member.raft_id) == asked);
+            asked.map(|(_, node, _)| node.region.clone())
         };
-        let has_default = self.0.control.read(deadline, has_default).await?;
-        Ok(if has_default { DEFAULT_REGION.to_owned() } else { self.0.region.clone() })
+        let found = self.0.control.read(call.deadline, find).await?;
+        Ok(found.unwrap_or_else(|| self.0.region.clone()))
     }
 
     /// Tenants that have files on this node, for the metrics.
