@@ -5,7 +5,8 @@
 //!   other.
 //! - A change that finds the membership as it wants it appends nothing, so that a reconciler may
 //!   ask again as often as it likes.
-//! - Whoever loses a vote leaves the group; learners that had none stay.
+//! - Whoever loses a vote stays as a learner.
+//! - A leader that loses its own hands over: openraft would let it lead on without a vote.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +40,12 @@ impl Group {
         if is_settled(&metrics) && now.len() == 1 && now[0] == voters {
             return Ok(());
         }
-        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+        let keeps_vote = voters.contains(&self.raft_id());
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
+        if !keeps_vote {
+            self.hand_over().await;
+        }
+        Ok(())
     }
 
     pub async fn remove_learner(&self, raft_id: u64) -> Result<(), ProposeError> {
@@ -68,6 +74,20 @@ impl Group {
         self.raft().trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopping)
     }
 
+    /// Hands the lead over to the voter that lacks least. Where there is none the group goes on
+    /// with this node, until it is asked again.
+    async fn hand_over(&self) {
+        let Ok(metrics) = self.leading() else { return };
+        let matched = metrics.replication.unwrap_or_default();
+        let voters = metrics.membership_config.voter_ids();
+        let best = voters.max_by_key(|voter| matched.get(voter).cloned().flatten());
+        if let Some(best) = best
+            && let Err(error) = self.transfer(best).await
+        {
+            tracing::warn!(group = %self.id(), %error, "this node leads on without a vote");
+        }
+    }
+
     /// What is known of the group, if this node leads it.
     fn leading(&self) -> Result<RaftMetrics<TypeConfig>, ProposeError> {
         let metrics = self.raft().metrics().borrow_watched().clone();
@@ -80,7 +100,7 @@ impl Group {
 
     async fn change(&self, change: Change) -> Result<(), ProposeError> {
         let told = change.to_string();
-        match self.raft().change_membership(change, false).await {
+        match self.raft().change_membership(change, true).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(self.not_here(&forward))

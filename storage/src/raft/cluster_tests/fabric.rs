@@ -22,7 +22,10 @@ pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const LATENCY: Duration = Duration::from_millis(2);
 
 /// Nothing that should happen takes longer, in simulated time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// No story is longer, in simulated time.
+const STORY_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 struct Links {
@@ -218,9 +221,8 @@ impl Cluster {
 
     /// Waits until the nodes hold the same as the leader.
     pub async fn same(&self, leader: u64, nodes: &[u64]) {
-        let is_same = || {
-            nodes.iter().all(|node| *self.part(*node).live() == self.part(leader).live().clone())
-        };
+        let contents = |node: &u64| self.part(*node).live().clone();
+        let is_same = || nodes.iter().all(|node| contents(node) == contents(&leader));
         until("the same contents", is_same).await;
     }
 
@@ -263,5 +265,6 @@ pub fn story(body: impl Future<Output = ()>) {
         .start_paused(true)
         .build()
         .unwrap()
-        .block_on(body);
+        .block_on(async { tokio::time::timeout(STORY_MAX, body).await })
+        .expect("the story has no end");
 }

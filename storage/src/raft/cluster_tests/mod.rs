@@ -5,7 +5,7 @@ mod fabric;
 mod part;
 mod snapshots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shiioo_actors::ids::GroupId;
@@ -169,7 +169,7 @@ fn a_learner_catches_up_and_becomes_a_voter() {
 }
 
 #[test]
-fn who_loses_its_vote_leaves_and_learners_stay() {
+fn who_loses_its_vote_stays_as_a_learner_until_it_is_removed() {
     story(async {
         let cluster = Cluster::start(4, 3).await;
         let leader = cluster.leader().await;
@@ -180,14 +180,18 @@ fn who_loses_its_vote_leaves_and_learners_stay() {
         let refused = cluster.groups(leader).remove_learner(GROUP, goes).await;
         assert_eq!(refused, Err(ProposeError::NoLeader), "it votes");
         cluster.groups(leader).set_voters(GROUP, voters).await.unwrap();
-        let ids = || -> Vec<u64> {
+        let found = || -> BTreeMap<u64, bool> {
             let status = cluster.groups(leader).groups().remove(0);
-            status.replicas.iter().map(|replica| replica.raft_id).collect()
+            status.replicas.iter().map(|replica| (replica.raft_id, replica.voter)).collect()
         };
-        assert_eq!(ids(), BTreeSet::from([leader, stays, 4]).into_iter().collect::<Vec<_>>());
-        cluster.groups(leader).remove_learner(GROUP, 4).await.unwrap();
-        cluster.groups(leader).remove_learner(GROUP, 4).await.unwrap();
-        assert_eq!(ids(), BTreeSet::from([leader, stays]).into_iter().collect::<Vec<_>>());
+        assert_eq!(
+            found(),
+            BTreeMap::from([(leader, true), (stays, true), (goes, false), (4, false)])
+        );
+        for learner in [4, goes, goes] {
+            cluster.groups(leader).remove_learner(GROUP, learner).await.unwrap();
+        }
+        assert_eq!(found(), BTreeMap::from([(leader, true), (stays, true)]));
         tokio::time::sleep(10 * ELECTION_TIMEOUT).await;
         assert!(cluster.leads(leader), "who has left does not disturb");
         cluster.propose(leader, "after").await;

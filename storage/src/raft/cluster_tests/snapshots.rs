@@ -1,6 +1,8 @@
 //! Replicas that need more than the log still has.
 
-use shiioo_actors::ports::Ledger;
+use std::time::Duration;
+
+use shiioo_actors::ports::{Ledger, Service};
 
 use super::fabric::{Cluster, GROUP, story, until};
 use super::part::{Stall, part};
@@ -96,7 +98,7 @@ fn a_snapshot_of_many_chunks_arrives_whole() {
         cluster.purge(leader).await;
         cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
         cluster.same(leader, &[2]).await;
-        assert!(cluster.calls(shiioo_actors::ports::Service::Snapshot) >= 4);
+        assert!(cluster.calls(Service::Snapshot) >= 4);
     });
 }
 
@@ -120,15 +122,12 @@ async fn power_cut_while_installing(stall: Stall, has_state: bool) {
         cluster.flush(leader);
         cluster.purge(leader).await;
     }
+    let before = cluster.calls(Service::Snapshot);
     cluster.part(2).stall(stall);
     cluster.heal();
     cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
-    let before = cluster.calls(shiioo_actors::ports::Service::Snapshot);
-    until("a snapshot under way", || {
-        cluster.calls(shiioo_actors::ports::Service::Snapshot) > before
-    })
-    .await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    until("a snapshot under way", || cluster.calls(Service::Snapshot) > before).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let down = cluster.kill(2).await;
     cluster.propose(leader, "meanwhile").await;
     cluster.bring_back(2, down).await;
@@ -151,7 +150,7 @@ fn wherever_a_joiner_loses_power_it_recovers() {
             cluster.nodes[&2].disk.cut_power_after(ops);
             cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
             cluster.propose_many(leader, 3, "after").await;
-            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
             has_ended = cluster.nodes[&2].disk.take_ended();
             let down = cluster.kill(2).await;
             cluster.bring_back(2, down).await;
