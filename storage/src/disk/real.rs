@@ -3,11 +3,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
+
+/// Permissions of new files.
+const FILE_MODE: u32 = 0o600;
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -44,7 +47,8 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        // Keys, secrets and tenants' data: for the node's own user.
+        options.read(true).write(true).mode(FILE_MODE);
         match mode {
             OpenMode::Existing => {}
             OpenMode::CreateNew => {
