@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::Namespace;
+
 /// Beyond the longest long poll that a test asks for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -22,6 +24,8 @@ pub struct Client {
     addr: SocketAddr,
     idle: Arc<Mutex<Vec<SendRequest<Full<Bytes>>>>>,
     always: HeaderMap,
+    namespace: Option<Namespace>,
+    timeout: Duration,
 }
 
 /// A call that got no whole answer: whether it took effect is unknown.
@@ -50,7 +54,27 @@ pub struct Reply {
 impl Client {
     /// Connects lazily, at the first call.
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, idle: Arc::default(), always: HeaderMap::new() }
+        Self {
+            addr,
+            idle: Arc::default(),
+            always: HeaderMap::new(),
+            namespace: None,
+            timeout: CALL_TIMEOUT,
+        }
+    }
+
+    /// The same client, which connects in another network namespace.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Namespace) -> Self {
+        self.namespace = Some(namespace.clone());
+        self
+    }
+
+    /// The same client, which gives up so soon.
+    #[must_use]
+    pub fn patient_for(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// The same client, which sends this header with every call.
@@ -111,7 +135,10 @@ impl Client {
                 return Ok(sender);
             }
         }
-        let stream = TcpStream::connect(self.addr).await.map_err(broken)?;
+        let stream = match &self.namespace {
+            Some(namespace) => namespace.connect(self.addr).await.map_err(broken)?,
+            None => TcpStream::connect(self.addr).await.map_err(broken)?,
+        };
         stream.set_nodelay(true).map_err(broken)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
@@ -163,9 +190,10 @@ impl Call<'_> {
 
     /// Sends it, for callers that kill the server meanwhile.
     pub async fn try_send(self) -> Result<Reply, Broken> {
-        match tokio::time::timeout(CALL_TIMEOUT, self.client.exchange(self.request)).await {
+        let timeout = self.client.timeout;
+        match tokio::time::timeout(timeout, self.client.exchange(self.request)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Broken(format!("no answer within {CALL_TIMEOUT:?}"))),
+            Err(_) => Err(Broken(format!("no answer within {timeout:?}"))),
         }
     }
 }

@@ -14,6 +14,11 @@ pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
 }
 
+/// Removes a folder with all that is in it.
+pub fn remove(folder: &Path) {
+    std::fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("remove {folder:?}: {error}"));
+}
+
 /// The folder of a tenant in region `default`.
 pub fn tenant(data: &Path, id: &str) -> PathBuf {
     data.join("tenants").join(id)

@@ -22,9 +22,12 @@
 pub mod binary;
 pub mod chaos;
 mod client;
+mod cluster;
 mod counter;
 pub mod files;
 pub mod load;
+mod network;
+mod ports;
 pub mod raw;
 mod server;
 mod spawner;
@@ -33,7 +36,10 @@ mod tenant;
 mod wait;
 
 pub use client::{Broken, Call, Client, Reply};
+pub use cluster::{Cluster, Lead};
 pub use counter::{Counter, Scripted};
-pub use server::{Exit, Server};
+pub use network::{Namespace, Network};
+pub use ports::Ports;
+pub use server::{Background, Exit, Launch, Server};
 pub use tenant::Tenant;
 pub use wait::{away_from_midnight, eventually, eventually_within, pause};

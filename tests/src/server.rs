@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::{Client, binary, spawner};
+use crate::{Client, Namespace, binary, spawner};
 
 /// From the start of the process to 200 on `/readyz`.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -26,11 +26,25 @@ const OUTPUT_SHOWN_BYTES: usize = 8_000;
 /// One node, run from the real binary. Dropping it kills it.
 pub struct Server {
     child: Child,
-    folder: PathBuf,
-    args: Vec<String>,
+    launch: Launch,
     addr: SocketAddr,
     /// Held for servers that own their folder: it goes with them.
     _owned: Option<TempDir>,
+}
+
+/// How a node is started: again and again, the same way.
+#[derive(Clone)]
+pub struct Launch {
+    /// Its working directory; its data lies in `data` there.
+    pub folder: PathBuf,
+    /// Where its API listens.
+    pub api_addr: SocketAddr,
+    /// Where the other nodes reach it.
+    pub node_addr: SocketAddr,
+    /// Further arguments.
+    pub args: Vec<String>,
+    /// The network namespace it lives in, when it is not this process's own.
+    pub namespace: Option<Namespace>,
 }
 
 /// How a process that was expected to end has ended.
@@ -40,6 +54,12 @@ pub struct Exit {
     pub code: Option<i32>,
     /// All that it printed, on both streams.
     pub output: String,
+}
+
+/// The program with arguments of the test's choice only. Dropping it kills it.
+pub struct Background {
+    child: Child,
+    log: PathBuf,
 }
 
 impl Server {
@@ -83,22 +103,9 @@ impl Server {
         }
     }
 
-    /// Starts the process and does not wait for anything.
+    /// Starts the process on any free ports and does not wait for anything.
     pub fn launch(folder: &Path, args: Vec<String>) -> Self {
-        let data = folder.join("data");
-        // It describes a process that is gone; its successor is not there yet.
-        let _ = std::fs::remove_file(data.join("node.json"));
-        let mut command = Command::new(binary::path());
-        command.args(["--api-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0", "--data-dir"]);
-        command.arg(&data).args(&args).current_dir(folder);
-        isolate(&mut command);
-        // What is shown of a failed test's node is its end: the consensus library would fill it.
-        command.env("RUST_LOG", "info,openraft=warn");
-        let output = append(&folder.join("node.log"));
-        command.stdout(output.try_clone().expect("share the log")).stderr(output);
-        let child = spawner::spawn(command).expect("start the node");
-        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { child, folder: folder.to_owned(), args, addr, _owned: None }
+        Launch::anywhere(folder, args).start()
     }
 
     /// Where its HTTP API listens.
@@ -108,12 +115,21 @@ impl Server {
 
     /// A new client of it.
     pub fn client(&self) -> Client {
-        Client::new(self.addr)
+        let client = Client::new(self.addr);
+        match &self.launch.namespace {
+            Some(namespace) => client.inside(namespace),
+            None => client,
+        }
+    }
+
+    /// How it is started the next time.
+    pub fn launch_mut(&mut self) -> &mut Launch {
+        &mut self.launch
     }
 
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.launch.folder.join("data")
     }
 
     /// Its process id.
@@ -128,7 +144,7 @@ impl Server {
 
     /// All that it and its predecessors in this folder printed.
     pub fn output(&self) -> String {
-        std::fs::read_to_string(self.folder.join("node.log")).unwrap_or_default()
+        std::fs::read_to_string(self.launch.folder.join("node.log")).unwrap_or_default()
     }
 
     /// `kill -9`, and waits until it is gone.
@@ -154,15 +170,13 @@ impl Server {
 
     /// Waits for it to end by itself; none when it does not.
     pub async fn wait(&mut self, patience: Duration) -> Option<Exit> {
-        let status = self.ended(patience).await?;
+        let status = ended(&mut self.child, patience).await?;
         Some(Exit { code: status.code(), output: self.output() })
     }
 
     /// Starts it again on the same data, with the same arguments; it must have ended.
     pub async fn restart(&mut self) {
-        let mut next = Self::launch(&self.folder, self.args.clone());
-        std::mem::swap(self, &mut next);
-        self._owned = next._owned.take();
+        self.relaunch();
         if let Err(code) = self.await_ready().await {
             panic!("the node did not come back ({code:?}):\n{}", self.output());
         }
@@ -170,7 +184,7 @@ impl Server {
 
     /// Starts it again without waiting for it to be ready.
     pub fn relaunch(&mut self) {
-        let mut next = Self::launch(&self.folder, self.args.clone());
+        let mut next = self.launch.clone().start();
         std::mem::swap(self, &mut next);
         self._owned = next._owned.take();
     }
@@ -195,17 +209,39 @@ impl Server {
         Err(None)
     }
 
-    async fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("ask for the node") {
-                return Some(status);
-            }
-            if started.elapsed() >= patience {
-                return None;
-            }
-            tokio::time::sleep(POLL_EVERY).await;
+    /// Whether the process runs (or is stopped), as far as is known by now.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("ask for the node").is_none()
+    }
+}
+
+impl Launch {
+    /// On any free ports of loopback.
+    pub fn anywhere(folder: &Path, args: Vec<String>) -> Self {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { folder: folder.to_owned(), api_addr: free, node_addr: free, args, namespace: None }
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn start(self) -> Server {
+        let data = self.folder.join("data");
+        // It describes a process that is gone; its successor is not there yet.
+        let _ = std::fs::remove_file(data.join("node.json"));
+        let mut command = Command::new(binary::path());
+        command.args(["--api-addr", &self.api_addr.to_string()]);
+        command.args(["--node-addr", &self.node_addr.to_string()]);
+        command.arg("--data-dir").arg(&data).args(&self.args).current_dir(&self.folder);
+        isolate(&mut command);
+        // What is shown of a failed test's node is its end: the consensus library would fill it.
+        command.env("RUST_LOG", "info,openraft=warn");
+        let output = append(&self.folder.join("node.log"));
+        command.stdout(output.try_clone().expect("share the log")).stderr(output);
+        if let Some(namespace) = &self.namespace {
+            namespace.enter_at_start(&mut command);
         }
+        let child = spawner::spawn(command).expect("start the node");
+        let addr = self.api_addr;
+        Server { child, launch: self, addr, _owned: None }
     }
 }
 
@@ -219,7 +255,7 @@ impl Drop for Server {
             let tail = output.len().saturating_sub(OUTPUT_SHOWN_BYTES);
             let tail = String::from_utf8_lossy(&output.as_bytes()[tail..]);
             let signal = ended.ok().and_then(|status| status.signal());
-            eprintln!("--- the node in {:?} (signal {signal:?}):\n{tail}---", self.folder);
+            eprintln!("--- the node in {:?} (signal {signal:?}):\n{tail}---", self.launch.folder);
         }
     }
 }
@@ -227,25 +263,55 @@ impl Drop for Server {
 impl Exit {
     /// Runs the program to its end with these arguments only; panics when it goes on.
     pub async fn of(folder: &Path, args: &[&str]) -> Self {
+        let mut program = Background::start(folder, "program.log", args);
+        match ended(&mut program.child, READY_TIMEOUT).await {
+            Some(status) => Self { code: status.code(), output: program.output() },
+            None => panic!("goes on after {READY_TIMEOUT:?}: {args:?}\n{}", program.output()),
+        }
+    }
+}
+
+impl Background {
+    /// Starts the program with these arguments only, and does not wait for anything.
+    pub fn start(folder: &Path, log: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary::path());
         command.args(args).current_dir(folder);
         isolate(&mut command);
-        let log = folder.join("program.log");
+        let log = folder.join(log);
         let output = File::create(&log).expect("create a log");
         command.stdout(output.try_clone().expect("share the log")).stderr(output);
-        let mut child = spawner::spawn(command).expect("start the program");
-        let started = Instant::now();
-        while started.elapsed() < READY_TIMEOUT {
-            if let Some(status) = child.try_wait().expect("ask for the program") {
-                let output = std::fs::read_to_string(&log).unwrap_or_default();
-                return Self { code: status.code(), output };
-            }
-            tokio::time::sleep(POLL_EVERY).await;
+        Self { child: spawner::spawn(command).expect("start the program"), log }
+    }
+
+    /// All that it printed so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("ask for the program").is_none()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Errors mean that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn ended(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("ask for the process") {
+            return Some(status);
         }
-        let _ = child.kill();
-        let _ = child.wait();
-        let output = std::fs::read_to_string(&log).unwrap_or_default();
-        panic!("still running after {READY_TIMEOUT:?}: {args:?}\n{output}");
+        if started.elapsed() >= patience {
+            return None;
+        }
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
