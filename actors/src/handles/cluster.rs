@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
@@ -13,25 +12,21 @@ use crate::elector::Elector;
 use crate::error::CallError;
 use crate::handles::{Call, Created};
 use crate::heartbeat::Heartbeats;
-use crate::ids::{GroupId, NodeId, TokenId};
-use crate::join::JoinSecret;
+use crate::ids::{GroupId, NodeId};
 use crate::json::Json;
-use crate::node_calls::{self, StepDownError};
+use crate::node_calls;
 use crate::outcome::{Outcome, Refusal};
-use crate::placement::keeps_quorum;
-use crate::ports::{GroupStatus, Ledger, PeerError};
+use crate::ports::{GroupStatus, Ledger};
 use crate::router::Router;
 use crate::seams::{Seams, Timestamp};
-use crate::system::{JoinToken, NodeRecord, SystemState};
+use crate::system::{NodeRecord, SystemState};
 use crate::views::{
-    ClusterHealth, GroupView, JoinTokenView, LeaderView, NewJoinToken, NodeRole, NodeStatus,
-    NodeView, Page, PageRequest, ReplicaView,
+    ClusterHealth, GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest,
+    ReplicaView,
 };
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);
-/// Wait before it is looked again whether a node is gone.
-const GONE_POLL: Duration = Duration::from_millis(50);
 /// How long a look at this node's own view may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -118,133 +113,6 @@ impl Cluster {
         self.view(call.deadline, id, record.ok_or(Refusal::NodeNotFound)?).await
     }
 
-    /// Forgets a node. A member is drained first: returns when it is gone.
-    ///
-    /// # Errors
-    /// When there is none with this id, a quorum depends on it, or it is not gone by the deadline.
-    pub async fn remove(&self, call: &Call, node: NodeId) -> Result<(), CallError> {
-        let find = move |state: &SystemState| state.nodes().get(&node).map(NodeRecord::raft_id);
-        let found = self.control.read_linearizable(call.deadline, find).await?;
-        if found.flatten().is_none() {
-            let command = SystemCommand::RemoveNode { node };
-            return self.control.ask(call, command).await.map(drop);
-        }
-        self.check_quorum_without(call, found.flatten()).await?;
-        self.control.ask(call, SystemCommand::DrainMember { node }).await?;
-        loop {
-            let exists = move |state: &SystemState| state.nodes().contains_key(&node);
-            match self.control.read_linearizable(call.deadline, exists).await {
-                Ok(false) => return Ok(()),
-                Ok(true) => {}
-                Err(error) => return Err(error.after_write()),
-            }
-            tokio::time::sleep(GONE_POLL).await;
-        }
-    }
-
-    async fn check_quorum_without(
-        &self,
-        call: &Call,
-        raft_id: Option<u64>,
-    ) -> Result<(), CallError> {
-        let health = self.heartbeats.health(call.deadline).await?;
-        let groups = self.ledger.groups();
-        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
-        let voters = system.into_iter().flat_map(|status| &status.replicas);
-        let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);
-        let rest = voters.filter(|id| Some(*id) != raft_id).collect();
-        if keeps_quorum(&rest, &health, self.raft_id) {
-            return Ok(());
-        }
-        Err(Refusal::WouldLoseQuorum { groups: 1 }.into())
-    }
-
-    /// Makes a token that admits nodes.
-    ///
-    /// # Errors
-    /// When too many are kept, or it came to no outcome by the deadline.
-    pub async fn create_join_token(
-        &self,
-        call: &Call,
-        ttl: Option<Duration>,
-        uses: Option<u32>,
-    ) -> Result<Created<NewJoinToken>, CallError> {
-        let read = |state: &SystemState| state.authority().map(|it| it.certificate.clone());
-        let authority = self.control.read_linearizable(call.deadline, read).await?;
-        let authority = authority.ok_or(CallError::Starting { what: "the cluster" })?;
-        let id = TokenId::from_uuid(self.seams.uuid());
-        let fingerprint = Sha256::digest(&authority).into();
-        let secret = JoinSecret::generate(&*self.seams.entropy, id, fingerprint);
-        let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let now = self.seams.clock.now();
-        let token = JoinToken {
-            secret_hash: secret.hash(),
-            expires_at: ttl.map(|ttl| now.plus_ms(millis(ttl))),
-            uses_left: uses,
-            created_at: now,
-        };
-        let expires_at = token.expires_at;
-        let command = SystemCommand::CreateJoinToken { id, token, idempotency: call.idempotency };
-        match self.control.ask(call, command).await? {
-            // Another attempt of the same request made one, with a secret that is lost.
-            Outcome::Token { token, .. } if token != id => {
-                let find = move |state: &SystemState| state.join_token(token).cloned();
-                let known = self.control.read(call.deadline, find).await?;
-                let known = known.ok_or(Refusal::TokenNotFound)?;
-                let resource = NewJoinToken {
-                    id: token,
-                    token: None,
-                    expires_at: known.expires_at,
-                    uses: known.uses_left,
-                };
-                Ok(Created { resource, replayed: true })
-            }
-            Outcome::Token { .. } => {
-                let token = Some(secret.reveal());
-                Ok(Created {
-                    resource: NewJoinToken { id, token, expires_at, uses },
-                    replayed: false,
-                })
-            }
-            other => Err(super::tenants::unexpected(&other)),
-        }
-    }
-
-    /// The join tokens, without their secrets.
-    ///
-    /// # Errors
-    /// When no answer came by the deadline.
-    pub async fn join_tokens(
-        &self,
-        call: &Call,
-        page: PageRequest,
-    ) -> Result<Page<JoinTokenView>, CallError> {
-        let read = |state: &SystemState| {
-            let tokens = state.join_tokens().map(|(id, token)| {
-                let created_at = token.created_at;
-                let JoinToken { expires_at, uses_left, .. } = *token;
-                (created_at, JoinTokenView { id, expires_at, uses_left })
-            });
-            tokens.collect::<Vec<_>>()
-        };
-        let mut tokens = self.control.read_for(call, read).await?;
-        tokens.sort_by_key(|(created_at, token)| (*created_at, token.id));
-        let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let total = tokens.len();
-        let items: Vec<_> =
-            tokens.into_iter().skip(from).take(page.limit).map(|(_, token)| token).collect();
-        let next = from + items.len();
-        Ok(Page { items, next_cursor: (next < total).then(|| next.to_string()) })
-    }
-
-    /// Revokes a join token.
-    ///
-    /// # Errors
-    /// When there is none with this id, or it came to no outcome by the deadline.
-    pub async fn remove_join_token(&self, call: &Call, id: TokenId) -> Result<(), CallError> {
-        self.control.ask(call, SystemCommand::RemoveJoinToken { id }).await.map(drop)
-    }
-
     /// A node registered over HTTP is alive.
     ///
     /// # Errors
@@ -283,29 +151,6 @@ impl Cluster {
             None => None,
         };
         Ok(LeaderView { leader, term: now.term })
-    }
-
-    /// Hands leadership over: whoever leads now does not any more when this returns. Asked of any
-    /// node; it means the leader of the term that this node knows, so that asking twice does not
-    /// take the lead from the next one.
-    ///
-    /// # Errors
-    /// When nobody else could lead, or nobody does by the deadline.
-    pub async fn step_down(&self, call: &Call) -> Result<(), CallError> {
-        let known = self.elector.led(call.deadline).await?;
-        let Some(leader) = known.leader.filter(|leader| *leader != self.raft_id) else {
-            return self.elector.step_down(call.deadline).await;
-        };
-        let asked = node_calls::step_down(self.router.peers(), leader, known.term, call.deadline);
-        match asked.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(StepDownError::NoOtherCandidate)) => Err(Refusal::NoOtherCandidate.into()),
-            Ok(Err(StepDownError::NotYet(why))) => Err(CallError::Unknown { why }),
-            Err(PeerError::Lost { why, .. }) => Err(CallError::Unknown { why }),
-            Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {
-                Err(CallError::NoLeader)
-            }
-        }
     }
 
     /// How the cluster is, from this node's own view.

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod locks;
+mod membership;
 mod routes;
 mod tenant;
 mod tenants;
