@@ -16,6 +16,8 @@ pub enum Phase {
     Work,
     /// Faults have stopped and the clients wait for what they began.
     Settle,
+    /// All is done and the nodes are stopped for good.
+    Stop,
 }
 
 /// A fact about locks, as a client learned it.
@@ -63,12 +65,22 @@ pub struct Limits {
 
 /// What the clients share.
 pub struct Board {
-    /// The node they talk to.
-    pub node: Rc<NodeHost>,
+    /// The nodes they talk to.
+    pub nodes: Vec<Rc<NodeHost>>,
     /// The service that steps call.
     pub service: Rc<Service>,
     /// The phase.
     pub phase: Cell<Phase>,
+    /// When the faults stopped.
+    pub settles_since: Cell<Duration>,
+    /// Clients that have something left to do or to wait for.
+    pub busy: Cell<u64>,
+    /// The place of the node that was last seen to lead the cluster.
+    pub leader: Cell<Option<usize>>,
+    /// The nodes that can talk to no majority, by their places, and since when.
+    pub cut_off: RefCell<BTreeMap<usize, Duration>>,
+    /// How often a leader stepped down because a client asked.
+    pub stepped_down: Cell<u64>,
     /// The tenant that all clients use, once it is there.
     pub shared_tenant: RefCell<Option<String>>,
     /// What is known about locks, in the order it was learned.
@@ -80,12 +92,17 @@ pub struct Board {
 }
 
 impl Board {
-    /// The board of a world with one node.
-    pub fn new(node: Rc<NodeHost>, service: Rc<Service>) -> Rc<Self> {
+    /// The board of a world with these nodes.
+    pub fn new(nodes: Vec<Rc<NodeHost>>, service: Rc<Service>) -> Rc<Self> {
         Rc::new(Self {
-            node,
+            nodes,
             service,
             phase: Cell::new(Phase::Work),
+            settles_since: Cell::default(),
+            busy: Cell::default(),
+            leader: Cell::default(),
+            cut_off: RefCell::default(),
+            stepped_down: Cell::default(),
             shared_tenant: RefCell::default(),
             locks: RefCell::default(),
             limits: RefCell::default(),
@@ -96,6 +113,16 @@ impl Board {
     /// Whether the clients should go on.
     pub fn works(&self) -> bool {
         self.phase.get() == Phase::Work
+    }
+
+    /// How many lives of nodes got as far as being ready: it grows with each interruption.
+    pub fn lives(&self) -> u64 {
+        self.nodes.iter().map(|node| node.lives()).sum()
+    }
+
+    /// The names of the nodes.
+    pub fn node_names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.name().to_owned()).collect()
     }
 
     /// Adds a fact about locks.

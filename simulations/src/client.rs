@@ -1,9 +1,11 @@
-//! A small HTTP/1.1 client over turmoil's network.
+//! A small HTTP/1.1 client over turmoil's network, of any of the nodes: each answers for all.
 //!
 //! A call that brings no whole answer in time is [`Broken`]: whether it took effect is unknown.
-//! [`Client::settle`] then asks again with the same `Idempotency-Key`, as the API wants it.
+//! [`Client::settle`] then asks again with the same `Idempotency-Key`, as the API wants it,
+//! and another node where there is one.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use turmoil::net::TcpStream;
 
@@ -21,14 +25,19 @@ use crate::trace;
 const CALL_MAX: Duration = Duration::from_secs(8);
 /// Pause before a call whose outcome is unknown is sent again.
 const RETRY_PAUSE: Duration = Duration::from_millis(150);
+/// How often a client turns to another node without a reason.
+const WANDERS: f64 = 0.3;
 
-/// A client of one node.
+/// A client of all nodes.
 pub struct Client {
     name: String,
-    node: String,
+    nodes: Vec<String>,
     port: u16,
-    /// One connection is kept: a client has one call under way.
-    idle: RefCell<Option<SendRequest<Full<Bytes>>>>,
+    /// The node it turns to.
+    at: Cell<usize>,
+    rng: RefCell<SmallRng>,
+    /// A connection to each node is kept: a client has one call under way.
+    idle: RefCell<BTreeMap<usize, SendRequest<Full<Bytes>>>>,
     /// Calls that got no answer or one that leaves the outcome open.
     unknown: Cell<u64>,
     /// Calls that were answered for good.
@@ -43,6 +52,8 @@ pub struct Call {
     body: Option<Value>,
     key: Option<String>,
     wait: Duration,
+    /// How long an answer is waited for, the wait above not counted.
+    patience: Duration,
 }
 
 /// A whole answer.
@@ -99,8 +110,15 @@ impl Call {
         Self { wait, ..self }
     }
 
+    /// The same, for an answer that is wanted soon or not at all.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, key: None, wait: Duration::ZERO }
+        let (wait, patience) = (Duration::ZERO, CALL_MAX);
+        Self { method, path: path.into(), body: None, key: None, wait, patience }
     }
 
     fn line(&self) -> String {
@@ -133,16 +151,23 @@ impl std::fmt::Display for Reply {
 }
 
 impl Client {
-    /// A client on host `name` of the node on host `node`.
-    pub fn new(name: &str, node: &str, port: u16) -> Self {
+    /// A client on host `name` of the nodes on these hosts.
+    pub fn new(name: &str, nodes: Vec<String>, port: u16, seed: u64) -> Self {
         Self {
             name: name.to_owned(),
-            node: node.to_owned(),
+            nodes,
             port,
+            at: Cell::default(),
+            rng: RefCell::new(SmallRng::seed_from_u64(seed)),
             idle: RefCell::default(),
             unknown: Cell::default(),
             answered: Cell::default(),
         }
+    }
+
+    /// The names of the nodes.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
     }
 
     /// How many calls were answered for good, and how many were not.
@@ -155,6 +180,7 @@ impl Client {
     pub async fn settle(&self, call: Call) -> Reply {
         let first_sent_at = trace::now();
         let mut in_doubt = false;
+        self.wander(WANDERS);
         loop {
             match self.call(&call).await {
                 Ok(mut reply) if reply.is_final() => {
@@ -167,20 +193,37 @@ impl Client {
             }
             self.unknown.set(self.unknown.get() + 1);
             tokio::time::sleep(RETRY_PAUSE).await;
+            self.wander(1.0);
         }
     }
 
-    /// Calls once.
+    fn wander(&self, how_often: f64) {
+        let mut rng = self.rng.borrow_mut();
+        if rng.random_bool(how_often) {
+            self.at.set(rng.random_range(0..self.nodes.len()));
+        }
+    }
+
+    /// Calls the node it turns to, once.
     ///
     /// # Errors
     /// [`Broken`] when there is no whole answer in time.
     pub async fn call(&self, call: &Call) -> Result<Reply, Broken> {
+        self.call_at(self.at.get(), call).await
+    }
+
+    /// Calls the node with this place among [`Self::nodes`], once.
+    ///
+    /// # Errors
+    /// [`Broken`] when there is no whole answer in time.
+    pub async fn call_at(&self, at: usize, call: &Call) -> Result<Reply, Broken> {
         let sent_at = trace::now();
         let sent = call.body.as_ref().map(Value::to_string).unwrap_or_default();
         let key = call.key.as_deref().unwrap_or("-");
-        let line = call.line();
+        let line = format!("{} at {}", call.line(), self.nodes[at]);
         trace::event(&self.name, "http", format_args!("{line} key {key} {sent}"), &[]);
-        let exchange = tokio::time::timeout(CALL_MAX + call.wait, self.exchange(call, sent));
+        let exchange =
+            tokio::time::timeout(call.patience + call.wait, self.exchange(at, call, sent));
         let answer = match exchange.await {
             Ok(answer) => answer,
             Err(_) => Err(Broken("no answer in time".to_owned())),
@@ -200,11 +243,11 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, call: &Call, sent: String) -> Result<(u16, Bytes), Broken> {
+    async fn exchange(&self, at: usize, call: &Call, sent: String) -> Result<(u16, Bytes), Broken> {
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(&call.path)
-            .header(HOST, format!("{}:{}", self.node, self.port));
+            .header(HOST, format!("{}:{}", self.nodes[at], self.port));
         if call.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -212,22 +255,23 @@ impl Client {
             request = request.header("idempotency-key", key);
         }
         let request = request.body(Full::from(sent)).map_err(broken)?;
-        let mut sender = self.connection().await?;
+        let mut sender = self.connection(at).await?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        self.idle.replace(Some(sender));
+        self.idle.borrow_mut().insert(at, sender);
         Ok((status, bytes))
     }
 
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Broken> {
-        let idle = self.idle.take();
+    async fn connection(&self, at: usize) -> Result<SendRequest<Full<Bytes>>, Broken> {
+        let idle = self.idle.borrow_mut().remove(&at);
         if let Some(mut sender) = idle
             && sender.ready().await.is_ok()
         {
             return Ok(sender);
         }
-        let stream = TcpStream::connect((self.node.as_str(), self.port)).await.map_err(broken)?;
+        let stream =
+            TcpStream::connect((self.nodes[at].as_str(), self.port)).await.map_err(broken)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
         Ok(sender)

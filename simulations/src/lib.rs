@@ -57,5 +57,5 @@ pub mod trace;
 pub mod workload;
 pub mod world;
 
-pub use plan::{Mutant, Outcome, Plan, SECS_DEFAULT};
+pub use plan::{Mix, Mutant, NODES_DEFAULT, Outcome, Plan, SECS_DEFAULT};
 pub use sweep::{Summary, sweep};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use simulations::{Mutant, Outcome, Plan, Summary, sweep};
+use simulations::{Mix, Mutant, Outcome, Plan, Summary, sweep};
 
 /// Runs the shipped node in a simulated world.
 #[derive(Debug, Parser)]
@@ -59,12 +59,18 @@ struct One {
 
 #[derive(Debug, Clone, Copy, Args)]
 struct How {
+    /// How many nodes
+    #[arg(long, default_value_t = simulations::NODES_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=5))]
+    nodes: u64,
     /// Simulated seconds of work and faults
     #[arg(long, default_value_t = simulations::SECS_DEFAULT)]
     secs: u64,
     /// No faults
     #[arg(long)]
     calm: bool,
+    /// Which faults
+    #[arg(long, default_value = "all")]
+    mix: Mix,
     /// A process that starts after syncs have failed can still read what they dropped
     #[arg(long)]
     stale_cache: bool,
@@ -75,8 +81,8 @@ struct How {
 
 impl How {
     fn plan(self, seed: u64) -> Plan {
-        let Self { stale_cache, mutant, .. } = self;
-        Plan { secs: self.secs, faults: !self.calm, stale_cache, mutant, ..Plan::new(seed) }
+        let Self { nodes, secs, mix, stale_cache, mutant, calm } = self;
+        Plan { nodes, secs, faults: !calm, mix, stale_cache, mutant, ..Plan::new(seed) }
     }
 }
 

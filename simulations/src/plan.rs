@@ -12,21 +12,43 @@ use crate::world::{Fault, World};
 /// How long the clients work and faults happen, unless told otherwise, seconds.
 pub const SECS_DEFAULT: u64 = 30;
 
+/// How many nodes there are, unless told otherwise.
+pub const NODES_DEFAULT: u64 = 3;
+
 /// What to do in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// Decides everything.
     pub seed: u64,
+    /// How many nodes there are.
+    pub nodes: u64,
     /// How long the clients work and faults happen, seconds.
     pub secs: u64,
     /// Whether there are faults.
     pub faults: bool,
+    /// Which faults there are.
+    pub mix: Mix,
     /// Whether a process that starts after syncs have failed can still read what they dropped.
     pub stale_cache: bool,
     /// Whether the story is kept as lines.
     pub keep_lines: bool,
     /// A safety that is missing.
     pub mutant: Option<Mutant>,
+}
+
+/// Which faults there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mix {
+    /// All of them.
+    All,
+    /// Ends of processes.
+    Processes,
+    /// Disks that are full or fail.
+    Disks,
+    /// Links, packets, pauses.
+    Network,
+    /// Wall clocks.
+    Clocks,
 }
 
 /// A safety that is taken away, to see that somebody notices.
@@ -62,8 +84,10 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            nodes: NODES_DEFAULT,
             secs: SECS_DEFAULT,
             faults: true,
+            mix: Mix::All,
             stale_cache: false,
             keep_lines: false,
             mutant: None,
@@ -114,9 +138,16 @@ impl Plan {
 impl Outcome {
     /// The line that runs it again.
     pub fn replay_line(&self) -> String {
-        let Plan { seed, secs, .. } = self.plan;
-        let mut line =
-            format!("cargo run -p simulations -- replay --seed {seed} --secs {secs} --trace");
+        let Plan { seed, nodes, secs, mix, .. } = self.plan;
+        let mut line = format!(
+            "cargo run -p simulations -- replay --seed {seed} --nodes {nodes} --secs {secs} --trace"
+        );
+        if !self.plan.faults {
+            line.push_str(" --calm");
+        }
+        if mix != Mix::All {
+            line.push_str(&format!(" --mix {mix}"));
+        }
         if self.plan.stale_cache {
             line.push_str(" --stale-cache");
         }
@@ -124,6 +155,18 @@ impl Outcome {
             line.push_str(&format!(" --mutant {mutant}"));
         }
         line
+    }
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Processes => "processes",
+            Self::Disks => "disks",
+            Self::Network => "network",
+            Self::Clocks => "clocks",
+        })
     }
 }
 

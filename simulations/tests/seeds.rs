@@ -12,6 +12,11 @@ const JOBS: usize = 2;
 /// A mutant has to be noticed within so many seeds.
 const MUTANT_SEEDS: u64 = 6;
 
+/// A run with one node.
+fn alone(seed: u64) -> Plan {
+    Plan { nodes: 1, ..Plan::new(seed) }
+}
+
 fn report(failures: &[Outcome]) -> String {
     let lines = failures.iter().map(|outcome| {
         let violation = outcome.violation.as_deref().unwrap_or_default();
@@ -26,7 +31,7 @@ fn kept(plan: Plan) {
 }
 
 fn noticed(mutant: Mutant) {
-    let plan = Plan { secs: SWEEP_SECS, mutant: Some(mutant), ..Plan::new(0) };
+    let plan = Plan { secs: SWEEP_SECS, mutant: Some(mutant), ..alone(0) };
     let noticed = (0..MUTANT_SEEDS).any(|seed| Plan { seed, ..plan }.run().violation.is_some());
     assert!(noticed, "nobody notices {mutant} in {MUTANT_SEEDS} seeds");
 }
@@ -77,7 +82,7 @@ fn names_that_are_not_synced_are_noticed() {
 #[test]
 fn a_restarted_node_knows_its_tenants() {
     for (seed, secs) in [(2006, 5), (2130, 4), (2209, 6), (2433, 5)] {
-        kept(Plan { secs, ..Plan::new(seed) });
+        kept(Plan { secs, ..alone(seed) });
     }
 }
 
@@ -85,12 +90,12 @@ fn a_restarted_node_knows_its_tenants() {
 /// that it held the lock itself.
 #[test]
 fn a_waiter_is_not_told_that_it_holds_what_it_did_not_get() {
-    kept(Plan { secs: 7, ..Plan::new(4127) });
+    kept(Plan { secs: 7, ..alone(4127) });
 }
 
 /// A record whose sync had failed was read by the next process, which appended to it; the power cut
 /// after that left a hole in the log, and the node never started again.
 #[test]
 fn what_a_failed_sync_dropped_is_not_trusted() {
-    kept(Plan { secs: 12, stale_cache: true, ..Plan::new(3) });
+    kept(Plan { secs: 12, stale_cache: true, ..alone(3) });
 }

@@ -11,6 +11,10 @@ use crate::world::Service;
 
 /// From the end of the faults to the end of everything that was begun, simulated time.
 pub const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// From the end of the faults to a leader that all nodes name, simulated time.
+pub const LEADER_MAX: Duration = Duration::from_secs(10);
+/// From the moment when everybody has what he waited for to equal answers of all nodes.
+pub const AGREE_MAX: Duration = Duration::from_secs(10);
 /// From the request to stop to the end of the process, simulated time.
 pub const STOP_MAX: Duration = Duration::from_secs(15);
 /// From the start of a process on a disk that works to readiness, simulated time.

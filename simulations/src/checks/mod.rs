@@ -2,12 +2,17 @@
 
 pub mod durability;
 pub mod events;
+pub mod leaders;
 pub mod liveness;
 pub mod locks;
 pub mod quotas;
+pub mod replicas;
 pub mod steps;
 
 use std::fmt;
+
+use crate::board::Board;
+pub use replicas::Logs;
 
 /// A promise that was broken: which, and how it shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +20,23 @@ pub struct Violation(pub String);
 
 /// Holds, or not.
 pub type Checked<T = ()> = Result<T, Violation>;
+
+/// What can only be said when everything has ended: of what all clients know together, and of the
+/// disks.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn whole(board: &Board, disks: &[Logs]) -> Checked {
+    locks::check(&board.locks.borrow())?;
+    let (limits, runs) = (board.limits.borrow(), board.runs.borrow());
+    for (tenant, events) in replicas::agreed(disks)? {
+        quotas::check(&tenant, limits.get(&tenant).copied().unwrap_or_default(), &events)?;
+        if let Some(runs) = runs.get(&tenant) {
+            steps::check(&tenant, runs, &events)?;
+        }
+    }
+    Ok(())
+}
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

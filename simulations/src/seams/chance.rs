@@ -14,10 +14,11 @@ use crate::trace;
 /// shorter than the rest of that day.
 const START_MS: i64 = 1_893_492_000_000;
 
-/// A wall clock: virtual time, and how far this host's clock is off.
+/// A wall clock: virtual time, how far this host's clock is off, and how much it gains.
 #[derive(Debug, Clone, Default)]
 pub struct SimClock {
     offset_ms: Arc<AtomicI64>,
+    drift_ppm: Arc<AtomicI64>,
 }
 
 impl SimClock {
@@ -25,12 +26,18 @@ impl SimClock {
     pub fn set_offset_ms(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::Relaxed);
     }
+
+    /// Sets how much the clock gains from the start of the run on, millionths.
+    pub fn set_drift_ppm(&self, drift_ppm: i64) {
+        self.drift_ppm.store(drift_ppm, Ordering::Relaxed);
+    }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         let elapsed_ms = i64::try_from(trace::now().as_millis()).unwrap_or(i64::MAX);
-        Timestamp(START_MS + elapsed_ms + self.offset_ms.load(Ordering::Relaxed))
+        let gained_ms = elapsed_ms * self.drift_ppm.load(Ordering::Relaxed) / 1_000_000;
+        Timestamp(START_MS + elapsed_ms + gained_ms + self.offset_ms.load(Ordering::Relaxed))
     }
 }
 

@@ -8,4 +8,4 @@ mod udp;
 pub use chance::{SeededEntropy, SimClock};
 pub use disk::{DiskFaultsSeen, Process, TracedDisk};
 pub use tcp::SimTcp;
-pub use udp::SimUdp;
+pub use udp::{Air, Odds, SimUdp};

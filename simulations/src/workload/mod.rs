@@ -4,13 +4,14 @@
 //! true at every moment between its calls. All clients share one tenant and a few locks, to race
 //! for quotas and for terms; what must be true of those is checked over what all learned.
 //!
-//! Whenever the node has come back from an interruption, a client compares all that is its own
+//! Whenever a node has come back from an interruption, a client compares all that is its own
 //! with what it knows before it goes on.
 
 mod locks;
 mod runs;
 mod session;
 mod tenants;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use crate::board::{Board, Limits};
 use session::Session;
 pub(crate) use session::client_name;
+pub(crate) use watch::{WATCHER, watch};
 
 /// A tenant, as its one owner knows it.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +60,10 @@ pub struct RunModel {
 /// # Errors
 /// The violation that it saw.
 pub async fn client(number: u64, seed: u64, board: Rc<Board>) -> turmoil::Result {
-    let mut session = Session::new(number, seed, board);
+    board.busy.set(board.busy.get() + 1);
+    let mut session = Session::new(number, seed, Rc::clone(&board));
     session.work().await?;
     session.settle().await?;
+    board.busy.set(board.busy.get() - 1);
     Ok(())
 }

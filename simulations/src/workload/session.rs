@@ -43,7 +43,7 @@ impl Session {
     pub fn new(number: u64, seed: u64, board: Rc<Board>) -> Self {
         let name = client_name(number);
         Self {
-            client: Client::new(&name, board.node.name(), API_PORT),
+            client: Client::new(&name, board.node_names(), API_PORT, seed ^ number << 40),
             rng: SmallRng::seed_from_u64(seed ^ number << 48),
             tenants: Vec::new(),
             shared: TenantModel::default(),
@@ -62,7 +62,7 @@ impl Session {
     pub async fn work(&mut self) -> Checked {
         self.find_shared_tenant().await?;
         while self.board.works() {
-            if self.compared_in != self.board.node.lives() {
+            if self.compared_in != self.board.lives() {
                 self.compare().await?;
             }
             self.operate().await?;
@@ -128,7 +128,7 @@ impl Session {
 
     /// Compares everything of its own with the node.
     async fn compare(&mut self) -> Checked {
-        let life = self.board.node.lives();
+        let life = self.board.lives();
         // What its marks begin with. The dash keeps `c1` from being the beginning of `c10`.
         let own = format!("{}-", self.name);
         for at in 0..self.tenants.len() {

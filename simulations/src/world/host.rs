@@ -7,21 +7,33 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::seams::Seams;
 use shiioo_storage::Executor;
 use shiioo_storage::disk::SimDisk;
 use tokio::sync::Notify;
 
-use crate::seams::{DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk};
+use crate::seams::{
+    Air, DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk,
+};
 use crate::{Mutant, Plan, trace};
 
 /// Where a node's API listens.
 pub const API_PORT: u16 = 3000;
 /// Where a node talks to others.
 const NODE_PORT: u16 = 7400;
+/// How long a leader may be silent, as the program has it by default.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// What admits joiners.
+const JOIN_TOKEN: &str = "the secret of this world";
 /// How long a node that failed gets to stop, as the shipped program does it.
 const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// The host of the `number`-th node, from 1.
+pub fn node_name(number: u64) -> String {
+    format!("n{number}")
+}
 
 /// A node, through all its lives.
 pub struct NodeHost {
@@ -31,6 +43,10 @@ pub struct NodeHost {
     seed: u64,
     mutant: Option<Mutant>,
     names: Vec<String>,
+    /// Whom it asks to be let in; the first node asks nobody.
+    join: Vec<String>,
+    /// What becomes of the packets it sends.
+    pub air: Arc<Air>,
     /// What outlives a life.
     pub disk: SimDisk,
     /// Its wall clock.
@@ -47,6 +63,8 @@ pub struct NodeHost {
     is_ready: Cell<bool>,
     /// What the disk had refused before the present life.
     refused_before: Cell<u64>,
+    /// Its id in the cluster, once it has one.
+    id: RefCell<String>,
     /// Why the life that ran last ended by itself.
     exit: RefCell<Option<Exit>>,
 }
@@ -55,6 +73,7 @@ pub struct NodeHost {
 struct Life {
     process: Process,
     tcp: SimTcp,
+    udp: SimUdp,
     stop: Notify,
     kill: Notify,
 }
@@ -75,11 +94,13 @@ impl Life {
         name: &str,
         names: &[String],
         seen: &Arc<DiskFaultsSeen>,
+        air: &Arc<Air>,
         mutant: Option<Mutant>,
     ) -> Rc<Self> {
         Rc::new(Self {
             process: Process::new(name, Arc::clone(seen), mutant),
             tcp: SimTcp::new(name, names),
+            udp: SimUdp::new(name, Arc::clone(air)),
             stop: Notify::new(),
             kill: Notify::new(),
         })
@@ -88,14 +109,18 @@ impl Life {
     /// Ends its reach: files first, so that nothing that the rest of it does is kept.
     fn end(&self) {
         self.process.kill();
+        self.udp.close();
         self.tcp.close_all();
     }
 }
 
 impl NodeHost {
-    /// The `number`-th node of a run, which can look up `names`.
-    pub fn new(name: &str, number: u64, plan: &Plan, names: &[String]) -> Rc<Self> {
+    /// The `number`-th node of a run, from 1, which can look up `names` and joins `others`.
+    pub fn new(number: u64, plan: &Plan, names: &[String], others: &[String]) -> Rc<Self> {
         let Plan { seed, mutant, .. } = *plan;
+        let name = &node_name(number);
+        let air = Air::new(seed ^ number << 24);
+        let join = others.iter().map(|other| format!("{other}:{NODE_PORT}")).collect();
         let seen = Arc::new(DiskFaultsSeen::default());
         Rc::new(Self {
             name: name.to_owned(),
@@ -103,14 +128,17 @@ impl NodeHost {
             seed,
             mutant,
             names: names.to_vec(),
+            join,
             disk: SimDisk::new(seed ^ number << 32),
             clock: SimClock::default(),
-            life: RefCell::new(Life::new(name, names, &seen, mutant)),
+            life: RefCell::new(Life::new(name, names, &seen, &air, mutant)),
+            air,
             seen,
             starts: Cell::default(),
             ready: Cell::default(),
             is_ready: Cell::default(),
             refused_before: Cell::default(),
+            id: RefCell::default(),
             exit: RefCell::default(),
         })
     }
@@ -123,6 +151,11 @@ impl NodeHost {
     /// How many lives got as far as being ready.
     pub fn lives(&self) -> u64 {
         self.ready.get()
+    }
+
+    /// Whether this is its id in the cluster.
+    pub fn is_called(&self, id: &str) -> bool {
+        *self.id.borrow() == id
     }
 
     /// Whether the present life is ready.
@@ -177,7 +210,7 @@ impl NodeHost {
         self.starts.set(incarnation);
         self.is_ready.set(false);
         self.refused_before.set(self.refused());
-        let life = Life::new(&self.name, &self.names, &self.seen, self.mutant);
+        let life = Life::new(&self.name, &self.names, &self.seen, &self.air, self.mutant);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
         let exit = tokio::select! {
@@ -201,6 +234,7 @@ impl NodeHost {
             Err(error) => return Exit::Failed(format!("it did not start: {error}")),
         };
         trace::event(&self.name, "node", format_args!("life {incarnation} is ready"), &[]);
+        self.id.replace(node.identity().node_id.to_string());
         self.ready.set(self.ready.get() + 1);
         self.is_ready.set(true);
         let failure = tokio::select! {
@@ -221,8 +255,12 @@ impl NodeHost {
         Config {
             api_addr: any(API_PORT),
             node_addr: any(NODE_PORT),
+            advertise_addr: Some(format!("{}:{NODE_PORT}", self.name)),
+            join: self.join.clone(),
+            join_token: Some(Secret::new(JOIN_TOKEN)),
             data_dir: format!("/{}", self.name).into(),
             insecure: true,
+            election_timeout: ELECTION_TIMEOUT,
             ..Config::default()
         }
     }
@@ -232,9 +270,10 @@ impl NodeHost {
         NodeSeams {
             seams: Seams { clock: Arc::new(self.clock.clone()), entropy: Arc::new(entropy) },
             tcp: Arc::new(life.tcp.clone()),
-            udp: Arc::new(SimUdp::new(&self.name)),
+            udp: Arc::new(life.udp.clone()),
             disk: Arc::new(TracedDisk::new(self.disk.mount(), life.process.clone())),
             executor: Executor::Inline,
+            plain_packets: true,
             pid: u32::try_from(self.number).unwrap_or(u32::MAX),
         }
     }

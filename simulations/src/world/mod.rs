@@ -1,12 +1,16 @@
-//! The world of a run: the hosts, the faults, and the two phases.
+//! The world of a run: the hosts, the faults, and the three phases.
 //!
 //! First the clients work while faults happen. Then the faults stop for good, everything that was
-//! begun has to end within a bound, the node is stopped cleanly, and what is on its disk is
-//! checked as a whole.
+//! begun has to end within a bound, and the nodes have to agree. At last all nodes are stopped
+//! cleanly, and what is on their disks is checked as a whole.
 
-mod faults;
+mod fault;
+mod files;
 mod host;
+mod lives;
+mod network;
 mod service;
+mod weather;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,47 +22,34 @@ use rand::{Rng as _, SeedableRng as _};
 use turmoil::Sim;
 
 use crate::board::{Board, Phase};
-use crate::checks::{Checked, Violation, events, liveness, locks, quotas, steps};
-use crate::workload::client_name;
-use crate::{Plan, det, ensure, trace, workload};
-pub use faults::Fault;
-use faults::Weather;
-pub use host::{API_PORT, Exit, NodeHost};
+use crate::checks::{Checked, Violation, liveness};
+use crate::workload::{WATCHER, client_name};
+use crate::{Plan, checks, det, ensure, trace, workload};
+pub use fault::Fault;
+pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
+use lives::{NodeState, Seat};
 pub use service::{SERVICE, SERVICE_PORT, Service};
+use weather::Weather;
 
-/// The node's host.
-const NODE: &str = "n1";
 /// How many clients there are.
 const CLIENTS: u64 = 4;
 /// A step of the simulation. The loop over steps is what costs, so it is as long as the shortest
 /// way of a message.
 const TICK: Duration = Duration::from_millis(2);
-/// The longest way of a message.
-const LATENCY_MAX: Duration = Duration::from_millis(6);
-/// A process that ended by itself is started again after so long, ms.
-const RESTART_MS_MIN: u64 = 20;
-const RESTART_MS_MAX: u64 = 1500;
+/// The longest way of a message, unless the link is slowed down.
+const LATENCY_TICKS_MAX: u32 = 3;
+/// Datagrams that wait at a socket.
+const UDP_DATAGRAMS_MAX: usize = 4096;
 
 /// A run, from its first to its last moment.
 pub struct World {
     sim: Sim<'static>,
     board: Rc<Board>,
-    state: NodeState,
+    seats: Vec<Seat>,
     weather: Weather,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
-}
-
-/// Whether the node's process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NodeState {
-    /// It runs, since that moment.
-    Up(Duration),
-    /// It is started at that moment.
-    Down(Duration),
-    /// It was asked to stop for good, and did.
-    Stopped,
 }
 
 /// How a run ended.
@@ -78,22 +69,37 @@ impl World {
             .simulation_duration(Duration::MAX)
             .tick_duration(TICK)
             .min_message_latency(TICK)
-            .max_message_latency(LATENCY_MAX);
+            .max_message_latency(TICK)
+            .udp_capacity(UDP_DATAGRAMS_MAX);
         let mut sim = builder.build();
-        let names = [SERVICE.to_owned()];
-        let node = NodeHost::new(NODE, 1, plan, &names);
+        let mut names: Vec<String> = (1..=plan.nodes).map(node_name).collect();
+        names.push(SERVICE.to_owned());
+        let nodes: Vec<_> = (1..=plan.nodes)
+            .map(|number| {
+                // The first one founds the cluster; the others know it and one another.
+                let others = if number == 1 { 0 } else { plan.nodes };
+                let others: Vec<String> = (1..=others).map(node_name).collect();
+                NodeHost::new(number, plan, &names, &others)
+            })
+            .collect();
         let service = Service::new(plan.seed);
-        let board = Board::new(Rc::clone(&node), Rc::clone(&service));
+        let board = Board::new(nodes.clone(), Rc::clone(&service));
         sim.host(SERVICE, move || Rc::clone(&service).serve());
-        sim.host(NODE, move || Rc::clone(&node).live());
+        for node in &nodes {
+            let living = Rc::clone(node);
+            sim.host(node.name(), move || Rc::clone(&living).live());
+        }
         for number in 1..=CLIENTS {
             let client = workload::client(number, plan.seed, Rc::clone(&board));
             sim.client(client_name(number), client);
         }
+        sim.client(WATCHER, workload::watch(plan.seed, Rc::clone(&board)));
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
         let weather = Weather::new(plan, &mut rng);
-        let state = NodeState::Up(Duration::ZERO);
-        Self { sim, board, state, weather, rng, counts: BTreeMap::new() }
+        let seats = nodes.into_iter().map(Seat::new).collect();
+        let mut world = Self { sim, board, seats, weather, rng, counts: BTreeMap::new() };
+        world.lay_links();
+        world
     }
 
     /// Runs to the end, or to the first violation.
@@ -112,10 +118,24 @@ impl World {
         if let Some(violation) = &violation {
             trace::event("all", "broken", format_args!("{violation}"), &[]);
         }
-        let seen = &self.board.node.seen;
-        self.counts.insert(Fault::FullDisk, seen.full());
-        self.counts.insert(Fault::FailedSyncs, seen.failed_syncs());
+        self.count_seen();
+        // What is left of the processes must not reach a network that is torn down with them.
+        self.seats.iter().for_each(|seat| seat.host.is_gone());
         Ending { violation, simulated: self.sim.elapsed(), faults: self.counts }
+    }
+
+    /// Counts what others than the world itself have seen happen.
+    fn count_seen(&mut self) {
+        let mut seen = |fault, times| *self.counts.entry(fault).or_default() += times;
+        for Seat { host, .. } in &self.seats {
+            seen(Fault::FullDisk, host.seen.full());
+            seen(Fault::FailedSyncs, host.seen.failed_syncs());
+            let [lost, doubled, late] = host.air.counts();
+            seen(Fault::LostPacket, lost);
+            seen(Fault::DoubledPacket, doubled);
+            seen(Fault::LatePacket, late);
+        }
+        seen(Fault::StepDown, self.board.stepped_down.get());
     }
 
     fn phases(&mut self, work: Duration) -> Checked {
@@ -124,6 +144,7 @@ impl World {
             self.next_fault();
         }
         self.clear_up();
+        self.board.settles_since.set(self.sim.elapsed());
         self.board.phase.set(Phase::Settle);
         let bound = self.sim.elapsed() + liveness::SETTLE_MAX;
         while !self.step()? {
@@ -133,17 +154,9 @@ impl World {
                 liveness::SETTLE_MAX
             );
         }
-        self.board.node.ask_to_stop();
-        let bound = self.sim.elapsed() + liveness::STOP_MAX;
-        while self.state != NodeState::Stopped {
-            self.step()?;
-            ensure!(
-                self.sim.elapsed() < bound,
-                "the node does not stop in {:?}",
-                liveness::STOP_MAX
-            );
-        }
-        self.check_whole()
+        self.board.phase.set(Phase::Stop);
+        self.stop_all()?;
+        checks::whole(&self.board, &self.disks()?)
     }
 
     /// One step of all hosts. Tells whether the clients are done.
@@ -154,75 +167,43 @@ impl World {
         let done = stepped.map_err(|error| Violation(error.to_string()))?;
         let panics = det::take_panics();
         ensure!(panics.is_empty(), "{}", panics.join("; "));
-        self.follow_node(done)?;
+        self.follow_nodes()?;
         Ok(done)
     }
 
-    /// Carries out what has become of the node's process.
-    fn follow_node(&mut self, done: bool) -> Checked {
-        let now = self.sim.elapsed();
-        let node = Rc::clone(&self.board.node);
-        if node.disk.take_ended() {
-            node.is_gone();
-            self.count(self.weather.armed());
-            self.bring_down("it is gone in the middle of an operation");
-            return Ok(());
+    /// Stops the nodes for good: at once, or one after the other.
+    fn stop_all(&mut self) -> Checked {
+        let at_once = self.rng.random_bool(0.5);
+        for at in 0..self.seats.len() {
+            self.seats[at].host.ask_to_stop();
+            if !at_once {
+                self.await_stops(at + 1)?;
+            }
         }
-        match (node.take_exit(), self.state) {
-            (Some(Exit::Stopped), _) if done => {
-                self.sim.crash(NODE);
-                self.state = NodeState::Stopped;
-            }
-            (Some(Exit::Failed(why)), _) => {
-                let excused = node.has_seen_disk_fail();
-                ensure!(excused, "the node failed by itself: {why}");
-                self.count(Fault::NodeFailed);
-                self.bring_down("it ended by itself");
-            }
-            (Some(exit @ (Exit::Stopped | Exit::Killed)), _) => {
-                self.count(if exit == Exit::Killed { Fault::Kill } else { Fault::Restart });
-                self.bring_down("it ended");
-            }
-            (None, NodeState::Down(until)) if now >= until => {
-                self.sim.bounce(NODE);
-                self.state = NodeState::Up(now);
-            }
-            (None, NodeState::Up(since)) => {
-                let late = now > since + liveness::READY_MAX && !node.is_ready();
-                let excused = node.has_seen_disk_fail();
-                ensure!(!late || excused, "not ready {:?} after its start", liveness::READY_MAX);
-            }
-            _ => {}
-        }
-        Ok(())
+        self.await_stops(self.seats.len())
     }
 
-    /// Tears down what is left of a process that has come to its end, and plans the next one.
-    fn bring_down(&mut self, why: &str) {
-        trace::event(NODE, "fault", format_args!("{why}"), &[]);
-        self.sim.crash(NODE);
-        let down_ms = self.rng.random_range(RESTART_MS_MIN..=RESTART_MS_MAX);
-        self.state = NodeState::Down(self.sim.elapsed() + Duration::from_millis(down_ms));
+    fn await_stops(&mut self, first: usize) -> Checked {
+        let bound = self.sim.elapsed() + liveness::STOP_MAX;
+        while self.seats[..first].iter().any(|seat| seat.state != NodeState::Stopped) {
+            self.step()?;
+            let in_time = self.sim.elapsed() < bound;
+            ensure!(in_time, "a node does not stop in {:?}", liveness::STOP_MAX);
+        }
+        Ok(())
     }
 
     fn count(&mut self, fault: Fault) {
         *self.counts.entry(fault).or_default() += 1;
     }
 
-    /// What can only be said when everything has ended: of the disk, and of what all know.
-    fn check_whole(&self) -> Checked {
-        locks::check(&self.board.locks.borrow())?;
-        let (limits, runs) = (self.board.limits.borrow(), self.board.runs.borrow());
-        let disk = self.board.node.disk.mount();
-        let logs = faults::read_all(&*disk, "events.jsonl");
-        for (path, bytes) in logs.map_err(|error| Violation(format!("the disk: {error}")))? {
-            let events = events::parse(&path, &bytes)?;
-            let tenant = path.rsplit('/').nth(1).unwrap_or_default();
-            quotas::check(tenant, limits.get(tenant).copied().unwrap_or_default(), &events)?;
-            if let Some(runs) = runs.get(tenant) {
-                steps::check(tenant, runs, &events)?;
-            }
-        }
-        Ok(())
+    /// The logs of tenants on each disk.
+    fn disks(&self) -> Checked<Vec<checks::Logs>> {
+        let read = |seat: &Seat| files::read_all(&*seat.host.disk.mount(), "events.jsonl");
+        let disks = self.seats.iter().map(|seat| {
+            let logs = read(seat).map_err(|error| Violation(format!("the disk: {error}")))?;
+            Ok(checks::Logs { node: seat.host.name().to_owned(), logs })
+        });
+        disks.collect()
     }
 }

@@ -1,0 +1,142 @@
+//! Who only looks: asks all nodes who leads, all the time, and in the end whether they agree.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::board::{Board, Phase};
+use crate::checks::leaders::{self, Leaders};
+use crate::checks::{Checked, liveness};
+use crate::client::{Call, Client, Reply};
+use crate::world::API_PORT;
+use crate::{ensure, trace};
+
+/// The host's name.
+pub(crate) const WATCHER: &str = "eye";
+/// Pause between two rounds of questions.
+const ROUND_PAUSE: Duration = Duration::from_millis(150);
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+struct Watcher {
+    board: Rc<Board>,
+    client: Client,
+    leaders: Leaders,
+}
+
+/// Watches until the run has settled and all nodes say the same.
+///
+/// # Errors
+/// The violation that it saw.
+pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
+    let client = Client::new(WATCHER, board.node_names(), API_PORT, seed);
+    let mut watcher = Watcher { board, client, leaders: Leaders::default() };
+    while watcher.board.works() {
+        watcher.ask_who_leads().await?;
+        sleep(ROUND_PAUSE).await;
+    }
+    watcher.await_leader().await?;
+    while watcher.board.busy.get() > 0 {
+        watcher.ask_who_leads().await?;
+        sleep(ROUND_PAUSE).await;
+    }
+    watcher.await_agreement().await?;
+    Ok(())
+}
+
+impl Watcher {
+    /// Asks all nodes. Tells whether they name the same leader.
+    async fn ask_who_leads(&mut self) -> Checked<bool> {
+        let cut_off = self.board.cut_off.borrow().clone();
+        let replies = self.ask_all("/api/cluster/leader").await;
+        let still_cut_off = self.board.cut_off.borrow().clone();
+        let mut named = Vec::new();
+        for (at, reply) in replies.into_iter().enumerate() {
+            let Some(reply) = reply else { continue };
+            if let Some(since) = cut_off.get(&at)
+                && still_cut_off.get(&at) == Some(since)
+            {
+                leaders::forgotten(*since, &reply)?;
+            }
+            if let Some(id) = self.leaders.learn(&reply)? {
+                if self.board.nodes[at].is_called(&id) {
+                    self.board.leader.set(Some(at));
+                }
+                named.push(id);
+            }
+        }
+        let all = named.len() == self.board.nodes.len();
+        Ok(all && named.windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
+    /// The same question to all nodes at once.
+    async fn ask_all(&self, path: &str) -> Vec<Option<Reply>> {
+        let call = Call::get(path).within(PATIENCE);
+        let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
+        let replies = join_all(asked).await;
+        replies.into_iter().map(|reply| reply.ok().filter(|reply| reply.status == 200)).collect()
+    }
+
+    async fn await_leader(&mut self) -> Checked {
+        debug_assert_eq!(self.board.phase.get(), Phase::Settle);
+        let bound = self.board.settles_since.get() + liveness::LEADER_MAX;
+        while !self.ask_who_leads().await? {
+            let in_time = trace::now() < bound;
+            ensure!(in_time, "no leader that all name {:?} after the faults", liveness::LEADER_MAX);
+            sleep(ROUND_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// All nodes have the same of everything that can be asked for.
+    async fn await_agreement(&self) -> Checked {
+        let mut paths = vec!["/api/tenants".to_owned(), "/api/locks".to_owned()];
+        let tenants: Vec<String> = self.board.limits.borrow().keys().cloned().collect();
+        for tenant in tenants {
+            paths.extend(
+                ["", "/runs", "/locks", "/workflows", "/usage"]
+                    .map(|of| format!("/api/tenants/{tenant}{of}")),
+            );
+        }
+        let bound = trace::now() + liveness::AGREE_MAX;
+        for path in paths {
+            let path = format!("{path}?consistency=stale&limit=10000");
+            loop {
+                let views = self.views(&path).await;
+                if views.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()) {
+                    break;
+                }
+                let in_time = trace::now() < bound;
+                ensure!(in_time, "the nodes do not agree on {path}: {views:#?}");
+                sleep(ROUND_PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn views(&self, path: &str) -> Vec<Option<(u16, Value)>> {
+        let call = Call::get(path).within(PATIENCE);
+        let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
+        let replies = join_all(asked).await;
+        replies
+            .into_iter()
+            .map(|reply| reply.ok().map(|reply| (reply.status, same(reply))))
+            .collect()
+    }
+}
+
+/// A body without what differs from answer to answer.
+fn same(reply: Reply) -> Value {
+    let mut body = reply.body;
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("request_id");
+    }
+    if let Some(usage) = body["usage"].as_array_mut() {
+        // Counted where the tenant is led, in a window that moves with every look at it.
+        usage.retain(|used| used["quota"] != "max_api_requests_per_minute");
+    }
+    body
+}

@@ -1,0 +1,90 @@
+//! The faults by name.
+
+use std::fmt;
+
+/// What can happen. Counted when it has really happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Power goes between two operations of the disk.
+    PowerCut,
+    /// Power goes in the middle of one.
+    PowerCutInOperation,
+    /// Power goes on all nodes at once.
+    Blackout,
+    /// The process is killed.
+    Kill,
+    /// The process is killed in the middle of an operation of the disk.
+    KillInOperation,
+    /// The process is stopped cleanly.
+    Restart,
+    /// All nodes are restarted, one after the other; counted when the last one begins.
+    RollingRestart,
+    /// There is no room on the disk for a while; counted by refused writes.
+    FullDisk,
+    /// Syncs fail for a while; counted one by one.
+    FailedSyncs,
+    /// The node ended by itself, with a reason.
+    NodeFailed,
+    /// A client and a node cannot reach each other for a while.
+    LostLink,
+    /// Messages between a client and a node are held up for a while.
+    HeldLink,
+    /// The leader cannot reach any other node, nor they it.
+    LeaderAlone,
+    /// Some node cannot reach any other, nor they it.
+    NodeAlone,
+    /// The nodes fall into two parts.
+    Halves,
+    /// One node is heard by nobody, and hears all; or the other way round.
+    OneWay,
+    /// Two nodes cannot reach each other, and a third one reaches both.
+    Bridge,
+    /// Nothing comes to or from a node for a while, and then all at once.
+    Pause,
+    /// The way between two nodes is long for a while.
+    SlowLink,
+    /// A packet between nodes is lost; counted one by one, as the next two.
+    LostPacket,
+    /// A packet comes twice.
+    DoubledPacket,
+    /// A packet is overtaken by others.
+    LatePacket,
+    /// A node's wall clock jumps.
+    ClockJump,
+    /// A node's wall clock begins to run fast or slow.
+    ClockDrift,
+    /// The leader is asked to step down, and does.
+    StepDown,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::PowerCut => "power cuts between operations",
+            Self::PowerCutInOperation => "power cuts in an operation",
+            Self::Blackout => "power cuts of all nodes at once",
+            Self::Kill => "kills",
+            Self::KillInOperation => "kills in an operation",
+            Self::Restart => "clean restarts",
+            Self::RollingRestart => "rolling restarts of all nodes",
+            Self::FullDisk => "writes that found no room",
+            Self::FailedSyncs => "syncs that failed",
+            Self::NodeFailed => "failures of a node by itself",
+            Self::LostLink => "lost links to a client",
+            Self::HeldLink => "held links to a client",
+            Self::LeaderAlone => "partitions: the leader alone",
+            Self::NodeAlone => "partitions: some node alone",
+            Self::Halves => "partitions: two parts",
+            Self::OneWay => "partitions: one way",
+            Self::Bridge => "partitions: two apart, others between",
+            Self::Pause => "pauses of a node's traffic",
+            Self::SlowLink => "slow links between nodes",
+            Self::LostPacket => "packets lost",
+            Self::DoubledPacket => "packets twice",
+            Self::LatePacket => "packets late",
+            Self::ClockJump => "jumps of a wall clock",
+            Self::ClockDrift => "drifts of a wall clock",
+            Self::StepDown => "steps down on request",
+        })
+    }
+}

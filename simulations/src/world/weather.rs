@@ -1,0 +1,352 @@
+//! Which faults happen, when, and how they pass.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+
+use super::network::Split;
+use super::{CLIENTS, Fault, World, files};
+use crate::seams::Odds;
+use crate::workload::client_name;
+use crate::{Mix, Plan, trace};
+
+/// Time between two faults, ms.
+const GAP_MS_MIN: u64 = 100;
+const GAP_MS_MAX: u64 = 4000;
+/// The end of a process that is armed comes within so many operations of its disk.
+const ARMED_OPS_MAX: u64 = 120;
+/// A fault that passes lasts so long, ms.
+const LASTS_MS_MIN: u64 = 50;
+const LASTS_MS_MAX: u64 = 3000;
+/// How much room a disk that is filling up still has, bytes.
+const ROOM_BYTES_MAX: u64 = 96 << 10;
+/// A clock is off by at most so much, ms. What waits for a moment of wall time waits longer when the
+/// clock is set back, by twice this at most.
+const CLOCK_OFF_MS_MAX: i64 = 10_000;
+/// A clock gains or loses at most so much, millionths.
+const CLOCK_DRIFT_PPM_MAX: i64 = 2000;
+/// How likely a packet is lost at most, and comes twice or late, while the air is bad.
+const BAD_AIR_ODDS_MAX: f64 = 0.15;
+/// How much more likely than the others a seed's favourite faults are.
+const FAVOURED: u32 = 4;
+
+/// What is going on, and what comes next.
+pub(super) struct Weather {
+    enabled: bool,
+    next_at: Duration,
+    /// How likely each fault is in this run.
+    odds: Vec<(Fault, u32)>,
+    /// The faults that have to pass, and when.
+    passing: Vec<(Passing, Duration)>,
+    /// The node that a rolling restart takes next.
+    rolls: Option<usize>,
+    /// Whether a process can read what a failed sync has dropped.
+    stale_cache: bool,
+}
+
+/// A fault that passes. Nodes by their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Passing {
+    FullDisk(usize),
+    FailedSyncs(usize),
+    Link(usize, String),
+    HeldLink(usize, String),
+    Split(Split),
+    Pause(usize),
+    SlowLink(usize, usize),
+    BadAir(usize),
+}
+
+/// How likely each fault is among the others of a mix, before a seed has its favourites.
+const ODDS: [(Mix, Fault, u32); 20] = [
+    (Mix::Processes, Fault::PowerCut, 12),
+    (Mix::Processes, Fault::PowerCutInOperation, 15),
+    (Mix::Processes, Fault::Blackout, 2),
+    (Mix::Processes, Fault::KillInOperation, 9),
+    (Mix::Processes, Fault::Kill, 9),
+    (Mix::Processes, Fault::Restart, 8),
+    (Mix::Processes, Fault::RollingRestart, 3),
+    (Mix::Disks, Fault::FullDisk, 8),
+    (Mix::Disks, Fault::FailedSyncs, 6),
+    (Mix::Network, Fault::LostLink, 6),
+    (Mix::Network, Fault::HeldLink, 6),
+    (Mix::Network, Fault::LeaderAlone, 9),
+    (Mix::Network, Fault::NodeAlone, 5),
+    (Mix::Network, Fault::Halves, 5),
+    (Mix::Network, Fault::OneWay, 6),
+    (Mix::Network, Fault::Bridge, 5),
+    (Mix::Network, Fault::Pause, 7),
+    (Mix::Network, Fault::SlowLink, 6),
+    (Mix::Network, Fault::LostPacket, 8),
+    (Mix::Clocks, Fault::ClockJump, 8),
+];
+
+/// Faults that need two nodes.
+const AMONG_NODES: [Fault; 10] = [
+    Fault::Blackout,
+    Fault::RollingRestart,
+    Fault::LeaderAlone,
+    Fault::NodeAlone,
+    Fault::Halves,
+    Fault::OneWay,
+    Fault::Bridge,
+    Fault::Pause,
+    Fault::SlowLink,
+    Fault::LostPacket,
+];
+
+impl Weather {
+    pub(super) fn new(plan: &Plan, rng: &mut SmallRng) -> Self {
+        let odds = ODDS
+            .into_iter()
+            .filter(|(mix, fault, _)| {
+                let wanted = plan.mix == Mix::All || plan.mix == *mix;
+                wanted && (plan.nodes > 1 || !AMONG_NODES.contains(fault))
+            })
+            .map(|(_, fault, odds)| {
+                // A run with little of everything finds less than one with much of something.
+                (fault, if rng.random_bool(0.2) { odds * FAVOURED } else { odds })
+            })
+            .collect();
+        Self {
+            enabled: plan.faults,
+            next_at: Duration::from_millis(rng.random_range(0..=GAP_MS_MAX)),
+            odds,
+            passing: Vec::new(),
+            rolls: None,
+            stale_cache: plan.stale_cache,
+        }
+    }
+
+    fn some_fault(&self, rng: &mut SmallRng) -> Option<Fault> {
+        let all: u32 = self.odds.iter().map(|(_, odds)| odds).sum();
+        let mut drawn = rng.random_range(0..all.max(1));
+        self.odds.iter().find_map(|(fault, odds)| {
+            let chosen = drawn < *odds;
+            drawn = drawn.saturating_sub(*odds);
+            chosen.then_some(*fault)
+        })
+    }
+}
+
+impl World {
+    /// Lets faults pass whose time has come, and the next one happen.
+    pub(super) fn next_fault(&mut self) {
+        let now = self.sim.elapsed();
+        self.let_pass(now);
+        self.roll_on();
+        if !self.weather.enabled || now < self.weather.next_at {
+            return;
+        }
+        let gap_ms = self.rng.random_range(GAP_MS_MIN..=GAP_MS_MAX);
+        self.weather.next_at = now + Duration::from_millis(gap_ms);
+        let Some(fault) = self.weather.some_fault(&mut self.rng) else { return };
+        let at = self.rng.random_range(0..self.seats.len());
+        match fault {
+            Fault::PowerCut => self.cut_power(at),
+            Fault::PowerCutInOperation | Fault::KillInOperation => self.arm(at, fault),
+            Fault::Blackout => self.black_out(),
+            Fault::Kill => self.kill(at),
+            Fault::Restart => self.restart(at),
+            Fault::RollingRestart => self.weather.rolls = self.weather.rolls.or(Some(0)),
+            Fault::FullDisk => self.begin(Passing::FullDisk(at)),
+            Fault::FailedSyncs => self.begin(Passing::FailedSyncs(at)),
+            Fault::LostLink => {
+                let client = self.some_client();
+                self.begin(Passing::Link(at, client));
+            }
+            Fault::HeldLink => {
+                let client = self.some_client();
+                self.begin(Passing::HeldLink(at, client));
+            }
+            Fault::Pause => self.begin(Passing::Pause(at)),
+            Fault::SlowLink => {
+                let (a, b) = self.some_pair();
+                self.begin(Passing::SlowLink(a, b));
+            }
+            Fault::LostPacket => self.begin(Passing::BadAir(at)),
+            Fault::ClockJump => self.put_clock_wrong(at),
+            _ => {
+                let split = self.some_split(fault);
+                self.begin(Passing::Split(split));
+            }
+        }
+    }
+
+    /// Everything works from now on.
+    pub(super) fn clear_up(&mut self) {
+        self.let_pass(Duration::MAX);
+        self.weather.rolls = None;
+        for seat in &self.seats {
+            seat.host.disk.cut_power_after(u64::MAX);
+            seat.host.clock.set_offset_ms(0);
+            seat.host.clock.set_drift_ppm(0);
+        }
+        trace::event("all", "fault", format_args!("no more faults"), &[]);
+    }
+
+    fn cut_power(&mut self, at: usize) {
+        self.seats[at].host.cut_power();
+        self.count(Fault::PowerCut);
+        if self.seats[at].is_up() {
+            self.bring_down(at, "power is gone");
+        }
+    }
+
+    fn black_out(&mut self) {
+        self.count(Fault::Blackout);
+        (0..self.seats.len()).for_each(|at| self.cut_power(at));
+    }
+
+    /// Has an end come in the middle of an operation soon.
+    fn arm(&mut self, at: usize, fault: Fault) {
+        let ops = self.rng.random_range(0..=ARMED_OPS_MAX);
+        let seat = &mut self.seats[at];
+        let (name, disk) = (seat.host.name(), &seat.host.disk);
+        trace::event(name, "fault", format_args!("in {ops} operations: {fault}"), &[]);
+        match fault {
+            Fault::KillInOperation => disk.kill_after(ops),
+            _ => disk.cut_power_after(ops),
+        }
+        seat.armed = fault;
+    }
+
+    fn kill(&mut self, at: usize) {
+        if self.seats[at].is_up() {
+            let host = &self.seats[at].host;
+            trace::event(host.name(), "fault", format_args!("it is killed"), &[]);
+            host.kill();
+        }
+    }
+
+    fn restart(&mut self, at: usize) {
+        if self.seats[at].is_up() {
+            let host = &self.seats[at].host;
+            trace::event(host.name(), "fault", format_args!("it is asked to stop"), &[]);
+            host.ask_to_stop();
+        }
+    }
+
+    /// Takes the next node of a rolling restart, once all are there.
+    fn roll_on(&mut self) {
+        let Some(at) = self.weather.rolls else { return };
+        if self.seats.iter().any(|seat| !seat.is_up() || !seat.host.is_ready()) {
+            return;
+        }
+        self.restart(at);
+        self.weather.rolls = (at + 1 < self.seats.len()).then_some(at + 1);
+        if self.weather.rolls.is_none() {
+            self.count(Fault::RollingRestart);
+        }
+    }
+
+    fn put_clock_wrong(&mut self, at: usize) {
+        let (name, clock) = (self.seats[at].host.name(), &self.seats[at].host.clock);
+        if self.rng.random_bool(0.5) {
+            let off_ms = self.rng.random_range(-CLOCK_OFF_MS_MAX..=CLOCK_OFF_MS_MAX);
+            trace::event(name, "fault", format_args!("its clock is off by {off_ms} ms"), &[]);
+            clock.set_offset_ms(off_ms);
+            self.count(Fault::ClockJump);
+        } else {
+            let ppm = self.rng.random_range(-CLOCK_DRIFT_PPM_MAX..=CLOCK_DRIFT_PPM_MAX);
+            trace::event(name, "fault", format_args!("its clock gains {ppm} ppm"), &[]);
+            clock.set_drift_ppm(ppm);
+            self.count(Fault::ClockDrift);
+        }
+    }
+
+    fn begin(&mut self, fault: Passing) {
+        if self.weather.passing.iter().any(|(other, _)| other.excludes(&fault)) {
+            return;
+        }
+        let lasts_ms = self.rng.random_range(LASTS_MS_MIN..=LASTS_MS_MAX);
+        let until = self.sim.elapsed() + Duration::from_millis(lasts_ms);
+        trace::event("all", "fault", format_args!("for {lasts_ms} ms: {fault:?}"), &[]);
+        match &fault {
+            Passing::FullDisk(at) => {
+                let room = self.rng.random_range(0..=ROOM_BYTES_MAX);
+                let disk = &self.seats[*at].host.disk;
+                disk.set_capacity(Some(files::used(&*disk.mount()) + room));
+            }
+            Passing::FailedSyncs(at) => self.seats[*at].host.disk.fail_syncs(true),
+            Passing::Link(at, client) => {
+                self.sim.partition(self.seats[*at].host.name(), client.as_str());
+                self.count(Fault::LostLink);
+            }
+            Passing::HeldLink(at, client) => {
+                self.sim.hold(self.seats[*at].host.name(), client.as_str());
+                self.count(Fault::HeldLink);
+            }
+            Passing::Split(split) => self.part(split),
+            Passing::Pause(at) => {
+                self.hold(*at);
+                self.count(Fault::Pause);
+            }
+            Passing::SlowLink(a, b) => {
+                self.slow_down((*a, *b));
+                self.count(Fault::SlowLink);
+            }
+            Passing::BadAir(at) => {
+                let mut odds = || self.rng.random_range(0.0..BAD_AIR_ODDS_MAX);
+                let odds = Odds { lost: odds(), doubled: odds(), late: odds() };
+                self.seats[*at].host.air.set(odds);
+            }
+        }
+        self.weather.passing.push((fault, until));
+    }
+
+    fn let_pass(&mut self, now: Duration) {
+        let (over, on): (Vec<_>, Vec<_>) =
+            self.weather.passing.drain(..).partition(|(_, until)| *until <= now);
+        self.weather.passing = on;
+        for (fault, _) in over {
+            trace::event("all", "fault", format_args!("over: {fault:?}"), &[]);
+            match &fault {
+                Passing::FullDisk(at) => self.seats[*at].host.disk.set_capacity(None),
+                Passing::FailedSyncs(at) => self.mend_syncs(*at),
+                Passing::Link(at, client) => {
+                    self.sim.repair(self.seats[*at].host.name(), client.as_str());
+                }
+                Passing::HeldLink(at, client) => {
+                    self.sim.release(self.seats[*at].host.name(), client.as_str());
+                }
+                Passing::Split(split) => self.mend(split),
+                Passing::Pause(at) => self.let_go(*at),
+                Passing::SlowLink(a, b) => self.speed_up((*a, *b)),
+                Passing::BadAir(at) => self.seats[*at].host.air.set(Odds::default()),
+            }
+        }
+    }
+
+    /// Syncs work again. What a failed one dropped may still be read until power goes: unless
+    /// that is what the run is about, it goes now, as with a disk that was replaced.
+    fn mend_syncs(&mut self, at: usize) {
+        self.seats[at].host.disk.fail_syncs(false);
+        if !self.weather.stale_cache {
+            self.cut_power(at);
+        }
+    }
+
+    fn some_client(&mut self) -> String {
+        client_name(self.rng.random_range(1..=CLIENTS))
+    }
+}
+
+impl Passing {
+    /// Whether the two cannot be in force together: they have a link or a knob in common.
+    fn excludes(&self, other: &Self) -> bool {
+        use Passing::{BadAir, HeldLink, Link, Pause, SlowLink, Split};
+        match (self, other) {
+            (Link(node, client) | HeldLink(node, client), Link(at, of) | HeldLink(at, of)) => {
+                (node, client) == (at, of)
+            }
+            (Pause(_), Pause(_) | Link(..) | HeldLink(..) | Split(_))
+            | (Link(..) | HeldLink(..) | Split(_), Pause(_))
+            | (Split(_), Split(_))
+            | (SlowLink(..), SlowLink(..))
+            | (BadAir(_), BadAir(_)) => true,
+            _ => self == other,
+        }
+    }
+}
