@@ -48,8 +48,8 @@ pub(crate) trait Ways: Clone + Send + Sync + 'static {
     /// Whether the node's actors run.
     fn is_open(&self) -> bool;
 
-    /// Names a write that is about to be tried.
-    fn begin(&self) -> Option<UnderWay>;
+    /// Names a write that is about to be tried, perhaps a long poll.
+    fn begin(&self, is_long: bool) -> Option<UnderWay>;
 
     /// Where a request has to go now.
     fn find(
@@ -77,8 +77,8 @@ impl Ways for App {
         self.node().is_ok()
     }
 
-    fn begin(&self) -> Option<UnderWay> {
-        self.node().ok().map(|handles| handles.routes.begin())
+    fn begin(&self, is_long: bool) -> Option<UnderWay> {
+        self.node().ok().map(|handles| handles.routes.begin(is_long))
     }
 
     async fn find(&self, owner: Owner, deadline: Instant) -> Result<(Route, Lead), CallError> {
@@ -198,8 +198,10 @@ enum Attempted {
 impl<'a, W: Ways> Journey<'a, W> {
     fn new(layer: &'a Layer<W>, owner: Owner, parts: Parts, body: Bytes) -> Self {
         let arrived = Instant::now();
-        let until = arrived + layer.app.request_timeout + wait_of(&parts, &body);
-        let under_way = if is_read(&parts.method) { None } else { layer.ways.begin() };
+        let wait = wait_of(&parts, &body);
+        let until = arrived + layer.app.request_timeout + wait;
+        let under_way =
+            if is_read(&parts.method) { None } else { layer.ways.begin(!wait.is_zero()) };
         Self { layer, owner, parts, body, arrived, until, under_way, again: false }
     }
 

@@ -43,9 +43,10 @@ impl std::fmt::Debug for Routes {
 }
 
 impl Routes {
-    /// Names a write that is about to be tried. It counts as answered when the name is dropped.
-    pub fn begin(&self) -> UnderWay {
-        self.origins.begin()
+    /// Names a write that is about to be tried, perhaps a long poll. It counts as answered when the
+    /// name is dropped.
+    pub fn begin(&self, is_long: bool) -> UnderWay {
+        self.origins.begin(is_long)
     }
 
     /// Where a request has to go now. A tenant that does not exist is at home everywhere: whoever

@@ -99,7 +99,7 @@ impl Fake {
     }
 
     pub(super) fn answered_below(&self) -> u64 {
-        self.0.origins.begin().origin().answered_below
+        self.0.origins.begin(is_long).origin().answered_below
     }
 }
 
@@ -110,8 +110,8 @@ impl Ways for Fake {
         true
     }
 
-    fn begin(&self) -> Option<UnderWay> {
-        Some(self.0.origins.begin())
+    fn begin(&self, is_long: bool) -> Option<UnderWay> {
+        Some(self.0.origins.begin(is_long))
     }
 
     async fn find(&self, _: Owner, _: Instant) -> Result<(Lead, Lead), CallError> {
