@@ -24,6 +24,7 @@ pub mod chaos;
 mod client;
 mod cluster;
 mod counter;
+pub mod failover;
 pub mod files;
 pub mod load;
 mod network;

@@ -233,7 +233,7 @@ impl Launch {
         command.arg("--data-dir").arg(&data).args(&self.args).current_dir(&self.folder);
         isolate(&mut command);
         // What is shown of a failed test's node is its end: the consensus library would fill it.
-        command.env("RUST_LOG", "info,openraft=warn");
+        command.env("RUST_LOG", "info,openraft=error");
         let output = append(&self.folder.join("node.log"));
         command.stdout(output.try_clone().expect("share the log")).stderr(output);
         if let Some(namespace) = &self.namespace {

@@ -274,6 +274,18 @@ async fn a_node_without_its_data_joins_as_a_new_one() {
 }
 
 #[tokio::test]
+#[ignore = "no answer has the header yet"]
+async fn a_stale_read_tells_how_far_this_node_is() {
+    let server = Server::shared(&[]).await;
+    for path in ["/api/locks", "/api/tenants", "/api/cluster/nodes"] {
+        let stale = server.client().get(&format!("{path}?consistency=stale")).await;
+        stale.expect(200);
+        let index = stale.header("shiioo-applied-index").and_then(|index| index.parse().ok());
+        assert!(index.is_some_and(|index: u64| index > 0), "{path}: {:?}", stale.headers);
+    }
+}
+
+#[tokio::test]
 async fn where_nobody_answers_the_start_goes_on_trying_and_stops_when_asked() {
     let folder = folder();
     let nobody = Ports::free().node.to_string();
