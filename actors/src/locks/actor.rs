@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
 use super::state::{Admission, LockQueues, Over};
-use crate::command::{Cause, LockCommand};
+use crate::command::LockCommand;
 use crate::error::CallError;
+use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::ports::{Ledger, ProposeError};
@@ -71,8 +72,17 @@ impl Actor for LockActor {
                 state.settled(&myself, request, was_first, result);
             }
             LockMessage::Notice { space, notice } => {
+                let held = match &notice {
+                    LockNotice::Held(lock) => Some(lock.key.clone()),
+                    LockNotice::Freed { .. } => None,
+                };
                 if let Some(first) = state.queues.notice(space, notice, now) {
                     state.attempt(&myself, first, true);
+                }
+                if let Some(key) = held {
+                    for own in state.queues.take_own(space, &key) {
+                        state.attempt(&myself, own, false);
+                    }
                 }
             }
             LockMessage::Lead { space, locks } => {
@@ -233,14 +243,17 @@ async fn answer(
     };
     let unheard = request.reply.send(answer);
     if let Err(Ok(Acquired::Yes(lock))) = unheard {
-        give_back(arguments, request.space, request.cause, lock).await;
+        give_back(arguments, request.space, lock).await;
     }
 }
 
-async fn give_back(arguments: &LockArguments, space: super::Space, cause: Cause, lock: LockView) {
-    let (key, holder, token) = (lock.key, lock.holder, Some(lock.token));
-    let command = LockCommand::Release { key, holder, token };
-    let envelope = asked(&arguments.seams, &cause, None, space.command(command));
+/// Ends a term that nobody was told of. An expiry, not a release: the same holder may have asked
+/// again and been given the same term, and then its renewal wins.
+async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockView) {
+    let LockView { key, token, renewal, .. } = lock;
+    let term = arguments.ledger.leadership(space.group).map(|lead| lead.borrow().term);
+    let command = LockCommand::Expire { key, token, renewal };
+    let envelope = born(&arguments.seams, term, space.command(command));
     let propose = arguments.ledger.propose(space.group, envelope);
     if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
         tracing::debug!(%error, "a lock of a client that has gone will run out by itself");

@@ -123,6 +123,22 @@ impl LockQueues {
         }
     }
 
+    /// Takes the waiters of a key that wait for what their own holder was just granted, such as one
+    /// that asked twice: they get the same term, not an answer that it is held.
+    pub(super) fn take_own(&mut self, space: Space, key: &str) -> Vec<AcquireRequest> {
+        let key = (space, key.to_owned());
+        let (Some(term), Some(line)) = (self.terms.get(&key), self.lines.get_mut(&key)) else {
+            return Vec::new();
+        };
+        let waiters = std::mem::take(&mut line.waiters);
+        let (own, others): (VecDeque<_>, VecDeque<_>) =
+            waiters.into_iter().partition(|waiter| waiter.holder == term.holder);
+        line.waiters = others;
+        self.waiting -= own.len();
+        self.tidy(&key);
+        own.into_iter().filter(|waiter| !waiter.reply.is_closed()).collect()
+    }
+
     /// Decides about an attempt: a new one, or (`found_held`) one that the table has just refused
     /// and that is willing to wait.
     pub(super) fn admit(&mut self, mut request: AcquireRequest, found_held: bool) -> Admission {

@@ -160,3 +160,20 @@ async fn a_waiter_that_lost_its_turn_keeps_its_place() {
     // Taken and freed again while b was asking: it is attempted at once.
     assert_eq!(queues.put_back(first, Instant::now()).unwrap().holder, "b");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_twice_gets_the_term_that_its_first_question_got() {
+    let mut queues = led();
+    held(&mut queues, "a", 1, 0);
+    let (_, _lost) = admitted(&mut queues, "b", Some(10));
+    let (_, _c) = admitted(&mut queues, "c", Some(10));
+    let (_, _again) = admitted(&mut queues, "b", Some(10));
+    let notice = LockNotice::Freed { key: "k".into() };
+    let first = queues.notice(Space::CLUSTER, notice, Instant::now()).unwrap();
+    assert_eq!(first.holder, "b");
+    held(&mut queues, "b", 2, 0);
+    let own = queues.take_own(Space::CLUSTER, "k");
+    assert_eq!(own.iter().map(|own| own.holder.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(matches!(queues.admit(own.into_iter().next().unwrap(), false), Admission::Attempt(_)));
+    assert_eq!(queues.waiters(Space::CLUSTER, "k"), 1, "c waits on");
+}
