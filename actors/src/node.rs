@@ -120,6 +120,9 @@ pub enum StartError {
         /// Why.
         why: String,
     },
+    /// An actor failed before the start was over.
+    #[error("an actor that the node depends on has failed: {0}")]
+    Failed(String),
     /// The node could not be made known to its cluster.
     #[error("the node cannot be registered: {0}")]
     Register(CallError),
@@ -155,15 +158,35 @@ pub async fn start(
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
-    let started = start_under(&root, profile, &ports, open).await;
-    let (handles, control, tenants, node) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            root.stop(None);
-            return Err(error);
-        }
+    let mut starting = Starting(Some(root.clone()));
+    // Whoever waits to be registered would not notice that an actor it needs has failed meanwhile.
+    let (handles, control, tenants, node) = tokio::select! {
+        biased;
+        started = start_under(&root, profile, &ports, open) => started?,
+        why = failure(failed.clone()) => return Err(StartError::Failed(why)),
     };
+    starting.0 = None;
     Ok(NodeActors { handles, control, tenants, root, node, failed })
+}
+
+/// Stops the actors of a start that came to nothing, also of one that is abandoned.
+struct Starting(Option<ActorRef<RootMessage>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(root) = &self.0 {
+            root.stop(None);
+        }
+    }
+}
+
+/// Waits until an actor has failed; tells why.
+async fn failure(mut failed: watch::Receiver<Option<String>>) -> String {
+    match failed.wait_for(Option::is_some).await {
+        Ok(reason) => reason.clone().unwrap_or_default(),
+        // The supervisor has stopped without a failure: the node is being stopped.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, NodeId);
@@ -382,12 +405,7 @@ async fn insist(control: &Control, command: SystemCommand) -> Result<Outcome, St
 impl NodeActors {
     /// Waits until something the whole node depends on has failed; tells what.
     pub async fn failed(&self) -> String {
-        let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // The supervisor has stopped without a failure: the node is being stopped.
-            Err(_) => std::future::pending().await,
-        }
+        failure(self.failed.clone()).await
     }
 
     /// Hands the lead over, so that the others need not notice that this node goes.

@@ -64,6 +64,9 @@ pub enum RoomsError {
     /// The identity cannot be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A group or the log failed before the start was over.
+    #[error("{0}")]
+    Failed(String),
     /// The actors did not start.
     #[error(transparent)]
     Actors(#[from] node::StartError),
@@ -145,7 +148,12 @@ impl Rooms {
             issuer: Arc::new(Issuer(seams.seams.clone())),
         };
         quic.serve(door.clone(), door.clone());
-        Ok(node::start(profile, ports, |actors| door.open(actors)).await?)
+        // A node that waits for its cluster would not notice that its own log has failed.
+        tokio::select! {
+            biased;
+            started = node::start(profile, ports, |actors| door.open(actors)) => Ok(started?),
+            why = groups.failed() => Err(RoomsError::Failed(why)),
+        }
     }
 
     /// Waits until the node can go on no longer; tells why.
