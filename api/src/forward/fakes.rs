@@ -99,7 +99,7 @@ impl Fake {
     }
 
     pub(super) fn answered_below(&self) -> u64 {
-        self.0.origins.begin(is_long).origin().answered_below
+        self.0.origins.begin(false).origin().answered_below
     }
 }
 
