@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use stateright::semantics::register::{RegisterOp, RegisterRet};
+
+use crate::checks::linear::Seen;
+use crate::checks::lock_spec::{LockAnswer, LockOp};
 use crate::trace;
 use crate::world::{NodeHost, Service};
 
@@ -63,8 +67,24 @@ pub struct Limits {
     pub per_day: Option<u64>,
 }
 
+/// The description of the shared tenant, which all clients write and read.
+#[derive(Debug, Clone)]
+pub struct SharedRegister {
+    /// What it said at first.
+    pub initial: String,
+    /// How many operations were begun.
+    pub begun: usize,
+    /// What was written and read.
+    pub history: Vec<Seen<RegisterOp<String>, RegisterRet<String>>>,
+}
+
+/// What clients did with one lock.
+pub type LockHistory = Vec<Seen<LockOp, LockAnswer>>;
+
 /// What the clients share.
 pub struct Board {
+    /// Whether clients may make trouble as well.
+    pub unrest: bool,
     /// The nodes they talk to.
     pub nodes: Vec<Rc<NodeHost>>,
     /// The service that steps call.
@@ -85,6 +105,12 @@ pub struct Board {
     pub shared_tenant: RefCell<Option<String>>,
     /// What is known about locks, in the order it was learned.
     pub locks: RefCell<Vec<LockFact>>,
+    /// What was done with each lock, by key space and key, but for refusals.
+    pub lock_ops: RefCell<BTreeMap<(String, String), LockHistory>>,
+    /// The highest token that was shown to what each lock guards.
+    pub fences: RefCell<BTreeMap<(String, String), u64>>,
+    /// The register that all clients share, once it is there.
+    pub register: RefCell<Option<SharedRegister>>,
     /// The limits of every tenant that was ever acknowledged.
     pub limits: RefCell<BTreeMap<String, Limits>>,
     /// The runs that must be in the log of a tenant that was not deleted, with their steps.
@@ -93,8 +119,9 @@ pub struct Board {
 
 impl Board {
     /// The board of a world with these nodes.
-    pub fn new(nodes: Vec<Rc<NodeHost>>, service: Rc<Service>) -> Rc<Self> {
+    pub fn new(nodes: Vec<Rc<NodeHost>>, service: Rc<Service>, unrest: bool) -> Rc<Self> {
         Rc::new(Self {
+            unrest,
             nodes,
             service,
             phase: Cell::new(Phase::Work),
@@ -105,6 +132,9 @@ impl Board {
             stepped_down: Cell::default(),
             shared_tenant: RefCell::default(),
             locks: RefCell::default(),
+            lock_ops: RefCell::default(),
+            fences: RefCell::default(),
+            register: RefCell::default(),
             limits: RefCell::default(),
             runs: RefCell::default(),
         })

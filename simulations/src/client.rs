@@ -204,6 +204,15 @@ impl Client {
         }
     }
 
+    /// Calls some node, once.
+    ///
+    /// # Errors
+    /// [`Broken`] when there is no whole answer in time.
+    pub async fn anywhere(&self, call: &Call) -> Result<Reply, Broken> {
+        self.wander(1.0);
+        self.call(call).await
+    }
+
     /// Calls the node it turns to, once.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 pub mod durability;
 pub mod events;
 pub mod leaders;
+pub mod linear;
 pub mod liveness;
+pub mod lock_spec;
 pub mod locks;
 pub mod quotas;
 pub mod replicas;
@@ -11,7 +13,10 @@ pub mod steps;
 
 use std::fmt;
 
+use stateright::semantics::register::Register;
+
 use crate::board::Board;
+use lock_spec::Lock;
 pub use replicas::Logs;
 
 /// A promise that was broken: which, and how it shows.
@@ -28,6 +33,14 @@ pub type Checked<T = ()> = Result<T, Violation>;
 /// The first promise that was broken.
 pub fn whole(board: &Board, disks: &[Logs]) -> Checked {
     locks::check(&board.locks.borrow())?;
+    for ((space, key), history) in &*board.lock_ops.borrow() {
+        let history = lock_spec::beginning(history);
+        linear::check(&format!("lock {key} of {space}"), Lock::default(), &history)?;
+    }
+    if let Some(register) = &*board.register.borrow() {
+        let initial = Register(register.initial.clone());
+        linear::check("the description of the shared tenant", initial, &register.history)?;
+    }
     let (limits, runs) = (board.limits.borrow(), board.runs.borrow());
     for (tenant, events) in replicas::agreed(disks)? {
         quotas::check(&tenant, limits.get(&tenant).copied().unwrap_or_default(), &events)?;

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::session::Session;
 use crate::board::{LockEvent, LockFact};
+use crate::checks::linear::Seen;
+use crate::checks::lock_spec::{LockAnswer, LockOp, LockVerb};
 use crate::checks::{Checked, Violation};
 use crate::client::{Call, Reply};
 use crate::ensure;
@@ -35,10 +37,39 @@ impl Session {
     /// Acquires a lock where it has none; else prolongs or releases the one it has.
     pub(super) async fn use_lock(&mut self) -> Checked {
         match self.held.pop() {
-            Some(held) if self.rng.random_bool(0.6) => self.renew(held).await,
+            Some(held) if self.rng.random_bool(0.6) => {
+                self.show_token(&held)?;
+                self.renew(held).await
+            }
             Some(held) => self.release(held).await,
             None => self.acquire().await,
         }
+    }
+
+    /// Shows the token to what the lock guards, which refuses one that is older than it has seen: as
+    /// long as the lock is held for certain there is none.
+    fn show_token(&self, held: &Held) -> Checked {
+        let mut fences = self.board.fences.borrow_mut();
+        let seen = fences.entry((held.space.clone(), held.key.clone())).or_default();
+        let is_certain = trace::now() < held.until;
+        ensure!(
+            !is_certain || held.token >= *seen,
+            "{} holds {held:?} and is refused because of token {seen}",
+            self.name
+        );
+        *seen = held.token.max(*seen);
+        Ok(())
+    }
+
+    /// Writes down what was done with a lock.
+    fn note(&self, space: &str, key: &str, verb: LockVerb, reply: &Reply, answer: LockAnswer) {
+        let Reply { first_sent_at, sent_at, retried, .. } = *reply;
+        let (holder, answered_at) = (self.name.clone(), trace::now());
+        let op = LockOp { holder: holder.clone(), verb, sent_at, answered_at, retried };
+        let answer = Some((answered_at, answer));
+        let seen = Seen { client: holder, from: first_sent_at, answer, op };
+        let mut ops = self.board.lock_ops.borrow_mut();
+        ops.entry((space.to_owned(), key.to_owned())).or_default().push(seen);
     }
 
     async fn acquire(&mut self) -> Checked {
@@ -60,6 +91,10 @@ impl Session {
             ensure!(holder != self.name, "refused to its own holder: {reply}");
             return Ok(());
         }
+        if let Some(token) = reply.body["token"].as_u64() {
+            let verb = LockVerb::Acquire { ttl };
+            self.note(&space, &key, verb, &reply, LockAnswer::Held(token));
+        }
         self.keep(space, key, ttl, &reply)
     }
 
@@ -71,6 +106,10 @@ impl Session {
         });
         let reply =
             self.client.settle(Call::post(path(&held.space, &held.key, "renew"), body)).await;
+        let verb = LockVerb::Renew { token: held.token, ttl: held.ttl };
+        let kept = reply.body["token"].as_u64().filter(|_| reply.status == 200);
+        let answer = kept.map_or(LockAnswer::Lost, LockAnswer::Held);
+        self.note(&held.space, &held.key, verb, &reply, answer);
         if reply.status == 200 {
             ensure!(reply.body["token"] == held.token, "renewed under another token: {reply}");
             return self.keep(held.space, held.key, held.ttl, &reply);
@@ -98,6 +137,8 @@ impl Session {
         let body = json!({ "holder": self.name, "token": token });
         let reply = self.client.settle(Call::post(path(&space, &key, "release"), body)).await;
         ensure!(reply.status == 200, "a lock was not released: {reply}");
+        let answer = LockAnswer::Released(reply.body["released"] == true);
+        self.note(&space, &key, LockVerb::Release { token }, &reply, answer);
         let lost = reply.body["released"] == false && !reply.retried && trace::now() < until;
         ensure!(!lost, "a lock was lost before its time: {reply}");
         Ok(())

@@ -7,6 +7,7 @@
 //! Whenever a node has come back from an interruption, a client compares all that is its own
 //! with what it knows before it goes on.
 
+mod cluster;
 mod locks;
 mod runs;
 mod session;

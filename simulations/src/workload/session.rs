@@ -110,7 +110,9 @@ impl Session {
             return self.create_tenant().await;
         }
         match (choice, self.some_tenant()) {
-            (0..35, _) => self.use_lock().await,
+            (0..29, _) => self.use_lock().await,
+            (29..34, _) => self.use_register().await,
+            (34, _) => self.ask_leader_to_step_down().await,
             (35..50, _) => self.start_shared_run().await,
             (50..75, Some(at)) => self.start_run(at).await,
             (75..83, Some(at)) => self.define_workflow(at).await,

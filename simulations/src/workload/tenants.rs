@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::TenantModel;
 use super::session::Session;
-use crate::board::Limits;
+use crate::board::{Limits, SharedRegister};
 use crate::checks::{Checked, Violation};
 use crate::client::Call;
 use crate::ensure;
@@ -27,6 +27,8 @@ impl Session {
     pub(super) async fn create_shared_tenant(&mut self) -> Checked {
         let limits = Limits { concurrent: Some(SHARED_CONCURRENT), per_day: None };
         self.shared = self.make_tenant(limits).await?;
+        let (initial, history) = (self.shared.description.clone(), Vec::new());
+        self.board.register.replace(Some(SharedRegister { initial, begun: 0, history }));
         self.board.shared_tenant.replace(Some(self.shared.id.clone()));
         Ok(())
     }

@@ -24,7 +24,7 @@ use turmoil::Sim;
 use crate::board::{Board, Phase};
 use crate::checks::{Checked, Violation, liveness};
 use crate::workload::{WATCHER, client_name};
-use crate::{Plan, checks, det, ensure, trace, workload};
+use crate::{Mix, Plan, checks, det, ensure, trace, workload};
 pub use fault::Fault;
 pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
 use lives::{NodeState, Seat};
@@ -83,7 +83,8 @@ impl World {
             })
             .collect();
         let service = Service::new(plan.seed);
-        let board = Board::new(nodes.clone(), Rc::clone(&service));
+        let unrest = plan.faults && matches!(plan.mix, Mix::All | Mix::Processes);
+        let board = Board::new(nodes.clone(), Rc::clone(&service), unrest);
         sim.host(SERVICE, move || Rc::clone(&service).serve());
         for node in &nodes {
             let living = Rc::clone(node);
