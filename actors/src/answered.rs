@@ -3,8 +3,8 @@
 //!
 //! After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (RIFL,
 //! SOSP 2015): an outcome is kept until the node that asked says that it has answered its client,
-//! so that only requests under way cost anything. Outcomes of nodes that say nothing any more are
-//! let go after [`KEPT_MS`].
+//! so that only requests under way cost anything. Of nodes that say nothing any more, only the
+//! latest [`LIVES_MAX`] are remembered: a number, for a clock may lie.
 //!
 //! Invariants:
 //! - a request whose outcome is here, or that its node has answered, changes nothing again;
@@ -19,11 +19,10 @@ use crate::command::Origin;
 use crate::outcome::Outcome;
 use crate::part::Overlay;
 use crate::ports::{Row, StoreError};
-use crate::seams::Timestamp;
 
-/// How long an outcome is kept for a node that does not say that it has it: longer than any
-/// request, long polls included, is retried. Milliseconds.
-pub const KEPT_MS: u64 = 10 * 60 * 1000;
+/// Most lives of nodes that are remembered; the one that was silent for longest goes when there are
+/// more. A life is two of these: quick requests and long polls.
+pub const LIVES_MAX: usize = 512;
 /// Most outcomes kept; the oldest goes when there are more.
 pub const OUTCOMES_MAX: usize = 100_000;
 
@@ -36,18 +35,19 @@ const OUTCOME_ROW: u8 = b'a';
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Life {
     answered_below: u64,
-    seen: Timestamp,
+    /// Index of its last request in the log.
+    seen: u64,
 }
 
-/// What was done for one request, and when.
-type Answer = (Timestamp, Outcome);
+/// What was done for one request, and at which index of the log.
+type Answer = (u64, Outcome);
 
 /// The outcomes of one state machine.
 #[derive(Debug, Default)]
 pub struct Answered {
     lives: BTreeMap<u64, Life>,
     outcomes: BTreeMap<(u64, u64), Answer>,
-    by_age: BTreeSet<(Timestamp, u64, u64)>,
+    by_age: BTreeSet<(u64, u64, u64)>,
     /// What the rows hold.
     written: BTreeSet<(u64, u64)>,
     dirty_lives: BTreeSet<u64>,
@@ -82,12 +82,14 @@ impl Answered {
         })
     }
 
-    /// What is known of a request that comes at time `at`.
-    pub fn check(&mut self, origin: &Origin, at: Timestamp) -> Known {
-        self.forget_old(at);
+    /// What is known of a request that comes at `index` of the log.
+    pub fn check(&mut self, origin: &Origin, index: u64) -> Known {
+        if !self.lives.contains_key(&origin.incarnation) && self.lives.len() >= LIVES_MAX {
+            self.forget_a_life();
+        }
         let life =
-            self.lives.entry(origin.incarnation).or_insert(Life { answered_below: 0, seen: at });
-        life.seen = at;
+            self.lives.entry(origin.incarnation).or_insert(Life { answered_below: 0, seen: index });
+        life.seen = index;
         self.dirty_lives.insert(origin.incarnation);
         if origin.answered_below > life.answered_below {
             let answered = life.answered_below..origin.answered_below;
@@ -108,13 +110,13 @@ impl Answered {
     }
 
     /// Keeps the outcome of a request, if it changed something.
-    pub fn remember(&mut self, origin: &Origin, at: Timestamp, outcome: &Outcome) {
+    pub fn remember(&mut self, origin: &Origin, index: u64, outcome: &Outcome) {
         if !outcome.is_worth_keeping() {
             return;
         }
         let key = (origin.incarnation, origin.sequence);
-        self.outcomes.insert(key, (at, outcome.clone()));
-        self.by_age.insert((at, key.0, key.1));
+        self.outcomes.insert(key, (index, outcome.clone()));
+        self.by_age.insert((index, key.0, key.1));
         if self.outcomes.len() > OUTCOMES_MAX
             && let Some((_, incarnation, sequence)) = self.by_age.first().copied()
         {
@@ -147,17 +149,15 @@ impl Answered {
         }
     }
 
-    fn forget_old(&mut self, at: Timestamp) {
-        while let Some(&(since, incarnation, sequence)) = self.by_age.first()
-            && at.ms_since(since) > KEPT_MS
-        {
-            self.forget((incarnation, sequence));
-        }
-        let dead = self.lives.iter().filter(|(_, life)| at.ms_since(life.seen) > KEPT_MS);
-        let dead: Vec<u64> = dead.map(|(incarnation, _)| *incarnation).collect();
-        for incarnation in dead {
-            self.lives.remove(&incarnation);
-            self.dirty_lives.insert(incarnation);
+    /// Makes room for a life that is new.
+    fn forget_a_life(&mut self) {
+        let silent = self.lives.iter().min_by_key(|(_, life)| life.seen).map(|(id, _)| *id);
+        let Some(silent) = silent else { return };
+        self.lives.remove(&silent);
+        self.dirty_lives.insert(silent);
+        let gone = self.outcomes.range((silent, 0)..=(silent, u64::MAX)).map(|(key, _)| *key);
+        for key in gone.collect::<Vec<_>>() {
+            self.forget(key);
         }
     }
 }
@@ -179,57 +179,60 @@ mod tests {
     #[test]
     fn a_request_that_was_done_is_not_done_again() {
         let mut table = Answered::default();
-        assert_eq!(table.check(&origin(0, 0), Timestamp(1)), Known::New);
-        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Done);
-        assert_eq!(table.check(&origin(0, 0), Timestamp(2)), Known::Done(Outcome::Done));
+        assert_eq!(table.check(&origin(0, 0), 1), Known::New);
+        table.remember(&origin(0, 0), 1, &Outcome::Done);
+        assert_eq!(table.check(&origin(0, 0), 2), Known::Done(Outcome::Done));
         // Another node's request of the same number is another request.
         let other = Origin { incarnation: 8, ..origin(0, 0) };
-        assert_eq!(table.check(&other, Timestamp(2)), Known::New);
+        assert_eq!(table.check(&other, 2), Known::New);
     }
 
     #[test]
     fn what_was_refused_may_be_asked_again() {
         let mut table = Answered::default();
-        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Released(false));
-        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Ignored);
-        assert_eq!(table.check(&origin(0, 0), Timestamp(2)), Known::New);
+        table.remember(&origin(0, 0), 1, &Outcome::Released(false));
+        table.remember(&origin(0, 0), 1, &Outcome::Ignored);
+        assert_eq!(table.check(&origin(0, 0), 2), Known::New);
     }
 
     #[test]
     fn an_answered_request_is_forgotten_and_its_late_copy_refused() {
         let mut table = Answered::default();
-        table.remember(&origin(0, 0), Timestamp(1), &Outcome::Done);
+        table.remember(&origin(0, 0), 1, &Outcome::Done);
         let written = table.take_rows().iter().filter(|(key, _)| key[0] == OUTCOME_ROW).count();
         assert_eq!(written, 1);
-        assert_eq!(table.check(&origin(1, 1), Timestamp(2)), Known::New);
+        assert_eq!(table.check(&origin(1, 1), 2), Known::New);
         assert!(table.take_rows().contains(&(row_key(OUTCOME_ROW, &[7, 0]), None)));
-        assert_eq!(table.check(&origin(0, 0), Timestamp(3)), Known::Answered);
+        assert_eq!(table.check(&origin(0, 0), 3), Known::Answered);
     }
 
     #[test]
-    fn a_silent_node_is_forgotten_after_a_while() {
+    fn of_many_lives_the_most_silent_is_forgotten() {
         let mut table = Answered::default();
-        table.check(&origin(0, 0), Timestamp(0));
-        table.remember(&origin(0, 0), Timestamp(0), &Outcome::Done);
-        let other = Origin { incarnation: 9, sequence: 0, answered_below: 0 };
-        let late = Timestamp(0).plus_ms(KEPT_MS + 1);
-        table.check(&other, late);
-        assert!(table.outcomes.is_empty());
-        assert_eq!(table.lives.keys().copied().collect::<Vec<_>>(), [9]);
+        for incarnation in 0..=LIVES_MAX as u64 {
+            let origin = Origin { incarnation, sequence: 0, answered_below: 0 };
+            assert_eq!(table.check(&origin, incarnation), Known::New);
+            table.remember(&origin, incarnation, &Outcome::Done);
+        }
+        let first = Origin { incarnation: 0, sequence: 0, answered_below: 0 };
+        assert_eq!((table.lives.len(), table.outcomes.len()), (LIVES_MAX, LIVES_MAX));
+        assert_eq!(table.check(&first, 9999), Known::New, "forgotten");
+        let last = Origin { incarnation: LIVES_MAX as u64, ..first };
+        assert_eq!(table.check(&last, 9999), Known::Done(Outcome::Done));
     }
 
     #[test]
     fn a_reload_knows_the_same() {
         let mut table = Answered::default();
-        table.check(&origin(3, 2), Timestamp(5));
-        table.remember(&origin(3, 2), Timestamp(5), &Outcome::Released(true));
+        table.check(&origin(3, 2), 5);
+        table.remember(&origin(3, 2), 5, &Outcome::Released(true));
         let mut rows = Overlay::default();
         rows.put(table.take_rows());
         let mut again = Answered::load(&rows).unwrap();
         for (sequence, known) in
             [(1, Known::Answered), (2, Known::New), (3, Known::Done(Outcome::Released(true)))]
         {
-            assert_eq!(again.check(&origin(sequence, 2), Timestamp(6)), known);
+            assert_eq!(again.check(&origin(sequence, 2), 6), known);
         }
         assert!(again.take_rows().iter().all(|(key, _)| key[0] == LIFE_ROW));
     }

@@ -22,7 +22,7 @@ use crate::command::{Command, Envelope, SystemCommand};
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::lock_table::{LockNotice, LockTable};
-use crate::outcome::{LockView, Outcome};
+use crate::outcome::{LockView, Outcome, Refusal};
 use crate::part::{Machine, Overlay};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
@@ -194,6 +194,12 @@ impl SystemState {
         groups: &[GroupId],
         members: &[u64],
     ) -> (Outcome, Vec<SystemEffect>) {
+        let is_staying = |id: &u64| {
+            self.members().any(|(_, _, member)| member.raft_id == *id && !member.leaving)
+        };
+        if !members.iter().all(is_staying) {
+            return (Outcome::Refused(Refusal::NotAMember), Vec::new());
+        }
         let known = groups.iter().any(|group| self.groups.contains_key(group))
             || self.groups.values().any(|placement| placement.region == region);
         if known {
@@ -253,13 +259,13 @@ impl Machine for SystemState {
         let Some(origin) = &envelope.origin else {
             return self.apply_command(position.term, command, at);
         };
-        match self.answered.check(origin, at) {
+        match self.answered.check(origin, position.index) {
             Known::New => {}
             Known::Done(outcome) => return (outcome, Vec::new()),
             Known::Answered => return (Outcome::Ignored, Vec::new()),
         }
         let (outcome, effects) = self.apply_command(position.term, command, at);
-        self.answered.remember(origin, at, &outcome);
+        self.answered.remember(origin, position.index, &outcome);
         (outcome, effects)
     }
 

@@ -314,13 +314,13 @@ impl Machine for TenantState {
         let Some(origin) = &envelope.origin else {
             return self.apply_command(command, envelope.cause.as_ref());
         };
-        match self.answered.check(origin, at) {
+        match self.answered.check(origin, position.index) {
             Known::New => {}
             Known::Done(outcome) => return (outcome, Vec::new()),
             Known::Answered => return (Outcome::Ignored, Vec::new()),
         }
         let (outcome, effects) = self.apply_command(command, envelope.cause.as_ref());
-        self.answered.remember(origin, at, &outcome);
+        self.answered.remember(origin, position.index, &outcome);
         (outcome, effects)
     }
 
