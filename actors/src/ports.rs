@@ -141,6 +141,10 @@ pub struct GroupStatus {
     pub leader: Option<u64>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// Whether a change of its membership is not committed yet.
+    pub is_changing: bool,
+    /// The voters that a change was to come to, when it was left in the middle: a joint membership.
+    pub unfinished: Option<BTreeSet<u64>>,
 }
 
 /// A replica of a group.

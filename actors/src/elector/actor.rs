@@ -67,9 +67,7 @@ impl Actor for ElectorActor {
         let now = *state.arguments.leadership.borrow();
         let term = match message {
             ElectorMessage::Changed => state.announcements.changed(now),
-            ElectorMessage::Announce { term } => {
-                state.announcements.is_current(term, now).then_some(term)
-            }
+            ElectorMessage::Announce { term } => state.announcements.again(term, now),
         };
         if let Some(term) = term {
             let (control, node) = (state.arguments.control.clone(), state.arguments.node);

@@ -22,9 +22,14 @@ impl Announcements {
         })
     }
 
-    /// Whether an announcement that failed is still worth another attempt.
-    pub(super) fn is_current(&self, term: u64, now: Leadership) -> bool {
-        now.here && now.term == term && self.announced == Some(term)
+    /// The announcement of a term has failed. Gives the term when it is worth another attempt now;
+    /// else it is announced when the lead is confirmed again.
+    pub(super) fn again(&mut self, term: u64, now: Leadership) -> Option<u64> {
+        if self.announced != Some(term) {
+            return None;
+        }
+        self.announced = None;
+        self.changed(now)
     }
 }
 
@@ -58,9 +63,12 @@ mod tests {
         assert_eq!(state.changed(leads(1, false)), None);
         assert_eq!(state.changed(leads(2, true)), Some(2));
         assert_eq!(state.changed(leads(2, true)), None);
-        assert!(state.is_current(2, leads(2, true)));
-        assert!(!state.is_current(2, leads(3, true)));
+        assert_eq!(state.again(2, leads(2, true)), Some(2));
+        // Not confirmed at the moment: announced once it is.
+        assert_eq!(state.again(2, leads(2, false)), None);
+        assert_eq!(state.changed(leads(2, true)), Some(2));
         assert_eq!(state.changed(leads(3, true)), Some(3));
+        assert_eq!(state.again(2, leads(3, true)), None);
     }
 
     #[test]
@@ -70,6 +78,7 @@ mod tests {
             status,
             heard_at: None,
             unhealthy_for: std::time::Duration::ZERO,
+            is_heard: true,
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];

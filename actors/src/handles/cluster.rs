@@ -83,7 +83,8 @@ impl Cluster {
                 if !replayed {
                     self.heartbeats.beat(node);
                 }
-                Ok(Created { resource: self.node(call, node).await?, replayed })
+                let resource = self.node(call, node).await.map_err(CallError::after_write)?;
+                Ok(Created { resource, replayed })
             }
             other => Err(super::tenants::unexpected(&other)),
         }
@@ -185,7 +186,14 @@ impl Cluster {
         let mut statuses = self.gather(others.collect(), call.deadline).await;
         // A group of which nobody tells exists all the same.
         for group in regions.keys().copied() {
-            let unknown = GroupStatus { group, term: 0, leader: None, replicas: Vec::new() };
+            let unknown = GroupStatus {
+                group,
+                term: 0,
+                leader: None,
+                replicas: Vec::new(),
+                is_changing: false,
+                unfinished: None,
+            };
             statuses.entry(group).or_insert(unknown);
         }
         let tenants = self.directory.count_by_group();

@@ -51,6 +51,8 @@ pub struct MemberHealth {
     pub heard_at: Option<Timestamp>,
     /// For how long it has been unhealthy.
     pub unhealthy_for: Duration,
+    /// Whether this node itself has heard of it within an election timeout.
+    pub is_heard: bool,
 }
 
 /// Who says that it leads.
@@ -130,6 +132,7 @@ impl Members {
 
     /// How everybody is now.
     pub(super) fn health(&mut self, now: Instant) -> BTreeMap<u64, MemberHealth> {
+        let late = self.election_timeout;
         let statuses: Vec<(u64, NodeStatus)> =
             self.known.keys().map(|id| (*id, self.status(*id, now))).collect();
         let mut all = BTreeMap::new();
@@ -145,6 +148,7 @@ impl Members {
                 status,
                 heard_at: known.last.as_ref().map(|(at, _)| *at),
                 unhealthy_for: since.unwrap_or_default(),
+                is_heard: known.last.is_some() && now.duration_since(known.heard) < late,
             };
             all.insert(id, health);
         }

@@ -99,25 +99,38 @@ impl Actor for PlacementActor {
 impl PlacementArguments {
     async fn look(&self, orphans: &tokio::sync::Mutex<Orphans>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
+        let Some(term) = self.leads() else { return Ok(()) };
         let members = self.control.read(deadline, members).await?;
         let health = self.heartbeats.health(deadline).await?;
         let groups = self.ledger.groups();
         let Some(system) = groups.iter().find(|status| status.group == GroupId::SYSTEM) else {
             return Ok(());
         };
+        if system.is_changing {
+            // What is not committed may not come to be.
+            return Ok(());
+        }
         let view = View {
             leader: self.raft_id,
             members: &members,
             replicas: &system.replicas,
             health: &health,
+            unfinished: system.unfinished.as_ref(),
         };
         match view.next(&mut *orphans.lock().await, Instant::now()) {
-            Some(step) => self.take(step, deadline).await,
+            Some(step) => self.take(step, term, deadline).await,
             None => Ok(()),
         }
     }
 
-    async fn take(&self, step: Step, deadline: Instant) -> Result<(), CallError> {
+    /// The term in which this node leads, if it does.
+    fn leads(&self) -> Option<u64> {
+        let now = *self.ledger.leadership(GroupId::SYSTEM)?.borrow();
+        now.here.then_some(now.term)
+    }
+
+    /// Takes a step of the leader of `term`: in another term it does nothing.
+    async fn take(&self, step: Step, term: u64, deadline: Instant) -> Result<(), CallError> {
         tracing::info!(?step, "placement");
         match step {
             Step::AddLearner(id) => self.ledger.add_learner(GroupId::SYSTEM, id).await?,
@@ -125,10 +138,10 @@ impl PlacementArguments {
             Step::RemoveLearner(id) => self.ledger.remove_learner(GroupId::SYSTEM, id).await?,
             Step::HandOver => self.elector.step_down(deadline).await?,
             Step::Forget(node) => {
-                self.control.send(deadline, SystemCommand::RemoveNode { node }).await?;
+                self.control.bring_up(term, deadline, SystemCommand::RemoveNode { node }).await?;
             }
             Step::Drain(node) => {
-                self.control.send(deadline, SystemCommand::DrainMember { node }).await?;
+                self.control.bring_up(term, deadline, SystemCommand::DrainMember { node }).await?;
             }
         }
         Ok(())
@@ -143,6 +156,7 @@ fn members(state: &SystemState) -> BTreeMap<u64, MemberView> {
             node_addr: member.node_addr.clone(),
             is_leaving: member.leaving,
             is_offline: member.offline,
+            has_groups: state.has_groups(member.raft_id),
         };
         (member.raft_id, view)
     });

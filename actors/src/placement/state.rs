@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use crate::heartbeat::MemberHealth;
 use crate::ids::NodeId;
 use crate::ports::ReplicaStatus;
-use crate::views::NodeStatus;
 
 /// Most voters of the system group: more would make each write wait for more disks, and buy
 /// nothing that five do not.
@@ -31,6 +30,8 @@ pub(super) struct MemberView {
     pub(super) node_addr: String,
     pub(super) is_leaving: bool,
     pub(super) is_offline: bool,
+    /// Whether tenant groups live on it: it cannot leave.
+    pub(super) has_groups: bool,
 }
 
 /// Everything a decision is made from.
@@ -44,6 +45,8 @@ pub(super) struct View<'a> {
     pub(super) replicas: &'a [ReplicaStatus],
     /// How the other members are.
     pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    /// The voters that a change was to come to, when it was left in the middle.
+    pub(super) unfinished: Option<&'a BTreeSet<u64>>,
 }
 
 /// What is to be done.
@@ -77,10 +80,9 @@ pub fn keeps_quorum(
     !voters.is_empty() && alive > voters.len() / 2
 }
 
+/// By what the leader itself hears: the word of others carries no entries.
 fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
-    health
-        .get(&raft_id)
-        .is_some_and(|health| matches!(health.status, NodeStatus::Healthy | NodeStatus::Degraded))
+    health.get(&raft_id).is_some_and(|health| health.is_heard)
 }
 
 impl View<'_> {
@@ -106,6 +108,9 @@ impl View<'_> {
 
     /// The next step, if any.
     pub(super) fn next(&self, orphans: &mut Orphans, now: Instant) -> Option<Step> {
+        if let Some(target) = self.unfinished {
+            return Some(Step::SetVoters(target.clone()));
+        }
         self.leaving()
             .or_else(|| self.orphaned(orphans, now))
             .or_else(|| self.joining())
@@ -115,7 +120,8 @@ impl View<'_> {
 
     fn leaving(&self) -> Option<Step> {
         let voters = self.voters();
-        for member in self.members.values().filter(|member| member.is_leaving) {
+        for member in self.members.values().filter(|member| member.is_leaving && !member.has_groups)
+        {
             if !voters.contains(&member.raft_id) {
                 return Some(Step::Forget(member.node));
             }
@@ -139,6 +145,10 @@ impl View<'_> {
         let voters = self.voters();
         for id in ids.into_iter().filter(is_orphan) {
             let since = *orphans.0.entry(id).or_insert(now);
+            let mut rest = voters.clone();
+            if rest.remove(&id) && self.keeps_quorum(&rest) {
+                return Some(Step::SetVoters(rest));
+            }
             if !voters.contains(&id) && now.duration_since(since) >= ORPHAN_KEPT {
                 return Some(Step::RemoveLearner(id));
             }
@@ -159,6 +169,8 @@ impl View<'_> {
         let candidate = self.replicas.iter().find(|replica| {
             let member = self.members.get(&replica.raft_id);
             !replica.voter
+                // A replica that has acknowledged nothing yet may not be able to.
+                && replica.applied > 0
                 && replica.lag <= CAUGHT_UP_ENTRIES
                 && self.is_alive(replica.raft_id)
                 && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
@@ -182,6 +194,7 @@ impl View<'_> {
     fn replaced(&self) -> Option<Step> {
         let is_replaced = |old: &&MemberView| {
             !old.is_leaving
+                && !old.has_groups
                 && self.unhealthy_for(old.raft_id) >= REPLACED_AFTER
                 && self.members.values().any(|new| {
                     new.raft_id > old.raft_id

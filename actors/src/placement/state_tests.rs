@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use crate::views::NodeStatus;
+
 use super::*;
 
 /// A cluster to decide about: this node is 1.
@@ -37,18 +39,21 @@ impl Town {
             node_addr: format!("host-{raft_id}"),
             is_leaving: false,
             is_offline: false,
+            has_groups: false,
         };
         self.members.insert(raft_id, member);
         self.set_health(raft_id, NodeStatus::Healthy, 0);
     }
 
     fn replica(&mut self, raft_id: u64, voter: bool, lag: u64) {
-        self.replicas.push(ReplicaStatus { raft_id, voter, applied: 0, lag });
+        self.replicas.push(ReplicaStatus { raft_id, voter, applied: 1, lag });
     }
 
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
         let unhealthy_for = Duration::from_secs(secs);
-        self.health.insert(raft_id, MemberHealth { status, heard_at: None, unhealthy_for });
+        let is_heard = status == NodeStatus::Healthy;
+        let health = MemberHealth { status, heard_at: None, unhealthy_for, is_heard };
+        self.health.insert(raft_id, health);
     }
 
     fn lose(&mut self, raft_id: u64, secs: u64) {
@@ -61,7 +66,7 @@ impl Town {
 
     fn view(&self) -> View<'_> {
         let Self { members, replicas, health } = self;
-        View { leader: 1, members, replicas, health }
+        View { leader: 1, members, replicas, health, unfinished: None }
     }
 
     fn next(&self) -> Option<Step> {
@@ -115,6 +120,47 @@ async fn a_leader_that_leaves_lets_another_lead() {
     let mut town = Town::new(3, 3);
     town.leave(1);
     assert_eq!(town.next(), Some(Step::HandOver));
+}
+
+#[tokio::test]
+async fn who_is_known_by_hearsay_alone_does_not_count() {
+    let mut town = Town::new(3, 3);
+    town.leave(2);
+    town.set_health(3, NodeStatus::Degraded, 0);
+    assert_eq!(town.next(), None);
+}
+
+#[tokio::test]
+async fn a_learner_that_acknowledged_nothing_gets_no_vote() {
+    let mut town = Town::new(2, 1);
+    town.replica(2, false, 0);
+    town.replicas[1].applied = 0;
+    assert_eq!(town.next(), None);
+}
+
+#[tokio::test]
+async fn what_was_left_in_the_middle_is_finished_first() {
+    let mut town = Town::new(3, 3);
+    town.leave(2);
+    let target = [1, 3].into();
+    let view = View { unfinished: Some(&target), ..town.view() };
+    let step = view.next(&mut Orphans::default(), Instant::now());
+    assert_eq!(step, voters([1, 3]));
+}
+
+#[tokio::test]
+async fn the_vote_of_who_is_no_member_is_taken_away() {
+    let mut town = Town::new(3, 3);
+    town.members.remove(&3);
+    assert_eq!(town.next(), voters([1, 2]));
+}
+
+#[tokio::test]
+async fn who_has_tenants_stays_and_holds_nobody_up() {
+    let mut town = Town::new(3, 2);
+    town.leave(2);
+    town.members.get_mut(&2).unwrap().has_groups = true;
+    assert_eq!(town.next(), Some(Step::AddLearner(3)));
 }
 
 #[tokio::test]

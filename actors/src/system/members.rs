@@ -143,6 +143,10 @@ impl SystemState {
         at: Timestamp,
     ) -> Applied {
         let invalid = |why: &str| refused(Refusal::TokenInvalid { why: why.to_owned() });
+        if self.authority.is_none() {
+            // The first id is the founder's, and its rules are not known yet.
+            return (Outcome::Ignored, Vec::new());
+        }
         if let Some(known) = self.nodes.get(&member.node) {
             return match &known.member {
                 Some(known) if known.public_key == key => {
@@ -233,6 +237,11 @@ impl SystemState {
         }
         self.dirty.nodes.insert(node);
         (Outcome::Done, vec![SystemEffect::MembersChanged])
+    }
+
+    /// Whether tenant groups live on a member.
+    pub fn has_groups(&self, raft_id: u64) -> bool {
+        self.needed_by_groups(raft_id).is_some()
     }
 
     /// Why a member cannot be removed: tenant groups do not move yet.

@@ -176,6 +176,7 @@ impl Group {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let last = metrics.last_log_index.unwrap_or(0);
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let joint = metrics.membership_config.membership().get_joint_config();
         let replicas = metrics
             .membership_config
             .nodes()
@@ -196,6 +197,9 @@ impl Group {
             term: metrics.current_term,
             leader: metrics.current_leader,
             replicas,
+            is_changing: metrics.membership_config.log_id()
+                != metrics.committed_membership_config.log_id(),
+            unfinished: (joint.len() > 1).then(|| joint.last().cloned().unwrap_or_default()),
         }
     }
 
