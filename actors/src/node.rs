@@ -48,13 +48,13 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Wait between two attempts.
 const REGISTER_RETRY: Duration = Duration::from_millis(10);
 /// How long handing the lead over may take.
-const HAND_OVER: Duration = Duration::from_secs(2);
+const HAND_OVER: Duration = Duration::from_millis(1500);
 /// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_millis(500);
 /// How long the tenants' actors may take to stop, together.
 const STOP_TENANTS: Duration = Duration::from_secs(2);
 /// How long another actor may take to stop.
-const STOP_ACTOR: Duration = Duration::from_secs(1);
+const STOP_ACTOR: Duration = Duration::from_millis(500);
 
 /// What a node is, for its cluster.
 #[derive(Debug, Clone)]
@@ -290,7 +290,7 @@ async fn start_under(
 
     open(Doors {
         heartbeats: heartbeats.clone(),
-        calls: NodeCalls::new(Arc::clone(&ledger), elector.clone()),
+        calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
         desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
     });
     register(&control, member, profile.founding).await?;
@@ -359,7 +359,7 @@ async fn register(
         Outcome::Refused(_) => return Err(StartError::Removed),
         _ => tracing::debug!("registered"),
     }
-    let is_placed = loop {
+    loop {
         let wanted = region.clone();
         let look = move |state: &SystemState| {
             let groups = state.groups();
@@ -367,18 +367,18 @@ async fn register(
             (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
         };
         match control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
-            Ok(placed) => break placed,
+            Ok((true, _)) => return Ok(()),
+            Ok((false, last)) => {
+                let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
+                let (region, members) = (region.clone(), vec![raft_id]);
+                // When another region took these numbers at the same moment, the next do.
+                insist(control, SystemCommand::PlaceGroups { region, groups, members }).await?;
+            }
             Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
             Err(error) => tracing::debug!(%error, "not placed yet"),
         }
         tokio::time::sleep(REGISTER_RETRY).await;
-    };
-    if let (false, last) = is_placed {
-        let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
-        insist(control, SystemCommand::PlaceGroups { region, groups, members: vec![raft_id] })
-            .await?;
     }
-    Ok(())
 }
 
 /// Proposes until there is an outcome: at its start a node waits for its cluster.

@@ -13,6 +13,7 @@ use crate::error::CallError;
 use crate::ids::GroupId;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{Declined, GroupStatus, Ledger, PeerError, Peers, ProposeError, Service};
+use crate::seams::Clock;
 
 /// The shape of questions and answers that this program speaks.
 const VERSION: u16 = 1;
@@ -54,12 +55,13 @@ pub enum StepDownError {
 pub struct NodeCalls {
     ledger: Arc<dyn Ledger>,
     elector: Elector,
+    clock: Arc<dyn Clock>,
 }
 
 impl NodeCalls {
     /// About the groups of this node.
-    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector) -> Self {
-        Self { ledger, elector }
+    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
+        Self { ledger, elector, clock }
     }
 
     /// Answers one question.
@@ -68,7 +70,9 @@ impl NodeCalls {
     /// When it is none that this program understands, or the time is up.
     pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
         let answer = match decode(request).map_err(Declined)? {
-            Question::Propose { group, envelope } => {
+            Question::Propose { group, mut envelope } => {
+                // The node that leads says what time it is, not whoever asks.
+                envelope.at = self.clock.now();
                 match timeout_at(deadline, self.ledger.propose(group, *envelope)).await {
                     Ok(outcome) => Answer::Proposed(outcome),
                     Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),

@@ -35,7 +35,7 @@ use crate::node::Sockets;
 use crate::seams::NodeSeams;
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
-const API_DRAIN: Duration = Duration::from_secs(3);
+const API_DRAIN: Duration = Duration::from_secs(2);
 
 /// A node's rooms, running.
 pub(crate) struct Rooms {

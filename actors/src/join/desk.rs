@@ -20,6 +20,8 @@ use crate::system::{Authority, JoinToken, SystemState};
 const ADMIT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest address, region, label or version of a node, bytes.
 const TEXT_BYTES_MAX: usize = 256;
+/// What a node is told that comes too early.
+const BEING_FOUNDED: &str = "the cluster is being founded";
 /// Most labels of a node.
 const LABELS_MAX: usize = 64;
 
@@ -43,10 +45,13 @@ pub struct JoinDesk {
     control: Control,
     issuer: Arc<dyn CertificateIssuer>,
     seams: Seams,
+    /// Held while a token is looked up that is not known here.
+    look_ups: tokio::sync::Mutex<()>,
 }
 
 /// What the desk has to know of the cluster to decide.
 struct Rules {
+    is_founded: bool,
     token: Option<JoinToken>,
     is_open_to_loopback: bool,
     members_on_loopback: bool,
@@ -54,8 +59,8 @@ struct Rules {
 
 impl JoinDesk {
     /// A desk of this node.
-    pub const fn new(control: Control, issuer: Arc<dyn CertificateIssuer>, seams: Seams) -> Self {
-        Self { control, issuer, seams }
+    pub fn new(control: Control, issuer: Arc<dyn CertificateIssuer>, seams: Seams) -> Self {
+        Self { control, issuer, seams, look_ups: tokio::sync::Mutex::default() }
     }
 
     async fn admit(&self, stranger: Stranger, request: &[u8]) -> Result<JoinReply, JoinAnswer> {
@@ -64,6 +69,9 @@ impl JoinDesk {
         let deadline = Instant::now() + ADMIT_DEADLINE;
         let token = request.token.map(|(id, _)| id);
         let rules = self.rules(token, deadline).await?;
+        if !rules.is_founded {
+            return Err(not_yet(BEING_FOUNDED));
+        }
         let proof = self.check(&rules, &request, stranger)?;
 
         let JoinRequest { member, public_key, .. } = request;
@@ -73,11 +81,12 @@ impl JoinDesk {
         let raft_id = match outcome.map_err(not_yet)? {
             Outcome::Admitted { raft_id } => raft_id,
             Outcome::Refused(refusal) => return Err(JoinAnswer::Refused(refusal.to_string())),
+            Outcome::Ignored => return Err(not_yet(BEING_FOUNDED)),
             other => return Err(not_yet(format!("unexpected outcome {other:?}"))),
         };
         let known = |state: &SystemState| (state.authority().cloned(), state.peers());
         let (authority, peers) = self.control.read(deadline, known).await.map_err(not_yet)?;
-        let authority = authority.ok_or_else(|| not_yet("the cluster is being founded"))?;
+        let authority = authority.ok_or_else(|| not_yet(BEING_FOUNDED))?;
         let certificate = self.issuer.issue(&authority, public_key, raft_id, node);
         let reply = JoinReply {
             cluster: authority.cluster,
@@ -92,6 +101,7 @@ impl JoinDesk {
 
     async fn rules(&self, token: Option<TokenId>, deadline: Instant) -> Result<Rules, JoinAnswer> {
         let read = move |state: &SystemState| Rules {
+            is_founded: state.authority().is_some(),
             token: token.and_then(|id| state.join_token(id).cloned()),
             is_open_to_loopback: state.is_open_to_loopback(),
             members_on_loopback: state.peers().iter().all(|peer| is_loopback(&peer.addr)),
@@ -100,7 +110,11 @@ impl JoinDesk {
         if token.is_none() || rules.token.is_some() {
             return Ok(rules);
         }
-        // It may have been made a moment ago, on another node.
+        // It may have been made a moment ago, on another node. One stranger at a time can have that
+        // looked up: nothing is proven yet.
+        let Ok(_turn) = self.look_ups.try_lock() else {
+            return Err(not_yet("another node is joining: try again"));
+        };
         self.control.read_linearizable(deadline, read).await.map_err(not_yet)
     }
 

@@ -112,9 +112,6 @@ async fn join(
     service: &dyn JoinService,
     joins: &Semaphore,
 ) {
-    let Ok(_place) = joins.try_acquire() else {
-        return decline(exchange, Declined("too many nodes are joining, try again".into())).await;
-    };
     let room = Arc::new(Semaphore::new(JOIN_MESSAGE_BYTES_MAX));
     let patience = Duration::from_millis(STRANGER_MS_MAX);
     let (request, deadline) = match received(&mut exchange, &room, patience).await {
@@ -122,6 +119,10 @@ async fn join(
         Ok(_) => return decline(exchange, Declined("strangers can only join".into())).await,
         Err(Some(declined)) => return decline(exchange, declined).await,
         Err(None) => return,
+    };
+    // Only now: who sends nothing takes nobody's place.
+    let Ok(_place) = joins.try_acquire() else {
+        return decline(exchange, Declined("too many nodes are joining, try again".into())).await;
     };
     let answer = tokio::select! {
         biased;
