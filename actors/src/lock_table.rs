@@ -18,6 +18,9 @@ use crate::seams::Timestamp;
 
 /// Most locks held at once in one key space.
 pub const LOCKS_MAX: usize = 100_000;
+/// Most bytes of metadata of all locks of one key space together: a replica that begins is sent all
+/// of it at once.
+pub const METADATA_BYTES_MAX: usize = 64 << 20;
 
 /// What the leader's lock manager has to know about a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,14 +39,17 @@ pub enum LockNotice {
 pub struct LockTable {
     locks: BTreeMap<String, LockView>,
     last_token: u64,
+    metadata_bytes: usize,
     dirty: BTreeSet<String>,
 }
 
 impl LockTable {
     /// A table as it was written down.
     pub fn load(locks: impl IntoIterator<Item = LockView>, last_token: u64) -> Self {
-        let locks = locks.into_iter().map(|lock| (lock.key.clone(), lock)).collect();
-        Self { locks, last_token, dirty: BTreeSet::new() }
+        let locks = locks.into_iter().map(|lock| (lock.key.clone(), lock));
+        let locks: BTreeMap<_, LockView> = locks.collect();
+        let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
+        Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() }
     }
 
     /// The last token given.
@@ -111,6 +117,8 @@ impl LockTable {
     /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
     pub fn seize(&mut self, key: &str, holder: &str, at: Timestamp) -> LockView {
         self.last_token += 1;
+        let before = self.locks.get(key).map_or(0, |lock| lock.metadata.as_str().len());
+        self.metadata_bytes = self.metadata_bytes - before + Json::null().as_str().len();
         let lock = LockView {
             key: key.to_owned(),
             holder: holder.to_owned(),
@@ -134,17 +142,27 @@ impl LockTable {
         metadata: &Json,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
+        let held = self.locks.get(key);
+        if let Some(lock) = held.filter(|lock| lock.holder != holder) {
+            return (Outcome::HeldByOther(lock.clone()), None);
+        }
+        let before = held.map_or(0, |lock| lock.metadata.as_str().len());
+        let metadata_bytes = self.metadata_bytes - before + metadata.as_str().len();
+        if metadata_bytes > METADATA_BYTES_MAX {
+            let what = "bytes of metadata of locks".to_owned();
+            let limit = METADATA_BYTES_MAX as u64;
+            return (Outcome::Refused(Refusal::TooMany { what, limit }), None);
+        }
         if let Some(lock) = self.locks.get_mut(key) {
-            if lock.holder != holder {
-                return (Outcome::HeldByOther(lock.clone()), None);
-            }
             lock.metadata = metadata.clone();
+            self.metadata_bytes = metadata_bytes;
             return self.begin_term(key, Some(ttl_ms), at);
         }
         if self.locks.len() >= LOCKS_MAX {
             let refusal = Refusal::TooMany { what: "locks".to_owned(), limit: LOCKS_MAX as u64 };
             return (Outcome::Refused(refusal), None);
         }
+        self.metadata_bytes = metadata_bytes;
         self.last_token += 1;
         let lock = LockView {
             key: key.to_owned(),
@@ -197,7 +215,9 @@ impl LockTable {
     }
 
     fn free(&mut self, key: &str) -> LockNotice {
-        self.locks.remove(key);
+        if let Some(lock) = self.locks.remove(key) {
+            self.metadata_bytes -= lock.metadata.as_str().len();
+        }
         self.dirty.insert(key.to_owned());
         LockNotice::Freed { key: key.to_owned() }
     }

@@ -13,13 +13,15 @@ use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
-use crate::ports::{Leadership, Peers};
+use crate::ports::{Leadership, Peer, Peers};
 use crate::router::Router;
 use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// How long a member that was removed is kept reachable.
+const REMOVED_KEPT: Duration = Duration::from_secs(4);
 /// Wait between two attempts to start a group.
 const OPEN_GROUP_RETRY: Duration = Duration::from_secs(5);
 /// Unconfirmed tenants are sent again this often.
@@ -66,10 +68,15 @@ struct Removed;
 
 /// What it keeps.
 pub struct ControlState {
+    /// The other members, as they were published last.
+    published: Vec<Peer>,
+    /// Members that were removed, and until when they are kept reachable.
+    removed: Vec<(Instant, Peer)>,
     runner: PartRunner<SystemState>,
     arguments: Arc<ControlArguments>,
     leadership: watch::Receiver<Leadership>,
-    leads: bool,
+    /// The term in which this node leads, if it does.
+    leads: Option<u64>,
     unconfirmed_before: BTreeSet<TenantId>,
 }
 
@@ -96,11 +103,13 @@ impl Actor for ControlActor {
             Arc::clone(&queue),
         )
         .await?;
-        let state = ControlState {
+        let mut state = ControlState {
             runner,
             arguments: Arc::new(arguments),
             leadership: leadership.clone(),
-            leads: false,
+            leads: None,
+            published: Vec::new(),
+            removed: Vec::new(),
             unconfirmed_before: BTreeSet::new(),
         };
         state.publish_all()?;
@@ -129,7 +138,12 @@ impl Actor for ControlActor {
                     state.runner.make_durable().await?;
                 }
             }
-            ControlMessage::Flush => state.runner.make_durable().await?,
+            ControlMessage::Flush => {
+                state.runner.make_durable().await?;
+                if !state.removed.is_empty() {
+                    state.publish_members()?;
+                }
+            }
             ControlMessage::Reconcile => state.reconcile(&myself),
             ControlMessage::Read(read) => read(&state.runner.machine),
             ControlMessage::Dump(reply) => {
@@ -188,14 +202,14 @@ impl ControlState {
             SystemEffect::TenantChanged(tenant) => self.publish(tenant),
             SystemEffect::GroupsPlaced => self.open_groups(),
             SystemEffect::NodeRemoved(node) => self.arguments.heartbeats.forget(node),
-            SystemEffect::Lock(notice) if self.leads => {
+            SystemEffect::Lock(notice) if self.leads.is_some() => {
                 self.arguments.locks.notice(Space::CLUSTER, notice);
             }
             SystemEffect::Lock(_) => {}
         }
     }
 
-    fn publish_all(&self) -> Result<(), Removed> {
+    fn publish_all(&mut self) -> Result<(), Removed> {
         self.arguments.directory.clear();
         for (tenant, _) in self.runner.machine.tenants() {
             self.publish(*tenant);
@@ -205,7 +219,8 @@ impl ControlState {
     }
 
     /// Tells who the members are. Fails when this node is none any more.
-    fn publish_members(&self) -> Result<(), Removed> {
+    /// Whoever was removed stays reachable for a moment: it has to hear of it.
+    fn publish_members(&mut self) -> Result<(), Removed> {
         let me = self.arguments.raft_id;
         let (others, own): (Vec<_>, Vec<_>) =
             self.runner.machine.peers().into_iter().partition(|peer| peer.raft_id != me);
@@ -216,7 +231,14 @@ impl ControlState {
             return if was_admitted { Err(Removed) } else { Ok(()) };
         }
         self.arguments.heartbeats.set_members(others.iter().map(|peer| peer.raft_id).collect());
-        self.arguments.peers.set_members(others);
+        let is_listed = |peer: &Peer| others.iter().any(|other| other.raft_id == peer.raft_id);
+        let now = Instant::now();
+        let gone = self.published.iter().filter(|peer| !is_listed(peer)).cloned();
+        self.removed.extend(gone.map(|peer| (now + REMOVED_KEPT, peer)));
+        self.removed.retain(|(until, _)| *until > now);
+        let kept = self.removed.iter().map(|(_, peer)| peer.clone());
+        self.arguments.peers.set_members(others.iter().cloned().chain(kept).collect());
+        self.published = others;
         Ok(())
     }
 
@@ -255,12 +277,13 @@ impl ControlState {
     /// Hands the locks to the lock manager when this node begins to lead, and takes them back.
     /// Whether it leads anew.
     fn follow_leadership(&mut self) -> bool {
-        let leads = self.leadership.borrow_and_update().here;
+        let now = *self.leadership.borrow_and_update();
+        let leads = now.here.then_some(now.term);
         if leads == self.leads {
             return false;
         }
         self.leads = leads;
-        if leads {
+        if leads.is_some() {
             let locks = self.runner.machine.locks().list("", None);
             // The lock that follows leadership ends with leadership, not with a timer.
             let timed = locks.filter(|lock| lock.key != crate::system::LEADER_LOCK);
@@ -268,12 +291,12 @@ impl ControlState {
         } else {
             self.arguments.locks.unlead(Space::CLUSTER);
         }
-        leads
+        leads.is_some()
     }
 
     /// Sends tenants again that were unconfirmed at the last look already.
     fn reconcile(&mut self, myself: &ActorRef<ControlMessage>) {
-        if !self.leads {
+        if self.leads.is_none() {
             return;
         }
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();

@@ -247,10 +247,14 @@ async fn answer(
     }
 }
 
-/// Ends a term that nobody was told of. An expiry, not a release: the same holder may have asked
-/// again and been given the same term, and then its renewal wins.
+/// Ends a term that nobody was told of. Only the first of a grant: a renewed one may have been told
+/// to the same holder before. An expiry, not a release: when the holder has asked again meanwhile,
+/// its renewal wins.
 async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockView) {
     let LockView { key, token, renewal, .. } = lock;
+    if renewal > 0 {
+        return;
+    }
     let term = arguments.ledger.leadership(space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key, token, renewal };
     let envelope = born(&arguments.seams, term, space.command(command));
