@@ -5,6 +5,7 @@
 //! panic, and what every node last printed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -54,7 +55,13 @@ impl Cluster {
     /// Founds a cluster of `nodes`, all with these further arguments, and waits until all of them
     /// vote and agree on who leads.
     pub async fn of(nodes: usize, extra_args: &[&str]) -> Self {
-        Self::start(nodes, extra_args, |at, mut launch| {
+        Self::of_in(&std::env::temp_dir(), nodes, extra_args).await
+    }
+
+    /// The same with the data in a new folder in `dir`.
+    pub async fn of_in(dir: &Path, nodes: usize, extra_args: &[&str]) -> Self {
+        let folder = TempDir::new_in(dir).expect("a temporary folder");
+        Self::start(folder, nodes, extra_args, |at, mut launch| {
             let ports = Ports::free();
             (launch.api_addr, launch.node_addr) = (ports.api, ports.node);
             launch.args.extend(["--label".to_owned(), format!("place={at}")]);
@@ -65,7 +72,8 @@ impl Cluster {
 
     /// The same with each node in a namespace of `network`, where joining needs a secret.
     pub async fn within(network: &Network, nodes: usize, extra_args: &[&str]) -> Self {
-        Self::start(nodes, extra_args, |at, mut launch| {
+        let folder = TempDir::new().expect("a temporary folder");
+        Self::start(folder, nodes, extra_args, |at, mut launch| {
             launch.api_addr = ([127, 0, 0, 1], 3000).into();
             launch.node_addr = (Network::ip(at), 7400).into();
             launch.args.extend(["--join-token".to_owned(), SECRET.to_owned()]);
@@ -76,12 +84,12 @@ impl Cluster {
     }
 
     async fn start(
+        folder: TempDir,
         nodes: usize,
         extra_args: &[&str],
         place: impl Fn(usize, Launch) -> Launch,
     ) -> Self {
-        let mut cluster =
-            Self { nodes: Vec::new(), folder: TempDir::new().expect("a temporary folder") };
+        let mut cluster = Self { nodes: Vec::new(), folder };
         for at in 0..nodes {
             let args = extra_args.iter().map(|arg| (*arg).to_owned()).collect();
             let folder = cluster.folder.path().join(at.to_string());
@@ -135,6 +143,11 @@ impl Cluster {
     /// The process of a node.
     pub fn server(&mut self, node: usize) -> &mut Server {
         &mut self.nodes[node].server
+    }
+
+    /// The process ids of all nodes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.server.pid()).collect()
     }
 
     /// A new client of a node.

@@ -3,12 +3,59 @@
 use std::fmt;
 use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::Cluster;
+use crate::chaos::any_seed;
+use crate::{Cluster, pause};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Blows come at any moment between two heartbeats: so long after the cluster is whole, at most.
+const QUIET_MS_MAX: u64 = 500;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// How often the leader is lost in each way.
+    #[arg(long, default_value_t = 30)]
+    rounds: u32,
+    /// Of how many nodes.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// Further arguments for the nodes.
+    #[arg(last = true)]
+    node_args: Vec<String>,
+}
+
+/// Takes leaders away and prints how long it took until another was known, and until another node
+/// acknowledged a write.
+pub async fn measure(args: &Args) {
+    let node_args: Vec<&str> = args.node_args.iter().map(String::as_str).collect();
+    let mut cluster = Cluster::of(args.nodes, &node_args).await;
+    let mut rng = SmallRng::seed_from_u64(any_seed());
+    for blow in [Blow::Kill, Blow::Stop] {
+        let (mut leaders, mut writes) = (Times::default(), Times::default());
+        let (mut refused, mut token) = (0, 0);
+        for number in 0..args.rounds {
+            let old = cluster.whole().await;
+            pause(Duration::from_millis(rng.random_range(0..QUIET_MS_MAX))).await;
+            let via = (old + 1) % args.nodes;
+            let key = format!("{blow:?}-{number}");
+            let round = strike(&mut cluster, old, via, blow, &key).await;
+            assert!(round.token > token, "{} after {token}", round.token);
+            token = round.token;
+            leaders.add(round.leader);
+            writes.add(round.write);
+            refused += round.refused;
+            recover(&mut cluster, old, blow).await;
+        }
+        println!("{blow:?}: new leader known at another node    {leaders}");
+        println!("{blow:?}: first write acknowledged by another {writes}");
+        println!("{blow:?}: refused in between: {refused}");
+    }
+}
 
 /// How a leader is lost.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -26,6 +26,7 @@ mod cluster;
 mod counter;
 pub mod failover;
 pub mod files;
+pub mod flood;
 pub mod load;
 mod network;
 mod observer;

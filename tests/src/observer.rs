@@ -77,10 +77,11 @@ impl Observer {
         while let Some(task) = self.tasks.join_next().await {
             task.expect("what was observed is as it should be");
         }
-        let seen = self.seen.lock().expect("what was seen");
-        let acknowledged = seen.acknowledged.clone();
-        println!("{} writes, leaders by term {:?}", acknowledged.len(), seen.leaders);
-        drop(seen);
+        let (acknowledged, leaders) = {
+            let mut seen = self.seen.lock().expect("what was seen");
+            (std::mem::take(&mut seen.acknowledged), std::mem::take(&mut seen.leaders))
+        };
+        println!("{} writes, leaders by term {leaders:?}", acknowledged.len());
         for node in cluster.running() {
             let locks = all_locks(&cluster.client(node)).await;
             for (key, token) in &acknowledged {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::load::Process;
 use crate::{Client, Namespace, binary, spawner};
 
 /// From the start of the process to 200 on `/readyz`.
@@ -135,6 +136,11 @@ impl Server {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its resident memory.
+    pub fn rss_kib(&self) -> u64 {
+        Process::new(self.pid()).rss_kib().expect("the memory of a process that runs")
     }
 
     /// What `<data-dir>/node.json` says.

@@ -1,12 +1,16 @@
 //! `cargo run --release -p tests --bin soak`: kills a node under load, again and again, and checks
-//! after each restart that it kept its promises.
+//! after each restart that it kept its promises. With `failover`: takes the leader of a cluster
+//! away, again and again, and measures how long it takes until others serve.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tests::chaos::{self, Plan};
+use tests::failover;
 
 /// Kills a node under load, again and again, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
 struct Args {
+    #[command(subcommand)]
+    mode: Option<Mode>,
     /// How many rounds end in a kill.
     #[arg(long, default_value_t = 100)]
     kills: u32,
@@ -18,9 +22,18 @@ struct Args {
     seed: Option<u64>,
 }
 
+#[derive(Subcommand)]
+enum Mode {
+    /// Takes the leader away, by `kill -9` and by SIGSTOP, and measures.
+    Failover(failover::Args),
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let Args { kills, clients, seed } = Args::parse();
+    let Args { mode, kills, clients, seed } = Args::parse();
+    if let Some(Mode::Failover(args)) = mode {
+        return failover::measure(&args).await;
+    }
     let seed = seed.unwrap_or_else(chaos::any_seed);
     let again = format!(
         "cargo run --release -p tests --bin soak -- --seed {seed} --kills {kills} --clients {clients}"

@@ -51,10 +51,14 @@ pub(crate) struct Cost {
 impl Cost {
     /// Measures `work`.
     pub(crate) async fn of(
-        server: Option<&Process>,
+        servers: &[Process],
         work: impl Future<Output = Sample>,
     ) -> (Sample, Self) {
-        let of_server = || server.and_then(Process::cpu);
+        // Of all nodes together; unknown for a server that was there before.
+        let of_server = || {
+            let each = servers.iter().map(Process::cpu).collect::<Option<Vec<_>>>()?;
+            (!each.is_empty()).then(|| each.iter().sum::<Duration>())
+        };
         let (client, before, started) = (own_cpu(), of_server(), Instant::now());
         let mut sample = work.await;
         sample.elapsed = started.elapsed();

@@ -18,8 +18,9 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use tempfile::TempDir;
 
-use crate::{Client, Server, Tenant, spec};
-use measure::{Cost, Process, Table};
+use crate::{Client, Cluster, Server, Tenant, spec};
+pub(crate) use measure::Process;
+use measure::{Cost, Table};
 use scenario::Setup;
 
 /// Measures a node under load.
@@ -29,6 +30,9 @@ pub struct Args {
     /// folder is started.
     #[arg(long)]
     server: Option<String>,
+    /// Starts a cluster of so many nodes and spreads the clients over them.
+    #[arg(long, default_value_t = 1, conflicts_with = "server")]
+    nodes: usize,
     /// How many connections call at once, each one call after the other.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -104,38 +108,69 @@ pub async fn run(args: Args) {
     };
     let folder = folder.expect("a temporary folder");
     let node_args: Vec<&str> = args.node_args.iter().map(String::as_str).collect();
-    let (own, addr) = match &args.server {
-        Some(url) => (None, address(url)),
-        None => {
-            let server = Server::start(&folder, &node_args).await;
-            let addr = server.addr();
-            (Some(server), addr)
+    let own = match &args.server {
+        Some(url) => Own::None(address(url)),
+        None if args.nodes > 1 => {
+            Own::Cluster(Cluster::of_in(folder.path(), args.nodes, &node_args).await)
         }
+        None => Own::Node(Server::start(&folder, &node_args).await),
     };
-    let process = own.as_ref().map(|server| Process::new(server.pid()));
-    let idle = process.as_ref().and_then(Process::rss_kib);
+    let (addrs, processes) = (own.addrs(), own.processes());
+    let addr = addrs[0];
+    let idle = rss_kib(&processes);
 
     let seconds = Duration::from_secs(args.seconds);
-    let setup = Setup { addr, clients: args.clients, seconds };
+    let setup = Setup { addrs, clients: args.clients, seconds };
     println!("{} clients, {} s each, {} tenants, {addr}", args.clients, args.seconds, args.tenants);
     let mut table = Table::new();
     table.add("fdatasync 4 KiB", &disk::synced_appends(folder.path(), seconds), None);
-    let (sample, cost) = Cost::of(process.as_ref(), scenario::healthz(&setup)).await;
+    let (sample, cost) = Cost::of(&processes, scenario::healthz(&setup)).await;
     table.add("GET /healthz", &sample, Some(cost));
 
     let tenants = tenants(addr, args.tenants).await;
     let service = service::Service::start().await;
     for choice in args.scenario.scenarios() {
         let work = scenario::work(choice, &setup, &tenants, &service);
-        let (sample, cost) = Cost::of(process.as_ref(), work).await;
+        let (sample, cost) = Cost::of(&processes, work).await;
         table.add(&choice.name(), &sample, Some(cost));
     }
     println!("http steps served: {}", service.served());
-    if let (Some(idle), Some(process)) = (idle, &process) {
-        let after = process.rss_kib().unwrap_or(0);
-        println!("RSS of the node: {idle} KiB idle, {after} KiB after");
+    for (node, (idle, after)) in idle.iter().zip(rss_kib(&processes)).enumerate() {
+        println!("RSS of node {node}: {idle} KiB idle, {after} KiB after");
     }
     remove(addr, &tenants).await;
+}
+
+/// What was started to be measured.
+enum Own {
+    /// Nothing: a server that was there before, at this address.
+    None(SocketAddr),
+    Node(Server),
+    Cluster(Cluster),
+}
+
+impl Own {
+    fn addrs(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::None(addr) => vec![*addr],
+            Self::Node(server) => vec![server.addr()],
+            Self::Cluster(cluster) => {
+                (0..cluster.len()).map(|node| cluster.client(node).addr()).collect()
+            }
+        }
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        match self {
+            Self::None(_) => Vec::new(),
+            Self::Node(server) => vec![Process::new(server.pid())],
+            Self::Cluster(cluster) => cluster.pids().into_iter().map(Process::new).collect(),
+        }
+    }
+}
+
+fn rss_kib(processes: &[Process]) -> Vec<u64> {
+    processes.iter().map(|process| process.rss_kib().unwrap_or(0)).collect()
 }
 
 /// Tenants without limits.

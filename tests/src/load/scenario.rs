@@ -18,9 +18,16 @@ const EXAMPLE_BYTES_MAX: usize = 300;
 
 /// Where, by how many and for how long.
 pub(crate) struct Setup {
-    pub(crate) addr: SocketAddr,
+    pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) clients: usize,
     pub(crate) seconds: Duration,
+}
+
+impl Setup {
+    /// The node that a client calls: they are spread evenly.
+    fn addr(&self, client: usize) -> SocketAddr {
+        self.addrs[client % self.addrs.len()]
+    }
 }
 
 /// One operation: calls in a row, each with what its answer must hold.
@@ -35,9 +42,9 @@ struct Expected {
 
 /// The HTTP floor: a call that does nothing.
 pub(crate) async fn healthz(setup: &Setup) -> Sample {
-    let call = request(setup.addr, "GET", "/healthz", "");
     let expected = Expected { status: 200, holds: b"" };
-    drive(setup, |_| Operation(vec![(call.clone(), expected)])).await
+    let call = |client| request(setup.addr(client), "GET", "/healthz", "");
+    drive(setup, |client| Operation(vec![(call(client), expected)])).await
 }
 
 /// A scenario over these tenants.
@@ -47,16 +54,19 @@ pub(crate) async fn work(
     tenants: &[String],
     service: &Service,
 ) -> Sample {
-    let addr = setup.addr;
+    let addr = |client| setup.addr(client);
     let tenant = |client: usize| format!("/api/tenants/{}", tenants[client % tenants.len()]);
     let run = |client: usize, steps: Vec<Value>| {
-        start_and_wait(addr, &tenant(client), &spec::inline(steps))
+        start_and_wait(addr(client), &tenant(client), &spec::inline(steps))
     };
     match choice {
         Choice::Locks => {
-            drive(setup, |client| cycle(addr, &format!("{}/locks", tenant(client)), client)).await
+            let base = |client| format!("{}/locks", tenant(client));
+            drive(setup, |client| cycle(addr(client), &base(client), client)).await
         }
-        Choice::ClusterLocks => drive(setup, |client| cycle(addr, "/api/locks", client)).await,
+        Choice::ClusterLocks => {
+            drive(setup, |client| cycle(addr(client), "/api/locks", client)).await
+        }
         Choice::Runs1 => drive(setup, |client| run(client, spec::chain(1))).await,
         Choice::Runs3 => drive(setup, |client| run(client, spec::chain(3))).await,
         Choice::Http1 => drive(setup, |client| run(client, calls(service.url(), 1))).await,
@@ -100,7 +110,7 @@ async fn drive(setup: &Setup, operation: impl Fn(usize) -> Operation) -> Sample 
     let capacity = setup.seconds.as_secs() as usize * OPERATIONS_PER_SECOND_MAX / setup.clients;
     for client in 0..setup.clients {
         let sample = Sample::with_capacity(capacity);
-        clients.spawn(repeat(setup.addr, operation(client), until, sample));
+        clients.spawn(repeat(setup.addr(client), operation(client), until, sample));
     }
     let mut sum = Sample::default();
     while let Some(sample) = clients.join_next().await {
