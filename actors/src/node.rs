@@ -30,7 +30,7 @@ use crate::origins::Origins;
 use crate::outcome::{Outcome, Refusal};
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Ledger, Peers, Stores};
+use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
 use crate::system::{Authority, SystemState};
@@ -272,7 +272,7 @@ async fn start_under(
         ElectorArguments { leadership: leadership.clone(), control: control.clone(), node };
     spawn(root, "the elector", ElectorActor, arguments).await?;
     let elector = Elector::new(ElectorSources {
-        leadership,
+        leadership: leadership.clone(),
         claim,
         ledger: Arc::clone(&ledger),
         heartbeats: heartbeats.clone(),
@@ -293,7 +293,7 @@ async fn start_under(
         calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
         desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
     });
-    register(&control, member, profile.founding).await?;
+    register(&Registrar { control: &control, leadership }, member, profile.founding).await?;
     let origins = Arc::new(Origins::new(&seams));
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
@@ -342,10 +342,17 @@ fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
     StartError::Actor { what, why: error.to_string() }
 }
 
+/// What a node is made known with.
+struct Registrar<'a> {
+    control: &'a Control,
+    /// Of the system group.
+    leadership: watch::Receiver<Leadership>,
+}
+
 /// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
 /// region when there are none.
 async fn register(
-    control: &Control,
+    registrar: &Registrar<'_>,
     member: Member,
     founding: Option<Founding>,
 ) -> Result<(), StartError> {
@@ -353,9 +360,9 @@ async fn register(
     if let Some(Founding { authority, public_key, secret_hash }) = founding {
         let member = member.clone();
         let found = SystemCommand::Found { authority, member, public_key, secret_hash };
-        insist(control, found).await?;
+        insist(registrar, found).await?;
     }
-    match insist(control, SystemCommand::RegisterMember(member)).await? {
+    match insist(registrar, SystemCommand::RegisterMember(member)).await? {
         Outcome::Refused(_) => return Err(StartError::Removed),
         _ => tracing::debug!("registered"),
     }
@@ -366,13 +373,13 @@ async fn register(
             let is_placed = groups.values().any(|placement| placement.region == wanted);
             (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
         };
-        match control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
+        match registrar.control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
             Ok((true, _)) => return Ok(()),
             Ok((false, last)) => {
                 let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
                 let (region, members) = (region.clone(), vec![raft_id]);
                 // When another region took these numbers at the same moment, the next do.
-                insist(control, SystemCommand::PlaceGroups { region, groups, members }).await?;
+                insist(registrar, SystemCommand::PlaceGroups { region, groups, members }).await?;
             }
             Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
             Err(error) => tracing::debug!(%error, "not placed yet"),
@@ -381,16 +388,18 @@ async fn register(
     }
 }
 
-/// Proposes until there is an outcome: at its start a node waits for its cluster.
-async fn insist(control: &Control, command: SystemCommand) -> Result<Outcome, StartError> {
+/// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is
+/// full may be that of another node, which leads; then it is waited for, too.
+async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Outcome, StartError> {
     let began = Instant::now();
     let mut told = Duration::ZERO;
     loop {
         let deadline = Instant::now() + REGISTER_ATTEMPT;
-        match control.send(deadline, command.clone()).await {
+        match registrar.control.send(deadline, command.clone()).await {
             Ok(outcome) => return Ok(outcome),
-            Err(error @ (CallError::Stopping | CallError::DiskFull)) => {
-                return Err(StartError::Register(error));
+            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
+            Err(CallError::DiskFull) if registrar.leadership.borrow().here => {
+                return Err(StartError::Register(CallError::DiskFull));
             }
             Err(error) if began.elapsed() >= told + TELL_EVERY => {
                 told = began.elapsed();
