@@ -1,7 +1,8 @@
-//! The shipped node in a deterministic world.
+//! The shipped node in a deterministic world, alone or as one of a cluster.
 //!
-//! A run starts `shiioo::Node::start` exactly as the program does, on a simulated host, and lets a
-//! few clients work against its HTTP API while faults happen. A seed decides everything: which
+//! A run starts `shiioo::Node::start` exactly as the program does, on one simulated host or on
+//! several that join over QUIC, and lets a few clients work against the HTTP API of all of them
+//! while faults happen. A seed decides everything: which
 //! fault comes when, what the clients ask for, how long a message travels, every random byte that
 //! the program draws. The same seed gives the same run, byte for byte, so that a seed *is* a bug
 //! report: `cargo run -p simulations -- replay --seed 7 --trace` tells its story.
@@ -17,9 +18,10 @@
 //!
 //! | seam | instead | what it can do |
 //! |---|---|---|
-//! | TCP, UDP | turmoil's network ([`seams::SimTcp`], [`seams::SimUdp`]) | latency, links that are lost or held up, connections that break |
+//! | TCP | turmoil's network ([`seams::SimTcp`]) | latency, links that are lost or held up, connections that break |
+//! | UDP | turmoil's network ([`seams::SimUdp`]) | the same, partitions of all kinds, and packets that are lost, come twice or late ([`seams::Air`]) |
 //! | disk | storage's `SimDisk` below [`seams::TracedDisk`] | power cuts, also in the middle of an operation; kills; no room; syncs that fail |
-//! | wall clock | virtual time and an offset ([`seams::SimClock`]) | jumps |
+//! | wall clock | virtual time and an offset ([`seams::SimClock`]) | jumps, drift |
 //! | entropy | a generator for each start of each node ([`seams::SeededEntropy`]) | |
 //! | threads | none: `Executor::Inline` | |
 //!
@@ -28,8 +30,10 @@
 //! # What a run checks
 //!
 //! First the clients work under faults, and each compares what it was told with what it is told
-//! now. Then the faults stop and everything that was begun has to end within a bound. At last the
-//! node is stopped cleanly and its disk is read. The promises are in [`checks`], one a file. The
+//! now; somebody else asks all nodes who leads, all the time. Then the faults stop: there has to be
+//! a leader, everything that was begun has to end, and all nodes have to give the same answers,
+//! each within a bound. At last the nodes are stopped cleanly, their disks are read and compared,
+//! and an order is searched that explains what all clients saw of one thing. The promises are in [`checks`], one a file. The
 //! checks themselves are checked by [`Mutant`]s: a safety that is taken away has to be noticed.
 //!
 //! Every event, be it a packet, a request, a fault or a change on the disk, is hashed with its
@@ -42,7 +46,8 @@
 //! - Slow disks, and slow anything: the program's own work takes no virtual time.
 //! - What real sockets, kernels and file systems do beyond the model: TCP that sends again, partial
 //!   writes to a socket, a disk that damages what was durable.
-//! - More than one node, so far. The world is laid out for it: hosts, seams and chance are per node.
+//! - A process that stands still. turmoil ticks every host, so a node that is *paused* gets and
+//!   sends nothing for a while, and then everything at once, but its own timers go on.
 //! - A process that reads after a failed sync what that sync has dropped, unless asked for
 //!   ([`Plan::stale_cache`]).
 

@@ -3,8 +3,9 @@
 
 use simulations::{Mutant, Outcome, Plan, sweep};
 
-/// Seeds of the sweep that every test run makes.
+/// Seeds of the sweeps that every test run makes: with one node, and with three.
 const SWEEP_SEEDS: u64 = 12;
+const CLUSTER_SEEDS: u64 = 6;
 /// Simulated seconds of work and faults in each.
 const SWEEP_SECS: u64 = 10;
 /// Runs at a time.
@@ -38,29 +39,38 @@ fn noticed(mutant: Mutant) {
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
-    for seed in 1..=3 {
-        let plan = Plan { secs: 6, ..Plan::new(seed) };
+    for (seed, nodes) in [(1, 1), (2, 3), (3, 3)] {
+        let plan = Plan { secs: 6, nodes, ..Plan::new(seed) };
         let (one, two) = (plan.run(), plan.run());
-        assert_eq!(one.trace, two.trace, "cargo run -p simulations -- meta --seed {seed} --secs 6");
+        assert_eq!(one.trace, two.trace, "meta --seed {seed} --nodes {nodes} --secs 6");
         assert!(one.trace.events > 0);
     }
 }
 
-#[test]
-fn promises_are_kept_whatever_happens() {
-    let plan = Plan { secs: SWEEP_SECS, ..Plan::new(0) };
-    let summary = sweep(plan, 100..100 + SWEEP_SEEDS, JOBS, |_| ());
+fn swept(plan: Plan, seeds: u64) {
+    let summary = sweep(plan, 100..100 + seeds, JOBS, |_| ());
     assert!(summary.failures.is_empty(), "{}", report(&summary.failures));
-    assert!(summary.faults.values().sum::<u64>() > SWEEP_SEEDS, "{:?}", summary.faults);
+    assert!(summary.faults.values().sum::<u64>() > seeds, "{:?}", summary.faults);
+}
+
+#[test]
+fn a_lone_node_keeps_its_promises_whatever_happens() {
+    swept(Plan { secs: SWEEP_SECS, ..alone(0) }, SWEEP_SEEDS);
+}
+
+#[test]
+fn three_nodes_keep_their_promises_whatever_happens() {
+    swept(Plan { secs: SWEEP_SECS, ..Plan::new(0) }, CLUSTER_SEEDS);
 }
 
 #[test]
 fn a_calm_world_has_no_faults() {
-    let plan = Plan { secs: 5, faults: false, ..Plan::new(7) };
+    let plan = Plan { secs: 5, faults: false, ..alone(7) };
     let outcome = plan.run();
     assert_eq!(outcome.violation, None);
     assert!(outcome.faults.values().all(|times| *times == 0), "{:?}", outcome.faults);
-    kept(Plan { seed: 8, ..plan });
+    kept(Plan { seed: 8, nodes: 3, ..plan });
+    kept(Plan { seed: 9, nodes: 5, ..plan });
 }
 
 #[test]
