@@ -97,6 +97,8 @@ pub struct Board {
     pub busy: Cell<u64>,
     /// The place of the node that was last seen to lead the cluster.
     pub leader: Cell<Option<usize>>,
+    /// Whether every node has been seen to vote: before, fewer are a majority.
+    pub all_vote: Cell<bool>,
     /// The nodes that can talk to no majority, by their places, and since when.
     pub cut_off: RefCell<BTreeMap<usize, Duration>>,
     /// How often a leader stepped down because a client asked.
@@ -128,6 +130,7 @@ impl Board {
             settles_since: Cell::default(),
             busy: Cell::default(),
             leader: Cell::default(),
+            all_vote: Cell::default(),
             cut_off: RefCell::default(),
             stepped_down: Cell::default(),
             shared_tenant: RefCell::default(),

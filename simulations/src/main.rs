@@ -71,6 +71,9 @@ struct How {
     /// Which faults
     #[arg(long, default_value = "all")]
     mix: Mix,
+    /// Faults follow one another fast
+    #[arg(long)]
+    hectic: bool,
     /// A process that starts after syncs have failed can still read what they dropped
     #[arg(long)]
     stale_cache: bool,
@@ -81,8 +84,8 @@ struct How {
 
 impl How {
     fn plan(self, seed: u64) -> Plan {
-        let Self { nodes, secs, mix, stale_cache, mutant, calm } = self;
-        Plan { nodes, secs, faults: !calm, mix, stale_cache, mutant, ..Plan::new(seed) }
+        let Self { nodes, secs, mix, hectic, stale_cache, mutant, calm } = self;
+        Plan { nodes, secs, faults: !calm, mix, hectic, stale_cache, mutant, ..Plan::new(seed) }
     }
 }
 

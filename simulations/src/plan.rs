@@ -28,6 +28,8 @@ pub struct Plan {
     pub faults: bool,
     /// Which faults there are.
     pub mix: Mix,
+    /// Whether faults follow one another so fast that little gets done between them.
+    pub hectic: bool,
     /// Whether a process that starts after syncs have failed can still read what they dropped.
     pub stale_cache: bool,
     /// Whether the story is kept as lines.
@@ -88,6 +90,7 @@ impl Plan {
             secs: SECS_DEFAULT,
             faults: true,
             mix: Mix::All,
+            hectic: false,
             stale_cache: false,
             keep_lines: false,
             mutant: None,
@@ -147,6 +150,9 @@ impl Outcome {
         }
         if mix != Mix::All {
             line.push_str(&format!(" --mix {mix}"));
+        }
+        if self.plan.hectic {
+            line.push_str(" --hectic");
         }
         if self.plan.stale_cache {
             line.push_str(" --stale-cache");

@@ -109,3 +109,10 @@ fn a_waiter_is_not_told_that_it_holds_what_it_did_not_get() {
 fn what_a_failed_sync_dropped_is_not_trusted() {
     kept(Plan { secs: 12, stale_cache: true, ..alone(3) });
 }
+
+/// A joiner whose disk filled up while it waited to be registered stayed `starting` for ever, and
+/// could even lead; and one refused to start because the disk of the leader was full.
+#[test]
+fn a_start_waits_for_room_elsewhere_and_fails_for_want_of_its_own() {
+    kept(Plan { secs: 4, ..Plan::new(1168) });
+}

@@ -13,6 +13,8 @@ use crate::world::Service;
 pub const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// From the end of the faults to a leader that all nodes name, simulated time.
 pub const LEADER_MAX: Duration = Duration::from_secs(10);
+/// From the end of the faults to a cluster in which every node votes, simulated time.
+pub const VOTERS_MAX: Duration = Duration::from_secs(30);
 /// From the moment when everybody has what he waited for to equal answers of all nodes.
 pub const AGREE_MAX: Duration = Duration::from_secs(10);
 /// From the request to stop to the end of the process, simulated time.

@@ -39,6 +39,7 @@ pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
         sleep(ROUND_PAUSE).await;
     }
     watcher.await_leader().await?;
+    watcher.await_voters().await?;
     while watcher.board.busy.get() > 0 {
         watcher.ask_who_leads().await?;
         sleep(ROUND_PAUSE).await;
@@ -68,6 +69,10 @@ impl Watcher {
                 named.push(id);
             }
         }
+        if !self.board.all_vote.get() && !named.is_empty() {
+            let all_vote = self.who_votes().await.first() == Some(&self.board.nodes.len());
+            self.board.all_vote.set(all_vote);
+        }
         let all = named.len() == self.board.nodes.len();
         Ok(all && named.windows(2).all(|pair| pair[0] == pair[1]))
     }
@@ -78,6 +83,39 @@ impl Watcher {
         let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
         let replies = join_all(asked).await;
         replies.into_iter().map(|reply| reply.ok().filter(|reply| reply.status == 200)).collect()
+    }
+
+    /// How many vote in each group, the system group first; nothing when nobody says.
+    async fn who_votes(&self) -> Vec<usize> {
+        let Ok(reply) =
+            self.client.anywhere(&Call::get("/api/cluster/groups").within(PATIENCE)).await
+        else {
+            return Vec::new();
+        };
+        let votes = |group: &Value| {
+            let replicas = group["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+            replicas.iter().filter(|replica| replica["role"] == "voter").count()
+        };
+        reply.body["groups"].as_array().into_iter().flatten().map(votes).collect()
+    }
+
+    /// Every node votes in the system group.
+    async fn await_voters(&self) -> Checked {
+        let nodes = self.board.nodes.len();
+        let bound = self.board.settles_since.get() + liveness::VOTERS_MAX;
+        loop {
+            let votes = self.who_votes().await;
+            if votes.first() == Some(&nodes) {
+                return Ok(());
+            }
+            let in_time = trace::now() < bound;
+            ensure!(
+                in_time,
+                "so many vote in each group {:?} after the faults: {votes:?}",
+                liveness::VOTERS_MAX
+            );
+            sleep(ROUND_PAUSE).await;
+        }
     }
 
     async fn await_leader(&mut self) -> Checked {

@@ -97,7 +97,7 @@ impl World {
                 .filter(|other| split.ways.contains(&(*other, at)))
                 .count();
             let reached = self.seats.len() - cut_off;
-            if reached * 2 <= self.seats.len() {
+            if reached * 2 <= self.seats.len() && self.board.all_vote.get() {
                 self.board.cut_off.borrow_mut().insert(at, now);
             }
         }

@@ -14,6 +14,7 @@ use crate::{Mix, Plan, trace};
 /// Time between two faults, ms.
 const GAP_MS_MIN: u64 = 100;
 const GAP_MS_MAX: u64 = 4000;
+const HECTIC_GAP_MS_MAX: u64 = 900;
 /// The end of a process that is armed comes within so many operations of its disk.
 const ARMED_OPS_MAX: u64 = 120;
 /// A fault that passes lasts so long, ms.
@@ -35,6 +36,7 @@ const FAVOURED: u32 = 4;
 pub(super) struct Weather {
     enabled: bool,
     next_at: Duration,
+    gap_ms_max: u64,
     /// How likely each fault is in this run.
     odds: Vec<(Fault, u32)>,
     /// The faults that have to pass, and when.
@@ -112,6 +114,7 @@ impl Weather {
         Self {
             enabled: plan.faults,
             next_at: Duration::from_millis(rng.random_range(0..=GAP_MS_MAX)),
+            gap_ms_max: if plan.hectic { HECTIC_GAP_MS_MAX } else { GAP_MS_MAX },
             odds,
             passing: Vec::new(),
             rolls: None,
@@ -139,7 +142,7 @@ impl World {
         if !self.weather.enabled || now < self.weather.next_at {
             return;
         }
-        let gap_ms = self.rng.random_range(GAP_MS_MIN..=GAP_MS_MAX);
+        let gap_ms = self.rng.random_range(GAP_MS_MIN..=self.weather.gap_ms_max);
         self.weather.next_at = now + Duration::from_millis(gap_ms);
         let Some(fault) = self.weather.some_fault(&mut self.rng) else { return };
         let at = self.rng.random_range(0..self.seats.len());
