@@ -240,6 +240,7 @@ async fn the_openapi_document_lists_what_is_served() {
         ("/api/tenants/{tenant_id}/usage", "get"),
         ("/api/tenants/{tenant_id}/storage-stats", "get"),
         ("/api/cluster/nodes/{node_id}/heartbeat", "post"),
+        ("/api/cluster/join-tokens", "post"),
         ("/api/cluster/leader", "get"),
         ("/api/cluster/leader/step-down", "post"),
         ("/api/cluster/health", "get"),

@@ -214,6 +214,12 @@ async fn minority(leader_survives: bool) {
     let last = if leader_survives { leader } else { (leader + 1) % 3 };
     let client = cluster.client(last);
     let token = acquire(&client, "kept", "holder", 3600.0).await;
+    // Its own view, which it is asked for below, may be a moment late.
+    eventually("it knows of the lock", async || {
+        let stale = client.get("/api/locks/kept?consistency=stale").await;
+        (stale.status == 200).then_some(())
+    })
+    .await;
     let gone: Vec<_> = (0..3).filter(|node| *node != last).collect();
     for node in &gone {
         cluster.kill9(*node);

@@ -87,7 +87,6 @@ async fn a_dead_follower_is_removed_as_it_is() {
 }
 
 #[tokio::test]
-#[ignore = "whoever is removed while it is dead is turned away by all, and never told why"]
 async fn who_was_removed_while_it_was_dead_is_told_when_it_comes_back() {
     let mut cluster = Cluster::of(3, &[]).await;
     let victim = cluster.followers().await.into_iter().find(|node| *node != 0).expect("one");
@@ -108,6 +107,19 @@ async fn a_removed_leader_lets_another_lead_first() {
     let exit = cluster.ended(leader).await;
     assert_eq!(exit.code, Some(1), "{}", exit.output);
     cluster.await_leader(&[leader]).await;
+    assert_eq!(listed(&cluster, 0).await.len(), 2);
+    cluster.whole().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_told_to_remove_itself_goes() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let leader = led_by_another_than(&cluster, 0).await;
+    // It is asked, hands over, and answers before it ends.
+    cluster.client(leader).delete(&cluster.path(leader)).await.expect(200);
+    let exit = cluster.ended(leader).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.output);
+    assert!(exit.output.contains("removed"), "{}", exit.output);
     assert_eq!(listed(&cluster, 0).await.len(), 2);
     cluster.whole().await;
 }
