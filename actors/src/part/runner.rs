@@ -114,7 +114,9 @@ impl<M: Machine> PartRunner<M> {
         self.applied != self.durable
     }
 
-    /// Makes everything applied durable and tells the log.
+    /// Makes everything applied durable and tells the log. Where the disk is full the control plane
+    /// goes on from memory, stays dirty, and tries again with the next call: the log has what its
+    /// file lacks. A tenant fails then, and is started again from its files and the log.
     ///
     /// # Errors
     /// When the files fail.
@@ -123,16 +125,46 @@ impl<M: Machine> PartRunner<M> {
         self.rows.put(self.machine.take_settled_rows());
         self.rows.put(self.machine.take_dirty_rows());
         let pending = self.rows.take_pending();
-        if let Some(store) = &mut self.rows.store {
-            store.make_durable(pending, applied).await?;
+        let may_wait = self.may_wait_for_room();
+        let kept = if may_wait { pending.clone() } else { Vec::new() };
+        let written = match &mut self.rows.store {
+            Some(store) => store.make_durable(pending, applied).await,
+            None if may_wait => Err(StoreError::Full),
+            None => Ok(()),
+        };
+        self.undurable_entries = 0;
+        match written {
+            Err(StoreError::Full) if may_wait => {
+                self.rows.put(kept);
+                return self.reopen().await;
+            }
+            written => written?,
         }
         self.durable = Some(applied);
-        self.undurable_entries = 0;
         self.deps.ledger.durable(self.group, self.part, applied);
         Ok(())
     }
 
-    /// Everything the part holds, which is durable then.
+    /// Whether everything since the last durable write is still in memory: the control plane has no
+    /// events, and commits nothing that is not durable.
+    fn may_wait_for_room(&self) -> bool {
+        self.part == Part::System
+    }
+
+    /// Opens the files again, which a failed write has closed. They hold what was durable last; the
+    /// rows since then are pending.
+    async fn reopen(&mut self) -> Result<(), StoreError> {
+        tracing::warn!(part = %self.part, "the disk is full: what changed waits in memory and the log");
+        self.rows.store = None;
+        match self.deps.stores.open(self.part).await {
+            Ok(store) => self.rows.store = Some(store),
+            Err(StoreError::Full) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Everything the part holds, which is durable then unless the disk is full.
     ///
     /// # Errors
     /// When the files fail.
@@ -160,7 +192,7 @@ impl<M: Machine> PartRunner<M> {
         self.machine = M::load(&self.rows)?;
         self.applied = Some(position);
         self.make_durable().await?;
-        Ok(true)
+        if self.is_dirty() { Err(StoreError::Full) } else { Ok(true) }
     }
 
     fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
@@ -203,17 +235,21 @@ impl<M: Machine> PartRunner<M> {
     async fn write_behind(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied else { return Ok(()) };
         match (self.rows.store.is_some(), self.machine.needs_files()) {
-            (false, true) => self.rows.store = Some(self.deps.stores.open(self.part).await?),
+            (false, true) => match self.deps.stores.open(self.part).await {
+                Err(StoreError::Full) if self.may_wait_for_room() => {}
+                opened => self.rows.store = Some(opened?),
+            },
             // Before anything says that the deletion is durable: else it would not be repeated.
             (true, false) => self.remove_files().await?,
             _ => {}
         }
         self.append_events()?;
         self.rows.put(self.machine.take_settled_rows());
-        if self.undurable_entries >= UNDURABLE_ENTRIES_MAX {
+        let is_large = self.rows.pending_bytes() >= PENDING_BYTES_MAX;
+        if self.undurable_entries >= UNDURABLE_ENTRIES_MAX || is_large && self.may_wait_for_room() {
             return self.make_durable().await;
         }
-        if self.rows.pending_bytes() >= PENDING_BYTES_MAX {
+        if is_large {
             self.rows.put(self.machine.take_dirty_rows());
             let pending = self.rows.take_pending();
             if let Some(store) = &mut self.rows.store {

@@ -63,6 +63,7 @@ pub struct NodeHost {
     is_ready: Cell<bool>,
     /// What the disk had refused before the present life.
     refused_before: Cell<u64>,
+    failed_syncs_before: Cell<u64>,
     /// Its id in the cluster, once it has one.
     id: RefCell<String>,
     /// Why the life that ran last ended by itself.
@@ -138,6 +139,7 @@ impl NodeHost {
             ready: Cell::default(),
             is_ready: Cell::default(),
             refused_before: Cell::default(),
+            failed_syncs_before: Cell::default(),
             id: RefCell::default(),
             exit: RefCell::default(),
         })
@@ -166,6 +168,11 @@ impl NodeHost {
     /// Whether the disk has refused something in the present life: then the node may fail.
     pub fn has_seen_disk_fail(&self) -> bool {
         self.refused() > self.refused_before.get()
+    }
+
+    /// Whether a sync has failed in the present life: nobody knows then what the disk holds.
+    pub fn has_seen_sync_fail(&self) -> bool {
+        self.seen.failed_syncs() > self.failed_syncs_before.get()
     }
 
     fn refused(&self) -> u64 {
@@ -210,6 +217,7 @@ impl NodeHost {
         self.starts.set(incarnation);
         self.is_ready.set(false);
         self.refused_before.set(self.refused());
+        self.failed_syncs_before.set(self.seen.failed_syncs());
         let life = Life::new(&self.name, &self.names, &self.seen, &self.air, self.mutant);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);

@@ -65,7 +65,10 @@ impl World {
                 self.seats[at].state = NodeState::Stopped;
             }
             (Some(Exit::Failed(why)), _) => {
-                let excused = host.has_seen_disk_fail() || is_waiting_to_join(&why);
+                // A full disk is no reason to end, but a start may need room.
+                let excused = host.has_seen_sync_fail()
+                    || (host.has_seen_disk_fail() && !host.is_ready())
+                    || is_waiting_to_join(&why);
                 ensure!(excused, "{} failed by itself: {why}", host.name());
                 self.count(Fault::NodeFailed);
                 self.bring_down(at, "it ended by itself");
