@@ -42,10 +42,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// not on this node.
     fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>>;
 
-    /// Whether this node leads the group now, and a quorum has confirmed it within the lease: what
-    /// [`Ledger::leadership`] publishes, looked at again at this moment. A process that was stopped
-    /// for a while does not know yet that time has passed; this does.
-    fn leads(&self, group: GroupId) -> bool;
+    /// The term in which this node leads the group now, if a quorum has confirmed it within the
+    /// lease: what [`Ledger::leadership`] publishes, looked at again at this moment. A process that
+    /// was stopped for a while does not know yet that time has passed; this does.
+    fn leads(&self, group: GroupId) -> Option<u64>;
 
     /// The entries for `part` in the group's log after `after` and up to index `upto` inclusive,
     /// in order: what an actor that starts again has to apply once more.

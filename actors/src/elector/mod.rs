@@ -72,8 +72,8 @@ impl Elector {
     /// A node that is cut off knows of none.
     pub fn current(&self) -> Leadership {
         let known = *self.leadership.borrow();
-        if self.ledger.leads(GroupId::SYSTEM) {
-            return Leadership { leader: Some(self.raft_id), here: true, ..known };
+        if let Some(term) = self.ledger.leads(GroupId::SYSTEM) {
+            return Leadership { term, leader: Some(self.raft_id), here: true };
         }
         let claim = *self.claim.borrow();
         let claim = claim

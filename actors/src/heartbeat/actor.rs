@@ -13,7 +13,7 @@ use super::message::HeartbeatMessage;
 use super::state::Listener;
 use crate::codec;
 use crate::ids::GroupId;
-use crate::ports::{Leadership, Ledger, Peers, Service};
+use crate::ports::{Ledger, Peers, Service};
 use crate::seams::Seams;
 
 /// Pings in an election timeout.
@@ -41,7 +41,6 @@ pub struct HeartbeatArguments {
 /// What it keeps.
 pub struct HeartbeatState {
     arguments: HeartbeatArguments,
-    leadership: watch::Receiver<Leadership>,
     listener: Listener,
     members: Members,
     /// Members that have a ping to answer.
@@ -62,7 +61,7 @@ impl Actor for HeartbeatActor {
         let leadership = leadership.ok_or("the system group is not on this node")?;
         let every = arguments.election_timeout / PINGS_PER_TIMEOUT;
         myself.send_interval(every, || HeartbeatMessage::Ping);
-        let mut changes = leadership.clone();
+        let mut changes = leadership;
         tokio::spawn(async move {
             // Whoever leads now, or does not any more, says so at once.
             while changes.changed().await.is_ok() {
@@ -72,7 +71,6 @@ impl Actor for HeartbeatActor {
             }
         });
         Ok(HeartbeatState {
-            leadership,
             listener: Listener::new(arguments.silent_after),
             members: Members::new(arguments.election_timeout),
             asked: BTreeSet::new(),
@@ -120,10 +118,9 @@ impl Actor for HeartbeatActor {
 
 impl HeartbeatState {
     fn beat(&self, now: Instant) -> Beat {
-        let leadership = *self.leadership.borrow();
         Beat {
             at: self.arguments.seams.clock.now(),
-            leads: self.arguments.ledger.leads(GroupId::SYSTEM).then_some(leadership.term),
+            leads: self.arguments.ledger.leads(GroupId::SYSTEM),
             silent_ms: self.members.silent_ms(now),
         }
     }

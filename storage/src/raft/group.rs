@@ -248,10 +248,11 @@ impl Group {
         }
     }
 
-    /// Whether this node leads, by what a quorum has confirmed up to this moment.
-    pub fn leads(&self) -> bool {
+    /// The term in which this node leads, by what a quorum has confirmed up to this moment.
+    pub fn leads(&self) -> Option<u64> {
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);
-        self.observe(&self.raft.metrics(), &self.raft.server_metrics(), lease).here
+        let now = self.observe(&self.raft.metrics(), &self.raft.server_metrics(), lease);
+        now.here.then_some(now.term)
     }
 
     fn observe(

@@ -287,8 +287,8 @@ impl Ledger for Groups {
         Some(self.group(group)?.leadership())
     }
 
-    fn leads(&self, group: GroupId) -> bool {
-        self.group(group).is_some_and(|group| group.leads())
+    fn leads(&self, group: GroupId) -> Option<u64> {
+        self.group(group)?.leads()
     }
 
     fn replay(
