@@ -6,6 +6,7 @@
 //! - A member is its raft id *and* its node id; a certificate for only one of them is nobody's.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{Connection, VarInt};
@@ -49,6 +50,8 @@ struct Seat {
 pub(super) struct Member {
     pub peer: Peer,
     pub link: watch::Sender<Link<Connection>>,
+    /// Where it last called from: its socket is the one it listens at.
+    seen: Mutex<Option<SocketAddr>>,
     control: Semaphore,
     raft: Semaphore,
     bulk: Semaphore,
@@ -92,6 +95,8 @@ impl Members {
         if seat.from.len() > FROM_MEMBER_MAX {
             seat.from.remove(0).close(REPLACED, b"a newer connection is there");
         }
+        *seat.member.seen.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(connection.remote_address());
         seat.member.link.send_modify(Link::forgive);
         true
     }
@@ -121,10 +126,18 @@ impl Member {
         Arc::new(Self {
             peer,
             link: watch::Sender::new(Link::new()),
+            seen: Mutex::default(),
             control: Semaphore::new(CONTROL_CALLS_MAX),
             raft: Semaphore::new(RAFT_CALLS_MAX),
             bulk: Semaphore::new(BULK_CALLS_MAX),
         })
+    }
+
+    /// Where it last called from, when that is not the address it is known by: it has started again
+    /// elsewhere, and nobody may be left to say so.
+    pub fn moved_to(&self) -> Option<SocketAddr> {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.filter(|seen| seen.to_string() != self.peer.addr)
     }
 
     /// A place among the calls under way in this lane.

@@ -240,7 +240,7 @@ impl Shared {
 /// One attempt to connect to a member.
 async fn attempt(shared: Arc<Shared>, member: Arc<Member>) {
     let deadline = Instant::now() + Duration::from_millis(ATTEMPT_MS_MAX);
-    let result = match timeout_at(deadline, greeted(&shared, &member.peer, deadline)).await {
+    let result = match timeout_at(deadline, reached(&shared, &member, deadline)).await {
         Ok(result) => result,
         Err(_) => Err(format!("no answer from {}", member.peer.addr)),
     };
@@ -253,12 +253,34 @@ async fn attempt(shared: Arc<Shared>, member: Arc<Member>) {
     unwanted.iter().for_each(members::turn_away);
 }
 
+/// Connects to a member where it was last heard from, or at the address it is known by.
+async fn reached(
+    shared: &Shared,
+    member: &Member,
+    deadline: Instant,
+) -> Result<Connection, String> {
+    if let Some(addr) = member.moved_to() {
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let addr = addr.to_string();
+        let there = greeted(shared, &member.peer, &addr, half);
+        if let Ok(Ok(connection)) = timeout_at(half, there).await {
+            return Ok(connection);
+        }
+    }
+    greeted(shared, &member.peer, &member.peer.addr, deadline).await
+}
+
 /// Connects and waits for the greeting: after that the other end takes our calls.
-async fn greeted(shared: &Shared, peer: &Peer, deadline: Instant) -> Result<Connection, String> {
+async fn greeted(
+    shared: &Shared,
+    peer: &Peer,
+    addr: &str,
+    deadline: Instant,
+) -> Result<Connection, String> {
     let name = MemberName { raft_id: peer.raft_id, node: peer.node, cluster: shared.name.cluster };
     let Shared { endpoint, client, tcp, .. } = shared;
     let connection =
-        dial(endpoint, tcp.as_ref(), client, &peer.addr, &name.to_string(), deadline).await?;
+        dial(endpoint, tcp.as_ref(), client, addr, &name.to_string(), deadline).await?;
     let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
     let mut version = [0];
     stream.read_exact(&mut version).await.map_err(|error| error.to_string())?;

@@ -170,6 +170,23 @@ async fn a_member_that_starts_again_at_its_address_is_called_again() {
     one.call_until_answered(2).await;
 }
 
+/// Nobody may be left to tell the others where it is: it is found by its own calls.
+#[tokio::test]
+async fn a_member_that_starts_elsewhere_is_called_where_it_calls_from() {
+    let cluster = Cluster::new(13);
+    let (one, two) = cluster.pair();
+    one.call(2, b"hello").await.unwrap();
+    let Node { name, identity, quic, .. } = two;
+    quic.close().await;
+    drop(quic);
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let moved = cluster.start(name, identity, anywhere);
+    moved.knows(&[&one]);
+    moved.call_until_answered(1).await;
+    one.call_until_answered(2).await;
+    assert!(!moved.service.calls_so_far().is_empty());
+}
+
 #[tokio::test]
 async fn who_stands_at_a_members_address_has_to_be_that_member() {
     let cluster = Cluster::new(12);
