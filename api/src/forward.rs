@@ -14,8 +14,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::Method;
 use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{Owner, Route};
@@ -36,6 +36,8 @@ use crate::{locks, runs};
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// Wait before the next attempt, at most.
 const RETRY_MAX: Duration = Duration::from_millis(200);
+/// On answers from this node's own view: how far that is.
+const APPLIED_INDEX: HeaderName = HeaderName::from_static("shiioo-applied-index");
 /// How much longer than its deadline a request that was handed over is waited for, so that what
 /// the other node says at the deadline arrives.
 const ANSWER_GRACE: Duration = Duration::from_millis(200);
@@ -47,6 +49,9 @@ pub(crate) trait Ways: Clone + Send + Sync + 'static {
 
     /// Whether the node's actors run.
     fn is_open(&self) -> bool;
+
+    /// How far this node's own view of the cluster is.
+    fn applied_index(&self, deadline: Instant) -> impl Future<Output = Option<u64>> + Send;
 
     /// Names a write that is about to be tried, perhaps a long poll.
     fn begin(&self, is_long: bool) -> Option<UnderWay>;
@@ -75,6 +80,10 @@ impl Ways for App {
 
     fn is_open(&self) -> bool {
         self.node().is_ok()
+    }
+
+    async fn applied_index(&self, deadline: Instant) -> Option<u64> {
+        self.node().ok()?.cluster.applied_index(deadline).await.ok()
     }
 
     fn begin(&self, is_long: bool) -> Option<UnderWay> {
@@ -155,7 +164,14 @@ pub(crate) async fn to_owner<W: Ways>(
     };
     if owner == Owner::Cluster && is_read(&parts.method) && wants_stale(&parts) {
         let attempt = Attempt { stale: true, ..Attempt::only(layer.app.request_timeout) };
-        return run_here(&attempt, Request::from_parts(parts, Body::from(body)), next).await;
+        // Before the read, which then sees at least that much.
+        let applied = layer.ways.applied_index(attempt.deadline).await;
+        let request = Request::from_parts(parts, Body::from(body));
+        let mut response = run_here(&attempt, request, next).await;
+        if let Some(applied) = applied {
+            response.headers_mut().insert(APPLIED_INDEX, HeaderValue::from(applied));
+        }
+        return response;
     }
     Journey::new(&layer, owner, parts, body).go(&next).await
 }

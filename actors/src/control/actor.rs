@@ -146,6 +146,9 @@ impl Actor for ControlActor {
             }
             ControlMessage::Reconcile => state.reconcile(&myself),
             ControlMessage::Read(read) => read(&state.runner.machine),
+            ControlMessage::Applied(reply) => {
+                let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
+            }
             ControlMessage::Dump(reply) => {
                 let _ = reply.send(state.runner.dump().await);
             }

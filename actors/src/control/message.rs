@@ -20,6 +20,8 @@ pub enum ControlMessage {
     Reconcile,
     /// Read the state.
     Read(ReadSystem),
+    /// Index of the last entry applied.
+    Applied(oneshot::Sender<u64>),
     /// Everything there is, for another replica.
     Dump(oneshot::Sender<Result<Dump, StoreError>>),
     /// Another replica's state, which replaces this one's.

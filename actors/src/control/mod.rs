@@ -135,6 +135,14 @@ impl Control {
         .await
     }
 
+    /// Index of the last entry that is in the state on this node.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn applied(&self, deadline: Instant) -> Result<u64, CallError> {
+        call(&self.actor, deadline, ControlMessage::Applied).await
+    }
+
     /// Reads the state as the call wants it: linearizably, or as it is on this node.
     ///
     /// # Errors

@@ -154,6 +154,15 @@ impl Cluster {
         Ok(LeaderView { leader, term: now.term })
     }
 
+    /// How far this node's own view of the cluster is: the index in the system group's log of the
+    /// last entry in it.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn applied_index(&self, deadline: Instant) -> Result<u64, CallError> {
+        self.control.applied(deadline).await
+    }
+
     /// How the cluster is, from this node's own view.
     pub async fn health(&self) -> ClusterHealth {
         let deadline = Instant::now() + LOCAL_DEADLINE;

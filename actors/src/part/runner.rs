@@ -109,6 +109,11 @@ impl<M: Machine> PartRunner<M> {
         Ok(effects)
     }
 
+    /// The last entry applied.
+    pub const fn applied(&self) -> Option<Position> {
+        self.applied
+    }
+
     /// Whether something applied is not durable yet.
     pub fn is_dirty(&self) -> bool {
         self.applied != self.durable

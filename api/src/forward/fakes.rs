@@ -110,6 +110,10 @@ impl Ways for Fake {
         true
     }
 
+    async fn applied_index(&self, _: Instant) -> Option<u64> {
+        Some(7)
+    }
+
     fn begin(&self, is_long: bool) -> Option<UnderWay> {
         Some(self.0.origins.begin(is_long))
     }
