@@ -81,8 +81,9 @@ fn start_log(log: &LogConfig) {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut filter = log.filter.clone();
     if !filter.contains("openraft") {
-        // It tells of every heartbeat: too much, unless it is asked for by name.
-        filter.push_str(",openraft=warn");
+        // It tells of every heartbeat that fails: too much, unless it is asked for by name. How the
+        // members are is told by our own monitor.
+        filter.push_str(",openraft=error");
     }
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

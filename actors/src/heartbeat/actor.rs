@@ -1,6 +1,6 @@
 //! The shell around the heartbeat monitor's state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::codec;
 use crate::ids::GroupId;
 use crate::ports::{Ledger, Peers, Service};
 use crate::seams::Seams;
+use crate::views::NodeStatus;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
@@ -45,6 +46,8 @@ pub struct HeartbeatState {
     members: Members,
     /// Members that have a ping to answer.
     asked: BTreeSet<u64>,
+    /// How each member was when it was last told to the log.
+    told: BTreeMap<u64, NodeStatus>,
 }
 
 impl Actor for HeartbeatActor {
@@ -74,6 +77,7 @@ impl Actor for HeartbeatActor {
             listener: Listener::new(arguments.silent_after),
             members: Members::new(arguments.election_timeout),
             asked: BTreeSet::new(),
+            told: BTreeMap::new(),
             arguments,
         })
     }
@@ -97,7 +101,10 @@ impl Actor for HeartbeatActor {
                 state.members.set(&members, now);
                 state.publish();
             }
-            HeartbeatMessage::Ping => state.ping(&myself),
+            HeartbeatMessage::Ping => {
+                state.tell_changes(now);
+                state.ping(&myself);
+            }
             HeartbeatMessage::Pinged { from, beat, reply } => {
                 state.hear(from, beat, None);
                 let _ = reply.send(state.beat(now));
@@ -134,6 +141,18 @@ impl HeartbeatState {
     fn publish(&self) {
         let claim = self.members.claim();
         self.arguments.claim.send_if_modified(|known| std::mem::replace(known, claim) != claim);
+    }
+
+    /// Tells the log who is better or worse than before.
+    fn tell_changes(&mut self, now: Instant) {
+        let health = self.members.health(now);
+        for (raft_id, health) in &health {
+            let before = self.told.insert(*raft_id, health.status);
+            if before.is_some_and(|before| before != health.status) {
+                tracing::info!(raft_id, status = health.status.name(), "a member's health changed");
+            }
+        }
+        self.told.retain(|raft_id, _| health.contains_key(raft_id));
     }
 
     /// Pings everybody who owes no answer.
