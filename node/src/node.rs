@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Member;
 use shiioo_actors::ids::NodeId;
+use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
@@ -196,6 +197,11 @@ impl Node {
     /// Where it talks with other nodes.
     pub fn node_addr(&self) -> SocketAddr {
         self.node_addr
+    }
+
+    /// What this node knows of the Raft groups that it is in.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        self.rooms.groups()
     }
 
     /// What it was told.

@@ -156,6 +156,11 @@ impl Rooms {
         }
     }
 
+    /// What is known here of the groups.
+    pub(crate) fn groups(&self) -> Vec<GroupStatus> {
+        self.groups.groups()
+    }
+
     /// Waits until the node can go on no longer; tells why.
     pub(crate) async fn failed(&self) -> String {
         tokio::select! {

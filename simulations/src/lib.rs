@@ -57,10 +57,10 @@ pub mod client;
 pub mod det;
 mod plan;
 pub mod seams;
-mod sweep;
+pub mod sweep;
 pub mod trace;
 pub mod workload;
 pub mod world;
 
 pub use plan::{Mix, Mutant, NODES_DEFAULT, Outcome, Plan, SECS_DEFAULT};
-pub use sweep::{Summary, sweep};
+pub use sweep::Summary;

@@ -1,11 +1,16 @@
-//! The simulator as a tool: runs one seed, many, one again with its story, or one twice.
+//! The simulator as a tool: runs one seed, many, one again with its story, a script, and seeds
+//! more than once to see that they repeat.
 
-use std::io::{self, IsTerminal as _, Write as _};
+mod log;
+mod meta;
+mod report;
+
+use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use simulations::{Mix, Mutant, Outcome, Plan, Summary, sweep};
+use simulations::{Mix, Mutant, Plan, sweep};
 
 /// Runs the shipped node in a simulated world.
 #[derive(Debug, Parser)]
@@ -20,32 +25,41 @@ enum Command {
     /// Runs one seed and says how it went
     Run(One),
     /// Runs many seeds and sums up
-    Sweep {
-        /// How many seeds
-        #[arg(long, default_value_t = 100)]
-        seeds: u64,
+    Sweep(Many),
+    /// Runs one seed again, with its story
+    Replay {
+        #[command(flatten)]
+        one: One,
+        /// Print every packet, request, election, fault and disk operation with its time
+        #[arg(long)]
+        trace: bool,
+        /// Only lines of these nodes and clients: n1, c2, all
+        #[arg(long, value_delimiter = ',')]
+        who: Vec<String>,
+        /// Only lines of these kinds: node, raft, disk, udp, tcp, http, lock, fault, log
+        #[arg(long, value_delimiter = ',')]
+        kind: Vec<String>,
+        /// Put the program's own log into the story, as in RUST_LOG
+        #[arg(long, value_name = "FILTER")]
+        log: Option<String>,
+    },
+    /// Runs one seed twice and compares every line; or many, in several ways
+    Meta {
         /// The first seed
         #[arg(long, default_value_t = 0)]
-        from: u64,
+        seed: u64,
+        /// How many seeds: alone, several at a time, and in another process
+        #[arg(long)]
+        seeds: Option<u64>,
         /// How many at a time
         #[arg(long, default_value_t = 2)]
         jobs: usize,
         #[command(flatten)]
         how: How,
     },
-    /// Runs one seed again, with its story
-    Replay {
-        #[command(flatten)]
-        one: One,
-        /// Print every packet, request, fault and disk operation with its time
-        #[arg(long)]
-        trace: bool,
-        /// Log of the program itself, to stderr, as in RUST_LOG
-        #[arg(long, value_name = "FILTER")]
-        log: Option<String>,
-    },
-    /// Runs one seed twice and compares every byte of the two traces
-    Meta(One),
+    /// Says the hashes of the traces of many seeds
+    #[command(hide = true)]
+    Hashes(Many),
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -53,6 +67,21 @@ struct One {
     /// Decides everything
     #[arg(long)]
     seed: u64,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Many {
+    /// How many seeds
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     #[command(flatten)]
     how: How,
 }
@@ -89,132 +118,95 @@ impl How {
     }
 }
 
+impl Many {
+    fn range(self) -> std::ops::Range<u64> {
+        self.from..self.from.saturating_add(self.seeds)
+    }
+}
+
 fn main() -> ExitCode {
     let good = match Cli::parse().command {
-        Command::Run(One { seed, how }) => report(&how.plan(seed).run()),
-        Command::Replay { one: One { seed, how }, trace, log } => {
-            if let Some(filter) = log {
-                log_to_stderr(&filter);
-            }
-            let outcome = Plan { keep_lines: trace, ..how.plan(seed) }.run();
-            let mut stdout = io::stdout().lock();
-            for line in &outcome.trace.lines {
-                let _ = writeln!(stdout, "{line}");
-            }
-            report(&outcome)
+        Command::Run(One { seed, how }) => report::one(&how.plan(seed).run()),
+        Command::Sweep(many) => swept(many),
+        Command::Replay { one, trace, who, kind, log } => {
+            let told = trace || log.is_some() || !who.is_empty() || !kind.is_empty();
+            replayed(one, told, &Wanted { who, kind }, log.as_deref())
         }
-        Command::Sweep { seeds, from, jobs, how } => {
-            many(how.plan(from), from..from.saturating_add(seeds), jobs)
+        Command::Meta { seed, seeds: None, how, .. } => meta::one(how.plan(seed)),
+        Command::Meta { seed, seeds: Some(seeds), jobs, how } => {
+            let many = Many { seeds, from: seed, jobs, how };
+            // One more at a time than here: the number must not matter.
+            let arguments = again(jobs.saturating_add(1));
+            meta::many(how.plan(seed), many.range(), jobs, &arguments).unwrap_or_else(|error| {
+                eprintln!("another process cannot be run: {error}");
+                false
+            })
         }
-        Command::Meta(One { seed, how }) => twice(how.plan(seed)),
+        Command::Hashes(many) => {
+            let hashes = sweep::hashes(many.how.plan(many.from), many.range(), many.jobs, |_| ());
+            hashes.iter().for_each(|(seed, hash)| println!("{seed} {hash}"));
+            true
+        }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn log_to_stderr(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::new(filter);
-    // The real time of a line says nothing here.
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).without_time();
-    let _ = lines.with_writer(io::stderr).try_init();
+/// The arguments of `meta`, as `hashes` takes them.
+fn again(jobs: usize) -> Vec<String> {
+    let mut arguments = vec!["hashes".to_owned()];
+    let mut given = std::env::args().skip(2);
+    while let Some(argument) = given.next() {
+        match argument.split('=').next().unwrap_or_default() {
+            "--jobs" if argument.contains('=') => {}
+            "--jobs" => drop(given.next()),
+            "--seed" => arguments.push(argument.replacen("--seed", "--from", 1)),
+            _ => arguments.push(argument),
+        }
+    }
+    arguments.extend(["--jobs".to_owned(), jobs.to_string()]);
+    arguments
 }
 
-/// Says how a run went. Tells whether it went well.
-fn report(outcome: &Outcome) -> bool {
-    let Outcome { plan, trace, violation, simulated, took, faults } = outcome;
-    println!(
-        "seed {}: {:.1} s simulated in {:.1} s ({:.0} a second), {} events, trace {}",
-        plan.seed,
-        simulated.as_secs_f64(),
-        took.as_secs_f64(),
-        simulated.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON),
-        trace.events,
-        trace.hash
-    );
-    for (fault, times) in faults {
-        println!("  {times:>8}  {fault}");
+/// Which lines of a story are shown; all where nothing is named.
+struct Wanted {
+    who: Vec<String>,
+    kind: Vec<String>,
+}
+
+impl Wanted {
+    fn has(&self, line: &str) -> bool {
+        let mut words = line.split_whitespace().skip(1);
+        let named = |wanted: &[String], word: Option<&str>| {
+            wanted.is_empty() || word.is_some_and(|word| wanted.iter().any(|name| name == word))
+        };
+        named(&self.who, words.next()) && named(&self.kind, words.next())
     }
-    match violation {
-        None => println!("every promise was kept"),
-        Some(violation) => println!("BROKEN: {violation}\n  again: {}", outcome.replay_line()),
+}
+
+fn replayed(one: One, trace: bool, wanted: &Wanted, log: Option<&str>) -> bool {
+    if let Some(filter) = log
+        && let Err(error) = log::into_story(filter)
+    {
+        eprintln!("the log cannot be had: {error}");
+        return false;
     }
-    violation.is_none()
+    let outcome = Plan { keep_lines: trace, ..one.how.plan(one.seed) }.run();
+    let mut stdout = io::stdout().lock();
+    for line in outcome.trace.lines.iter().filter(|line| wanted.has(line)) {
+        // Who reads it may have seen enough.
+        let _ = writeln!(stdout, "{line}");
+    }
+    drop(stdout);
+    report::one(&outcome)
 }
 
 // How long a sweep takes is shown to people and decides nothing.
 #[allow(clippy::disallowed_methods)]
-fn many(plan: Plan, seeds: std::ops::Range<u64>, jobs: usize) -> bool {
+fn swept(many: Many) -> bool {
     let began = Instant::now();
-    let total = seeds.end - seeds.start;
-    let progress = Progress::new(total);
-    let summary = sweep(plan, seeds, jobs, |outcome| progress.show(outcome));
+    let progress = report::Progress::new(many.seeds);
+    let plan = many.how.plan(many.from);
+    let summary = sweep::sweep(plan, many.range(), many.jobs, |outcome| progress.show(outcome));
     progress.clear();
-    sum_up(&summary, began.elapsed());
-    summary.failures.is_empty()
-}
-
-fn sum_up(summary: &Summary, took: Duration) {
-    let Summary { runs, simulated, faults, failures } = summary;
-    println!(
-        "{runs} runs, {} with a broken promise; {:.0} s simulated in {:.0} s ({:.0} a second)",
-        failures.len(),
-        simulated.as_secs_f64(),
-        took.as_secs_f64(),
-        simulated.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON)
-    );
-    for (fault, times) in faults {
-        println!("  {times:>8}  {fault}");
-    }
-}
-
-fn twice(plan: Plan) -> bool {
-    let plan = Plan { keep_lines: true, ..plan };
-    let (one, two) = (plan.run(), plan.run());
-    if one.trace == two.trace {
-        println!("seed {}: {} events, twice {}", plan.seed, one.trace.events, one.trace.hash);
-        return true;
-    }
-    let (one, two) = (one.trace.lines, two.trace.lines);
-    let same = one.iter().zip(&two).take_while(|(one, two)| one == two).count();
-    println!("seed {}: the two runs differ after {same} events:", plan.seed);
-    for lines in [&one, &two] {
-        for line in lines.iter().skip(same.saturating_sub(3)).take(8) {
-            println!("  {line}");
-        }
-        println!();
-    }
-    false
-}
-
-/// A line that is overwritten, on a terminal only.
-struct Progress {
-    total: u64,
-    done: std::sync::atomic::AtomicU64,
-    on_terminal: bool,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        Self { total, done: 0.into(), on_terminal: io::stderr().is_terminal() }
-    }
-
-    fn show(&self, outcome: &Outcome) {
-        let done = self.done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        if let Some(violation) = &outcome.violation {
-            self.clear();
-            println!("seed {}: {violation}\n  again: {}", outcome.plan.seed, outcome.replay_line());
-        }
-        if self.on_terminal {
-            /// Width of the bar, characters.
-            const WIDTH: u64 = 40;
-            let full = usize::try_from(WIDTH * done / self.total.max(1)).unwrap_or(0);
-            let bar = "#".repeat(full);
-            let _ = write!(io::stderr(), "\r[{bar:<40}] {done} of {}", self.total);
-        }
-    }
-
-    fn clear(&self) {
-        if self.on_terminal {
-            let _ = write!(io::stderr(), "\r{:60}\r", "");
-        }
-    }
+    report::many(&summary, began.elapsed())
 }

@@ -79,6 +79,8 @@ pub struct Outcome {
     pub took: Duration,
     /// How often each fault really happened.
     pub faults: BTreeMap<Fault, u64>,
+    /// Log entries and states that were compared with those of another node.
+    pub compared: u64,
 }
 
 impl Plan {
@@ -125,6 +127,7 @@ impl Plan {
                 simulated: ending.simulated,
                 took,
                 faults: ending.faults,
+                compared: ending.compared,
             },
             Err(panic) => Outcome {
                 plan: self,
@@ -133,6 +136,7 @@ impl Plan {
                 simulated: Duration::ZERO,
                 took,
                 faults: BTreeMap::new(),
+                compared: 0,
             },
         }
     }

@@ -16,10 +16,23 @@ pub struct Summary {
     pub runs: u64,
     /// Their time, in their own time.
     pub simulated: Duration,
-    /// How often each fault really happened.
-    pub faults: BTreeMap<Fault, u64>,
+    /// What came of each fault that really happened.
+    pub faults: BTreeMap<Fault, Tally>,
+    /// Log entries and states that were compared with those of another node.
+    pub compared: u64,
     /// The runs in which a promise was broken.
     pub failures: Vec<Outcome>,
+}
+
+/// How often a fault happened, and in how many runs of either verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Times in all.
+    pub times: u64,
+    /// Runs with it in which every promise was kept.
+    pub kept: u64,
+    /// Runs with it in which one was broken.
+    pub broken: u64,
 }
 
 /// Runs the seeds, `jobs` at a time, and shows each outcome to `watch` as it comes.
@@ -50,12 +63,35 @@ pub fn sweep(
     summary.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The trace's hash of every seed, `jobs` at a time.
+pub fn hashes(
+    plan: Plan,
+    seeds: std::ops::Range<u64>,
+    jobs: usize,
+    watch: impl Fn(&Outcome) + Sync,
+) -> BTreeMap<u64, String> {
+    let hashes = Mutex::new(BTreeMap::new());
+    sweep(plan, seeds, jobs, |outcome| {
+        let mut hashes = hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        hashes.insert(outcome.plan.seed, outcome.trace.hash.clone());
+        watch(outcome);
+    });
+    hashes.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Summary {
     fn add(&mut self, outcome: Outcome) {
         self.runs += 1;
         self.simulated += outcome.simulated;
+        self.compared += outcome.compared;
         for (fault, times) in &outcome.faults {
-            *self.faults.entry(*fault).or_default() += times;
+            let tally = self.faults.entry(*fault).or_default();
+            tally.times += times;
+            let happened = u64::from(*times > 0);
+            match outcome.violation {
+                None => tally.kept += happened,
+                Some(_) => tally.broken += happened,
+            }
         }
         if outcome.violation.is_some() {
             self.failures.push(outcome);

@@ -63,6 +63,25 @@ pub fn now() -> Duration {
     BETWEEN_STEPS.get().or_else(turmoil::sim_elapsed).unwrap_or_default()
 }
 
+/// Whether the story is kept as lines.
+pub fn keeps_lines() -> bool {
+    RECORDER.with_borrow(|recorder| recorder.as_ref().is_some_and(|kept| kept.lines.is_some()))
+}
+
+/// Adds a line to the story and nothing to the hash: what follows from events that are in it.
+pub fn note(who: &str, kind: &str, what: fmt::Arguments<'_>) {
+    RECORDER.with_borrow_mut(|recorder| {
+        let lines = recorder.as_mut().and_then(|recorder| recorder.lines.as_mut());
+        if let Some(lines) = lines {
+            lines.push(line(who, kind, what));
+        }
+    });
+}
+
+fn line(who: &str, kind: &str, what: fmt::Arguments<'_>) -> String {
+    format!("{:>12.6}  {who:<4} {kind:<6} {what}", now().as_secs_f64())
+}
+
 /// Records an event of `who`; `payload` are the bytes it carried, of which a line shows the
 /// length and the beginning of a digest.
 pub fn event(who: &str, kind: &str, what: fmt::Arguments<'_>, payload: &[u8]) {
@@ -76,7 +95,7 @@ pub fn event(who: &str, kind: &str, what: fmt::Arguments<'_>, payload: &[u8]) {
         recorder.hash.update((payload.len() as u64).to_le_bytes());
         recorder.hash.update(payload);
         if let Some(lines) = &mut recorder.lines {
-            let mut line = format!("{:>12.6}  {who:<4} {kind:<6} {what}", now.as_secs_f64());
+            let mut line = line(who, kind, what);
             if !payload.is_empty() {
                 let digest = Sha256::digest(payload);
                 let [a, b, c, ..] = digest[..] else { return };

@@ -19,6 +19,8 @@
 mod crash_tests;
 pub mod disk;
 mod executor;
+#[cfg(feature = "sim")]
+pub mod inspect;
 mod log;
 mod parts;
 mod raft;

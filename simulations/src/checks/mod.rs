@@ -7,9 +7,11 @@ pub mod linear;
 pub mod liveness;
 pub mod lock_spec;
 pub mod locks;
+pub mod matching;
 pub mod quotas;
 pub mod replicas;
 pub mod steps;
+pub mod terms;
 
 use std::fmt;
 

@@ -57,6 +57,37 @@ pub enum Fault {
     StepDown,
 }
 
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 25] = [
+        Self::PowerCut,
+        Self::PowerCutInOperation,
+        Self::Blackout,
+        Self::Kill,
+        Self::KillInOperation,
+        Self::Restart,
+        Self::RollingRestart,
+        Self::FullDisk,
+        Self::FailedSyncs,
+        Self::NodeFailed,
+        Self::LostLink,
+        Self::HeldLink,
+        Self::LeaderAlone,
+        Self::NodeAlone,
+        Self::Halves,
+        Self::OneWay,
+        Self::Bridge,
+        Self::Pause,
+        Self::SlowLink,
+        Self::LostPacket,
+        Self::DoubledPacket,
+        Self::LatePacket,
+        Self::ClockJump,
+        Self::ClockDrift,
+        Self::StepDown,
+    ];
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -9,6 +9,11 @@ pub(super) fn used(disk: &dyn Disk) -> u64 {
     walk(disk, "").into_iter().map(|(_, len)| len).sum()
 }
 
+/// The paths of all files of a disk.
+pub(super) fn paths(disk: &dyn Disk) -> Vec<String> {
+    walk(disk, "").into_iter().map(|(path, _)| path).collect()
+}
+
 /// All files of a name, with their contents.
 pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
     let named =

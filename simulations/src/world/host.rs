@@ -3,12 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
+use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::seams::Seams;
 use shiioo_storage::Executor;
 use shiioo_storage::disk::SimDisk;
@@ -68,6 +69,8 @@ pub struct NodeHost {
     id: RefCell<String>,
     /// Why the life that ran last ended by itself.
     exit: RefCell<Option<Exit>>,
+    /// The node of the present life, once it is ready.
+    node: RefCell<Weak<Node>>,
 }
 
 /// One life of the program: its hold on the world, and the ways to end it.
@@ -142,12 +145,18 @@ impl NodeHost {
             failed_syncs_before: Cell::default(),
             id: RefCell::default(),
             exit: RefCell::default(),
+            node: RefCell::default(),
         })
     }
 
     /// The host's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the node knows of its Raft groups; nothing while it is not ready.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        self.node.borrow().upgrade().map(|node| node.groups()).unwrap_or_default()
     }
 
     /// How many lives got as far as being ready.
@@ -158,6 +167,11 @@ impl NodeHost {
     /// Whether this is its id in the cluster.
     pub fn is_called(&self, id: &str) -> bool {
         *self.id.borrow() == id
+    }
+
+    /// Whether this is its id in Raft groups.
+    pub fn is_member(&self, raft_id: u64) -> bool {
+        self.node.borrow().upgrade().is_some_and(|node| node.identity().raft_id == raft_id)
     }
 
     /// Whether the present life is ready.
@@ -238,17 +252,21 @@ impl NodeHost {
 
     async fn run(&self, incarnation: u64, life: &Life) -> Exit {
         let node = match Node::start(self.config(), self.seams(incarnation, life)).await {
-            Ok(node) => node,
+            Ok(node) => Rc::new(node),
             Err(error) => return Exit::Failed(format!("it did not start: {error}")),
         };
         trace::event(&self.name, "node", format_args!("life {incarnation} is ready"), &[]);
         self.id.replace(node.identity().node_id.to_string());
         self.ready.set(self.ready.get() + 1);
         self.is_ready.set(true);
+        self.node.replace(Rc::downgrade(&node));
         let failure = tokio::select! {
             biased;
             failure = node.failed() => Some(failure),
             () = life.stop.notified() => None,
+        };
+        let Some(node) = Rc::into_inner(node) else {
+            return Exit::Failed("somebody holds on to the node".to_owned());
         };
         let stopped = tokio::time::timeout(STOP_MAX, node.stop()).await;
         match (failure, stopped) {

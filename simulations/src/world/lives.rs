@@ -78,6 +78,7 @@ impl World {
                 self.bring_down(at, "it ended");
             }
             (None, NodeState::Down(until)) if now >= until => {
+                self.examine(at)?;
                 self.sim.bounce(host.name());
                 self.seats[at].state = NodeState::Up(now);
             }

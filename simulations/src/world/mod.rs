@@ -4,9 +4,11 @@
 //! begun has to end within a bound, and the nodes have to agree. At last all nodes are stopped
 //! cleanly, and what is on their disks is checked as a whole.
 
+mod autopsy;
 mod fault;
 mod files;
 mod host;
+mod inside;
 mod lives;
 mod network;
 mod service;
@@ -22,6 +24,8 @@ use rand::{Rng as _, SeedableRng as _};
 use turmoil::Sim;
 
 use crate::board::{Board, Phase};
+use crate::checks::matching::Matching;
+use crate::checks::terms::Terms;
 use crate::checks::{Checked, Violation, liveness};
 use crate::workload::{WATCHER, client_name};
 use crate::{Mix, Plan, checks, det, ensure, trace, workload};
@@ -50,6 +54,10 @@ pub struct World {
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
+    matching: Matching,
+    terms: Terms,
+    applied: inside::Applied,
+    steps: u64,
 }
 
 /// How a run ended.
@@ -57,6 +65,8 @@ pub(crate) struct Ending {
     pub(crate) violation: Option<String>,
     pub(crate) simulated: Duration,
     pub(crate) faults: BTreeMap<Fault, u64>,
+    /// Entries and states that were compared with those of another node.
+    pub(crate) compared: u64,
 }
 
 impl World {
@@ -98,7 +108,18 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
         let weather = Weather::new(plan, &mut rng);
         let seats = nodes.into_iter().map(Seat::new).collect();
-        let mut world = Self { sim, board, seats, weather, rng, counts: BTreeMap::new() };
+        let mut world = Self {
+            sim,
+            board,
+            seats,
+            weather,
+            rng,
+            counts: BTreeMap::new(),
+            matching: Matching::default(),
+            terms: Terms::default(),
+            applied: BTreeMap::new(),
+            steps: 0,
+        };
         world.lay_links();
         world
     }
@@ -122,7 +143,8 @@ impl World {
         self.count_seen();
         // What is left of the processes must not reach a network that is torn down with them.
         self.seats.iter().for_each(|seat| seat.host.is_gone());
-        Ending { violation, simulated: self.sim.elapsed(), faults: self.counts }
+        let compared = self.matching.compared();
+        Ending { violation, simulated: self.sim.elapsed(), faults: self.counts, compared }
     }
 
     /// Counts what others than the world itself have seen happen.
@@ -157,6 +179,7 @@ impl World {
         }
         self.board.phase.set(Phase::Stop);
         self.stop_all()?;
+        (0..self.seats.len()).try_for_each(|at| self.examine_all(at))?;
         checks::whole(&self.board, &self.disks()?)
     }
 
@@ -168,6 +191,7 @@ impl World {
         let done = stepped.map_err(|error| Violation(error.to_string()))?;
         let panics = det::take_panics();
         ensure!(panics.is_empty(), "{}", panics.join("; "));
+        self.look_inside()?;
         self.follow_nodes()?;
         Ok(done)
     }

@@ -112,6 +112,12 @@ impl Index {
         self.segments.remove(&number);
     }
 
+    /// The groups there are.
+    #[cfg(feature = "sim")]
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.keys().copied()
+    }
+
     pub fn states(&self) -> BTreeMap<GroupId, GroupState> {
         self.groups.iter().map(|(id, group)| (*id, group.state.clone())).collect()
     }

@@ -14,7 +14,7 @@
 mod index;
 mod pump;
 pub(crate) mod record;
-mod recovery;
+pub(crate) mod recovery;
 pub(crate) mod segment;
 mod writer;
 
@@ -257,7 +257,7 @@ impl fmt::Debug for Log {
     }
 }
 
-fn load(found: Vec<Found>) -> Result<Vec<LogEntry>, StoreError> {
+pub(crate) fn load(found: Vec<Found>) -> Result<Vec<LogEntry>, StoreError> {
     found
         .into_iter()
         .map(|found| match found {

@@ -7,7 +7,7 @@
 //! its files. So does removing it.
 
 mod backend;
-mod index;
+pub(crate) mod index;
 mod paths;
 mod store;
 

@@ -29,6 +29,12 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(State::new(seed))))
     }
 
+    /// A disk with the same contents and a life of its own: to look at what a power cut now would
+    /// leave at best, without a trace on this one.
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().fork())))
+    }
+
     /// The disk as the next life of the program sees it.
     pub fn mount(&self) -> Arc<dyn Disk> {
         let epoch = self.state().epoch;

@@ -41,13 +41,13 @@ pub(super) enum End {
     Kill,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Pending {
     Write(u64, Vec<u8>),
     Len(u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct File {
     pub(super) bytes: Vec<u8>,
     pub(super) durable: Vec<u8>,
@@ -98,6 +98,18 @@ impl State {
             ignore_syncs: false,
             capacity: None,
             rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// A healthy disk that holds the same.
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            files: self.files.clone(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            changes: self.changes.clone(),
+            next_inode: self.next_inode,
+            ..Self::new(0)
         }
     }
 
