@@ -56,6 +56,7 @@ pub mod checks;
 pub mod client;
 pub mod det;
 mod plan;
+pub mod script;
 pub mod seams;
 pub mod sweep;
 pub mod trace;

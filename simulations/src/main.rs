@@ -4,8 +4,10 @@
 mod log;
 mod meta;
 mod report;
+mod stories;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -56,6 +58,21 @@ enum Command {
         jobs: usize,
         #[command(flatten)]
         how: How,
+    },
+    /// Plays scripts and compares what came of them with the transcripts beside them
+    Script {
+        /// Files or folders of `.story` files
+        #[arg(default_value = "simulations/scripts")]
+        paths: Vec<PathBuf>,
+        /// Write the transcripts instead of comparing them
+        #[arg(long)]
+        bless: bool,
+        /// Print the story of each
+        #[arg(long)]
+        trace: bool,
+        /// Put the program's own log into the story, as in RUST_LOG
+        #[arg(long, value_name = "FILTER")]
+        log: Option<String>,
     },
     /// Says the hashes of the traces of many seeds
     #[command(hide = true)]
@@ -142,6 +159,9 @@ fn main() -> ExitCode {
                 false
             })
         }
+        Command::Script { paths, bless, trace, log } => {
+            logs(log.as_deref()) && stories::play(&paths, bless, trace || log.is_some())
+        }
         Command::Hashes(many) => {
             let hashes = sweep::hashes(many.how.plan(many.from), many.range(), many.jobs, |_| ());
             hashes.iter().for_each(|(seed, hash)| println!("{seed} {hash}"));
@@ -184,10 +204,7 @@ impl Wanted {
 }
 
 fn replayed(one: One, trace: bool, wanted: &Wanted, log: Option<&str>) -> bool {
-    if let Some(filter) = log
-        && let Err(error) = log::into_story(filter)
-    {
-        eprintln!("the log cannot be had: {error}");
+    if !logs(log) {
         return false;
     }
     let outcome = Plan { keep_lines: trace, ..one.how.plan(one.seed) }.run();
@@ -198,6 +215,17 @@ fn replayed(one: One, trace: bool, wanted: &Wanted, log: Option<&str>) -> bool {
     }
     drop(stdout);
     report::one(&outcome)
+}
+
+/// Puts the program's log into stories, where it is asked for. Tells whether it can be had.
+fn logs(filter: Option<&str>) -> bool {
+    match filter.map(log::into_story) {
+        Some(Err(error)) => {
+            eprintln!("the log cannot be had: {error}");
+            false
+        }
+        Some(Ok(())) | None => true,
+    }
 }
 
 // How long a sweep takes is shown to people and decides nothing.

@@ -101,11 +101,16 @@ impl Plan {
 
     /// Runs it on a thread of its own.
     pub fn run(self) -> Outcome {
-        static WARM: Once = Once::new();
-        // What lives as long as the process, such as the registries of ractor, is made by whoever
-        // needs it first and draws from that thread's chance. Nobody's trace must have it.
-        WARM.call_once(|| drop(Self { secs: 1, faults: false, ..self }.run_here()));
+        Self::warm();
         self.run_here()
+    }
+
+    /// Has a first run where there was none yet. What lives as long as the process, such as the
+    /// registries of ractor, is made by whoever needs it first and draws from that thread's chance:
+    /// nobody's trace must have it.
+    pub(crate) fn warm() {
+        static WARM: Once = Once::new();
+        WARM.call_once(|| drop(Self { secs: 1, faults: false, ..Self::new(0) }.run_here()));
     }
 
     // How long a run takes is shown to people and decides nothing.

@@ -99,7 +99,10 @@ impl World {
         trace::event(name, "fault", format_args!("{why}"), &[]);
         self.sim.crash(name);
         let down_ms = self.rng.random_range(RESTART_MS_MIN..=RESTART_MS_MAX);
-        let until = self.sim.elapsed() + Duration::from_millis(down_ms);
+        let until = match self.stays_down {
+            true => Duration::MAX,
+            false => self.sim.elapsed() + Duration::from_millis(down_ms),
+        };
         self.seats[at].state = NodeState::Down(until);
     }
 }

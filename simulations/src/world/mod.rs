@@ -12,6 +12,7 @@ mod inside;
 mod lives;
 mod network;
 mod service;
+mod stage;
 mod weather;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,10 @@ pub struct World {
     sim: Sim<'static>,
     board: Rc<Board>,
     seats: Vec<Seat>,
+    /// The hosts that are no nodes.
+    others: Vec<String>,
+    /// Whether a process that has ended is started only when somebody says so.
+    stays_down: bool,
     weather: Weather,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
@@ -70,8 +75,23 @@ pub(crate) struct Ending {
 }
 
 impl World {
-    /// Builds the hosts.
+    /// Builds the hosts and the clients.
     pub fn new(plan: &Plan) -> Self {
+        let mut clients: Vec<String> = (1..=CLIENTS).map(client_name).collect();
+        clients.push(WATCHER.to_owned());
+        let mut world = Self::bare(plan, &clients);
+        let board = Rc::clone(&world.board);
+        for number in 1..=CLIENTS {
+            let client = workload::client(number, plan.seed, Rc::clone(&board));
+            world.sim.client(client_name(number), client);
+        }
+        world.sim.client(WATCHER, workload::watch(plan.seed, board));
+        world.lay_links();
+        world
+    }
+
+    /// Builds the nodes and the service. Whoever adds the clients lays the links then.
+    pub(crate) fn bare(plan: &Plan, clients: &[String]) -> Self {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(plan.seed)
@@ -100,18 +120,17 @@ impl World {
             let living = Rc::clone(node);
             sim.host(node.name(), move || Rc::clone(&living).live());
         }
-        for number in 1..=CLIENTS {
-            let client = workload::client(number, plan.seed, Rc::clone(&board));
-            sim.client(client_name(number), client);
-        }
-        sim.client(WATCHER, workload::watch(plan.seed, Rc::clone(&board)));
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
         let weather = Weather::new(plan, &mut rng);
         let seats = nodes.into_iter().map(Seat::new).collect();
-        let mut world = Self {
+        let mut others = clients.to_vec();
+        others.push(SERVICE.to_owned());
+        Self {
             sim,
             board,
             seats,
+            others,
+            stays_down: false,
             weather,
             rng,
             counts: BTreeMap::new(),
@@ -119,9 +138,7 @@ impl World {
             terms: Terms::default(),
             applied: BTreeMap::new(),
             steps: 0,
-        };
-        world.lay_links();
-        world
+        }
     }
 
     /// Runs to the end, or to the first violation.
@@ -141,10 +158,16 @@ impl World {
             trace::event("all", "broken", format_args!("{violation}"), &[]);
         }
         self.count_seen();
+        let (compared, simulated) = (self.matching.compared(), self.sim.elapsed());
+        let faults = std::mem::take(&mut self.counts);
+        self.tear_down();
+        Ending { violation, simulated, faults, compared }
+    }
+
+    /// Ends everything.
+    pub(crate) fn tear_down(self) {
         // What is left of the processes must not reach a network that is torn down with them.
         self.seats.iter().for_each(|seat| seat.host.is_gone());
-        let compared = self.matching.compared();
-        Ending { violation, simulated: self.sim.elapsed(), faults: self.counts, compared }
     }
 
     /// Counts what others than the world itself have seen happen.
@@ -177,14 +200,19 @@ impl World {
                 liveness::SETTLE_MAX
             );
         }
-        self.board.phase.set(Phase::Stop);
-        self.stop_all()?;
-        (0..self.seats.len()).try_for_each(|at| self.examine_all(at))?;
+        self.stop_and_compare()?;
         checks::whole(&self.board, &self.disks()?)
     }
 
+    /// Stops all nodes for good, and compares what they have left.
+    pub(crate) fn stop_and_compare(&mut self) -> Checked {
+        self.board.phase.set(Phase::Stop);
+        self.stop_all()?;
+        (0..self.seats.len()).try_for_each(|at| self.examine_all(at))
+    }
+
     /// One step of all hosts. Tells whether the clients are done.
-    fn step(&mut self) -> Checked<bool> {
+    pub(crate) fn step(&mut self) -> Checked<bool> {
         trace::freeze(None);
         let stepped = self.sim.step();
         trace::freeze(Some(self.sim.elapsed()));

@@ -5,9 +5,8 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
-use super::{CLIENTS, Fault, LATENCY_TICKS_MAX, SERVICE, TICK, World};
+use super::{Fault, LATENCY_TICKS_MAX, TICK, World};
 use crate::trace;
-use crate::workload::{WATCHER, client_name};
 
 /// The way over a link that was slowed down, ms.
 const SLOW_MS_MIN: u64 = 20;
@@ -26,8 +25,7 @@ impl World {
     pub(super) fn lay_links(&mut self) {
         let mut hosts = self.board.node_names();
         let nodes = hosts.len();
-        hosts.extend((1..=CLIENTS).map(client_name));
-        hosts.extend([SERVICE.to_owned(), WATCHER.to_owned()]);
+        hosts.extend(self.others.iter().cloned());
         for a in 0..nodes {
             for b in a + 1..hosts.len() {
                 let latency = TICK * self.rng.random_range(1..=LATENCY_TICKS_MAX);
@@ -112,13 +110,13 @@ impl World {
     }
 
     /// Nothing comes to a node and nothing leaves it, until [`Self::let_go`].
-    pub(super) fn hold(&mut self, at: usize) {
+    pub(crate) fn hold(&mut self, at: usize) {
         for other in self.everybody_but(at) {
             self.sim.hold(self.seats[at].host.name(), other.as_str());
         }
     }
 
-    pub(super) fn let_go(&mut self, at: usize) {
+    pub(crate) fn let_go(&mut self, at: usize) {
         for other in self.everybody_but(at) {
             self.sim.release(self.seats[at].host.name(), other.as_str());
         }
@@ -127,8 +125,7 @@ impl World {
     fn everybody_but(&self, at: usize) -> Vec<String> {
         let mut others = self.board.node_names();
         others.remove(at);
-        others.extend((1..=CLIENTS).map(client_name));
-        others.extend([SERVICE.to_owned(), WATCHER.to_owned()]);
+        others.extend(self.others.iter().cloned());
         others
     }
 

@@ -189,7 +189,7 @@ impl World {
         trace::event("all", "fault", format_args!("no more faults"), &[]);
     }
 
-    fn cut_power(&mut self, at: usize) {
+    pub(crate) fn cut_power(&mut self, at: usize) {
         self.seats[at].host.cut_power();
         self.count(Fault::PowerCut);
         if self.seats[at].is_up() {
@@ -215,7 +215,7 @@ impl World {
         seat.armed = fault;
     }
 
-    fn kill(&mut self, at: usize) {
+    pub(crate) fn kill(&mut self, at: usize) {
         if self.seats[at].is_up() {
             let host = &self.seats[at].host;
             trace::event(host.name(), "fault", format_args!("it is killed"), &[]);
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self, at: usize) {
+    pub(crate) fn restart(&mut self, at: usize) {
         if self.seats[at].is_up() {
             let host = &self.seats[at].host;
             trace::event(host.name(), "fault", format_args!("it is asked to stop"), &[]);

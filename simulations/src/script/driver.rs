@@ -1,0 +1,364 @@
+//! Plays a script in a world and writes down what came of each line.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::asking::{Asked, Book, CLERK, Desk, say, serve};
+use super::parse::{Line, Request, Script, Who};
+use crate::checks::{Checked, Violation};
+use crate::client::Broken;
+use crate::trace::Trace;
+use crate::world::World;
+use crate::{Plan, det, ensure, trace};
+
+/// How long a line may take, simulated time.
+const LINE_MAX: Duration = Duration::from_secs(40);
+/// What came of a script.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// The script's lines, each with what came of it.
+    pub transcript: String,
+    /// The promise that was broken, or the line that could not be carried out.
+    pub violation: Option<String>,
+    /// What happened.
+    pub trace: Trace,
+}
+
+/// Plays a script on a thread of its own; keeps the story as lines where asked.
+pub fn tell(script: &Script, keep_lines: bool) -> Told {
+    Plan::warm();
+    let plan = Plan { nodes: script.nodes, faults: false, ..Plan::new(script.seed) };
+    let lines = script.lines.clone();
+    let played = det::on_seeded_thread(script.seed, move || {
+        trace::begin(keep_lines);
+        trace::freeze(Some(Duration::ZERO));
+        let mut driver = Driver::new(&plan);
+        let played = driver.play(&lines);
+        let transcript = driver.end();
+        (transcript, played.err().map(|Violation(text)| text), trace::end())
+    });
+    match played {
+        Ok((transcript, violation, trace)) => Told { transcript, violation, trace },
+        Err(panic) => {
+            let violation = Some(format!("the world itself panicked: {panic}"));
+            Told { transcript: String::new(), violation, trace: Trace::default() }
+        }
+    }
+}
+
+struct Driver {
+    world: World,
+    desk: Rc<Desk>,
+    nodes: usize,
+    /// Ways between nodes that nothing passes.
+    blocked: BTreeSet<(usize, usize)>,
+    /// Nodes that get and send nothing.
+    paused: BTreeSet<usize>,
+    book: Book,
+    asked: usize,
+    /// Requests whose answers are waited for later, with what the transcript calls them.
+    open: Vec<(usize, String, Request)>,
+    transcript: String,
+}
+
+impl Driver {
+    fn new(plan: &Plan) -> Self {
+        let desk = Rc::new(Desk::default());
+        let mut world = World::bare(plan, &[CLERK.to_owned()]);
+        world.stay_down();
+        world.add_client(CLERK, |names| serve(Rc::clone(&desk), names));
+        Self {
+            world,
+            desk,
+            nodes: usize::try_from(plan.nodes).unwrap_or(1),
+            blocked: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            book: Book::default(),
+            asked: 0,
+            open: Vec::new(),
+            transcript: String::new(),
+        }
+    }
+
+    fn play(&mut self, lines: &[(String, Line)]) -> Checked {
+        for (text, line) in lines {
+            self.write(text);
+            let came = self.carry_out(line);
+            if let Err(Violation(text)) = &came {
+                self.write(&format!("    BROKEN: {text}"));
+            }
+            came?;
+        }
+        self.put_right()?;
+        self.world.stop_and_compare()
+    }
+
+    fn end(self) -> String {
+        self.desk.is_closed.set(true);
+        self.world.tear_down();
+        self.transcript
+    }
+
+    fn write(&mut self, line: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.transcript, "{line}");
+    }
+
+    fn carry_out(&mut self, line: &Line) -> Checked {
+        match line {
+            Line::Elect => self.elect()?,
+            Line::Isolate(who) => {
+                let one = self.find(*who)?;
+                self.part(&[one], &self.all_but(&[one]));
+            }
+            Line::Part(left, right) => {
+                let (left, right) = (self.find_all(left)?, self.find_all(right)?);
+                self.part(&left, &right);
+            }
+            Line::Mute(who) => {
+                let one = self.find(*who)?;
+                self.all_but(&[one]).into_iter().for_each(|other| self.block(one, other));
+            }
+            Line::Deafen(who) => {
+                let one = self.find(*who)?;
+                self.all_but(&[one]).into_iter().for_each(|other| self.block(other, one));
+            }
+            Line::Heal => self.heal(),
+            Line::Wait(time) => self.pass(*time)?,
+            Line::Ask(who, request) => {
+                let at = self.find(*who)?;
+                let own = self.asked;
+                self.ask(at, request)?;
+                self.await_answers(|number| number == own)?;
+            }
+            Line::Meanwhile(who, request) => {
+                let at = self.find(*who)?;
+                self.ask(at, request)?;
+            }
+            Line::Answers => self.await_answers(|_| true)?,
+            Line::Settle => self.settle()?,
+            _ => self.touch_node(line)?,
+        }
+        Ok(())
+    }
+
+    fn touch_node(&mut self, line: &Line) -> Checked {
+        match *line {
+            Line::Pause(who) => {
+                let at = self.find(who)?;
+                self.world.hold(at);
+                self.paused.insert(at);
+            }
+            Line::Resume(who) => {
+                let at = self.find(who)?;
+                self.world.let_go(at);
+                self.paused.remove(&at);
+            }
+            Line::Kill(who) => {
+                let at = self.find(who)?;
+                self.world.kill(at);
+                self.until_down(at)?;
+            }
+            Line::CutPower(who) => {
+                let at = self.find(who)?;
+                self.world.cut_power(at);
+            }
+            Line::Stop(who) => {
+                let at = self.find(who)?;
+                self.world.restart(at);
+                self.until_down(at)?;
+            }
+            Line::Start(who) => {
+                let at = self.find(who)?;
+                self.world.start(at);
+            }
+            Line::FillDisk(who) => {
+                let at = self.find(who)?;
+                self.world.fill_disk(at, true);
+            }
+            Line::FreeDisk(who) => {
+                let at = self.find(who)?;
+                self.world.fill_disk(at, false);
+            }
+            Line::Clock(who, secs) => {
+                let at = self.find(who)?;
+                self.world.host(at).clock.set_offset_ms(secs.saturating_mul(1000));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn all_but(&self, places: &[usize]) -> Vec<usize> {
+        (0..self.nodes).filter(|at| !places.contains(at)).collect()
+    }
+
+    fn part(&mut self, left: &[usize], right: &[usize]) {
+        for &one in left {
+            for &other in right {
+                self.block(one, other);
+                self.block(other, one);
+            }
+        }
+    }
+
+    fn block(&mut self, from: usize, to: usize) {
+        if self.blocked.insert((from, to)) {
+            self.world.block(from, to);
+        }
+    }
+
+    fn heal(&mut self) {
+        for (from, to) in std::mem::take(&mut self.blocked) {
+            self.world.unblock(from, to);
+        }
+    }
+
+    /// Whatever a script has left undone is put right: then the nodes can be compared.
+    fn put_right(&mut self) -> Checked {
+        self.heal();
+        for at in 0..self.nodes {
+            if self.paused.remove(&at) {
+                self.world.let_go(at);
+            }
+            self.world.fill_disk(at, false);
+            self.world.start(at);
+        }
+        self.until_whole().map(drop)
+    }
+
+    fn find_all(&self, who: &[Who]) -> Checked<Vec<usize>> {
+        who.iter().map(|who| self.find(*who)).collect()
+    }
+
+    fn find(&self, who: Who) -> Checked<usize> {
+        let leader = || self.world.leader().map(|(at, _)| at);
+        let found = match who {
+            Who::Node(at) => Some(at),
+            Who::Leader => leader(),
+            Who::Follower => {
+                let leader = leader();
+                (0..self.nodes).find(|at| self.world.runs(*at) && Some(*at) != leader)
+            }
+        };
+        found.ok_or_else(|| Violation(format!("there is no {who:?}")))
+    }
+
+    fn pass(&mut self, time: Duration) -> Checked {
+        let until = trace::now() + time;
+        self.until("the time is over", |driver| Ok(trace::now() >= until && driver.nodes > 0))?;
+        Ok(())
+    }
+
+    /// Lets time pass until something is so. Gives back how long that took.
+    fn until(
+        &mut self,
+        what: &str,
+        mut is_so: impl FnMut(&mut Self) -> Checked<bool>,
+    ) -> Checked<Duration> {
+        let from = trace::now();
+        while !is_so(self)? {
+            let waited = trace::now() - from;
+            ensure!(waited < LINE_MAX, "after {LINE_MAX:?} it is not yet so that {what}");
+            self.world.step()?;
+        }
+        Ok(trace::now() - from)
+    }
+
+    fn until_down(&mut self, at: usize) -> Checked {
+        self.until("the process has ended", |driver| Ok(!driver.world.is_up(at))).map(drop)
+    }
+
+    /// Whether the two hear each other.
+    fn are_connected(&self, one: usize, other: usize) -> bool {
+        let blocked = self.blocked.contains(&(one, other)) || self.blocked.contains(&(other, one));
+        !blocked && !self.paused.contains(&one) && !self.paused.contains(&other)
+    }
+
+    /// The leader that a majority follows and hears, with its term.
+    fn elected(&self) -> Option<(usize, u64)> {
+        let (leader, term) = self.world.leader()?;
+        let follows = |at: usize| {
+            at == leader || (self.world.follows(at, leader, term) && self.are_connected(at, leader))
+        };
+        let followers = (0..self.nodes).filter(|at| follows(*at)).count();
+        // Nobody else who hears the leader is behind.
+        let all = (0..self.nodes)
+            .filter(|at| self.world.runs(*at) && self.are_connected(*at, leader))
+            .all(follows);
+        let is_heard = !self.paused.contains(&leader);
+        (followers * 2 > self.nodes && all && is_heard).then_some((leader, term))
+    }
+
+    fn elect(&mut self) -> Checked {
+        let took = self.until("a leader is followed", |driver| Ok(driver.elected().is_some()))?;
+        if let Some((leader, term)) = self.elected() {
+            let leader = self.world.host(leader).name().to_owned();
+            self.write(&format!("    {leader} leads in term {term}, {}", within(took)));
+        }
+        Ok(())
+    }
+
+    fn until_whole(&mut self) -> Checked<Duration> {
+        self.until("all nodes run, vote and have applied the same", |driver| {
+            let all = driver.elected().is_some() && driver.world.is_whole();
+            Ok(all && driver.blocked.is_empty() && driver.paused.is_empty())
+        })
+    }
+
+    fn settle(&mut self) -> Checked {
+        let took = self.until_whole()?;
+        if let Some((leader, term)) = self.elected() {
+            let leader = self.world.host(leader).name().to_owned();
+            let nodes = self.nodes;
+            let which = format!("all {nodes} nodes vote; {leader} leads in term {term}");
+            self.write(&format!("    {which}, {}", within(took)));
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, at: usize, request: &Request) -> Checked {
+        let call = self.book.call(request)?;
+        let number = self.asked;
+        self.asked += 1;
+        self.desk.asked.borrow_mut().push_back(Asked { number, at, call });
+        let mut name = self.world.host(at).name().to_owned();
+        if let Request::Acquire(_, holder, ..) = request {
+            name = format!("{name} to {holder}");
+        }
+        self.open.push((number, name, request.clone()));
+        Ok(())
+    }
+
+    /// Waits for the answers of the requests with these numbers, and writes them down.
+    fn await_answers(&mut self, wanted: impl Fn(usize) -> bool) -> Checked {
+        self.until("all requests are answered", |driver| {
+            let answers = driver.desk.answers.borrow();
+            let mut numbers = driver.open.iter().map(|(number, ..)| *number);
+            Ok(numbers.all(|number| !wanted(number) || answers.contains_key(&number)))
+        })?;
+        let (told, open) =
+            std::mem::take(&mut self.open).into_iter().partition(|(number, ..)| wanted(*number));
+        self.open = open;
+        for (number, name, request) in told {
+            let answer = self.desk.answers.borrow_mut().remove(&number);
+            let came = match answer {
+                Some(Ok(reply)) => {
+                    self.book.learn(&request, &reply);
+                    say(&reply, &self.world)
+                }
+                Some(Err(Broken(_))) | None => "no answer".to_owned(),
+            };
+            self.write(&format!("    {name}: {came}"));
+        }
+        Ok(())
+    }
+}
+
+/// A time as a transcript has it: rounded up, so that it does not change with every change of the
+/// program.
+fn within(took: Duration) -> String {
+    format!("within {} s", took.as_secs() + 1)
+}

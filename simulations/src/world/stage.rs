@@ -1,0 +1,107 @@
+//! What a script does to a world and sees of it.
+
+use std::future::Future;
+
+use shiioo_actors::ids::GroupId;
+use shiioo_actors::ports::GroupStatus;
+
+use super::lives::NodeState;
+use super::{NodeHost, World, files};
+
+impl World {
+    /// Leaves processes that have ended as they are until [`Self::start`].
+    pub(crate) fn stay_down(&mut self) {
+        self.stays_down = true;
+    }
+
+    /// Adds the only client, which is told the names of the nodes.
+    pub(crate) fn add_client<F>(&mut self, name: &str, client: impl FnOnce(Vec<String>) -> F)
+    where
+        F: Future<Output = turmoil::Result> + 'static,
+    {
+        self.sim.client(name, client(self.board.node_names()));
+        self.lay_links();
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The node in a place.
+    pub(crate) fn host(&self, at: usize) -> &NodeHost {
+        &self.seats[at].host
+    }
+
+    /// Whether its process is there.
+    pub(crate) fn is_up(&self, at: usize) -> bool {
+        self.seats[at].is_up()
+    }
+
+    /// Whether it does its work.
+    pub(crate) fn runs(&self, at: usize) -> bool {
+        self.is_up(at) && self.host(at).is_ready()
+    }
+
+    /// Starts its process, if there is none.
+    pub(crate) fn start(&mut self, at: usize) {
+        if !self.is_up(at) {
+            self.seats[at].state = NodeState::Down(self.sim.elapsed());
+        }
+    }
+
+    /// Nothing passes from one node to another, until [`Self::unblock`].
+    pub(crate) fn block(&mut self, from: usize, to: usize) {
+        self.sim.partition_oneway(self.host(from).name(), self.host(to).name());
+    }
+
+    /// The end of that.
+    pub(crate) fn unblock(&mut self, from: usize, to: usize) {
+        self.sim.repair_oneway(self.host(from).name(), self.host(to).name());
+    }
+
+    /// Its disk takes nothing more, or again.
+    pub(crate) fn fill_disk(&mut self, at: usize, full: bool) {
+        let disk = &self.host(at).disk;
+        disk.set_capacity(full.then(|| files::used(&*disk.mount())));
+    }
+
+    /// The place of the node that leads the system group in the highest term that one says it
+    /// leads, with that term.
+    pub(crate) fn leader(&self) -> Option<(usize, u64)> {
+        let leads = |at: usize| {
+            let status = self.system_group(at)?;
+            let is_own = status.leader.is_some_and(|leader| self.host(at).is_member(leader));
+            is_own.then_some((at, status.term))
+        };
+        (0..self.seats.len()).filter_map(leads).max_by_key(|(_, term)| *term)
+    }
+
+    /// Whether a node follows that leader of that term.
+    pub(crate) fn follows(&self, at: usize, leader: usize, term: u64) -> bool {
+        self.system_group(at).is_some_and(|status| {
+            let known = status.leader.is_some_and(|known| self.host(leader).is_member(known));
+            known && status.term == term
+        })
+    }
+
+    /// Whether all nodes run and vote, no change of that is under way, and all have applied the
+    /// same.
+    pub(crate) fn is_whole(&self) -> bool {
+        let whole = |at: usize| {
+            let status = self.system_group(at).filter(|_| self.runs(at))?;
+            let is_own = |raft_id: u64| self.host(at).is_member(raft_id);
+            let votes = status.replicas.iter().filter(|replica| replica.voter).count();
+            let own = status.replicas.iter().find(|replica| is_own(replica.raft_id))?;
+            let settled = !status.is_changing && status.unfinished.is_none();
+            (settled && votes == self.seats.len()).then_some(own.applied)
+        };
+        let applied: Vec<Option<u64>> = (0..self.seats.len()).map(whole).collect();
+        applied.iter().all(|one| one.is_some() && *one == applied[0])
+    }
+
+    fn system_group(&self, at: usize) -> Option<GroupStatus> {
+        let groups = if self.is_up(at) { self.host(at).groups() } else { Vec::new() };
+        groups.into_iter().find(|status| status.group == GroupId::SYSTEM)
+    }
+}
