@@ -55,6 +55,7 @@ pub mod board;
 pub mod checks;
 pub mod client;
 pub mod det;
+pub mod heap;
 mod plan;
 pub mod script;
 pub mod seams;

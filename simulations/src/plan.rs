@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use crate::det;
 use crate::trace::{self, Trace};
 use crate::world::{Fault, World};
+use crate::{det, heap};
 
 /// How long the clients work and faults happen, unless told otherwise, seconds.
 pub const SECS_DEFAULT: u64 = 30;
@@ -81,6 +81,8 @@ pub struct Outcome {
     pub faults: BTreeMap<Fault, u64>,
     /// Log entries and states that were compared with those of another node.
     pub compared: u64,
+    /// The most that was on the heap at a time, bytes: all nodes, their disks, and the checks.
+    pub heap_bytes: u64,
 }
 
 impl Plan {
@@ -121,11 +123,11 @@ impl Plan {
             trace::begin(self.keep_lines);
             trace::freeze(Some(Duration::ZERO));
             let ending = World::new(&self).run(&self);
-            (ending, trace::end())
+            (ending, trace::end(), heap::peak_bytes())
         });
         let took = began.elapsed();
         match ran {
-            Ok((ending, trace)) => Outcome {
+            Ok((ending, trace, heap_bytes)) => Outcome {
                 plan: self,
                 trace,
                 violation: ending.violation,
@@ -133,6 +135,7 @@ impl Plan {
                 took,
                 faults: ending.faults,
                 compared: ending.compared,
+                heap_bytes,
             },
             Err(panic) => Outcome {
                 plan: self,
@@ -142,6 +145,7 @@ impl Plan {
                 took,
                 faults: BTreeMap::new(),
                 compared: 0,
+                heap_bytes: 0,
             },
         }
     }

@@ -8,7 +8,7 @@ use simulations::{Outcome, Summary};
 
 /// Says how a run went. Tells whether it went well.
 pub fn one(outcome: &Outcome) -> bool {
-    let Outcome { plan, trace, violation, simulated, took, faults, compared } = outcome;
+    let Outcome { plan, trace, violation, simulated, took, faults, compared, heap_bytes } = outcome;
     println!(
         "seed {}: {:.1} s simulated in {:.1} s ({:.0} a second), {} events, trace {}",
         plan.seed,
@@ -22,6 +22,7 @@ pub fn one(outcome: &Outcome) -> bool {
         println!("  {times:>8}  {fault}");
     }
     println!("  {compared:>8}  log entries and states compared between nodes");
+    println!("  {:>8}  MiB on the heap at most", heap_bytes >> 20);
     match violation {
         None => println!("every promise was kept"),
         Some(violation) => println!("BROKEN: {violation}\n  again: {}", outcome.replay_line()),

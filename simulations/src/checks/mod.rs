@@ -8,6 +8,7 @@ pub mod liveness;
 pub mod lock_spec;
 pub mod locks;
 pub mod matching;
+pub mod memory;
 pub mod quotas;
 pub mod replicas;
 pub mod steps;

@@ -29,7 +29,7 @@ use crate::checks::matching::Matching;
 use crate::checks::terms::Terms;
 use crate::checks::{Checked, Violation, liveness};
 use crate::workload::{WATCHER, client_name};
-use crate::{Mix, Plan, checks, det, ensure, trace, workload};
+use crate::{Mix, Plan, checks, det, ensure, heap, trace, workload};
 pub use fault::Fault;
 pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
 use lives::{NodeState, Seat};
@@ -201,6 +201,10 @@ impl World {
             );
         }
         self.stop_and_compare()?;
+        // A story that is kept has no bound.
+        if !trace::keeps_lines() {
+            checks::memory::check(self.seats.len() as u64, heap::peak_bytes())?;
+        }
         checks::whole(&self.board, &self.disks()?)
     }
 
