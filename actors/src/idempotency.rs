@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Idempotency;
+use crate::mutants::{self, Mutant};
 use crate::outcome::Refusal;
 use crate::seams::Timestamp;
 
@@ -60,6 +61,7 @@ impl<R: Clone> IdempotencyTable<R> {
         call: Option<&Idempotency>,
         at: Timestamp,
     ) -> Result<Option<R>, Refusal> {
+        let call = call.filter(|_| !mutants::is(Mutant::NoIdempotencyKeys));
         let Some(call) = call else { return Ok(None) };
         self.forget_old(at);
         match self.done.get(&call.key) {

@@ -19,6 +19,7 @@ pub mod json;
 pub mod lock_table;
 pub mod locks;
 mod mailbox;
+pub mod mutants;
 pub mod node;
 pub mod node_calls;
 pub mod origins;

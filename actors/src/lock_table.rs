@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::LockCommand;
 use crate::json::Json;
+use crate::mutants::{self, Mutant};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::seams::Timestamp;
 
@@ -106,7 +107,10 @@ impl LockTable {
                 (Outcome::Released(true), Some(self.free(key)))
             }
             LockCommand::Expire { key, token, renewal } => match self.locks.get(key) {
-                Some(lock) if lock.token == *token && lock.renewal == *renewal => {
+                Some(lock)
+                    if lock.token == *token
+                        && (lock.renewal == *renewal || mutants::is(Mutant::ExpireRenewed)) =>
+                {
                     (Outcome::Done, Some(self.free(key)))
                 }
                 _ => (Outcome::Ignored, None),
@@ -209,6 +213,7 @@ impl LockTable {
     }
 
     fn held_by(&self, key: &str, holder: &str, token: Option<u64>) -> Option<&LockView> {
+        let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
         self.locks
             .get(key)
             .filter(|lock| lock.holder == holder && token.is_none_or(|token| token == lock.token))

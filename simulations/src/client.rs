@@ -27,6 +27,11 @@ const CALL_MAX: Duration = Duration::from_secs(8);
 const RETRY_PAUSE: Duration = Duration::from_millis(150);
 /// How often a client turns to another node without a reason.
 const WANDERS: f64 = 0.3;
+/// How often a client asks again under an `Idempotency-Key` before it can have been answered, or
+/// just then.
+const IMPATIENT: f64 = 0.2;
+/// How long it waits then at most, ms.
+const IMPATIENT_MS_MAX: u64 = 30;
 
 /// A client of all nodes.
 pub struct Client {
@@ -181,8 +186,10 @@ impl Client {
         let first_sent_at = trace::now();
         let mut in_doubt = false;
         self.wander(WANDERS);
+        let mut first = self.impatient(&call);
         loop {
-            match self.call(&call).await {
+            let attempt = first.take();
+            match self.call(attempt.as_ref().unwrap_or(&call)).await {
                 Ok(mut reply) if reply.is_final() => {
                     self.answered.set(self.answered.get() + 1);
                     (reply.first_sent_at, reply.retried) = (first_sent_at, in_doubt);
@@ -195,6 +202,15 @@ impl Client {
             tokio::time::sleep(RETRY_PAUSE).await;
             self.wander(1.0);
         }
+    }
+
+    /// The call for a client that does not wait for its answer, now and then. Only what has a key
+    /// may be asked twice without a reason.
+    fn impatient(&self, call: &Call) -> Option<Call> {
+        let mut rng = self.rng.borrow_mut();
+        let is_impatient = call.key.is_some() && rng.random_bool(IMPATIENT);
+        let patience_ms = rng.random_range(1..=IMPATIENT_MS_MAX);
+        is_impatient.then(|| call.clone().within(Duration::from_millis(patience_ms)))
     }
 
     fn wander(&self, how_often: f64) {

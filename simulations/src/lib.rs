@@ -34,7 +34,8 @@
 //! a leader, everything that was begun has to end, and all nodes have to give the same answers,
 //! each within a bound. At last the nodes are stopped cleanly, their disks are read and compared,
 //! and an order is searched that explains what all clients saw of one thing. The promises are in [`checks`], one a file. The
-//! checks themselves are checked by [`Mutant`]s: a safety that is taken away has to be noticed.
+//! checks themselves are checked by taking a safety away, which has to be noticed: a [`LyingDisk`],
+//! or a mutant of the program (`mutants`, only with the cargo feature of this name).
 //!
 //! Every event, be it a packet, a request, a fault or a change on the disk, is hashed with its
 //! virtual time ([`trace`]). `meta` runs a seed twice and compares the traces: what differs is
@@ -56,6 +57,8 @@ pub mod checks;
 pub mod client;
 pub mod det;
 pub mod heap;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod plan;
 pub mod script;
 pub mod seams;
@@ -64,5 +67,5 @@ pub mod trace;
 pub mod workload;
 pub mod world;
 
-pub use plan::{Mix, Mutant, NODES_DEFAULT, Outcome, Plan, SECS_DEFAULT};
+pub use plan::{LyingDisk, Mix, NODES_DEFAULT, Outcome, Plan, SECS_DEFAULT};
 pub use sweep::Summary;

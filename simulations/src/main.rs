@@ -12,7 +12,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use simulations::{Mix, Mutant, Plan, sweep};
+#[cfg(feature = "mutants")]
+use shiioo_actors::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use simulations::mutants;
+use simulations::{LyingDisk, Mix, Plan, sweep};
 
 /// Runs the shipped node in a simulated world.
 #[derive(Debug, Parser)]
@@ -74,6 +78,9 @@ enum Command {
         #[arg(long, value_name = "FILTER")]
         log: Option<String>,
     },
+    /// Takes one safety after the other away from the program, and looks who notices
+    #[cfg(feature = "mutants")]
+    Mutants(mutants::Hunt),
     /// Says the hashes of the traces of many seeds
     #[command(hide = true)]
     Hashes(Many),
@@ -123,15 +130,29 @@ struct How {
     /// A process that starts after syncs have failed can still read what they dropped
     #[arg(long)]
     stale_cache: bool,
-    /// A safety to take away
+    /// Syncs that the disks only say that they did
+    #[arg(long)]
+    lying_disk: Option<LyingDisk>,
+    /// A safety that the program is to lack
+    #[cfg(feature = "mutants")]
     #[arg(long)]
     mutant: Option<Mutant>,
 }
 
 impl How {
     fn plan(self, seed: u64) -> Plan {
-        let Self { nodes, secs, mix, hectic, stale_cache, mutant, calm } = self;
-        Plan { nodes, secs, faults: !calm, mix, hectic, stale_cache, mutant, ..Plan::new(seed) }
+        Plan {
+            nodes: self.nodes,
+            secs: self.secs,
+            faults: !self.calm,
+            mix: self.mix,
+            hectic: self.hectic,
+            stale_cache: self.stale_cache,
+            lying_disk: self.lying_disk,
+            #[cfg(feature = "mutants")]
+            mutant: self.mutant,
+            ..Plan::new(seed)
+        }
     }
 }
 
@@ -167,6 +188,8 @@ fn main() -> ExitCode {
             hashes.iter().for_each(|(seed, hash)| println!("{seed} {hash}"));
             true
         }
+        #[cfg(feature = "mutants")]
+        Command::Mutants(hunt) => hunt.run(),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

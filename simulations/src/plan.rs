@@ -5,6 +5,9 @@ use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "mutants")]
+use shiioo_actors::mutants::{self, Mutant};
+
 use crate::trace::{self, Trace};
 use crate::world::{Fault, World};
 use crate::{det, heap};
@@ -34,7 +37,10 @@ pub struct Plan {
     pub stale_cache: bool,
     /// Whether the story is kept as lines.
     pub keep_lines: bool,
-    /// A safety that is missing.
+    /// Which syncs the disks only say that they did.
+    pub lying_disk: Option<LyingDisk>,
+    /// The safety that the program lacks.
+    #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
 
@@ -53,15 +59,15 @@ pub enum Mix {
     Clocks,
 }
 
-/// A safety that is taken away, to see that somebody notices.
+/// Which syncs a disk says that it did and did not, to see that somebody notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mutant {
-    /// Syncs do nothing.
-    IgnoreSyncs,
-    /// Syncs of the replicated log do nothing.
-    IgnoreLogSyncs,
-    /// The names in a directory are never made durable.
-    IgnoreDirectorySyncs,
+pub enum LyingDisk {
+    /// All.
+    AllSyncs,
+    /// Those of the replicated log.
+    LogSyncs,
+    /// Those of directories: names are never made durable.
+    DirectorySyncs,
 }
 
 /// What came of a run.
@@ -97,8 +103,19 @@ impl Plan {
             hectic: false,
             stale_cache: false,
             keep_lines: false,
+            lying_disk: None,
+            #[cfg(feature = "mutants")]
             mutant: None,
         }
+    }
+
+    /// What a build has to be given to run it.
+    const fn features(&self) -> &'static str {
+        #[cfg(feature = "mutants")]
+        if self.mutant.is_some() {
+            return " --features mutants";
+        }
+        ""
     }
 
     /// Runs it on a thread of its own.
@@ -120,6 +137,8 @@ impl Plan {
     fn run_here(self) -> Outcome {
         let began = Instant::now();
         let ran = det::on_seeded_thread(self.seed, move || {
+            #[cfg(feature = "mutants")]
+            mutants::set(self.mutant);
             trace::begin(self.keep_lines);
             trace::freeze(Some(Duration::ZERO));
             let ending = World::new(&self).run(&self);
@@ -155,8 +174,10 @@ impl Outcome {
     /// The line that runs it again.
     pub fn replay_line(&self) -> String {
         let Plan { seed, nodes, secs, mix, .. } = self.plan;
+        let features = self.plan.features();
         let mut line = format!(
-            "cargo run -p simulations -- replay --seed {seed} --nodes {nodes} --secs {secs} --trace"
+            "cargo run -p simulations{features} -- replay --seed {seed} --nodes {nodes} \
+             --secs {secs} --trace"
         );
         if !self.plan.faults {
             line.push_str(" --calm");
@@ -170,6 +191,10 @@ impl Outcome {
         if self.plan.stale_cache {
             line.push_str(" --stale-cache");
         }
+        if let Some(lying_disk) = self.plan.lying_disk {
+            line.push_str(&format!(" --lying-disk {lying_disk}"));
+        }
+        #[cfg(feature = "mutants")]
         if let Some(mutant) = self.plan.mutant {
             line.push_str(&format!(" --mutant {mutant}"));
         }
@@ -189,12 +214,12 @@ impl fmt::Display for Mix {
     }
 }
 
-impl fmt::Display for Mutant {
+impl fmt::Display for LyingDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::IgnoreSyncs => "ignore-syncs",
-            Self::IgnoreLogSyncs => "ignore-log-syncs",
-            Self::IgnoreDirectorySyncs => "ignore-directory-syncs",
+            Self::AllSyncs => "all-syncs",
+            Self::LogSyncs => "log-syncs",
+            Self::DirectorySyncs => "directory-syncs",
         })
     }
 }

@@ -2,7 +2,7 @@
 //! noticed.
 
 use simulations::sweep::sweep;
-use simulations::{Mutant, Outcome, Plan};
+use simulations::{LyingDisk, Outcome, Plan};
 
 /// Seeds of the sweeps that every test run makes: with one node, and with three.
 const SWEEP_SEEDS: u64 = 12;
@@ -11,8 +11,8 @@ const CLUSTER_SEEDS: u64 = 6;
 const SWEEP_SECS: u64 = 10;
 /// Runs at a time.
 const JOBS: usize = 2;
-/// A mutant has to be noticed within so many seeds.
-const MUTANT_SEEDS: u64 = 6;
+/// A disk that lies has to be noticed within so many seeds.
+const LIES_SEEDS: u64 = 6;
 
 /// A run with one node.
 fn alone(seed: u64) -> Plan {
@@ -32,10 +32,10 @@ fn kept(plan: Plan) {
     assert!(outcome.violation.is_none(), "{}", report(&[outcome]));
 }
 
-fn noticed(mutant: Mutant) {
-    let plan = Plan { secs: SWEEP_SECS, mutant: Some(mutant), ..alone(0) };
-    let noticed = (0..MUTANT_SEEDS).any(|seed| Plan { seed, ..plan }.run().violation.is_some());
-    assert!(noticed, "nobody notices {mutant} in {MUTANT_SEEDS} seeds");
+fn noticed(lies: LyingDisk) {
+    let plan = Plan { secs: SWEEP_SECS, lying_disk: Some(lies), ..alone(0) };
+    let noticed = (0..LIES_SEEDS).any(|seed| Plan { seed, ..plan }.run().violation.is_some());
+    assert!(noticed, "nobody notices that {lies} are a lie in {LIES_SEEDS} seeds");
 }
 
 #[test]
@@ -80,17 +80,17 @@ fn a_calm_world_has_no_faults() {
 
 #[test]
 fn a_disk_that_ignores_syncs_is_noticed() {
-    noticed(Mutant::IgnoreSyncs);
+    noticed(LyingDisk::AllSyncs);
 }
 
 #[test]
 fn a_log_that_is_not_synced_is_noticed() {
-    noticed(Mutant::IgnoreLogSyncs);
+    noticed(LyingDisk::LogSyncs);
 }
 
 #[test]
 fn names_that_are_not_synced_are_noticed() {
-    noticed(Mutant::IgnoreDirectorySyncs);
+    noticed(LyingDisk::DirectorySyncs);
 }
 
 /// A node that had just started said `404` of tenants whose groups had not caught up yet.

@@ -15,6 +15,7 @@ use crate::ids::{JobId, RunId, TenantId};
 use crate::json::Json;
 use crate::locks::Space;
 use crate::mailbox::{asked, call, until};
+use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::ports::{Ledger, StoreError};
 use crate::seams::Seams;
@@ -70,6 +71,9 @@ impl TenantHandle {
     /// # Errors
     /// When the tenant may not, a quota is used up, or it came to no outcome by the deadline.
     pub async fn start_run(&self, call: &Call, new: NewRun) -> Result<Created<RunView>, CallError> {
+        if mutants::is(Mutant::QuotaBeforeApply) {
+            self.read(call, |reader| reader.state.room_to_run()).await??;
+        }
         let command = TenantCommand::StartRun {
             run: RunId::from_uuid(self.seams.uuid()),
             work_item: self.seams.uuid().to_string(),

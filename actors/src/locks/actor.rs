@@ -13,6 +13,7 @@ use crate::command::LockCommand;
 use crate::error::CallError;
 use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
+use crate::mutants::{self, Mutant};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::ports::{Ledger, ProposeError};
 use crate::seams::{Seams, Timestamp};
@@ -85,7 +86,11 @@ impl Actor for LockActor {
                     }
                 }
             }
-            LockMessage::Lead { space, locks } => {
+            LockMessage::Lead { space, mut locks } => {
+                if mutants::is(Mutant::TermsByWallClock) {
+                    let now = state.arguments.seams.clock.now();
+                    locks.iter_mut().for_each(|lock| lock.ttl_ms = lock.expires_at.ms_since(now));
+                }
                 send_away(state.queues.unlead(space));
                 state.queues.lead(space, locks, now);
             }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
 use crate::lock_table::LockNotice;
+use crate::mutants::{self, Mutant};
 use crate::outcome::LockView;
 use crate::seams::Timestamp;
 
@@ -78,7 +79,10 @@ impl LockQueues {
     /// Takes over the locks of a space that this node leads now: each a full term.
     pub(super) fn lead(&mut self, space: Space, locks: Vec<LockView>, now: Instant) {
         self.led.insert(space);
-        for lock in locks {
+        for mut lock in locks {
+            if mutants::is(Mutant::ForgetTerms) {
+                lock.ttl_ms = 0;
+            }
             self.begin(space, &lock, now);
         }
     }

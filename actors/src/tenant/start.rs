@@ -7,6 +7,7 @@ use super::{Job, Made, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{Cause, Idempotency, TenantCommand, WorkflowSource};
 use crate::ids::RunId;
 use crate::json::Json;
+use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::tenant_record::Quota;
 use crate::workflow::Workflow;
@@ -129,8 +130,9 @@ impl TenantState {
         cause: Option<&Cause>,
         effects: &mut Vec<TenantEffect>,
     ) -> Result<(), Refusal> {
-        self.room_for(Quota::ConcurrentWorkflows)?;
-        self.room_for(Quota::WorkflowsPerDay)?;
+        if !mutants::is(Mutant::QuotaBeforeApply) {
+            self.room_to_run()?;
+        }
         self.meta.runs_today += 1;
         let (id, work_item) = (new.id, new.work_item.clone());
         let spec = new.workflow.json();
@@ -159,6 +161,12 @@ impl TenantState {
         self.audit(cause, "run_started", &id.to_string(), Some(id));
         self.advance(id, effects);
         Ok(())
+    }
+
+    /// Refuses a run for which the quotas on runs leave no room.
+    pub(crate) fn room_to_run(&self) -> Result<(), Refusal> {
+        self.room_for(Quota::ConcurrentWorkflows)?;
+        self.room_for(Quota::WorkflowsPerDay)
     }
 
     /// Refuses what starts something when the stored bytes have reached the quota.

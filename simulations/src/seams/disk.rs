@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shiioo_storage::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
-use crate::{Mutant, trace};
+use crate::{LyingDisk, trace};
 
 /// What the disk refused, as the program saw it.
 #[derive(Debug, Default)]
@@ -39,13 +39,13 @@ pub struct Process {
     host: Arc<str>,
     killed: Arc<AtomicBool>,
     seen: Arc<DiskFaultsSeen>,
-    mutant: Option<Mutant>,
+    lies: Option<LyingDisk>,
 }
 
 impl Process {
     /// A new life of the program on `host`.
-    pub fn new(host: &str, seen: Arc<DiskFaultsSeen>, mutant: Option<Mutant>) -> Self {
-        Self { host: host.into(), killed: Arc::default(), seen, mutant }
+    pub fn new(host: &str, seen: Arc<DiskFaultsSeen>, lies: Option<LyingDisk>) -> Self {
+        Self { host: host.into(), killed: Arc::default(), seen, lies }
     }
 
     /// From now on nothing of this life reaches the disk.
@@ -141,7 +141,7 @@ impl Disk for TracedDisk {
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let missing =
-            matches!(self.process.mutant, Some(Mutant::IgnoreSyncs | Mutant::IgnoreDirectorySyncs));
+            matches!(self.process.lies, Some(LyingDisk::AllSyncs | LyingDisk::DirectorySyncs));
         let sync = || self.disk.sync_dir(path);
         self.process.sync(format_args!("sync directory {path}/"), missing, sync)
     }
@@ -189,10 +189,10 @@ impl DiskFile for TracedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let missing = match self.process.mutant {
-            Some(Mutant::IgnoreSyncs) => true,
-            Some(Mutant::IgnoreLogSyncs) => self.path.starts_with("log/"),
-            Some(Mutant::IgnoreDirectorySyncs) | None => false,
+        let missing = match self.process.lies {
+            Some(LyingDisk::AllSyncs) => true,
+            Some(LyingDisk::LogSyncs) => self.path.starts_with("log/"),
+            Some(LyingDisk::DirectorySyncs) | None => false,
         };
         self.process.sync(format_args!("sync {}", self.path), missing, || self.file.sync_data())
     }

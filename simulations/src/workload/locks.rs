@@ -21,6 +21,19 @@ const TTL_MS_MIN: u64 = 500;
 const TTL_MS_MAX: u64 = 6000;
 /// How long an acquisition waits in the queue at most, ms.
 const WAIT_MS_MAX: u64 = 1500;
+/// How often a token is used again that was given back, and that the lock has come back since.
+const USES_SPENT: f64 = 0.25;
+/// How often a lock is prolonged at the last moment, when that is not far.
+const RENEWS_LATE: f64 = 0.4;
+/// How far it may be.
+const LATE_WITHIN: Duration = Duration::from_millis(1500);
+/// The last moment is so long before or after the end of what is certain, ms: the node counts from
+/// a little later, and has to have decided by then.
+const LATE_BEFORE_MS_MAX: u64 = 14;
+const LATE_AFTER_MS_MAX: u64 = 4;
+
+/// A key space and a key in it.
+pub(super) type LockName = (String, String);
 
 /// A lock that this client was granted.
 #[derive(Debug, Clone)]
@@ -39,6 +52,8 @@ impl Session {
         match self.held.pop() {
             Some(held) if self.rng.random_bool(0.6) => {
                 self.show_token(&held)?;
+                self.use_spent_token(&held).await?;
+                self.wait_for_last_moment(&held).await;
                 self.renew(held).await
             }
             Some(held) => self.release(held).await,
@@ -59,6 +74,42 @@ impl Session {
         );
         *seen = held.token.max(*seen);
         Ok(())
+    }
+
+    /// Uses the token under which it had the same lock before: whoever holds it now, the token is
+    /// worth nothing.
+    async fn use_spent_token(&mut self, held: &Held) -> Checked {
+        let Held { space, key, ttl, .. } = held;
+        let name = (space.clone(), key.clone());
+        let Some(&token) = self.spent.get(&name).filter(|token| **token < held.token) else {
+            return Ok(());
+        };
+        if !self.rng.random_bool(USES_SPENT) {
+            return Ok(());
+        }
+        if self.rng.random_bool(0.5) {
+            let body =
+                json!({ "holder": self.name, "token": token, "ttl_secs": ttl.as_secs_f64() });
+            let reply = self.client.settle(Call::post(path(space, key, "renew"), body)).await;
+            ensure!(reply.code() == "lock_lost", "token {token} of {held:?} was spent: {reply}");
+        } else {
+            let body = json!({ "holder": self.name, "token": token });
+            let reply = self.client.settle(Call::post(path(space, key, "release"), body)).await;
+            let refused = reply.status == 200 && reply.body["released"] == false;
+            ensure!(refused, "token {token} of {held:?} was spent: {reply}");
+        }
+        Ok(())
+    }
+
+    /// Waits until the term is about to end, now and then: a renewal that comes first wins.
+    async fn wait_for_last_moment(&mut self, held: &Held) {
+        let left = held.until.saturating_sub(trace::now());
+        let (before, after) = (LATE_BEFORE_MS_MAX, LATE_AFTER_MS_MAX);
+        if left > LATE_WITHIN || left.is_zero() || !self.rng.random_bool(RENEWS_LATE) {
+            return;
+        }
+        let late = Duration::from_millis(self.rng.random_range(0..=before + after));
+        tokio::time::sleep((left + late).saturating_sub(Duration::from_millis(before))).await;
     }
 
     /// Writes down what was done with a lock.
@@ -137,6 +188,7 @@ impl Session {
         let body = json!({ "holder": self.name, "token": token });
         let reply = self.client.settle(Call::post(path(&space, &key, "release"), body)).await;
         ensure!(reply.status == 200, "a lock was not released: {reply}");
+        self.spent.insert((space.clone(), key.clone()), token);
         let answer = LockAnswer::Released(reply.body["released"] == true);
         self.note(&space, &key, LockVerb::Release { token }, &reply, answer);
         let lost = reply.body["released"] == false && !reply.retried && trace::now() < until;

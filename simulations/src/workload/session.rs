@@ -1,5 +1,6 @@
 //! One client: chooses what to do, keeps what it knows, and compares.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::TenantModel;
-use super::locks::Held;
+use super::locks::{Held, LockName};
 use crate::board::Board;
 use crate::checks::{Checked, durability};
 use crate::client::{Call, Client};
@@ -33,6 +34,8 @@ pub struct Session {
     /// The tenant that all share; only the own runs are known.
     pub(super) shared: TenantModel,
     pub(super) held: Vec<Held>,
+    /// Locks that it gave back, each with the last token.
+    pub(super) spent: BTreeMap<LockName, u64>,
     marks: u64,
     /// The life of the node in which everything was last compared.
     compared_in: u64,
@@ -48,6 +51,7 @@ impl Session {
             tenants: Vec::new(),
             shared: TenantModel::default(),
             held: Vec::new(),
+            spent: BTreeMap::new(),
             marks: 0,
             compared_in: 0,
             name,

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::seams::{
     Air, DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk,
 };
-use crate::{Mutant, Plan, trace};
+use crate::{LyingDisk, Plan, trace};
 
 /// Where a node's API listens.
 pub const API_PORT: u16 = 3000;
@@ -42,7 +42,7 @@ pub struct NodeHost {
     /// Its number among the hosts: no two share their chance.
     number: u64,
     seed: u64,
-    mutant: Option<Mutant>,
+    lying_disk: Option<LyingDisk>,
     names: Vec<String>,
     /// Whom it asks to be let in; the first node asks nobody.
     join: Vec<String>,
@@ -99,10 +99,10 @@ impl Life {
         names: &[String],
         seen: &Arc<DiskFaultsSeen>,
         air: &Arc<Air>,
-        mutant: Option<Mutant>,
+        lying_disk: Option<LyingDisk>,
     ) -> Rc<Self> {
         Rc::new(Self {
-            process: Process::new(name, Arc::clone(seen), mutant),
+            process: Process::new(name, Arc::clone(seen), lying_disk),
             tcp: SimTcp::new(name, names),
             udp: SimUdp::new(name, Arc::clone(air)),
             stop: Notify::new(),
@@ -121,7 +121,7 @@ impl Life {
 impl NodeHost {
     /// The `number`-th node of a run, from 1, which can look up `names` and joins `others`.
     pub fn new(number: u64, plan: &Plan, names: &[String], others: &[String]) -> Rc<Self> {
-        let Plan { seed, mutant, .. } = *plan;
+        let Plan { seed, lying_disk, .. } = *plan;
         let name = &node_name(number);
         let air = Air::new(seed ^ number << 24);
         let join = others.iter().map(|other| format!("{other}:{NODE_PORT}")).collect();
@@ -130,12 +130,12 @@ impl NodeHost {
             name: name.to_owned(),
             number,
             seed,
-            mutant,
+            lying_disk,
             names: names.to_vec(),
             join,
             disk: SimDisk::new(seed ^ number << 32),
             clock: SimClock::default(),
-            life: RefCell::new(Life::new(name, names, &seen, &air, mutant)),
+            life: RefCell::new(Life::new(name, names, &seen, &air, lying_disk)),
             air,
             seen,
             starts: Cell::default(),
@@ -232,7 +232,7 @@ impl NodeHost {
         self.is_ready.set(false);
         self.refused_before.set(self.refused());
         self.failed_syncs_before.set(self.seen.failed_syncs());
-        let life = Life::new(&self.name, &self.names, &self.seen, &self.air, self.mutant);
+        let life = Life::new(&self.name, &self.names, &self.seen, &self.air, self.lying_disk);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
         let exit = tokio::select! {

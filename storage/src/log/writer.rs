@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::mutants::{self, Mutant};
 use tokio::sync::oneshot;
 
 use super::Shared;
@@ -144,6 +145,10 @@ impl Writer {
         let group = job.group;
         for op in &job.ops {
             let fits = match op {
+                Op::Vote(vote) if mutants::is(Mutant::NoVoteOnDisk) => {
+                    self.effects.push(Effect::Vote(group, *vote));
+                    self.put(record::put_mark).is_some()
+                }
                 Op::Vote(vote) => {
                     self.effects.push(Effect::Vote(group, *vote));
                     self.put(|bytes| record::put_vote(group, *vote, bytes)).is_some()
@@ -200,7 +205,9 @@ impl Writer {
         if let Err(error) = self.file.write_at(self.len, &self.buffer) {
             return Err(self.not_written(error));
         }
-        if let Err(error) = self.file.sync_data() {
+        if !mutants::is(Mutant::NoLogSync)
+            && let Err(error) = self.file.sync_data()
+        {
             return Err(self.die("sync", &error));
         }
         self.len += self.buffer.len() as u64;

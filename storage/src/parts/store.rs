@@ -13,6 +13,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
 use tokio::sync::OwnedMutexGuard;
 
@@ -59,10 +60,10 @@ impl Files {
 
     fn sync_events(&self) -> Result<(), StoreError> {
         match &self.events {
-            Some(events) => events
+            Some(events) if !mutants::is(Mutant::NoEventsSync) => events
                 .sync_data()
                 .map_err(|error| store_error(format!("sync {}", self.paths.events), error)),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -11,6 +11,7 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use shiioo_actors::command::Envelope;
 use shiioo_actors::ids::GroupId;
+use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
 use tokio::sync::watch;
@@ -57,7 +58,7 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
         enable_pre_vote: Some(true),
         // A leader that comes back in the same term after a power cut may have lost what it had
         // not synced, and would give the same index twice.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(mutants::is(Mutant::RestoreLeader)),
         // A leader that hears no quorum falls silent for T, so that those who hear it, but whom it
         // does not hear, elect another.
         quorum_loss_probe_interval: Some(total),

@@ -1,0 +1,116 @@
+//! Mutants of the program, each without one safety: whether somebody notices, and how soon.
+//!
+//! A mutant is tried with one seed after the other until a run breaks a promise. That seed is then
+//! run again with the program as it is, which has to keep them all: so it was the missing safety
+//! that showed, and not the seed.
+
+use clap::Args;
+use shiioo_actors::mutants::Mutant;
+
+use crate::plan::{Mix, Outcome, Plan};
+use crate::sweep::sweep;
+
+/// Of a violation so much is shown, characters.
+const SHOWN_CHARS: usize = 100;
+
+/// What to try.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Hunt {
+    /// How many seeds a mutant is tried with, at most
+    #[arg(long, default_value_t = 200)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// How many at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// This mutant and no other
+    #[arg(long)]
+    only: Option<Mutant>,
+    /// How many nodes, instead of what suits the mutant
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=5))]
+    nodes: Option<u64>,
+}
+
+/// A run that noticed.
+struct Caught {
+    outcome: Outcome,
+    /// What the whole program breaks with the same seed: nothing, as it should be.
+    unmutated: Option<String>,
+}
+
+/// What provokes a mutant: a short run that is rich in the faults in which the safety counts.
+fn provoking(mutant: Mutant) -> Plan {
+    let plan = Plan { secs: 15, mutant: Some(mutant), ..Plan::new(0) };
+    let alone = Plan { nodes: 1, ..plan };
+    let processes = Plan { mix: Mix::Processes, hectic: true, ..plan };
+    match mutant {
+        // Power goes: of one node, that is all there is.
+        Mutant::NoLogSync | Mutant::NoEventsSync => {
+            Plan { mix: Mix::Processes, hectic: true, ..alone }
+        }
+        // Clients suffice: stale tokens, renewals at the last moment, races for a quota.
+        Mutant::NoFencing | Mutant::ExpireRenewed | Mutant::QuotaBeforeApply => plan,
+        // Leaders change.
+        Mutant::ForgetTerms | Mutant::StepResultTwice => processes,
+        Mutant::TermsByWallClock => plan,
+        // A disk is full, and its node, which leads, starts again.
+        Mutant::RestoreLeader => Plan { secs: 30, hectic: true, ..plan },
+        // Answers are lost, between client and node and between nodes.
+        Mutant::NoIdempotencyKeys | Mutant::NoRequestNames => {
+            Plan { mix: Mix::Network, hectic: true, ..plan }
+        }
+        // Somebody reads elsewhere what was just written, or from who has been replaced.
+        Mutant::NoReadIndex => plan,
+        Mutant::NoReadRound => Plan { mix: Mix::Network, hectic: true, ..plan },
+        // Power goes in the middle of an election.
+        Mutant::NoVoteOnDisk => Plan { secs: 30, ..processes },
+    }
+}
+
+impl Hunt {
+    /// Tries the mutants and prints a table. Tells whether each was noticed.
+    pub fn run(self) -> bool {
+        println!("{:<20} {:>5} {:>6}  what was noticed", "mutant", "seed", "seeds");
+        let wanted = |mutant: &Mutant| self.only.is_none_or(|only| only == *mutant);
+        let mutants = Mutant::ALL.into_iter().filter(wanted);
+        // All of them, also after one that nobody noticed.
+        mutants.map(|mutant| self.try_one(mutant)).fold(true, |all, one| all && one)
+    }
+
+    fn try_one(self, mutant: Mutant) -> bool {
+        let Some(Caught { outcome, unmutated }) = self.catch(mutant) else {
+            println!("{mutant:<20} {:>5} {:>6}  NOBODY NOTICED", "-", self.seeds);
+            return false;
+        };
+        let seed = outcome.plan.seed;
+        let says = beginning(outcome.violation.as_deref().unwrap_or_default());
+        println!("{mutant:<20} {seed:>5} {:>6}  {says}", seed - self.from + 1);
+        println!("{:<33}  again: {}", "", outcome.replay_line());
+        if let Some(violation) = &unmutated {
+            println!("{:<33}  THE WHOLE PROGRAM BREAKS AS WELL: {violation}", "");
+        }
+        unmutated.is_none()
+    }
+
+    /// The first seed that notices.
+    fn catch(self, mutant: Mutant) -> Option<Caught> {
+        let plan = provoking(mutant);
+        let plan = Plan { nodes: self.nodes.unwrap_or(plan.nodes), ..plan };
+        let (end, jobs) = (self.from.saturating_add(self.seeds), self.jobs.max(1));
+        let outcome = (self.from..end).step_by(jobs).find_map(|from| {
+            let next = from.saturating_add(jobs as u64).min(end);
+            let failures = sweep(plan, from..next, jobs, |_| ()).failures;
+            failures.into_iter().min_by_key(|outcome| outcome.plan.seed)
+        })?;
+        let unmutated = Plan { mutant: None, ..outcome.plan }.run().violation;
+        Some(Caught { outcome, unmutated })
+    }
+}
+
+/// The beginning of a text, on one line.
+fn beginning(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(SHOWN_CHARS).collect()
+}
