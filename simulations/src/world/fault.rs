@@ -23,6 +23,16 @@ pub enum Fault {
     FullDisk,
     /// Syncs fail for a while; counted one by one.
     FailedSyncs,
+    /// Writes fail for a while, always or now and then; counted one by one, as the next one.
+    FailedWrites,
+    /// Reads fail for a while.
+    FailedReads,
+    /// Everything with a sync in it takes long for a while.
+    SlowDisk,
+    /// A bit of what was durable is another; counted when the node notices.
+    BitRot,
+    /// A node loses all that is on its disk, and joins anew; also after its disk rotted.
+    LostDisk,
     /// The node ended by itself, with a reason.
     NodeFailed,
     /// A client and a node cannot reach each other for a while.
@@ -69,6 +79,11 @@ impl fmt::Display for Fault {
             Self::RollingRestart => "rolling restarts of all nodes",
             Self::FullDisk => "writes that found no room",
             Self::FailedSyncs => "syncs that failed",
+            Self::FailedWrites => "writes that failed",
+            Self::FailedReads => "reads that failed",
+            Self::SlowDisk => "slow disks",
+            Self::BitRot => "rotten bits, noticed",
+            Self::LostDisk => "disks lost, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",
             Self::HeldLink => "held links to a client",

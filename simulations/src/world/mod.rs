@@ -8,6 +8,7 @@ mod fault;
 mod files;
 mod host;
 mod lives;
+mod losses;
 mod network;
 mod service;
 mod weather;
@@ -28,6 +29,7 @@ use crate::{Mix, Plan, checks, det, ensure, trace, workload};
 pub use fault::Fault;
 pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
 use lives::{NodeState, Seat};
+use losses::Loss;
 pub use service::{SERVICE, SERVICE_PORT, Service};
 use weather::Weather;
 
@@ -47,6 +49,8 @@ pub struct World {
     board: Rc<Board>,
     seats: Vec<Seat>,
     weather: Weather,
+    /// The node that has no disk of its own history, if any.
+    loss: Option<Loss>,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
@@ -98,8 +102,10 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
         let weather = Weather::new(plan, &mut rng);
         let seats = nodes.into_iter().map(Seat::new).collect();
-        let mut world = Self { sim, board, seats, weather, rng, counts: BTreeMap::new() };
+        let counts = BTreeMap::new();
+        let mut world = Self { sim, board, seats, weather, loss: None, rng, counts };
         world.lay_links();
+        world.set_paces();
         world
     }
 
@@ -131,6 +137,9 @@ impl World {
         for Seat { host, .. } in &self.seats {
             seen(Fault::FullDisk, host.seen.full());
             seen(Fault::FailedSyncs, host.seen.failed_syncs());
+            let (writes, reads) = host.disk.failed();
+            seen(Fault::FailedWrites, writes);
+            seen(Fault::FailedReads, reads);
             let [lost, doubled, late] = host.air.counts();
             seen(Fault::LostPacket, lost);
             seen(Fault::DoubledPacket, doubled);
@@ -147,13 +156,11 @@ impl World {
         self.clear_up();
         self.board.settles_since.set(self.sim.elapsed());
         self.board.phase.set(Phase::Settle);
-        let bound = self.sim.elapsed() + liveness::SETTLE_MAX;
+        let since = self.sim.elapsed();
         while !self.step()? {
-            ensure!(
-                self.sim.elapsed() < bound,
-                "not all is done {:?} after the last fault",
-                liveness::SETTLE_MAX
-            );
+            let settle_max = liveness::SETTLE_MAX + self.board.replacing_max();
+            let in_time = self.sim.elapsed() < since + settle_max;
+            ensure!(in_time, "not all is done {settle_max:?} after the last fault");
         }
         self.board.phase.set(Phase::Stop);
         self.stop_all()?;
@@ -169,6 +176,7 @@ impl World {
         let panics = det::take_panics();
         ensure!(panics.is_empty(), "{}", panics.join("; "));
         self.follow_nodes()?;
+        self.check_rot()?;
         Ok(done)
     }
 

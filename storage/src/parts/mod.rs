@@ -99,7 +99,7 @@ impl Stores for FileStores {
     fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
         Box::pin(async move {
             let held = self.hold(part).await;
-            let (disk, executor) = (Arc::clone(&self.disk), self.executor);
+            let (disk, executor) = (Arc::clone(&self.disk), self.executor.clone());
             let paths = self.paths(part);
             let open = move || PartStore::open(disk, executor, paths, held);
             let store = self.executor.run(open).await?;
