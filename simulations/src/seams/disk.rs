@@ -162,8 +162,8 @@ impl Disk for TracedDisk {
         self.process.read(format_args!("list {path}"), || self.disk.list(path))
     }
 
-    fn exists(&self, path: &str) -> bool {
-        self.process.alive().is_ok() && self.disk.exists(path)
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.process.read(format_args!("look for {path}"), || self.disk.exists(path))
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
