@@ -230,8 +230,8 @@ pub trait Stores: Send + Sync + 'static {
     /// events are cut to the length that the index recorded.
     fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>>;
 
-    /// Whether the part has files.
-    fn exists(&self, part: Part) -> bool;
+    /// Whether the part has files. An error is not a no.
+    fn exists(&self, part: Part) -> Result<bool, StoreError>;
 
     /// Removes a tenant's files. Returns once they are gone durably.
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>>;

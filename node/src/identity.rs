@@ -133,8 +133,11 @@ impl Identity {
             check_region(&found.region, region)?;
             return Ok(Who::Member(Box::new(found)));
         }
-        if let Some(found) = NEEDS_IDENTITY.into_iter().find(|path| disk.exists(path)) {
-            return Err(IdentityError::Lost(found));
+        for path in NEEDS_IDENTITY {
+            let found = disk.exists(path);
+            if found.map_err(|error| store_error(format!("look for {path}"), error))? {
+                return Err(IdentityError::Lost(path));
+            }
         }
         let make_dir = || -> io::Result<()> {
             disk.create_dir_all(IDENTITY_DIR)?;
@@ -396,7 +399,7 @@ mod tests {
         assert_eq!(member(&*disk.mount()).unwrap(), identity);
         let again = Identity::load_or_create(&*disk.mount(), &seams(), "default", true).unwrap();
         assert!(matches!(again, Who::Member(found) if *found == identity));
-        assert!(!disk.mount().exists(CANDIDATE_FILE));
+        assert!(!disk.mount().exists(CANDIDATE_FILE).unwrap());
     }
 
     #[test]
@@ -445,6 +448,6 @@ mod tests {
         disk.open("system.redb", OpenMode::CreateNew).unwrap();
         let error = member(&*disk).unwrap_err().to_string();
         assert!(error.contains("system.redb"), "{error}");
-        assert!(!disk.exists(IDENTITY_FILE));
+        assert!(!disk.exists(IDENTITY_FILE).unwrap());
     }
 }

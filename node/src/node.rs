@@ -385,7 +385,7 @@ mod tests {
 
         let identity = node.identity().clone();
         node.stop().await;
-        assert!(!seams.disk.exists(READY_FILE));
+        assert!(!seams.disk.exists(READY_FILE).unwrap());
         let node = Node::start(config, seams).await.unwrap();
         assert_eq!(*node.identity(), identity);
         node.stop().await;
@@ -399,7 +399,7 @@ mod tests {
         let error = refused(config.clone(), seams.clone()).await;
         let named = format!("process {}, API at {}", std::process::id(), first.api_addr());
         assert!(error.contains(&named) && error.contains("--data-dir"), "{error}");
-        assert!(seams.disk.exists(READY_FILE), "the loser leaves the winner's file alone");
+        assert!(seams.disk.exists(READY_FILE).unwrap(), "the loser leaves the winner's file alone");
         first.stop().await;
         Node::start(config, seams).await.unwrap().stop().await;
     }

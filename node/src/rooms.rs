@@ -96,8 +96,8 @@ impl Rooms {
         let groups_config =
             GroupsConfig { raft_id: identity.raft_id, election_timeout: config.election_timeout };
         let (disk, peers) = (Arc::clone(&seams.disk), Arc::clone(&quic) as Arc<dyn Peers>);
-        let started =
-            Groups::start(groups_config, disk, seams.executor, registry.clone(), peers).await?;
+        let executor = seams.executor.clone();
+        let started = Groups::start(groups_config, disk, executor, registry.clone(), peers).await?;
         let _ = groups.set(Arc::clone(&started));
         let groups = started;
         let profile = NodeProfile {
@@ -133,8 +133,8 @@ impl Rooms {
         // Only who founds the cluster is its first voter; the others are told who votes.
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
-        let stores =
-            FileStores::open(Arc::clone(&seams.disk), seams.executor, &config.region).await?;
+        let (disk, executor) = (Arc::clone(&seams.disk), seams.executor.clone());
+        let stores = FileStores::open(disk, executor, &config.region).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;

@@ -2,13 +2,14 @@
 //! together know.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use stateright::semantics::register::{RegisterOp, RegisterRet};
 
 use crate::checks::linear::Seen;
+use crate::checks::liveness;
 use crate::checks::lock_spec::{LockAnswer, LockOp};
 use crate::trace;
 use crate::world::{NodeHost, Service};
@@ -99,6 +100,10 @@ pub struct Board {
     pub leader: Cell<Option<usize>>,
     /// Whether every node has been seen to vote: before, fewer are a majority.
     pub all_vote: Cell<bool>,
+    /// The ids of the nodes that hold a group of tenants, as soon as there are any.
+    pub keeps_tenants: RefCell<BTreeSet<String>>,
+    /// How many disks were lost with all that was on them.
+    pub lost_disks: Cell<u64>,
     /// The nodes that can talk to no majority, by their places, and since when.
     pub cut_off: RefCell<BTreeMap<usize, Duration>>,
     /// How often a leader stepped down because a client asked.
@@ -131,6 +136,8 @@ impl Board {
             busy: Cell::default(),
             leader: Cell::default(),
             all_vote: Cell::default(),
+            keeps_tenants: RefCell::default(),
+            lost_disks: Cell::default(),
             cut_off: RefCell::default(),
             stepped_down: Cell::default(),
             shared_tenant: RefCell::default(),
@@ -151,6 +158,11 @@ impl Board {
     /// How many lives of nodes got as far as being ready: it grows with each interruption.
     pub fn lives(&self) -> u64 {
         self.nodes.iter().map(|node| node.lives()).sum()
+    }
+
+    /// So much longer than else it may take until everything is in order.
+    pub fn replacing_max(&self) -> Duration {
+        if self.lost_disks.get() > 0 { liveness::REPLACED_MAX } else { Duration::ZERO }
     }
 
     /// The names of the nodes.

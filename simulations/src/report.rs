@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use simulations::world::Fault;
 use simulations::{Outcome, Summary};
@@ -34,8 +35,8 @@ pub fn one(outcome: &Outcome) -> bool {
 pub fn many(summary: &Summary, took: Duration) -> bool {
     let Summary { runs, simulated, faults, compared, failures } = summary;
     println!("{:<36} {:>9} {:>10} {:>12}", "fault", "times", "runs kept", "runs broken");
-    for fault in Fault::ALL {
-        let tally = faults.get(&fault).copied().unwrap_or_default();
+    for fault in Fault::value_variants() {
+        let tally = faults.get(fault).copied().unwrap_or_default();
         let never = if tally.times == 0 { "  never happened" } else { "" };
         let (times, kept, broken) = (tally.times, tally.kept, tally.broken);
         println!("{fault:<36} {times:>9} {kept:>10} {broken:>12}{never}");

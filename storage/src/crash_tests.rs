@@ -324,7 +324,7 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
 
     let files = now(FileStores::open(disk.mount(), Executor::Inline, "default")).unwrap();
     for (&tenant, part) in &oracle.parts {
-        let is_there = files.exists(Part::Tenant(tenant));
+        let is_there = files.exists(Part::Tenant(tenant)).unwrap();
         if let Some((_, is_gone)) = oracle.removed.filter(|(removed, _)| *removed == tenant) {
             assert!(!(is_gone && is_there), "{story}: {tenant} came back");
             if !is_there {

@@ -3,23 +3,52 @@
 
 use std::future;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Where blocking work runs: on the caller's thread in a simulation, where every thread would be
 /// an unseen source of chance, else on threads that may block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Executor {
     /// At once, on the caller's thread. No thread is ever made.
     Inline,
+    /// On the caller's thread, after the time that a simulated disk takes for it.
+    Paced(Pace),
     /// On the runtime's threads for blocking work; the log's writer has a thread of its own.
     Threads,
 }
 
+/// How long a simulated disk takes for a piece of work with a sync in it. Others wait meanwhile, and
+/// what they bring to the log becomes one batch. Set from outside, while the program runs.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    /// Sets what work takes that begins from now on; zero for none, and no waiting at all.
+    pub fn set(&self, pace: Duration) {
+        self.0.store(u64::try_from(pace.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What work takes now.
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
 impl Executor {
     /// Runs a job to its end. Under [`Executor::Threads`] the job goes on when the caller stops
-    /// waiting.
+    /// waiting; under [`Executor::Paced`] it has not begun then, and never will.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Self::Inline => job(),
+            Self::Paced(pace) => {
+                let pace = pace.get();
+                if !pace.is_zero() {
+                    tokio::time::sleep(pace).await;
+                }
+                job()
+            }
             Self::Threads => match tokio::task::spawn_blocking(job).await {
                 Ok(done) => done,
                 Err(error) => match error.try_into_panic() {
@@ -28,6 +57,14 @@ impl Executor {
                     Err(_) => future::pending().await,
                 },
             },
+        }
+    }
+
+    /// The pace of the disk, where it has one.
+    pub(crate) fn pace(&self) -> Pace {
+        match self {
+            Self::Paced(pace) => pace.clone(),
+            Self::Inline | Self::Threads => Pace::default(),
         }
     }
 
@@ -45,7 +82,7 @@ impl Executor {
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        debug_assert_eq!(*self, Self::Threads);
+        debug_assert!(matches!(self, Self::Threads));
         std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
     }
 }

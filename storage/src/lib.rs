@@ -25,6 +25,8 @@ mod log;
 mod parts;
 mod raft;
 
-pub use executor::Executor;
+pub use executor::{Executor, Pace};
+#[cfg(any(test, feature = "sim"))]
+pub use log::witnessed_log_bytes;
 pub use parts::FileStores;
 pub use raft::{Groups, GroupsConfig, NoPeers};

@@ -53,7 +53,7 @@ impl<M: Machine> PartRunner<M> {
         queue: Arc<PartQueue>,
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
         let store =
-            if deps.stores.exists(part) { Some(deps.stores.open(part).await?) } else { None };
+            if deps.stores.exists(part)? { Some(deps.stores.open(part).await?) } else { None };
         let applied = store.as_ref().and_then(|store| store.position());
         let rows = Overlay::new(store);
         let machine = M::load(&rows)?;

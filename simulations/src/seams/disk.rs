@@ -81,6 +81,18 @@ impl Process {
         done
     }
 
+    /// Reads; only what goes wrong is written down.
+    fn read<T>(
+        &self,
+        what: fmt::Arguments<'_>,
+        read: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.alive()?;
+        read().inspect_err(|error| {
+            trace::event(&self.host, "disk", format_args!("{what}: {error}"), &[]);
+        })
+    }
+
     fn sync(
         &self,
         what: fmt::Arguments<'_>,
@@ -147,12 +159,11 @@ impl Disk for TracedDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
-        self.process.alive()?;
-        self.disk.list(path)
+        self.process.read(format_args!("list {path}"), || self.disk.list(path))
     }
 
-    fn exists(&self, path: &str) -> bool {
-        self.process.alive().is_ok() && self.disk.exists(path)
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.process.read(format_args!("look for {path}"), || self.disk.exists(path))
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
@@ -169,8 +180,8 @@ struct TracedFile {
 
 impl DiskFile for TracedFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.process.alive()?;
-        self.file.read_at(offset, buffer)
+        let what = format_args!("read {} at {offset}", self.path);
+        self.process.read(what, || self.file.read_at(offset, buffer))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -179,8 +190,7 @@ impl DiskFile for TracedFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.process.alive()?;
-        self.file.len()
+        self.process.read(format_args!("length of {}", self.path), || self.file.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Who only looks: asks all nodes who leads, all the time, and in the end whether they agree.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +26,21 @@ struct Watcher {
     board: Rc<Board>,
     client: Client,
     leaders: Leaders,
+}
+
+/// A replica of a group.
+#[derive(Debug)]
+struct Replica {
+    /// The id of its node.
+    node: String,
+    votes: bool,
+}
+
+impl Replica {
+    fn of(body: &Value) -> Self {
+        let node = body["node_id"].as_str().unwrap_or_default().to_owned();
+        Self { node, votes: body["role"] == "voter" }
+    }
 }
 
 /// Watches until the run has settled and all nodes say the same.
@@ -70,8 +86,10 @@ impl Watcher {
             }
         }
         if !self.board.all_vote.get() && !named.is_empty() {
-            let all_vote = self.who_votes().await.first() == Some(&self.board.nodes.len());
-            self.board.all_vote.set(all_vote);
+            let groups = self.groups().await;
+            self.board.all_vote.set(self.all_vote(&groups));
+            let keepers = groups.iter().skip(1).flatten().map(|replica| replica.node.clone());
+            self.board.keeps_tenants.borrow_mut().extend(keepers);
         }
         let all = named.len() == self.board.nodes.len();
         Ok(all && named.windows(2).all(|pair| pair[0] == pair[1]))
@@ -85,35 +103,39 @@ impl Watcher {
         replies.into_iter().map(|reply| reply.ok().filter(|reply| reply.status == 200)).collect()
     }
 
-    /// How many vote in each group, the system group first; nothing when nobody says.
-    async fn who_votes(&self) -> Vec<usize> {
+    /// The replicas of each group, the system group first; nothing when nobody says.
+    async fn groups(&self) -> Vec<Vec<Replica>> {
         let Ok(reply) =
             self.client.anywhere(&Call::get("/api/cluster/groups").within(PATIENCE)).await
         else {
             return Vec::new();
         };
-        let votes = |group: &Value| {
+        let replicas = |group: &Value| {
             let replicas = group["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
-            replicas.iter().filter(|replica| replica["role"] == "voter").count()
+            replicas.iter().map(Replica::of).collect()
         };
-        reply.body["groups"].as_array().into_iter().flatten().map(votes).collect()
+        reply.body["groups"].as_array().into_iter().flatten().map(replicas).collect()
     }
 
-    /// Every node votes in the system group.
+    /// Whether every node votes in the system group, and nobody else.
+    fn all_vote(&self, groups: &[Vec<Replica>]) -> bool {
+        let votes = groups.first().into_iter().flatten().filter(|replica| replica.votes);
+        let votes: BTreeSet<&str> = votes.map(|replica| replica.node.as_str()).collect();
+        let nodes: Vec<String> = self.board.nodes.iter().map(|node| node.id()).collect();
+        votes == nodes.iter().map(String::as_str).collect()
+    }
+
+    /// Every node votes in the system group, and nobody else has a replica of it.
     async fn await_voters(&self) -> Checked {
         let nodes = self.board.nodes.len();
-        let bound = self.board.settles_since.get() + liveness::VOTERS_MAX;
         loop {
-            let votes = self.who_votes().await;
-            if votes.first() == Some(&nodes) {
+            let groups = self.groups().await;
+            if self.all_vote(&groups) && groups[0].len() == nodes {
                 return Ok(());
             }
-            let in_time = trace::now() < bound;
-            ensure!(
-                in_time,
-                "so many vote in each group {:?} after the faults: {votes:?}",
-                liveness::VOTERS_MAX
-            );
+            let voters_max = liveness::VOTERS_MAX + self.board.replacing_max();
+            let in_time = trace::now() < self.board.settles_since.get() + voters_max;
+            ensure!(in_time, "these are the groups {voters_max:?} after the faults: {groups:?}");
             sleep(ROUND_PAUSE).await;
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What can happen. Counted when it has really happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Fault {
     /// Power goes between two operations of the disk.
     PowerCut,
@@ -23,6 +23,16 @@ pub enum Fault {
     FullDisk,
     /// Syncs fail for a while; counted one by one.
     FailedSyncs,
+    /// Writes fail for a while, always or now and then; counted one by one, as the next one.
+    FailedWrites,
+    /// Reads fail for a while.
+    FailedReads,
+    /// Everything with a sync in it takes long for a while.
+    SlowDisk,
+    /// A bit of what was durable is another; counted when the node notices.
+    BitRot,
+    /// A node loses all that is on its disk, and joins anew; also after its disk rotted.
+    LostDisk,
     /// The node ended by itself, with a reason.
     NodeFailed,
     /// A client and a node cannot reach each other for a while.
@@ -57,37 +67,6 @@ pub enum Fault {
     StepDown,
 }
 
-impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 25] = [
-        Self::PowerCut,
-        Self::PowerCutInOperation,
-        Self::Blackout,
-        Self::Kill,
-        Self::KillInOperation,
-        Self::Restart,
-        Self::RollingRestart,
-        Self::FullDisk,
-        Self::FailedSyncs,
-        Self::NodeFailed,
-        Self::LostLink,
-        Self::HeldLink,
-        Self::LeaderAlone,
-        Self::NodeAlone,
-        Self::Halves,
-        Self::OneWay,
-        Self::Bridge,
-        Self::Pause,
-        Self::SlowLink,
-        Self::LostPacket,
-        Self::DoubledPacket,
-        Self::LatePacket,
-        Self::ClockJump,
-        Self::ClockDrift,
-        Self::StepDown,
-    ];
-}
-
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -100,6 +79,11 @@ impl fmt::Display for Fault {
             Self::RollingRestart => "rolling restarts of all nodes",
             Self::FullDisk => "writes that found no room",
             Self::FailedSyncs => "syncs that failed",
+            Self::FailedWrites => "writes that failed",
+            Self::FailedReads => "reads that failed",
+            Self::SlowDisk => "slow disks",
+            Self::BitRot => "rotten bits, noticed",
+            Self::LostDisk => "disks lost, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",
             Self::HeldLink => "held links to a client",

@@ -28,7 +28,7 @@ pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<(String, V
 }
 
 /// All files below a directory, with their lengths.
-fn walk(disk: &dyn Disk, dir: &str) -> Vec<(String, u64)> {
+pub(super) fn walk(disk: &dyn Disk, dir: &str) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for entry in disk.list(dir).unwrap_or_default() {
         let path =

@@ -11,8 +11,8 @@ use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::seams::Seams;
-use shiioo_storage::Executor;
 use shiioo_storage::disk::SimDisk;
+use shiioo_storage::{Executor, Pace};
 use tokio::sync::Notify;
 
 use crate::seams::{
@@ -50,6 +50,8 @@ pub struct NodeHost {
     pub air: Arc<Air>,
     /// What outlives a life.
     pub disk: SimDisk,
+    /// How long its syncs take.
+    pub pace: Pace,
     /// Its wall clock.
     pub clock: SimClock,
     /// What its disk refused.
@@ -64,7 +66,7 @@ pub struct NodeHost {
     is_ready: Cell<bool>,
     /// What the disk had refused before the present life.
     refused_before: Cell<u64>,
-    failed_syncs_before: Cell<u64>,
+    io_failures_before: Cell<u64>,
     /// Its id in the cluster, once it has one.
     id: RefCell<String>,
     /// Why the life that ran last ended by itself.
@@ -134,6 +136,7 @@ impl NodeHost {
             names: names.to_vec(),
             join,
             disk: SimDisk::new(seed ^ number << 32),
+            pace: Pace::default(),
             clock: SimClock::default(),
             life: RefCell::new(Life::new(name, names, &seen, &air, lying_disk)),
             air,
@@ -142,7 +145,7 @@ impl NodeHost {
             ready: Cell::default(),
             is_ready: Cell::default(),
             refused_before: Cell::default(),
-            failed_syncs_before: Cell::default(),
+            io_failures_before: Cell::default(),
             id: RefCell::default(),
             exit: RefCell::default(),
             node: RefCell::default(),
@@ -184,13 +187,19 @@ impl NodeHost {
         self.refused() > self.refused_before.get()
     }
 
-    /// Whether a sync has failed in the present life: nobody knows then what the disk holds.
-    pub fn has_seen_sync_fail(&self) -> bool {
-        self.seen.failed_syncs() > self.failed_syncs_before.get()
+    /// Whether something but a want of room has failed in the present life: a node that does not
+    /// know what its disk holds stops.
+    pub fn has_seen_io_fail(&self) -> bool {
+        self.io_failures() > self.io_failures_before.get()
+    }
+
+    fn io_failures(&self) -> u64 {
+        let (writes, reads) = self.disk.failed();
+        self.seen.failed_syncs() + writes + reads
     }
 
     fn refused(&self) -> u64 {
-        self.seen.full() + self.seen.failed_syncs()
+        self.seen.full() + self.io_failures()
     }
 
     /// How the present life ended by itself, once.
@@ -215,6 +224,23 @@ impl NodeHost {
         self.is_gone();
     }
 
+    /// Its disk is gone, with all that was on it and its place in the cluster.
+    pub fn lose_disk(&self) {
+        self.disk.replace();
+        self.id.take();
+        self.is_gone();
+    }
+
+    /// How many lives began.
+    pub fn starts(&self) -> u64 {
+        self.starts.get()
+    }
+
+    /// Its id in the cluster; nothing before it has one.
+    pub fn id(&self) -> String {
+        self.id.borrow().clone()
+    }
+
     /// Draws the consequences of an end that came in the middle of an operation of the disk.
     pub fn is_gone(&self) {
         self.life.borrow().end();
@@ -231,7 +257,7 @@ impl NodeHost {
         self.starts.set(incarnation);
         self.is_ready.set(false);
         self.refused_before.set(self.refused());
-        self.failed_syncs_before.set(self.seen.failed_syncs());
+        self.io_failures_before.set(self.io_failures());
         let life = Life::new(&self.name, &self.names, &self.seen, &self.air, self.lying_disk);
         self.life.replace(Rc::clone(&life));
         trace::event(&self.name, "node", format_args!("life {incarnation} begins"), &[]);
@@ -298,7 +324,7 @@ impl NodeHost {
             tcp: Arc::new(life.tcp.clone()),
             udp: Arc::new(life.udp.clone()),
             disk: Arc::new(TracedDisk::new(self.disk.mount(), life.process.clone())),
-            executor: Executor::Inline,
+            executor: Executor::Paced(self.pace.clone()),
             plain_packets: true,
             pid: u32::try_from(self.number).unwrap_or(u32::MAX),
         }

@@ -64,9 +64,10 @@ impl World {
                 self.sim.crash(host.name());
                 self.seats[at].state = NodeState::Stopped;
             }
+            (Some(Exit::Failed(why)), _) if self.has_noticed_rot(at, &why) => {}
             (Some(Exit::Failed(why)), _) => {
                 // A full disk is no reason to end, but a start may need room.
-                let excused = host.has_seen_sync_fail()
+                let excused = host.has_seen_io_fail()
                     || (host.has_seen_disk_fail() && !host.is_ready())
                     || is_waiting_to_join(&why);
                 ensure!(excused, "{} failed by itself: {why}", host.name());

@@ -10,6 +10,7 @@ mod files;
 mod host;
 mod inside;
 mod lives;
+mod losses;
 mod network;
 mod service;
 mod stage;
@@ -33,6 +34,7 @@ use crate::{Mix, Plan, checks, det, ensure, heap, trace, workload};
 pub use fault::Fault;
 pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
 use lives::{NodeState, Seat};
+use losses::Loss;
 pub use service::{SERVICE, SERVICE_PORT, Service};
 use weather::Weather;
 
@@ -56,6 +58,8 @@ pub struct World {
     /// Whether a process that has ended is started only when somebody says so.
     stays_down: bool,
     weather: Weather,
+    /// The node that has no disk of its own history, if any.
+    loss: Option<Loss>,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
@@ -87,6 +91,7 @@ impl World {
         }
         world.sim.client(WATCHER, workload::watch(plan.seed, board));
         world.lay_links();
+        world.set_paces();
         world
     }
 
@@ -132,6 +137,7 @@ impl World {
             others,
             stays_down: false,
             weather,
+            loss: None,
             rng,
             counts: BTreeMap::new(),
             matching: Matching::default(),
@@ -176,6 +182,9 @@ impl World {
         for Seat { host, .. } in &self.seats {
             seen(Fault::FullDisk, host.seen.full());
             seen(Fault::FailedSyncs, host.seen.failed_syncs());
+            let (writes, reads) = host.disk.failed();
+            seen(Fault::FailedWrites, writes);
+            seen(Fault::FailedReads, reads);
             let [lost, doubled, late] = host.air.counts();
             seen(Fault::LostPacket, lost);
             seen(Fault::DoubledPacket, doubled);
@@ -192,13 +201,11 @@ impl World {
         self.clear_up();
         self.board.settles_since.set(self.sim.elapsed());
         self.board.phase.set(Phase::Settle);
-        let bound = self.sim.elapsed() + liveness::SETTLE_MAX;
+        let since = self.sim.elapsed();
         while !self.step()? {
-            ensure!(
-                self.sim.elapsed() < bound,
-                "not all is done {:?} after the last fault",
-                liveness::SETTLE_MAX
-            );
+            let settle_max = liveness::SETTLE_MAX + self.board.replacing_max();
+            let in_time = self.sim.elapsed() < since + settle_max;
+            ensure!(in_time, "not all is done {settle_max:?} after the last fault");
         }
         self.stop_and_compare()?;
         // A story that is kept has no bound.
@@ -225,6 +232,7 @@ impl World {
         ensure!(panics.is_empty(), "{}", panics.join("; "));
         self.look_inside()?;
         self.follow_nodes()?;
+        self.check_rot()?;
         Ok(done)
     }
 

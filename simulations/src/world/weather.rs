@@ -20,6 +20,13 @@ const ARMED_OPS_MAX: u64 = 120;
 /// A fault that passes lasts so long, ms.
 const LASTS_MS_MIN: u64 = 50;
 const LASTS_MS_MAX: u64 = 3000;
+/// Work with a sync in it takes so long on a slow disk, ms, and at most so long on any, which half of
+/// the runs have.
+const SLOW_SYNC_MS_MIN: u64 = 5;
+const SLOW_SYNC_MS_MAX: u64 = 400;
+const SYNC_US_MAX: u64 = 3000;
+/// How often a write or a read fails at most where they do not all fail.
+const IO_ERROR_ODDS_MAX: f64 = 0.3;
 /// How much room a disk that is filling up still has, bytes.
 const ROOM_BYTES_MAX: u64 = 96 << 10;
 /// A clock is off by at most so much, ms. What waits for a moment of wall time waits longer when the
@@ -43,6 +50,8 @@ pub(super) struct Weather {
     passing: Vec<(Passing, Duration)>,
     /// The node that a rolling restart takes next.
     rolls: Option<usize>,
+    /// What work with a sync in it takes.
+    sync_takes: Duration,
     /// Whether a process can read what a failed sync has dropped.
     stale_cache: bool,
 }
@@ -52,6 +61,9 @@ pub(super) struct Weather {
 enum Passing {
     FullDisk(usize),
     FailedSyncs(usize),
+    FailedWrites(usize),
+    FailedReads(usize),
+    SlowDisk(usize),
     Link(usize, String),
     HeldLink(usize, String),
     Split(Split),
@@ -61,7 +73,7 @@ enum Passing {
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 20] = [
+const ODDS: [(Mix, Fault, u32); 25] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -71,6 +83,11 @@ const ODDS: [(Mix, Fault, u32); 20] = [
     (Mix::Processes, Fault::RollingRestart, 3),
     (Mix::Disks, Fault::FullDisk, 8),
     (Mix::Disks, Fault::FailedSyncs, 6),
+    (Mix::Disks, Fault::FailedWrites, 4),
+    (Mix::Disks, Fault::FailedReads, 4),
+    (Mix::Disks, Fault::SlowDisk, 8),
+    (Mix::Disks, Fault::BitRot, 1),
+    (Mix::Disks, Fault::LostDisk, 1),
     (Mix::Network, Fault::LostLink, 6),
     (Mix::Network, Fault::HeldLink, 6),
     (Mix::Network, Fault::LeaderAlone, 9),
@@ -85,7 +102,9 @@ const ODDS: [(Mix, Fault, u32); 20] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 10] = [
+const AMONG_NODES: [Fault; 12] = [
+    Fault::BitRot,
+    Fault::LostDisk,
     Fault::Blackout,
     Fault::RollingRestart,
     Fault::LeaderAlone,
@@ -118,6 +137,11 @@ impl Weather {
             odds,
             passing: Vec::new(),
             rolls: None,
+            sync_takes: Duration::from_micros(if rng.random_bool(0.5) {
+                0
+            } else {
+                rng.random_range(1..=SYNC_US_MAX)
+            }),
             stale_cache: plan.stale_cache,
         }
     }
@@ -139,6 +163,7 @@ impl World {
         let now = self.sim.elapsed();
         self.let_pass(now);
         self.roll_on();
+        self.make_good();
         if !self.weather.enabled || now < self.weather.next_at {
             return;
         }
@@ -155,6 +180,11 @@ impl World {
             Fault::RollingRestart => self.weather.rolls = self.weather.rolls.or(Some(0)),
             Fault::FullDisk => self.begin(Passing::FullDisk(at)),
             Fault::FailedSyncs => self.begin(Passing::FailedSyncs(at)),
+            Fault::FailedWrites => self.begin(Passing::FailedWrites(at)),
+            Fault::FailedReads => self.begin(Passing::FailedReads(at)),
+            Fault::SlowDisk => self.begin(Passing::SlowDisk(at)),
+            Fault::BitRot => self.rot(at),
+            Fault::LostDisk => self.take_disk(at),
             Fault::LostLink => {
                 let client = self.some_client();
                 self.begin(Passing::Link(at, client));
@@ -181,6 +211,7 @@ impl World {
     pub(super) fn clear_up(&mut self) {
         self.let_pass(Duration::MAX);
         self.weather.rolls = None;
+        self.end_rot();
         for seat in &self.seats {
             seat.host.disk.cut_power_after(u64::MAX);
             seat.host.clock.set_offset_ms(0);
@@ -273,6 +304,19 @@ impl World {
                 disk.set_capacity(Some(files::used(&*disk.mount()) + room));
             }
             Passing::FailedSyncs(at) => self.seats[*at].host.disk.fail_syncs(true),
+            Passing::FailedWrites(at) => {
+                let odds = self.some_error_odds();
+                self.seats[*at].host.disk.fail_writes(odds);
+            }
+            Passing::FailedReads(at) => {
+                let odds = self.some_error_odds();
+                self.seats[*at].host.disk.fail_reads(odds);
+            }
+            Passing::SlowDisk(at) => {
+                let ms = self.rng.random_range(SLOW_SYNC_MS_MIN..=SLOW_SYNC_MS_MAX);
+                self.seats[*at].host.pace.set(Duration::from_millis(ms));
+                self.count(Fault::SlowDisk);
+            }
             Passing::Link(at, client) => {
                 self.sim.partition(self.seats[*at].host.name(), client.as_str());
                 self.count(Fault::LostLink);
@@ -308,6 +352,9 @@ impl World {
             match &fault {
                 Passing::FullDisk(at) => self.seats[*at].host.disk.set_capacity(None),
                 Passing::FailedSyncs(at) => self.mend_syncs(*at),
+                Passing::FailedWrites(at) => self.seats[*at].host.disk.fail_writes(0.0),
+                Passing::FailedReads(at) => self.seats[*at].host.disk.fail_reads(0.0),
+                Passing::SlowDisk(at) => self.seats[*at].host.pace.set(self.weather.sync_takes),
                 Passing::Link(at, client) => {
                     self.sim.repair(self.seats[*at].host.name(), client.as_str());
                 }
@@ -329,6 +376,16 @@ impl World {
         if !self.weather.stale_cache {
             self.cut_power(at);
         }
+    }
+
+    /// All operations of a kind fail, or some.
+    fn some_error_odds(&mut self) -> f64 {
+        if self.rng.random_bool(0.5) { 1.0 } else { self.rng.random_range(0.0..IO_ERROR_ODDS_MAX) }
+    }
+
+    /// Has all disks take the time that those of this run take.
+    pub(super) fn set_paces(&self) {
+        self.seats.iter().for_each(|seat| seat.host.pace.set(self.weather.sync_takes));
     }
 
     fn some_client(&mut self) -> String {

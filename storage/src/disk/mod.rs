@@ -82,7 +82,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>>;
 
     /// Whether there is a file or a directory.
-    fn exists(&self, path: &str) -> bool;
+    ///
+    /// # Errors
+    /// When the system does not say. That is not a no: what is taken for not there is made anew.
+    fn exists(&self, path: &str) -> io::Result<bool>;
 
     /// Takes an exclusive lock on a file, making it where it is not there. The lock lasts as long
     /// as what is returned, and at most as long as the process.

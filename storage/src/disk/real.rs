@@ -101,8 +101,8 @@ impl Disk for RealDisk {
         Ok(entries)
     }
 
-    fn exists(&self, path: &str) -> bool {
-        self.path(path).is_ok_and(|path| path.exists())
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.path(path)?.try_exists()
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {

@@ -15,6 +15,8 @@ mod index;
 mod pump;
 pub(crate) mod record;
 pub(crate) mod recovery;
+#[cfg(any(test, feature = "sim"))]
+mod rot;
 pub(crate) mod segment;
 mod writer;
 
@@ -42,6 +44,8 @@ use record::{Floor, GroupState, LogEntry};
 use segment::SEGMENT_BYTES;
 use writer::{Job, RecoveredEnd, Writer};
 
+#[cfg(any(test, feature = "sim"))]
+pub use rot::witnessed_log_bytes;
 pub(crate) use writer::{Done, Op};
 
 /// Jobs that may wait for the writer.
@@ -137,8 +141,10 @@ impl Log {
         });
         let writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
         let pump = Pump::new(writer, Arc::clone(&shared));
-        let queue = match executor {
-            Executor::Inline => Queue::Inline(Inline::new(pump)),
+        let queue = match &executor {
+            Executor::Inline | Executor::Paced(_) => {
+                Queue::Inline(Inline::new(pump, executor.pace()))
+            }
             Executor::Threads => {
                 let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
                 executor

@@ -7,11 +7,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::writer::{Done, Job, Op, Trouble, Writer};
 use super::{FULL_RETRY, QUEUE_JOBS_MAX, Shared};
+use crate::executor::Pace;
 
 /// The writer and what waits for it.
 pub(crate) struct Pump {
@@ -120,29 +123,55 @@ pub(crate) fn serve(mut pump: Pump, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-/// The pump of a simulation.
+/// The pump of a simulation: runs when a job is handed in, or after the time that the disk takes.
+/// Group commit: whatever comes in that time becomes one batch.
 #[derive(Clone)]
-pub(crate) struct Inline(Arc<Mutex<Retried>>);
+pub(crate) struct Inline {
+    pace: Pace,
+    driven: Arc<Mutex<Driven>>,
+}
 
-struct Retried {
+struct Driven {
     pump: Pump,
+    /// Whether a task waits for a slow disk, and runs the pump then.
+    is_syncing: bool,
     /// Whether a task tries again while the disk is full.
     is_retrying: bool,
 }
 
 impl Inline {
-    pub fn new(pump: Pump) -> Self {
-        Self(Arc::new(Mutex::new(Retried { pump, is_retrying: false })))
+    pub fn new(pump: Pump, pace: Pace) -> Self {
+        let driven = Driven { pump, is_syncing: false, is_retrying: false };
+        Self { pace, driven: Arc::new(Mutex::new(driven)) }
     }
 
     pub fn submit(&self, job: Job) {
-        let mut retried = self.lock();
-        retried.pump.push(job);
-        if retried.pump.run() == Rest::Full
-            && !retried.is_retrying
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        let mut driven = self.lock();
+        driven.pump.push(job);
+        let pace = self.pace.get();
+        match Handle::try_current() {
+            _ if driven.is_syncing => {}
+            Ok(runtime) if !pace.is_zero() => {
+                driven.is_syncing = true;
+                runtime.spawn(self.clone().sync(pace));
+            }
+            _ => self.run(&mut driven),
+        }
+    }
+
+    async fn sync(self, pace: Duration) {
+        tokio::time::sleep(pace).await;
+        let mut driven = self.lock();
+        driven.is_syncing = false;
+        self.run(&mut driven);
+    }
+
+    fn run(&self, driven: &mut Driven) {
+        if driven.pump.run() == Rest::Full
+            && !driven.is_retrying
+            && let Ok(runtime) = Handle::try_current()
         {
-            retried.is_retrying = true;
+            driven.is_retrying = true;
             runtime.spawn(self.clone().retry());
         }
     }
@@ -150,15 +179,15 @@ impl Inline {
     async fn retry(self) {
         loop {
             tokio::time::sleep(FULL_RETRY).await;
-            let mut retried = self.lock();
-            if retried.pump.run() == Rest::Idle {
-                retried.is_retrying = false;
+            let mut driven = self.lock();
+            if driven.pump.run() == Rest::Idle {
+                driven.is_retrying = false;
                 return;
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Retried> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Driven> {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

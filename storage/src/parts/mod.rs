@@ -82,9 +82,9 @@ fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
 /// next start when power goes in between.
 fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io::Result<()> {
     let dir = tenant_dir(tenants_dir, tenant);
-    if disk.exists(&dir) {
+    if disk.exists(&dir)? {
         let trash = format!("{tenants_dir}/{TRASH_PREFIX}{tenant}");
-        if disk.exists(&trash) {
+        if disk.exists(&trash)? {
             disk.remove_dir_all(&trash)?;
         }
         disk.rename(&dir, &trash)?;
@@ -99,7 +99,7 @@ impl Stores for FileStores {
     fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
         Box::pin(async move {
             let held = self.hold(part).await;
-            let (disk, executor) = (Arc::clone(&self.disk), self.executor);
+            let (disk, executor) = (Arc::clone(&self.disk), self.executor.clone());
             let paths = self.paths(part);
             let open = move || PartStore::open(disk, executor, paths, held);
             let store = self.executor.run(open).await?;
@@ -107,8 +107,9 @@ impl Stores for FileStores {
         })
     }
 
-    fn exists(&self, part: Part) -> bool {
-        self.disk.exists(&self.paths(part).index)
+    fn exists(&self, part: Part) -> Result<bool, StoreError> {
+        let index = self.paths(part).index;
+        self.disk.exists(&index).map_err(|error| store_error(format!("look for {index}"), error))
     }
 
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -132,8 +133,13 @@ impl Stores for FileStores {
             .list(&self.tenants_dir)
             .map_err(|error| store_error(format!("list {}", self.tenants_dir), error))?;
         let folders = entries.into_iter().filter(|entry| entry.is_dir);
-        let tenants = folders.filter_map(|entry| entry.name.parse().ok());
-        Ok(tenants.filter(|tenant| self.exists(Part::Tenant(*tenant))).collect())
+        let mut tenants = Vec::new();
+        for tenant in folders.filter_map(|entry| entry.name.parse().ok()) {
+            if self.exists(Part::Tenant(tenant))? {
+                tenants.push(tenant);
+            }
+        }
+        Ok(tenants)
     }
 }
 

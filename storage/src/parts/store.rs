@@ -90,7 +90,10 @@ impl PartStore {
         held: OwnedMutexGuard<()>,
     ) -> Result<Self, StoreError> {
         let part = paths.part;
-        if !disk.exists(&paths.index) {
+        let is_there = disk
+            .exists(&paths.index)
+            .map_err(|error| store_error(format!("look for {}", paths.index), error))?;
+        if !is_there {
             create(disk.as_ref(), &paths).map_err(|error| error.into_store_error(&paths))?;
         }
         settle_names(disk.as_ref(), &paths)

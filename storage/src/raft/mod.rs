@@ -103,7 +103,8 @@ impl Groups {
         // Told now rather than when the first group is opened.
         group::raft_config(GroupId::SYSTEM, config.election_timeout)
             .map_err(|why| store_error("election timeout", std::io::Error::other(why)))?;
-        let log = executor.run(move || Log::open(disk, executor)).await?;
+        let opens = executor.clone();
+        let log = executor.run(move || Log::open(disk, opens)).await?;
         Ok(Arc::new(Self {
             config,
             log,

@@ -6,10 +6,12 @@
 //! - Names are pending until their directory is synced. At a power cut the changes to a directory
 //!   survive up to some point, in the order they were made. A file whose name is lost is lost.
 //! - A failed sync forgets what was pending: the file reads as if written, and will never be.
+//! - A failed write has written half of it, or nothing. A failed change of names changes nothing.
 //! - A power cut, or a kill, fences every handle and the mounted disk itself: a program that is still being
 //!   torn down can do no more harm. [`SimDisk::mount`] gives the next life a new one.
 //!
 //! A sync cannot be slow here: the calls are synchronous and simulated time does not pass in them.
+//! Whoever calls them waits before ([`Executor::Paced`](crate::Executor::Paced)).
 
 mod state;
 
@@ -78,6 +80,46 @@ impl SimDisk {
         self.state().fail_syncs = fail;
     }
 
+    /// Makes writes and changes of names fail from now on, with this likelihood.
+    pub fn fail_writes(&self, how_often: f64) {
+        self.state().write_errors = how_often;
+    }
+
+    /// Makes reads fail from now on, with this likelihood.
+    pub fn fail_reads(&self, how_often: f64) {
+        self.state().read_errors = how_often;
+    }
+
+    /// Writes and changes of names that failed so far, and reads.
+    pub fn failed(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.failed_writes, state.failed_reads)
+    }
+
+    /// Everything is gone, and power with it: another disk is in its place, empty and whole.
+    pub fn replace(&self) {
+        let mut state = self.state();
+        state.cut_power();
+        let State { rng, epoch, next_inode, ops, failed_writes, failed_reads, .. } = &*state;
+        *state = State {
+            rng: rng.clone(),
+            epoch: *epoch,
+            next_inode: *next_inode,
+            ops: *ops,
+            failed_writes: *failed_writes,
+            failed_reads: *failed_reads,
+            ..State::new(0)
+        };
+    }
+
+    /// What is durable of a file; nothing where something of it is pending.
+    pub fn settled(&self, path: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        let inode = state.durable_names.get(path).and_then(inode_of)?;
+        let file = state.files.get(&inode).filter(|file| file.pending.is_empty())?;
+        Some(file.durable.clone())
+    }
+
     /// Makes every sync return at once and do nothing: a disk that lies, or a program without the
     /// sync. Tests use it to show that they would notice.
     pub fn ignore_syncs(&self, ignore: bool) {
@@ -129,6 +171,7 @@ impl Mounted {
 impl Disk for Mounted {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state()?;
+        state.read()?;
         match (state.names.get(path).copied(), mode) {
             (Some(Node::Dir), _) => Err(io::ErrorKind::IsADirectory.into()),
             (Some(Node::File(_)), OpenMode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -205,7 +248,8 @@ impl Disk for Mounted {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
-        let state = self.state()?;
+        let mut state = self.state()?;
+        state.read()?;
         state.require_dir(path)?;
         Ok(state
             .names
@@ -221,8 +265,10 @@ impl Disk for Mounted {
             .collect())
     }
 
-    fn exists(&self, path: &str) -> bool {
-        self.state().is_ok_and(|state| state.names.contains_key(path))
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        let mut state = self.state()?;
+        state.read()?;
+        Ok(state.names.contains_key(path))
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
@@ -271,6 +317,7 @@ impl Handle {
 impl DiskFile for Handle {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut state = self.state()?;
+        state.read()?;
         let bytes = &state.file(self.inode)?.bytes;
         let from = index(offset);
         match bytes.get(from..from + buffer.len()) {
@@ -286,8 +333,9 @@ impl DiskFile for Handle {
         let mut state = self.state()?;
         let len = state.file(self.inode)?.bytes.len() as u64;
         let more = (offset + bytes.len() as u64).saturating_sub(len);
-        // A disk that fills up takes what it can: half of it, say.
-        let room = state.has_room(more);
+        let fails = state.write();
+        // A disk that fills up, or fails, takes what it can: half of it, say.
+        let room = state.has_room(more) && fails.is_ok();
         let taken = if room { bytes } else { &bytes[..bytes.len() / 2] };
         if room || state.has_room((offset + taken.len() as u64).saturating_sub(len)) {
             let file = state.file(self.inode)?;
@@ -295,15 +343,19 @@ impl DiskFile for Handle {
             file.pending.push(Pending::Write(offset, taken.to_vec()));
         }
         state.count()?;
+        fails?;
         if room { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state()?.file(self.inode)?.bytes.len() as u64)
+        let mut state = self.state()?;
+        state.read()?;
+        Ok(state.file(self.inode)?.bytes.len() as u64)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state()?;
+        state.write()?;
         let more = len.saturating_sub(state.file(self.inode)?.bytes.len() as u64);
         if more > 0 && !state.has_room(more) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -375,7 +427,7 @@ mod tests {
             made(&disk, "d/e/f").sync_data().unwrap();
             mounted.sync_dir("d/e").unwrap();
             disk.cut_power();
-            if disk.mount().exists("d/e/f") { kept += 1 } else { lost += 1 }
+            if disk.mount().exists("d/e/f").unwrap() { kept += 1 } else { lost += 1 }
         }
         assert!(lost > 0 && kept > 0);
     }

@@ -8,6 +8,9 @@ use rand::{Rng, SeedableRng};
 
 use crate::disk::parent;
 
+/// What Linux calls a device that fails.
+const EIO: i32 = 5;
+
 /// What survives or is lost whole when a write is torn, bytes.
 const SECTOR_BYTES: u64 = 512;
 
@@ -73,6 +76,12 @@ pub(super) struct State {
     pub(super) end_after: Option<(u64, End)>,
     pub(super) has_ended: bool,
     pub(super) fail_syncs: bool,
+    /// How likely a write or a change of names fails, and how likely a read.
+    pub(super) write_errors: f64,
+    pub(super) read_errors: f64,
+    /// How many failed so.
+    pub(super) failed_writes: u64,
+    pub(super) failed_reads: u64,
     pub(super) ignore_syncs: bool,
     pub(super) capacity: Option<u64>,
     pub(super) rng: SmallRng,
@@ -95,6 +104,10 @@ impl State {
             end_after: None,
             has_ended: false,
             fail_syncs: false,
+            write_errors: 0.0,
+            read_errors: 0.0,
+            failed_writes: 0,
+            failed_reads: 0,
             ignore_syncs: false,
             capacity: None,
             rng: SmallRng::seed_from_u64(seed),
@@ -133,6 +146,24 @@ impl State {
         }
     }
 
+    /// Fails now and then, as was asked for.
+    pub(super) fn read(&mut self) -> io::Result<()> {
+        if self.read_errors > 0.0 && self.rng.random_bool(self.read_errors) {
+            self.failed_reads += 1;
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+
+    /// The same for a write.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        if self.write_errors > 0.0 && self.rng.random_bool(self.write_errors) {
+            self.failed_writes += 1;
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+
     pub(super) fn cut_power(&mut self) {
         let mut blocked = BTreeSet::new();
         for change in std::mem::take(&mut self.changes) {
@@ -164,6 +195,7 @@ impl State {
     }
 
     pub(super) fn change(&mut self, change: Change) -> io::Result<()> {
+        self.write()?;
         make_change(&mut self.names, change.clone());
         self.changes.push(change);
         self.count()

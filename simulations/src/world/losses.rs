@@ -1,0 +1,157 @@
+//! Disks that are lost or rot, and the operator who puts an empty one in their place.
+//!
+//! A node whose disk is gone starts again at the same address with nothing, and joins anew. Its old
+//! self is a dead member until the cluster has given it up, so there is one such node at a time, and
+//! the next only once all nodes vote again. Nodes that hold tenants are spared: a tenant's group
+//! has one voter so far, and nobody could give back what it lost. So is the first node, which
+//! founds the cluster and knows nobody to join.
+//!
+//! Bits rot where damage has to be noticed: in the log before its last batch (damage to the last one
+//! cannot be told from a torn write), and in the identity.
+
+use std::rc::Rc;
+
+use rand::Rng as _;
+use shiioo_storage::disk::{OpenMode, SimDisk};
+use shiioo_storage::witnessed_log_bytes;
+
+use super::{Fault, World, files};
+use crate::checks::Checked;
+use crate::{ensure, trace};
+
+/// How often a node whose disk rots is killed at once; else it goes on until it ends anyhow.
+const KILLED: f64 = 0.5;
+/// A damaged identity may read the same: a letter of an id that became large.
+const IDENTITY: &str = "identity/node.json";
+
+/// A node that is to lose its disk, or has lost it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loss {
+    at: usize,
+    /// What rots, until it was noticed.
+    rot: Option<Rot>,
+}
+
+/// A bit that is another, on a disk that was whole before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rot {
+    path: String,
+    offset: u64,
+    /// The life in which it flipped: the next one reads it.
+    life: u64,
+}
+
+impl World {
+    /// Whether the cluster can do without what is on this disk, and nobody else has lost his.
+    fn can_spare_disk(&self, at: usize) -> bool {
+        let keeps_tenants = self.board.keeps_tenants.borrow();
+        at > 0
+            && self.seats.len() > 2
+            && self.loss.is_none()
+            && self.board.all_vote.get()
+            && !keeps_tenants.is_empty()
+            && !keeps_tenants.contains(&self.seats[at].host.id())
+            && self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready())
+    }
+
+    /// Takes a node's disk away, where it can be spared.
+    pub(super) fn take_disk(&mut self, at: usize) {
+        if self.can_spare_disk(at) {
+            self.replace_disk(at);
+        }
+    }
+
+    fn replace_disk(&mut self, at: usize) {
+        self.seats[at].host.lose_disk();
+        self.terms.forget(self.seats[at].host.name());
+        self.count(Fault::LostDisk);
+        self.loss = Some(Loss { at, rot: None });
+        self.board.all_vote.set(false);
+        self.board.lost_disks.set(self.board.lost_disks.get() + 1);
+        self.bring_down(at, "its disk is another, and empty");
+    }
+
+    /// Flips a bit of what is durable, where the disk can be spared.
+    pub(super) fn rot(&mut self, at: usize) {
+        if !self.can_spare_disk(at) {
+            return;
+        }
+        let host = Rc::clone(&self.seats[at].host);
+        let places = checked_places(&host.disk);
+        let all: u64 = places.iter().map(|(_, len)| len).sum();
+        let mut offset = self.rng.random_range(0..all.max(1));
+        let bit = self.rng.random_range(0..8);
+        for (path, len) in places {
+            if offset < len {
+                trace::event(
+                    host.name(),
+                    "fault",
+                    format_args!("bit {bit} of byte {offset} of {path} rots"),
+                    &[],
+                );
+                host.disk.flip_bit(&path, offset, bit);
+                let rot = Some(Rot { path, offset, life: host.starts() });
+                self.loss = Some(Loss { at, rot });
+                break;
+            }
+            offset -= len;
+        }
+        if self.rng.random_bool(KILLED) {
+            self.kill(at);
+        }
+    }
+
+    /// A node that ended for this reason has noticed what rots: its disk is replaced. Tells whether
+    /// that was it.
+    pub(super) fn has_noticed_rot(&mut self, at: usize, why: &str) -> bool {
+        let is_it = matches!(&self.loss, Some(Loss { at: of, rot: Some(rot) })
+            if *of == at && why.contains(&rot.path));
+        if is_it {
+            self.count(Fault::BitRot);
+            self.replace_disk(at);
+        }
+        is_it
+    }
+
+    /// Nobody serves from a disk that rots once he has read it.
+    pub(super) fn check_rot(&mut self) -> Checked {
+        let Some(Loss { at, rot: Some(rot) }) = &self.loss else { return Ok(()) };
+        let host = &self.seats[*at].host;
+        if host.starts() == rot.life || !host.is_ready() {
+            return Ok(());
+        }
+        let is_there = host.disk.mount().open(&rot.path, OpenMode::Existing).is_ok();
+        ensure!(
+            !is_there || rot.path == IDENTITY,
+            "{} serves, and byte {} of {} is not what was written",
+            host.name(),
+            rot.offset,
+            rot.path
+        );
+        self.loss = None;
+        Ok(())
+    }
+
+    /// Forgets the last loss once it is made good.
+    pub(super) fn make_good(&mut self) {
+        if self.loss.as_ref().is_some_and(|loss| loss.rot.is_none()) && self.board.all_vote.get() {
+            self.loss = None;
+        }
+    }
+
+    /// Who lives on a disk that rots finds out now, by starting again.
+    pub(super) fn end_rot(&mut self) {
+        if let Some(Loss { at, rot: Some(_) }) = self.loss {
+            self.kill(at);
+        }
+    }
+}
+
+/// The files that are protected by checksums, and how much of each.
+fn checked_places(disk: &SimDisk) -> Vec<(String, u64)> {
+    let places = files::walk(&*disk.mount(), "").into_iter().map(|(path, len)| {
+        let len = if path == IDENTITY { len } else { witnessed_log_bytes(disk, &path) };
+        (path, len)
+    });
+    places.filter(|(_, len)| *len > 0).collect()
+}
