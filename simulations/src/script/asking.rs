@@ -1,6 +1,7 @@
 //! What a script asks nodes for: how it is put, and what a transcript has of the answer.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -18,8 +19,8 @@ pub(super) const CLERK: &str = "clerk";
 /// Pause between two looks at what is to be asked.
 const CLERK_PAUSE: Duration = Duration::from_millis(2);
 /// What of an answer stands in a transcript.
-const FIELDS: [&str; 9] =
-    ["acquired", "released", "token", "holder", "description", "status", "term", "code", "applied"];
+const FIELDS: [&str; 7] =
+    ["acquired", "released", "holder", "description", "status", "code", "applied"];
 
 /// What is to be asked, and what was answered.
 #[derive(Default)]
@@ -60,6 +61,8 @@ pub(super) async fn serve(desk: Rc<Desk>, names: Vec<String>) -> turmoil::Result
 pub(super) struct Book {
     /// The last token of each key and holder.
     tokens: BTreeMap<(String, String), u64>,
+    /// The largest token of each key.
+    last_tokens: BTreeMap<String, u64>,
     /// The tenants' ids by their names.
     tenants: BTreeMap<String, String>,
 }
@@ -110,44 +113,53 @@ impl Book {
         })
     }
 
-    /// Takes in an answer.
-    pub(super) fn learn(&mut self, request: &Request, reply: &Reply) {
-        match (request, &reply.body) {
-            (Request::Acquire(key, holder, ..), body) => {
-                if let Some(token) = body["token"].as_u64().filter(|_| body["acquired"] == true) {
-                    self.tokens.insert((key.clone(), holder.clone()), token);
+    /// Takes in an answer, and says what a transcript has of it: nothing that chance or the moment
+    /// decides, such as which of two nodes won an election.
+    pub(super) fn take(&mut self, request: &Request, reply: &Reply, world: &World) -> String {
+        let mut text = reply.status.to_string();
+        if reply.body.get("leader").is_some() {
+            let id = reply.body["leader"]["id"].as_str();
+            let leader = world.leader().map(|(at, _)| world.host(at));
+            text.push_str(match (id, leader) {
+                (None, _) => ", names nobody",
+                (Some(id), Some(leader)) if leader.is_called(id) => ", names the leader",
+                (Some(_), _) => ", names somebody else",
+            });
+        }
+        for field in FIELDS {
+            // Writing to a String cannot fail.
+            let _ = match &reply.body[field] {
+                Value::Bool(true) => write!(text, ", {field}"),
+                Value::Bool(false) => write!(text, ", not {field}"),
+                Value::String(value) => write!(text, ", {field} {value:?}"),
+                _ => Ok(()),
+            };
+        }
+        match request {
+            Request::Acquire(key, holder, ..) | Request::Renew(key, holder, _) => {
+                if let Some(token) = reply.body["token"].as_u64() {
+                    text.push_str(self.note_token(key, holder, token));
                 }
             }
-            (Request::Create(name), body) => {
-                if let Some(id) = body["id"].as_str().filter(|_| reply.status == 201) {
+            Request::Create(name) => {
+                if let Some(id) = reply.body["id"].as_str().filter(|_| reply.status == 201) {
                     self.tenants.insert(name.clone(), id.to_owned());
                 }
             }
             _ => {}
         }
+        text
     }
-}
 
-/// What of an answer is told: nothing that chance or the moment decides.
-pub(super) fn say(reply: &Reply, world: &World) -> String {
-    let mut text = reply.status.to_string();
-    let leader = &reply.body["leader"];
-    if let Some(id) = leader["id"].as_str() {
-        let host = (0..world.nodes()).find(|at| world.host(*at).is_called(id));
-        let name = host.map_or("?", |at| world.host(at).name());
-        let _ = write!(text, ", {name} leads");
-    } else if leader.is_null() && reply.body.get("leader").is_some() {
-        text.push_str(", nobody leads");
+    fn note_token(&mut self, key: &str, holder: &str, token: u64) -> &'static str {
+        self.tokens.insert((key.to_owned(), holder.to_owned()), token);
+        let last = self.last_tokens.entry(key.to_owned()).or_default();
+        let says = match token.cmp(last) {
+            Ordering::Greater => ", a new token",
+            Ordering::Equal => ", the same token",
+            Ordering::Less => ", AN OLDER TOKEN",
+        };
+        *last = token.max(*last);
+        says
     }
-    for field in FIELDS {
-        match &reply.body[field] {
-            Value::Null => {}
-            Value::Number(_) if field == "status" => {}
-            Value::String(value) => drop(write!(text, ", {field} {value}")),
-            Value::Bool(true) => drop(write!(text, ", {field}")),
-            Value::Bool(false) => drop(write!(text, ", not {field}")),
-            value => drop(write!(text, ", {field} {value}")),
-        }
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::asking::{Asked, Book, CLERK, Desk, say, serve};
+use super::asking::{Asked, Book, CLERK, Desk, serve};
 use super::parse::{Line, Request, Script, Who};
 use crate::checks::{Checked, Violation};
 use crate::client::Broken;
@@ -57,6 +57,8 @@ struct Driver {
     /// Nodes that get and send nothing.
     paused: BTreeSet<usize>,
     book: Book,
+    /// Who led, and in which term, when that was last told.
+    last_leader: Option<(usize, u64)>,
     asked: usize,
     /// Requests whose answers are waited for later, with what the transcript calls them.
     open: Vec<(usize, String, Request)>,
@@ -76,6 +78,7 @@ impl Driver {
             blocked: BTreeSet::new(),
             paused: BTreeSet::new(),
             book: Book::default(),
+            last_leader: None,
             asked: 0,
             open: Vec::new(),
             transcript: String::new(),
@@ -292,12 +295,23 @@ impl Driver {
         (followers * 2 > self.nodes && all && is_heard).then_some((leader, term))
     }
 
+    /// Writes down whether somebody else leads than at the last time.
+    fn tell_leader(&mut self, took: Duration) {
+        let now = self.elected();
+        let says = match (self.last_leader, now) {
+            (Some(before), Some(now)) if before == now => "the same node leads in the same term",
+            (Some((before, _)), Some((now, _))) if before == now => "the same node leads again",
+            (Some(_), Some(_)) => "another node leads",
+            (None, Some(_)) => "a node leads",
+            (_, None) => "nobody leads any longer",
+        };
+        self.last_leader = now.or(self.last_leader);
+        self.write(&format!("    {says}, {}", within(took)));
+    }
+
     fn elect(&mut self) -> Checked {
         let took = self.until("a leader is followed", |driver| Ok(driver.elected().is_some()))?;
-        if let Some((leader, term)) = self.elected() {
-            let leader = self.world.host(leader).name().to_owned();
-            self.write(&format!("    {leader} leads in term {term}, {}", within(took)));
-        }
+        self.tell_leader(took);
         Ok(())
     }
 
@@ -310,12 +324,7 @@ impl Driver {
 
     fn settle(&mut self) -> Checked {
         let took = self.until_whole()?;
-        if let Some((leader, term)) = self.elected() {
-            let leader = self.world.host(leader).name().to_owned();
-            let nodes = self.nodes;
-            let which = format!("all {nodes} nodes vote; {leader} leads in term {term}");
-            self.write(&format!("    {which}, {}", within(took)));
-        }
+        self.tell_leader(took);
         Ok(())
     }
 
@@ -324,11 +333,13 @@ impl Driver {
         let number = self.asked;
         self.asked += 1;
         self.desk.asked.borrow_mut().push_back(Asked { number, at, call });
-        let mut name = self.world.host(at).name().to_owned();
-        if let Request::Acquire(_, holder, ..) = request {
-            name = format!("{name} to {holder}");
-        }
-        self.open.push((number, name, request.clone()));
+        let whom = match request {
+            Request::Acquire(_, holder, ..)
+            | Request::Renew(_, holder, _)
+            | Request::Release(_, holder) => format!("to {holder}: "),
+            _ => String::new(),
+        };
+        self.open.push((number, whom, request.clone()));
         Ok(())
     }
 
@@ -342,16 +353,13 @@ impl Driver {
         let (told, open) =
             std::mem::take(&mut self.open).into_iter().partition(|(number, ..)| wanted(*number));
         self.open = open;
-        for (number, name, request) in told {
+        for (number, whom, request) in told {
             let answer = self.desk.answers.borrow_mut().remove(&number);
             let came = match answer {
-                Some(Ok(reply)) => {
-                    self.book.learn(&request, &reply);
-                    say(&reply, &self.world)
-                }
+                Some(Ok(reply)) => self.book.take(&request, &reply, &self.world),
                 Some(Err(Broken(_))) | None => "no answer".to_owned(),
             };
-            self.write(&format!("    {name}: {came}"));
+            self.write(&format!("    {whom}{came}"));
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! The links between nodes: how long they are, and how they fail.
 
+use std::fmt;
 use std::time::Duration;
 
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
-use super::{Fault, LATENCY_TICKS_MAX, TICK, World};
+use super::{Fault, LATENCY_TICKS_MAX, TICK, World, node_name};
 use crate::trace;
 
 /// The way over a link that was slowed down, ms.
@@ -17,6 +18,15 @@ const SLOW_MS_MAX: u64 = 90;
 pub(super) struct Split {
     pub(super) kind: Fault,
     ways: Vec<(usize, usize)>,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = |at: usize| node_name(at as u64 + 1);
+        let ways: Vec<String> =
+            self.ways.iter().map(|(from, to)| format!("{} to {}", n(*from), n(*to))).collect();
+        write!(f, "{}: nothing passes {}", self.kind, ways.join(", "))
+    }
 }
 
 impl World {

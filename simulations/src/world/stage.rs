@@ -23,11 +23,6 @@ impl World {
         self.lay_links();
     }
 
-    /// How many nodes there are.
-    pub(crate) fn nodes(&self) -> usize {
-        self.seats.len()
-    }
-
     /// The node in a place.
     pub(crate) fn host(&self, at: usize) -> &NodeHost {
         &self.seats[at].host

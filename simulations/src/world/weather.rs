@@ -1,12 +1,13 @@
 //! Which faults happen, when, and how they pass.
 
+use std::fmt;
 use std::time::Duration;
 
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
 use super::network::Split;
-use super::{CLIENTS, Fault, World, files};
+use super::{CLIENTS, Fault, World, files, node_name};
 use crate::seams::Odds;
 use crate::workload::client_name;
 use crate::{Mix, Plan, trace};
@@ -296,7 +297,7 @@ impl World {
         }
         let lasts_ms = self.rng.random_range(LASTS_MS_MIN..=LASTS_MS_MAX);
         let until = self.sim.elapsed() + Duration::from_millis(lasts_ms);
-        trace::event("all", "fault", format_args!("for {lasts_ms} ms: {fault:?}"), &[]);
+        trace::event("all", "fault", format_args!("for {lasts_ms} ms: {fault}"), &[]);
         match &fault {
             Passing::FullDisk(at) => {
                 let room = self.rng.random_range(0..=ROOM_BYTES_MAX);
@@ -348,7 +349,7 @@ impl World {
             self.weather.passing.drain(..).partition(|(_, until)| *until <= now);
         self.weather.passing = on;
         for (fault, _) in over {
-            trace::event("all", "fault", format_args!("over: {fault:?}"), &[]);
+            trace::event("all", "fault", format_args!("over: {fault}"), &[]);
             match &fault {
                 Passing::FullDisk(at) => self.seats[*at].host.disk.set_capacity(None),
                 Passing::FailedSyncs(at) => self.mend_syncs(*at),
@@ -407,6 +408,25 @@ impl Passing {
             | (SlowLink(..), SlowLink(..))
             | (BadAir(_), BadAir(_)) => true,
             _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = |at: &usize| node_name(*at as u64 + 1);
+        match self {
+            Self::FullDisk(at) => write!(f, "no room on the disk of {}", n(at)),
+            Self::FailedSyncs(at) => write!(f, "syncs of {} fail", n(at)),
+            Self::FailedWrites(at) => write!(f, "writes of {} fail", n(at)),
+            Self::FailedReads(at) => write!(f, "reads of {} fail", n(at)),
+            Self::SlowDisk(at) => write!(f, "the disk of {} is slow", n(at)),
+            Self::Link(at, client) => write!(f, "nothing passes between {} and {client}", n(at)),
+            Self::HeldLink(at, client) => write!(f, "all between {} and {client} waits", n(at)),
+            Self::Split(split) => write!(f, "{split}"),
+            Self::Pause(at) => write!(f, "all to and from {} waits", n(at)),
+            Self::SlowLink(a, b) => write!(f, "the way between {} and {} is long", n(a), n(b)),
+            Self::BadAir(at) => write!(f, "packets of {} get lost, doubled, late", n(at)),
         }
     }
 }
