@@ -91,6 +91,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`Ledger::leadership`] tells whether it came to it.
     fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
 
+    /// Whether the log takes what is proposed: not while its disk is full.
+    fn has_room(&self) -> bool;
+
     /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
 }

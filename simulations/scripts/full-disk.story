@@ -1,14 +1,14 @@
-# A full disk stops no node and loses nothing; once there is room, all is as before.
+# A full disk stops no node and loses nothing: a leader without room gives way, and the others go on.
 nodes 3
 settle
 fill-disk leader
 acquire k by ann at follower for 60
-wait 1
+wait 2
+elect
 acquire k by bob at follower for 60
 acquire other by bob at leader for 60
 free-disk n1
 free-disk n2
 free-disk n3
-wait 1
-renew k by ann at follower for 60
-acquire other by bob at n2 for 60
+settle
+renew k by ann at n1 for 60

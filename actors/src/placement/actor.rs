@@ -24,6 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long one step may take before it is looked at again.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A leader without room on its disk hands over this often at most: the next one may have none
+/// either.
+const VACATE_EVERY: Duration = Duration::from_secs(10);
+
 /// Placement's actor.
 pub struct PlacementActor;
 
@@ -48,6 +52,8 @@ pub struct PlacementState {
     leadership: watch::Receiver<Leadership>,
     orphans: Arc<tokio::sync::Mutex<Orphans>>,
     is_busy: bool,
+    /// When it last handed over for want of room.
+    vacated: Option<Instant>,
 }
 
 impl Actor for PlacementActor {
@@ -63,7 +69,13 @@ impl Actor for PlacementActor {
         let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
         let leadership = leadership.ok_or("the system group is not on this node")?;
         myself.send_interval(LOOK_EVERY, || PlacementMessage::Look);
-        Ok(PlacementState { arguments, leadership, orphans: Arc::default(), is_busy: false })
+        Ok(PlacementState {
+            arguments,
+            leadership,
+            orphans: Arc::default(),
+            is_busy: false,
+            vacated: None,
+        })
     }
 
     async fn handle(
@@ -81,9 +93,17 @@ impl Actor for PlacementActor {
                     return Ok(());
                 }
                 state.is_busy = true;
+                let vacates = state.has_to_vacate(Instant::now());
                 let (arguments, orphans) = (state.arguments.clone(), Arc::clone(&state.orphans));
                 tokio::spawn(async move {
-                    match timeout(STEP_DEADLINE, arguments.look(&orphans)).await {
+                    let step = async {
+                        if vacates {
+                            arguments.vacate().await
+                        } else {
+                            arguments.look(&orphans).await
+                        }
+                    };
+                    match timeout(STEP_DEADLINE, step).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::debug!(%error, "placement will look again"),
                         Err(_) => tracing::warn!("a step of placement takes long"),
@@ -96,7 +116,25 @@ impl Actor for PlacementActor {
     }
 }
 
+impl PlacementState {
+    /// Whether this leader's disk is full, and it is time that another one leads.
+    fn has_to_vacate(&mut self, now: Instant) -> bool {
+        let is_time = self.vacated.is_none_or(|last| last + VACATE_EVERY <= now);
+        let vacates = is_time && !self.arguments.ledger.has_room();
+        if vacates {
+            self.vacated = Some(now);
+        }
+        vacates
+    }
+}
+
 impl PlacementArguments {
+    /// Hands over: who can write nothing down holds up everybody who could.
+    async fn vacate(&self) -> Result<(), CallError> {
+        tracing::warn!("the disk is full: another node should lead");
+        self.elector.step_down(Instant::now() + STEP_DEADLINE).await
+    }
+
     async fn look(&self, orphans: &tokio::sync::Mutex<Orphans>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let Some(term) = self.leads() else { return Ok(()) };

@@ -56,6 +56,8 @@ struct Driver {
     blocked: BTreeSet<(usize, usize)>,
     /// Nodes that get and send nothing.
     paused: BTreeSet<usize>,
+    /// Nodes that can write nothing down, a vote neither.
+    full: BTreeSet<usize>,
     book: Book,
     /// Who led, and in which term, when that was last told.
     last_leader: Option<(usize, u64)>,
@@ -77,6 +79,7 @@ impl Driver {
             nodes: usize::try_from(plan.nodes).unwrap_or(1),
             blocked: BTreeSet::new(),
             paused: BTreeSet::new(),
+            full: BTreeSet::new(),
             book: Book::default(),
             last_leader: None,
             asked: 0,
@@ -180,10 +183,12 @@ impl Driver {
             Line::FillDisk(who) => {
                 let at = self.find(who)?;
                 self.world.fill_disk(at, true);
+                self.full.insert(at);
             }
             Line::FreeDisk(who) => {
                 let at = self.find(who)?;
                 self.world.fill_disk(at, false);
+                self.full.remove(&at);
             }
             Line::Clock(who, secs) => {
                 let at = self.find(who)?;
@@ -227,6 +232,7 @@ impl Driver {
                 self.world.let_go(at);
             }
             self.world.fill_disk(at, false);
+            self.full.remove(&at);
             self.world.start(at);
         }
         self.until_whole().map(drop)
@@ -290,6 +296,7 @@ impl Driver {
         // Nobody else who hears the leader is behind.
         let all = (0..self.nodes)
             .filter(|at| self.world.runs(*at) && self.are_connected(*at, leader))
+            .filter(|at| !self.full.contains(at))
             .all(follows);
         let is_heard = !self.paused.contains(&leader);
         (followers * 2 > self.nodes && all && is_heard).then_some((leader, term))

@@ -340,6 +340,10 @@ impl Ledger for Groups {
         Box::pin(async move { self.ready(group)?.transfer(to).await })
     }
 
+    fn has_room(&self) -> bool {
+        !self.log.is_full()
+    }
+
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
     }
