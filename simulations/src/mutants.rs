@@ -53,7 +53,7 @@ fn provoking(mutant: Mutant) -> Plan {
         // Clients suffice: stale tokens, renewals at the last moment, races for a quota.
         Mutant::NoFencing | Mutant::ExpireRenewed | Mutant::QuotaBeforeApply => plan,
         // Leaders change.
-        Mutant::ForgetTerms | Mutant::StepResultTwice => processes,
+        Mutant::ForgetTerms => processes,
         Mutant::TermsByWallClock => plan,
         // A disk is full, and its node, which leads, starts again.
         Mutant::RestoreLeader => Plan { secs: 30, hectic: true, ..plan },
