@@ -52,7 +52,7 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::NoFencing | Mutant::ExpireRenewed | Mutant::QuotaBeforeApply => plan,
         // The lead moves, for the second one to a node whose clock is wrong.
         Mutant::ForgetTerms => processes,
-        Mutant::TermsByWallClock => plan,
+        Mutant::TermsByWallClock => Plan { secs: 20, hectic: true, ..plan },
         // The disk of who leads is full, so that others have what it lacks when it starts again.
         Mutant::RestoreLeader => Plan { mix: Mix::Disks, hectic: true, ..plan },
         // Answers are lost on the way to clients and between nodes.
