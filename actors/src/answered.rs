@@ -115,7 +115,7 @@ impl Answered {
 
     /// Keeps the outcome of a request, if it changed something.
     pub fn remember(&mut self, origin: &Origin, index: u64, outcome: &Outcome) {
-        if !outcome.is_worth_keeping() {
+        if !outcome.is_worth_keeping() || mutants::is(Mutant::NoRequestNames) {
             return;
         }
         let key = (origin.incarnation, origin.sequence);

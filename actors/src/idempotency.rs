@@ -75,6 +75,11 @@ impl<R: Clone> IdempotencyTable<R> {
         }
     }
 
+    /// Whether a call was done before, as far as is remembered.
+    pub fn knows(&self, call: Option<&Idempotency>) -> bool {
+        call.is_some_and(|call| self.done.contains_key(&call.key))
+    }
+
     /// Remembers what a call made.
     pub fn remember(&mut self, call: Option<&Idempotency>, at: Timestamp, resource: R) {
         if let Some(call) = call {

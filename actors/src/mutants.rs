@@ -43,15 +43,13 @@ pub enum Mutant {
     NoReadIndex,
     /// The leader answers a read without asking a quorum whether it still leads.
     NoReadRound,
-    /// A result of a step is recorded whether or not the step waits for one.
-    StepResultTwice,
     /// A vote is not written down.
     NoVoteOnDisk,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 13] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -64,7 +62,6 @@ impl Mutant {
         Self::QuotaBeforeApply,
         Self::NoReadIndex,
         Self::NoReadRound,
-        Self::StepResultTwice,
         Self::NoVoteOnDisk,
     ];
 
@@ -83,7 +80,6 @@ impl Mutant {
             Self::QuotaBeforeApply => "quota-before-apply",
             Self::NoReadIndex => "no-read-index",
             Self::NoReadRound => "no-read-round",
-            Self::StepResultTwice => "step-result-twice",
             Self::NoVoteOnDisk => "no-vote-on-disk",
         }
     }

@@ -11,6 +11,8 @@ use stateright::semantics::register::{RegisterOp, RegisterRet};
 use crate::checks::linear::Seen;
 use crate::checks::liveness;
 use crate::checks::lock_spec::{LockAnswer, LockOp};
+use crate::checks::{Checked, reads};
+use crate::client::Reply;
 use crate::trace;
 use crate::world::{NodeHost, Service};
 
@@ -118,6 +120,8 @@ pub struct Board {
     pub fences: RefCell<BTreeMap<(String, String), u64>>,
     /// The register that all clients share, once it is there.
     pub register: RefCell<Option<SharedRegister>>,
+    /// The newest version of the shared tenant that anybody was shown.
+    pub told: Cell<u64>,
     /// The limits of every tenant that was ever acknowledged.
     pub limits: RefCell<BTreeMap<String, Limits>>,
     /// The runs that must be in the log of a tenant that was not deleted, with their steps.
@@ -145,6 +149,7 @@ impl Board {
             lock_ops: RefCell::default(),
             fences: RefCell::default(),
             register: RefCell::default(),
+            told: Cell::default(),
             limits: RefCell::default(),
             runs: RefCell::default(),
         })
@@ -168,6 +173,16 @@ impl Board {
     /// The names of the nodes.
     pub fn node_names(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.name().to_owned()).collect()
+    }
+
+    /// Compares an answer about the shared tenant with what was `told` when it was asked for.
+    ///
+    /// # Errors
+    /// When it is older.
+    pub fn learn_version(&self, told: u64, reply: &Reply) -> Checked {
+        let version = reads::not_older(told, reply)?;
+        self.told.set(self.told.get().max(version));
+        Ok(())
     }
 
     /// Adds a fact about locks.

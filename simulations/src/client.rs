@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, ETAG, HOST};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -70,6 +70,8 @@ pub struct Reply {
     pub status: u16,
     /// The body, null when it is not JSON.
     pub body: Value,
+    /// The version that its `ETag` names.
+    pub version: Option<u64>,
     /// When the request was first sent, since the start of the run.
     pub first_sent_at: Duration,
     /// When the call that brought it was sent.
@@ -254,12 +256,13 @@ impl Client {
             Err(_) => Err(Broken("no answer in time".to_owned())),
         };
         match answer {
-            Ok((status, bytes)) => {
+            Ok((status, version, bytes)) => {
                 let text = String::from_utf8_lossy(&bytes);
                 trace::event(&self.name, "http", format_args!("{line} -> {status} {text}"), &[]);
                 let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
                 let first_sent_at = sent_at;
-                Ok(Reply { asked: line, status, body, first_sent_at, sent_at, retried: false })
+                let retried = false;
+                Ok(Reply { asked: line, status, body, version, first_sent_at, sent_at, retried })
             }
             Err(Broken(why)) => {
                 trace::event(&self.name, "http", format_args!("{line} -> {why}"), &[]);
@@ -268,7 +271,12 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, at: usize, call: &Call, sent: String) -> Result<(u16, Bytes), Broken> {
+    async fn exchange(
+        &self,
+        at: usize,
+        call: &Call,
+        sent: String,
+    ) -> Result<(u16, Option<u64>, Bytes), Broken> {
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(&call.path)
@@ -283,9 +291,11 @@ impl Client {
         let mut sender = self.connection(at).await?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok());
+        let version = etag.and_then(|etag| etag.trim_matches('"').parse().ok());
         let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
         self.idle.borrow_mut().insert(at, sender);
-        Ok((status, bytes))
+        Ok((status, version, bytes))
     }
 
     async fn connection(&self, at: usize) -> Result<SendRequest<Full<Bytes>>, Broken> {

@@ -72,7 +72,8 @@ impl TenantHandle {
     /// When the tenant may not, a quota is used up, or it came to no outcome by the deadline.
     pub async fn start_run(&self, call: &Call, new: NewRun) -> Result<Created<RunView>, CallError> {
         if mutants::is(Mutant::QuotaBeforeApply) {
-            self.read(call, |reader| reader.state.room_to_run()).await??;
+            let key = call.idempotency;
+            self.read(call, move |reader| reader.state.may_begin(key.as_ref())).await??;
         }
         let command = TenantCommand::StartRun {
             run: RunId::from_uuid(self.seams.uuid()),

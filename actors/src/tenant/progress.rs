@@ -9,7 +9,6 @@ use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, StepResult};
 use crate::ids::RunId;
 use crate::json::Json;
-use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::seams::Timestamp;
 
@@ -22,9 +21,7 @@ impl TenantState {
         result: &StepResult,
         effects: &mut Vec<TenantEffect>,
     ) -> Outcome {
-        let is_awaited =
-            self.is_under_way(id, step, attempt, |waiting| waiting == Waiting::Nothing);
-        if !is_awaited && !mutants::is(Mutant::StepResultTwice) {
+        if !self.is_under_way(id, step, attempt, |waiting| waiting == Waiting::Nothing) {
             return Outcome::Ignored;
         }
         match result {

@@ -59,6 +59,11 @@ impl TenantState {
         }
     }
 
+    /// What [`Self::begin`] decides, for the mutant that decides it before.
+    pub(crate) fn may_begin(&self, call: Option<&Idempotency>) -> Result<(), Refusal> {
+        if self.calls.knows(call) { Ok(()) } else { self.room_to_run() }
+    }
+
     /// What the call made when it was done before.
     fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
         let made = self.calls.check(call, self.meta.last_at)?;
@@ -164,7 +169,7 @@ impl TenantState {
     }
 
     /// Refuses a run for which the quotas on runs leave no room.
-    pub(crate) fn room_to_run(&self) -> Result<(), Refusal> {
+    fn room_to_run(&self) -> Result<(), Refusal> {
         self.room_for(Quota::ConcurrentWorkflows)?;
         self.room_for(Quota::WorkflowsPerDay)
     }

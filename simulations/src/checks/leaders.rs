@@ -57,6 +57,7 @@ mod tests {
             asked: "GET /api/cluster/leader".into(),
             status: 200,
             body: json!({ "leader": id.map(|id| json!({ "id": id })), "term": term }),
+            version: None,
             first_sent_at: Duration::from_secs(9),
             sent_at: Duration::from_secs(9),
             retried: false,

@@ -10,6 +10,7 @@ pub mod locks;
 pub mod matching;
 pub mod memory;
 pub mod quotas;
+pub mod reads;
 pub mod replicas;
 pub mod steps;
 pub mod terms;

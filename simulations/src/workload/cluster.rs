@@ -26,8 +26,11 @@ impl Session {
         } else {
             (RegisterOp::Read, Call::get(path))
         };
-        let from = trace::now();
+        let (from, told) = (trace::now(), self.board.told.get());
         let reply = self.client.anywhere(&call).await;
+        if let Ok(reply) = &reply {
+            self.board.learn_version(told, reply)?;
+        }
         let answer = match (&op, reply) {
             (_, Ok(reply)) if reply.status == 200 => Some(match &op {
                 RegisterOp::Write(_) => RegisterRet::WriteOk,

@@ -1,4 +1,5 @@
-//! Who only looks: asks all nodes who leads, all the time, and in the end whether they agree.
+//! Who only looks: asks all nodes who leads, and what they have, all the time, and in the end whether
+//! they agree.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -21,6 +22,9 @@ pub(crate) const WATCHER: &str = "eye";
 const ROUND_PAUSE: Duration = Duration::from_millis(150);
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// How long an answer is waited for that is only worth something soon: who has no majority any more
+/// should have none.
+const GLANCE: Duration = Duration::from_millis(100);
 
 struct Watcher {
     board: Rc<Board>,
@@ -52,6 +56,7 @@ pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
     let mut watcher = Watcher { board, client, leaders: Leaders::default() };
     while watcher.board.works() {
         watcher.ask_who_leads().await?;
+        watcher.read_everywhere().await?;
         sleep(ROUND_PAUSE).await;
     }
     watcher.await_leader().await?;
@@ -68,7 +73,7 @@ impl Watcher {
     /// Asks all nodes. Tells whether they name the same leader.
     async fn ask_who_leads(&mut self) -> Checked<bool> {
         let cut_off = self.board.cut_off.borrow().clone();
-        let replies = self.ask_all("/api/cluster/leader").await;
+        let replies = self.ask_all("/api/cluster/leader", PATIENCE).await;
         let still_cut_off = self.board.cut_off.borrow().clone();
         let mut named = Vec::new();
         for (at, reply) in replies.into_iter().enumerate() {
@@ -95,9 +100,17 @@ impl Watcher {
         Ok(all && named.windows(2).all(|pair| pair[0] == pair[1]))
     }
 
+    /// Reads the shared tenant at all nodes: none may be behind what somebody was shown before.
+    async fn read_everywhere(&self) -> Checked {
+        let Some(shared) = self.board.shared_tenant.borrow().clone() else { return Ok(()) };
+        let told = self.board.told.get();
+        let replies = self.ask_all(&format!("/api/tenants/{shared}"), GLANCE).await;
+        replies.iter().flatten().try_for_each(|reply| self.board.learn_version(told, reply))
+    }
+
     /// The same question to all nodes at once.
-    async fn ask_all(&self, path: &str) -> Vec<Option<Reply>> {
-        let call = Call::get(path).within(PATIENCE);
+    async fn ask_all(&self, path: &str, patience: Duration) -> Vec<Option<Reply>> {
+        let call = Call::get(path).within(patience);
         let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
         let replies = join_all(asked).await;
         replies.into_iter().map(|reply| reply.ok().filter(|reply| reply.status == 200)).collect()

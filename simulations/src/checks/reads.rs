@@ -1,0 +1,47 @@
+//! Whoever asks after somebody was answered is told nothing older, at whatever node.
+//!
+//! The history of a register says more, but is short; versions can be compared all the time.
+
+use super::Checked;
+use crate::client::Reply;
+use crate::ensure;
+
+/// Takes in an answer to a question that was asked when version `told` had been shown to somebody.
+/// Gives back the newest version that was shown by now.
+///
+/// # Errors
+/// When the answer is older than `told`.
+pub fn not_older(told: u64, reply: &Reply) -> Checked<u64> {
+    let Some(version) = reply.version.filter(|_| reply.status == 200) else { return Ok(told) };
+    ensure!(
+        version >= told,
+        "version {version} was shown to who asked at {:?}, when {told} was known: {reply}",
+        reply.sent_at
+    );
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_old_answer_is_noticed() {
+        let reply = Reply {
+            asked: "GET /api/tenants/t".into(),
+            status: 200,
+            body: serde_json::Value::Null,
+            version: Some(3),
+            first_sent_at: Duration::ZERO,
+            sent_at: Duration::ZERO,
+            retried: false,
+        };
+        assert_eq!(not_older(2, &reply), Ok(3));
+        assert_eq!(not_older(3, &reply), Ok(3));
+        assert!(not_older(4, &reply).is_err());
+        // A refusal shows none.
+        assert_eq!(not_older(4, &Reply { status: 503, ..reply }), Ok(4));
+    }
+}
