@@ -20,10 +20,10 @@
 //! |---|---|---|
 //! | TCP | turmoil's network ([`seams::SimTcp`]) | latency, links that are lost or held up, connections that break |
 //! | UDP | turmoil's network ([`seams::SimUdp`]) | the same, partitions of all kinds, and packets that are lost, come twice or late ([`seams::Air`]) |
-//! | disk | storage's `SimDisk` below [`seams::TracedDisk`] | power cuts, also in the middle of an operation; kills; no room; syncs that fail |
+//! | disk | storage's `SimDisk` below [`seams::TracedDisk`] | power cuts, also in the middle of an operation; kills; no room; syncs, writes and reads that fail; bits that rot; the loss of everything |
 //! | wall clock | virtual time and an offset ([`seams::SimClock`]) | jumps, drift |
 //! | entropy | a generator for each start of each node ([`seams::SeededEntropy`]) | |
-//! | threads | none: `Executor::Inline` | |
+//! | threads | none: `Executor::Paced` | syncs that take time, so that others come meanwhile |
 //!
 //! What draws chance below the seams, as hash maps do, gets it from [`det`].
 //!
@@ -42,10 +42,13 @@
 //!
 //! # What it therefore cannot see
 //!
-//! - Races between threads: there is one. Blocking work blocks all of a host, in no time at all.
-//! - Slow disks, and slow anything: the program's own work takes no virtual time.
+//! - Races between threads: there is one.
+//! - Slow work: the program's own takes no virtual time, and neither do reads and writes without a
+//!   sync. Work with a sync waits first, and then is done in one moment.
 //! - What real sockets, kernels and file systems do beyond the model: TCP that sends again, partial
-//!   writes to a socket, a disk that damages what was durable.
+//!   writes to a socket.
+//! - Damage where nothing is checked: bits rot only in the log, its last batch excepted, and in the
+//!   identity.
 //! - A process that stands still. turmoil ticks every host, so a node that is *paused* gets and
 //!   sends nothing for a while, and then everything at once, but its own timers go on.
 //! - A process that reads after a failed sync what that sync has dropped, unless asked for

@@ -1,7 +1,7 @@
 //! The world under test: runs repeat themselves, promises are kept, and whoever breaks one is
 //! noticed.
 
-use simulations::{Mutant, Outcome, Plan, sweep};
+use simulations::{Mix, Mutant, Outcome, Plan, sweep};
 
 /// Seeds of the sweeps that every test run makes: with one node, and with three.
 const SWEEP_SEEDS: u64 = 12;
@@ -108,6 +108,13 @@ fn a_waiter_is_not_told_that_it_holds_what_it_did_not_get() {
 #[test]
 fn what_a_failed_sync_dropped_is_not_trusted() {
     kept(Plan { secs: 12, stale_cache: true, ..alone(3) });
+}
+
+/// A tenant whose index could not be looked for was taken for one that has no files.
+#[test]
+fn what_cannot_be_looked_for_is_not_taken_for_missing() {
+    let plan = Plan { secs: 10, mix: Mix::Disks, hectic: true, ..alone(50025) };
+    kept(plan);
 }
 
 /// A joiner whose disk filled up while it waited to be registered stayed `starting` for ever, and
