@@ -52,11 +52,7 @@ impl Cluster {
         }
     }
 
-    async fn check_quorum_without(
-        &self,
-        call: &Call,
-        raft_id: u64,
-    ) -> Result<(), CallError> {
+    async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
         let groups = self.ledger.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);

@@ -22,7 +22,7 @@ use crate::{ensure, trace};
 
 /// How often a node whose disk rots is killed at once; else it goes on until it ends anyhow.
 const KILLED: f64 = 0.5;
-/// A damaged identity may read the same: a letter of an id that became large.
+/// Where the identity is. Damaged, it may still read the same: a letter of an id became large.
 const IDENTITY: &str = "identity/node.json";
 
 /// What a node says that was removed from its cluster.
