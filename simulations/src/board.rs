@@ -104,6 +104,10 @@ pub struct Board {
     pub all_vote: Cell<bool>,
     /// The ids of the nodes that hold a group of tenants, as soon as there are any.
     pub keeps_tenants: RefCell<BTreeSet<String>>,
+    /// The node that is to leave the cluster, by its id, until a client has taken that on.
+    pub to_leave: RefCell<Option<String>>,
+    /// Whether the last one that was to leave was told to stay.
+    pub stays: Cell<bool>,
     /// How many disks were lost with all that was on them.
     pub lost_disks: Cell<u64>,
     /// The nodes that can talk to no majority, by their places, and since when.
@@ -141,6 +145,8 @@ impl Board {
             leader: Cell::default(),
             all_vote: Cell::default(),
             keeps_tenants: RefCell::default(),
+            to_leave: RefCell::default(),
+            stays: Cell::default(),
             lost_disks: Cell::default(),
             cut_off: RefCell::default(),
             stepped_down: Cell::default(),

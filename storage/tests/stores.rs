@@ -227,3 +227,21 @@ fn paths_do_not_leave_the_root() {
     drop(held);
     disk.lock("node.lock").unwrap();
 }
+
+#[tokio::test]
+async fn files_that_cannot_be_looked_for_are_not_taken_for_missing_ones() {
+    let disk = SimDisk::new(1);
+    let files = stores(disk.mount()).await;
+    let mut store = files.open(part()).await.unwrap();
+    store.append_events(b"one\n").unwrap();
+    store.make_durable(vec![put("a", "1")], at(3)).await.unwrap();
+    drop(store);
+    disk.fail_reads(1.0);
+    assert!(matches!(files.exists(part()), Err(StoreError::Io { .. })));
+    assert!(files.tenants().is_err());
+    assert!(files.open(part()).await.is_err());
+    assert!(files.remove(tenant()).await.is_err());
+    disk.fail_reads(0.0);
+    assert!(files.exists(part()).unwrap());
+    assert_eq!(files.open(part()).await.unwrap().position(), Some(at(3)));
+}

@@ -14,7 +14,7 @@ use crate::node_calls::{self, StepDownError};
 use crate::outcome::{Outcome, Refusal};
 use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
-use crate::system::{JoinToken, NodeRecord, SystemState};
+use crate::system::{JoinToken, SystemState};
 use crate::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
 
 /// Wait before it is looked again whether a node is gone.
@@ -26,13 +26,20 @@ impl Cluster {
     /// # Errors
     /// When there is none with this id, a quorum depends on it, or it is not gone by the deadline.
     pub async fn remove(&self, call: &Call, node: NodeId) -> Result<(), CallError> {
-        let find = move |state: &SystemState| state.nodes().get(&node).map(NodeRecord::raft_id);
+        let find = move |state: &SystemState| {
+            let found = state.members().find(|(id, _, _)| *id == node);
+            found.map(|(_, _, member)| (member.raft_id, member.leaving))
+        };
         let found = self.control.read_linearizable(call.deadline, find).await?;
-        if found.flatten().is_none() {
+        let Some((raft_id, is_leaving)) = found else {
             let command = SystemCommand::RemoveNode { node };
             return self.control.ask(call, command).await.map(drop);
+        };
+        // Who leaves is not told to stay: this very request may have been tried before, at a leader
+        // that saw more of the others.
+        if !is_leaving {
+            self.check_quorum_without(call, raft_id).await?;
         }
-        self.check_quorum_without(call, found.flatten()).await?;
         self.control.ask(call, SystemCommand::DrainMember { node }).await?;
         loop {
             let exists = move |state: &SystemState| state.nodes().contains_key(&node);
@@ -45,17 +52,13 @@ impl Cluster {
         }
     }
 
-    async fn check_quorum_without(
-        &self,
-        call: &Call,
-        raft_id: Option<u64>,
-    ) -> Result<(), CallError> {
+    async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
         let groups = self.ledger.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
         let voters = system.into_iter().flat_map(|status| &status.replicas);
         let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);
-        let rest = voters.filter(|id| Some(*id) != raft_id).collect();
+        let rest = voters.filter(|id| *id != raft_id).collect();
         if keeps_quorum(&rest, &health, self.raft_id) {
             return Ok(());
         }

@@ -65,6 +65,24 @@ impl Session {
         true
     }
 
+    /// Asks for a node to leave until it is gone, or was told to stay.
+    pub(super) async fn ask_to_leave(&mut self, id: &str) -> Checked {
+        loop {
+            let reply = self.client.settle(Call::delete(format!("/api/cluster/nodes/{id}"))).await;
+            match reply.status {
+                // Gone, by this request or an earlier one.
+                200 | 404 => return Ok(()),
+                // The rest would not be a majority: now. An earlier request may have been accepted.
+                409 if reply.retried => {}
+                409 => {
+                    self.board.stays.set(true);
+                    return Ok(());
+                }
+                _ => ensure!(false, "asked for a node to leave: {reply}"),
+            }
+        }
+    }
+
     /// Asks for another leader. Whatever is answered is fine: a lone node has no other.
     pub(super) async fn ask_leader_to_step_down(&mut self) -> Checked {
         if !self.board.unrest {

@@ -69,7 +69,11 @@ impl Session {
             if self.compared_in != self.board.lives() {
                 self.compare().await?;
             }
-            self.operate().await?;
+            let to_leave = self.board.to_leave.take();
+            match to_leave {
+                Some(id) => self.ask_to_leave(&id).await?,
+                None => self.operate().await?,
+            }
             let pause_ms = self.rng.random_range(0..=PAUSE_MS_MAX);
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }

@@ -33,6 +33,8 @@ pub enum Fault {
     BitRot,
     /// A node loses all that is on its disk, and joins anew; also after its disk rotted.
     LostDisk,
+    /// A node leaves the cluster because a client asked, and joins anew; counted when it has ended.
+    Leave,
     /// The node ended by itself, with a reason.
     NodeFailed,
     /// A client and a node cannot reach each other for a while.
@@ -84,6 +86,7 @@ impl fmt::Display for Fault {
             Self::SlowDisk => "slow disks",
             Self::BitRot => "rotten bits, noticed",
             Self::LostDisk => "disks lost, and joined anew",
+            Self::Leave => "nodes that left, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",
             Self::HeldLink => "held links to a client",

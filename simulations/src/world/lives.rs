@@ -64,7 +64,7 @@ impl World {
                 self.sim.crash(host.name());
                 self.seats[at].state = NodeState::Stopped;
             }
-            (Some(Exit::Failed(why)), _) if self.has_noticed_rot(at, &why) => {}
+            (Some(Exit::Failed(why)), _) if self.is_lost(at, &why) => {}
             (Some(Exit::Failed(why)), _) => {
                 // A full disk is no reason to end, but a start may need room.
                 let excused = host.has_seen_io_fail()

@@ -1,9 +1,10 @@
-//! Disks that are lost or rot, and the operator who puts an empty one in their place.
+//! Disks that are lost or rot, nodes that leave, and the operator who starts them with an empty disk.
 //!
 //! A node whose disk is gone starts again at the same address with nothing, and joins anew. Its old
-//! self is a dead member until the cluster has given it up, so there is one such node at a time, and
-//! the next only once all nodes vote again. Nodes that hold tenants are spared: a tenant's group
-//! has one voter so far, and nobody could give back what it lost. So is the first node, which
+//! self is a dead member until the cluster has given it up. A node that was asked to leave ends by
+//! itself when it is no member any more, and joins anew as well. There is one such node at a time,
+//! and the next only once all nodes vote again. Nodes that hold tenants are spared: a tenant's
+//! group has one voter so far, and nobody could give back what it lost. So is the first node, which
 //! founds the cluster and knows nobody to join.
 //!
 //! Bits rot where damage has to be noticed: in the log before its last batch (damage to the last one
@@ -21,15 +22,27 @@ use crate::{ensure, trace};
 
 /// How often a node whose disk rots is killed at once; else it goes on until it ends anyhow.
 const KILLED: f64 = 0.5;
-/// A damaged identity may read the same: a letter of an id that became large.
+/// Where the identity is. Damaged, it may still read the same: a letter of an id became large.
 const IDENTITY: &str = "identity/node.json";
+
+/// What a node says that was removed from its cluster.
+const REMOVED: &str = "start it with an empty data directory";
 
 /// A node that is to lose its disk, or has lost it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loss {
     at: usize,
-    /// What rots, until it was noticed.
-    rot: Option<Rot>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// Something rots, and was not noticed yet.
+    Rots(Rot),
+    /// It was asked to leave.
+    Leaves,
+    /// It starts with an empty disk, until it votes.
+    Joins,
 }
 
 /// A bit that is another, on a disk that was whole before.
@@ -57,17 +70,32 @@ impl World {
     /// Takes a node's disk away, where it can be spared.
     pub(super) fn take_disk(&mut self, at: usize) {
         if self.can_spare_disk(at) {
-            self.replace_disk(at);
+            self.lose_disk(at);
         }
+    }
+
+    /// Has a client ask for a node to leave, where it can be spared.
+    pub(super) fn ask_to_leave(&mut self, at: usize) {
+        if self.can_spare_disk(at) {
+            let id = self.seats[at].host.id();
+            trace::event(self.seats[at].host.name(), "fault", format_args!("it is to leave"), &[]);
+            self.board.stays.set(false);
+            self.board.to_leave.replace(Some(id));
+            self.loss = Some(Loss { at, stage: Stage::Leaves });
+        }
+    }
+
+    fn lose_disk(&mut self, at: usize) {
+        self.count(Fault::LostDisk);
+        self.board.lost_disks.set(self.board.lost_disks.get() + 1);
+        self.replace_disk(at);
     }
 
     fn replace_disk(&mut self, at: usize) {
         self.seats[at].host.lose_disk();
         self.terms.forget(self.seats[at].host.name());
-        self.count(Fault::LostDisk);
-        self.loss = Some(Loss { at, rot: None });
+        self.loss = Some(Loss { at, stage: Stage::Joins });
         self.board.all_vote.set(false);
-        self.board.lost_disks.set(self.board.lost_disks.get() + 1);
         self.bring_down(at, "its disk is another, and empty");
     }
 
@@ -90,8 +118,8 @@ impl World {
                     &[],
                 );
                 host.disk.flip_bit(&path, offset, bit);
-                let rot = Some(Rot { path, offset, life: host.starts() });
-                self.loss = Some(Loss { at, rot });
+                let rot = Rot { path, offset, life: host.starts() };
+                self.loss = Some(Loss { at, stage: Stage::Rots(rot) });
                 break;
             }
             offset -= len;
@@ -101,21 +129,27 @@ impl World {
         }
     }
 
-    /// A node that ended for this reason has noticed what rots: its disk is replaced. Tells whether
-    /// that was it.
-    pub(super) fn has_noticed_rot(&mut self, at: usize, why: &str) -> bool {
-        let is_it = matches!(&self.loss, Some(Loss { at: of, rot: Some(rot) })
-            if *of == at && why.contains(&rot.path));
-        if is_it {
-            self.count(Fault::BitRot);
-            self.replace_disk(at);
+    /// Gives a node an empty disk that ended for this reason, if it is that it has noticed what rots,
+    /// or has left. Tells whether it is.
+    pub(super) fn is_lost(&mut self, at: usize, why: &str) -> bool {
+        match self.loss.as_ref().filter(|loss| loss.at == at).map(|loss| &loss.stage) {
+            Some(Stage::Rots(rot)) if why.contains(&rot.path) => {
+                self.count(Fault::BitRot);
+                self.lose_disk(at);
+                true
+            }
+            Some(Stage::Leaves) if why.contains(REMOVED) => {
+                self.count(Fault::Leave);
+                self.replace_disk(at);
+                true
+            }
+            _ => false,
         }
-        is_it
     }
 
     /// Nobody serves from a disk that rots once he has read it.
     pub(super) fn check_rot(&mut self) -> Checked {
-        let Some(Loss { at, rot: Some(rot) }) = &self.loss else { return Ok(()) };
+        let Some(Loss { at, stage: Stage::Rots(rot) }) = &self.loss else { return Ok(()) };
         let host = &self.seats[*at].host;
         if host.starts() == rot.life || !host.is_ready() {
             return Ok(());
@@ -132,17 +166,27 @@ impl World {
         Ok(())
     }
 
-    /// Forgets the last loss once it is made good.
+    /// Forgets the last loss once it is made good, or did not come to be.
     pub(super) fn make_good(&mut self) {
-        if self.loss.as_ref().is_some_and(|loss| loss.rot.is_none()) && self.board.all_vote.get() {
+        let is_over = match self.loss.as_ref().map(|loss| &loss.stage) {
+            Some(Stage::Joins) => self.board.all_vote.get(),
+            Some(Stage::Leaves) => self.board.stays.get(),
+            Some(Stage::Rots(_)) | None => false,
+        };
+        if is_over {
             self.loss = None;
         }
     }
 
-    /// Who lives on a disk that rots finds out now, by starting again.
-    pub(super) fn end_rot(&mut self) {
-        if let Some(Loss { at, rot: Some(_) }) = self.loss {
-            self.kill(at);
+    /// Nothing more is lost: who lives on a disk that rots finds out now, by starting again, and who
+    /// was to leave and was not asked yet stays.
+    pub(super) fn end_losses(&mut self) {
+        match self.loss {
+            Some(Loss { at, stage: Stage::Rots(_) }) => self.kill(at),
+            Some(Loss { stage: Stage::Leaves, .. }) if self.board.to_leave.take().is_some() => {
+                self.loss = None;
+            }
+            _ => {}
         }
     }
 }

@@ -74,7 +74,7 @@ enum Passing {
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 25] = [
+const ODDS: [(Mix, Fault, u32); 26] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -82,6 +82,7 @@ const ODDS: [(Mix, Fault, u32); 25] = [
     (Mix::Processes, Fault::Kill, 9),
     (Mix::Processes, Fault::Restart, 8),
     (Mix::Processes, Fault::RollingRestart, 3),
+    (Mix::Processes, Fault::Leave, 2),
     (Mix::Disks, Fault::FullDisk, 8),
     (Mix::Disks, Fault::FailedSyncs, 6),
     (Mix::Disks, Fault::FailedWrites, 4),
@@ -103,7 +104,8 @@ const ODDS: [(Mix, Fault, u32); 25] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 12] = [
+const AMONG_NODES: [Fault; 13] = [
+    Fault::Leave,
     Fault::BitRot,
     Fault::LostDisk,
     Fault::Blackout,
@@ -179,6 +181,7 @@ impl World {
             Fault::Kill => self.kill(at),
             Fault::Restart => self.restart(at),
             Fault::RollingRestart => self.weather.rolls = self.weather.rolls.or(Some(0)),
+            Fault::Leave => self.ask_to_leave(at),
             Fault::FullDisk => self.begin(Passing::FullDisk(at)),
             Fault::FailedSyncs => self.begin(Passing::FailedSyncs(at)),
             Fault::FailedWrites => self.begin(Passing::FailedWrites(at)),
@@ -212,7 +215,7 @@ impl World {
     pub(super) fn clear_up(&mut self) {
         self.let_pass(Duration::MAX);
         self.weather.rolls = None;
-        self.end_rot();
+        self.end_losses();
         for seat in &self.seats {
             seat.host.disk.cut_power_after(u64::MAX);
             seat.host.clock.set_offset_ms(0);

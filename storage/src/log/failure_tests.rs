@@ -1,15 +1,17 @@
 //! Recovery against every kind of broken file, and the log on a disk that fails or is full.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shiioo_actors::ids::{GroupId, Position};
 use shiioo_actors::ports::StoreError;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Vote};
+use super::segment::HEAD_BYTES;
 use super::tests::{append, entry, now, open, read};
-use super::{Log, Op, segment};
+use super::{Log, Op, segment, witnessed_log_bytes};
 use crate::disk::{OpenMode, SimDisk};
-use crate::executor::Executor;
+use crate::executor::{Executor, Pace};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -277,4 +279,97 @@ async fn the_writers_thread_serves_many_at_once() {
         assert_eq!(log.read(group, 0, u64::MAX).await.unwrap().len(), 50);
         assert_eq!(log.state(group).vote.unwrap().term, 49);
     }
+}
+
+#[test]
+fn what_comes_while_a_slow_disk_syncs_is_the_next_batch_and_nothing_is_lost_at_a_close() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        let (disk, pace) = (SimDisk::new(1), Pace::default());
+        let log = Log::open(disk.mount(), Executor::Paced(pace.clone())).unwrap();
+        pace.set(Duration::from_millis(100));
+        let (began, syncs) = (tokio::time::Instant::now(), disk.syncs());
+        let vote = |term| vec![Op::Vote(Vote { term, node: 1, committed: false })];
+        let (one, two) =
+            tokio::join!(log.write(GroupId(1), vote(1)), log.write(GroupId(2), vote(2)));
+        one.and(two).unwrap();
+        assert_eq!(began.elapsed(), Duration::from_millis(100));
+        assert_eq!(disk.syncs() - syncs, 1, "one sync for both");
+        // Handed in while the disk is slow, and again when it is not any more: still in order.
+        let writing = log.write(GroupId(1), vote(3));
+        let closing = async {
+            tokio::task::yield_now().await;
+            pace.set(Duration::ZERO);
+            log.close().await
+        };
+        let (written, closed) = tokio::join!(writing, closing);
+        written.and(closed).unwrap();
+        assert!(log.write(GroupId(1), vote(4)).await.is_err(), "it is closed");
+        drop(log);
+        let log = Log::open(disk.mount(), Executor::Inline).unwrap();
+        assert_eq!(log.state(GroupId(1)).vote.map(|vote| vote.term), Some(3));
+    });
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_not_taken_for_a_shorter_one() {
+    let disk = SimDisk::new(7);
+    let last = long_log(&disk).last(GroupId(1));
+    let (mut opened, mut failed) = (0, 0);
+    for _ in 0..64 {
+        disk.fail_reads(0.05);
+        let log = open(&disk);
+        disk.fail_reads(0.0);
+        match log {
+            Ok(log) => {
+                assert_eq!(log.last(GroupId(1)), last);
+                opened += 1;
+            }
+            Err(StoreError::Io { .. }) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(opened > 0 && failed > 0, "{opened} {failed}");
+}
+
+#[test]
+fn a_write_that_fails_kills_the_log_and_loses_nothing_acknowledged() {
+    for seed in 0..32 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk).unwrap();
+        append(&log, GroupId(1), vec![entry(1, 0)]).unwrap();
+        disk.fail_writes(1.0);
+        assert!(append(&log, GroupId(1), vec![entry(1, 1)]).is_err());
+        disk.fail_writes(0.0);
+        assert!(append(&log, GroupId(1), vec![entry(1, 2)]).is_err(), "it stays dead");
+        drop(log);
+        if seed % 2 == 0 {
+            disk.cut_power();
+        }
+        assert_eq!(read(&open(&disk).unwrap(), GroupId(1)), [entry(1, 0)]);
+    }
+}
+
+#[test]
+fn every_rotten_bit_before_the_last_batch_is_damage() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    for index in 0..5 {
+        append(&log, GroupId(1), vec![entry(1, index)]).unwrap();
+    }
+    drop(log);
+    let path = segment::path(1);
+    let witnessed = witnessed_log_bytes(&disk, &path);
+    assert!(witnessed > HEAD_BYTES as u64);
+    for offset in 0..witnessed {
+        let bit = u8::try_from(offset % 8).unwrap();
+        disk.flip_bit(&path, offset, bit);
+        match open(&disk) {
+            Err(StoreError::Damaged { file, .. }) => assert_eq!(file, path, "byte {offset}"),
+            other => panic!("byte {offset}: {other:?}"),
+        }
+        disk.flip_bit(&path, offset, bit);
+    }
+    assert_eq!(read(&open(&disk).unwrap(), GroupId(1)).len(), 5);
 }
