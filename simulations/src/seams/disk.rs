@@ -14,6 +14,9 @@ use shiioo_storage::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
 use crate::{LyingDisk, trace};
 
+/// What the simulated disk says to a life that has ended in the middle of an operation.
+const FENCED: &str = "its disk is fenced";
+
 /// What the disk refused, as the program saw it.
 #[derive(Debug, Default)]
 pub struct DiskFaultsSeen {
@@ -76,6 +79,7 @@ impl Process {
                     self.seen.full.fetch_add(1, Ordering::Relaxed);
                 }
                 trace::event(&self.host, "disk", format_args!("{what}: {error}"), payload);
+                self.notice_end(error);
             }
         }
         done
@@ -90,7 +94,16 @@ impl Process {
         self.alive()?;
         read().inspect_err(|error| {
             trace::event(&self.host, "disk", format_args!("{what}: {error}"), &[]);
+            self.notice_end(error);
         })
+    }
+
+    /// Whoever has ended in an operation does nothing more that is told: in which order its parts
+    /// fall is nobody's business, and depends on numbers that ractor gives for the whole process.
+    fn notice_end(&self, error: &io::Error) {
+        if error.to_string().contains(FENCED) {
+            self.kill();
+        }
     }
 
     fn sync(
