@@ -15,7 +15,7 @@ use shiioo_storage::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 use crate::{LyingDisk, trace};
 
 /// What the simulated disk says to a life that has ended in the middle of an operation.
-const FENCED: &str = "its disk is fenced";
+const FENCED: io::ErrorKind = io::ErrorKind::NotConnected;
 
 /// What the disk refused, as the program saw it.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl Process {
     /// Whoever has ended in an operation does nothing more that is told: in which order its parts
     /// fall is nobody's business, and depends on numbers that ractor gives for the whole process.
     fn notice_end(&self, error: &io::Error) {
-        if error.to_string().contains(FENCED) {
+        if error.kind() == FENCED {
             self.kill();
         }
     }

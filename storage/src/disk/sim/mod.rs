@@ -7,6 +7,7 @@
 //!   survive up to some point, in the order they were made. A file whose name is lost is lost.
 //! - A failed sync forgets what was pending: the file reads as if written, and will never be.
 //! - A failed write has written half of it, or nothing. A failed change of names changes nothing.
+//! - What is fenced answers with [`io::ErrorKind::NotConnected`], and nothing else does.
 //! - A power cut, or a kill, fences every handle and the mounted disk itself: a program that is still being
 //!   torn down can do no more harm. [`SimDisk::mount`] gives the next life a new one.
 //!

@@ -348,8 +348,9 @@ pub(super) fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("simulated files fit in memory")
 }
 
+/// The one error of this kind: whoever runs the program can tell its end from a fault.
 pub(super) fn no_power() -> io::Error {
-    io::Error::other("the program has ended: its disk is fenced")
+    io::Error::new(io::ErrorKind::NotConnected, "the program has ended: its disk is fenced")
 }
 
 pub(super) fn sync_failed() -> io::Error {
