@@ -138,3 +138,10 @@ fn a_node_that_was_told_to_stay_stays() {
 fn a_start_waits_for_room_elsewhere_and_fails_for_want_of_its_own() {
     kept(Plan { secs: 4, ..Plan::new(1168) });
 }
+
+/// A renewal was refused as too late because a timer had fired, and then the leader lost the lead
+/// before the expiry was in the log: the next one gave the term its whole time again.
+#[test]
+fn a_lock_is_not_called_lost_before_that_is_so() {
+    kept(Plan { secs: 27, ..Plan::new(5) });
+}

@@ -14,7 +14,7 @@ use crate::error::CallError;
 use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
 use crate::mutants::{self, Mutant};
-use crate::outcome::{LockView, Outcome, Refusal};
+use crate::outcome::{LockView, Outcome};
 use crate::ports::{Ledger, ProposeError};
 use crate::seams::{Seams, Timestamp};
 use crate::views::Acquired;
@@ -170,10 +170,6 @@ impl LockState {
     }
 
     fn renew(&self, request: RenewRequest) {
-        if !self.queues.may_renew(request.space, &request.key) {
-            let _ = request.reply.send(Err(Refusal::LockLost { key: request.key }.into()));
-            return;
-        }
         let command = LockCommand::Renew {
             key: request.key,
             holder: request.holder,

@@ -7,7 +7,8 @@
 //!   count on;
 //! - who leads anew grants every lock its full term again;
 //! - waiters are served first come, first served; nobody barges past them;
-//! - once the timer of a term has fired, the term is not renewed any more.
+//! - whether a renewal or the expiry of its term came first is decided in the log alone: a leader
+//!   whose timer has fired may lose the lead before that counts.
 
 mod actor;
 mod message;

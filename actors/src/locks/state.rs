@@ -212,11 +212,6 @@ impl LockQueues {
         self.served(space, &key, now)
     }
 
-    /// Whether a renewal may still be proposed.
-    pub(super) fn may_renew(&self, space: Space, key: &str) -> bool {
-        self.terms.get(&(space, key.to_owned())).is_none_or(|term| !term.is_over)
-    }
-
     /// How many wait for a key.
     pub(super) fn waiters(&self, space: Space, key: &str) -> u64 {
         let line = self.lines.get(&(space, key.to_owned()));

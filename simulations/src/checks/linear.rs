@@ -52,9 +52,19 @@ where
     }
     ensure!(
         tester.is_consistent(),
-        "what clients saw of {what} has no order that explains it: {history:#?}"
+        "what clients saw of {what} has no order that explains it:{}",
+        history.iter().map(line).collect::<String>()
     );
     Ok(())
+}
+
+/// An operation as a line of its own.
+fn line<Op: Debug, Ret: Debug>(seen: &Seen<Op, Ret>) -> String {
+    let Seen { client, from, answer, op } = seen;
+    match answer {
+        Some((at, answer)) => format!("\n  {from:?} to {at:?} {client}: {op:?} -> {answer:?}"),
+        None => format!("\n  {from:?} {client}: {op:?} -> unknown"),
+    }
 }
 
 /// A thread of the search: a client, and how many operations it had given up before.
