@@ -17,10 +17,11 @@ use quinn_proto::InvalidCid;
 use ring::{hkdf, hmac};
 use shiioo_actors::seams::{Clock, Entropy, Seams};
 
-/// Silence after which a connection is given up, ms.
-const IDLE_MS_MAX: u32 = 2_000;
+/// Silence after which a connection is given up, ms. A leader that is heard and hears nobody is
+/// followed until then: with an election on top it must stay below two seconds.
+const IDLE_MS_MAX: u32 = 1_200;
 /// A packet is sent at least this often, so that the other end knows we live, ms.
-const KEEP_ALIVE_MS: u64 = 500;
+const KEEP_ALIVE_MS: u64 = 300;
 /// What a round trip is taken for before one was measured, ms: a lost first packet is sent again
 /// after three of them, which is in time for an attempt to connect.
 const INITIAL_RTT_MS: u64 = 50;

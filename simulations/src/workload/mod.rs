@@ -14,7 +14,7 @@ mod session;
 mod tenants;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -43,6 +43,9 @@ pub struct TenantModel {
     pub limits: Limits,
     /// The runs that this client was told of, by id.
     pub runs: BTreeMap<String, RunModel>,
+    /// The marks of starts that were refused in the end, and of which an earlier call may still be
+    /// under way: a refusal uses up no idempotency key.
+    pub unsure: BTreeSet<String>,
 }
 
 /// A run, as the client that started it knows it.

@@ -44,6 +44,9 @@ impl Session {
             steps.iter().map(|step| step["id"].as_str().unwrap_or_default().to_owned()).collect();
         let path = format!("/api/tenants/{}/runs", tenant.id);
         let reply = self.client.settle(Call::post(path, body).keyed(&mark)).await;
+        if reply.retried && reply.status != 201 {
+            tenant.unsure.insert(mark.clone());
+        }
         match (reply.status, reply.code()) {
             (201, _) => {
                 let id = reply.body["id"].as_str().unwrap_or_default().to_owned();
@@ -57,7 +60,7 @@ impl Session {
             (429, "quota_exceeded") => {
                 let of_day = reply.body["quota"] == "max_workflows_per_day";
                 let limit = if of_day { tenant.limits.per_day } else { tenant.limits.concurrent };
-                let used = tenant.runs.len() as u64;
+                let used = (tenant.runs.len() + tenant.unsure.len()) as u64;
                 // Nobody else starts runs in a tenant of one's own.
                 ensure!(
                     shared || limit.is_some_and(|limit| used >= limit),

@@ -151,11 +151,11 @@ impl Session {
             let reply = self.client.settle(Call::get(format!("{base}/workflows/main"))).await;
             durability::workflow(known, &reply)?;
             let reply = self.client.settle(Call::get(format!("{base}/runs?limit=10000"))).await;
-            durability::runs(&known.runs, &own, &reply)?;
+            durability::runs(known, &own, &reply)?;
         }
         let path = format!("/api/tenants/{}/runs?limit=10000", self.shared.id);
         let reply = self.client.settle(Call::get(path)).await;
-        durability::runs(&self.shared.runs, &own, &reply)?;
+        durability::runs(&self.shared, &own, &reply)?;
         self.compared_in = life;
         Ok(())
     }
