@@ -1,8 +1,8 @@
 //! Mutants: the program with one safety taken away, to show that the simulator's checks would
 //! notice.
 //!
-//! Each hook in the program is one line that asks [`is`]. Without the cargo feature `mutants` the
-//! answer is a constant and nothing of it is compiled. Only the simulator's own runs turn the
+//! Each hook in the program is a line or a few that ask [`is`]. Without the cargo feature `mutants`
+//! the answer is a constant, which the compiler removes. Only the simulator's own runs turn the
 //! feature on (`cargo run -p simulations --features mutants`), no test does, and the program `shiioo`
 //! does not build with it.
 //!

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "mutants")]
 use shiioo_actors::mutants::{self, Mutant};
 
+use crate::checks::matching::Compared;
 use crate::trace::{self, Trace};
 use crate::world::{Fault, World};
 use crate::{det, heap};
@@ -85,8 +86,8 @@ pub struct Outcome {
     pub took: Duration,
     /// How often each fault really happened.
     pub faults: BTreeMap<Fault, u64>,
-    /// Log entries and states that were compared with those of another node.
-    pub compared: u64,
+    /// What was compared with what another node has.
+    pub compared: Compared,
     /// The most that was on the heap at a time, bytes: all nodes, their disks, and the checks.
     pub heap_bytes: u64,
 }
@@ -163,7 +164,7 @@ impl Plan {
                 simulated: Duration::ZERO,
                 took,
                 faults: BTreeMap::new(),
-                compared: 0,
+                compared: Compared::default(),
                 heap_bytes: 0,
             },
         }

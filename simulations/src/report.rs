@@ -22,7 +22,8 @@ pub fn one(outcome: &Outcome) -> bool {
     for (fault, times) in faults.iter().filter(|(_, times)| **times > 0) {
         println!("  {times:>8}  {fault}");
     }
-    println!("  {compared:>8}  log entries and states compared between nodes");
+    println!("  {:>8}  log entries compared between nodes", compared.entries);
+    println!("  {:>8}  states compared between nodes", compared.states);
     println!("  {:>8}  MiB on the heap at most", heap_bytes >> 20);
     match violation {
         None => println!("every promise was kept"),
@@ -42,9 +43,11 @@ pub fn many(summary: &Summary, took: Duration) -> bool {
         println!("{fault:<36} {times:>9} {kept:>10} {broken:>12}{never}");
     }
     println!(
-        "{runs} runs, {} with a broken promise; {compared} log entries and states compared \
-         between nodes; {:.0} s simulated in {:.0} s ({:.0} a second)",
+        "{runs} runs, {} with a broken promise; {} log entries and {} states compared between \
+         nodes; {:.0} s simulated in {:.0} s ({:.0} a second)",
         failures.len(),
+        compared.entries,
+        compared.states,
         simulated.as_secs_f64(),
         took.as_secs_f64(),
         per_second(*simulated, took)

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::checks::matching::Compared;
 use crate::plan::{Outcome, Plan};
 use crate::world::Fault;
 
@@ -18,8 +19,8 @@ pub struct Summary {
     pub simulated: Duration,
     /// What came of each fault that really happened.
     pub faults: BTreeMap<Fault, Tally>,
-    /// Log entries and states that were compared with those of another node.
-    pub compared: u64,
+    /// What was compared with what another node has.
+    pub compared: Compared,
     /// The runs in which a promise was broken.
     pub failures: Vec<Outcome>,
 }

@@ -68,6 +68,17 @@ pub fn keeps_lines() -> bool {
     RECORDER.with_borrow(|recorder| recorder.as_ref().is_some_and(|kept| kept.lines.is_some()))
 }
 
+/// What the lines take, bytes: at most what they have taken on the heap, with the list's own growth.
+pub fn line_bytes() -> u64 {
+    RECORDER.with_borrow(|recorder| {
+        let lines = recorder.as_ref().and_then(|recorder| recorder.lines.as_ref());
+        let Some(lines) = lines else { return 0 };
+        // While it grows, a list is there twice.
+        let list = 2 * lines.capacity() * size_of::<String>();
+        (lines.iter().map(String::capacity).sum::<usize>() + list) as u64
+    })
+}
+
 /// Adds a line to the story and nothing to the hash: what follows from events that are in it.
 pub fn note(who: &str, kind: &str, what: fmt::Arguments<'_>) {
     RECORDER.with_borrow_mut(|recorder| {

@@ -37,26 +37,22 @@ impl Pace {
 }
 
 impl Executor {
-    /// Runs a job to its end. Under [`Executor::Threads`] the job goes on when the caller stops
-    /// waiting; under [`Executor::Paced`] it has not begun then, and never will.
+    /// Runs a job to its end. The job goes on when the caller stops waiting.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Self::Inline => job(),
             Self::Paced(pace) => {
                 let pace = pace.get();
-                if !pace.is_zero() {
-                    tokio::time::sleep(pace).await;
+                if pace.is_zero() {
+                    return job();
                 }
-                job()
+                let paced = async move {
+                    tokio::time::sleep(pace).await;
+                    job()
+                };
+                ended(tokio::spawn(paced).await).await
             }
-            Self::Threads => match tokio::task::spawn_blocking(job).await {
-                Ok(done) => done,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime stops and never ran the job: nobody will poll this again.
-                    Err(_) => future::pending().await,
-                },
-            },
+            Self::Threads => ended(tokio::task::spawn_blocking(job).await).await,
         }
     }
 
@@ -84,5 +80,15 @@ impl Executor {
     ) -> io::Result<()> {
         debug_assert!(matches!(self, Self::Threads));
         std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
+    }
+}
+
+/// What a job came to; its panic is the caller's.
+async fn ended<T>(done: Result<T, tokio::task::JoinError>) -> T {
+    match done.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime stops and never ran the job: nobody will poll this again.
+        Err(Err(_)) => future::pending().await,
     }
 }

@@ -15,6 +15,7 @@ use crate::ids::{JobId, RunId, TenantId};
 use crate::json::Json;
 use crate::locks::Space;
 use crate::mailbox::{asked, call, until};
+#[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::ports::{Ledger, StoreError};
@@ -71,6 +72,7 @@ impl TenantHandle {
     /// # Errors
     /// When the tenant may not, a quota is used up, or it came to no outcome by the deadline.
     pub async fn start_run(&self, call: &Call, new: NewRun) -> Result<Created<RunView>, CallError> {
+        #[cfg(feature = "mutants")]
         if mutants::is(Mutant::QuotaBeforeApply) {
             let key = call.idempotency;
             self.read(call, move |reader| reader.state.may_begin(key.as_ref())).await??;

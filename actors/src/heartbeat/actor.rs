@@ -129,6 +129,7 @@ impl HeartbeatState {
             at: self.arguments.seams.clock.now(),
             leads: self.arguments.ledger.leads(GroupId::SYSTEM),
             silent_ms: self.members.silent_ms(now),
+            has_room: self.arguments.ledger.has_room(),
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Beat {
     pub leads: Option<u64>,
     /// For how long each other member has been silent to it, milliseconds, by raft id.
     pub silent_ms: BTreeMap<u64, u64>,
+    /// Whether its log takes what is written: not while its disk is full.
+    pub has_room: bool,
 }
 
 /// What is known of one member.
@@ -53,6 +55,8 @@ pub struct MemberHealth {
     pub unhealthy_for: Duration,
     /// Whether this node itself has heard of it within an election timeout.
     pub is_heard: bool,
+    /// Whether its disk had room when it was last heard of.
+    pub has_room: bool,
 }
 
 /// Who says that it leads.
@@ -64,6 +68,12 @@ pub struct Claim {
     pub term: u64,
     /// When it was heard.
     pub heard: Instant,
+}
+
+impl Known {
+    fn has_room(&self) -> bool {
+        self.last.as_ref().is_none_or(|(_, beat)| beat.has_room)
+    }
 }
 
 /// All members but this one.
@@ -149,6 +159,7 @@ impl Members {
                 heard_at: known.last.as_ref().map(|(at, _)| *at),
                 unhealthy_for: since.unwrap_or_default(),
                 is_heard: known.last.is_some() && now.duration_since(known.heard) < late,
+                has_room: known.has_room(),
             };
             all.insert(id, health);
         }
@@ -168,7 +179,7 @@ impl Members {
         if silence < late {
             let is_cut_off = has_others && most >= late;
             let is_clock_off = known.clock_offset_ms > CLOCK_OFFSET_MS_MAX;
-            return if is_cut_off || is_clock_off {
+            return if is_cut_off || is_clock_off || !known.has_room() {
                 NodeStatus::Degraded
             } else {
                 NodeStatus::Healthy
@@ -198,7 +209,8 @@ mod tests {
     const T: Duration = Duration::from_millis(500);
 
     fn beat(silent_ms: &[(u64, u64)], leads: Option<u64>) -> Beat {
-        Beat { at: Timestamp(0), leads, silent_ms: silent_ms.iter().copied().collect() }
+        let silent_ms = silent_ms.iter().copied().collect();
+        Beat { at: Timestamp(0), leads, silent_ms, has_room: true }
     }
 
     fn three(now: Instant) -> Members {

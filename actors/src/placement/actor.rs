@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
-use super::state::{MemberView, Orphans, Step, View};
+use super::state::{MemberView, Orphans, Step, View, others_can_elect};
 use crate::command::SystemCommand;
 use crate::control::Control;
 use crate::elector::Elector;
@@ -27,6 +27,9 @@ const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// A leader without room on its disk hands over this often at most: the next one may have none
 /// either.
 const VACATE_EVERY: Duration = Duration::from_secs(10);
+
+/// A disk is full for so long before that: by then the others have said how theirs are.
+const VACATE_AFTER: Duration = Duration::from_secs(1);
 
 /// Placement's actor.
 pub struct PlacementActor;
@@ -52,7 +55,9 @@ pub struct PlacementState {
     leadership: watch::Receiver<Leadership>,
     orphans: Arc<tokio::sync::Mutex<Orphans>>,
     is_busy: bool,
-    /// When it last handed over for want of room.
+    /// Since when there is no room on the disk.
+    full_since: Option<Instant>,
+    /// When it last handed over for that, or wanted to.
     vacated: Option<Instant>,
 }
 
@@ -74,6 +79,7 @@ impl Actor for PlacementActor {
             leadership,
             orphans: Arc::default(),
             is_busy: false,
+            full_since: None,
             vacated: None,
         })
     }
@@ -117,10 +123,15 @@ impl Actor for PlacementActor {
 }
 
 impl PlacementState {
-    /// Whether this leader's disk is full, and it is time that another one leads.
+    /// Whether this leader's disk has been full for a while, and was not handed over for lately.
     fn has_to_vacate(&mut self, now: Instant) -> bool {
+        if self.arguments.ledger.has_room() {
+            self.full_since = None;
+            return false;
+        }
+        let since = *self.full_since.get_or_insert(now);
         let is_time = self.vacated.is_none_or(|last| last + VACATE_EVERY <= now);
-        let vacates = is_time && !self.arguments.ledger.has_room();
+        let vacates = is_time && since + VACATE_AFTER <= now;
         if vacates {
             self.vacated = Some(now);
         }
@@ -129,10 +140,18 @@ impl PlacementState {
 }
 
 impl PlacementArguments {
-    /// Hands over: who can write nothing down holds up everybody who could.
+    /// Hands over where the others can elect: who can write nothing down holds up everybody who
+    /// could. Where they cannot, this node goes on, for reads.
     async fn vacate(&self) -> Result<(), CallError> {
-        tracing::warn!("the disk is full: another node should lead");
-        self.elector.step_down(Instant::now() + STEP_DEADLINE).await
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let health = self.heartbeats.health(deadline).await?;
+        let groups = self.ledger.groups();
+        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
+        if !system.is_some_and(|system| others_can_elect(&system.replicas, &health, self.raft_id)) {
+            return Ok(());
+        }
+        tracing::warn!("the disk is full: another node is to lead");
+        self.elector.step_down(deadline).await
     }
 
     async fn look(&self, orphans: &tokio::sync::Mutex<Orphans>) -> Result<(), CallError> {

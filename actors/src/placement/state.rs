@@ -80,6 +80,20 @@ pub fn keeps_quorum(
     !voters.is_empty() && alive > voters.len() / 2
 }
 
+/// Whether the voters beside `leader` that can write down a vote are a majority.
+pub(super) fn others_can_elect(
+    replicas: &[ReplicaStatus],
+    health: &BTreeMap<u64, MemberHealth>,
+    leader: u64,
+) -> bool {
+    let voters = || replicas.iter().filter(|replica| replica.voter);
+    let can_write = |raft_id: u64| {
+        health.get(&raft_id).is_some_and(|health| health.is_heard && health.has_room)
+    };
+    let able = voters().filter(|voter| voter.raft_id != leader && can_write(voter.raft_id));
+    able.count() > voters().count() / 2
+}
+
 /// By what the leader itself hears: the word of others carries no entries.
 fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
     health.get(&raft_id).is_some_and(|health| health.is_heard)

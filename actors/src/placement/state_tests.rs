@@ -52,7 +52,8 @@ impl Town {
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
         let unhealthy_for = Duration::from_secs(secs);
         let is_heard = status == NodeStatus::Healthy;
-        let health = MemberHealth { status, heard_at: None, unhealthy_for, is_heard };
+        let health =
+            MemberHealth { status, heard_at: None, unhealthy_for, is_heard, has_room: true };
         self.health.insert(raft_id, health);
     }
 
@@ -221,4 +222,15 @@ proptest! {
             prop_assert!(chosen.symmetric_difference(&town.view().voters()).count() <= 2);
         }
     }
+}
+
+#[test]
+fn a_leader_without_room_gives_way_only_where_the_others_can_vote() {
+    let mut world = Town::new(3, 3);
+    assert!(others_can_elect(&world.replicas, &world.health, 1));
+    world.health.get_mut(&2).unwrap().has_room = false;
+    assert!(!others_can_elect(&world.replicas, &world.health, 1));
+    world.health.get_mut(&2).unwrap().has_room = true;
+    world.lose(3, 1);
+    assert!(!others_can_elect(&world.replicas, &world.health, 1));
 }

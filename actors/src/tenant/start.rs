@@ -60,6 +60,7 @@ impl TenantState {
     }
 
     /// What [`Self::begin`] decides, for the mutant that decides it before.
+    #[cfg(feature = "mutants")]
     pub(crate) fn may_begin(&self, call: Option<&Idempotency>) -> Result<(), Refusal> {
         if self.calls.knows(call) { Ok(()) } else { self.room_to_run() }
     }

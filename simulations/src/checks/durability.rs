@@ -93,3 +93,72 @@ pub fn ended(known: &RunModel, seen: &Value) -> Checked {
     ensure!(ended == seen, "an ended run changed from {ended} to {seen}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::workload::RunModel;
+
+    fn reply(status: u16, body: Value) -> Reply {
+        Reply {
+            asked: "GET".into(),
+            status,
+            body,
+            version: None,
+            first_sent_at: Duration::ZERO,
+            sent_at: Duration::ZERO,
+            retried: false,
+        }
+    }
+
+    fn run(id: &str, mark: &str) -> Value {
+        json!({ "id": id, "input": { "mark": mark }, "status": "running" })
+    }
+
+    #[test]
+    fn a_tenant_that_is_lost_changed_or_back_is_noticed() {
+        let known = TenantModel { name: "n".into(), description: "d".into(), ..Default::default() };
+        let body =
+            |description| json!({ "name": "n", "description": description, "status": "Active" });
+        assert_eq!(tenant(&known, &reply(200, body("d"))), Ok(()));
+        assert!(tenant(&known, &reply(200, body("older"))).is_err());
+        assert!(tenant(&known, &reply(404, Value::Null)).is_err());
+        let known = TenantModel { deleted: true, ..known };
+        assert_eq!(tenant(&known, &reply(404, Value::Null)), Ok(()));
+        assert!(tenant(&known, &reply(200, body("d"))).is_err());
+    }
+
+    #[test]
+    fn a_definition_of_another_version_is_noticed() {
+        let known = TenantModel { workflow: Some((2, "m".into())), ..Default::default() };
+        let body = |version, mark| json!({ "version": version, "spec": { "steps": [{ "description": mark }] } });
+        assert_eq!(workflow(&known, &reply(200, body(2, "m"))), Ok(()));
+        for (version, mark) in [(1, "m"), (2, "other")] {
+            assert!(workflow(&known, &reply(200, body(version, mark))).is_err());
+        }
+        assert!(workflow(&TenantModel::default(), &reply(200, body(1, "m"))).is_err());
+    }
+
+    #[test]
+    fn runs_that_are_lost_doubled_or_nobodys_are_noticed() {
+        let model = RunModel { mark: "c-1".into(), steps: Vec::new(), ended: None };
+        let mut known =
+            TenantModel { runs: BTreeMap::from([("a".into(), model)]), ..Default::default() };
+        let seen = |runs: &[Value]| reply(200, json!({ "runs": runs }));
+        let (one, two) = (run("a", "c-1"), run("b", "c-2"));
+        assert_eq!(runs(&known, "c-", &seen(&[one.clone(), run("x", "d-1")])), Ok(()));
+        let broken: [&[Value]; 4] =
+            [&[], &[one.clone(), run("b", "c-1")], &[run("b", "c-1")], &[one.clone(), two.clone()]];
+        for broken in broken {
+            assert!(runs(&known, "c-", &seen(broken)).is_err(), "{broken:?}");
+        }
+        known.unsure.insert("c-2".into());
+        assert_eq!(runs(&known, "c-", &seen(&[one.clone(), two])), Ok(()));
+        known.runs.values_mut().for_each(|run| run.ended = Some(json!("as it ended")));
+        assert!(runs(&known, "c-", &seen(&[one])).is_err());
+    }
+}

@@ -20,6 +20,8 @@ pub const AGREE_MAX: Duration = Duration::from_secs(10);
 /// So much longer it may take until all is as it should be where a node has lost its disk: the member
 /// that it was is given up only after it has been silent for long.
 pub const REPLACED_MAX: Duration = Duration::from_secs(60);
+/// From the end of the faults to the end of the last process that could not go on because of them.
+pub const EXCUSED_MAX: Duration = Duration::from_secs(15);
 /// From the request to stop to the end of the process, simulated time.
 pub const STOP_MAX: Duration = Duration::from_secs(15);
 /// From the start of a process on a disk that works to readiness, simulated time.
@@ -46,4 +48,33 @@ pub fn completed(known: &RunModel, seen: &Value, service: &Service) -> Checked {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_did_not_end_as_it_should_is_noticed() {
+        let known = RunModel { mark: "m".into(), steps: vec!["end".into()], ended: None };
+        let seen = |status: &str, output: &str, step: &str| {
+            let steps = json!([{ "id": "end", "status": step }]);
+            json!({ "id": "r", "status": status, "output": { "end": output }, "steps": steps })
+        };
+        let service = Service::new(1);
+        assert_eq!(completed(&known, &seen("completed", "m", "completed"), &service), Ok(()));
+        for broken in [
+            seen("running", "m", "completed"),
+            seen("completed", "another", "completed"),
+            seen("completed", "m", "running"),
+        ] {
+            assert!(completed(&known, &broken, &service).is_err(), "{broken}");
+        }
+        let called = RunModel { steps: vec!["call".into()], ..known };
+        let mut seen = seen("completed", "m", "completed");
+        seen["steps"][0]["id"] = "call".into();
+        assert!(completed(&called, &seen, &service).is_err(), "it was never called");
+    }
 }

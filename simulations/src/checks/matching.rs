@@ -1,9 +1,9 @@
 //! Replicas hold the same: two entries of a group with one index and term are one entry, and two
 //! copies of a part that have applied the same entry are one state, row by row and event by event.
 //!
-//! Whatever has been on a disk counts, so that a difference shows also where it was overwritten
-//! later. Entries below what a part of the control plane has applied are committed: no term may
-//! ever put another one in their place.
+//! What is in a log before each start and at the end counts, so that a difference shows also where it
+//! was overwritten later. Entries below what the control plane has applied are committed: no term
+//! may ever put another one in their place.
 //!
 //! Log Matching and State Machine Safety: D. Ongaro, J. Ousterhout, "In Search of an
 //! Understandable Consensus Algorithm" (2014), figure 3.
@@ -23,7 +23,16 @@ pub struct Matching {
     /// The term of each entry of the control plane that is known to be committed.
     committed: BTreeMap<u64, Copy<u64>>,
     states: BTreeMap<(String, Position), Copy<PartImage>>,
-    compared: u64,
+    compared: Compared,
+}
+
+/// How much was compared with what another node has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Log entries.
+    pub entries: u64,
+    /// States after an entry.
+    pub states: u64,
 }
 
 /// What was seen first, and on which node.
@@ -33,9 +42,16 @@ struct Copy<T> {
     is: T,
 }
 
+impl std::ops::AddAssign for Compared {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.states += other.states;
+    }
+}
+
 impl Matching {
-    /// How many entries and states were compared with those of another node.
-    pub fn compared(&self) -> u64 {
+    /// How much was compared with what another node has.
+    pub fn compared(&self) -> Compared {
         self.compared
     }
 
@@ -43,21 +59,21 @@ impl Matching {
     ///
     /// # Errors
     /// When another node's log has another entry in the same place of the same term.
-    pub fn learn_log(&mut self, node: &str, log: LogImage) -> Checked {
-        for (group, entries) in log.groups {
+    pub fn learn_log(&mut self, node: &str, log: &LogImage) -> Checked {
+        for (group, entries) in &log.groups {
             for (position, bytes) in entries {
                 let known = self
                     .entries
-                    .entry((group, position))
+                    .entry((*group, *position))
                     .or_insert_with(|| Copy { node: node.to_owned(), is: bytes.clone() });
                 ensure!(
-                    known.is == bytes,
+                    known.is == *bytes,
                     "entry {position} of group {group} is not the same on {} and on {node}: \
                      {:02x?} and {bytes:02x?}",
                     known.node,
                     known.is
                 );
-                self.compared += u64::from(known.node != node);
+                self.compared.entries += u64::from(known.node != node);
             }
         }
         Ok(())
@@ -112,7 +128,7 @@ impl Matching {
             "the events of {path} after entry {at} differ between {} and {node}",
             known.node
         );
-        self.compared += u64::from(known.node != node);
+        self.compared.states += u64::from(known.node != node);
         Ok(())
     }
 }
@@ -138,10 +154,10 @@ mod tests {
     #[test]
     fn one_place_and_term_is_one_entry() {
         let mut seen = Matching::default();
-        assert_eq!(seen.learn_log("a", log(&[(at(1, 1), b"x"), (at(1, 2), b"y")])), Ok(()));
-        assert_eq!(seen.learn_log("b", log(&[(at(1, 1), b"x"), (at(2, 2), b"z")])), Ok(()));
-        assert_eq!(seen.compared(), 1);
-        assert!(seen.learn_log("c", log(&[(at(1, 2), b"z")])).is_err());
+        assert_eq!(seen.learn_log("a", &log(&[(at(1, 1), b"x"), (at(1, 2), b"y")])), Ok(()));
+        assert_eq!(seen.learn_log("b", &log(&[(at(1, 1), b"x"), (at(2, 2), b"z")])), Ok(()));
+        assert_eq!(seen.compared(), Compared { entries: 1, states: 0 });
+        assert!(seen.learn_log("c", &log(&[(at(1, 2), b"z")])).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The history of a register says more, but is short; versions can be compared all the time.
 
-use super::Checked;
+use super::{Checked, Violation};
 use crate::client::Reply;
 use crate::ensure;
 
@@ -12,7 +12,10 @@ use crate::ensure;
 /// # Errors
 /// When the answer is older than `told`.
 pub fn not_older(told: u64, reply: &Reply) -> Checked<u64> {
-    let Some(version) = reply.version.filter(|_| reply.status == 200) else { return Ok(told) };
+    if reply.status != 200 {
+        return Ok(told);
+    }
+    let version = reply.version.ok_or_else(|| Violation(format!("no version: {reply}")))?;
     ensure!(
         version >= told,
         "version {version} was shown to who asked at {:?}, when {told} was known: {reply}",
@@ -41,6 +44,7 @@ mod tests {
         assert_eq!(not_older(2, &reply), Ok(3));
         assert_eq!(not_older(3, &reply), Ok(3));
         assert!(not_older(4, &reply).is_err());
+        assert!(not_older(1, &Reply { version: None, ..reply.clone() }).is_err());
         // A refusal shows none.
         assert_eq!(not_older(4, &Reply { status: 503, ..reply }), Ok(4));
     }

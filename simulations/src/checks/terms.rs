@@ -17,18 +17,16 @@ use crate::ensure;
 pub struct Terms {
     /// The Raft id of the leader of each term, and who said so first.
     leaders: BTreeMap<(GroupId, u64), (u64, String)>,
-    /// Term and leader of each group as each node had them when it was last asked.
-    last: BTreeMap<(String, GroupId), (u64, Option<u64>)>,
+    /// The term of each group as each node had it when it was last asked.
+    last: BTreeMap<(String, GroupId), u64>,
 }
 
 impl Terms {
-    /// Takes in what a node knows of its groups. Gives back what is new: groups with another term
-    /// or leader than before.
+    /// Takes in what a node knows of its groups.
     ///
     /// # Errors
     /// When there are two leaders of a term, or a term goes back.
-    pub fn learn(&mut self, node: &str, groups: &[GroupStatus]) -> Checked<Vec<GroupId>> {
-        let mut changed = Vec::new();
+    pub fn learn(&mut self, node: &str, groups: &[GroupStatus]) -> Checked {
         for &GroupStatus { group, term, leader, .. } in groups {
             if let Some(leader) = leader {
                 let first = (leader, node.to_owned());
@@ -39,14 +37,10 @@ impl Terms {
                      {leader} for {node}"
                 );
             }
-            let before = self.last.insert((node.to_owned(), group), (term, leader));
-            let (last, _) = before.unwrap_or_default();
+            let last = self.last.insert((node.to_owned(), group), term).unwrap_or_default();
             ensure!(last <= term, "group {group} on {node} goes back from term {last} to {term}");
-            if before != Some((term, leader)) {
-                changed.push(group);
-            }
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// Forgets a node, whose disk is gone.
@@ -73,12 +67,12 @@ mod tests {
     #[test]
     fn two_leaders_of_a_term_and_terms_that_go_back_are_noticed() {
         let mut terms = Terms::default();
-        assert_eq!(terms.learn("a", &status(2, None)), Ok(vec![GroupId(1)]));
-        assert_eq!(terms.learn("a", &status(2, Some(1))), Ok(vec![GroupId(1)]));
-        assert_eq!(terms.learn("a", &status(2, Some(1))), Ok(Vec::new()));
+        assert_eq!(terms.learn("a", &status(2, None)), Ok(()));
+        assert_eq!(terms.learn("a", &status(2, Some(1))), Ok(()));
+        assert_eq!(terms.learn("a", &status(2, Some(1))), Ok(()));
         assert!(terms.learn("b", &status(2, Some(2))).is_err());
         assert!(terms.learn("a", &status(1, None)).is_err());
         terms.forget("a");
-        assert_eq!(terms.learn("a", &status(1, None)), Ok(vec![GroupId(1)]));
+        assert_eq!(terms.learn("a", &status(1, None)), Ok(()));
     }
 }

@@ -20,7 +20,7 @@
 //! | line | what |
 //! |---|---|
 //! | `nodes N`, `seed N` | first of all: how many nodes, and what decides the rest |
-//! | `elect` | waits until all nodes that run and reach a majority name the same leader |
+//! | `elect` | waits until a majority follows one leader, and all who hear it do, but for full disks |
 //! | `isolate X`, `part X Y \| Z`, `mute X`, `deafen X`, `heal` | links between nodes |
 //! | `pause X`, `resume X` | nothing comes to it and nothing leaves it |
 //! | `kill X`, `cut-power X`, `stop X`, `start X` | its process |

@@ -115,8 +115,9 @@ impl Process {
         if missing {
             return self.alive();
         }
+        self.alive()?;
         let done = self.change(what, &[], sync);
-        if done.is_err() {
+        if done.as_ref().is_err_and(|error| error.kind() != FENCED) {
             self.seen.failed_syncs.fetch_add(1, Ordering::Relaxed);
         }
         done

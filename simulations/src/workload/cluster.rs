@@ -71,7 +71,8 @@ impl Session {
             let reply = self.client.settle(Call::delete(format!("/api/cluster/nodes/{id}"))).await;
             match reply.status {
                 // Gone, by this request or an earlier one.
-                200 | 404 => return Ok(()),
+                200 => return Ok(()),
+                404 if reply.retried => return Ok(()),
                 // The rest would not be a majority: now. An earlier request may have been accepted.
                 409 if reply.retried => {}
                 409 => {

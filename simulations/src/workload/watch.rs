@@ -63,6 +63,7 @@ pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
     watcher.await_voters().await?;
     while watcher.board.busy.get() > 0 {
         watcher.ask_who_leads().await?;
+        watcher.read_everywhere().await?;
         sleep(ROUND_PAUSE).await;
     }
     watcher.await_agreement().await?;

@@ -45,6 +45,7 @@ impl World {
         let host = &self.seats[at].host;
         let disk = host.disk.fork().mount();
         let log = inspect::log(&*disk)?;
+        self.matching.learn_log(host.name(), &log)?;
         for path in files::paths(&*disk).into_iter().filter(|path| wanted(path)) {
             let Some(part) = inspect::part(&disk, &path)? else { continue };
             if path == SYSTEM_INDEX {
@@ -52,7 +53,7 @@ impl World {
             }
             self.matching.learn_part(host.name(), &path, part)?;
         }
-        Ok(self.matching.learn_log(host.name(), log)?)
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the nodes themselves know of their groups: checked now and then, and told in the story.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use shiioo_actors::ids::GroupId;
@@ -10,11 +11,19 @@ use super::{NodeHost, World};
 use crate::checks::Checked;
 use crate::trace;
 
-/// Steps between two looks, where no story is kept: a look costs more than a step.
+/// Steps between two checks: a look costs more than a step.
 const LOOK_STEPS: u64 = 25;
 
-/// How far each group has been applied on each node, by their places.
-pub(super) type Applied = BTreeMap<(usize, GroupId), u64>;
+/// What the story has said last of a group on a node.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    term: u64,
+    leader: Option<u64>,
+    applied: u64,
+}
+
+/// The same for all, nodes by their places.
+pub(super) type AllTold = BTreeMap<(usize, GroupId), Told>;
 
 impl World {
     /// Asks every node that runs for its groups.
@@ -23,40 +32,40 @@ impl World {
     /// When what they say cannot be.
     pub(super) fn look_inside(&mut self) -> Checked {
         self.steps += 1;
-        if !trace::keeps_lines() && !self.steps.is_multiple_of(LOOK_STEPS) {
+        let checks = self.steps.is_multiple_of(LOOK_STEPS);
+        if !checks && !trace::keeps_lines() {
             return Ok(());
         }
         for at in 0..self.seats.len() {
             let host = Rc::clone(&self.seats[at].host);
             let groups = host.groups();
-            let changed = self.terms.learn(host.name(), &groups)?;
             if trace::keeps_lines() {
-                self.tell(at, &host, &groups, &changed);
+                self.tell(at, &host, &groups);
+            }
+            if checks {
+                self.terms.learn(host.name(), &groups)?;
             }
         }
         Ok(())
     }
 
-    fn tell(&mut self, at: usize, host: &NodeHost, groups: &[GroupStatus], changed: &[GroupId]) {
+    fn tell(&mut self, at: usize, host: &NodeHost, groups: &[GroupStatus]) {
         for GroupStatus { group, term, leader, replicas, .. } in groups {
-            if changed.contains(group) {
-                let leads = match leader {
-                    Some(leader) => format!("member {leader} leads"),
-                    None => "nobody leads".to_owned(),
-                };
-                trace::note(
-                    host.name(),
-                    "raft",
-                    format_args!("group {group}: term {term}, {leads}"),
-                );
-            }
-            let Some(own) = replicas.iter().find(|replica| host.is_member(replica.raft_id)) else {
-                continue;
+            let own = replicas.iter().find(|replica| host.is_member(replica.raft_id));
+            let applied = own.map_or(0, |own| own.applied);
+            let now = Told { term: *term, leader: *leader, applied };
+            let before = self.told.insert((at, *group), now).unwrap_or_default();
+            let tell = |what: fmt::Arguments<'_>| {
+                trace::note(host.name(), "raft", format_args!("group {group}: {what}"));
             };
-            let before = self.applied.insert((at, *group), own.applied).unwrap_or_default();
-            if before != own.applied {
-                let to = own.applied;
-                trace::note(host.name(), "raft", format_args!("group {group}: applied up to {to}"));
+            if (before.term, before.leader) != (now.term, now.leader) {
+                match leader {
+                    Some(leader) => tell(format_args!("term {term}, member {leader} leads")),
+                    None => tell(format_args!("term {term}, nobody leads")),
+                }
+            }
+            if before.applied != applied {
+                tell(format_args!("applied up to {applied}"));
             }
         }
     }

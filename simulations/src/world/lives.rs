@@ -70,7 +70,9 @@ impl World {
                 let excused = host.has_seen_io_fail()
                     || (host.has_seen_disk_fail() && !host.is_ready())
                     || is_waiting_to_join(&why);
-                ensure!(excused, "{} failed by itself: {why}", host.name());
+                let is_settled = self.board.phase.get() != Phase::Work
+                    && now > self.board.settles_since.get() + liveness::EXCUSED_MAX;
+                ensure!(excused && !is_settled, "{} failed by itself: {why}", host.name());
                 self.count(Fault::NodeFailed);
                 self.bring_down(at, "it ended by itself");
             }

@@ -25,6 +25,8 @@ const KILLED: f64 = 0.5;
 /// Where the identity is. Damaged, it may still read the same: a letter of an id became large.
 const IDENTITY: &str = "identity/node.json";
 
+/// What a node says of a file that is not as it was written.
+const DAMAGED: &str = "damaged";
 /// What a node says that was removed from its cluster.
 const REMOVED: &str = "start it with an empty data directory";
 
@@ -52,6 +54,16 @@ struct Rot {
     offset: u64,
     /// The life in which it flipped: the next one reads it.
     life: u64,
+    /// Who lived there.
+    id: String,
+}
+
+impl Rot {
+    /// Whether that is what a node says. Of an identity it may also say that it is of another
+    /// version: that is a byte like any other.
+    fn is_named_in(&self, why: &str) -> bool {
+        why.contains(&self.path) && (why.contains(DAMAGED) || self.path == IDENTITY)
+    }
 }
 
 impl World {
@@ -118,7 +130,7 @@ impl World {
                     &[],
                 );
                 host.disk.flip_bit(&path, offset, bit);
-                let rot = Rot { path, offset, life: host.starts() };
+                let rot = Rot { path, offset, life: host.starts(), id: host.id() };
                 self.loss = Some(Loss { at, stage: Stage::Rots(rot) });
                 break;
             }
@@ -133,7 +145,7 @@ impl World {
     /// or has left. Tells whether it is.
     pub(super) fn is_lost(&mut self, at: usize, why: &str) -> bool {
         match self.loss.as_ref().filter(|loss| loss.at == at).map(|loss| &loss.stage) {
-            Some(Stage::Rots(rot)) if why.contains(&rot.path) => {
+            Some(Stage::Rots(rot)) if rot.is_named_in(why) => {
                 self.count(Fault::BitRot);
                 self.lose_disk(at);
                 true
@@ -154,9 +166,9 @@ impl World {
         if host.starts() == rot.life || !host.is_ready() {
             return Ok(());
         }
-        let is_there = host.disk.mount().open(&rot.path, OpenMode::Existing).is_ok();
+        let is_there = host.disk.fork().mount().open(&rot.path, OpenMode::Existing).is_ok();
         ensure!(
-            !is_there || rot.path == IDENTITY,
+            !is_there || (rot.path == IDENTITY && rot.id == host.id()),
             "{} serves, and byte {} of {} is not what was written",
             host.name(),
             rot.offset,
@@ -193,7 +205,7 @@ impl World {
 
 /// The files that are protected by checksums, and how much of each.
 fn checked_places(disk: &SimDisk) -> Vec<(String, u64)> {
-    let places = files::walk(&*disk.mount(), "").into_iter().map(|(path, len)| {
+    let places = files::walk(&*disk.fork().mount(), "").into_iter().map(|(path, len)| {
         let len = if path == IDENTITY { len } else { witnessed_log_bytes(disk, &path) };
         (path, len)
     });

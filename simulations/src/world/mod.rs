@@ -26,7 +26,7 @@ use rand::{Rng as _, SeedableRng as _};
 use turmoil::Sim;
 
 use crate::board::{Board, Phase};
-use crate::checks::matching::Matching;
+use crate::checks::matching::{Compared, Matching};
 use crate::checks::terms::Terms;
 use crate::checks::{Checked, Violation, liveness};
 use crate::workload::{WATCHER, client_name};
@@ -65,7 +65,7 @@ pub struct World {
     counts: BTreeMap<Fault, u64>,
     matching: Matching,
     terms: Terms,
-    applied: inside::Applied,
+    told: inside::AllTold,
     steps: u64,
 }
 
@@ -74,8 +74,8 @@ pub(crate) struct Ending {
     pub(crate) violation: Option<String>,
     pub(crate) simulated: Duration,
     pub(crate) faults: BTreeMap<Fault, u64>,
-    /// Entries and states that were compared with those of another node.
-    pub(crate) compared: u64,
+    /// What was compared with what another node has.
+    pub(crate) compared: Compared,
 }
 
 impl World {
@@ -142,7 +142,7 @@ impl World {
             counts: BTreeMap::new(),
             matching: Matching::default(),
             terms: Terms::default(),
-            applied: BTreeMap::new(),
+            told: BTreeMap::new(),
             steps: 0,
         }
     }
@@ -208,10 +208,8 @@ impl World {
             ensure!(in_time, "not all is done {settle_max:?} after the last fault");
         }
         self.stop_and_compare()?;
-        // A story that is kept has no bound.
-        if !trace::keeps_lines() {
-            checks::memory::check(self.seats.len() as u64, heap::peak_bytes())?;
-        }
+        let heap_bytes = heap::peak_bytes().saturating_sub(trace::line_bytes());
+        checks::memory::check(self.seats.len() as u64, heap_bytes)?;
         checks::whole(&self.board, &self.disks()?)
     }
 
@@ -264,7 +262,7 @@ impl World {
 
     /// The logs of tenants on each disk.
     fn disks(&self) -> Checked<Vec<checks::Logs>> {
-        let read = |seat: &Seat| files::read_all(&*seat.host.disk.mount(), "events.jsonl");
+        let read = |seat: &Seat| files::read_all(&*seat.host.disk.fork().mount(), "events.jsonl");
         let disks = self.seats.iter().map(|seat| {
             let logs = read(seat).map_err(|error| Violation(format!("the disk: {error}")))?;
             Ok(checks::Logs { node: seat.host.name().to_owned(), logs })

@@ -6,7 +6,7 @@ use shiioo_actors::ids::GroupId;
 use shiioo_actors::ports::GroupStatus;
 
 use super::lives::NodeState;
-use super::{NodeHost, World, files};
+use super::{NodeHost, World};
 
 impl World {
     /// Leaves processes that have ended as they are until [`Self::start`].
@@ -55,10 +55,9 @@ impl World {
         self.sim.repair_oneway(self.host(from).name(), self.host(to).name());
     }
 
-    /// Its disk takes nothing more, or again.
+    /// No file on its disk can grow, or each can again.
     pub(crate) fn fill_disk(&mut self, at: usize, full: bool) {
-        let disk = &self.host(at).disk;
-        disk.set_capacity(full.then(|| files::used(&*disk.mount())));
+        self.host(at).disk.set_capacity(full.then_some(0));
     }
 
     /// The place of the node that leads the system group in the highest term that one says it

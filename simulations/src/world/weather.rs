@@ -305,7 +305,7 @@ impl World {
             Passing::FullDisk(at) => {
                 let room = self.rng.random_range(0..=ROOM_BYTES_MAX);
                 let disk = &self.seats[*at].host.disk;
-                disk.set_capacity(Some(files::used(&*disk.mount()) + room));
+                disk.set_capacity(Some(files::used(&*disk.fork().mount()) + room));
             }
             Passing::FailedSyncs(at) => self.seats[*at].host.disk.fail_syncs(true),
             Passing::FailedWrites(at) => {
