@@ -11,6 +11,8 @@
 //!   whose timer has fired may lose the lead before that counts.
 
 mod actor;
+#[cfg(test)]
+mod actor_tests;
 mod message;
 mod state;
 #[cfg(test)]
