@@ -72,7 +72,8 @@ mod tests {
         let before = USED.get();
         let bytes = std::hint::black_box(vec![1_u8; 100_000]);
         assert!(USED.get() >= before + 100_000);
-        assert!(peak_bytes() >= 100_000);
+        // This thread may have freed what another one allocated for it.
+        assert!(PEAK.get() >= before + 100_000);
         drop(bytes);
         assert!(USED.get() < before + 100_000);
     }
