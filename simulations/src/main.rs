@@ -162,7 +162,14 @@ impl Many {
     }
 }
 
+/// Has the program end when nobody reads on, as in `replay --trace | head`, instead of panicking.
+fn end_with_reader() {
+    // SAFETY: the first thing the program does, with no other thread; the default is a valid handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 fn main() -> ExitCode {
+    end_with_reader();
     let good = match Cli::parse().command {
         Command::Run(One { seed, how }) => report::one(&how.plan(seed).run()),
         Command::Sweep(many) => swept(many),
