@@ -5,6 +5,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// Deepest nesting of a value, levels of lists and maps.
+pub const DEPTH_MAX: usize = 64;
+
+/// How deep a value is nested: 0 for one that is no list and no map.
+pub fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        serde_json::Value::Object(fields) => {
+            1 + fields.values().map(depth).max().unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
+
 /// One JSON text, compact, in UTF-8. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Json(Arc<str>);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use minijinja::Value as TemplateValue;
 use serde_json::{Map, Value, json};
 
 use super::TenantDeps;
@@ -18,7 +17,7 @@ use crate::ports::{HttpCallError, HttpRequest, HttpResponse, ProposeError};
 use crate::seams::Timestamp;
 use crate::tenant::{StepStatus, TenantState};
 use crate::workflow::spec::{Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis};
-use crate::workflow::template::has_templates;
+use crate::workflow::template::{Context, Limits, Offer, has_templates};
 
 /// First wait before a result is proposed again; doubled each time.
 const PROPOSE_RETRY_MIN: Duration = Duration::from_millis(20);
@@ -185,11 +184,10 @@ fn render(link: &Link, task: &StepTask, action: Action) -> Result<Action, String
     if !has_templates(&value) {
         return Ok(action);
     }
-    let outputs = task.outputs.iter();
-    let steps: Map<String, Value> =
-        outputs.map(|(id, output)| (id.clone(), json!({ "output": output.to_value() }))).collect();
-    let context = json!({ "input": task.input.to_value(), "steps": steps });
-    let context = TemplateValue::from_serialize(context);
+    let outputs = (0_u16..).zip(&task.outputs);
+    let outputs = outputs.map(|(step, (id, output))| (id.clone(), (step, output.clone())));
+    let offer = Offer { run: task.run, input: task.input.clone(), outputs: outputs.collect() };
+    let context = Context::new(offer, Arc::default(), Limits::default());
     let rendered =
         link.deps.templates.render(value, &context).map_err(|error| error.to_string())?;
     serde_json::from_value(rendered).map_err(|error| format!("after templates: {error}"))

@@ -3,13 +3,23 @@
 //! These types have the shape of the API's JSON; they never enter the codec. [`parse`] turns them
 //! into a [`Workflow`], or says which step is wrong and why.
 
+mod graph;
+mod shape;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::graph::Graph;
+use self::shape::{Object, count, or_default, seconds, whole};
+use super::template::Templates;
 use super::{STEPS_MAX, Step, Workflow};
 use crate::json::Json;
+use crate::seams::Timestamp;
 
 /// Longest step id, characters.
 pub const STEP_ID_CHARS_MAX: usize = 200;
@@ -21,18 +31,22 @@ pub const ATTEMPTS_MAX: u32 = 1000;
 pub const BACKOFF_SECS_MAX: f64 = 3600.0;
 /// Longest `wait`, seconds: ten years.
 pub const WAIT_SECS_MAX: f64 = 315_360_000.0;
+/// The queue of tasks that name none.
+const DEFAULT_ROLE: &str = "default";
+
+/// The engine that templates are checked with.
+static TEMPLATES: LazyLock<Templates> = LazyLock::new(Templates::default);
 
 /// A workflow as clients send it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct WorkflowSpec {
     /// Its steps.
     pub steps: Vec<StepSpec>,
     /// What each step needs, by id.
-    #[serde(default)]
     pub dependencies: Option<BTreeMap<String, Vec<String>>>,
 }
 
-/// A step as clients send it.
+/// A step as clients send it, and, with what they left out filled in, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepSpec {
     /// Unique in the workflow.
@@ -47,47 +61,39 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// What to do.
+    #[serde(deserialize_with = "Object::value")]
     pub action: Action,
     /// Ids of steps that come first.
     #[serde(default, skip_serializing)]
     pub depends_on: Option<Vec<String>>,
     /// Time for one attempt, seconds.
-    #[serde(default = "default_timeout_secs")]
-    pub timeout_secs: f64,
+    #[serde(default, deserialize_with = "seconds", serialize_with = "whole")]
+    pub timeout_secs: Option<f64>,
     /// When and how often to try again.
-    #[serde(default)]
-    pub retry_policy: RetryPolicy,
+    #[serde(default, deserialize_with = "Object::option")]
+    pub retry_policy: Option<RetryPolicy>,
     /// Not supported yet by this version: only `false` or nothing.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub requires_approval: Option<Value>,
 }
 
 /// How often an attempt is repeated.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// Attempts in all.
-    #[serde(default = "default_max_attempts")]
-    pub max_attempts: u32,
+    #[serde(default, deserialize_with = "count")]
+    pub max_attempts: Option<u32>,
     /// Wait before the second attempt, seconds; doubled for each one after, with jitter.
-    #[serde(default = "default_backoff_secs")]
-    pub backoff_secs: f64,
+    #[serde(default, deserialize_with = "seconds", serialize_with = "whole")]
+    pub backoff_secs: Option<f64>,
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { max_attempts: default_max_attempts(), backoff_secs: default_backoff_secs() }
-    }
-}
-
-const fn default_timeout_secs() -> f64 {
-    300.0
-}
-const fn default_max_attempts() -> u32 {
-    1
-}
-const fn default_backoff_secs() -> f64 {
-    1.0
-}
+/// Time for one attempt where none is given, seconds.
+const DEFAULT_TIMEOUT_SECS: f64 = 300.0;
+/// Attempts where no number is given.
+const DEFAULT_ATTEMPTS: u32 = 1;
+/// Wait before the second attempt where none is given, seconds.
+const DEFAULT_BACKOFF_SECS: f64 = 1.0;
 
 /// What a step does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,7 +111,11 @@ pub enum Action {
         /// URL, a template.
         url: String,
         /// Headers, values are templates.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        #[serde(
+            default,
+            deserialize_with = "or_default",
+            skip_serializing_if = "BTreeMap::is_empty"
+        )]
         headers: BTreeMap<String, String>,
         /// Body: a string as it is, anything else as JSON; strings are templates.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,14 +191,24 @@ pub fn parse(spec: WorkflowSpec) -> Result<Workflow, InvalidWorkflow> {
             needs[usize::from(step)].insert(need);
         }
     }
+    let actions: Vec<Value> = steps.iter().map(|step| action_json(&step.action)).collect();
     let steps = steps.into_iter().zip(needs).map(|(step, needs)| finish(step, needs));
     let workflow = Workflow { steps: steps.collect() };
-    match step_on_a_cycle(&workflow) {
-        None => Ok(workflow),
-        Some(id) => {
-            Err(InvalidWorkflow::of(id, format!("step {id:?} depends on itself, by a cycle")))
-        }
+    let graph = Graph::of(&workflow).map_err(|id| {
+        InvalidWorkflow::of(id, format!("step {id:?} depends on itself, by a cycle"))
+    })?;
+    for (index, action) in actions.iter().enumerate() {
+        let id = &workflow.steps[index].id;
+        TEMPLATES.check(action, "action", &graph.before(index)).map_err(|(place, error)| {
+            InvalidWorkflow::of(id, format!("{id:?}: {place}: {error}"))
+        })?;
     }
+    Ok(workflow)
+}
+
+fn action_json(action: &Action) -> Value {
+    // An action is JSON that was read; only its shape changes.
+    serde_json::to_value(action).unwrap_or_default()
 }
 
 fn check_step(step: &StepSpec) -> Result<(), InvalidWorkflow> {
@@ -200,17 +220,24 @@ fn check_step(step: &StepSpec) -> Result<(), InvalidWorkflow> {
         ));
     }
     let id = &step.id;
-    if !(step.timeout_secs > 0.0 && step.timeout_secs <= TIMEOUT_SECS_MAX) {
+    let timeout = step.timeout_secs.unwrap_or(DEFAULT_TIMEOUT_SECS);
+    if !(timeout > 0.0 && timeout <= TIMEOUT_SECS_MAX) {
         return wrong(format!(
-            "{id:?}: timeout_secs must be above 0 and at most {TIMEOUT_SECS_MAX}"
+            "{id:?}: timeout_secs must be above 0 and at most {TIMEOUT_SECS_MAX}; it is {timeout}"
         ));
     }
-    let retry = step.retry_policy;
-    if !(1..=ATTEMPTS_MAX).contains(&retry.max_attempts) {
-        return wrong(format!("{id:?}: retry_policy.max_attempts must be 1 to {ATTEMPTS_MAX}"));
+    let retry = step.retry_policy.unwrap_or_default();
+    let attempts = retry.max_attempts.unwrap_or(DEFAULT_ATTEMPTS);
+    if !(1..=ATTEMPTS_MAX).contains(&attempts) {
+        return wrong(format!(
+            "{id:?}: retry_policy.max_attempts must be 1 to {ATTEMPTS_MAX}; it is {attempts}"
+        ));
     }
-    if !(0.0..=BACKOFF_SECS_MAX).contains(&retry.backoff_secs) {
-        return wrong(format!("{id:?}: retry_policy.backoff_secs must be 0 to {BACKOFF_SECS_MAX}"));
+    let backoff = retry.backoff_secs.unwrap_or(DEFAULT_BACKOFF_SECS);
+    if !(0.0..=BACKOFF_SECS_MAX).contains(&backoff) {
+        return wrong(format!(
+            "{id:?}: retry_policy.backoff_secs must be 0 to {BACKOFF_SECS_MAX}; it is {backoff}"
+        ));
     }
     if !matches!(step.requires_approval, None | Some(Value::Null | Value::Bool(false))) {
         return wrong(format!("{id:?}: requires_approval is not available in this version"));
@@ -241,29 +268,61 @@ fn check_action(id: &str, action: &Action) -> Result<(), InvalidWorkflow> {
             }
             Ok(())
         }
-        Action::Wait { secs, until } => match (secs, until) {
-            (Some(Value::Number(secs)), None) => {
-                if secs.as_f64().is_some_and(|secs| (0.0..=WAIT_SECS_MAX).contains(&secs)) {
-                    Ok(())
-                } else {
-                    wrong(format!("{id:?}: action.secs must be 0 to {WAIT_SECS_MAX}"))
-                }
-            }
-            (Some(Value::String(_)), None) | (None, Some(_)) => Ok(()),
-            _ => wrong(format!("{id:?}: a wait has either secs (a number) or until (a time)")),
-        },
+        Action::Wait { secs, until } => check_wait(id, secs.as_ref(), until.as_deref()),
     }
 }
 
-/// The step as state machines keep it. Its numbers have been checked.
-fn finish(step: StepSpec, needs: BTreeSet<u16>) -> Step {
+fn check_wait(id: &str, secs: Option<&Value>, until: Option<&str>) -> Result<(), InvalidWorkflow> {
+    let wrong = |message: String| Err(InvalidWorkflow::of(id, message));
+    let is_fixed = |text: &str| !text.contains("{{");
+    match (secs, until) {
+        (Some(Value::String(text)), None) if !is_fixed(text) => Ok(()),
+        (Some(secs @ (Value::Number(_) | Value::String(_))), None) => match wait_secs(secs) {
+            Some(_) => Ok(()),
+            None => {
+                wrong(format!("{id:?}: action.secs must be 0 to {WAIT_SECS_MAX}; it is {secs}"))
+            }
+        },
+        (None, Some(until)) if is_fixed(until) && Timestamp::parse_rfc3339(until).is_none() => {
+            wrong(format!(
+                "{id:?}: action.until must be a time as RFC 3339 has it, such as \
+                 2030-01-31T12:00:00Z; it is {until:?}"
+            ))
+        }
+        (None, Some(_)) => Ok(()),
+        _ => wrong(format!("{id:?}: a wait has either secs (a number) or until (a time)")),
+    }
+}
+
+/// The length of a `wait`, seconds, where it is one; text may hold it as well.
+pub(crate) fn wait_secs(secs: &Value) -> Option<f64> {
+    let secs: f64 = match secs {
+        Value::Number(secs) => secs.as_f64()?,
+        Value::String(secs) => secs.trim().parse().ok()?,
+        _ => return None,
+    };
+    (0.0..=WAIT_SECS_MAX).contains(&secs).then_some(secs)
+}
+
+/// The step as state machines keep it, with everything filled in. Its numbers have been checked.
+fn finish(mut step: StepSpec, needs: BTreeSet<u16>) -> Step {
+    let RetryPolicy { max_attempts, backoff_secs } = step.retry_policy.unwrap_or_default();
+    let timeout_secs = step.timeout_secs.unwrap_or(DEFAULT_TIMEOUT_SECS);
+    let max_attempts = max_attempts.unwrap_or(DEFAULT_ATTEMPTS);
+    let backoff_secs = backoff_secs.unwrap_or(DEFAULT_BACKOFF_SECS);
+    step.name.get_or_insert_with(|| step.id.clone());
+    step.role.get_or_insert_with(|| DEFAULT_ROLE.to_owned());
+    step.requires_approval = Some(Value::Bool(false));
+    step.timeout_secs = Some(timeout_secs);
+    step.retry_policy =
+        Some(RetryPolicy { max_attempts: Some(max_attempts), backoff_secs: Some(backoff_secs) });
     let json = serde_json::to_value(&step).unwrap_or_default();
     Step {
         json: Json::from_value(&json),
         needs: needs.into_iter().collect(),
-        timeout_ms: millis(step.timeout_secs).max(1),
-        max_attempts: step.retry_policy.max_attempts,
-        backoff_ms: millis(step.retry_policy.backoff_secs),
+        timeout_ms: millis(timeout_secs).max(1),
+        max_attempts,
+        backoff_ms: millis(backoff_secs),
         id: step.id,
     }
 }
@@ -276,97 +335,4 @@ fn finish(step: StepSpec, needs: BTreeSet<u16>) -> Step {
 )]
 pub(crate) fn millis(secs: f64) -> u64 {
     (secs * 1000.0).round() as u64
-}
-
-/// A step that can never start, if there is one: what Kahn's topological sort leaves over.
-fn step_on_a_cycle(workflow: &Workflow) -> Option<&str> {
-    let steps = &workflow.steps;
-    let mut missing: Vec<usize> = steps.iter().map(|step| step.needs.len()).collect();
-    let mut dependents = vec![Vec::new(); steps.len()];
-    for (index, step) in steps.iter().enumerate() {
-        for need in &step.needs {
-            dependents[usize::from(*need)].push(index);
-        }
-    }
-    let mut ready: Vec<usize> = (0..steps.len()).filter(|index| missing[*index] == 0).collect();
-    while let Some(done) = ready.pop() {
-        for dependent in &dependents[done] {
-            missing[*dependent] -= 1;
-            if missing[*dependent] == 0 {
-                ready.push(*dependent);
-            }
-        }
-    }
-    missing.iter().position(|count| *count > 0).map(|index| steps[index].id.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse_text(text: &str) -> Result<Workflow, InvalidWorkflow> {
-        parse(serde_json::from_str(text).unwrap())
-    }
-
-    #[test]
-    fn a_graph_is_read_from_both_ways_of_naming_dependencies() {
-        let workflow = parse_text(
-            r#"{"steps":[{"id":"a","action":{"type":"set","output":1}},
-                {"id":"b","action":{"type":"set","output":"{{ input.x }}"},"depends_on":["a"]},
-                {"id":"c","action":{"type":"wait","secs":0.5},"timeout_secs":2}],
-               "dependencies":{"c":["b","a"]}}"#,
-        )
-        .unwrap();
-        assert_eq!(workflow.steps[1].needs, [0]);
-        assert_eq!(workflow.steps[2].needs, [0, 1]);
-        assert_eq!(workflow.steps[2].timeout_ms, 2000);
-        let json = workflow.json().to_value();
-        assert_eq!(json["dependencies"]["c"], serde_json::json!(["a", "b"]));
-        let again = parse(serde_json::from_value(json).unwrap()).unwrap();
-        assert_eq!(again, workflow);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_step() {
-        let set = r#""action":{"type":"set","output":1}"#;
-        let cases = [
-            (r#"{"steps":[]}"#.to_owned(), None, "1 to 1000 steps"),
-            (format!(r#"{{"steps":[{{"id":"a",{set}}},{{"id":"a",{set}}}]}}"#), Some("a"), "twice"),
-            (
-                format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["x"]}}]}}"#),
-                Some("a"),
-                "no step",
-            ),
-            (
-                format!(r#"{{"steps":[{{"id":"a",{set}}}],"dependencies":{{"y":["a"]}}}}"#),
-                Some("y"),
-                "no step",
-            ),
-            (format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["a"]}}]}}"#), Some("a"), "cycle"),
-            (
-                format!(
-                    r#"{{"steps":[{{"id":"a",{set},"depends_on":["b"]}},{{"id":"b",{set},"depends_on":["a"]}}]}}"#
-                ),
-                Some("a"),
-                "cycle",
-            ),
-            (format!(r#"{{"steps":[{{"id":"a",{set},"timeout_secs":0}}]}}"#), Some("a"), "timeout"),
-            (
-                r#"{"steps":[{"id":"a","action":{"type":"wait"}}]}"#.to_owned(),
-                Some("a"),
-                "either secs",
-            ),
-            (
-                r#"{"steps":[{"id":"a","action":{"type":"http","method":"GET","url":"ftp://x"}}]}"#
-                    .to_owned(),
-                Some("a"),
-                "http://",
-            ),
-        ];
-        for (text, step, message) in cases {
-            let error = parse_text(&text).unwrap_err();
-            assert_eq!(error.step.as_deref(), step, "{text}");
-            assert!(error.message.contains(message), "{text}: {error}");
-        }
-    }
 }

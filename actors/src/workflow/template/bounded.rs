@@ -3,6 +3,10 @@
 use std::fmt;
 use std::io;
 
+use serde_json::Value;
+
+use super::{TemplateError, too_long};
+
 /// A buffer that refuses to grow beyond its limit.
 pub(super) struct Bounded {
     pub(super) bytes: Vec<u8>,
@@ -42,19 +46,38 @@ impl io::Write for Bounded {
 
 /// Counts what is written and keeps nothing.
 pub(super) struct Counted {
-    pub(super) left: usize,
-    pub(super) full: bool,
+    limit: usize,
+    left: usize,
+}
+
+impl Counted {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, left: limit }
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.limit - self.left
+    }
+
+    /// Counts bytes.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), TemplateError> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| too_long(self.limit))?;
+        Ok(())
+    }
+
+    /// Counts the text of a value.
+    pub(super) fn write(&mut self, value: &Value) -> Result<(), TemplateError> {
+        let limit = self.limit;
+        // Its only failure is that there is no room.
+        serde_json::to_writer(self, value).map_err(|_| too_long(limit))
+    }
 }
 
 impl io::Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(left) = self.left.checked_sub(bytes.len()) {
-            self.left = left;
-            Ok(bytes.len())
-        } else {
-            self.full = true;
-            Err(io::ErrorKind::FileTooLarge.into())
-        }
+        self.take(bytes.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,9 +2,11 @@
 //!
 //! The engine has operators whose result it does not bound. This walks over the tokens of an
 //! expression, as the engine's own lexer finds them, refuses some and wraps others in a filter
-//! that checks the operand before the operator runs.
+//! that checks the operand before the operator runs. It is also where the size and the depth of an
+//! expression are bounded, before anything that recurses sees it: see [`super::bounds`].
 
-use super::TemplateError;
+use super::bounds::Bounds;
+use super::{TemplateError, quoted};
 
 /// Most `+` and `:` in the expressions of one string.
 const COPIES_MAX: usize = 32;
@@ -25,15 +27,24 @@ enum Token {
     Other,
 }
 
+/// A text with guards in it, and the expressions in it as they were written.
+pub(super) struct Guarded<'t> {
+    pub(super) text: String,
+    pub(super) codes: Vec<&'t str>,
+}
+
 /// Guards every expression in a text that has text around its expressions. It finds them the way
 /// the engine's lexer does; statements have been refused before.
-pub(super) fn guard_text(text: &str) -> Result<String, TemplateError> {
+pub(super) fn guard_text(text: &str) -> Result<Guarded<'_>, TemplateError> {
     let (mut out, mut rest, mut copies) = (String::with_capacity(text.len()), text, 0);
+    let mut codes = Vec::new();
     loop {
-        let starts = [rest.find("{{"), rest.find("{#")];
-        let Some(start) = starts.into_iter().flatten().min() else {
+        // One look for both: to look for what is not there takes the whole rest each time.
+        let mut braces = rest.match_indices('{').map(|(at, _)| at);
+        let begins = |at: &usize| matches!(rest.as_bytes().get(at + 1), Some(b'{' | b'#'));
+        let Some(start) = braces.find(begins) else {
             out.push_str(rest);
-            return Ok(out);
+            return Ok(Guarded { text: out, codes });
         };
         let mark = if rest[start + 2..].starts_with(['-', '+']) { 3 } else { 2 };
         let (before, inside) = rest.split_at(start + mark);
@@ -43,7 +54,13 @@ pub(super) fn guard_text(text: &str) -> Result<String, TemplateError> {
             out.push_str(&inside[..end]);
             end
         } else {
-            guard_code(inside, &mut out, &mut copies, true)?
+            let taken = guard_code(inside, &mut out, &mut copies, true)?;
+            let code = inside[..taken].strip_suffix("}}");
+            let code = code.ok_or_else(|| {
+                TemplateError::new(format_args!("{{{{ is not closed with }}}} in {}", quoted(text)))
+            })?;
+            codes.push(code.strip_suffix(['-', '+']).unwrap_or(code));
+            taken
         };
         rest = &inside[taken..];
     }
@@ -71,6 +88,7 @@ pub(super) fn guard_code(
     let mut factors: Vec<(usize, bool)> = Vec::new();
     let mut previous = Token::Other;
     let mut not_at = None;
+    let mut bounds = Bounds::default();
     while let Some(&byte) = bytes.get(at) {
         if byte.is_ascii_whitespace() {
             at += 1;
@@ -93,6 +111,9 @@ pub(super) fn guard_code(
         let word = &bytes[start..at];
         let linked = previous == Token::Link;
         let is_word = is_name(byte) && !byte.is_ascii_digit();
+        if !ends {
+            bounds.count(if is_word && linked { b"" } else { word })?;
+        }
         // The right side of a `*` ends before this token when it cannot belong to it.
         if let Some(&mut (depth, ref mut begun)) = factors.last_mut()
             && depth == open.len()
@@ -145,7 +166,10 @@ pub(super) fn guard_code(
             b'(' | b'[' | b'{' => open.push((byte, 0)),
             b')' | b']' | b'}' => {
                 open.pop().ok_or_else(|| {
-                    TemplateError::new(format_args!("a closed bracket is not open in {code:?}"))
+                    TemplateError::new(format_args!(
+                        "a closed bracket is not open in {}",
+                        quoted(code)
+                    ))
                 })?;
             }
             b'.' | b'|' => token = Token::Link,

@@ -17,21 +17,42 @@
 //!   step, and `+` and `:` may stand `COPIES_MAX` times in a string: each may copy a string as
 //!   long as everything in the context. `guards` sees to this before anything is compiled.
 //!
-//! Time is bounded for each string only, by `FUEL_INSTRUCTIONS_MAX`.
+//! - The values that templates name are parsed when they are named, each once for a run (`parsed`),
+//!   and one render may name `TREES_BYTES_MAX` of them.
+//!
+//! The engine recurses over an expression, so its size and depth are bounded before the engine sees
+//! it (`bounds`).
+//!
+//! Time is bounded for each string by `FUEL_INSTRUCTIONS_MAX`, and by how much it may have looked at
+//! (`TOUCHED_BYTES_MAX`); and for a render by a deadline, which is looked at whenever a template
+//! names something. One operator on the largest values takes a fraction of a second.
 
 mod bounded;
+mod bounds;
+mod check;
+mod context;
 mod filters;
 mod guards;
+mod names;
+mod parsed;
+mod value;
+
+#[cfg(test)]
+mod overflow_tests;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-use minijinja::{Environment, Error, UndefinedBehavior, Value as TemplateValue};
+use minijinja::{Environment, Error, UndefinedBehavior};
 use serde_json::Value;
 
 use bounded::{Bounded, Counted};
+pub(crate) use check::Steps;
+pub use context::{Context, Limits, Offer};
 use guards::{guard_code, guard_text};
+pub use names::Names;
+pub use parsed::Parsed;
 
 /// Instructions one string may cost.
 const FUEL_INSTRUCTIONS_MAX: u64 = 100_000;
@@ -41,13 +62,19 @@ const RENDERED_BYTES_MAX: usize = 1 << 20;
 const CALL_BYTES_MAX: usize = 2 << 20;
 /// Most template strings in one call.
 const CALL_STRINGS_MAX: usize = 1_000;
-/// Longest message of an error, characters: it quotes the template.
+/// Longest message of an error, characters.
 const MESSAGE_CHARS_MAX: usize = 500;
+/// Most of a template that an error quotes, characters.
+const QUOTED_CHARS_MAX: usize = 200;
 
 /// A template that cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("template: {0}")]
-pub struct TemplateError(String);
+#[error("template: {text}")]
+pub struct TemplateError {
+    text: String,
+    /// Whether it only took too long, here and now.
+    pub out_of_time: bool,
+}
 
 /// The template engine, set up once.
 #[derive(Debug)]
@@ -81,10 +108,11 @@ fn is_template(text: &str) -> bool {
 impl TemplateError {
     fn new(message: impl fmt::Display) -> Self {
         let message = message.to_string();
-        match message.char_indices().nth(MESSAGE_CHARS_MAX) {
-            Some((end, _)) => Self(format!("{}...", &message[..end])),
-            None => Self(message),
-        }
+        let text = match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            Some((end, _)) => format!("{}...", &message[..end]),
+            None => message,
+        };
+        Self { text, out_of_time: false }
     }
 }
 
@@ -94,19 +122,24 @@ impl Templates {
     /// # Errors
     /// When a string is no valid template, names what is not there, or costs too much; and when
     /// all strings together cost too much.
-    pub fn render(&self, value: Value, context: &TemplateValue) -> Result<Value, TemplateError> {
+    pub fn render(&self, value: Value, context: &Context) -> Result<Value, TemplateError> {
         self.render_within(value, context, &mut Budget::default())
     }
 
     fn render_within(
         &self,
         value: Value,
-        context: &TemplateValue,
+        context: &Context,
         budget: &mut Budget,
     ) -> Result<Value, TemplateError> {
         Ok(match value {
             Value::String(text) if is_template(&text) => {
-                self.render_text(&text, context, budget)?
+                let rendered = self.render_text(&text, context, budget);
+                // Running out of time shows as whatever was being done.
+                rendered.map_err(|error| match context.is_over() {
+                    true => TemplateError { out_of_time: true, ..too_slow() },
+                    false => error,
+                })?
             }
             Value::Array(items) => {
                 let items = items.into_iter().map(|item| self.render_within(item, context, budget));
@@ -126,19 +159,20 @@ impl Templates {
     fn render_text(
         &self,
         text: &str,
-        context: &TemplateValue,
+        context: &Context,
         budget: &mut Budget,
     ) -> Result<Value, TemplateError> {
         budget.take_string()?;
-        if text.contains("{%") {
-            return Err(TemplateError::new("statements ({% ... %}) are not allowed"));
+        if context.is_over() {
+            return Err(too_slow());
         }
-        let failed = |error: Error| TemplateError::new(format_args!("{error} in {text:?}"));
+        refuse_statements(text)?;
+        let failed = |error: Error| TemplateError::new(format_args!("{error} in {}", quoted(text)));
         let Some(expression) = single_expression(text) else {
-            let guarded = guard_text(text)?;
+            let guarded = guard_text(text)?.text;
             let template = self.0.template_from_str(&guarded).map_err(failed)?;
             let mut out = Bounded::new(budget.string_bytes());
-            let rendered = template.render_captured_to(context, &mut out).map(drop);
+            let rendered = template.render_captured_to(context.names(), &mut out).map(drop);
             if out.full {
                 return Err(too_long(out.limit));
             }
@@ -149,19 +183,34 @@ impl Templates {
         let mut guarded = String::new();
         guard_code(expression, &mut guarded, &mut 0, false)?;
         let compiled = self.0.compile_expression(&guarded).map_err(failed)?;
-        let value = compiled.eval(context).map_err(failed)?;
+        let value = compiled.eval(context.names()).map_err(failed)?;
         if value.is_undefined() {
-            return Err(TemplateError::new(format_args!("{expression:?} is not there")));
+            return Err(TemplateError::new(format_args!("{} is not there", quoted(expression))));
         }
-        let mut size = Counted { left: budget.string_bytes(), full: false };
-        let measured = serde_json::to_writer(&mut size, &value);
-        if size.full {
-            return Err(too_long(budget.string_bytes()));
-        }
-        measured.map_err(TemplateError::new)?;
-        budget.bytes -= budget.string_bytes() - size.left;
-        serde_json::to_value(&value).map_err(TemplateError::new)
+        let mut size = Counted::new(budget.string_bytes());
+        let json = value::to_json(&value, &mut size, 0)?;
+        budget.bytes -= size.bytes();
+        Ok(json)
     }
+}
+
+/// The beginning of a template, for an error.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+fn refuse_statements(text: &str) -> Result<(), TemplateError> {
+    if text.contains("{%") {
+        return Err(TemplateError::new("statements ({% ... %}) are not allowed"));
+    }
+    Ok(())
+}
+
+fn too_slow() -> TemplateError {
+    TemplateError::new("filling the templates in took too long, and was given up")
 }
 
 /// What one call has left.

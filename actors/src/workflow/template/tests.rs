@@ -1,15 +1,25 @@
 //! What templates give, and what they refuse.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;
+use crate::ids::RunId;
+use crate::json::Json;
 
 fn render(value: Value) -> Result<Value, TemplateError> {
-    let context = TemplateValue::from_serialize(json!({
-        "input": {"x": 3, "name": "Ada", "list": [1, 2]},
-        "steps": {"a": {"output": {"y": {"z": true}}}},
-    }));
-    Templates::default().render(value, &context)
+    let input = json!({"x": 3, "name": "Ada", "list": [1, 2]});
+    Templates::default().render(value, &context(&input, [("a", json!({"y": {"z": true}}))]))
+}
+
+pub(super) fn context<const N: usize>(input: &Value, outputs: [(&str, Value); N]) -> Context {
+    let outputs = (0_u16..).zip(outputs);
+    let outputs =
+        outputs.map(|(step, (id, output))| (id.to_owned(), (step, Json::from_value(&output))));
+    let run = RunId::from_uuid(uuid::Uuid::nil());
+    let offer = Offer { run, input: Json::from_value(input), outputs: outputs.collect() };
+    Context::new(offer, Arc::default(), Limits::default())
 }
 
 #[test]
@@ -50,11 +60,8 @@ fn only_strings_with_braces_are_templates() {
 
 /// A context as large as a run can bring along, more or less.
 fn render_large(value: Value) -> Result<Value, TemplateError> {
-    let context = TemplateValue::from_serialize(json!({"input": {
-        "x": "x".repeat(500_000),
-        "list": vec!["ab"; 100_000],
-    }}));
-    Templates::default().render(value, &context)
+    let input = json!({"x": "x".repeat(500_000), "list": vec!["ab"; 100_000]});
+    Templates::default().render(value, &context(&input, []))
 }
 
 #[test]
@@ -112,7 +119,7 @@ fn what_makes_much_out_of_little_fails() {
         let shown: String = text.chars().take(80).collect();
         let failed = render_large(json!(text));
         assert!(failed.is_err(), "{shown}");
-        assert!(failed.unwrap_err().0.chars().count() <= MESSAGE_CHARS_MAX + 3, "{shown}");
+        assert!(failed.unwrap_err().text.chars().count() <= MESSAGE_CHARS_MAX + 3, "{shown}");
     }
 }
 
@@ -183,5 +190,105 @@ fn the_filters_work() {
         ("{{ 'ada' | title if 'ada' is startingwith 'a' }}", json!("Ada")),
     ] {
         assert_eq!(render(json!(text)), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn nothing_is_rounded_cut_or_made_null_silently() {
+    let deep = |levels| format!("{{{{ {}1{} }}}}", "[".repeat(levels), "]".repeat(levels));
+    for (text, said) in [
+        ("{{ 123456789012345678901234567890 }}", "64 bits"),
+        ("{{ 2 ** 64 }}", "64 bits"),
+        ("{{ 18446744073709551615 + 1 }}", "64 bits"),
+        ("{{ -9223372036854775808 - 1 }}", "64 bits"),
+        ("{{ [{'a': 2 ** 64}] }}", "64 bits"),
+        ("{{ 1e308 * 10 }}", "cannot be written"),
+        ("{{ [input.nope] }}", "not there"),
+        ("{{ {[1]: 2} }}", "name of a field"),
+    ] {
+        let error = render(json!(text)).unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
+    }
+    assert_eq!(render(json!("{{ 2 ** 63 }}")), Ok(json!(9_223_372_036_854_775_808_u64)));
+    assert_eq!(render(json!("{{ 18446744073709551615 }}")), Ok(json!(u64::MAX)));
+    assert_eq!(render(json!("{{ -9223372036854775808 }}")), Ok(json!(i64::MIN)));
+    assert_eq!(render(json!("{{ {1: 2.0, true: none} }}")), Ok(json!({"1": 2.0, "true": null})));
+    assert_eq!(render(json!("{{ 2 ** 64 }} is text")), Ok(json!("18446744073709551616 is text")));
+    assert!(render(json!(deep(50))).is_ok());
+    // What is deep may come from anywhere.
+    let wrapped = |levels| {
+        let input = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        Templates::default().render(json!("{{ [[input]] }}"), &context(&input, []))
+    };
+    assert_eq!(crate::json::depth(&wrapped(62).unwrap()), 64);
+    assert!(wrapped(63).unwrap_err().to_string().contains("64 levels"));
+}
+
+#[test]
+fn a_string_has_little_fuel() {
+    let of = |count: usize| render(json!("{{ input.x }} ".repeat(count)));
+    assert!(of(1_000).is_ok());
+    let error = of(50_000).unwrap_err().to_string();
+    assert!(error.contains("fuel"), "{error}");
+}
+
+#[test]
+fn a_render_ends_when_its_time_is_over_or_nobody_waits() {
+    let over = |limits: Limits| {
+        let offer = Offer {
+            run: RunId::from_uuid(uuid::Uuid::nil()),
+            input: Json::null(),
+            outputs: std::collections::BTreeMap::new(),
+        };
+        let context = Context::new(offer, Arc::default(), limits);
+        Templates::default().render(json!(["{{ 1 }}"]), &context)
+    };
+    assert_eq!(over(Limits::default()), Ok(json!([1])));
+    let late = Limits { deadline: Some(tokio::time::Instant::now()), ..Limits::default() };
+    assert!(over(late).unwrap_err().out_of_time);
+    let cancelled = Limits::default();
+    cancelled.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(over(cancelled).unwrap_err().out_of_time);
+}
+
+#[test]
+fn large_values_are_not_looked_at_for_ever() {
+    let numbers = json!(vec![1; 450_000]);
+    let of = |text: String| Templates::default().render(json!(text), &context(&numbers, []));
+    let copies = |count: usize| vec!["input"; count].join(",");
+    assert_eq!(of("{{ input | length }}".to_owned()), Ok(json!(450_000)));
+    let error = of(format!("{{{{ [{0}] == [{0}] }}}}", copies(200))).unwrap_err().to_string();
+    assert!(error.contains("too often"), "{error}");
+    // A map takes many times its text.
+    let maps = json!(vec![json!({"a": 1}); 200_000]);
+    let error = Templates::default().render(json!("{{ input | length }}"), &context(&maps, []));
+    assert!(error.unwrap_err().to_string().contains("memory"));
+}
+
+#[test]
+fn what_templates_name_is_found() {
+    let names = |text: &str| Templates::default().names(&json!([{ "a": text }]));
+    let of = |input: bool, any_step: bool, steps: &[&str]| Names {
+        input,
+        any_step,
+        steps: steps.iter().map(|id| (*id).to_owned()).collect(),
+    };
+    for (text, expected) in [
+        ("plain steps.a input", of(false, false, &[])),
+        ("{{ input.x }} and {{ steps.a.output }}", of(true, false, &["a"])),
+        (
+            "{{ steps['b-c'].output if steps.a is defined else input }}",
+            of(true, false, &["a", "b-c"]),
+        ),
+        ("{{ steps }}", of(false, true, &[])),
+        ("{{ steps[input.x].output }}", of(true, true, &[])),
+        (
+            "{{ [1, {'k': steps.a}] | default(steps.b.output[0:input.n]) }}",
+            of(true, false, &["a", "b"]),
+        ),
+        ("{# steps.a #}{{ 'steps.b' }}", of(false, false, &[])),
+        ("{{ input.steps.a }}", of(true, false, &[])),
+    ] {
+        assert_eq!(names(text), expected, "{text}");
     }
 }
