@@ -8,6 +8,7 @@ mod answered;
 pub mod codec;
 pub mod command;
 pub mod control;
+pub mod descriptors;
 pub mod elector;
 pub mod error;
 pub mod handles;
