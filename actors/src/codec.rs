@@ -20,8 +20,21 @@ const CONFIG: Configuration<
 
 /// Bytes that are not an encoding of the value asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot decode: {0}")]
-pub struct DecodeError(String);
+pub enum DecodeError {
+    /// They are none of any version that is known.
+    #[error("cannot decode: {0}")]
+    Garbled(String),
+    /// A later version of the program wrote them.
+    #[error("{what} version {version} was written by a newer shiioo; this one knows up to {known}")]
+    TooNew {
+        /// What has a version.
+        what: &'static str,
+        /// Its version.
+        version: u64,
+        /// The version that this program knows.
+        known: u64,
+    },
+}
 
 /// Encodes `value`.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -44,10 +57,19 @@ pub fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
 /// [`DECODE_BYTES_MAX`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, CONFIG)
-        .map_err(|error| DecodeError(error.to_string()))?;
+        .map_err(|error| DecodeError::Garbled(error.to_string()))?;
     if used == bytes.len() {
         Ok(value)
     } else {
-        Err(DecodeError(format!("{} bytes too many", bytes.len() - used)))
+        Err(DecodeError::Garbled(format!("{} bytes too many", bytes.len() - used)))
     }
+}
+
+/// Decodes a value that `bytes` begin with: the version of what comes behind it.
+///
+/// # Errors
+/// When `bytes` do not begin with an encoding of a `T`.
+pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let decoded = bincode::serde::decode_from_slice(bytes, CONFIG);
+    decoded.map(|(value, _)| value).map_err(|error| DecodeError::Garbled(error.to_string()))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::codec;
-use crate::command::Envelope;
+use crate::command::{COMMAND_VERSION, Envelope};
 use crate::elector::Elector;
 use crate::error::CallError;
 use crate::ids::GroupId;
@@ -70,6 +70,13 @@ impl NodeCalls {
     /// When it is none that this program understands, or the time is up.
     pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
         let answer = match decode(request).map_err(Declined)? {
+            Question::Propose { envelope, .. } if envelope.version > COMMAND_VERSION => {
+                // It may have been misread: what it asks for has to wait until this node is newer.
+                return Err(Declined(format!(
+                    "command version {} is not known here",
+                    envelope.version
+                )));
+            }
             Question::Propose { group, mut envelope } => {
                 // The node that leads says what time it is, not whoever asks.
                 envelope.at = self.clock.now();
@@ -161,6 +168,11 @@ fn strange(to: u64) -> PeerError {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let (version, body): (u16, T) = codec::decode(bytes).map_err(|error| error.to_string())?;
-    if version == VERSION { Ok(body) } else { Err(format!("version {version} is not spoken here")) }
+    // The version first: what stands behind a later one may have another shape.
+    let version: u16 = codec::decode_first(bytes).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("version {version} is not spoken here"));
+    }
+    let (_, body): (u16, T) = codec::decode(bytes).map_err(|error| error.to_string())?;
+    Ok(body)
 }

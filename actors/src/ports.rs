@@ -57,6 +57,29 @@ pub trait Ledger: Send + Sync + 'static {
         upto: u64,
     ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>>;
 
+    /// Whether files that hold the state at `held` belong to the log: looked at before a part goes on
+    /// from them. `None` for a part that has no files.
+    ///
+    /// # Errors
+    /// When they do not.
+    fn belongs(
+        &self,
+        group: GroupId,
+        part: Part,
+        held: Option<Position>,
+    ) -> Result<(), NotOfLog>;
+
+    /// The term of the entry that stands at an index of the group's log, as far as it is known.
+    fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
+
+    /// Tells that the part has files, and that they hold everything up to `upto` durably. To be told
+    /// before [`Ledger::durable`]: what the log need not keep must be missed when it is not there.
+    fn filed(&self, part: Part, upto: Position);
+
+    /// Tells that the part's files are about to be removed. Returns once that is durable: then they
+    /// may go, and are not missed.
+    fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
     /// the log need not keep it.
     fn durable(&self, group: GroupId, part: Part, upto: Position);
@@ -100,6 +123,23 @@ pub trait Ledger: Send + Sync + 'static {
 
 /// An entry as it stands in a group's log.
 pub type LogEntry = (Position, Arc<Envelope>);
+
+/// Why files do not belong to the log beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOfLog {
+    /// There are none, and there were.
+    #[error("the files are missing, with everything that the log does not keep any more")]
+    Missing,
+    /// They are an older copy.
+    #[error("the files are older than what was durable in them: they are a copy made before")]
+    Older,
+    /// They hold what the log never said.
+    #[error("the files continue another history than the log beside them")]
+    Foreign,
+    /// The log is an older copy.
+    #[error("the files are ahead of the log beside them: the log is a copy made before")]
+    Ahead,
+}
 
 /// Why a proposal or a linearizable read did not come to an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -302,6 +342,11 @@ pub trait Store: Send {
         position: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Why every further call fails, once one has.
+    fn failure(&self) -> Option<StoreError> {
+        None
+    }
+
     /// Bytes and files, as the file system has them.
     ///
     /// # Errors
@@ -347,6 +392,34 @@ pub enum StoreError {
         /// What is wrong and what is lost.
         what: String,
     },
+    /// A later version of the program wrote it.
+    #[error(
+        "{what}, and this version of shiioo knows up to {known}: start the version that wrote it, \
+         or a newer one"
+    )]
+    TooNew {
+        /// What is of which version.
+        what: String,
+        /// The version that this program knows.
+        known: u64,
+    },
+}
+
+impl StoreError {
+    /// What clients are told of files that will not be right again by themselves: nothing of where
+    /// they are. `None` for a failure that may pass.
+    pub fn lasting(&self) -> Option<String> {
+        match self {
+            Self::Full | Self::Io { .. } => None,
+            Self::Damaged { file, what, .. } => {
+                let name = file.rsplit('/').next().unwrap_or_default();
+                Some(format!("its data is damaged ({name}: {what})"))
+            }
+            Self::TooNew { .. } => {
+                Some("its data was written by a newer version of shiioo".to_owned())
+            }
+        }
+    }
 }
 
 /// Sends the requests of `http` steps.

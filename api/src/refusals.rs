@@ -49,9 +49,13 @@ impl From<CallError> for Problem {
                 Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS)
             }
             // The text names files of the server: it is for the log.
-            CallError::Store(StoreError::Io { .. } | StoreError::Damaged { .. }) => {
+            CallError::Store(error) => {
                 tracing::error!(error = %text, "a tenant's files cannot be read");
-                Self::internal()
+                match error.lasting() {
+                    // What is told from the next request on, when the tenant is out of service.
+                    Some(reason) => CallError::Quarantined { reason }.into(),
+                    None => Self::internal(),
+                }
             }
         }
     }

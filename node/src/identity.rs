@@ -26,8 +26,9 @@ pub const IDENTITY_FILE: &str = "identity/node.json";
 /// Where a node that wants to join keeps what it has, relative to the data directory.
 const CANDIDATE_FILE: &str = "identity/candidate.json";
 const IDENTITY_DIR: &str = "identity";
-/// The layout that this version writes, and the only one there has been.
-const FORMAT_VERSION: u32 = 1;
+/// The layout that this version writes. Version 1 names no log, and a candidate in it has no checksum.
+const FORMAT_VERSION: u32 = 2;
+const FORMAT_NAMELESS: u32 = 1;
 /// The Raft id of the node that founds a cluster.
 const FOUNDER_RAFT_ID: u64 = 1;
 /// What a node writes below its data directory only once it has an identity.
@@ -54,6 +55,8 @@ pub struct Identity {
     pub authority_key: Option<NodeKey>,
     /// The members that it heard of when it joined: whom to ask before it knows more.
     pub peers: Vec<PeerRow>,
+    /// The id of its log; `None` before the log has been begun, or was given an id.
+    pub log_id: Option<Uuid>,
 }
 
 /// A node that is to join.
@@ -85,6 +88,12 @@ pub enum IdentityError {
          directory belongs to no node"
     )]
     Damaged(String),
+    /// What a node that wants to join keeps is damaged: nobody knows it yet.
+    #[error(
+        "{CANDIDATE_FILE} is damaged ({0}): remove it, and this node asks under another id to be let \
+         in"
+    )]
+    CandidateDamaged(String),
     /// The file is of a later version.
     #[error(
         "{IDENTITY_FILE} has format version {0}, and this version of shiioo knows up to \
@@ -169,6 +178,7 @@ impl Identity {
             authority: authority.cert_der().to_vec(),
             authority_key: Some(NodeKey::from_der(authority.key_der())?),
             peers: Vec::new(),
+            log_id: None,
         })
     }
 
@@ -188,6 +198,7 @@ impl Identity {
             authority: hex::encode(&self.authority),
             authority_key: self.authority_key.as_ref().map(|key| hex::encode(key.der())),
             peers: self.peers.clone(),
+            log_id: self.log_id,
             crc32: 0,
         };
         write_json(disk, IDENTITY_FILE, &IdentityFile { crc32: file.checksum(), ..file })?;
@@ -220,6 +231,7 @@ impl Identity {
             authority: unhex(&file.authority)?,
             authority_key,
             peers: file.peers,
+            log_id: file.log_id,
         })
     }
 }
@@ -228,6 +240,9 @@ impl Candidate {
     fn load_or_create(disk: &dyn Disk, seams: &Seams, region: &str) -> Result<Self, IdentityError> {
         if let Some(bytes) = read_small(disk, CANDIDATE_FILE)? {
             let file: CandidateFile = read_json(&bytes)?;
+            if file.format_version > FORMAT_NAMELESS && file.crc32 != Some(file.checksum()) {
+                return Err(IdentityError::CandidateDamaged("the checksum is wrong".into()));
+            }
             check_region(&file.region, region)?;
             let (node_id, key) = (node_id(&file.node_id)?, node_key(&file.key)?);
             return Ok(Self { node_id, region: file.region, key });
@@ -242,8 +257,10 @@ impl Candidate {
             node_id: candidate.node_id.to_string(),
             region: candidate.region.clone(),
             key: hex::encode(candidate.key.der()),
+            crc32: None,
         };
-        write_json(disk, CANDIDATE_FILE, &file)?;
+        let crc32 = Some(file.checksum());
+        write_json(disk, CANDIDATE_FILE, &CandidateFile { crc32, ..file })?;
         Ok(candidate)
     }
 }
@@ -298,6 +315,16 @@ struct CandidateFile {
     node_id: String,
     region: String,
     key: String,
+    /// From version 2 on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc32: Option<u32>,
+}
+
+impl CandidateFile {
+    fn checksum(&self) -> u32 {
+        let Self { format_version, node_id, region, key, crc32: _ } = self;
+        crc32fast::hash(format!("{format_version} {node_id} {region} {key}").as_bytes())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -313,6 +340,9 @@ struct IdentityFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     authority_key: Option<String>,
     peers: Vec<PeerRow>,
+    /// From version 2 on, once the log has been begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log_id: Option<Uuid>,
     crc32: u32,
 }
 
@@ -330,12 +360,17 @@ impl IdentityFile {
             authority,
             authority_key,
             peers,
+            log_id,
             crc32: _,
         } = self;
-        let text = format!(
+        let mut text = format!(
             "{format_version} {node_id} {cluster_id} {raft_id} {region} {key} {certificate} \
              {authority} {authority_key:?} {peers:?}"
         );
+        if let Some(log_id) = log_id {
+            // Version 1 had none, and its checksum must still be right.
+            text.push_str(&format!(" {log_id}"));
+        }
         crc32fast::hash(text.as_bytes())
     }
 }
@@ -424,7 +459,7 @@ mod tests {
         for (text, expected) in [
             ("", "damaged"),
             ("{\"format_version\":1}", "damaged"),
-            ("{\"format_version\":2,\"who\":1}", "format version 2"),
+            ("{\"format_version\":3,\"who\":1}", "format version 3"),
         ] {
             let disk = SimDisk::new(1).mount();
             disk.create_dir_all(IDENTITY_DIR).unwrap();

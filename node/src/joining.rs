@@ -164,6 +164,7 @@ async fn ask(
         authority: answer.ca_cert,
         authority_key: None,
         peers,
+        log_id: None,
     })
 }
 

@@ -10,6 +10,7 @@ mod door;
 pub mod identity;
 mod joining;
 mod node;
+mod own_log;
 pub mod program;
 mod rooms;
 mod seams;

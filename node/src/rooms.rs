@@ -20,7 +20,7 @@ use shiioo_actors::secret::SecretBytes;
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
-use shiioo_storage::{FileStores, Groups, GroupsConfig};
+use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim};
 use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
@@ -32,6 +32,7 @@ use crate::config::{Config, Secret};
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
 use crate::node::Sockets;
+use crate::own_log;
 use crate::seams::NodeSeams;
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
@@ -55,6 +56,18 @@ pub enum RoomsError {
     /// TLS for outgoing calls cannot be set up.
     #[error("TLS for `http` steps cannot be set up: {0}")]
     Tls(String),
+    /// There is no log, and there was one.
+    #[error(
+        "this member has lost its log: remove its directory and join anew; what it had \
+         acknowledged, the other members have"
+    )]
+    LogLost,
+    /// The same, on a node that was alone.
+    #[error(
+        "this node has lost its log, and no other node has a copy: put the whole directory back from \
+         one made while the node was stopped, or give an empty directory with --data-dir"
+    )]
+    OnlyLogLost,
     /// The way to other nodes cannot be opened.
     #[error("the connections between nodes cannot be set up: {0}")]
     Quic(#[from] quic::StartError),
@@ -82,6 +95,7 @@ impl Rooms {
         member: Member,
         sockets: Sockets,
     ) -> Result<(Self, Identity), RoomsError> {
+        own_log::check(config, seams, &identity).await?;
         let founding = founding(config, &identity)?;
         let quic = open_quic(seams, &identity, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
@@ -93,11 +107,22 @@ impl Rooms {
             serving.serve(sockets.api, async { drop(stopped.await) }).await;
         });
         let registry = Arc::new(Registry::default());
-        let groups_config =
-            GroupsConfig { raft_id: identity.raft_id, election_timeout: config.election_timeout };
+        let log = LogClaim {
+            expected: identity.log_id,
+            fresh: seams.seams.uuid(),
+            region: config.region.clone(),
+        };
+        let groups_config = GroupsConfig {
+            log,
+            raft_id: identity.raft_id,
+            election_timeout: config.election_timeout,
+        };
         let (disk, peers) = (Arc::clone(&seams.disk), Arc::clone(&quic) as Arc<dyn Peers>);
         let executor = seams.executor.clone();
         let started = Groups::start(groups_config, disk, executor, registry.clone(), peers).await?;
+        // Before the first group is opened, and so before anything is acknowledged: from then on the
+        // log is missed where it is not there.
+        let identity = own_log::name(seams, identity, started.log_id()).await?;
         let _ = groups.set(Arc::clone(&started));
         let groups = started;
         let profile = NodeProfile {
@@ -134,7 +159,8 @@ impl Rooms {
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
         let (disk, executor) = (Arc::clone(&seams.disk), seams.executor.clone());
-        let stores = FileStores::open(disk, executor, &config.region).await?;
+        let log = groups.log_id();
+        let stores = FileStores::open_of_log(disk, executor, &config.region, log).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;

@@ -74,7 +74,7 @@ impl GroupModel {
                 next.entries = next.entries.split_off(&(upto.index + 1));
                 next.purged = Some(*upto);
             }
-            Op::Mark => {}
+            Op::Forget(_) | Op::Mark => {}
         }
         next
     }
@@ -165,7 +165,7 @@ impl Life<'_> {
             Op::Vote(vote) => self.log.write(group, vec![Op::Vote(*vote)]).await,
             Op::Truncate(from) => self.log.write(group, vec![Op::Truncate(*from)]).await,
             Op::Purge(upto) => self.log.write(group, vec![Op::Purge(*upto)]).await,
-            Op::Mark => unreachable!("the workload does not close the log"),
+            Op::Forget(_) | Op::Mark => unreachable!("not in this workload"),
         };
         if let Err(error) = result {
             self.oracle.under_way = Some((group, op));

@@ -41,7 +41,7 @@ pub struct PartImage {
 /// # Errors
 /// When it cannot be read or is damaged.
 pub fn log(disk: &dyn Disk) -> Result<LogImage, StoreError> {
-    let index = recovery::recover(disk)?.index;
+    let index = recovery::recover(disk, None, uuid::Uuid::nil())?.index;
     let mut image = LogImage::default();
     for group in index.groups() {
         let mut entries = Vec::new();
@@ -62,7 +62,7 @@ pub fn log(disk: &dyn Disk) -> Result<LogImage, StoreError> {
 pub fn part(disk: &Arc<dyn Disk>, index_path: &str) -> Result<Option<PartImage>, StoreError> {
     let failed = |error| store_error(format!("read {index_path}"), error);
     let file = disk.open(index_path, OpenMode::Existing).map_err(failed)?;
-    let (index, state) = PartIndex::open(index_path, file)?;
+    let (index, state) = PartIndex::open(index_path, file, None)?;
     let Some(state) = state else { return Ok(None) };
     let rows = index.scan(&[], &KEY_END, usize::MAX, false)?.into_iter().collect();
     let mut events = vec![0; usize::try_from(state.events_len).unwrap_or(usize::MAX)];

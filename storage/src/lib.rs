@@ -28,5 +28,6 @@ mod raft;
 pub use executor::{Executor, Pace};
 #[cfg(any(test, feature = "sim"))]
 pub use log::witnessed_log_bytes;
+pub use log::{LogClaim, has_log};
 pub use parts::FileStores;
 pub use raft::{Groups, GroupsConfig, NoPeers};

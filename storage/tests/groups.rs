@@ -12,7 +12,7 @@ use shiioo_actors::ports::{
 };
 use shiioo_actors::seams::Timestamp;
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
-use shiioo_storage::{Executor, Groups, GroupsConfig, NoPeers};
+use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
 
 const GROUP: GroupId = GroupId(1);
 const RAFT_ID: u64 = 11;
@@ -83,7 +83,9 @@ impl ApplySink for Sink {
 }
 
 fn config() -> GroupsConfig {
-    GroupsConfig { raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
+    let fresh = uuid::Uuid::from_u128(1);
+    let log = LogClaim { expected: None, fresh, region: "default".to_owned() };
+    GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 
 async fn start(disk: Arc<dyn Disk>, executor: Executor, sink: &Arc<Sink>) -> Arc<Groups> {
@@ -321,7 +323,7 @@ fn a_full_disk_does_not_hold_up_the_end() {
 #[test]
 fn an_election_timeout_that_cannot_be_divided_is_refused() {
     paused().block_on(async {
-        let config = GroupsConfig { raft_id: RAFT_ID, election_timeout: Duration::from_millis(5) };
+        let config = GroupsConfig { election_timeout: Duration::from_millis(5), ..config() };
         let (disk, sink) = (simulated().mount(), Sink::new(Replies::Send));
         assert!(
             Groups::start(config, disk, Executor::Inline, sink, Arc::new(NoPeers)).await.is_err()

@@ -20,7 +20,7 @@ use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::ports::{Ledger, StoreError};
 use crate::seams::Seams;
-use crate::tenant::{NamedWorkflow, job_view, run_view};
+use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 use crate::tenant_record::TenantStatus;
 use crate::tenants::{TenantMessage, TenantReader};
 use crate::views::{JobView, Page, PageRequest, RunView, WorkflowView};
@@ -149,7 +149,7 @@ impl TenantHandle {
         Ok(Page { items: runs, next_cursor: next.map(|seq| seq.to_string()) })
     }
 
-    /// The events of a run, each one JSON object as it stands in `events.jsonl`.
+    /// The events of a run, each one JSON object as it stands in `events.jsonl`, but for its checksum.
     ///
     /// # Errors
     /// When there is no such run, the tenant's files cannot be read, or no answer came by the
@@ -168,11 +168,17 @@ impl TenantHandle {
                 let spans = run.events.iter().skip(from).take(page.limit);
                 let lines = spans.map(|span| {
                     let store = reader.rows.store.as_ref().ok_or(StoreError::Full)?;
-                    let line = store.read_events(span.offset, span.len as usize)?;
-                    let text = String::from_utf8_lossy(&line);
-                    Ok(Json::from_text(text.trim_end().to_owned()))
+                    let line = store.read_events(span.offset, span.len())?;
+                    let event = checked_event(&line, *span);
+                    event.map(Json::from_text).ok_or_else(|| damaged_event(span.offset))
                 });
-                let lines: Vec<Json> = lines.collect::<Result<_, StoreError>>()?;
+                let lines = match lines.collect::<Result<Vec<Json>, StoreError>>() {
+                    Ok(lines) => lines,
+                    Err(error) => {
+                        reader.damage.get_or_insert_with(|| error.clone());
+                        return Err(error);
+                    }
+                };
                 let next = from + lines.len();
                 Ok(Some((lines, (next < run.events.len()).then_some(next))))
             })
@@ -412,4 +418,9 @@ fn workflow_view(name: &str, named: &NamedWorkflow) -> WorkflowView {
         spec: named.workflow.json(),
         created_at: named.created_at,
     }
+}
+
+fn damaged_event(offset: u64) -> StoreError {
+    let what = "the checksum of an event does not match".to_owned();
+    StoreError::Damaged { file: "events.jsonl".to_owned(), offset, what }
 }

@@ -176,6 +176,7 @@ impl Tenants {
         change: TenantChange,
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
+        self.refuse_damaged(call, tenant).await?;
         let command = SystemCommand::UpdateTenant { tenant, change, if_version };
         self.0.control.ask(call, command).await?;
         self.finish(call.deadline, tenant).await
@@ -270,6 +271,19 @@ impl Tenants {
         slot.set_test_hook(hook);
         slot.wake();
         Ok(())
+    }
+
+    /// Refuses a change to a tenant that this node has and whose data is damaged: its group could not
+    /// take the change over, and nothing is to be decided that cannot be done.
+    async fn refuse_damaged(&self, call: &Call, id: TenantId) -> Result<(), CallError> {
+        let Some(placed) = self.0.directory.get(id) else { return Ok(()) };
+        if self.0.ledger.leadership(placed.group).is_none() {
+            return Ok(());
+        }
+        match self.slot(id, placed)?.actor(call.deadline).await {
+            Err(error @ CallError::Quarantined { .. }) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn slot(&self, id: TenantId, placed: Placed) -> Result<Arc<Slot>, CallError> {

@@ -14,7 +14,7 @@ use crate::command::{Command, Envelope, SystemCommand};
 use crate::ids::{Part, Position};
 use crate::outcome::Outcome;
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, Ledger, LogEntry, ProposeError, StoreError,
+    BoxFuture, GroupStatus, Leadership, Ledger, LogEntry, NotOfLog, ProposeError, StoreError,
 };
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
 
@@ -64,6 +64,16 @@ impl Ledger for Stuck {
         unreachable!()
     }
 
+    fn belongs(&self, _: GroupId, _: Part, _: Option<Position>) -> Result<(), NotOfLog> {
+        Ok(())
+    }
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+    fn filed(&self, _: Part, _: Position) {}
+    fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
     fn durable(&self, _: GroupId, _: Part, _: Position) {}
 
     fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {

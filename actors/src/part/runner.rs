@@ -6,7 +6,7 @@ use super::{Machine, Overlay, PartQueue};
 use crate::command::Envelope;
 use crate::ids::{GroupId, Part, Position};
 use crate::outcome::Outcome;
-use crate::ports::{Dump, Found, Ledger, Payload, Reply, StoreError, Stores};
+use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, StoreError, Stores};
 
 /// Rows wait in memory until they are this many bytes; then they are written without a sync.
 const PENDING_BYTES_MAX: usize = 4 << 20;
@@ -39,6 +39,8 @@ pub struct PartRunner<M: Machine> {
     applied: Option<Position>,
     durable: Option<Position>,
     undurable_entries: u64,
+    /// Whether it is certain that the log goes on where the files end.
+    is_continued: bool,
 }
 
 impl<M: Machine> PartRunner<M> {
@@ -55,6 +57,8 @@ impl<M: Machine> PartRunner<M> {
         let store =
             if deps.stores.exists(part)? { Some(deps.stores.open(part).await?) } else { None };
         let applied = store.as_ref().and_then(|store| store.position());
+        let belongs = deps.ledger.belongs(group, part, applied);
+        belongs.map_err(|why| not_of_log(part, &why))?;
         let rows = Overlay::new(store);
         let machine = M::load(&rows)?;
         let mut runner = Self {
@@ -67,6 +71,7 @@ impl<M: Machine> PartRunner<M> {
             applied,
             durable: applied,
             undurable_entries: 0,
+            is_continued: false,
         };
         let mut effects = Vec::new();
         if let Some(upto) = runner.queue.taken_up_to() {
@@ -88,7 +93,7 @@ impl<M: Machine> PartRunner<M> {
             for entry in batch.entries {
                 let outcome = match entry.payload {
                     Payload::Command(envelope) => {
-                        self.apply(entry.position, &envelope, &mut effects)
+                        self.apply(entry.position, &envelope, &mut effects)?
                     }
                     Payload::NewTerm => Outcome::Ignored,
                 };
@@ -104,7 +109,7 @@ impl<M: Machine> PartRunner<M> {
         }
         if let Some(durable) = self.durable.filter(|_| !self.is_dirty()) {
             // After a restart the log hands over what the files have already: say so.
-            self.deps.ledger.durable(self.group, self.part, durable);
+            self.tell_durable(durable);
         }
         Ok(effects)
     }
@@ -146,8 +151,22 @@ impl<M: Machine> PartRunner<M> {
             written => written?,
         }
         self.durable = Some(applied);
-        self.deps.ledger.durable(self.group, self.part, applied);
+        self.tell_durable(applied);
         Ok(())
+    }
+
+    /// Lets the log forget what is durable here. First the log remembers that there are files: a
+    /// floor that leaves entries behind must never stand in a log that does not miss them.
+    fn tell_durable(&self, upto: Position) {
+        if self.rows.store.is_some() {
+            self.deps.ledger.filed(self.part, upto);
+        }
+        self.deps.ledger.durable(self.group, self.part, upto);
+    }
+
+    /// Why the files fail every call, once they do.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.rows.store.as_ref()?.failure()
     }
 
     /// Whether everything since the last durable write is still in memory: the control plane has no
@@ -196,6 +215,7 @@ impl<M: Machine> PartRunner<M> {
         self.rows.put(new.collect());
         self.machine = M::load(&self.rows)?;
         self.applied = Some(position);
+        self.is_continued = false;
         self.make_durable().await?;
         if self.is_dirty() { Err(StoreError::Full) } else { Ok(true) }
     }
@@ -212,7 +232,7 @@ impl<M: Machine> PartRunner<M> {
     async fn replay(&mut self, upto: u64, effects: &mut Vec<M::Effect>) -> Result<(), StoreError> {
         let entries = self.deps.ledger.replay(self.group, self.part, self.applied, upto).await?;
         for (position, envelope) in entries {
-            self.apply(position, &envelope, effects);
+            self.apply(position, &envelope, effects)?;
             self.write_behind().await?;
         }
         Ok(())
@@ -223,17 +243,30 @@ impl<M: Machine> PartRunner<M> {
         position: Position,
         envelope: &Envelope,
         effects: &mut Vec<M::Effect>,
-    ) -> Outcome {
-        if self.applied.is_some_and(|applied| position.index <= applied.index) {
-            // The index has it already. Nobody waits for the outcome: after a restart the
-            // proposer is gone.
-            return Outcome::Ignored;
+    ) -> Result<Outcome, StoreError> {
+        if let Some(applied) = self.applied {
+            let forked = || not_of_log(self.part, &NotOfLog::Foreign);
+            if position.index <= applied.index {
+                if position.index == applied.index && position.term != applied.term {
+                    return Err(forked());
+                }
+                // The index has it already. Nobody waits for the outcome: after a restart the
+                // proposer is gone.
+                return Ok(Outcome::Ignored);
+            }
+            // Terms and indexes name entries: where the log has this one of the same term, it has
+            // everything before it as it was applied here.
+            let term = || self.deps.ledger.term_at(self.group, applied.index);
+            if !self.is_continued && term().is_some_and(|term| term != applied.term) {
+                return Err(forked());
+            }
         }
+        self.is_continued = true;
         self.applied = Some(position);
         self.undurable_entries += 1;
         let (outcome, new_effects) = self.machine.apply(position, envelope);
         effects.extend(new_effects);
-        outcome
+        Ok(outcome)
     }
 
     /// Appends events. Rows are written when many wait, and made durable when much was applied.
@@ -266,10 +299,11 @@ impl<M: Machine> PartRunner<M> {
 
     async fn remove_files(&mut self) -> Result<(), StoreError> {
         self.rows = Overlay::default();
-        match self.part {
-            Part::Tenant(tenant) => self.deps.stores.remove(tenant).await,
-            Part::System => Ok(()),
-        }
+        let Part::Tenant(tenant) = self.part else { return Ok(()) };
+        // Killed in between, the log says that there are none, and the next start applies the
+        // deletion once more. The other way round they would be missed.
+        self.deps.ledger.unfile(self.group, self.part).await?;
+        self.deps.stores.remove(tenant).await
     }
 
     fn append_events(&mut self) -> Result<(), StoreError> {
@@ -279,4 +313,15 @@ impl<M: Machine> PartRunner<M> {
             _ => Ok(()),
         }
     }
+}
+
+/// What is said of files that do not belong to the log beside them.
+fn not_of_log(part: Part, why: &NotOfLog) -> StoreError {
+    let file = match part {
+        Part::System => "system.redb".to_owned(),
+        Part::Tenant(tenant) => format!("tenants/{tenant}"),
+    };
+    let way_out = "put the whole data directory back as it was, or, where other members hold the \
+                   data, remove it and join anew";
+    StoreError::Damaged { file, offset: 0, what: format!("{why}; {way_out}") }
 }

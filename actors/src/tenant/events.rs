@@ -1,4 +1,7 @@
 //! Writes the tenant's event log: one JSON object a line, `seq` 1, 2, 3, ... without gaps.
+//!
+//! The last field of a line is its checksum, `"crc32":"<8 hexadecimal digits>"`: of everything before
+//! the comma in front of it. Lines that came of commands of version 1 have none.
 
 use std::fmt::Write as _;
 
@@ -123,11 +126,88 @@ impl TenantState {
             r#"{{"id":"{seq}","seq":{seq},"run_id":{run},"timestamp":"{}","event_type":{}}}}}"#,
             self.meta.last_at, fields.0,
         );
-        let len = u32::try_from(line.len()).unwrap_or(u32::MAX);
-        let span = EventSpan { offset: self.meta.events_bytes, len };
+        if self.checks_events {
+            seal(&mut line);
+        }
+        let span = EventSpan::new(self.meta.events_bytes, line.len(), self.checks_events);
         self.meta.next_event_seq += 1;
         self.meta.events_bytes += line.len() as u64;
         self.events.extend_from_slice(line.as_bytes());
         span
+    }
+}
+
+/// What stands before the digits of a checksum.
+const SEAL_BEFORE: &str = ",\"crc32\":\"";
+/// What stands behind them.
+const SEAL_BEHIND: &str = "\"}\n";
+const SEAL_DIGITS: usize = 8;
+
+/// Gives a line its checksum.
+fn seal(line: &mut String) {
+    line.truncate(line.len() - "}\n".len());
+    let crc = crc32fast::hash(line.as_bytes());
+    // Writing to a String cannot fail.
+    let _ = write!(line, "{SEAL_BEFORE}{crc:08x}{SEAL_BEHIND}");
+}
+
+/// The event that a line holds, without its checksum and the line's end; `None` when the line is not
+/// as it was written.
+pub fn checked_event(line: &[u8], span: EventSpan) -> Option<String> {
+    let text = std::str::from_utf8(line).ok()?;
+    if !span.is_checked() {
+        return text.strip_suffix('\n').map(str::to_owned);
+    }
+    let sealed = text.strip_suffix(SEAL_BEHIND)?;
+    let (rest, digits) = sealed.split_at_checked(sealed.len().checked_sub(SEAL_DIGITS)?)?;
+    let event = rest.strip_suffix(SEAL_BEFORE)?;
+    let is_whole = format!("{:08x}", crc32fast::hash(event.as_bytes())) == digits;
+    is_whole.then(|| format!("{event}}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(fields: &str) -> String {
+        let mut line = format!("{{\"id\":\"1\",\"seq\":1,\"event_type\":{}}}\n", quoted(fields));
+        seal(&mut line);
+        line
+    }
+
+    #[test]
+    fn a_line_of_the_first_version_is_served_as_it_stands() {
+        let old = b"{\"id\":\"1\"}\n";
+        let read = |len, is_checked| checked_event(old, EventSpan::new(0, len, is_checked));
+        assert_eq!(read(old.len(), false).as_deref(), Some("{\"id\":\"1\"}"));
+        assert_eq!(read(old.len(), true), None, "it should have a checksum");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_flipped_bit_of_an_event_is_noticed(text in ".{0,60}") {
+            let line = line(&text);
+            let span = EventSpan::new(7, line.len(), true);
+            let event = checked_event(line.as_bytes(), span).unwrap();
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&event).is_ok());
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
+            for bit in 0..line.len() * 8 {
+                let mut bytes = line.clone().into_bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                prop_assert_eq!(checked_event(&bytes, span), None, "bit {}", bit);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_event_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert_eq!(checked_event(&bytes, EventSpan::new(0, bytes.len(), true)), None);
+            let _ = checked_event(&bytes, EventSpan::new(0, bytes.len(), false));
+        }
     }
 }

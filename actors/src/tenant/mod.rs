@@ -21,11 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use definitions::{Job, NamedWorkflow};
+pub use events::checked_event;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::answered::{Answered, Known};
-use crate::command::{Cause, Command, Envelope, TenantCommand};
+use crate::command::{Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand};
 use crate::idempotency::IdempotencyTable;
 use crate::ids::{Epoch, JobId, Position, RunId, TenantId};
 use crate::lock_table::{LockNotice, LockTable};
@@ -103,6 +104,8 @@ pub struct TenantState {
     locks: LockTable,
     calls: IdempotencyTable<Made>,
     answered: Answered,
+    /// Whether the events of the command that is applied have checksums.
+    checks_events: bool,
     /// Lines not yet taken by the actor.
     events: Vec<u8>,
     /// Rows of ended runs and jobs not yet taken by the actor.
@@ -301,6 +304,7 @@ impl Machine for TenantState {
         let at = self.meta.last_at.max(envelope.at);
         self.meta.last_at = at;
         self.dirty.meta = true;
+        self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
         if let TenantCommand::Set { version, record } = command {
             return self.set(*tenant, *epoch, *version, record.as_ref());
         }

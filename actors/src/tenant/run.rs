@@ -49,8 +49,30 @@ pub struct Run {
 pub struct EventSpan {
     /// First byte.
     pub offset: u64,
+    /// Bytes, the line's end included; with [`EventSpan::CHECKED`] where the line has a checksum.
+    len: u32,
+}
+
+impl EventSpan {
+    /// Set in `len` of a line with a checksum. Lines of the first version had none; said here, a
+    /// line whose checksum is damaged beyond recognition is not taken for one of those.
+    const CHECKED: u32 = 1 << 31;
+
+    /// A line.
+    pub fn new(offset: u64, len: usize, is_checked: bool) -> Self {
+        let len = u32::try_from(len).unwrap_or(u32::MAX) & !Self::CHECKED;
+        Self { offset, len: if is_checked { len | Self::CHECKED } else { len } }
+    }
+
     /// Bytes, the line's end included.
-    pub len: u32,
+    pub const fn len(self) -> usize {
+        (self.len & !Self::CHECKED) as usize
+    }
+
+    /// Whether the line has a checksum.
+    pub const fn is_checked(self) -> bool {
+        self.len & Self::CHECKED != 0
+    }
 }
 
 /// A step of a run.

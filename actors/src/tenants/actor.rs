@@ -128,7 +128,13 @@ impl Actor for TenantActor {
                 let now = shell.now_secs();
                 let requests = (shell.requests.used(now), shell.requests.reset_secs());
                 let (state, rows) = (&shell.runner.machine, &shell.runner.rows);
-                read(&mut TenantReader { state, rows, requests });
+                let mut reader = TenantReader { state, rows, requests, damage: None };
+                read(&mut reader);
+                let damage = reader.damage.take().or_else(|| shell.runner.failure());
+                if let Some(error) = damage {
+                    // Whoever asked was told. Nobody else is to be served from these files.
+                    return Err(error.into());
+                }
             }
             TenantMessage::WaitRun(run, reply) => {
                 if shell.runner.machine.runs().contains_key(&run) {

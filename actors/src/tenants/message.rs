@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use crate::ids::RunId;
 use crate::outcome::Refusal;
 use crate::part::Overlay;
+use crate::ports::StoreError;
 use crate::tenant::TenantState;
 use crate::views::RateLimit;
 
@@ -19,6 +20,8 @@ pub struct TenantReader<'a> {
     pub rows: &'a Overlay,
     /// Requests admitted in the last minute, and the seconds until some of it is free again.
     pub requests: (u64, u64),
+    /// Set by a read that found the files damaged: the tenant is out of service then.
+    pub damage: Option<StoreError>,
 }
 
 /// Whether a request is let in.

@@ -5,7 +5,8 @@
 //! - what waits for one tenant is bounded by permits: when they are out, its callers get 'busy' and
 //!   its neighbours notice nothing;
 //! - an actor that fails is started again from its files and the log; one that keeps failing is
-//!   quarantined with the reason, and tried again now and then;
+//!   quarantined with the reason, and tried again now and then; one whose files are damaged is out of
+//!   service at once, and until the node is started again;
 //! - effects are performed only by the leader of the tenant's group, after everything of earlier
 //!   terms has been applied.
 

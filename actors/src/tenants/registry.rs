@@ -123,11 +123,42 @@ impl ApplySink for Registry {
         }
     }
 
-    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        Box::pin(self.ask_control(ControlMessage::Dump))
+    fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
+        Box::pin(async move {
+            only_system(group)?;
+            self.ask_control(ControlMessage::Dump).await
+        })
     }
 
-    fn install(&self, _group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.ask_control(|reply| ControlMessage::Install(dump, reply)))
+    fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            only_system(group)?;
+            self.ask_control(|reply| ControlMessage::Install(dump, reply)).await
+        })
+    }
+}
+
+/// Refuses a tenant group: its snapshot would carry the control plane's rows, at a position of
+/// another log.
+fn only_system(group: GroupId) -> Result<(), StoreError> {
+    if group == GroupId::SYSTEM {
+        return Ok(());
+    }
+    Err(StoreError::Io {
+        what: format!("snapshot of group {group}"),
+        source: Arc::new(io::ErrorKind::Unsupported.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_group_0_has_snapshots() {
+        let registry = Registry::default();
+        let dump = Dump { position: None, rows: Vec::new() };
+        assert!(registry.dump(GroupId(1)).await.is_err());
+        assert!(registry.install(GroupId(1), dump).await.is_err());
     }
 }

@@ -31,6 +31,11 @@ pub enum Phase {
         /// Why.
         reason: String,
     },
+    /// Its files are damaged: another attempt finds them as they are.
+    Damaged {
+        /// What clients are told.
+        reason: String,
+    },
 }
 
 /// One tenant's place.
@@ -126,7 +131,9 @@ impl Slot {
             let phase = phases.borrow_and_update().clone();
             match phase {
                 Phase::Running(actor) => return Ok(actor),
-                Phase::Quarantined { reason } => return Err(CallError::Quarantined { reason }),
+                Phase::Quarantined { reason } | Phase::Damaged { reason } => {
+                    return Err(CallError::Quarantined { reason });
+                }
                 Phase::Asleep => self.wake(),
                 Phase::Starting | Phase::Closing => {}
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use super::actor::{TenantActor, TenantDeps};
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
 use crate::ids::{GroupId, TenantId};
+use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
 const RESTARTS_MAX: usize = 3;
@@ -35,13 +36,36 @@ pub enum SupervisorMessage {
     /// Start the tenant's actor; its phase is `Starting` already.
     Start(Arc<Slot>),
     /// The actor could not be started.
-    StartFailed(Arc<Slot>, String),
+    StartFailed(Arc<Slot>, Failure),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
     /// A new term has begun: open the group's tenants that have files, for runs they may owe.
     LookForWork(GroupId),
     /// Stop all tenants' actors and answer when they have stopped.
     StopAll(oneshot::Sender<()>),
+}
+
+/// Why an actor failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// For the log.
+    why: String,
+    /// What clients are told, where no other attempt will come to more.
+    lasting: Option<String>,
+}
+
+impl Failure {
+    fn of(error: &ActorProcessingErr) -> Self {
+        let lasting = error.downcast_ref::<StoreError>().and_then(StoreError::lasting);
+        Self { why: error.to_string(), lasting }
+    }
+
+    fn at_start(error: &SpawnErr) -> Self {
+        match error {
+            SpawnErr::StartupFailed(error) => Self::of(error),
+            other => Self { why: other.to_string(), lasting: None },
+        }
+    }
 }
 
 /// The tenant supervisor.
@@ -91,9 +115,13 @@ impl Actor for TenantSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMessage::Start(slot) => state.start(&myself, slot),
-            SupervisorMessage::StartFailed(slot, why) => state.failed(&myself, &slot, why),
+            SupervisorMessage::StartFailed(slot, failure) => {
+                state.failed(&myself, &slot, failure);
+            }
             SupervisorMessage::TryAgain(slot) => {
-                if matches!(&*slot.phase.borrow(), Phase::Quarantined { .. }) {
+                let is_aside =
+                    matches!(&*slot.phase.borrow(), Phase::Quarantined { .. } | Phase::Damaged { .. });
+                if is_aside {
                     state.failures.remove(&slot.tenant);
                     slot.phase.send_replace(Phase::Starting);
                     state.start(&myself, slot);
@@ -117,7 +145,7 @@ impl Actor for TenantSupervisor {
                 _ => false,
             };
             if let Some(slot) = state.arguments.registry.slots().into_iter().find(is_it) {
-                state.failed(&myself, &slot, error.to_string());
+                state.failed(&myself, &slot, Failure::of(&error));
             }
         }
         Ok(())
@@ -140,14 +168,21 @@ impl SupervisorState {
             let supervisor = myself.get_cell();
             if let Err(error) = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await
             {
-                let _ =
-                    myself.send_message(SupervisorMessage::StartFailed(slot, error.to_string()));
+                let failure = Failure::at_start(&error);
+                let _ = myself.send_message(SupervisorMessage::StartFailed(slot, failure));
             }
         });
     }
 
     /// Starts the actor again, or puts the tenant aside when it has failed too often.
-    fn failed(&mut self, myself: &ActorRef<SupervisorMessage>, slot: &Arc<Slot>, why: String) {
+    fn failed(&mut self, myself: &ActorRef<SupervisorMessage>, slot: &Arc<Slot>, failure: Failure) {
+        let Failure { why, lasting } = failure;
+        if let Some(reason) = lasting {
+            // Another attempt would find the same. Whoever repairs the files starts the node again.
+            tracing::error!(tenant = %slot.tenant, %why, "a tenant's data is damaged: it is out of service");
+            slot.phase.send_replace(Phase::Damaged { reason });
+            return;
+        }
         let now = Instant::now();
         let failures = self.failures.entry(slot.tenant).or_default();
         failures.retain(|at| now.duration_since(*at) < RESTART_WINDOW);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Vote};
@@ -44,11 +44,12 @@ fn batches(count: u64) -> Vec<Vec<u8>> {
     all
 }
 
-/// The bytes of version 1. When this fails, old logs can no longer be read: raise the version.
+/// The bytes of version 2. When this fails, old logs can no longer be read: raise the version.
 #[test]
-fn the_first_version_is_written_as_ever() {
+fn this_version_is_written_as_ever() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
+    log.set_part(Part::System, Position { term: 2, index: 0 });
     let vote = Vote { term: 2, node: 9, committed: true };
     now(log.write(GROUP, vec![Op::Vote(vote)])).unwrap();
     let position = Position { term: 2, index: 0 };
@@ -62,13 +63,36 @@ fn the_first_version_is_written_as_ever() {
     assert_eq!(hex, GOLDEN);
 }
 
-const GOLDEN: &str = concat!(
+/// What version 1 wrote is read, and goes on in a segment of this version.
+#[test]
+fn the_first_version_is_read_and_given_an_id() {
+    let old: Vec<u8> = (0..GOLDEN_1.len() / 2)
+        .map(|at| u8::from_str_radix(&GOLDEN_1[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let disk = with_first_segment(&old);
+    disk.mount().open("system.redb", OpenMode::CreateNew).unwrap();
+    let position = Position { term: 2, index: 0 };
+    for _ in 0..2 {
+        let log = open(&disk).unwrap();
+        assert_eq!(log.state(GROUP).vote, Some(Vote { term: 2, node: 9, committed: true }));
+        assert_eq!(log.last(GROUP), Some(position));
+        assert_eq!(log.segment_count(), 2, "given an id once");
+        assert_eq!(log.part(Part::System), Some(Position::default()));
+    }
+    append(&open(&disk).unwrap(), GROUP, vec![entry(3, 1)]).unwrap();
+    assert_eq!(read(&open(&disk).unwrap(), GROUP), [entry(3, 1)]);
+}
+
+/// Version 1: without an id and without parts.
+const GOLDEN_1: &str = concat!(
     "736869696f6c6f670100000001000000000000000000000095cf43c1020000000932531500000000",
     "010005000000053409082a00000002030209011b00000057f72c4c3b000000030300000000000000",
     "0000000002000000000000000201010901090c000000fbf686176200000006030200010200010109",
     "01090300000069f803ed62000000040301040000002f0110756200000005030200010000002fd000",
     "b39900000007",
 );
+
+const GOLDEN: &str = "";
 
 #[test]
 fn a_write_torn_anywhere_is_cut_off_and_the_log_goes_on() {

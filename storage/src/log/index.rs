@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ids::{GroupId, Part, Position};
 
 use super::record::{Floor, GroupState, LogEntry, Vote};
 use crate::disk::DiskFile;
@@ -86,6 +86,8 @@ struct Segment {
 pub(crate) struct Index {
     groups: BTreeMap<GroupId, Group>,
     segments: BTreeMap<u32, Segment>,
+    /// The parts that have files, and up to where those are durable at least.
+    parts: BTreeMap<Part, Position>,
     cached_bytes: usize,
     cached_count: usize,
     /// Cached entries that have a place, oldest first; some may be gone from the cache.
@@ -136,6 +138,33 @@ impl Index {
 
     pub fn set_floor(&mut self, group: GroupId, floor: Floor) {
         self.group(group).state.floor = Some(floor);
+    }
+
+    /// Where a part's files are durable up to, at least; `None` for one without files.
+    pub fn part(&self, part: Part) -> Option<Position> {
+        self.parts.get(&part).copied()
+    }
+
+    pub fn parts(&self) -> &BTreeMap<Part, Position> {
+        &self.parts
+    }
+
+    pub fn set_parts(&mut self, parts: BTreeMap<Part, Position>) {
+        self.parts = parts;
+    }
+
+    pub fn set_part(&mut self, part: Part, upto: Option<Position>) {
+        match upto {
+            Some(upto) => drop(self.parts.insert(part, upto)),
+            None => drop(self.parts.remove(&part)),
+        }
+    }
+
+    /// The term of the entry at an index, or of the last one purged where that was there.
+    pub fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
+        let group = self.groups.get(&group)?;
+        let purged = group.state.purged.filter(|purged| purged.index == index);
+        group.slot(index).map(|slot| slot.term).or(purged.map(|purged| purged.term))
     }
 
     /// The last entry, or else the last one purged.

@@ -32,17 +32,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
 use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use crate::disk::Disk;
 use crate::executor::Executor;
+use crate::parts;
 use index::{Found, Index, Placed};
 use pump::{Inline, Pump};
-use record::{Floor, GroupState, LogEntry};
+use record::{Body, Floor, GroupState, LogEntry};
 use segment::SEGMENT_BYTES;
-use writer::{Job, RecoveredEnd, Writer};
+use writer::{Job, RecoveredEnd, Trouble, Writer};
 
 #[cfg(any(test, feature = "sim"))]
 pub use rot::witnessed_log_bytes;
@@ -54,8 +56,21 @@ const QUEUE_JOBS_MAX: usize = 1024;
 /// How long a full disk is left alone before the batch that waits is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
+/// Whose log is opened.
+#[derive(Debug, Clone)]
+pub struct LogClaim {
+    /// The id of the log that belongs to the node; `None` before the node has one, or where a
+    /// version of the program began it that gave none.
+    pub expected: Option<Uuid>,
+    /// The id of a log that is begun now.
+    pub fresh: Uuid,
+    /// The node's region: where its tenants' files are.
+    pub region: String,
+}
+
 /// See the module.
 pub(crate) struct Log {
+    id: Uuid,
     executor: Executor,
     shared: Arc<Shared>,
     queue: Queue,
@@ -70,6 +85,8 @@ enum Queue {
 pub(crate) struct Shared {
     index: Mutex<Index>,
     floors: Mutex<BTreeMap<GroupId, Floor>>,
+    /// Which parts' files are durable up to where, as far as that is not in the log yet.
+    parts: Mutex<BTreeMap<Part, Position>>,
     /// Number of the segment that is written; changes when another is begun.
     rolled: watch::Sender<u32>,
     full: AtomicBool,
@@ -86,6 +103,10 @@ impl Shared {
     /// Floors that are not in the log yet.
     fn floors(&self) -> MutexGuard<'_, BTreeMap<GroupId, Floor>> {
         self.floors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Position>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fail(&self, why: String) {
@@ -116,30 +137,67 @@ impl Shared {
 }
 
 impl Log {
-    /// Opens the log below the data directory, or makes one. Blocks.
-    ///
-    /// # Errors
-    /// When it cannot be read, or holds what no crash can have left.
+    /// Opens a log of any id below the data directory, or makes one. Blocks.
+    #[cfg(test)]
     pub fn open(disk: Arc<dyn Disk>, executor: Executor) -> Result<Arc<Self>, StoreError> {
         Self::open_sized(disk, executor, SEGMENT_BYTES)
     }
 
     /// As [`Log::open`], with segments of another length.
+    #[cfg(test)]
     pub fn open_sized(
         disk: Arc<dyn Disk>,
         executor: Executor,
         segment_bytes: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        let (index, end) = RecoveredEnd::split(recovery::recover(disk.as_ref())?);
+        let fresh = Uuid::from_u128(1);
+        let claim = LogClaim { expected: None, fresh, region: "default".to_owned() };
+        Self::open_with(disk, executor, segment_bytes, &claim)
+    }
+
+    /// Opens the log of a node, or begins it where the node has none yet. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not the one claimed, or holds what no crash can have left.
+    pub fn open_claimed(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        claim: &LogClaim,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(disk, executor, SEGMENT_BYTES, claim)
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        segment_bytes: u64,
+        claim: &LogClaim,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut recovered = recovery::recover(disk.as_ref(), claim.expected, claim.fresh)?;
+        let is_nameless = recovered.log.is_none();
+        if is_nameless {
+            let parts = filed_before_names(disk.as_ref(), &claim.region, &recovered.index)?;
+            recovered.index.set_parts(parts);
+        }
+        let id = recovered.log.unwrap_or(claim.fresh);
+        let (index, end) = RecoveredEnd::split(recovered, id);
         let shared = Arc::new(Shared {
             index: Mutex::new(index),
             floors: Mutex::default(),
+            parts: Mutex::default(),
             rolled: watch::Sender::new(0),
             full: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });
-        let writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
+        let mut writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
+        if is_nameless {
+            // From now on the log has an id and says which parts have files.
+            writer.roll().map_err(|trouble| match trouble {
+                Trouble::Full => StoreError::Full,
+                Trouble::Dead => crate::disk::store_error("give the log an id", shared.error()),
+            })?;
+        }
         let pump = Pump::new(writer, Arc::clone(&shared));
         let queue = match &executor {
             Executor::Inline | Executor::Paced(_) => {
@@ -153,7 +211,7 @@ impl Log {
                 Queue::Thread(queue)
             }
         };
-        Ok(Arc::new(Self { executor, shared, queue }))
+        Ok(Arc::new(Self { id, executor, shared, queue }))
     }
 
     /// Appends entries, which can be read when this returns. `done` is called when they are
@@ -192,6 +250,40 @@ impl Log {
     /// Notes a floor, to be written with the next batch.
     pub fn set_floor(&self, group: GroupId, floor: Floor) {
         self.shared.floors().insert(group, floor);
+    }
+
+    /// The log's id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Notes that a part's files hold everything up to a position durably, to be written with the
+    /// next batch, and before a floor that is noted later.
+    pub fn set_part(&self, part: Part, upto: Position) {
+        if self.shared.index().part(part) != Some(upto) {
+            self.shared.parts().insert(part, upto);
+        }
+    }
+
+    /// Up to where a part's files were durable at the last report; `None` for one that has no files.
+    pub fn part(&self, part: Part) -> Option<Position> {
+        let noted = self.shared.parts().get(&part).copied();
+        noted.or_else(|| self.shared.index().part(part))
+    }
+
+    /// Notes durably that a part has no files any more, before they are removed: whoever finds none
+    /// must be able to tell that they were not lost.
+    ///
+    /// # Errors
+    /// When the log is dead or closed.
+    pub async fn forget_part(&self, group: GroupId, part: Part) -> io::Result<()> {
+        self.shared.parts().remove(&part);
+        self.write(group, vec![Op::Forget(part)]).await
+    }
+
+    /// The term of the entry at an index, as far as it is known.
+    pub fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
+        self.shared.index().term_at(group, index)
     }
 
     /// The state of a group beside its entries, as it is durable.
@@ -261,6 +353,39 @@ impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("executor", &self.executor).finish_non_exhaustive()
     }
+}
+
+/// Whether there is a log below the data directory, or what is left of one.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn has_log(disk: &dyn Disk) -> io::Result<bool> {
+    if !disk.exists(segment::LOG_DIR)? {
+        return Ok(false);
+    }
+    let entries = disk.list(segment::LOG_DIR)?;
+    Ok(entries.iter().any(|entry| segment::number(&entry.name).is_some()))
+}
+
+/// The parts that have files in a directory whose log does not say which do. The control plane's
+/// file must be there also where it is not, when entries that were for it are not handed over any
+/// more.
+fn filed_before_names(
+    disk: &dyn Disk,
+    region: &str,
+    index: &Index,
+) -> Result<BTreeMap<Part, Position>, StoreError> {
+    let parts = parts::present(disk, region)?;
+    let mut parts: BTreeMap<_, _> =
+        parts.into_iter().map(|part| (part, Position::default())).collect();
+    let state = index.state(GroupId::SYSTEM);
+    let floor = state.floor.map_or(0, |floor| floor.position.index + 1);
+    let is_command = |entry: &LogEntry| matches!(entry.body, Body::Command(_));
+    let below = load(index.find(GroupId::SYSTEM, 0, floor))?;
+    if state.purged.is_some() || below.iter().any(is_command) {
+        parts.entry(Part::System).or_default();
+    }
+    Ok(parts)
 }
 
 pub(crate) fn load(found: Vec<Found>) -> Result<Vec<LogEntry>, StoreError> {

@@ -14,13 +14,14 @@
 //! this alone (see `recovery`). The segment's number is in the checksum so that old blocks of a
 //! deleted segment, come to light behind a lost write, are never taken for records.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::codec;
 use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ids::{GroupId, Part, Position, TenantId};
 
 /// Bytes before the payload.
 pub(crate) const FRAME_BYTES: usize = 12;
@@ -31,6 +32,7 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = codec::DECODE_BYTES_MAX + ENTRY_HEAD
 /// Tag, group, index, term and kind of an entry, before its body.
 const ENTRY_HEAD_BYTES: usize = 1 + 4 + 8 + 8 + 1;
 
+/// Of version 1: without parts.
 const TAG_CHECKPOINT: u8 = 1;
 const TAG_VOTE: u8 = 2;
 const TAG_ENTRY: u8 = 3;
@@ -38,6 +40,8 @@ const TAG_TRUNCATE: u8 = 4;
 const TAG_PURGE: u8 = 5;
 const TAG_FLOOR: u8 = 6;
 const TAG_MARK: u8 = 7;
+const TAG_CHECKPOINT_WITH_PARTS: u8 = 8;
+const TAG_PART: u8 = 9;
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -87,6 +91,14 @@ pub(crate) struct GroupState {
     pub floor: Option<Floor>,
 }
 
+/// The state of the whole log beside its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Checkpoint {
+    pub groups: BTreeMap<GroupId, GroupState>,
+    /// The parts that have files, and up to where those were durable at the last report.
+    pub parts: BTreeMap<Part, Position>,
+}
+
 /// An entry of a group's log.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LogEntry {
@@ -106,7 +118,7 @@ pub(crate) enum Body {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Record {
     /// First in every segment: the state of all groups, so that older segments can go.
-    Checkpoint(Vec<(GroupId, GroupState)>),
+    Checkpoint(Checkpoint),
     Vote(GroupId, Vote),
     Entry(GroupId, Position),
     /// The group's entries from this index on are gone.
@@ -114,14 +126,36 @@ pub(crate) enum Record {
     /// The group's entries up to this one are given up.
     Purge(GroupId, Position),
     Floor(GroupId, Floor),
+    /// The part's files hold everything up to here durably; `None` when they are about to be
+    /// removed.
+    Part(Part, Option<Position>),
     /// Nothing: the witness that what is before was synced, left when the log is closed.
     Mark,
 }
 
 /// Writes a checkpoint's payload.
-pub(crate) fn put_checkpoint(groups: &[(GroupId, GroupState)], bytes: &mut Vec<u8>) {
-    bytes.push(TAG_CHECKPOINT);
-    codec::encode_into(&groups, bytes);
+pub(crate) fn put_checkpoint(checkpoint: &Checkpoint, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_CHECKPOINT_WITH_PARTS);
+    let parts: Vec<_> = checkpoint.parts.iter().map(|(part, at)| (tenant_of(*part), *at)).collect();
+    codec::encode_into(&(&checkpoint.groups, parts), bytes);
+}
+
+/// Writes the payload of what is known of a part's files.
+pub(crate) fn put_part(part: Part, upto: Option<Position>, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_PART);
+    codec::encode_into(&(tenant_of(part), upto), bytes);
+}
+
+/// A part as it is written: the control plane is nobody's.
+fn tenant_of(part: Part) -> Option<TenantId> {
+    match part {
+        Part::System => None,
+        Part::Tenant(tenant) => Some(tenant),
+    }
+}
+
+fn part_of(tenant: Option<TenantId>) -> Part {
+    tenant.map_or(Part::System, Part::Tenant)
 }
 
 /// Writes a vote's payload.
@@ -179,13 +213,30 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
     }
     let (tag, rest) = payload.split_first().ok_or("an empty record")?;
     Ok(match *tag {
-        TAG_CHECKPOINT => Record::Checkpoint(body(rest)?),
+        TAG_CHECKPOINT => {
+            let groups: Vec<(GroupId, GroupState)> = body(rest)?;
+            let groups = groups.into_iter().collect();
+            Record::Checkpoint(Checkpoint { groups, parts: BTreeMap::new() })
+        }
+        TAG_CHECKPOINT_WITH_PARTS => {
+            let (groups, parts): (_, Vec<(Option<TenantId>, Position)>) = body(rest)?;
+            let parts = parts.into_iter().map(|(tenant, at)| (part_of(tenant), at)).collect();
+            Record::Checkpoint(Checkpoint { groups, parts })
+        }
+        TAG_PART => {
+            let (tenant, upto) = body(rest)?;
+            Record::Part(part_of(tenant), upto)
+        }
         TAG_VOTE => {
             let (group, vote) = body(rest)?;
             Record::Vote(group, vote)
         }
         TAG_ENTRY => {
-            let (group, position, _, _) = entry_head(payload)?;
+            let (group, position, kind, body) = entry_head(payload)?;
+            if kind == KIND_COMMAND {
+                // Refused when the log is opened, rather than when the entry is needed.
+                Envelope::check_version(body).map_err(|error| error.to_string())?;
+            }
             Record::Entry(group, position)
         }
         TAG_TRUNCATE => {
@@ -211,7 +262,7 @@ pub(crate) fn decode_entry(payload: &[u8]) -> Result<(GroupId, LogEntry), String
     let body = match kind {
         KIND_BLANK if body.is_empty() => Body::Blank,
         KIND_COMMAND => {
-            Body::Command(Arc::new(codec::decode(body).map_err(|error| error.to_string())?))
+            Body::Command(Arc::new(Envelope::decode(body).map_err(|error| error.to_string())?))
         }
         KIND_MEMBERSHIP => Body::Members(codec::decode(body).map_err(|error| error.to_string())?),
         kind => return Err(format!("an entry of unknown kind {kind}")),

@@ -18,34 +18,40 @@
 //! a failed sync the system may take pages for clean that never reached the disk, so that a sync
 //! alone would not write them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::ids::GroupId;
 use shiioo_actors::ports::StoreError;
+use uuid::Uuid;
 
 use super::index::{Index, Place};
-use super::record::{self, GroupState, Record};
-use super::segment::{self, HEAD_BYTES, Head, LOG_DIR};
+use super::record::{self, Checkpoint, Record};
+use super::segment::{self, HEAD_BYTES_MIN, Head, LOG_DIR};
 use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
 
 /// A log that has been read.
 pub(crate) struct Recovered {
     pub index: Index,
-    pub states: BTreeMap<GroupId, GroupState>,
+    /// The log's id; `None` when all its segments are of version 1.
+    pub log: Option<Uuid>,
     /// The segment that is written next.
     pub number: u32,
     pub file: Arc<dyn DiskFile>,
     pub len: u64,
 }
 
-/// Opens the log, or makes one.
-pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, StoreError> {
+/// Opens the log with the id that is `expected`, or makes one with the id `fresh` where none is
+/// expected. A log of which nothing is left, or of another id, is never replaced: who it belonged to
+/// has acknowledged what was in it.
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    expected: Option<Uuid>,
+    fresh: Uuid,
+) -> Result<Recovered, StoreError> {
     create_dir_durably(disk, LOG_DIR)
         .map_err(|error| store_error(format!("create {LOG_DIR}"), error))?;
     let numbers = segment_numbers(disk)?;
-    let mut reading = Reading { disk, index: Index::default(), last: None };
+    let mut reading = Reading { disk, expected, index: Index::default(), log: None, last: None };
     for (at, &number) in numbers.iter().enumerate() {
         let expected = numbers[0] + u32::try_from(at).unwrap_or(u32::MAX);
         if number != expected {
@@ -54,14 +60,23 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, StoreError> {
         }
         reading.read_segment(number, at + 1 == numbers.len())?;
     }
-    let Reading { mut index, last, .. } = reading;
+    let Reading { mut index, mut log, last, .. } = reading;
     check_holes(&index)?;
-    let states = index.states();
+    if expected.is_some() && log.is_none() {
+        return Err(StoreError::Damaged {
+            file: LOG_DIR.into(),
+            offset: 0,
+            what: "the log of this node is missing, with every entry in it".into(),
+        });
+    }
     let last = match last {
         Some(last) => last,
-        None => begin_first(disk, &mut index)?,
+        None => {
+            log = Some(fresh);
+            begin_first(disk, &mut index, fresh)?
+        }
     };
-    Ok(Recovered { index, states, number: last.number, file: last.file, len: last.len })
+    Ok(Recovered { index, log, number: last.number, file: last.file, len: last.len })
 }
 
 struct Last {
@@ -95,8 +110,8 @@ fn check_holes(index: &Index) -> Result<(), StoreError> {
     }
 }
 
-fn begin_first(disk: &dyn Disk, index: &mut Index) -> Result<Last, StoreError> {
-    let begun = segment::begin(disk, 1, 0, &[])
+fn begin_first(disk: &dyn Disk, index: &mut Index, log: Uuid) -> Result<Last, StoreError> {
+    let begun = segment::begin(disk, 1, 0, log, &Checkpoint::default())
         .map_err(|error| store_error(format!("begin {}", segment::path(1)), error))?;
     index.add_segment(1, Arc::clone(&begun.file));
     Ok(Last { number: 1, file: begun.file, len: begun.len })
@@ -104,7 +119,10 @@ fn begin_first(disk: &dyn Disk, index: &mut Index) -> Result<Last, StoreError> {
 
 struct Reading<'a> {
     disk: &'a dyn Disk,
+    expected: Option<Uuid>,
     index: Index,
+    /// The id in the heads read so far.
+    log: Option<Uuid>,
     /// The last segment read so far.
     last: Option<Last>,
 }
@@ -120,10 +138,13 @@ impl Reading<'_> {
         let (file, bytes) =
             read(self.disk, &path).map_err(|error| store_error(format!("read {path}"), error))?;
 
+        let mut offset = HEAD_BYTES_MIN;
         let checkpoint = match segment::read_head(number, &bytes) {
-            Head::Good { previous_len } => {
+            Head::Good { previous_len, log, len } => {
                 self.check_previous(previous_len)?;
-                record::read_frame(number, &bytes, HEAD_BYTES)
+                self.check_log(log).map_err(|what| damaged(0, &what))?;
+                offset = len;
+                record::read_frame(number, &bytes, offset)
             }
             Head::Unknown(version) => {
                 return Err(damaged(8, &format!("version {version} is not known")));
@@ -132,8 +153,9 @@ impl Reading<'_> {
         };
         let Some(checkpoint) = checkpoint else {
             // Begun and never used, or used and then damaged: the same question as for a batch.
-            let was_used = record::is_witnessed(number, &bytes, HEAD_BYTES);
-            let has_predecessor = self.last.is_some() || number == 1;
+            let was_used = record::is_witnessed(number, &bytes, HEAD_BYTES_MIN);
+            let is_first = number == 1 && self.expected.is_none();
+            let has_predecessor = self.last.is_some() || is_first;
             if is_last && has_predecessor && !was_used {
                 tracing::warn!(file = %path, "removing a segment whose beginning was torn");
                 return remove(self.disk, &path)
@@ -143,7 +165,6 @@ impl Reading<'_> {
         };
 
         self.index.add_segment(number, Arc::clone(&file));
-        let mut offset = HEAD_BYTES;
         let mut next = Some(checkpoint);
         while let Some(framed) = next {
             let end = framed.payload.end;
@@ -181,6 +202,24 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// All segments belong to one log, and it is the one that belongs here. Those of version 1 do
+    /// not say; none comes after one that does.
+    fn check_log(&mut self, log: Option<Uuid>) -> Result<(), String> {
+        match (self.expected.or(self.log), log) {
+            (Some(known), Some(log)) if known != log => {
+                Err("the segment belongs to the log of another node, or of another life of this one"
+                    .into())
+            }
+            (_, None) if self.log.is_some() => {
+                Err("the segment is older than the one before it".into())
+            }
+            (_, log) => {
+                self.log = log;
+                Ok(())
+            }
+        }
+    }
+
     /// A segment that lost its end at the border of two records shows only here.
     fn check_previous(&self, expected: u64) -> Result<(), StoreError> {
         match &self.last {
@@ -195,11 +234,13 @@ impl Reading<'_> {
 
     fn take_in(&mut self, record: Record, place: Place) {
         match record {
-            Record::Checkpoint(groups) => {
+            Record::Checkpoint(Checkpoint { groups, parts }) => {
                 for (group, state) in groups {
                     self.index.set_state(group, state);
                 }
+                self.index.set_parts(parts);
             }
+            Record::Part(part, upto) => self.index.set_part(part, upto),
             Record::Vote(group, vote) => self.index.set_vote(group, vote),
             Record::Entry(group, position) => self.index.recover(group, position, place),
             Record::Truncate(group, from) => self.index.truncate(group, from),

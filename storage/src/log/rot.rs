@@ -2,7 +2,7 @@
 //! disk rots.
 
 use super::record;
-use super::segment::{self, HEAD_BYTES};
+use super::segment::{self, Head};
 use crate::disk::SimDisk;
 
 /// Up to where damage to a segment has to be noticed: to the beginning of the last batch in it. The
@@ -11,7 +11,7 @@ use crate::disk::SimDisk;
 pub fn witnessed_log_bytes(disk: &SimDisk, path: &str) -> u64 {
     let number = path.rsplit('/').next().and_then(segment::number);
     let (Some(number), Some(bytes)) = (number, disk.settled(path)) else { return 0 };
-    let mut offset = HEAD_BYTES;
+    let Head::Good { len: mut offset, .. } = segment::read_head(number, &bytes) else { return 0 };
     let mut witnessed = 0;
     while let Some(framed) = record::read_frame(number, &bytes, offset) {
         witnessed = framed.batch;

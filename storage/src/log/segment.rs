@@ -6,8 +6,13 @@
 //! | 4 | version of the format |
 //! | 4 | number of the segment, from 1 |
 //! | 8 | length of the segment before when this one was begun; 0 for the first |
-//! | 4 | CRC-32 of the 24 bytes before |
+//! | 16 | id of the log, the same in every segment; from version 2 on |
+//! | 4 | CRC-32 of the bytes before |
 //! | n | a checkpoint record |
+//!
+//! The id of the log stands in the node's identity and in the index of every part, too: files that do
+//! not belong together are told apart by it. Version 1 had none, and its checkpoints do not say which
+//! parts have files. Its segments are read and never written to.
 //!
 //! A segment is begun only when everything in the one before is synced; head and checkpoint are
 //! synced, and so is the directory, before anything else is written into it.
@@ -15,9 +20,10 @@
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::ids::GroupId;
 
-use super::record::{self, GroupState};
+use uuid::Uuid;
+
+use super::record::{self, Checkpoint};
 use crate::disk::{Disk, DiskFile, OpenMode, is_full};
 
 /// Where the segments are, below the data directory.
@@ -27,10 +33,15 @@ pub(crate) const LOG_DIR: &str = "log";
 pub(crate) const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Length of a segment's head without the checkpoint.
-pub(crate) const HEAD_BYTES: usize = 28;
+pub(crate) const HEAD_BYTES: usize = 44;
+
+/// The same in version 1: nothing but a head is before it in any version.
+pub(crate) const HEAD_BYTES_MIN: usize = 28;
 
 const MAGIC: &[u8; 8] = b"shiiolog";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version without an id of the log.
+const VERSION_NAMELESS: u32 = 1;
 
 /// The file of a segment.
 pub(crate) fn path(number: u32) -> String {
@@ -47,7 +58,14 @@ pub(crate) fn number(name: &str) -> Option<u32> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     /// It is whole.
-    Good { previous_len: u64 },
+    Good {
+        /// Length of the segment before.
+        previous_len: u64,
+        /// The log that it belongs to; `None` in version 1.
+        log: Option<Uuid>,
+        /// Bytes of the head.
+        len: usize,
+    },
     /// It is not whole, or not a head.
     Broken,
     /// It is whole, and of a version that this program does not know.
@@ -56,26 +74,31 @@ pub(crate) enum Head {
 
 /// Reads the head of a segment.
 pub(crate) fn read_head(number: u32, bytes: &[u8]) -> Head {
-    let Some((head, crc)) = bytes.get(..HEAD_BYTES).and_then(|head| head.split_at_checked(24))
-    else {
+    if !bytes.starts_with(MAGIC) || bytes.len() < HEAD_BYTES_MIN {
         return Head::Broken;
+    }
+    let word = |at: usize| {
+        let mut word = [0; 4];
+        word.copy_from_slice(&bytes[at..at + 4]);
+        u32::from_le_bytes(word)
     };
-    if crc32fast::hash(head).to_le_bytes() != crc || !head.starts_with(MAGIC) {
+    let is_whole = |len: usize| {
+        len <= bytes.len() && crc32fast::hash(&bytes[..len - 4]) == word(len - 4)
+    };
+    let version = word(8);
+    let len = if version == VERSION_NAMELESS { HEAD_BYTES_MIN } else { HEAD_BYTES };
+    if !(VERSION_NAMELESS..=VERSION).contains(&version) {
+        // A head of a later version is whole in one of the layouts that there are, or not certain
+        // to be one.
+        let is_head = is_whole(HEAD_BYTES) || is_whole(HEAD_BYTES_MIN);
+        return if is_head { Head::Unknown(version) } else { Head::Broken };
+    }
+    if !is_whole(len) || word(12) != number {
         return Head::Broken;
     }
-    let mut words = head[8..].chunks_exact(4).map(|word| {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(word);
-        u32::from_le_bytes(bytes)
-    });
-    let mut word = || words.next().unwrap_or_default();
-    match (word(), word(), word(), word()) {
-        (VERSION, own, low, high) if own == number => {
-            Head::Good { previous_len: u64::from(high) << 32 | u64::from(low) }
-        }
-        (VERSION, ..) => Head::Broken,
-        (version, ..) => Head::Unknown(version),
-    }
+    let previous_len = u64::from(word(20)) << 32 | u64::from(word(16));
+    let log = bytes[24..len - 4].try_into().ok().map(Uuid::from_bytes);
+    Head::Good { previous_len, log, len }
 }
 
 /// A segment that was just begun.
@@ -89,15 +112,17 @@ pub(crate) fn begin(
     disk: &dyn Disk,
     number: u32,
     previous_len: u64,
-    groups: &[(GroupId, GroupState)],
+    log: Uuid,
+    checkpoint: &Checkpoint,
 ) -> io::Result<Begun> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&number.to_le_bytes());
     bytes.extend_from_slice(&previous_len.to_le_bytes());
+    bytes.extend_from_slice(log.as_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    record::frame(number, 0, &mut bytes, |bytes| record::put_checkpoint(groups, bytes))
+    record::frame(number, 0, &mut bytes, |bytes| record::put_checkpoint(checkpoint, bytes))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "checkpoint too large"))?;
 
     let path = path(number);

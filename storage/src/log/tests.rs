@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
-use shiioo_actors::ids::{GroupId, NodeId, Position};
+use shiioo_actors::ids::{GroupId, NodeId, Part, Position, TenantId};
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Timestamp;
 
-use super::record::{self, Body, Floor, GroupState, LogEntry, Members, Record, Vote};
+use super::record::{self, Body, Checkpoint, Floor, GroupState, LogEntry, Members, Record, Vote};
 use super::{Log, Op};
 use crate::disk::SimDisk;
 use crate::executor::Executor;
@@ -81,6 +81,19 @@ fn state() -> impl Strategy<Value = GroupState> {
         .prop_map(|(vote, purged, floor)| GroupState { vote, purged, floor })
 }
 
+fn part() -> impl Strategy<Value = Part> {
+    prop::option::of(any::<u128>()).prop_map(|uuid| {
+        let tenant = uuid.map(|uuid| TenantId::from_uuid(uuid::Uuid::from_u128(uuid)));
+        tenant.map_or(Part::System, Part::Tenant)
+    })
+}
+
+fn checkpoint() -> impl Strategy<Value = Checkpoint> {
+    let groups = prop::collection::btree_map(any::<u32>().prop_map(GroupId), state(), 0..4);
+    let parts = prop::collection::btree_map(part(), position(), 0..4);
+    (groups, parts).prop_map(|(groups, parts)| Checkpoint { groups, parts })
+}
+
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         Just(Body::Blank),
@@ -99,7 +112,8 @@ proptest! {
         position in position(),
         floor in floor(),
         body in body(),
-        states in prop::collection::vec((any::<u32>().prop_map(GroupId), state()), 0..4),
+        checkpoint in checkpoint(),
+        filed in (part(), prop::option::of(position())),
         segment in any::<u32>(),
         batch in any::<u32>(),
     ) {
@@ -115,7 +129,10 @@ proptest! {
         put(Record::Truncate(group, 9), &|bytes| record::put_truncate(group, 9, bytes));
         put(Record::Purge(group, position), &|bytes| record::put_purge(group, position, bytes));
         put(Record::Floor(group, floor.clone()), &|bytes| record::put_floor(group, &floor, bytes));
-        put(Record::Checkpoint(states.clone()), &|bytes| record::put_checkpoint(&states, bytes));
+        put(Record::Checkpoint(checkpoint.clone()), &|bytes| {
+            record::put_checkpoint(&checkpoint, bytes);
+        });
+        put(Record::Part(filed.0, filed.1), &|bytes| record::put_part(filed.0, filed.1, bytes));
         put(Record::Mark, &record::put_mark);
 
         let mut bytes = Vec::new();

@@ -10,17 +10,17 @@
 //! - Segments go only when the records that emptied them are synced, oldest first, each removal
 //!   synced before the next.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::Shared;
 use super::index::Place;
-use super::record::{self, Floor, GroupState, LogEntry, Vote};
+use super::record::{self, Checkpoint, Floor, LogEntry, Vote};
 use super::recovery::Recovered;
 use super::segment::{self, LOG_DIR};
 use crate::disk::{Disk, DiskFile, is_full};
@@ -40,6 +40,8 @@ pub(crate) enum Op {
     Truncate(u64),
     /// Entries up to this one go.
     Purge(Position),
+    /// A part's files are about to be removed.
+    Forget(Part),
     /// The witness that all before was synced.
     Mark,
 }
@@ -79,13 +81,16 @@ enum Effect {
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
     Floor(GroupId, Floor),
+    Part(Part, Option<Position>),
 }
 
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
-    /// What is durable of every group beside its entries.
-    states: BTreeMap<GroupId, GroupState>,
+    /// The log's id, in the head of every segment.
+    log: Uuid,
+    /// What is durable beside the entries.
+    states: Checkpoint,
     number: u32,
     file: Arc<dyn DiskFile>,
     /// Length of the segment that is synced: where the next batch begins.
@@ -103,11 +108,12 @@ impl Writer {
         recovered: RecoveredEnd,
         segment_bytes: u64,
     ) -> Self {
-        let RecoveredEnd { states, number, file, len } = recovered;
+        let RecoveredEnd { log, states, number, file, len } = recovered;
         let (buffer, effects) = (Vec::new(), Vec::new());
         Self {
             disk,
             shared,
+            log,
             states,
             number,
             file,
@@ -130,7 +136,14 @@ impl Writer {
         if self.len >= self.segment_bytes {
             self.roll()?;
         }
+        // Floors are taken first and written last: whoever raises one has said before which files
+        // hold what it leaves behind.
         let floors = std::mem::take(&mut *self.shared.floors());
+        let parts = std::mem::take(&mut *self.shared.parts());
+        for (part, upto) in parts {
+            self.put(|bytes| record::put_part(part, Some(upto), bytes));
+            self.effects.push(Effect::Part(part, Some(upto)));
+        }
         for (group, floor) in floors {
             self.put(|bytes| record::put_floor(group, &floor, bytes));
             self.effects.push(Effect::Floor(group, floor));
@@ -161,6 +174,10 @@ impl Writer {
                 Op::Purge(upto) => {
                     self.effects.push(Effect::Purge(group, *upto));
                     self.put(|bytes| record::put_purge(group, *upto, bytes)).is_some()
+                }
+                Op::Forget(part) => {
+                    self.effects.push(Effect::Part(*part, None));
+                    self.put(|bytes| record::put_part(*part, None, bytes)).is_some()
                 }
                 Op::Mark => self.put(record::put_mark).is_some(),
             };
@@ -220,26 +237,34 @@ impl Writer {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Vote(group, vote) => {
-                    self.states.entry(group).or_default().vote = Some(vote);
+                    self.states.groups.entry(group).or_default().vote = Some(vote);
                     index.set_vote(group, vote);
                 }
                 Effect::Placed(group, position, place) => index.place(group, position, place),
                 Effect::Truncate(group, from) => index.truncate(group, from),
                 Effect::Purge(group, upto) => {
-                    self.states.entry(group).or_default().purged = Some(upto);
+                    self.states.groups.entry(group).or_default().purged = Some(upto);
                     index.purge(group, upto);
                 }
                 Effect::Floor(group, floor) => {
-                    self.states.entry(group).or_default().floor = Some(floor.clone());
+                    self.states.groups.entry(group).or_default().floor = Some(floor.clone());
                     index.set_floor(group, floor);
+                }
+                Effect::Part(part, upto) => {
+                    index.set_part(part, upto);
+                    match upto {
+                        Some(upto) => drop(self.states.parts.insert(part, upto)),
+                        None => drop(self.states.parts.remove(&part)),
+                    }
                 }
             }
         }
     }
 
-    fn roll(&mut self) -> Result<(), Trouble> {
-        let groups: Vec<_> = self.states.iter().map(|(id, state)| (*id, state.clone())).collect();
-        let begun = match segment::begin(self.disk.as_ref(), self.number + 1, self.len, &groups) {
+    /// Begins another segment.
+    pub fn roll(&mut self) -> Result<(), Trouble> {
+        let (disk, number) = (self.disk.as_ref(), self.number + 1);
+        let begun = match segment::begin(disk, number, self.len, self.log, &self.states) {
             Err(error) if is_full(&error) => return Err(Trouble::Full),
             Err(error) => return Err(self.die("begin a segment after", &error)),
             Ok(begun) => begun,
@@ -285,7 +310,8 @@ impl Writer {
 
 /// Where recovery left off.
 pub(crate) struct RecoveredEnd {
-    states: BTreeMap<GroupId, GroupState>,
+    log: Uuid,
+    states: Checkpoint,
     number: u32,
     file: Arc<dyn DiskFile>,
     len: u64,
@@ -293,8 +319,9 @@ pub(crate) struct RecoveredEnd {
 
 impl RecoveredEnd {
     /// Splits what recovery found into what is read and where to go on writing.
-    pub fn split(recovered: Recovered) -> (super::index::Index, Self) {
-        let Recovered { index, states, number, file, len } = recovered;
-        (index, Self { states, number, file, len })
+    pub fn split(recovered: Recovered, log: Uuid) -> (super::index::Index, Self) {
+        let Recovered { index, number, file, len, .. } = recovered;
+        let states = Checkpoint { groups: index.states(), parts: index.parts().clone() };
+        (index, Self { log, states, number, file, len })
     }
 }

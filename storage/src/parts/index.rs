@@ -5,6 +5,11 @@
 //! | `rows` | bytes | bytes |
 //! | `meta` | `format` | version of the format, 4 bytes little endian |
 //! | `meta` | `state` | term, index, length of the event log: 8 bytes each, little endian |
+//! | `meta` | `log` | id of the log whose entries the part applied, 16 bytes |
+//!
+//! Every value but that of `format` is followed by 4 bytes, little endian: the CRC-32 of the length of
+//! its key, its key, and itself. redb looks at its own checksums only when it repairs; these are
+//! looked at whenever a row is read. Format 1 had none: its rows are given theirs when it is opened.
 //!
 //! Measured with redb 4.6: 40,000 commits in a row without a durable one (10 rows of 200 bytes each,
 //! over 1,000 keys) leave the file at the 548 KiB that it had after the first, and cost 5 KiB of
@@ -16,9 +21,13 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, Durability, ReadableDatabase, ReadableTable as _, TableDefinition,
+    WriteTransaction,
+};
 use shiioo_actors::ids::Position;
 use shiioo_actors::ports::{Row, StoreError};
+use uuid::Uuid;
 
 use super::backend::Backend;
 use crate::disk::{DiskFile, store_error};
@@ -27,12 +36,19 @@ use crate::disk::{DiskFile, store_error};
 const CACHE_BYTES: usize = 1 << 20;
 
 /// Version of the tables.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The version without checksums.
+const FORMAT_BARE: u32 = 1;
+/// Rows that are given their checksums at once.
+const SEALED_AT_ONCE: usize = 256;
+/// Bytes of a checksum.
+const SEAL_BYTES: usize = 4;
 
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const META_FORMAT: &str = "format";
 const META_STATE: &str = "state";
+const META_LOG: &str = "log";
 
 /// The state whose rows an index holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,36 +71,112 @@ pub(crate) struct PartIndex {
 
 impl PartIndex {
     /// Makes an index in an empty file, durably.
-    pub fn create(path: &str, file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
+    pub fn create(
+        path: &str,
+        file: Arc<dyn DiskFile>,
+        log: Option<Uuid>,
+    ) -> Result<Self, StoreError> {
         let index = Self::open_any(path, file)?;
         index.write(Durability::Immediate, |transaction| {
             transaction.open_table(ROWS)?;
-            transaction.open_table(META)?.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            if let Some(log) = log {
+                meta.insert(META_LOG, &sealed(META_LOG.as_bytes(), log.as_bytes())[..])?;
+            }
             Ok(())
         })?;
         Ok(index)
     }
 
-    /// Opens an index, and gives the state it holds.
-    pub fn open(path: &str, file: Arc<dyn DiskFile>) -> Result<(Self, Option<State>), StoreError> {
+    /// Opens an index, and gives the state it holds. Where `log` is given, its entries must be what
+    /// the part applied.
+    pub fn open(
+        path: &str,
+        file: Arc<dyn DiskFile>,
+        log: Option<Uuid>,
+    ) -> Result<(Self, Option<State>), StoreError> {
         let index = Self::open_any(path, file)?;
-        let meta = |key: &str| -> Result<Option<Vec<u8>>, redb::Error> {
-            let table = index.database.begin_read()?.open_table(META)?;
-            Ok(table.get(key)?.map(|value| value.value().to_vec()))
-        };
-        let format = meta(META_FORMAT).map_err(|error| index.error(error))?;
-        match format.as_deref().map(<[u8; 4]>::try_from) {
-            Some(Ok(bytes)) if u32::from_le_bytes(bytes) == FORMAT => {}
-            format => return Err(index.damaged(format!("format {format:?} is not known"))),
+        let format = index.meta(META_FORMAT)?;
+        match format.as_deref().map(<[u8; 4]>::try_from).map(|bytes| bytes.map(u32::from_le_bytes)) {
+            Some(Ok(FORMAT)) => {}
+            Some(Ok(FORMAT_BARE)) => index.seal_all(log)?,
+            Some(Ok(format)) if format > FORMAT => {
+                let what = format!("{path} has format {format}");
+                return Err(StoreError::TooNew { what, known: FORMAT.into() });
+            }
+            _ => return Err(index.damaged("its format is not known".into())),
         }
-        let state = meta(META_STATE).map_err(|error| index.error(error))?;
-        let state = match state {
+        let owner = index.meta_unsealed(META_LOG)?;
+        if let (Some(owner), Some(log)) = (owner, log)
+            && owner != log.as_bytes()
+        {
+            let what = "it belongs to the log of another node, or of another life of this one";
+            return Err(index.damaged(what.into()));
+        }
+        let state = match index.meta_unsealed(META_STATE)? {
             None => None,
             Some(bytes) => Some(
                 decode_state(&bytes).ok_or_else(|| index.damaged("the state is garbled".into()))?,
             ),
         };
         Ok((index, state))
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let get = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(META)?;
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        };
+        get().map_err(|error| self.error(error))
+    }
+
+    fn meta_unsealed(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.meta(key)?;
+        value.map(|value| self.unseal(key.as_bytes(), value)).transpose()
+    }
+
+    /// Gives every row of an index of the first format its checksum, all at once and durably.
+    fn seal_all(&self, log: Option<Uuid>) -> Result<(), StoreError> {
+        self.write(Durability::Immediate, |transaction| {
+            let mut rows = transaction.open_table(ROWS)?;
+            let mut from: Option<Vec<u8>> = None;
+            loop {
+                let after = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                let some: Vec<Pair> = rows
+                    .range::<&[u8]>((after, Bound::Unbounded))?
+                    .take(SEALED_AT_ONCE)
+                    .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+                    .collect::<Result<_, _>>()?;
+                for (key, value) in &some {
+                    rows.insert(key.as_slice(), &sealed(key, value)[..])?;
+                }
+                match some.into_iter().next_back() {
+                    Some((key, _)) => from = Some(key),
+                    None => break,
+                }
+            }
+            let mut meta = transaction.open_table(META)?;
+            let state = meta.get(META_STATE)?.map(|state| state.value().to_vec());
+            if let Some(state) = state {
+                meta.insert(META_STATE, &sealed(META_STATE.as_bytes(), &state)[..])?;
+            }
+            if let Some(log) = log {
+                meta.insert(META_LOG, &sealed(META_LOG.as_bytes(), log.as_bytes())[..])?;
+            }
+            meta.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            Ok(())
+        })
+    }
+
+    /// The value of a row without its checksum, which must be right.
+    fn unseal(&self, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        if !is_sealed(key, &value) {
+            let what = format!("the checksum of row \"{}\" does not match", key.escape_ascii());
+            return Err(self.damaged(what));
+        }
+        value.truncate(value.len() - SEAL_BYTES);
+        Ok(value)
     }
 
     fn open_any(path: &str, file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
@@ -105,7 +197,8 @@ impl PartIndex {
             let table = self.database.begin_read()?.open_table(ROWS)?;
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
         };
-        get().map_err(|error| self.error(error))
+        let value = get().map_err(|error| self.error(error))?;
+        value.map(|value| self.unseal(key, value)).transpose()
     }
 
     pub fn scan(
@@ -118,7 +211,7 @@ impl PartIndex {
         if from >= to {
             return Ok(Vec::new());
         }
-        let scan = || -> Result<_, redb::Error> {
+        let scan = || -> Result<Vec<Pair>, redb::Error> {
             let table = self.database.begin_read()?.open_table(ROWS)?;
             let mut range = table.range::<&[u8]>((Bound::Included(from), Bound::Excluded(to)))?;
             let mut rows = Vec::new();
@@ -130,7 +223,13 @@ impl PartIndex {
             }
             Ok(rows)
         };
-        scan().map_err(|error| self.error(error))
+        let rows = scan().map_err(|error| self.error(error))?;
+        rows.into_iter()
+            .map(|(key, value)| {
+                let value = self.unseal(&key, value)?;
+                Ok((key, value))
+            })
+            .collect()
     }
 
     /// Writes rows and the state they complete.
@@ -143,12 +242,12 @@ impl PartIndex {
             let mut table = transaction.open_table(ROWS)?;
             for (key, value) in rows {
                 match value {
-                    Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+                    Some(value) => drop(table.insert(key.as_slice(), &sealed(key, value)[..])?),
                     None => drop(table.remove(key.as_slice())?),
                 }
             }
             let state = encode_state(state);
-            transaction.open_table(META)?.insert(META_STATE, &state[..])?;
+            transaction.open_table(META)?.insert(META_STATE, &sealed(META_STATE.as_bytes(), &state)[..])?;
             Ok(())
         })
     }
@@ -188,6 +287,29 @@ fn database_error(path: &str, error: redb::Error) -> StoreError {
         }
         error => store_error(path, io::Error::other(error)),
     }
+}
+
+/// A value with its checksum behind it.
+fn sealed(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.len() + SEAL_BYTES);
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(&checksum(key, value).to_le_bytes());
+    bytes
+}
+
+fn is_sealed(key: &[u8], bytes: &[u8]) -> bool {
+    let split = bytes.len().checked_sub(SEAL_BYTES);
+    let split = split.and_then(|at| bytes.split_at_checked(at));
+    split.is_some_and(|(value, seal)| checksum(key, value).to_le_bytes() == seal)
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    // The length keeps what moves from a key into its value from going unseen.
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
 }
 
 fn encode_state(state: State) -> [u8; 24] {

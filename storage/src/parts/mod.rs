@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use shiioo_actors::ids::{Part, TenantId};
 use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 
 use crate::disk::{Disk, create_dir_durably, store_error};
 use crate::executor::Executor;
@@ -29,6 +30,8 @@ use store::PartStore;
 pub struct FileStores {
     disk: Arc<dyn Disk>,
     executor: Executor,
+    /// The log whose entries the parts apply; `None` where that is not looked at.
+    log: Option<Uuid>,
     /// Where this node's tenants are: a node holds tenants of its own region only.
     tenants_dir: Arc<str>,
     /// Who has a part open holds its place. A place that nobody knows any more is forgotten.
@@ -45,13 +48,36 @@ impl FileStores {
         executor: Executor,
         region: &str,
     ) -> Result<Arc<Self>, StoreError> {
+        Self::open_any(disk, executor, region, None).await
+    }
+
+    /// The same, for parts that apply the entries of one log: files of a part that took their
+    /// entries from another log are damage.
+    ///
+    /// # Errors
+    /// As [`FileStores::open`].
+    pub async fn open_of_log(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        region: &str,
+        log: Uuid,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::open_any(disk, executor, region, Some(log)).await
+    }
+
+    async fn open_any(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        region: &str,
+        log: Option<Uuid>,
+    ) -> Result<Arc<Self>, StoreError> {
         let tenants_dir: Arc<str> = tenants_dir(region).into();
         let (preparing, dir) = (Arc::clone(&disk), Arc::clone(&tenants_dir));
         executor
             .run(move || prepare(preparing.as_ref(), &dir))
             .await
             .map_err(|error| store_error(format!("prepare {tenants_dir}"), error))?;
-        Ok(Arc::new(Self { disk, executor, tenants_dir, places: Mutex::default() }))
+        Ok(Arc::new(Self { disk, executor, log, tenants_dir, places: Mutex::default() }))
     }
 
     fn paths(&self, part: Part) -> Paths {
@@ -66,6 +92,36 @@ impl FileStores {
         };
         place.lock_owned().await
     }
+}
+
+/// The parts that have files below a data directory.
+pub(crate) fn present(disk: &dyn Disk, region: &str) -> Result<Vec<Part>, StoreError> {
+    let dir = tenants_dir(region);
+    let failed = |error| store_error(format!("list {dir}"), error);
+    let system = Paths::of(Part::System, &dir).index;
+    let mut parts = Vec::new();
+    if disk.exists(&system).map_err(|error| store_error(format!("look for {system}"), error))? {
+        parts.push(Part::System);
+    }
+    if disk.exists(&dir).map_err(failed)? {
+        parts.extend(tenants_in(disk, &dir)?.into_iter().map(Part::Tenant));
+    }
+    Ok(parts)
+}
+
+/// The tenants that have files in a directory of tenants.
+fn tenants_in(disk: &dyn Disk, dir: &str) -> Result<Vec<TenantId>, StoreError> {
+    let entries = disk.list(dir).map_err(|error| store_error(format!("list {dir}"), error))?;
+    let folders = entries.into_iter().filter(|entry| entry.is_dir);
+    let mut tenants = Vec::new();
+    for tenant in folders.filter_map(|entry| entry.name.parse().ok()) {
+        let index = Paths::of(Part::Tenant(tenant), dir).index;
+        let is_there = disk.exists(&index);
+        if is_there.map_err(|error| store_error(format!("look for {index}"), error))? {
+            tenants.push(tenant);
+        }
+    }
+    Ok(tenants)
 }
 
 fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
@@ -100,8 +156,8 @@ impl Stores for FileStores {
         Box::pin(async move {
             let held = self.hold(part).await;
             let (disk, executor) = (Arc::clone(&self.disk), self.executor.clone());
-            let paths = self.paths(part);
-            let open = move || PartStore::open(disk, executor, paths, held);
+            let (paths, log) = (self.paths(part), self.log);
+            let open = move || PartStore::open(disk, executor, paths, log, held);
             let store = self.executor.run(open).await?;
             Ok(Box::new(store) as Box<dyn Store>)
         })
@@ -128,18 +184,7 @@ impl Stores for FileStores {
     }
 
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
-        let entries = self
-            .disk
-            .list(&self.tenants_dir)
-            .map_err(|error| store_error(format!("list {}", self.tenants_dir), error))?;
-        let folders = entries.into_iter().filter(|entry| entry.is_dir);
-        let mut tenants = Vec::new();
-        for tenant in folders.filter_map(|entry| entry.name.parse().ok()) {
-            if self.exists(Part::Tenant(tenant))? {
-                tenants.push(tenant);
-            }
-        }
-        Ok(tenants)
+        tenants_in(self.disk.as_ref(), &self.tenants_dir)
     }
 }
 

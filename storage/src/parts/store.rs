@@ -16,6 +16,7 @@ use shiioo_actors::ids::{Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 
 use super::index::{PartIndex, State};
 use super::paths::{self, Paths};
@@ -87,6 +88,7 @@ impl PartStore {
         disk: Arc<dyn Disk>,
         executor: Executor,
         paths: Paths,
+        log: Option<Uuid>,
         held: OwnedMutexGuard<()>,
     ) -> Result<Self, StoreError> {
         let part = paths.part;
@@ -94,14 +96,14 @@ impl PartStore {
             .exists(&paths.index)
             .map_err(|error| store_error(format!("look for {}", paths.index), error))?;
         if !is_there {
-            create(disk.as_ref(), &paths).map_err(|error| error.into_store_error(&paths))?;
+            create(disk.as_ref(), &paths, log).map_err(|error| error.into_store_error(&paths))?;
         }
         settle_names(disk.as_ref(), &paths)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
         let index = disk
             .open(&paths.index, OpenMode::Existing)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
-        let (index, state) = PartIndex::open(&paths.index, index)?;
+        let (index, state) = PartIndex::open(&paths.index, index, log)?;
         let events_len = state.map_or(0, |state| state.events_len);
         let events = match part {
             Part::System => None,
@@ -213,6 +215,10 @@ impl Store for PartStore {
         })
     }
 
+    fn failure(&self) -> Option<StoreError> {
+        self.files.as_ref()?.broken.get().cloned()
+    }
+
     fn stats(&self) -> Result<StoreStats, StoreError> {
         paths::stats(self.disk.as_ref(), &self.files()?.paths)
     }
@@ -260,7 +266,7 @@ impl CreateError {
 
 /// Makes a part's files; their names are settled by the caller. The index comes last and by its name only when it is whole: where it is,
 /// everything is.
-fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
+fn create(disk: &dyn Disk, paths: &Paths, log: Option<Uuid>) -> Result<(), CreateError> {
     if let Some(blobs) = &paths.blobs {
         disk.create_dir_all(blobs)?;
         let events = disk.open(&paths.events, OpenMode::OpenOrCreate)?;
@@ -279,7 +285,7 @@ fn create(disk: &dyn Disk, paths: &Paths) -> Result<(), CreateError> {
     let beside = format!("{}.new", paths.index);
     let file = disk.open(&beside, OpenMode::OpenOrCreate)?;
     file.set_len(0)?;
-    drop(PartIndex::create(&paths.index, file).map_err(CreateError::Store)?);
+    drop(PartIndex::create(&paths.index, file, log).map_err(CreateError::Store)?);
     disk.rename(&beside, &paths.index)?;
     Ok(())
 }

@@ -249,6 +249,13 @@ impl Group {
         }
     }
 
+    /// Whether this node is the group's only replica.
+    pub fn is_lone(&self) -> bool {
+        let server = self.raft.server_metrics();
+        let server = server.borrow_watched();
+        server.membership_config.nodes().map(|(id, _)| *id).eq(std::iter::once(self.raft_id))
+    }
+
     /// The term in which this node leads, by what a quorum has confirmed up to this moment.
     pub fn leads(&self) -> Option<u64> {
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);

@@ -43,15 +43,16 @@ use shiioo_actors::command::Envelope;
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, Peers, ProposeError, Service,
-    StoreError,
+    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
+    Service, StoreError,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::disk::{Disk, store_error};
 use crate::executor::Executor;
-use crate::log::Log;
+use crate::log::{Log, LogClaim};
 use crate::log::record::Body;
 use group::Group;
 use log_store::GroupLog;
@@ -66,6 +67,8 @@ const REPLAY_ENTRIES: u64 = 512;
 /// What the groups of a node need to know.
 #[derive(Debug, Clone)]
 pub struct GroupsConfig {
+    /// Whose log it is.
+    pub log: LogClaim,
     /// This node's id in Raft groups.
     pub raft_id: u64,
     /// After so long without a leader there is a new one.
@@ -103,8 +106,8 @@ impl Groups {
         // Told now rather than when the first group is opened.
         group::raft_config(GroupId::SYSTEM, config.election_timeout)
             .map_err(|why| store_error("election timeout", std::io::Error::other(why)))?;
-        let opens = executor.clone();
-        let log = executor.run(move || Log::open(disk, opens)).await?;
+        let (opens, claim) = (executor.clone(), config.log.clone());
+        let log = executor.run(move || Log::open_claimed(disk, opens, &claim)).await?;
         Ok(Arc::new(Self {
             config,
             log,
@@ -172,6 +175,11 @@ impl Groups {
             reason = reason(self.log.failed()) => reason,
             reason = reason(self.failed.subscribe()) => reason,
         }
+    }
+
+    /// The id of the log.
+    pub fn log_id(&self) -> Uuid {
+        self.log.id()
     }
 
     fn all(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<GroupId, Arc<Group>>> {
@@ -300,6 +308,46 @@ impl Ledger for Groups {
         upto: u64,
     ) -> BoxFuture<'_, Result<Vec<(Position, Arc<Envelope>)>, StoreError>> {
         Box::pin(self.read_part(group, part, after, upto))
+    }
+
+    fn belongs(
+        &self,
+        group: GroupId,
+        part: Part,
+        held: Option<Position>,
+    ) -> Result<(), NotOfLog> {
+        let last = self.log.last(group);
+        // Where others vote, what they made sure of may have been applied before this node's own
+        // log had it, and a kill came then: the log is told again.
+        let is_lone = self.group(group).is_some_and(|group| group.is_lone());
+        match (self.log.part(part), held) {
+            (Some(_), None) => Err(NotOfLog::Missing),
+            (Some(known), Some(held)) if held.index < known.index => Err(NotOfLog::Older),
+            (Some(known), Some(held))
+                if held.term < known.term || held.index == known.index && held != known =>
+            {
+                Err(NotOfLog::Foreign)
+            }
+            (_, Some(held)) if is_lone && last.is_none_or(|last| held.index > last.index) => {
+                Err(NotOfLog::Ahead)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
+        self.log.term_at(group, index)
+    }
+
+    fn filed(&self, part: Part, upto: Position) {
+        self.log.set_part(part, upto);
+    }
+
+    fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let forgotten = self.log.forget_part(group, part).await;
+            forgotten.map_err(|error| store_error(format!("forget the files of {part}"), error))
+        })
     }
 
     fn durable(&self, group: GroupId, part: Part, upto: Position) {

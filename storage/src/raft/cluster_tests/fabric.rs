@@ -112,7 +112,7 @@ impl Cluster {
 
     pub async fn boot(&mut self, raft_id: u64, disk: SimDisk, durable: Arc<Mutex<Contents>>) {
         let part = TestPart::open(Arc::clone(&durable));
-        let config = GroupsConfig { raft_id, election_timeout: ELECTION_TIMEOUT };
+        let config = GroupsConfig { log: claim(), raft_id, election_timeout: ELECTION_TIMEOUT };
         let peers = Arc::new(Link { from: raft_id, links: Arc::clone(&self.links) });
         let sink = Arc::clone(&part) as _;
         let groups = Groups::start(config, disk.mount(), Executor::Inline, sink, peers);
@@ -267,4 +267,10 @@ pub fn story(body: impl Future<Output = ()>) {
         .unwrap()
         .block_on(async { tokio::time::timeout(STORY_MAX, body).await })
         .expect("the story has no end");
+}
+
+/// Any log there is.
+fn claim() -> crate::log::LogClaim {
+    let fresh = uuid::Uuid::from_u128(1);
+    crate::log::LogClaim { expected: None, fresh, region: "default".to_owned() }
 }
