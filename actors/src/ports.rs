@@ -47,15 +47,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// was stopped for a while does not know yet that time has passed; this does.
     fn leads(&self, group: GroupId) -> Option<u64>;
 
-    /// The entries for `part` in the group's log after `after` and up to index `upto` inclusive,
-    /// in order: what an actor that starts again has to apply once more.
+    /// The first entries for `part` in the group's log from index `from` up to index `upto`
+    /// inclusive, in order: what an actor that starts again has to apply once more. Some MiB at
+    /// once, so that a long log costs time and no memory; [`Replay::next`] tells where to go on.
     fn replay(
         &self,
         group: GroupId,
         part: Part,
-        after: Option<Position>,
+        from: u64,
         upto: u64,
-    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
     /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
     /// the log need not keep it.
@@ -100,6 +101,15 @@ pub trait Ledger: Send + Sync + 'static {
 
 /// An entry as it stands in a group's log.
 pub type LogEntry = (Position, Arc<Envelope>);
+
+/// A piece of a part's entries.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    /// Entries of the part, in order; none where only others' were found.
+    pub entries: Vec<LogEntry>,
+    /// The index to go on from; `None` when everything asked for has been read.
+    pub next: Option<u64>,
+}
 
 /// Why a proposal or a linearizable read did not come to an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -241,6 +251,9 @@ pub trait Stores: Send + Sync + 'static {
 
     /// The tenants that have files.
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+
+    /// The tenants that have files and are not known to be idle ([`Store::set_idle`]).
+    fn tenants_with_work(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>>;
 }
 
 /// A row to write (`Some`) or delete (`None`), by key.
@@ -301,6 +314,21 @@ pub trait Store: Send {
         rows: Vec<Row>,
         position: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Sets what is called when other parts need the descriptors of these files. Until it is set
+    /// nobody asks for them.
+    fn on_wanted(&mut self, _ask: Box<dyn Fn() + Send + Sync>) {}
+
+    /// Whether the files are marked as those of a part without work ([`Store::set_idle`]).
+    fn is_idle(&self) -> bool {
+        false
+    }
+
+    /// Marks the files as those of a part without work, which a new leader need not start, or takes
+    /// the mark away. Taken away it is durably when this returns; set it may be lost again.
+    fn set_idle(&mut self, _is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Bytes and files, as the file system has them.
     ///

@@ -13,9 +13,7 @@ use super::*;
 use crate::command::{Command, Envelope, SystemCommand};
 use crate::ids::{Part, Position};
 use crate::outcome::Outcome;
-use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, Ledger, LogEntry, ProposeError, StoreError,
-};
+use crate::ports::{BoxFuture, GroupStatus, Leadership, Ledger, ProposeError, Replay, StoreError};
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
 
 /// A log in which no expiry ever comes to be.
@@ -58,9 +56,9 @@ impl Ledger for Stuck {
         &self,
         _: GroupId,
         _: Part,
-        _: Option<Position>,
         _: u64,
-    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>> {
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         unreachable!()
     }
 

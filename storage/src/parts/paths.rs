@@ -3,7 +3,7 @@
 //! | part | files |
 //! |---|---|
 //! | the control plane | `system.redb` |
-//! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/` |
+//! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
 //! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
 
 use std::io;
@@ -21,6 +21,9 @@ const TENANTS_DIR: &str = "tenants";
 pub(crate) fn tenants_dir(region: &str) -> String {
     if region == DEFAULT_REGION { TENANTS_DIR.to_owned() } else { region.to_owned() }
 }
+
+/// The file that marks a tenant without work.
+const IDLE_MARK: &str = "idle";
 
 /// What the name of a folder that is being removed begins with. No tenant's id does.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
@@ -62,6 +65,13 @@ impl Paths {
                 }
             }
         }
+    }
+}
+
+impl Paths {
+    /// The file that marks a tenant without work: empty, and there or not.
+    pub fn idle_mark(&self) -> String {
+        format!("{}/{IDLE_MARK}", self.dir)
     }
 }
 
