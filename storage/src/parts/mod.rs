@@ -200,10 +200,15 @@ impl Stores for FileStores {
         Box::pin(async move {
             let (disk, dir) = (Arc::clone(&self.disk), Arc::clone(&self.tenants_dir));
             let list =
-                move || tenants(disk.as_ref(), &dir, |paths| Ok(!disk.exists(&paths.idle_mark())?));
+                move || tenants(disk.as_ref(), &dir, |paths| Ok(!is_marked(disk.as_ref(), paths)?));
             self.executor.run(list).await
         })
     }
+}
+
+/// Whether the mark of a tenant without work is there.
+fn is_marked(disk: &dyn Disk, paths: &Paths) -> io::Result<bool> {
+    paths.idle_mark.as_ref().map_or(Ok(false), |mark| disk.exists(mark))
 }
 
 /// The tenants that have files and are `wanted`.

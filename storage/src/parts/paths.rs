@@ -42,6 +42,8 @@ pub(crate) struct Paths {
     pub events: String,
     /// Of a tenant.
     pub blobs: Option<String>,
+    /// Of a tenant: an empty file that is there while the tenant has no work.
+    pub idle_mark: Option<String>,
 }
 
 impl Paths {
@@ -53,6 +55,7 @@ impl Paths {
                 index: "system.redb".into(),
                 events: String::new(),
                 blobs: None,
+                idle_mark: None,
             },
             Part::Tenant(id) => {
                 let dir = tenant_dir(tenants_dir, id);
@@ -61,17 +64,11 @@ impl Paths {
                     index: format!("{dir}/index.redb"),
                     events: format!("{dir}/events.jsonl"),
                     blobs: Some(format!("{dir}/blobs")),
+                    idle_mark: Some(format!("{dir}/{IDLE_MARK}")),
                     dir,
                 }
             }
         }
-    }
-}
-
-impl Paths {
-    /// The file that marks a tenant without work: empty, and there or not.
-    pub fn idle_mark(&self) -> String {
-        format!("{}/{IDLE_MARK}", self.dir)
     }
 }
 

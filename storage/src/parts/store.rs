@@ -109,6 +109,8 @@ impl PartStore {
         }
         settle_names(disk.as_ref(), &paths)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
+        let is_idle = super::is_marked(disk.as_ref(), &paths)
+            .map_err(|error| store_error(format!("look at {}", paths.dir), error))?;
         let index = disk
             .open(&paths.index, OpenMode::Existing)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
@@ -123,16 +125,6 @@ impl PartStore {
                     return Err(error);
                 }
             },
-        };
-        let is_idle = disk
-            .exists(&paths.idle_mark())
-            .map_err(|error| store_error(format!("look for {}", paths.idle_mark()), error));
-        let is_idle = match is_idle {
-            Ok(is_idle) => is_idle,
-            Err(error) => {
-                index.fence();
-                return Err(error);
-            }
         };
         let (permit, listed) = lease.map(|(permit, all)| (permit, all.list())).unzip();
         let broken = OnceLock::new();
@@ -255,8 +247,8 @@ impl Store for PartStore {
             let files = Arc::clone(self.files()?);
             let disk = Arc::clone(&self.disk);
             let set = move || {
-                let mark = files.paths.idle_mark();
-                let set = set_mark(disk.as_ref(), &files.paths.dir, &mark, is_idle);
+                let Some(mark) = &files.paths.idle_mark else { return Ok(()) };
+                let set = set_mark(disk.as_ref(), &files.paths.dir, mark, is_idle);
                 let set = set.map_err(|error| store_error(format!("change {mark}"), error));
                 // That the mark cannot be made costs the next start a moment. That it cannot be
                 // taken away would cost a run.
