@@ -50,6 +50,14 @@ pub fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
         .expect("encoding into memory cannot fail");
 }
 
+/// Bytes that `value` takes encoded, without encoding it: texts are not copied.
+pub fn encoded_len<T: Serialize>(value: &T) -> usize {
+    let mut counted = bincode::enc::write::SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut counted, CONFIG)
+        .expect("counting bytes cannot fail");
+    counted.bytes_written
+}
+
 /// Decodes a value that fills `bytes` to the last byte.
 ///
 /// # Errors

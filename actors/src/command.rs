@@ -74,7 +74,11 @@ impl Envelope {
         if version <= COMMAND_VERSION {
             return Ok(());
         }
-        Err(DecodeError::TooNew { what: "command", version: version.into(), known: COMMAND_VERSION.into() })
+        Err(DecodeError::TooNew {
+            what: "command",
+            version: version.into(),
+            known: COMMAND_VERSION.into(),
+        })
     }
 }
 

@@ -47,27 +47,23 @@ pub trait Ledger: Send + Sync + 'static {
     /// was stopped for a while does not know yet that time has passed; this does.
     fn leads(&self, group: GroupId) -> Option<u64>;
 
-    /// The entries for `part` in the group's log after `after` and up to index `upto` inclusive,
-    /// in order: what an actor that starts again has to apply once more.
+    /// The first entries for `part` in the group's log from index `from` up to index `upto`
+    /// inclusive, in order: what an actor that starts again has to apply once more. Some MiB at
+    /// once, so that a long log costs time and no memory; [`Replay::next`] tells where to go on.
     fn replay(
         &self,
         group: GroupId,
         part: Part,
-        after: Option<Position>,
+        from: u64,
         upto: u64,
-    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>>;
+    ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
     /// Whether files that hold the state at `held` belong to the log: looked at before a part goes on
     /// from them. `None` for a part that has no files.
     ///
     /// # Errors
     /// When they do not.
-    fn belongs(
-        &self,
-        group: GroupId,
-        part: Part,
-        held: Option<Position>,
-    ) -> Result<(), NotOfLog>;
+    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog>;
 
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
@@ -139,6 +135,15 @@ pub enum NotOfLog {
     /// The log is an older copy.
     #[error("the files are ahead of the log beside them: the log is a copy made before")]
     Ahead,
+}
+
+/// A piece of a part's entries.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    /// Entries of the part, in order; none where only others' were found.
+    pub entries: Vec<LogEntry>,
+    /// The index to go on from; `None` when everything asked for has been read.
+    pub next: Option<u64>,
 }
 
 /// Why a proposal or a linearizable read did not come to an outcome.
@@ -281,6 +286,9 @@ pub trait Stores: Send + Sync + 'static {
 
     /// The tenants that have files.
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
+
+    /// The tenants that have files and are not known to be idle ([`Store::set_idle`]).
+    fn tenants_with_work(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>>;
 }
 
 /// A row to write (`Some`) or delete (`None`), by key.
@@ -345,6 +353,21 @@ pub trait Store: Send {
     /// Why every further call fails, once one has.
     fn failure(&self) -> Option<StoreError> {
         None
+    }
+
+    /// Sets what is called when other parts need the descriptors of these files. Until it is set
+    /// nobody asks for them.
+    fn on_wanted(&mut self, _ask: Box<dyn Fn() + Send + Sync>) {}
+
+    /// Whether the files are marked as those of a part without work ([`Store::set_idle`]).
+    fn is_idle(&self) -> bool {
+        false
+    }
+
+    /// Marks the files as those of a part without work, which a new leader need not start, or takes
+    /// the mark away. Taken away it is durably when this returns; set it may be lost again.
+    fn set_idle(&mut self, _is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Bytes and files, as the file system has them.

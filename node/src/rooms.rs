@@ -20,7 +20,7 @@ use shiioo_actors::secret::SecretBytes;
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
-use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim};
+use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig};
 use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
@@ -159,8 +159,8 @@ impl Rooms {
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
         let (disk, executor) = (Arc::clone(&seams.disk), seams.executor.clone());
-        let log = groups.log_id();
-        let stores = FileStores::open_of_log(disk, executor, &config.region, log).await?;
+        let stores = StoresConfig { log: Some(groups.log_id()), ..StoresConfig::default() };
+        let stores = FileStores::open_with(disk, executor, &config.region, stores).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;

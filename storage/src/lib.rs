@@ -29,5 +29,5 @@ pub use executor::{Executor, Pace};
 #[cfg(any(test, feature = "sim"))]
 pub use log::witnessed_log_bytes;
 pub use log::{LogClaim, has_log};
-pub use parts::FileStores;
+pub use parts::{FileStores, StoresConfig};
 pub use raft::{Groups, GroupsConfig, NoPeers};

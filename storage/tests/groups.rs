@@ -8,7 +8,7 @@ use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Reply, StoreError,
+    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,
 };
 use shiioo_actors::seams::Timestamp;
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
@@ -200,18 +200,51 @@ fn a_part_is_replayed_its_own_entries() {
             propose(&groups, GROUP, to_tenant(1 + number % 2, &number.to_string())).await;
         }
         let handed = sink.handed(GROUP);
-        let replay = |part, after, upto| groups.replay(GROUP, part, after, upto);
+        let replay = |part, from, upto| groups.replay(GROUP, part, from, upto);
         let first = Part::Tenant(tenant(1));
-        let positions = |found: Vec<(Position, Arc<Envelope>)>| -> Vec<Position> {
-            found.into_iter().map(|(position, _)| position).collect()
+        let positions = |found: Replay| -> Vec<Position> {
+            assert_eq!(found.next, None);
+            found.entries.into_iter().map(|(position, _)| position).collect()
         };
-        let all = replay(first, None, u64::MAX).await.unwrap();
+        let all = replay(first, 0, u64::MAX).await.unwrap();
         assert_eq!(positions(all), [handed[0], handed[2], handed[4]]);
-        let some = replay(first, Some(handed[0]), handed[3].index).await.unwrap();
+        let some = replay(first, handed[0].index + 1, handed[3].index).await.unwrap();
         assert_eq!(positions(some), [handed[2]]);
-        assert!(replay(Part::System, None, u64::MAX).await.unwrap().is_empty());
-        let system = groups.replay(GroupId::SYSTEM, Part::System, None, u64::MAX).await.unwrap();
-        assert_eq!(system.len(), 1);
+        assert!(replay(Part::System, 0, u64::MAX).await.unwrap().entries.is_empty());
+        let system = groups.replay(GroupId::SYSTEM, Part::System, 0, u64::MAX).await.unwrap();
+        assert_eq!(system.entries.len(), 1);
+    });
+}
+
+#[test]
+fn a_long_replay_comes_in_pieces() {
+    paused().block_on(async {
+        let sink = Sink::new(Replies::Send);
+        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
+        lead(&groups, GROUP).await;
+        for number in 0..60 {
+            let text = if number % 6 < 5 { "x".repeat(1 << 20) } else { String::new() };
+            propose(&groups, GROUP, to_tenant(1 + u8::from(number % 6 == 5), &text)).await;
+        }
+        let handed = sink.handed(GROUP);
+        for (number, every) in [(1, 0..5), (2, 5..6)] {
+            let expected = handed.iter().enumerate().filter(|(at, _)| every.contains(&(at % 6)));
+            let (mut from, mut pieces, mut found) = (0, 0, Vec::new());
+            loop {
+                let piece =
+                    groups.replay(GROUP, Part::Tenant(tenant(number)), from, u64::MAX).await;
+                let piece = piece.unwrap();
+                assert!(piece.entries.len() <= 5, "{} MiB at once", piece.entries.len());
+                found.extend(piece.entries.into_iter().map(|(position, _)| position));
+                pieces += 1;
+                match piece.next {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+            assert!(pieces >= 10, "{pieces} pieces of 50 MiB");
+            assert_eq!(found, expected.map(|(_, position)| *position).collect::<Vec<_>>());
+        }
     });
 }
 

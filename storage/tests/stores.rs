@@ -1,11 +1,16 @@
 //! The files of parts as the actors see them: the `Stores` port.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use shiioo_actors::ids::{Part, Position, TenantId};
 use shiioo_actors::ports::{Row, Store, StoreError, Stores};
-use shiioo_storage::disk::{Disk, OpenMode, RealDisk, SimDisk, read_small, write_durably};
-use shiioo_storage::{Executor, FileStores};
+use shiioo_storage::disk::{
+    DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk, SimDisk, read_small, write_durably,
+};
+use shiioo_storage::{Executor, FileStores, StoresConfig};
 
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 const EVENTS: &str = "tenants/00000000-0000-0000-0000-000000000001/events.jsonl";
@@ -244,4 +249,129 @@ async fn files_that_cannot_be_looked_for_are_not_taken_for_missing_ones() {
     disk.fail_reads(0.0);
     assert!(files.exists(part()).unwrap());
     assert_eq!(files.open(part()).await.unwrap().position(), Some(at(3)));
+}
+
+fn numbered(number: u32) -> Part {
+    Part::Tenant(format!("00000000-0000-0000-0000-{number:012}").parse().unwrap())
+}
+
+/// The one who used his files least recently is asked, each once, until somebody closes them.
+#[tokio::test(start_paused = true)]
+async fn no_more_are_open_than_allowed_and_the_least_used_are_asked_to_close() {
+    let disk = SimDisk::new(1);
+    let files = FileStores::open_with(
+        disk.mount(),
+        Executor::Inline,
+        "default",
+        StoresConfig { open_stores: 3, ..StoresConfig::default() },
+    )
+    .await;
+    let files = files.unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let mut open = Vec::new();
+    for number in 0..3 {
+        let mut store = files.open(numbered(number)).await.unwrap();
+        let asked = Arc::clone(&asked);
+        store.on_wanted(Box::new(move || asked.lock().unwrap().push(number)));
+        open.push(store);
+    }
+    assert_eq!(open[0].get(b"a").unwrap(), None);
+    let opening = Arc::clone(&files);
+    let mut fourth = tokio::spawn(async move { opening.open(numbered(3)).await.unwrap() });
+    let waits = tokio::time::timeout(Duration::from_secs(1), &mut fourth).await;
+    assert!(waits.is_err(), "a fourth is open");
+    assert_eq!(*asked.lock().unwrap(), [1, 2, 0]);
+    drop(open.remove(1));
+    let fourth = fourth.await.unwrap();
+    // The control plane is never asked and never waits.
+    drop(files.open(Part::System).await.unwrap());
+    drop((fourth, open));
+    for number in 0..20 {
+        drop(files.open(numbered(number)).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn the_mark_of_an_idle_tenant_is_gone_for_good_once_it_is_taken_away() {
+    let marked = async |files: &FileStores| {
+        let with_work = files.tenants_with_work().await.unwrap();
+        assert_eq!(files.tenants().unwrap(), [tenant()]);
+        !with_work.contains(&tenant())
+    };
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let files = stores(disk.mount()).await;
+        let mut store = files.open(part()).await.unwrap();
+        assert!(!store.is_idle() && !marked(&files).await, "unknown is not idle");
+        store.set_idle(true).await.unwrap();
+        assert!(store.is_idle() && marked(&files).await);
+        let before = store.stats().unwrap();
+        drop(store);
+        let mut store = files.open(part()).await.unwrap();
+        assert!(store.is_idle(), "it stays");
+        assert_eq!(store.stats().unwrap(), before, "no file of the tenant's own");
+        store.set_idle(false).await.unwrap();
+        disk.cut_power();
+        let files = stores(disk.mount()).await;
+        assert!(!marked(&files).await, "seed {seed}: a power cut brought it back");
+    }
+}
+
+/// A disk that has no descriptors for a while.
+#[derive(Debug)]
+struct Scarce {
+    disk: Arc<dyn Disk>,
+    left: AtomicI32,
+}
+
+impl Scarce {
+    fn take(&self) -> io::Result<()> {
+        const EMFILE: i32 = 24;
+        let is_over = self.left.fetch_sub(1, Ordering::Relaxed) <= 0;
+        if is_over { Ok(()) } else { Err(io::Error::from_raw_os_error(EMFILE)) }
+    }
+}
+
+impl Disk for Scarce {
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.take()?;
+        self.disk.open(path, mode)
+    }
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.take()?;
+        self.disk.sync_dir(path)
+    }
+    fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(path)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_dir_all(path)
+    }
+    fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn lock(&self, path: &str) -> io::Result<DiskLock> {
+        self.disk.lock(path)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lack_of_descriptors_is_waited_for() {
+    let scarce = Arc::new(Scarce { disk: SimDisk::new(1).mount(), left: AtomicI32::new(0) });
+    let files = stores(Arc::clone(&scarce) as Arc<dyn Disk>).await;
+    scarce.left.store(7, Ordering::Relaxed);
+    let store = files.open(part()).await.unwrap();
+    scarce.left.store(3, Ordering::Relaxed);
+    drop(store);
+    files.remove(tenant()).await.unwrap();
+    assert!(files.tenants().unwrap().is_empty());
 }

@@ -14,7 +14,7 @@ use crate::command::{Command, Envelope, SystemCommand};
 use crate::ids::{Part, Position};
 use crate::outcome::Outcome;
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, Ledger, LogEntry, NotOfLog, ProposeError, StoreError,
+    BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
 };
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
 
@@ -58,9 +58,9 @@ impl Ledger for Stuck {
         &self,
         _: GroupId,
         _: Part,
-        _: Option<Position>,
         _: u64,
-    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>> {
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         unreachable!()
     }
 

@@ -18,7 +18,7 @@ mod queue;
 mod runner;
 
 pub use overlay::{Overlay, decode_row};
-pub use queue::PartQueue;
+pub use queue::{PartQueue, QueueBytes};
 pub use runner::{PartDeps, PartRunner};
 
 use crate::command::Envelope;
@@ -52,4 +52,8 @@ pub trait Machine: Sized + Send + 'static {
     /// Whether there is anything that has to be in files. A tenant that was never set has not, and
     /// one that was deleted has not any more: its files are removed.
     fn needs_files(&self) -> bool;
+
+    /// Whether the part has to be started with each new leader, though nothing is handed to it: it
+    /// has work that goes on, or timers to be armed.
+    fn has_work(&self) -> bool;
 }

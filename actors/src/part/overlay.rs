@@ -1,7 +1,9 @@
 //! Rows of a part: those in its index, and over them those that are still to be written.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -15,12 +17,39 @@ pub struct Overlay {
     pub store: Option<Box<dyn Store>>,
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pending_bytes: usize,
+    /// The files are there and closed for now: nothing can be read, and nothing is missing.
+    let_go: bool,
 }
 
 impl Overlay {
     /// Rows in `store` alone.
     pub const fn new(store: Option<Box<dyn Store>>) -> Self {
-        Self { store, pending: BTreeMap::new(), pending_bytes: 0 }
+        Self { store, pending: BTreeMap::new(), pending_bytes: 0, let_go: false }
+    }
+
+    /// Closes the files for a while. All rows must be in them.
+    pub fn let_go(&mut self) {
+        self.let_go |= self.store.take().is_some();
+    }
+
+    /// Whether the files are closed for a while.
+    pub const fn is_let_go(&self) -> bool {
+        self.let_go
+    }
+
+    /// Takes the files back that were let go.
+    pub fn take_back(&mut self, store: Box<dyn Store>) {
+        self.store = Some(store);
+        self.let_go = false;
+    }
+
+    /// Fails while the files are closed: rows that cannot be read are not rows that are missing.
+    fn check(&self) -> Result<(), StoreError> {
+        if !self.let_go {
+            return Ok(());
+        }
+        let source = Arc::new(io::Error::other("they are closed at the moment"));
+        Err(StoreError::Io { what: "read the files of a part".to_owned(), source })
     }
 
     /// Adds rows that are still to be written.
@@ -47,6 +76,7 @@ impl Overlay {
     /// # Errors
     /// When the index cannot be read or the value cannot be decoded.
     pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.check()?;
         let value = match (self.pending.get(key), &self.store) {
             (Some(pending), _) => pending.clone(),
             (None, Some(store)) => store.get(key)?,
@@ -66,6 +96,7 @@ impl Overlay {
         limit: usize,
         descending: bool,
     ) -> Result<Vec<Found>, StoreError> {
+        self.check()?;
         if from >= to {
             return Ok(Vec::new());
         }

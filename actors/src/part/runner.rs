@@ -1,8 +1,11 @@
 //! Runs one part: takes entries, applies them, writes rows behind.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::queue::Batch;
 use super::{Machine, Overlay, PartQueue};
+use crate::codec;
 use crate::command::Envelope;
 use crate::ids::{GroupId, Part, Position};
 use crate::outcome::Outcome;
@@ -13,6 +16,9 @@ const PENDING_BYTES_MAX: usize = 4 << 20;
 
 /// Entries applied since the last durable write; then comes the next. Bounds what a crash costs.
 const UNDURABLE_ENTRIES_MAX: u64 = 4096;
+
+/// Bytes of entries applied since the last durable write; then comes the next.
+const UNDURABLE_BYTES_MAX: usize = 64 << 20;
 
 /// No key of a row is longer, bytes: the longest are those of locks.
 const KEY_BYTES_MAX: usize = 1024;
@@ -41,6 +47,7 @@ pub struct PartRunner<M: Machine> {
     undurable_entries: u64,
     /// Whether it is certain that the log goes on where the files end.
     is_continued: bool,
+    undurable_bytes: usize,
 }
 
 impl<M: Machine> PartRunner<M> {
@@ -72,10 +79,13 @@ impl<M: Machine> PartRunner<M> {
             durable: applied,
             undurable_entries: 0,
             is_continued: false,
+            undurable_bytes: 0,
         };
+        runner.offer_files();
+        runner.unmark_idle().await?;
         let mut effects = Vec::new();
         if let Some(upto) = runner.queue.taken_up_to() {
-            runner.replay(upto, &mut effects).await?;
+            runner.replay(upto, VecDeque::new(), &mut effects).await?;
         }
         effects.extend(runner.drain().await?);
         Ok((runner, effects))
@@ -88,9 +98,10 @@ impl<M: Machine> PartRunner<M> {
     pub async fn drain(&mut self) -> Result<Vec<M::Effect>, StoreError> {
         let mut effects = Vec::new();
         while self.queue.has_work() {
-            let batch = self.queue.take();
-            let mut replies = Vec::with_capacity(batch.entries.len());
-            for entry in batch.entries {
+            self.ensure_files().await?;
+            let Batch { entries, then_replay_to, asking, room } = self.queue.take();
+            let mut replies = Vec::with_capacity(entries.len());
+            for entry in entries {
                 let outcome = match entry.payload {
                     Payload::Command(envelope) => {
                         self.apply(entry.position, &envelope, &mut effects)?
@@ -100,12 +111,16 @@ impl<M: Machine> PartRunner<M> {
                 replies.extend(entry.reply.map(|reply: Reply| (reply, outcome)));
             }
             self.write_behind().await?;
+            drop(room);
             for (reply, outcome) in replies {
                 reply.send(outcome);
             }
-            if let Some(upto) = batch.then_replay_to {
-                self.replay(upto, &mut effects).await?;
+            if let Some(upto) = then_replay_to {
+                self.replay(upto, asking, &mut effects).await?;
             }
+        }
+        if self.queue.take_files_wanted() {
+            self.give_up_files().await?;
         }
         if let Some(durable) = self.durable.filter(|_| !self.is_dirty()) {
             // After a restart the log hands over what the files have already: say so.
@@ -132,6 +147,8 @@ impl<M: Machine> PartRunner<M> {
     /// When the files fail.
     pub async fn make_durable(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied.filter(|_| self.is_dirty()) else { return Ok(()) };
+        self.ensure_files().await?;
+        self.unmark_idle().await?;
         self.rows.put(self.machine.take_settled_rows());
         self.rows.put(self.machine.take_dirty_rows());
         let pending = self.rows.take_pending();
@@ -143,6 +160,7 @@ impl<M: Machine> PartRunner<M> {
             None => Ok(()),
         };
         self.undurable_entries = 0;
+        self.undurable_bytes = 0;
         match written {
             Err(StoreError::Full) if may_wait => {
                 self.rows.put(kept);
@@ -229,13 +247,111 @@ impl<M: Machine> PartRunner<M> {
         self.rows = Overlay::default();
     }
 
-    async fn replay(&mut self, upto: u64, effects: &mut Vec<M::Effect>) -> Result<(), StoreError> {
-        let entries = self.deps.ledger.replay(self.group, self.part, self.applied, upto).await?;
-        for (position, envelope) in entries {
-            self.apply(position, &envelope, effects)?;
-            self.write_behind().await?;
+    /// Opens the files again if they were let go. To be called before rows are read.
+    ///
+    /// # Errors
+    /// When the files cannot be opened, or are not those that were closed.
+    pub async fn ensure_files(&mut self) -> Result<(), StoreError> {
+        if !self.rows.is_let_go() {
+            return Ok(());
+        }
+        // They held everything when they were closed: what is missing now is lost.
+        let lost = |what: &str| StoreError::Damaged {
+            file: format!("the index of {}", self.part),
+            offset: 0,
+            what: what.to_owned(),
+        };
+        if !self.deps.stores.exists(self.part)? {
+            return Err(lost("it has vanished while it was closed"));
+        }
+        let store = self.deps.stores.open(self.part).await?;
+        if store.position() != self.durable {
+            return Err(lost("it was changed while it was closed"));
+        }
+        self.rows.take_back(store);
+        self.offer_files();
+        Ok(())
+    }
+
+    /// Makes everything durable and closes the files until they are needed again: others need
+    /// their descriptors. The state stays.
+    async fn give_up_files(&mut self) -> Result<(), StoreError> {
+        if self.rows.store.is_none() {
+            return Ok(());
+        }
+        self.make_durable().await?;
+        if !self.is_dirty() {
+            self.mark_idle().await?;
+            self.rows.let_go();
         }
         Ok(())
+    }
+
+    /// Lets others ask for the descriptors of the open files.
+    fn offer_files(&mut self) {
+        let queue = Arc::downgrade(&self.queue);
+        if let Some(store) = &mut self.rows.store {
+            store.on_wanted(Box::new(move || {
+                if let Some(queue) = queue.upgrade() {
+                    queue.want_files();
+                }
+            }));
+        }
+    }
+
+    /// Takes the mark of an idle part away when the part has work. Before what began the work is
+    /// durable in the files, and before the log is told so: from then on nothing is handed over
+    /// that would start the part after a crash.
+    async fn unmark_idle(&mut self) -> Result<(), StoreError> {
+        match &mut self.rows.store {
+            Some(store) if store.is_idle() && self.machine.has_work() => {
+                store.set_idle(false).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks the part as idle when it has no work and everything is durable. To be called before
+    /// the files are closed.
+    ///
+    /// # Errors
+    /// When the files fail.
+    pub async fn mark_idle(&mut self) -> Result<(), StoreError> {
+        let may_mark = !self.is_dirty() && !self.machine.has_work();
+        match &mut self.rows.store {
+            Some(store) if may_mark && !store.is_idle() => store.set_idle(true).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Applies what the log has for this part up to an index, and tells who asks.
+    async fn replay(
+        &mut self,
+        upto: u64,
+        mut asking: VecDeque<(u64, Reply)>,
+        effects: &mut Vec<M::Effect>,
+    ) -> Result<(), StoreError> {
+        self.ensure_files().await?;
+        let mut from = self.applied.map_or(0, |applied| applied.index + 1);
+        loop {
+            let batch = self.deps.ledger.replay(self.group, self.part, from, upto).await?;
+            let mut replies = Vec::new();
+            for (position, envelope) in batch.entries {
+                let outcome = self.apply(position, &envelope, effects)?;
+                self.write_behind().await?;
+                while asking.front().is_some_and(|(index, _)| *index <= position.index) {
+                    let asked = asking.pop_front().filter(|(index, _)| *index == position.index);
+                    replies.extend(asked.map(|(_, reply)| (reply, outcome.clone())));
+                }
+            }
+            for (reply, outcome) in replies {
+                reply.send(outcome);
+            }
+            match batch.next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     fn apply(
@@ -264,6 +380,7 @@ impl<M: Machine> PartRunner<M> {
         self.is_continued = true;
         self.applied = Some(position);
         self.undurable_entries += 1;
+        self.undurable_bytes += codec::encoded_len(envelope);
         let (outcome, new_effects) = self.machine.apply(position, envelope);
         effects.extend(new_effects);
         Ok(outcome)
@@ -275,7 +392,10 @@ impl<M: Machine> PartRunner<M> {
         match (self.rows.store.is_some(), self.machine.needs_files()) {
             (false, true) => match self.deps.stores.open(self.part).await {
                 Err(StoreError::Full) if self.may_wait_for_room() => {}
-                opened => self.rows.store = Some(opened?),
+                opened => {
+                    self.rows.store = Some(opened?);
+                    self.offer_files();
+                }
             },
             // Before anything says that the deletion is durable: else it would not be repeated.
             (true, false) => self.remove_files().await?,
@@ -284,7 +404,9 @@ impl<M: Machine> PartRunner<M> {
         self.append_events()?;
         self.rows.put(self.machine.take_settled_rows());
         let is_large = self.rows.pending_bytes() >= PENDING_BYTES_MAX;
-        if self.undurable_entries >= UNDURABLE_ENTRIES_MAX || is_large && self.may_wait_for_room() {
+        let is_due = self.undurable_entries >= UNDURABLE_ENTRIES_MAX
+            || self.undurable_bytes >= UNDURABLE_BYTES_MAX;
+        if is_due || is_large && self.may_wait_for_room() {
             return self.make_durable().await;
         }
         if is_large {
@@ -325,3 +447,7 @@ fn not_of_log(part: Part, why: &NotOfLog) -> StoreError {
                    data, remove it and join anew";
     StoreError::Damaged { file, offset: 0, what: format!("{why}; {way_out}") }
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -316,6 +316,10 @@ impl Machine for SystemState {
     fn needs_files(&self) -> bool {
         true
     }
+
+    fn has_work(&self) -> bool {
+        true
+    }
 }
 
 /// The key of a row.

@@ -343,6 +343,10 @@ impl Machine for TenantState {
     fn needs_files(&self) -> bool {
         self.meta.record.is_some()
     }
+
+    fn has_work(&self) -> bool {
+        !self.runs.is_empty() || self.locks.list("", None).next().is_some()
+    }
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ impl Actor for TenantActor {
                 let _ = reply.send(shell.admit());
             }
             TenantMessage::Read(read) => {
+                shell.runner.ensure_files().await?;
                 let now = shell.now_secs();
                 let requests = (shell.requests.used(now), shell.requests.reset_secs());
                 let (state, rows) = (&shell.runner.machine, &shell.runner.rows);
@@ -175,6 +176,7 @@ impl Actor for TenantActor {
         }
         shell.runner.drain().await?;
         shell.runner.make_durable().await?;
+        shell.runner.mark_idle().await?;
         Ok(())
     }
 }
@@ -368,6 +370,7 @@ impl TenantShell {
         if !self.is_idle() {
             return Ok(());
         }
+        self.runner.mark_idle().await?;
         self.slot.phase.send_replace(Phase::Closing);
         // Whoever took a permit before this line is seen here; whoever takes one after it sees
         // that the actor is closing, and wakes it again.

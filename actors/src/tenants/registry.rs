@@ -12,7 +12,7 @@ use super::{Slot, SupervisorMessage};
 use crate::command::Command;
 use crate::control::ControlMessage;
 use crate::ids::{GroupId, TenantId};
-use crate::part::PartQueue;
+use crate::part::{PartQueue, QueueBytes};
 use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
 
 /// Tenants of one group.
@@ -28,6 +28,8 @@ pub struct Registry {
     /// What group 0 hands to the control plane.
     pub control: Arc<PartQueue>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
+    /// Room for what waits in the tenants' queues.
+    queued: Arc<QueueBytes>,
     supervisor: OnceLock<ActorRef<SupervisorMessage>>,
     control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
@@ -69,7 +71,11 @@ impl Registry {
         drop(known);
         let supervisor = self.supervisor.get()?.clone();
         let mut slots = tenants.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Slot::new(tenant, group, Arc::clone(&tenants.handed_term), supervisor);
+        let new = || {
+            let (handed_term, queued) =
+                (Arc::clone(&tenants.handed_term), Arc::clone(&self.queued));
+            Slot::new(tenant, group, handed_term, queued, supervisor)
+        };
         Some(Arc::clone(slots.entry(tenant).or_insert_with(new)))
     }
 

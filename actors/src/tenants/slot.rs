@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{SupervisorMessage, TenantMessage, TestHook};
 use crate::error::CallError;
 use crate::ids::{GroupId, TenantId};
-use crate::part::PartQueue;
+use crate::part::{PartQueue, QueueBytes};
 
 /// Calls to one tenant that may be under way at once.
 pub const TENANT_CALLS_MAX: usize = 1024;
@@ -60,12 +60,13 @@ impl Slot {
         tenant: TenantId,
         group: GroupId,
         handed_term: Arc<AtomicU64>,
+        queued: Arc<QueueBytes>,
         supervisor: ActorRef<SupervisorMessage>,
     ) -> Arc<Self> {
         let slot = Arc::new(Self {
             tenant,
             group,
-            queue: Arc::default(),
+            queue: Arc::new(PartQueue::sharing(queued)),
             handed_term,
             phase: watch::Sender::new(Phase::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),

@@ -29,6 +29,11 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Tenants that are opened at the same time to look for unfinished work.
 const OPEN_AT_ONCE_MAX: usize = 8;
+/// Wait before a list of tenants that failed, or was not complete, is tried again.
+const LOOK_RETRY: Duration = Duration::from_secs(1);
+/// How often tenants with files are looked for in the directory. What it does not know then was
+/// deleted: the reconciler sees to it.
+const PLACED_LOOKS_MAX: usize = 60;
 
 /// A message to the tenant supervisor.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ pub enum SupervisorMessage {
     StartFailed(Arc<Slot>, Failure),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
-    /// A new term has begun: open the group's tenants that have files, for runs they may owe.
+    /// A new term has begun: start the group's tenants that have work, or may have.
     LookForWork(GroupId),
     /// Stop all tenants' actors and answer when they have stopped.
     StopAll(oneshot::Sender<()>),
@@ -119,15 +124,17 @@ impl Actor for TenantSupervisor {
                 state.failed(&myself, &slot, failure);
             }
             SupervisorMessage::TryAgain(slot) => {
-                let is_aside =
-                    matches!(&*slot.phase.borrow(), Phase::Quarantined { .. } | Phase::Damaged { .. });
+                let is_aside = matches!(
+                    &*slot.phase.borrow(),
+                    Phase::Quarantined { .. } | Phase::Damaged { .. }
+                );
                 if is_aside {
                     state.failures.remove(&slot.tenant);
                     slot.phase.send_replace(Phase::Starting);
                     state.start(&myself, slot);
                 }
             }
-            SupervisorMessage::LookForWork(group) => state.look_for_work(group)?,
+            SupervisorMessage::LookForWork(group) => state.look_for_work(group),
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
         Ok(())
@@ -198,23 +205,34 @@ impl SupervisorState {
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
     }
 
-    fn look_for_work(&self, group: GroupId) -> Result<(), ActorProcessingErr> {
-        for tenant in self.arguments.deps.part.stores.tenants()? {
-            let here = self.arguments.directory.get(tenant);
-            if here.is_none_or(|placed| placed.group != group) {
-                continue;
-            }
-            let Some(slot) = self.arguments.registry.slot(group, tenant) else { continue };
-            let openings = Arc::clone(&self.openings);
-            tokio::spawn(async move {
-                let Ok(_opening) = openings.acquire_owned().await else { return };
-                let deadline = Instant::now() + OPEN_DEADLINE;
-                if let Err(error) = slot.actor(deadline).await {
-                    tracing::warn!(%tenant, %error, "cannot look for unfinished runs");
+    /// Starts the group's tenants whose files do not say that they are idle. What is handed over
+    /// starts the others that need it.
+    fn look_for_work(&self, group: GroupId) {
+        let deps = Arc::clone(&self.arguments.deps);
+        let directory = Arc::clone(&self.arguments.directory);
+        let registry = Arc::clone(&self.arguments.registry);
+        let openings = Arc::clone(&self.openings);
+        tokio::spawn(async move {
+            let mut unplaced = with_work(&deps).await;
+            for _ in 0..PLACED_LOOKS_MAX {
+                let look = |tenant: &TenantId| directory.get(*tenant);
+                let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
+                for tenant in placed.copied().collect::<Vec<_>>() {
+                    if look(&tenant).is_some_and(|placed| placed.group == group)
+                        && let Some(slot) = registry.slot(group, tenant)
+                    {
+                        start_for_work(slot, Arc::clone(&openings));
+                    }
                 }
-            });
-        }
-        Ok(())
+                // Group 0 may have to tell first where a tenant is that was made shortly before
+                // this node stopped.
+                unplaced.retain(|tenant| look(tenant).is_none());
+                if unplaced.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(LOOK_RETRY).await;
+            }
+        });
     }
 
     fn stop_all(&mut self, done: oneshot::Sender<()>) {
@@ -234,4 +252,26 @@ impl SupervisorState {
             let _ = done.send(());
         });
     }
+}
+
+/// The tenants that have work, or may have. Asks until the disk tells.
+async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
+    loop {
+        match deps.part.stores.tenants_with_work().await {
+            Ok(tenants) => return tenants,
+            Err(error) => tracing::warn!(%error, "cannot list the tenants; trying again"),
+        }
+        tokio::time::sleep(LOOK_RETRY).await;
+    }
+}
+
+/// Starts a tenant when it is its turn.
+fn start_for_work(slot: Arc<Slot>, openings: Arc<Semaphore>) {
+    tokio::spawn(async move {
+        let Ok(_opening) = openings.acquire_owned().await else { return };
+        let deadline = Instant::now() + OPEN_DEADLINE;
+        if let Err(error) = slot.actor(deadline).await {
+            tracing::warn!(tenant = %slot.tenant, %error, "cannot look for unfinished runs");
+        }
+    });
 }

@@ -292,18 +292,39 @@ impl Index {
 
     /// The entries with `from <= index < to` that are there, in order.
     pub fn find(&self, id: GroupId, from: u64, to: u64) -> Vec<Found> {
+        self.find_some(id, from, to, usize::MAX)
+    }
+
+    /// The first entries with `from <= index < to` that are there, in order: so many that their
+    /// records hold `bytes` or a little more, and at least one.
+    pub fn find_some(&self, id: GroupId, from: u64, to: u64, bytes: usize) -> Vec<Found> {
         let Some(group) = self.groups.get(&id) else { return Vec::new() };
-        (from.max(group.first)..to.min(group.end()))
-            .filter_map(|index| {
-                if let Some((entry, _)) = group.cached.get(&index) {
-                    return Some(Found::Cached(entry.clone()));
-                }
-                let slot = group.slot(index)?;
-                let file = Arc::clone(&self.segments.get(&slot.place.segment)?.file);
+        let mut found = Vec::new();
+        let mut found_bytes = 0;
+        for index in from.max(group.first)..to.min(group.end()) {
+            if found_bytes >= bytes {
+                break;
+            }
+            let Some(slot) = group.slot(index) else { continue };
+            found_bytes += slot.place.len as usize;
+            if let Some((entry, _)) = group.cached.get(&index) {
+                found.push(Found::Cached(entry.clone()));
+            } else if let Some(segment) = self.segments.get(&slot.place.segment) {
                 let position = Position { term: slot.term, index };
-                Some(Found::Placed(Placed { position, place: slot.place, file }))
-            })
-            .collect()
+                let file = Arc::clone(&segment.file);
+                found.push(Found::Placed(Placed { position, place: slot.place, file }));
+            }
+        }
+        found
+    }
+
+    /// Bytes of the records of a group's entries with `from <= index < to`.
+    pub fn bytes_between(&self, id: GroupId, from: u64, to: u64) -> u64 {
+        let Some(group) = self.groups.get(&id) else { return 0 };
+        (from.max(group.first)..to.min(group.end()))
+            .filter_map(|index| group.slot(index))
+            .map(|slot| u64::from(slot.place.len))
+            .sum()
     }
 
     /// The groups whose entries do not begin right behind what was purged, and what is missing.

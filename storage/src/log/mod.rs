@@ -307,6 +307,31 @@ impl Log {
         to: u64,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let found = self.shared.index().find(group, from, to);
+        self.load(found).await
+    }
+
+    /// The first entries with `from <= index < to` that are there, in order: so many that their
+    /// records hold `bytes` or a little more, and at least one where there is one.
+    ///
+    /// # Errors
+    /// When one cannot be read or is damaged.
+    pub async fn read_some(
+        &self,
+        group: GroupId,
+        from: u64,
+        to: u64,
+        bytes: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let found = self.shared.index().find_some(group, from, to, bytes);
+        self.load(found).await
+    }
+
+    /// Bytes of the records of a group's entries with `from <= index < to`.
+    pub fn bytes_between(&self, group: GroupId, from: u64, to: u64) -> u64 {
+        self.shared.index().bytes_between(group, from, to)
+    }
+
+    async fn load(&self, found: Vec<Found>) -> Result<Vec<LogEntry>, StoreError> {
         if found.iter().all(|found| matches!(found, Found::Cached(_))) {
             return load(found);
         }

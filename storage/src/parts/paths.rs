@@ -3,7 +3,7 @@
 //! | part | files |
 //! |---|---|
 //! | the control plane | `system.redb` |
-//! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/` |
+//! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
 //! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
 
 use std::io;
@@ -22,6 +22,9 @@ pub(crate) fn tenants_dir(region: &str) -> String {
     if region == DEFAULT_REGION { TENANTS_DIR.to_owned() } else { region.to_owned() }
 }
 
+/// The file that marks a tenant without work.
+const IDLE_MARK: &str = "idle";
+
 /// What the name of a folder that is being removed begins with. No tenant's id does.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
 
@@ -39,6 +42,8 @@ pub(crate) struct Paths {
     pub events: String,
     /// Of a tenant.
     pub blobs: Option<String>,
+    /// Of a tenant: an empty file that is there while the tenant has no work.
+    pub idle_mark: Option<String>,
 }
 
 impl Paths {
@@ -50,6 +55,7 @@ impl Paths {
                 index: "system.redb".into(),
                 events: String::new(),
                 blobs: None,
+                idle_mark: None,
             },
             Part::Tenant(id) => {
                 let dir = tenant_dir(tenants_dir, id);
@@ -58,6 +64,7 @@ impl Paths {
                     index: format!("{dir}/index.redb"),
                     events: format!("{dir}/events.jsonl"),
                     blobs: Some(format!("{dir}/blobs")),
+                    idle_mark: Some(format!("{dir}/{IDLE_MARK}")),
                     dir,
                 }
             }

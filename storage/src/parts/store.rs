@@ -15,10 +15,11 @@ use std::sync::{Arc, OnceLock};
 use shiioo_actors::ids::{Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use uuid::Uuid;
 
 use super::index::{PartIndex, State};
+use super::open_stores::{Listed, OpenStores};
 use super::paths::{self, Paths};
 use crate::disk::{Disk, DiskFile, OpenMode, parent, store_error};
 use crate::executor::Executor;
@@ -33,6 +34,10 @@ pub(crate) struct PartStore {
     files: Option<Arc<Files>>,
     state: Option<State>,
     events_len: u64,
+    /// Whether the mark of a tenant without work is there.
+    is_idle: bool,
+    /// Among those who can be asked to close their files; not the control plane.
+    listed: Option<Listed>,
 }
 
 /// The files, and what holds the part's place.
@@ -43,7 +48,12 @@ struct Files {
     events: Option<Arc<dyn DiskFile>>,
     broken: OnceLock<StoreError>,
     _held: OwnedMutexGuard<()>,
+    /// Comes back last, when the descriptors are free.
+    _permit: Option<OwnedSemaphorePermit>,
 }
+
+/// The right to hold a tenant's files open, and among whom.
+pub(crate) type Lease = (OwnedSemaphorePermit, Arc<OpenStores>);
 
 impl Files {
     fn check(&self) -> Result<(), StoreError> {
@@ -90,6 +100,7 @@ impl PartStore {
         paths: Paths,
         log: Option<Uuid>,
         held: OwnedMutexGuard<()>,
+        lease: Option<Lease>,
     ) -> Result<Self, StoreError> {
         let part = paths.part;
         let is_there = disk
@@ -100,6 +111,8 @@ impl PartStore {
         }
         settle_names(disk.as_ref(), &paths)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
+        let is_idle = super::is_marked(disk.as_ref(), &paths)
+            .map_err(|error| store_error(format!("look at {}", paths.dir), error))?;
         let index = disk
             .open(&paths.index, OpenMode::Existing)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
@@ -115,8 +128,11 @@ impl PartStore {
                 }
             },
         };
-        let files = Files { paths, index, events, broken: OnceLock::new(), _held: held };
-        Ok(Self { disk, executor, part, files: Some(Arc::new(files)), state, events_len })
+        let (permit, listed) = lease.map(|(permit, all)| (permit, all.list())).unzip();
+        let broken = OnceLock::new();
+        let files = Files { paths, index, events, broken, _held: held, _permit: permit };
+        let files = Some(Arc::new(files));
+        Ok(Self { disk, executor, part, files, state, events_len, is_idle, listed })
     }
 
     fn files(&self) -> Result<&Arc<Files>, StoreError> {
@@ -124,6 +140,9 @@ impl PartStore {
             store_error(self.part.to_string(), io::Error::other("the store is closed"))
         })?;
         files.check()?;
+        if let Some(listed) = &self.listed {
+            listed.touch();
+        }
         Ok(files)
     }
 
@@ -219,6 +238,41 @@ impl Store for PartStore {
         self.files.as_ref()?.broken.get().cloned()
     }
 
+    fn on_wanted(&mut self, ask: Box<dyn Fn() + Send + Sync>) {
+        if let Some(listed) = &self.listed {
+            listed.on_wanted(ask);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_idle
+    }
+
+    fn set_idle(&mut self, is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let files = Arc::clone(self.files()?);
+            let disk = Arc::clone(&self.disk);
+            let set = move || {
+                let Some(mark) = &files.paths.idle_mark else { return Ok(()) };
+                let set = set_mark(disk.as_ref(), &files.paths.dir, mark, is_idle);
+                let set = set.map_err(|error| store_error(format!("change {mark}"), error));
+                // That the mark cannot be made costs the next start a moment. That it cannot be
+                // taken away would cost a run.
+                if is_idle { set } else { files.noted(set) }
+            };
+            match self.executor.run(set).await {
+                Err(error) if is_idle => {
+                    tracing::debug!(part = %self.part, %error, "not marked as idle");
+                }
+                set => {
+                    set?;
+                    self.is_idle = is_idle;
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn stats(&self) -> Result<StoreStats, StoreError> {
         paths::stats(self.disk.as_ref(), &self.files()?.paths)
     }
@@ -262,6 +316,19 @@ impl CreateError {
             Self::Store(error) => error,
         }
     }
+}
+
+/// Makes an empty file, or removes it durably.
+fn set_mark(disk: &dyn Disk, dir: &str, mark: &str, is_there: bool) -> io::Result<()> {
+    if is_there {
+        return disk.open(mark, OpenMode::OpenOrCreate).map(drop);
+    }
+    match disk.remove_file(mark) {
+        // Also when it is gone already: that may not be durable.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    disk.sync_dir(dir)
 }
 
 /// Makes a part's files; their names are settled by the caller. The index comes last and by its name only when it is whole: where it is,

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use futures_util::stream::{self, Stream, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use shiioo_actors::ids::GroupId;
@@ -17,6 +18,9 @@ use crate::log::{Log, Op};
 
 /// Entries that are read for replication at once.
 const READ_ENTRIES_MAX: u64 = 256;
+
+/// Bytes of entries that are read at once, to be sent or to be handed over.
+const READ_BYTES_MAX: usize = 4 << 20;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -36,16 +40,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        let from = match range.start_bound() {
-            Bound::Included(index) => *index,
-            Bound::Excluded(index) => index.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let to = match range.end_bound() {
-            Bound::Included(index) => index.saturating_add(1),
-            Bound::Excluded(index) => *index,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (from, to) = bounds(&range);
         let entries = self.log.read(self.group, from, to).await.map_err(io_error)?;
         Ok(entries.into_iter().map(raft_entry).collect())
     }
@@ -60,8 +55,41 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
         let end = end.min(start.saturating_add(READ_ENTRIES_MAX));
-        self.try_get_log_entries(start..end).await
+        let read = self.log.read_some(self.group, start, end, READ_BYTES_MAX).await;
+        Ok(read.map_err(io_error)?.into_iter().map(raft_entry).collect())
     }
+
+    /// Reads a little at a time: after a restart the range is everything above the floor, which
+    /// may be gigabytes.
+    async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend {
+        let (from, to) = bounds(&range);
+        let reader = self.clone();
+        let batches = stream::try_unfold((reader, from), move |(mut reader, from)| async move {
+            let read = reader.limited_get_log_entries(from, to).await?;
+            let Some(last) = read.last() else { return Ok(None) };
+            let next = last.log_id.index().saturating_add(1);
+            Ok::<_, io::Error>(Some((stream::iter(read.into_iter().map(Ok)), (reader, next))))
+        });
+        Box::pin(batches.try_flatten())
+    }
+}
+
+/// The first index of a range, and the one behind its last.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(index) => index.saturating_add(1),
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
 }
 
 impl RaftLogStorage<TypeConfig> for GroupLog {

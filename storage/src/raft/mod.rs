@@ -44,7 +44,7 @@ use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
-    Service, StoreError,
+    Replay, Service, StoreError,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -52,8 +52,8 @@ use uuid::Uuid;
 
 use crate::disk::{Disk, store_error};
 use crate::executor::Executor;
-use crate::log::{Log, LogClaim};
 use crate::log::record::Body;
+use crate::log::{Log, LogClaim};
 use group::Group;
 use log_store::GroupLog;
 use machine::{FloorKeeper, GroupMachine};
@@ -61,8 +61,11 @@ use network::Network;
 
 pub use network::NoPeers;
 
-/// Entries that are read at once when a part's are sought out.
-const REPLAY_ENTRIES: u64 = 512;
+/// Entries that are looked at for one batch of a replay, at most.
+const REPLAY_ENTRIES_MAX: u64 = 4096;
+
+/// Bytes of entries that are read for one batch of a replay; one entry more may be read.
+const REPLAY_BYTES_MAX: usize = 4 << 20;
 
 /// What the groups of a node need to know.
 #[derive(Debug, Clone)]
@@ -241,29 +244,25 @@ impl Groups {
         &self,
         id: GroupId,
         part: Part,
-        after: Option<Position>,
+        from: u64,
         upto: u64,
-    ) -> Result<Vec<(Position, Arc<Envelope>)>, StoreError> {
+    ) -> Result<Replay, StoreError> {
         let handed = self.keeper(id).and_then(|keeper| keeper.handed());
-        let Some(handed) = handed else { return Ok(Vec::new()) };
+        let Some(handed) = handed else { return Ok(Replay::default()) };
         // Only what is handed over is known to be committed.
         let end = upto.min(handed.index).saturating_add(1);
-        let mut from = after.map_or(0, |after| after.index.saturating_add(1));
         // Below the floor the part has everything: what is purged is not missed.
-        from = from.max(self.log.state(id).purged.map_or(0, |purged| purged.index + 1));
-        let mut found = Vec::new();
-        while from < end {
-            let to = end.min(from + REPLAY_ENTRIES);
-            for entry in self.log.read(id, from, to).await? {
-                if let Body::Command(envelope) = entry.body
-                    && machine::part_of(&envelope) == part
-                {
-                    found.push((entry.position, envelope));
-                }
+        let from = from.max(self.log.state(id).purged.map_or(0, |purged| purged.index + 1));
+        let to = end.min(from.saturating_add(REPLAY_ENTRIES_MAX));
+        let read = self.log.read_some(id, from, to, REPLAY_BYTES_MAX).await?;
+        let next = read.last().map_or(end, |last| last.position.index + 1);
+        let own = read.into_iter().filter_map(|entry| match entry.body {
+            Body::Command(envelope) if machine::part_of(&envelope) == part => {
+                Some((entry.position, envelope))
             }
-            from = to;
-        }
-        Ok(found)
+            _ => None,
+        });
+        Ok(Replay { entries: own.collect(), next: (next < end).then_some(next) })
     }
 }
 
@@ -304,18 +303,13 @@ impl Ledger for Groups {
         &self,
         group: GroupId,
         part: Part,
-        after: Option<Position>,
+        from: u64,
         upto: u64,
-    ) -> BoxFuture<'_, Result<Vec<(Position, Arc<Envelope>)>, StoreError>> {
-        Box::pin(self.read_part(group, part, after, upto))
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        Box::pin(self.read_part(group, part, from, upto))
     }
 
-    fn belongs(
-        &self,
-        group: GroupId,
-        part: Part,
-        held: Option<Position>,
-    ) -> Result<(), NotOfLog> {
+    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
