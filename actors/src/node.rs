@@ -285,6 +285,7 @@ async fn start_under(
         heartbeats: heartbeats.clone(),
         elector: elector.clone(),
         raft_id,
+        election_timeout: profile.election_timeout,
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 

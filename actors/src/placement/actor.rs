@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
-use super::state::{MemberView, Orphans, Step, View, others_can_elect};
+use super::state::{MemberView, Memory, Step, View, others_can_elect};
 use crate::command::SystemCommand;
 use crate::control::Control;
 use crate::elector::Elector;
@@ -19,8 +19,9 @@ use crate::ids::GroupId;
 use crate::ports::{Leadership, Ledger};
 use crate::system::SystemState;
 
-/// It looks this often.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// It looks this often, and at least twice in an election timeout: what a learner's round takes is
+/// measured from look to look.
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(250);
 /// How long one step may take before it is looked at again.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -47,13 +48,15 @@ pub struct PlacementArguments {
     pub elector: Elector,
     /// This node's id in Raft groups.
     pub raft_id: u64,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
 }
 
 /// What it keeps.
 pub struct PlacementState {
     arguments: PlacementArguments,
     leadership: watch::Receiver<Leadership>,
-    orphans: Arc<tokio::sync::Mutex<Orphans>>,
+    memory: Arc<tokio::sync::Mutex<Memory>>,
     is_busy: bool,
     /// Since when there is no room on the disk.
     full_since: Option<Instant>,
@@ -73,11 +76,12 @@ impl Actor for PlacementActor {
     ) -> Result<PlacementState, ActorProcessingErr> {
         let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
         let leadership = leadership.ok_or("the system group is not on this node")?;
-        myself.send_interval(LOOK_EVERY, || PlacementMessage::Look);
+        let look_every = LOOK_EVERY_MAX.min(arguments.election_timeout / 3);
+        myself.send_interval(look_every, || PlacementMessage::Look);
         Ok(PlacementState {
             arguments,
             leadership,
-            orphans: Arc::default(),
+            memory: Arc::default(),
             is_busy: false,
             full_since: None,
             vacated: None,
@@ -95,18 +99,18 @@ impl Actor for PlacementActor {
             PlacementMessage::Look if state.is_busy => {}
             PlacementMessage::Look => {
                 if !state.leadership.borrow().here {
-                    *state.orphans.lock().await = Orphans::default();
+                    *state.memory.lock().await = Memory::default();
                     return Ok(());
                 }
                 state.is_busy = true;
                 let vacates = state.has_to_vacate(Instant::now());
-                let (arguments, orphans) = (state.arguments.clone(), Arc::clone(&state.orphans));
+                let (arguments, memory) = (state.arguments.clone(), Arc::clone(&state.memory));
                 tokio::spawn(async move {
                     let step = async {
                         if vacates {
                             arguments.vacate().await
                         } else {
-                            arguments.look(&orphans).await
+                            arguments.look(&memory).await
                         }
                     };
                     match timeout(STEP_DEADLINE, step).await {
@@ -154,7 +158,7 @@ impl PlacementArguments {
         self.elector.step_down(deadline).await
     }
 
-    async fn look(&self, orphans: &tokio::sync::Mutex<Orphans>) -> Result<(), CallError> {
+    async fn look(&self, memory: &tokio::sync::Mutex<Memory>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let Some(term) = self.leads() else { return Ok(()) };
         let members = self.control.read(deadline, members).await?;
@@ -172,9 +176,10 @@ impl PlacementArguments {
             members: &members,
             replicas: &system.replicas,
             health: &health,
+            election_timeout: self.election_timeout,
             unfinished: system.unfinished.as_ref(),
         };
-        match view.next(&mut *orphans.lock().await, Instant::now()) {
+        match view.next(&mut *memory.lock().await, Instant::now()) {
             Some(step) => self.take(step, term, deadline).await,
             None => Ok(()),
         }

@@ -11,6 +11,7 @@
 
 mod actor;
 mod message;
+mod rounds;
 mod state;
 
 pub use actor::{PlacementActor, PlacementArguments};

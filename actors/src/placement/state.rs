@@ -9,11 +9,11 @@ use crate::heartbeat::MemberHealth;
 use crate::ids::NodeId;
 use crate::ports::ReplicaStatus;
 
+use super::rounds::Rounds;
+
 /// Most voters of the system group: more would make each write wait for more disks, and buy
 /// nothing that five do not.
 pub const VOTERS_MAX: usize = 5;
-/// A learner that is at most so many entries behind has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 1024;
 /// A voter that has been unhealthy for so long is replaced by a learner, if there is one.
 const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
 /// A member that has been unhealthy for so long, and whose address another member has now, has
@@ -45,6 +45,8 @@ pub(super) struct View<'a> {
     pub(super) replicas: &'a [ReplicaStatus],
     /// How the other members are.
     pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    /// After so long without a leader there is a new one.
+    pub(super) election_timeout: Duration,
     /// The voters that a change was to come to, when it was left in the middle.
     pub(super) unfinished: Option<&'a BTreeSet<u64>>,
 }
@@ -66,9 +68,14 @@ pub(super) enum Step {
     HandOver,
 }
 
-/// Replicas of nodes that are no members any more, since when.
+/// What is remembered from look to look, while this node leads.
 #[derive(Debug, Default)]
-pub(super) struct Orphans(BTreeMap<u64, Instant>);
+pub(super) struct Memory {
+    /// Replicas of nodes that are no members any more, since when.
+    orphans: BTreeMap<u64, Instant>,
+    /// How learners catch up.
+    rounds: Rounds,
+}
 
 /// Whether a majority of `voters` is alive, as far as is known on `leader`.
 pub fn keeps_quorum(
@@ -121,14 +128,15 @@ impl View<'_> {
     }
 
     /// The next step, if any.
-    pub(super) fn next(&self, orphans: &mut Orphans, now: Instant) -> Option<Step> {
+    pub(super) fn next(&self, memory: &mut Memory, now: Instant) -> Option<Step> {
+        memory.rounds.look(self.replicas, now);
         if let Some(target) = self.unfinished {
             return Some(Step::SetVoters(target.clone()));
         }
         self.leaving()
-            .or_else(|| self.orphaned(orphans, now))
+            .or_else(|| self.orphaned(&mut memory.orphans, now))
             .or_else(|| self.joining())
-            .or_else(|| self.promotable())
+            .or_else(|| self.promotable(&memory.rounds, now))
             .or_else(|| self.replaced())
     }
 
@@ -152,13 +160,13 @@ impl View<'_> {
         None
     }
 
-    fn orphaned(&self, orphans: &mut Orphans, now: Instant) -> Option<Step> {
+    fn orphaned(&self, orphans: &mut BTreeMap<u64, Instant>, now: Instant) -> Option<Step> {
         let is_orphan = |id: &u64| !self.members.contains_key(id);
         let ids: BTreeSet<u64> = self.replicas.iter().map(|replica| replica.raft_id).collect();
-        orphans.0.retain(|id, _| ids.contains(id) && is_orphan(id));
+        orphans.retain(|id, _| ids.contains(id) && is_orphan(id));
         let voters = self.voters();
         for id in ids.into_iter().filter(is_orphan) {
-            let since = *orphans.0.entry(id).or_insert(now);
+            let since = *orphans.entry(id).or_insert(now);
             let mut rest = voters.clone();
             if rest.remove(&id) && self.keeps_quorum(&rest) {
                 return Some(Step::SetVoters(rest));
@@ -179,13 +187,12 @@ impl View<'_> {
     }
 
     /// A learner becomes a voter, where there is room for one or a voter is lost.
-    fn promotable(&self) -> Option<Step> {
+    fn promotable(&self, rounds: &Rounds, now: Instant) -> Option<Step> {
         let candidate = self.replicas.iter().find(|replica| {
             let member = self.members.get(&replica.raft_id);
             !replica.voter
-                // A replica that has acknowledged nothing yet may not be able to.
-                && replica.applied > 0
-                && replica.lag <= CAUGHT_UP_ENTRIES
+                // A voter that is far behind would hold up every write.
+                && rounds.has_caught_up(replica.raft_id, self.election_timeout, now)
                 && self.is_alive(replica.raft_id)
                 && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
         })?;

@@ -27,6 +27,10 @@ pub enum Service {
     Api = 5,
 }
 
+/// A request between logs that is no longer than this is urgent, bytes: votes and heartbeats are a
+/// few hundred at most.
+const URGENT_BYTES_MAX: usize = 1 << 10;
+
 /// Requests in one lane do not wait for those in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -42,10 +46,12 @@ impl Service {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api];
 
-    /// The lane its requests take.
-    pub const fn lane(self) -> Lane {
+    /// The lane that a request of so many bytes takes. Votes and heartbeats do not wait behind
+    /// megabytes of entries: whoever is not heard in time is not followed.
+    pub const fn lane(self, bytes: usize) -> Lane {
         match self {
             Self::Ping => Lane::Control,
+            Self::Raft if bytes <= URGENT_BYTES_MAX => Lane::Control,
             Self::Raft | Self::Node | Self::Api => Lane::Raft,
             Self::Snapshot => Lane::Bulk,
         }

@@ -13,6 +13,7 @@ mod log_store;
 mod machine;
 mod membership;
 mod network;
+mod pace;
 mod read;
 mod serve;
 mod snapshot;

@@ -1,7 +1,7 @@
 //! The way to the other replicas of a group, as openraft sees it: calls over [`Peers`].
 //!
 //! Invariants:
-//! - Every call has a deadline.
+//! - Every call has a deadline, which grows with the bytes that it sends.
 //! - What reached nobody, or was declined, is `Unreachable`: openraft waits before it tries again.
 //!   What was sent and not answered is a `NetworkError`: it may have been done.
 //! - Appends to one replica are sent one after another, so that they cannot overtake each other.
@@ -25,15 +25,19 @@ use tokio::time::Instant;
 
 use super::convert;
 use super::machine::SnapshotHandle;
+use super::pace::{Batch, patience};
 use super::snapshot::chunks;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
 use super::wire::{self, Answer, Append, Appended, Ask, Request, Transfer};
 
-/// How much longer entries may take than the heartbeat that openraft measures them by: they are
-/// larger, and are synced before they are answered.
+/// How much longer entries may take than the heartbeat that openraft measures them by, beside the
+/// time for their bytes: they are synced before they are answered.
 const ENTRIES_PATIENCE: u32 = 5;
 
-/// How long a chunk of a snapshot may take.
+/// Entries that are answered within so many heartbeats came soon: more can be sent at once.
+const ENTRIES_SOON: u32 = 2;
+
+/// How long a chunk of a snapshot may take, beside the time for its bytes.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the last chunk may take, after which the whole is installed.
@@ -74,6 +78,8 @@ pub(crate) struct Network {
 pub(crate) struct Replica {
     network: Network,
     raft_id: u64,
+    /// How much of the log is sent to it at once.
+    batch: Batch,
 }
 
 impl Network {
@@ -82,16 +88,16 @@ impl Network {
     }
 
     pub fn replica(&self, raft_id: u64) -> Replica {
-        Replica { network: self.clone(), raft_id }
+        Replica { network: self.clone(), raft_id, batch: Batch::default() }
     }
 }
 
 impl Replica {
-    /// Asks it about the group.
-    pub async fn ask(&self, body: Ask, patience: Duration) -> Result<Answer, PeerError> {
+    /// Asks it about the group: `base` is how long it may take beside the time for the bytes.
+    pub async fn ask(&self, body: Ask, base: Duration) -> Result<Answer, PeerError> {
         let service = if matches!(body, Ask::Chunk(_)) { Service::Snapshot } else { Service::Raft };
         let request = wire::encode(&Request { group: self.network.group, body });
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience(base, request.len());
         let call = self.network.peers.call(self.raft_id, service, request, deadline);
         let to = self.raft_id;
         let answer = tokio::time::timeout_at(deadline, call)
@@ -106,7 +112,7 @@ impl Replica {
     }
 
     async fn append(
-        &self,
+        &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         option: &RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, PeerError> {
@@ -117,12 +123,14 @@ impl Replica {
             prev,
             request.leader_commit.as_ref().map(position),
             request.entries.into_iter().map(log_entry),
+            self.batch.bytes_max(),
         );
-        let patience = match append.is_heartbeat() {
-            true => option.soft_ttl(),
-            false => option.hard_ttl() * ENTRIES_PATIENCE,
+        let answer = if append.is_heartbeat() {
+            self.ask(Ask::Append(append), option.soft_ttl()).await
+        } else {
+            self.send_entries(append, option.hard_ttl()).await
         };
-        match self.ask(Ask::Append(append), patience).await? {
+        match answer? {
             Answer::Append(Appended::Done) => Ok(match left_off_after {
                 Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
                 None => AppendEntriesResponse::Success,
@@ -136,6 +144,23 @@ impl Replica {
             }
             _ => Err(self.nonsense()),
         }
+    }
+
+    /// Sends entries, and learns from it how many to send.
+    async fn send_entries(
+        &mut self,
+        append: Append,
+        heartbeat: Duration,
+    ) -> Result<Answer, PeerError> {
+        let (bytes, sent) = (append.bytes(), Instant::now());
+        let answer = self.ask(Ask::Append(append), heartbeat * ENTRIES_PATIENCE).await;
+        match &answer {
+            Ok(_) => self.batch.answered(bytes, sent.elapsed(), heartbeat * ENTRIES_SOON),
+            Err(PeerError::Lost { .. }) => self.batch.lost(),
+            // Nothing was sent: that says nothing about the link.
+            Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {}
+        }
+        answer
     }
 
     async fn ballot(&self, ask: Ask, option: &RPCOption) -> Result<Voted, PeerError> {
@@ -161,8 +186,8 @@ impl Replica {
         let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
         let members = convert::stored_members(&snapshot.meta.last_membership);
         for chunk in chunks(vote(&sender), transfer, upto, members, dump) {
-            let patience = if chunk.is_last { INSTALL_PATIENCE } else { CHUNK_PATIENCE };
-            match self.ask(Ask::Chunk(chunk), patience).await.map_err(rpc_error)? {
+            let base = if chunk.is_last { INSTALL_PATIENCE } else { CHUNK_PATIENCE };
+            match self.ask(Ask::Chunk(chunk), base).await.map_err(rpc_error)? {
                 Answer::Chunk(None) => {}
                 Answer::Chunk(Some(theirs)) => {
                     return Ok(SnapshotResponse::new(raft_vote(theirs)));

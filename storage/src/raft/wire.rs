@@ -24,9 +24,6 @@ use crate::log::record::{self, LogEntry, Members, Vote};
 /// The shape of messages that this program writes and reads.
 pub(crate) const WIRE_VERSION: u8 = 1;
 
-/// Bytes of entries in one message; an entry that is larger by itself travels alone.
-const APPEND_BYTES_MAX: usize = 4 << 20;
-
 /// A question about a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
@@ -122,14 +119,15 @@ pub(crate) struct Chunk {
 }
 
 impl Append {
-    /// Takes as many of the entries as one message holds, and at least one where there is one.
-    /// Gives the last one taken, if not all were.
+    /// Takes as many of the entries as `bytes_max` allows, and at least one where there is one: an
+    /// entry that is larger by itself travels alone. Gives the last one taken, if not all were.
     pub fn new(
         group: GroupId,
         vote: Vote,
         prev: Option<Position>,
         commit: Option<Position>,
         entries: impl IntoIterator<Item = LogEntry>,
+        bytes_max: usize,
     ) -> (Self, Option<Position>) {
         let mut taken = Vec::new();
         let (mut bytes, mut last) = (0, None);
@@ -138,7 +136,7 @@ impl Append {
             let mut blob = Vec::new();
             record::put_entry(group, &entry, &mut blob);
             bytes += blob.len();
-            if bytes > APPEND_BYTES_MAX && !taken.is_empty() {
+            if bytes > bytes_max && !taken.is_empty() {
                 left_off = last;
                 break;
             }
@@ -150,6 +148,11 @@ impl Append {
 
     pub fn is_heartbeat(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Bytes of its entries.
+    pub fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.0.len()).sum()
     }
 
     /// The entries, once it is certain that a leader can have sent them.

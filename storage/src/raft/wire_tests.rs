@@ -57,7 +57,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     let append = (vote(), prop::option::of(position()), prop::option::of(position()), entries)
         .prop_map(|(vote, prev, commit, entries)| {
             let entries = entries.into_iter().map(|(position, body)| LogEntry { position, body });
-            Ask::Append(Append::new(GROUP, vote, prev, commit, entries).0)
+            Ask::Append(Append::new(GROUP, vote, prev, commit, entries, usize::MAX).0)
         });
     let ballot = || {
         (vote(), prop::option::of(position()), any::<bool>())
@@ -176,7 +176,7 @@ proptest! {
             entries[at].position.index += by;
         }
         let vote = Vote { term: 3, node: 1, committed: true };
-        let (append, _) = Append::new(GROUP, vote, Some(prev), None, entries.clone());
+        let (append, _) = Append::new(GROUP, vote, Some(prev), None, entries.clone(), usize::MAX);
         match convert::append_from_wire(GROUP, &append) {
             Ok(request) => {
                 prop_assert!(is_fine);
@@ -202,7 +202,7 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     let entries =
         (0..9).map(|index| LogEntry { position: Position { term: 1, index }, body: body.clone() });
     let vote = Vote { term: 1, node: 1, committed: true };
-    let (append, left_off_after) = Append::new(GROUP, vote, None, None, entries);
+    let (append, left_off_after) = Append::new(GROUP, vote, None, None, entries, 4 << 20);
     assert_eq!(left_off_after, Some(Position { term: 1, index: 2 }));
     assert_eq!(append.entries(GROUP).unwrap().len(), 3);
     assert!(encode(&append).len() < shiioo_actors::ports::PEER_MESSAGE_BYTES_MAX);

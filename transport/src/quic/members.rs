@@ -26,8 +26,9 @@ const REPLACED: VarInt = VarInt::from_u32(2);
 /// without our knowing.
 const FROM_MEMBER_MAX: usize = 2;
 
-/// Calls under way to one member, in the control lane.
-pub(super) const CONTROL_CALLS_MAX: usize = 64;
+/// Calls under way to one member, in the control lane: votes, heartbeats and small entries of every
+/// group are among them.
+pub(super) const CONTROL_CALLS_MAX: usize = 512;
 /// Calls under way to one member, in the raft lane: long polls of clients are among them.
 const RAFT_CALLS_MAX: usize = 2_048;
 /// Calls under way to one member, in the bulk lane: with a stream's window each, a quarter of

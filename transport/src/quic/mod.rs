@@ -187,7 +187,8 @@ impl Shared {
             .members
             .get(to)
             .ok_or_else(|| PeerError::Unreachable { to, why: "it is no member".to_owned() })?;
-        let _place = member.place(service.lane())?;
+        let lane = service.lane(request.len());
+        let _place = member.place(lane)?;
         let opened = timeout_at(deadline, async {
             let connection = self.connection(&member).await?;
             let opened = connection.open_bi().await;
@@ -196,7 +197,7 @@ impl Shared {
         });
         let late = "no connection before the deadline";
         let exchange = opened.await.map_err(|_| member.unreachable(late))??;
-        exchange.prefer(service.lane());
+        exchange.prefer(lane);
         let head = RequestHead {
             service: service as u8,
             patience_ms: patience_ms(deadline),

@@ -73,7 +73,7 @@ async fn call(
         let why = format!("service {} is not known here", request.head.service);
         return decline(exchange, Declined(why)).await;
     };
-    exchange.prefer(number.lane());
+    exchange.prefer(number.lane(request.head.bytes));
     let Request { payload, room, .. } = request;
     let serving = service.serve(from, number, payload, deadline);
     let answer = tokio::select! {

@@ -21,6 +21,9 @@ pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// One way.
 const LATENCY: Duration = Duration::from_millis(2);
 
+/// What is no longer than this does not wait for what is.
+const SMALL_BYTES: usize = 1 << 10;
+
 /// Nothing that should happen takes longer, in simulated time.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -33,6 +36,10 @@ struct Links {
     /// From whom to whom nothing arrives.
     cut: BTreeSet<(u64, u64)>,
     calls: BTreeMap<Service, u64>,
+    /// Bytes that a link carries in a second, each way, where it is slow.
+    rate: Option<u64>,
+    /// Held while a large message is on its way from one to the other.
+    busy: BTreeMap<(u64, u64), Arc<tokio::sync::Mutex<()>>>,
 }
 
 /// The ends of the links of one node.
@@ -44,6 +51,20 @@ struct Link {
 impl Link {
     fn is_cut(&self, from: u64, to: u64) -> bool {
         self.links.lock().unwrap().cut.contains(&(from, to))
+    }
+}
+
+impl Link {
+    /// Takes the time that a slow link takes for a message. Small ones go before large ones.
+    async fn carry(&self, to: u64, bytes: usize) {
+        let (rate, busy) = {
+            let mut links = self.links.lock().unwrap();
+            (links.rate, Arc::clone(links.busy.entry((self.from, to)).or_default()))
+        };
+        let Some(rate) = rate else { return };
+        let _busy = if bytes > SMALL_BYTES { Some(busy.lock().await) } else { None };
+        // Dropped when its caller waits no more: what is not sent by then never is.
+        tokio::time::sleep(Duration::from_millis(bytes as u64 * 1_000 / rate)).await;
     }
 }
 
@@ -60,6 +81,7 @@ impl Peers for Link {
                 tokio::time::sleep_until(deadline).await;
                 Err(PeerError::Lost { to, why: "cut".into() })
             };
+            self.carry(to, request.len()).await;
             tokio::time::sleep(LATENCY).await;
             if self.is_cut(self.from, to) {
                 return lost.await;
@@ -164,6 +186,11 @@ impl Cluster {
     /// From now on nothing gets from one to the other.
     pub fn cut(&self, from: u64, to: u64) {
         self.links.lock().unwrap().cut.insert((from, to));
+    }
+
+    /// From now on a link carries so many bytes in a second.
+    pub fn limit(&self, rate: u64) {
+        self.links.lock().unwrap().rate = Some(rate);
     }
 
     /// Nothing gets to the node or away from it.

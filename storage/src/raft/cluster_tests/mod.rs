@@ -3,6 +3,7 @@
 
 mod fabric;
 mod part;
+mod slow_links;
 mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
