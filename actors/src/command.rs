@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError};
 use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
+use crate::part::Pause;
 use crate::seams::Timestamp;
 use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
@@ -29,7 +30,7 @@ pub const EVENTS_CHECKED_FROM: u16 = 2;
 pub struct Envelope {
     /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
     pub version: u16,
-    /// When the leader proposed it. `apply` uses the latest it has seen, so time never goes back.
+    /// When it was proposed, by the proposer's wall clock: what `part/time.rs` makes of it.
     pub at: Timestamp,
     /// For commands born of a timer or an effect: the term of the leader that armed it. In an
     /// entry of any other term the command does nothing.
@@ -79,6 +80,15 @@ impl Envelope {
             version: version.into(),
             known: COMMAND_VERSION.into(),
         })
+    }
+
+    /// The pause that it tells of.
+    pub const fn pause(&self) -> Option<Pause> {
+        match &self.command {
+            Command::System(SystemCommand::TimePassed(pause))
+            | Command::Tenant { command: TenantCommand::TimePassed(pause), .. } => Some(*pause),
+            _ => None,
+        }
     }
 }
 
@@ -243,6 +253,9 @@ pub enum SystemCommand {
     },
     /// A lock of the cluster's key space.
     Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
 }
 
 /// A node that runs this program and is a member of the cluster.
@@ -405,6 +418,9 @@ pub enum TenantCommand {
     },
     /// A lock of the tenant's own key space.
     Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
 }
 
 /// What one attempt of a step came to.

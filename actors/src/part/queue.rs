@@ -10,9 +10,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
+use super::{AGE_STEP_MS_MAX, Pause};
 use crate::codec;
 use crate::ids::Position;
 use crate::ports::{Handed, Payload, Reply};
+use crate::seams::Timestamp;
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
@@ -64,6 +68,8 @@ struct Inner {
     /// The last entry that an actor of this part is responsible for.
     taken: Option<Position>,
     wake: Option<Box<dyn Fn() + Send>>,
+    /// The time in the last command handed over, and when that was by the monotonic clock.
+    heard: Option<(Timestamp, Instant)>,
 }
 
 /// What a part takes out of its queue.
@@ -112,6 +118,9 @@ impl PartQueue {
         let mut inner = self.lock();
         let idle = inner.entries.is_empty() && !inner.overflowed;
         inner.last = Some(entry.position);
+        if let Payload::Command(envelope) = &entry.payload {
+            inner.heard = Some((envelope.at, Instant::now()));
+        }
         // A queue takes one entry whatever its size, so that it never depends on the log alone.
         let has_room = inner.entries.len() < QUEUE_ENTRIES_MAX
             && (inner.entries.is_empty() || inner.bytes + bytes <= QUEUE_BYTES_MAX);
@@ -168,6 +177,13 @@ impl PartQueue {
         self.files_wanted.swap(false, Ordering::AcqRel)
     }
 
+    /// How long nothing has come, where that is longer than the part believes by itself.
+    pub fn pause(&self) -> Option<Pause> {
+        let (since, heard) = self.lock().heard?;
+        let ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (ms > AGE_STEP_MS_MAX).then_some(Pause { since, ms })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere cannot leave the queue half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -197,13 +213,14 @@ impl fmt::Debug for Handed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::{Command, Envelope, TenantCommand};
-    use crate::ids::Epoch;
+    use crate::command::{COMMAND_VERSION, Command, Envelope, SystemCommand, TenantCommand};
+    use crate::ids::{Epoch, NodeId};
     use crate::outcome::Outcome;
-    use crate::seams::Timestamp;
 
     /// An entry of about `bytes` bytes, whose proposer counts in `told`.
     fn handed(index: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Handed {
@@ -304,5 +321,31 @@ mod tests {
         let queue = PartQueue::default();
         queue.push(handed(0, QUEUE_BYTES_MAX + 1, &Arc::default()));
         assert_eq!(queue.take().entries.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pause_is_told_from_the_last_command_on() {
+        let queue = PartQueue::default();
+        let push = |payload| {
+            let position = Position { term: 1, index: 1 };
+            queue.push(Handed { position, payload, reply: None });
+        };
+        tokio::time::advance(Duration::from_secs(90_000)).await;
+        assert_eq!(queue.pause(), None, "nobody watched from a beginning");
+        let node = NodeId::from_uuid(uuid::Uuid::nil());
+        push(Payload::Command(Arc::new(Envelope {
+            version: COMMAND_VERSION,
+            at: Timestamp(7),
+            term: None,
+            cause: None,
+            origin: None,
+            command: Command::System(SystemCommand::MemberOffline { node }),
+        })));
+        tokio::time::advance(Duration::from_millis(AGE_STEP_MS_MAX)).await;
+        assert_eq!(queue.pause(), None, "so much it believes by itself");
+        push(Payload::NewTerm);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let pause = Pause { since: Timestamp(7), ms: AGE_STEP_MS_MAX + 1 };
+        assert_eq!(queue.pause(), Some(pause));
     }
 }
