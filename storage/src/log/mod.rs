@@ -15,6 +15,7 @@ mod index;
 mod pump;
 pub(crate) mod record;
 pub(crate) mod recovery;
+mod reserve;
 #[cfg(any(test, feature = "sim"))]
 mod rot;
 pub(crate) mod segment;
@@ -41,6 +42,8 @@ use crate::executor::Executor;
 use index::{Found, Index, Placed};
 use pump::{Inline, Pump};
 use record::{Floor, GroupState, LogEntry};
+use recovery::Recovered;
+use reserve::Reserve;
 use segment::SEGMENT_BYTES;
 use writer::{Job, RecoveredEnd, Writer};
 
@@ -121,25 +124,40 @@ impl Log {
     /// # Errors
     /// When it cannot be read, or holds what no crash can have left.
     pub fn open(disk: Arc<dyn Disk>, executor: Executor) -> Result<Arc<Self>, StoreError> {
-        Self::open_sized(disk, executor, SEGMENT_BYTES)
+        let recovered = recovery::recover(disk.as_ref())?;
+        let reserve = Reserve::open(disk.as_ref());
+        Self::run(disk, executor, recovered, reserve, SEGMENT_BYTES)
     }
 
-    /// As [`Log::open`], with segments of another length.
+    /// As [`Log::open`], with segments of another length and nothing in reserve.
+    #[cfg(test)]
     pub fn open_sized(
         disk: Arc<dyn Disk>,
         executor: Executor,
         segment_bytes: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        let (index, end) = RecoveredEnd::split(recovery::recover(disk.as_ref())?);
+        let recovered = recovery::recover(disk.as_ref())?;
+        Self::run(disk, executor, recovered, Reserve::none(), segment_bytes)
+    }
+
+    fn run(
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        recovered: Recovered,
+        mut reserve: Reserve,
+        segment_bytes: u64,
+    ) -> Result<Arc<Self>, StoreError> {
+        let (index, end) = RecoveredEnd::split(recovered);
+        let is_full = !reserve.restore();
         let shared = Arc::new(Shared {
             index: Mutex::new(index),
             floors: Mutex::default(),
             rolled: watch::Sender::new(0),
-            full: AtomicBool::new(false),
+            full: AtomicBool::new(is_full),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });
-        let writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
+        let writer = Writer::new(disk, Arc::clone(&shared), end, reserve, segment_bytes);
         let pump = Pump::new(writer, Arc::clone(&shared));
         let queue = match &executor {
             Executor::Inline | Executor::Paced(_) => {
@@ -153,7 +171,11 @@ impl Log {
                 Queue::Thread(queue)
             }
         };
-        Ok(Arc::new(Self { executor, shared, queue }))
+        let log = Arc::new(Self { executor, shared, queue });
+        if is_full {
+            log.found_no_room();
+        }
+        Ok(log)
     }
 
     /// Appends entries, which can be read when this returns. `done` is called when they are
@@ -235,6 +257,23 @@ impl Log {
     /// Whether the disk has no room, and what is handed in waits.
     pub fn is_full(&self) -> bool {
         self.shared.full.load(Ordering::Acquire)
+    }
+
+    /// Tells that there is no room on the disk, also where the log itself has not met that yet. It
+    /// looks again and again until there is some.
+    pub fn found_no_room(&self) {
+        self.shared.set_full(true);
+        let look = Job { group: GroupId::SYSTEM, ops: Vec::new(), done: Box::new(drop) };
+        match &self.queue {
+            Queue::Inline(inline) => inline.submit(look),
+            // A queue without room is being worked off, and the writer looks at its end.
+            Queue::Thread(queue) => drop(queue.try_send(look)),
+        }
+    }
+
+    /// Whether what finds no room fails instead of waiting: the node stops.
+    pub fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire)
     }
 
     /// Why the log died, once it has.

@@ -27,6 +27,7 @@ use shiioo_actors::ports::StoreError;
 
 use super::index::{Index, Place};
 use super::record::{self, GroupState, Record};
+use super::reserve;
 use super::segment::{self, HEAD_BYTES, Head, LOG_DIR};
 use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
 
@@ -77,6 +78,7 @@ fn segment_numbers(disk: &dyn Disk) -> Result<Vec<u32>, StoreError> {
     for entry in entries {
         match segment::number(&entry.name) {
             Some(number) => numbers.push(number),
+            None if entry.name == reserve::NAME => {}
             None => tracing::warn!(file = %entry.name, "a foreign file in the log's directory"),
         }
     }
