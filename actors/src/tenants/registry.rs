@@ -130,4 +130,8 @@ impl ApplySink for Registry {
     fn install(&self, _group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.ask_control(|reply| ControlMessage::Install(dump, reply)))
     }
+
+    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.ask_control(ControlMessage::Settle))
+    }
 }
