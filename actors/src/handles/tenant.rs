@@ -167,8 +167,7 @@ impl TenantHandle {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
                 let spans = run.events.iter().skip(from).take(page.limit);
                 let lines = spans.map(|span| {
-                    let store = reader.rows.store.as_ref().ok_or(StoreError::Full)?;
-                    let line = store.read_events(span.offset, span.len as usize)?;
+                    let line = reader.rows.read_events(span.offset, span.len as usize)?;
                     let text = String::from_utf8_lossy(&line);
                     Ok(Json::from_text(text.trim_end().to_owned()))
                 });
