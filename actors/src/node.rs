@@ -364,9 +364,15 @@ async fn register(
         let found = SystemCommand::Found { authority, member, public_key, secret_hash };
         insist(registrar, found).await?;
     }
-    match insist(registrar, SystemCommand::RegisterMember(member)).await? {
-        Outcome::Refused(_) => return Err(StartError::Removed),
-        _ => tracing::debug!("registered"),
+    match insist(registrar, SystemCommand::RegisterMember(member)).await {
+        Ok(Outcome::Refused(_)) => return Err(StartError::Removed),
+        Ok(_) => tracing::debug!("registered"),
+        // A full disk keeps nobody from reading: where it is now the cluster knows from before, or
+        // hears when there is room and it starts again.
+        Err(StartError::Register(CallError::DiskFull)) if is_known(registrar, raft_id).await? => {
+            tracing::warn!("the disk is full: this node starts without telling where it is now");
+        }
+        Err(error) => return Err(error),
     }
     loop {
         let wanted = region.clone();
@@ -388,6 +394,13 @@ async fn register(
         }
         tokio::time::sleep(REGISTER_RETRY).await;
     }
+}
+
+/// Whether the cluster knows this member from an earlier life.
+async fn is_known(registrar: &Registrar<'_>, raft_id: u64) -> Result<bool, StartError> {
+    let look = move |state: &SystemState| state.members().any(|(_, _, it)| it.raft_id == raft_id);
+    let deadline = Instant::now() + REGISTER_ATTEMPT;
+    registrar.control.read_linearizable(deadline, look).await.map_err(StartError::Register)
 }
 
 /// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is

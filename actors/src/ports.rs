@@ -113,6 +113,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// Whether the log takes what is proposed: not while its disk is full.
     fn has_room(&self) -> bool;
 
+    /// Tells that a part found no room for its files. Nothing is proposed here from now on until
+    /// there is some: what was applied waits in memory, and that has to stay bounded. A ledger
+    /// without a disk has nothing to look at.
+    fn found_no_room(&self) {}
+
     /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
 }
@@ -221,7 +226,13 @@ pub trait ApplySink: Send + Sync + 'static {
     /// Replaces everything the group's part holds with another replica's [`ApplySink::dump`].
     /// Returns once that is durable; nothing older is handed over afterwards. A dump that is older
     /// than what the part holds changes nothing.
+    ///
+    /// [`StoreError::Full`] means that it was taken over and waits in memory for room:
+    /// [`ApplySink::settle`] tells when it is durable.
     fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Makes durable what the group's part holds; [`StoreError::Full`] while there is no room.
+    fn settle(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// Everything a part holds, at one position.

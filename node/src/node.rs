@@ -10,14 +10,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Member;
 use shiioo_actors::ids::NodeId;
-use shiioo_actors::ports::GroupStatus;
+use shiioo_actors::ports::{BoxFuture, GroupStatus, StoreError};
 use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
+use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
@@ -30,6 +32,8 @@ use crate::seams::NodeSeams;
 const READY_FILE: &str = "node.json";
 /// Ports that are tried where the wished one is taken and may be another.
 const PORTS_MAX: u16 = 64;
+/// Wait before `node.json` is written again, after there was no room for it.
+const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -42,6 +46,8 @@ pub struct Node {
     node_addr: SocketAddr,
     rooms: Rooms,
     lock: DiskLock,
+    /// Writes `node.json` when there is room for it, where there was none at the start.
+    announcing: Option<AbortHandle>,
 }
 
 /// The sockets a node listens at.
@@ -160,14 +166,19 @@ impl Node {
             let dir = config.data_dir.clone();
             StartError::Rooms { dir, source }
         })?;
-        let node = Self { config, seams, identity, api_addr, node_addr, rooms, lock };
+        let announcing = None;
+        let mut node =
+            Self { config, seams, identity, api_addr, node_addr, rooms, lock, announcing };
         node.announce().await?;
         Ok(node)
     }
 
     /// Stops: takes no more requests, and lets go of the sockets and at last the data directory.
     pub async fn stop(self) {
-        let Self { seams, rooms, lock, .. } = self;
+        let Self { seams, rooms, lock, announcing, .. } = self;
+        if let Some(announcing) = announcing {
+            announcing.abort();
+        }
         rooms.close().await;
         let disk = Arc::clone(&seams.disk);
         let removed = seams.executor.run(move || disk.remove_file(READY_FILE)).await;
@@ -209,7 +220,9 @@ impl Node {
         &self.config
     }
 
-    async fn announce(&self) -> Result<(), StartError> {
+    /// Says where the node is, for people and for the commands. Where there is no room for it the
+    /// node works all the same, and it is said later.
+    async fn announce(&mut self) -> Result<(), StartError> {
         let ready = Ready {
             node_id: self.identity.node_id.to_string(),
             api_addr: self.api_addr.to_string(),
@@ -217,14 +230,40 @@ impl Node {
             pid: self.seams.pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let disk = Arc::clone(&self.seams.disk);
-        let written = self.seams.executor.run(move || {
-            let bytes = serde_json::to_vec(&ready)
-                .map_err(|error| store_error(format!("write {READY_FILE}"), error.into()))?;
-            write_durably(&*disk, READY_FILE, &bytes)
-        });
-        let dir = self.config.data_dir.clone();
-        written.await.map_err(|error| StartError::DataDir { dir, source: io::Error::other(error) })
+        let failed = |error: StoreError| StartError::DataDir {
+            dir: self.config.data_dir.clone(),
+            source: io::Error::other(error),
+        };
+        let bytes = serde_json::to_vec(&ready)
+            .map_err(|error| failed(store_error(format!("write {READY_FILE}"), error.into())))?;
+        let (disk, executor) = (Arc::clone(&self.seams.disk), self.seams.executor.clone());
+        let write = move || {
+            let (disk, executor, bytes) = (Arc::clone(&disk), executor.clone(), bytes.clone());
+            let write = async move {
+                executor.run(move || write_durably(&*disk, READY_FILE, &bytes)).await
+            };
+            Box::pin(write) as BoxFuture<'static, _>
+        };
+        match write().await {
+            Err(StoreError::Full) => {
+                tracing::warn!("the disk is full: {READY_FILE} is written when there is room");
+                self.announcing = Some(tokio::spawn(retry_while_full(write)).abort_handle());
+                Ok(())
+            }
+            written => written.map_err(failed),
+        }
+    }
+}
+
+/// Writes until there is room.
+async fn retry_while_full(write: impl Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send) {
+    loop {
+        tokio::time::sleep(ANNOUNCE_RETRY).await;
+        match write().await {
+            Err(StoreError::Full) => {}
+            Err(error) => return tracing::warn!(%error, "cannot write {READY_FILE}"),
+            Ok(()) => return,
+        }
     }
 }
 

@@ -138,6 +138,10 @@ impl ApplySink for Nothing {
     fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The group whose entries are applied to parts: those of the first two tenants.

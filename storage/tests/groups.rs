@@ -80,6 +80,10 @@ impl ApplySink for Sink {
     fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 fn config() -> GroupsConfig {

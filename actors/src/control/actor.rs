@@ -13,7 +13,7 @@ use crate::heartbeat::Heartbeats;
 use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
-use crate::ports::{Leadership, Peer, Peers};
+use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::router::Router;
 use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
@@ -162,10 +162,14 @@ impl Actor for ControlActor {
             }
             ControlMessage::Install(dump, reply) => {
                 let installed = state.runner.install(dump).await;
-                if matches!(installed, Ok(true)) {
+                // Without room it is taken over all the same, and waits in memory.
+                if matches!(installed, Ok(true) | Err(StoreError::Full)) {
                     state.publish_all()?;
                 }
                 let _ = reply.send(installed.map(drop));
+            }
+            ControlMessage::Settle(reply) => {
+                let _ = reply.send(state.runner.settle().await);
             }
         }
         Ok(())

@@ -26,4 +26,6 @@ pub enum ControlMessage {
     Dump(oneshot::Sender<Result<Dump, StoreError>>),
     /// Another replica's state, which replaces this one's.
     Install(Dump, oneshot::Sender<Result<(), StoreError>>),
+    /// Make durable what there is, and say whether there was room for it.
+    Settle(oneshot::Sender<Result<(), StoreError>>),
 }

@@ -310,7 +310,11 @@ impl Cluster {
         let leader = self.elector.current().leader;
         let view = |(id, record): (NodeId, NodeRecord)| {
             let (status, heard_at) = match record.raft_id() {
-                _ if id == self.node => (NodeStatus::Healthy, Some(self.seams.clock.now())),
+                _ if id == self.node => {
+                    let has_room = self.ledger.has_room();
+                    let status = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
+                    (status, Some(self.seams.clock.now()))
+                }
                 Some(raft_id) => {
                     let health = health.get(&raft_id);
                     let status = health.map_or(NodeStatus::Degraded, |health| health.status);

@@ -169,8 +169,7 @@ impl TenantHandle {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
                 let spans = run.events.iter().skip(from).take(page.limit);
                 let lines = spans.map(|span| {
-                    let store = reader.rows.store.as_ref().ok_or(StoreError::Full)?;
-                    let line = store.read_events(span.offset, span.len())?;
+                    let line = reader.rows.read_events(span.offset, span.len())?;
                     let event = checked_event(&line, *span);
                     event.map(Json::from_text).ok_or_else(|| damaged_event(span.offset))
                 });

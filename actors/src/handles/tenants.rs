@@ -12,7 +12,7 @@ use crate::handles::{Call, Created, TenantHandle};
 use crate::ids::{GroupId, NodeId, Part, TenantId};
 use crate::mailbox::call;
 use crate::outcome::{Outcome, Refusal};
-use crate::ports::{Ledger, StoreStats, Stores};
+use crate::ports::{Ledger, StoreError, StoreStats, Stores};
 use crate::seams::{Seams, Timestamp};
 use crate::system::SystemState;
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
@@ -249,9 +249,19 @@ impl Tenants {
     pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
         let tenant = self.told(call, id).await?;
         let stats = tenant
-            .read(call, |reader| reader.rows.store.as_ref().map(|store| store.stats()))
+            .read(call, |reader| {
+                let mut stats = reader
+                    .rows
+                    .store
+                    .as_ref()
+                    .map(|store| store.stats())
+                    .transpose()?
+                    .unwrap_or_default();
+                stats.events_bytes += reader.rows.events_to_write();
+                Ok::<_, StoreError>(stats)
+            })
             .await?;
-        Ok(stats.transpose()?.unwrap_or_default())
+        Ok(stats?)
     }
 
     /// Lets a request on the tenant's own resources in, counting it, or refuses it.

@@ -15,21 +15,36 @@ use crate::ports::{Found, Row, Store, StoreError};
 pub struct Overlay {
     /// The files, once the part has any.
     pub store: Option<Box<dyn Store>>,
+    /// Whether the part has files that cannot be opened for lack of room: what is not in memory
+    /// cannot be read then, and is not to be taken for not there.
+    pub is_shut: bool,
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pending_bytes: usize,
     /// The files are there and closed for now: nothing can be read, and nothing is missing.
     let_go: bool,
+    /// Events since the last durable write. Most are in the file already; they are kept because a
+    /// write that finds no room takes back what was not durable.
+    events: Vec<u8>,
+    /// Where they begin, in all events of the part.
+    events_at: u64,
 }
 
 impl Overlay {
     /// Rows in `store` alone.
-    pub const fn new(store: Option<Box<dyn Store>>) -> Self {
-        Self { store, pending: BTreeMap::new(), pending_bytes: 0, let_go: false }
+    pub fn new(store: Option<Box<dyn Store>>) -> Self {
+        let events_at = store.as_ref().map_or(0, |store| store.events_len());
+        Self { store, events_at, ..Self::default() }
     }
 
-    /// Closes the files for a while. All rows must be in them.
+    /// Closes the files for a while. All rows and events must be in them.
     pub fn let_go(&mut self) {
         self.let_go |= self.store.take().is_some();
+    }
+
+    /// Notes that the files cannot be opened for lack of room.
+    pub fn shut(&mut self) {
+        self.is_shut |= self.let_go;
+        self.let_go = false;
     }
 
     /// Whether the files are closed for a while.
@@ -37,10 +52,15 @@ impl Overlay {
         self.let_go
     }
 
-    /// Takes the files back that were let go.
+    /// Whether the part has files, open or not.
+    pub const fn has_files(&self) -> bool {
+        self.store.is_some() || self.let_go || self.is_shut
+    }
+
+    /// Takes the files, which were opened.
     pub fn take_back(&mut self, store: Box<dyn Store>) {
         self.store = Some(store);
-        self.let_go = false;
+        (self.let_go, self.is_shut) = (false, false);
     }
 
     /// Fails while the files are closed: rows that cannot be read are not rows that are missing.
@@ -52,6 +72,54 @@ impl Overlay {
         Err(StoreError::Io { what: "read the files of a part".to_owned(), source })
     }
 
+    /// Adds events that are still to be made durable.
+    pub fn put_events(&mut self, events: &[u8]) {
+        self.events.extend_from_slice(events);
+    }
+
+    /// Appends to the file what it lacks of the events.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_events(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let written = store.events_len().saturating_sub(self.events_at);
+        let written = usize::try_from(written).unwrap_or(usize::MAX);
+        match self.events.get(written..) {
+            Some(missing) if !missing.is_empty() => store.append_events(missing),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what has become durable: rows that were taken are in the index, events in the file.
+    pub fn settled(&mut self) {
+        self.events = Vec::new();
+        self.events_at = self.store.as_ref().map_or(0, |store| store.events_len());
+    }
+
+    /// Reads events, where they are.
+    ///
+    /// # Errors
+    /// When the file cannot be read or they are not there.
+    pub fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.check()?;
+        let in_memory = offset.checked_sub(self.events_at).and_then(|from| {
+            let from = usize::try_from(from).ok()?;
+            self.events.get(from..from.checked_add(len)?)
+        });
+        match (in_memory, &self.store) {
+            (Some(events), _) => Ok(events.to_vec()),
+            (None, Some(store)) => store.read_events(offset, len),
+            (None, None) => Err(StoreError::Full),
+        }
+    }
+
+    /// Bytes of events that the file does not have.
+    pub fn events_to_write(&self) -> u64 {
+        let written = self.store.as_ref().map_or(self.events_at, |store| store.events_len());
+        (self.events_at + self.events.len() as u64).saturating_sub(written)
+    }
+
     /// Adds rows that are still to be written.
     pub fn put(&mut self, rows: Vec<Row>) {
         for (key, value) in rows {
@@ -60,9 +128,9 @@ impl Overlay {
         }
     }
 
-    /// Bytes still to be written, counting rewritten rows each time.
+    /// Bytes still to be made durable, counting rewritten rows each time.
     pub const fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        self.pending_bytes + self.events.len()
     }
 
     /// The rows still to be written; they are taken for written from now on.
@@ -80,6 +148,7 @@ impl Overlay {
         let value = match (self.pending.get(key), &self.store) {
             (Some(pending), _) => pending.clone(),
             (None, Some(store)) => store.get(key)?,
+            (None, None) if self.is_shut => return Err(StoreError::Full),
             (None, None) => None,
         };
         value.map(|value| decode_row(key, &value)).transpose()
@@ -102,6 +171,9 @@ impl Overlay {
         }
         let pending = self.pending.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         let Some(store) = &self.store else {
+            if self.is_shut {
+                return Err(StoreError::Full);
+            }
             let mut rows: Vec<Found> =
                 pending.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
             if descending {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::queue::Batch;
 use super::{Machine, Overlay, PartQueue};
@@ -9,9 +10,10 @@ use crate::codec;
 use crate::command::Envelope;
 use crate::ids::{GroupId, Part, Position};
 use crate::outcome::Outcome;
-use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, StoreError, Stores};
+use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
 
-/// Rows wait in memory until they are this many bytes; then they are written without a sync.
+/// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
+/// is written to an index before: what a full disk takes back of it would be lost to memory.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
 /// Entries applied since the last durable write; then comes the next. Bounds what a crash costs.
@@ -19,6 +21,9 @@ const UNDURABLE_ENTRIES_MAX: u64 = 4096;
 
 /// Bytes of entries applied since the last durable write; then comes the next.
 const UNDURABLE_BYTES_MAX: usize = 64 << 20;
+
+/// Wait before files that could not be opened for lack of room are opened again.
+const ROOM_RETRY: Duration = Duration::from_millis(250);
 
 /// No key of a row is longer, bytes: the longest are those of locks.
 const KEY_BYTES_MAX: usize = 1024;
@@ -48,10 +53,13 @@ pub struct PartRunner<M: Machine> {
     /// Whether it is certain that the log goes on where the files end.
     is_continued: bool,
     undurable_bytes: usize,
+    /// Files of a state that needs none any more are still there.
+    has_to_remove: bool,
 }
 
 impl<M: Machine> PartRunner<M> {
-    /// Opens the part's files and brings its state up to what has been handed over so far.
+    /// Opens the part's files and brings its state up to what has been handed over so far. A tenant
+    /// whose files cannot be opened for lack of room waits for it.
     ///
     /// # Errors
     /// When the files or the log cannot be read.
@@ -61,8 +69,7 @@ impl<M: Machine> PartRunner<M> {
         part: Part,
         queue: Arc<PartQueue>,
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
-        let store =
-            if deps.stores.exists(part)? { Some(deps.stores.open(part).await?) } else { None };
+        let store = if deps.stores.exists(part)? { Some(opened(&deps, part).await?) } else { None };
         let applied = store.as_ref().and_then(|store| store.position());
         let belongs = deps.ledger.belongs(group, part, applied);
         belongs.map_err(|why| not_of_log(part, &why))?;
@@ -80,6 +87,7 @@ impl<M: Machine> PartRunner<M> {
             undurable_entries: 0,
             is_continued: false,
             undurable_bytes: 0,
+            has_to_remove: false,
         };
         runner.offer_files();
         runner.unmark_idle().await?;
@@ -139,35 +147,38 @@ impl<M: Machine> PartRunner<M> {
         self.applied != self.durable
     }
 
-    /// Makes everything applied durable and tells the log. Where the disk is full the control plane
-    /// goes on from memory, stays dirty, and tries again with the next call: the log has what its
-    /// file lacks. A tenant fails then, and is started again from its files and the log.
+    /// Makes everything applied durable and tells the log. Where the disk is full the part goes on
+    /// from memory, stays dirty, and tries again with the next call: the log has what its files
+    /// lack, and takes nothing more until there is room.
     ///
     /// # Errors
-    /// When the files fail.
+    /// When the files fail in another way.
     pub async fn make_durable(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied.filter(|_| self.is_dirty()) else { return Ok(()) };
         self.ensure_files().await?;
+        if !self.deps.ledger.has_room() || !self.settle_files().await? {
+            return Ok(());
+        }
         self.unmark_idle().await?;
+        (self.undurable_entries, self.undurable_bytes) = (0, 0);
         self.rows.put(self.machine.take_settled_rows());
         self.rows.put(self.machine.take_dirty_rows());
         let pending = self.rows.take_pending();
-        let may_wait = self.may_wait_for_room();
-        let kept = if may_wait { pending.clone() } else { Vec::new() };
-        let written = match &mut self.rows.store {
-            Some(store) => store.make_durable(pending, applied).await,
-            None if may_wait => Err(StoreError::Full),
-            None => Ok(()),
+        let kept = pending.clone();
+        let events = self.rows.write_events();
+        let written = match (events, &mut self.rows.store) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(store)) => store.make_durable(pending, applied).await,
+            (Ok(()), None) => Ok(()),
         };
-        self.undurable_entries = 0;
-        self.undurable_bytes = 0;
         match written {
-            Err(StoreError::Full) if may_wait => {
+            Err(StoreError::Full) => {
                 self.rows.put(kept);
-                return self.reopen().await;
+                return self.wait_for_room().await;
             }
             written => written?,
         }
+        self.rows.settled();
         self.durable = Some(applied);
         self.tell_durable(applied);
         Ok(())
@@ -187,23 +198,68 @@ impl<M: Machine> PartRunner<M> {
         self.rows.store.as_ref()?.failure()
     }
 
-    /// Whether everything since the last durable write is still in memory: the control plane has no
-    /// events, and commits nothing that is not durable.
-    fn may_wait_for_room(&self) -> bool {
-        self.part == Part::System
+    /// Opens the files again, which a failed write has closed. They hold what was durable last; the
+    /// rows and events since then are in memory.
+    async fn wait_for_room(&mut self) -> Result<(), StoreError> {
+        tracing::warn!(part = %self.part, "the disk is full: what changed waits in memory and the log");
+        self.deps.ledger.found_no_room();
+        self.rows.store = None;
+        self.rows.is_shut = self.deps.stores.exists(self.part)?;
+        self.open_files().await.map(drop)
     }
 
-    /// Opens the files again, which a failed write has closed. They hold what was durable last; the
-    /// rows since then are pending.
-    async fn reopen(&mut self) -> Result<(), StoreError> {
-        tracing::warn!(part = %self.part, "the disk is full: what changed waits in memory and the log");
-        self.rows.store = None;
-        match self.deps.stores.open(self.part).await {
-            Ok(store) => self.rows.store = Some(store),
-            Err(StoreError::Full) => {}
-            Err(error) => return Err(error),
+    /// Opens the files; whether there was room for that.
+    async fn open_files(&mut self) -> Result<bool, StoreError> {
+        // Files that were closed held everything up to `durable`: what is missing now is lost.
+        let had_files = self.rows.has_files();
+        let lost = |what: &str| StoreError::Damaged {
+            file: format!("the index of {}", self.part),
+            offset: 0,
+            what: what.to_owned(),
+        };
+        if had_files && !self.deps.stores.exists(self.part)? {
+            return Err(lost("it has vanished while it was closed"));
         }
-        Ok(())
+        match self.deps.stores.open(self.part).await {
+            Ok(store) if had_files && store.position() < self.durable => {
+                Err(lost("it was changed while it was closed"))
+            }
+            Ok(store) => {
+                self.rows.take_back(store);
+                self.offer_files();
+                Ok(true)
+            }
+            Err(StoreError::Full) => {
+                self.deps.ledger.found_no_room();
+                self.rows.shut();
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the files that the state needs, and removes those that it needs no more; whether there
+    /// was room for that. A deletion is not durable before its files are gone: else it would not be
+    /// repeated.
+    async fn settle_files(&mut self) -> Result<bool, StoreError> {
+        if self.rows.has_files() && !self.machine.needs_files() {
+            self.rows = Overlay::default();
+            self.has_to_remove = true;
+        }
+        if self.has_to_remove {
+            match self.remove_files().await {
+                Err(StoreError::Full) => {
+                    self.deps.ledger.found_no_room();
+                    return Ok(false);
+                }
+                removed => removed?,
+            }
+            self.has_to_remove = false;
+        }
+        if self.rows.store.is_none() && self.machine.needs_files() {
+            return self.open_files().await;
+        }
+        Ok(true)
     }
 
     /// Everything the part holds, which is durable then unless the disk is full.
@@ -219,13 +275,15 @@ impl<M: Machine> PartRunner<M> {
     /// durable then.
     ///
     /// # Errors
-    /// When the files fail.
+    /// [`StoreError::Full`] when it was taken over, and waits in memory for room; and when the files
+    /// fail.
     pub async fn install(&mut self, dump: Dump) -> Result<bool, StoreError> {
         let Some(position) = dump.position.filter(|position| Some(*position) > self.applied) else {
+            self.settle().await?;
             return Ok(false);
         };
         if self.rows.store.is_none() {
-            self.rows.store = Some(self.deps.stores.open(self.part).await?);
+            self.open_files().await?;
         }
         let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None));
         self.rows.put(gone.collect());
@@ -234,8 +292,17 @@ impl<M: Machine> PartRunner<M> {
         self.machine = M::load(&self.rows)?;
         self.applied = Some(position);
         self.is_continued = false;
+        self.settle().await?;
+        Ok(true)
+    }
+
+    /// Makes everything durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] while there is no room for it, and when the files fail.
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
         self.make_durable().await?;
-        if self.is_dirty() { Err(StoreError::Full) } else { Ok(true) }
+        if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
     }
 
     fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
@@ -250,26 +317,11 @@ impl<M: Machine> PartRunner<M> {
     /// Opens the files again if they were let go. To be called before rows are read.
     ///
     /// # Errors
-    /// When the files cannot be opened, or are not those that were closed.
+    /// When the files cannot be opened, or lack what they held when they were closed.
     pub async fn ensure_files(&mut self) -> Result<(), StoreError> {
-        if !self.rows.is_let_go() {
-            return Ok(());
+        if self.rows.is_let_go() {
+            self.open_files().await?;
         }
-        // They held everything when they were closed: what is missing now is lost.
-        let lost = |what: &str| StoreError::Damaged {
-            file: format!("the index of {}", self.part),
-            offset: 0,
-            what: what.to_owned(),
-        };
-        if !self.deps.stores.exists(self.part)? {
-            return Err(lost("it has vanished while it was closed"));
-        }
-        let store = self.deps.stores.open(self.part).await?;
-        if store.position() != self.durable {
-            return Err(lost("it was changed while it was closed"));
-        }
-        self.rows.take_back(store);
-        self.offer_files();
         Ok(())
     }
 
@@ -386,53 +438,49 @@ impl<M: Machine> PartRunner<M> {
         Ok(outcome)
     }
 
-    /// Appends events. Rows are written when many wait, and made durable when much was applied.
+    /// Appends events. Rows are made durable when many wait, or when much was applied. Where the
+    /// disk is full both wait in memory.
     async fn write_behind(&mut self) -> Result<(), StoreError> {
-        let Some(applied) = self.applied else { return Ok(()) };
-        match (self.rows.store.is_some(), self.machine.needs_files()) {
-            (false, true) => match self.deps.stores.open(self.part).await {
-                Err(StoreError::Full) if self.may_wait_for_room() => {}
-                opened => {
-                    self.rows.store = Some(opened?);
-                    self.offer_files();
-                }
-            },
-            // Before anything says that the deletion is durable: else it would not be repeated.
-            (true, false) => self.remove_files().await?,
-            _ => {}
+        if self.applied.is_none() {
+            return Ok(());
         }
-        self.append_events()?;
+        self.rows.put_events(&self.machine.take_events());
         self.rows.put(self.machine.take_settled_rows());
-        let is_large = self.rows.pending_bytes() >= PENDING_BYTES_MAX;
-        let is_due = self.undurable_entries >= UNDURABLE_ENTRIES_MAX
-            || self.undurable_bytes >= UNDURABLE_BYTES_MAX;
-        if is_due || is_large && self.may_wait_for_room() {
-            return self.make_durable().await;
+        if !self.deps.ledger.has_room() || !self.settle_files().await? {
+            return Ok(());
         }
-        if is_large {
-            self.rows.put(self.machine.take_dirty_rows());
-            let pending = self.rows.take_pending();
-            if let Some(store) = &mut self.rows.store {
-                store.commit(pending, applied)?;
-            }
+        match self.rows.write_events() {
+            Err(StoreError::Full) => return self.wait_for_room().await,
+            written => written?,
+        }
+        if self.undurable_entries >= UNDURABLE_ENTRIES_MAX
+            || self.undurable_bytes >= UNDURABLE_BYTES_MAX
+            || self.rows.pending_bytes() >= PENDING_BYTES_MAX
+        {
+            return self.make_durable().await;
         }
         Ok(())
     }
 
     async fn remove_files(&mut self) -> Result<(), StoreError> {
-        self.rows = Overlay::default();
         let Part::Tenant(tenant) = self.part else { return Ok(()) };
         // Killed in between, the log says that there are none, and the next start applies the
         // deletion once more. The other way round they would be missed.
         self.deps.ledger.unfile(self.group, self.part).await?;
         self.deps.stores.remove(tenant).await
     }
+}
 
-    fn append_events(&mut self) -> Result<(), StoreError> {
-        let events = self.machine.take_events();
-        match &mut self.rows.store {
-            Some(store) if !events.is_empty() => store.append_events(&events),
-            _ => Ok(()),
+/// Opens the files of a part that has some.
+async fn opened(deps: &PartDeps, part: Part) -> Result<Box<dyn Store>, StoreError> {
+    loop {
+        match deps.stores.open(part).await {
+            // Failing would put the tenant in quarantine, for something that passes by itself.
+            Err(StoreError::Full) if part != Part::System => {
+                deps.ledger.found_no_room();
+                tokio::time::sleep(ROOM_RETRY).await;
+            }
+            opened => return opened,
         }
     }
 }

@@ -142,6 +142,13 @@ impl ApplySink for Registry {
             self.ask_control(|reply| ControlMessage::Install(dump, reply)).await
         })
     }
+
+    fn settle(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            only_system(group)?;
+            self.ask_control(ControlMessage::Settle).await
+        })
+    }
 }
 
 /// Refuses a tenant group: its snapshot would carry the control plane's rows, at a position of

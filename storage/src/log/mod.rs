@@ -15,6 +15,7 @@ mod index;
 mod pump;
 pub(crate) mod record;
 pub(crate) mod recovery;
+mod reserve;
 #[cfg(any(test, feature = "sim"))]
 mod rot;
 pub(crate) mod segment;
@@ -43,6 +44,7 @@ use crate::parts;
 use index::{Found, Index, Placed};
 use pump::{Inline, Pump};
 use record::{Body, Floor, GroupState, LogEntry};
+use reserve::Reserve;
 use segment::SEGMENT_BYTES;
 use writer::{Job, RecoveredEnd, Trouble, Writer};
 
@@ -66,6 +68,15 @@ pub struct LogClaim {
     pub fresh: Uuid,
     /// The node's region: where its tenants' files are.
     pub region: String,
+}
+
+#[cfg(test)]
+impl LogClaim {
+    /// Of a log of whatever id.
+    fn any() -> Self {
+        let fresh = Uuid::from_u128(1);
+        Self { expected: None, fresh, region: "default".to_owned() }
+    }
 }
 
 /// See the module.
@@ -140,19 +151,17 @@ impl Log {
     /// Opens a log of any id below the data directory, or makes one. Blocks.
     #[cfg(test)]
     pub fn open(disk: Arc<dyn Disk>, executor: Executor) -> Result<Arc<Self>, StoreError> {
-        Self::open_sized(disk, executor, SEGMENT_BYTES)
+        Self::open_claimed(disk, executor, &LogClaim::any())
     }
 
-    /// As [`Log::open`], with segments of another length.
+    /// As [`Log::open`], with segments of another length and nothing in reserve.
     #[cfg(test)]
     pub fn open_sized(
         disk: Arc<dyn Disk>,
         executor: Executor,
         segment_bytes: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        let fresh = Uuid::from_u128(1);
-        let claim = LogClaim { expected: None, fresh, region: "default".to_owned() };
-        Self::open_with(disk, executor, segment_bytes, &claim)
+        Self::open_with(disk, executor, segment_bytes, Reserve::none(), &LogClaim::any())
     }
 
     /// Opens the log of a node, or begins it where the node has none yet. Blocks.
@@ -164,13 +173,15 @@ impl Log {
         executor: Executor,
         claim: &LogClaim,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open_with(disk, executor, SEGMENT_BYTES, claim)
+        let reserve = Reserve::open(disk.as_ref());
+        Self::open_with(disk, executor, SEGMENT_BYTES, reserve, claim)
     }
 
     fn open_with(
         disk: Arc<dyn Disk>,
         executor: Executor,
         segment_bytes: u64,
+        mut reserve: Reserve,
         claim: &LogClaim,
     ) -> Result<Arc<Self>, StoreError> {
         let mut recovered = recovery::recover(disk.as_ref(), claim.expected, claim.fresh)?;
@@ -181,16 +192,17 @@ impl Log {
         }
         let id = recovered.log.unwrap_or(claim.fresh);
         let (index, end) = RecoveredEnd::split(recovered, id);
+        let is_full = !reserve.restore();
         let shared = Arc::new(Shared {
             index: Mutex::new(index),
             floors: Mutex::default(),
             parts: Mutex::default(),
             rolled: watch::Sender::new(0),
-            full: AtomicBool::new(false),
+            full: AtomicBool::new(is_full),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });
-        let mut writer = Writer::new(disk, Arc::clone(&shared), end, segment_bytes);
+        let mut writer = Writer::new(disk, Arc::clone(&shared), end, reserve, segment_bytes);
         if is_nameless {
             // From now on the log has an id and says which parts have files.
             writer.roll().map_err(|trouble| match trouble {
@@ -211,7 +223,11 @@ impl Log {
                 Queue::Thread(queue)
             }
         };
-        Ok(Arc::new(Self { id, executor, shared, queue }))
+        let log = Arc::new(Self { id, executor, shared, queue });
+        if is_full {
+            log.found_no_room();
+        }
+        Ok(log)
     }
 
     /// Appends entries, which can be read when this returns. `done` is called when they are
@@ -352,6 +368,23 @@ impl Log {
     /// Whether the disk has no room, and what is handed in waits.
     pub fn is_full(&self) -> bool {
         self.shared.full.load(Ordering::Acquire)
+    }
+
+    /// Tells that there is no room on the disk, also where the log itself has not met that yet. It
+    /// looks again and again until there is some.
+    pub fn found_no_room(&self) {
+        self.shared.set_full(true);
+        let look = Job { group: GroupId::SYSTEM, ops: Vec::new(), done: Box::new(drop) };
+        match &self.queue {
+            Queue::Inline(inline) => inline.submit(look),
+            // A queue without room is being worked off, and the writer looks at its end.
+            Queue::Thread(queue) => drop(queue.try_send(look)),
+        }
+    }
+
+    /// Whether what finds no room fails instead of waiting: the node stops.
+    pub fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire)
     }
 
     /// Why the log died, once it has.

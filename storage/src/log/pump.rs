@@ -16,6 +16,10 @@ use super::writer::{Done, Job, Op, Trouble, Writer};
 use super::{FULL_RETRY, QUEUE_JOBS_MAX, Shared};
 use crate::executor::Pace;
 
+/// How often the queue is looked at while there is no room, and nothing waits for it: votes come
+/// then, which others wait for.
+const FULL_POLL: Duration = Duration::from_millis(10);
+
 /// The writer and what waits for it.
 pub(crate) struct Pump {
     writer: Writer,
@@ -33,6 +37,8 @@ enum Rest {
     Idle,
     /// There is no room for what waits.
     Full,
+    /// Nothing waits, and there was no room lately.
+    Looking,
 }
 
 impl Pump {
@@ -58,7 +64,7 @@ impl Pump {
                 break;
             }
             match self.run_batch() {
-                Ok(()) => self.shared.set_full(false),
+                Ok(()) => {}
                 Err(Trouble::Full) => {
                     self.shared.set_full(true);
                     if !self.shared.closing.load(Ordering::Acquire) {
@@ -69,6 +75,13 @@ impl Pump {
                 Err(Trouble::Dead) => self.fail_all(),
             }
         }
+        if !self.shared.full.load(Ordering::Acquire) || self.is_closed {
+            return Rest::Idle;
+        }
+        if !self.writer.has_room() {
+            return Rest::Looking;
+        }
+        self.shared.set_full(false);
         Rest::Idle
     }
 
@@ -118,8 +131,20 @@ pub(crate) fn serve(mut pump: Pump, mut jobs: mpsc::Receiver<Job>) {
             match pump.run() {
                 Rest::Idle => break,
                 Rest::Full => std::thread::park_timeout(FULL_RETRY),
+                Rest::Looking if jobs.is_closed() => return,
+                Rest::Looking => wait_for_job(&jobs),
             }
         }
+    }
+}
+
+/// Waits until it is time to look for room again, or somebody hands something in.
+fn wait_for_job(jobs: &mpsc::Receiver<Job>) {
+    for _ in 0..FULL_RETRY.as_millis() / FULL_POLL.as_millis() {
+        if !jobs.is_empty() || jobs.is_closed() {
+            return;
+        }
+        std::thread::park_timeout(FULL_POLL);
     }
 }
 
@@ -167,7 +192,7 @@ impl Inline {
     }
 
     fn run(&self, driven: &mut Driven) {
-        if driven.pump.run() == Rest::Full
+        if driven.pump.run() != Rest::Idle
             && !driven.is_retrying
             && let Ok(runtime) = Handle::try_current()
         {

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::index::{Index, Place};
 use super::record::{self, Checkpoint, Record};
+use super::reserve;
 use super::segment::{self, HEAD_BYTES_MIN, Head, LOG_DIR};
 use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
 
@@ -92,6 +93,7 @@ fn segment_numbers(disk: &dyn Disk) -> Result<Vec<u32>, StoreError> {
     for entry in entries {
         match segment::number(&entry.name) {
             Some(number) => numbers.push(number),
+            None if entry.name == reserve::NAME => {}
             None => tracing::warn!(file = %entry.name, "a foreign file in the log's directory"),
         }
     }

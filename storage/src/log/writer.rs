@@ -22,6 +22,7 @@ use super::Shared;
 use super::index::Place;
 use super::record::{self, Checkpoint, Floor, LogEntry, Vote};
 use super::recovery::Recovered;
+use super::reserve::Reserve;
 use super::segment::{self, LOG_DIR};
 use crate::disk::{Disk, DiskFile, is_full};
 
@@ -98,6 +99,7 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     effects: Vec<Effect>,
     dead: bool,
+    reserve: Reserve,
     segment_bytes: u64,
 }
 
@@ -106,6 +108,7 @@ impl Writer {
         disk: Arc<dyn Disk>,
         shared: Arc<Shared>,
         recovered: RecoveredEnd,
+        reserve: Reserve,
         segment_bytes: u64,
     ) -> Self {
         let RecoveredEnd { log, states, number, file, len } = recovered;
@@ -121,6 +124,7 @@ impl Writer {
             buffer,
             effects,
             dead: false,
+            reserve,
             segment_bytes,
         }
     }
@@ -219,8 +223,11 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.file.write_at(self.len, &self.buffer) {
-            return Err(self.not_written(error));
+        while let Err(error) = self.file.write_at(self.len, &self.buffer) {
+            let trouble = self.not_written(error);
+            if !matches!(trouble, Trouble::Full) || !self.make_room(self.buffer.len()) {
+                return Err(trouble);
+            }
         }
         if !mutants::is(Mutant::NoLogSync)
             && let Err(error) = self.file.sync_data()
@@ -230,6 +237,17 @@ impl Writer {
         self.len += self.buffer.len() as u64;
         self.show();
         self.remove_segments()
+    }
+
+    /// Takes from the reserve; whether there was something to take. From then on the disk is full.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        self.shared.set_full(true);
+        self.reserve.give_way(bytes)
+    }
+
+    /// Whether the disk has room again, after it had none.
+    pub fn has_room(&mut self) -> bool {
+        self.dead || self.reserve.restore()
     }
 
     fn show(&mut self) {
@@ -263,8 +281,15 @@ impl Writer {
 
     /// Begins another segment.
     pub fn roll(&mut self) -> Result<(), Trouble> {
-        let (disk, number) = (self.disk.as_ref(), self.number + 1);
-        let begun = match segment::begin(disk, number, self.len, self.log, &self.states) {
+        let begin = |writer: &Self| {
+            let (disk, number) = (writer.disk.as_ref(), writer.number + 1);
+            segment::begin(disk, number, writer.len, writer.log, &writer.states)
+        };
+        let begun = match begin(self) {
+            Err(error) if is_full(&error) && self.make_room(0) => begin(self),
+            begun => begun,
+        };
+        let begun = match begun {
             Err(error) if is_full(&error) => return Err(Trouble::Full),
             Err(error) => return Err(self.die("begin a segment after", &error)),
             Ok(begun) => begun,

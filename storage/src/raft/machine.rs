@@ -11,8 +11,9 @@
 //! - A part is noted as dirty before it is given the entry, so that its report cannot come first.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
@@ -21,7 +22,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope};
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply};
+use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::convert::stored_members;
@@ -35,6 +36,9 @@ use crate::log::record::Floor;
 
 /// Entries by which the floor rises before a snapshot lets the log be cut.
 const SNAPSHOT_ENTRIES: u64 = 16_384;
+
+/// Wait before a snapshot that found no room is made durable again.
+const ROOM_RETRY: Duration = Duration::from_millis(250);
 
 /// A snapshot, as openraft passes it on. One that is made here names a floor: what it claims is in
 /// the parts already, and is dumped only when it is sent.
@@ -62,6 +66,8 @@ pub(crate) struct FloorKeeper {
     snapshot_due: Notify,
     /// Index below which everything has been handed over.
     next: watch::Sender<u64>,
+    /// Whether the part takes a snapshot over at the moment.
+    is_installing: AtomicBool,
 }
 
 impl FloorKeeper {
@@ -75,7 +81,20 @@ impl FloorKeeper {
             snapshot_at: AtomicU64::new(floor.as_ref().map_or(0, |floor| floor.position.index)),
             floors: Mutex::new(Floors::restore(floor)),
             snapshot_due: Notify::new(),
+            is_installing: AtomicBool::new(false),
         }
+    }
+
+    async fn while_installing<T>(&self, installs: impl Future<Output = T>) -> T {
+        self.is_installing.store(true, Ordering::Release);
+        let installed = installs.await;
+        self.is_installing.store(false, Ordering::Release);
+        installed
+    }
+
+    /// Whether a snapshot is being taken over: another would only wait behind it, in memory.
+    pub fn is_installing(&self) -> bool {
+        self.is_installing.load(Ordering::Acquire)
     }
 
     /// Notes that a part is durable up to a position.
@@ -208,6 +227,17 @@ impl GroupMachine {
         }
     }
 
+    /// Has the part take a dump over. Without room it waits: an error here would end the group, and
+    /// with it the node, for something that passes by itself.
+    async fn install(&self, dump: Dump) -> Result<(), io::Error> {
+        let mut installed = self.sink.install(self.group, dump).await;
+        while matches!(installed, Err(StoreError::Full)) && !self.keeper.log.is_closing() {
+            tokio::time::sleep(ROOM_RETRY).await;
+            installed = self.sink.settle(self.group).await;
+        }
+        installed.map_err(io_error)
+    }
+
     fn hand_over(&self, (entry, responder): EntryResponder<TypeConfig>) {
         let position = position(&entry.log_id);
         self.keeper.hand_over(position, &entry.payload);
@@ -267,7 +297,7 @@ impl RaftStateMachine<TypeConfig> for GroupMachine {
         let mut dumped = None;
         if let Some(dump) = handle.dump {
             dumped = dump.position;
-            self.sink.install(self.group, dump).await.map_err(io_error)?;
+            self.keeper.while_installing(self.install(dump)).await?;
         }
         self.keeper.install(meta, dumped);
         self.keep(meta);

@@ -387,6 +387,10 @@ impl Ledger for Groups {
         !self.log.is_full()
     }
 
+    fn found_no_room(&self) {
+        self.log.found_no_room();
+    }
+
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
     }

@@ -64,6 +64,9 @@ impl Group {
         if known.term > chunk.vote.term {
             return Ok(Some(known));
         }
+        if self.keeper().is_installing() {
+            return Err(Declined("a snapshot is being installed already".into()));
+        }
         let assembled = self.assembly().take(chunk, Instant::now()).map_err(Declined)?;
         let Some(Assembled { vote: sender, upto, members, dump }) = assembled else {
             return Ok(None);

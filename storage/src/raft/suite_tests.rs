@@ -28,6 +28,10 @@ impl ApplySink for Nothing {
     fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupMachine) {

@@ -1,6 +1,7 @@
 //! The part of a group, as the tests have it: rows in memory, some of them durable.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
@@ -33,6 +34,8 @@ pub struct TestPart {
     /// Positions handed over in this life.
     handed: Mutex<Vec<Position>>,
     installed: Mutex<Vec<Option<Position>>>,
+    /// Whether nothing can be made durable for lack of room.
+    is_full: AtomicBool,
 }
 
 pub fn part() -> Part {
@@ -57,6 +60,7 @@ impl TestPart {
             stall,
             handed: Mutex::default(),
             installed: Mutex::default(),
+            is_full: AtomicBool::new(false),
         })
     }
 
@@ -78,6 +82,18 @@ impl TestPart {
 
     pub fn installed(&self) -> Vec<Option<Position>> {
         self.installed.lock().unwrap().clone()
+    }
+
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Release);
+    }
+
+    fn settled(&self) -> Result<(), StoreError> {
+        if self.is_full.load(Ordering::Acquire) {
+            return Err(StoreError::Full);
+        }
+        self.flush();
+        Ok(())
     }
 
     /// Makes all it holds durable, and says up to where.
@@ -129,12 +145,16 @@ impl ApplySink for TestPart {
                     (at, String::from_utf8(value).unwrap())
                 });
                 *self.live() = Contents { position: dump.position, texts: texts.collect() };
-                self.flush();
+                self.settled()?;
             }
             if stall == Stall::AfterDurable {
                 std::future::pending::<()>().await;
             }
             Ok(())
         })
+    }
+
+    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { self.settled() })
     }
 }

@@ -164,6 +164,40 @@ fn wherever_a_joiner_loses_power_it_recovers() {
     }
 }
 
+/// A joiner without room for what it is sent takes it over, waits, and goes on when there is room.
+#[test]
+fn a_snapshot_that_finds_no_room_waits_for_it() {
+    story(async {
+        let (cluster, leader) = purged(1, 20).await;
+        cluster.part(2).set_full(true);
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        until("a snapshot that waits", || !cluster.part(2).installed().is_empty()).await;
+        // Longer than the leader waits for it: the next one is declined, not piled up.
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        assert_eq!(cluster.part(2).installed().len(), 1);
+        assert!(cluster.groups(2).log.state(GROUP).floor.is_none(), "nothing is durable");
+        let failed = tokio::time::timeout(Duration::from_secs(1), cluster.groups(2).failed());
+        assert!(failed.await.is_err(), "the node stays");
+        cluster.propose(leader, "meanwhile").await;
+        cluster.part(2).set_full(false);
+        cluster.same(leader, &[2]).await;
+    });
+}
+
+/// Waiting for room holds up no stop.
+#[test]
+fn a_node_stops_while_a_snapshot_waits_for_room() {
+    story(async {
+        let (mut cluster, leader) = purged(1, 20).await;
+        cluster.part(2).set_full(true);
+        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        until("a snapshot that waits", || !cluster.part(2).installed().is_empty()).await;
+        let down = cluster.shut_down(2).await;
+        cluster.bring_back(2, down).await;
+        cluster.same(leader, &[2]).await;
+    });
+}
+
 #[test]
 fn a_leader_that_was_restarted_can_send_a_snapshot() {
     story(async {

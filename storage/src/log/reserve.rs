@@ -1,0 +1,189 @@
+//! Room that the log keeps for itself: a file of zeros that gives way when the disk is full.
+//!
+//! A disk fills up at any moment, and then the log still has something to write: what was proposed
+//! before anybody knew, and the vote without which a node that starts has no leader, so that nobody
+//! could read. It takes that room from here. From then on the disk counts as full until the reserve is
+//! whole again and there is something beside it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::segment::LOG_DIR;
+use crate::disk::{Disk, DiskFile, OpenMode, is_full};
+
+/// Length of the reserve, bytes: more than the largest batch of one command.
+pub(crate) const RESERVE_BYTES: u64 = 2 << 20;
+
+/// What large batches leave of it, bytes: for votes, of which each is some hundred.
+const KEPT_BYTES: u64 = 512 << 10;
+
+/// A batch that is no longer than this may have all of it, bytes.
+const SMALL_BYTES: usize = 16 << 10;
+
+/// What a file system needs beside what is written, bytes.
+const SLACK_BYTES: u64 = 32 << 10;
+
+/// What there has to be beside the reserve for the disk not to be full, bytes.
+const ROOM_BYTES: u64 = 1 << 20;
+
+/// The least that is tried when the reserve grows back, bytes.
+const GROWTH_BYTES_MIN: u64 = 64 << 10;
+
+/// Name of the file, in the log's directory.
+pub(crate) const NAME: &str = "reserve";
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    /// `None` where there is none, or it cannot be used.
+    file: Option<Arc<dyn DiskFile>>,
+    len: u64,
+}
+
+impl Reserve {
+    /// No reserve: a disk is full only while something cannot be written.
+    pub const fn none() -> Self {
+        Self { file: None, len: 0 }
+    }
+
+    /// Opens it, as long as it was left.
+    pub fn open(disk: &dyn Disk) -> Self {
+        let path = format!("{LOG_DIR}/{NAME}");
+        let open = || {
+            let file = disk.open(&path, OpenMode::OpenOrCreate)?;
+            let len = file.len()?;
+            Ok((file, len))
+        };
+        match open() {
+            Ok((file, len)) => Self { file: Some(file), len },
+            Err(error) => Self::unusable(&error),
+        }
+    }
+
+    /// The log goes on without: nothing that it promises depends on the reserve.
+    fn unusable(error: &io::Error) -> Self {
+        tracing::warn!(%error, "the log has no room in reserve");
+        Self::none()
+    }
+
+    /// Makes room for a batch of so many bytes; whether there was some to make.
+    pub fn give_way(&mut self, bytes: usize) -> bool {
+        let Some(file) = &self.file else { return false };
+        let needed = bytes as u64 + SLACK_BYTES;
+        let kept = if bytes > SMALL_BYTES { KEPT_BYTES } else { 0 };
+        if self.len == 0 || (kept > 0 && self.len < needed + kept) {
+            return false;
+        }
+        let len = self.len.saturating_sub(needed);
+        match file.set_len(len).and_then(|()| file.sync_data()) {
+            Ok(()) => {
+                self.len = len;
+                true
+            }
+            Err(error) => {
+                *self = Self::unusable(&error);
+                false
+            }
+        }
+    }
+
+    /// Takes back what it gave; whether it is whole, and there is room beside it.
+    pub fn restore(&mut self) -> bool {
+        let Some(file) = self.file.clone() else { return true };
+        match self.grow(file.as_ref()) {
+            Ok(is_whole) => is_whole,
+            Err(error) => {
+                *self = Self::unusable(&error);
+                true
+            }
+        }
+    }
+
+    fn grow(&mut self, file: &dyn DiskFile) -> io::Result<bool> {
+        let before = self.len;
+        let mut step = RESERVE_BYTES.saturating_sub(self.len);
+        while self.len < RESERVE_BYTES && step >= GROWTH_BYTES_MIN.min(RESERVE_BYTES - self.len) {
+            step = step.min(RESERVE_BYTES - self.len);
+            if fill(file, self.len, step)? {
+                self.len += step;
+            } else {
+                file.set_len(self.len)?;
+                step /= 4;
+            }
+        }
+        if self.len != before {
+            file.sync_data()?;
+        }
+        if self.len < RESERVE_BYTES {
+            return Ok(false);
+        }
+        let has_room = fill(file, self.len, ROOM_BYTES)?;
+        file.set_len(self.len)?;
+        Ok(has_room)
+    }
+}
+
+/// Writes zeros; whether there was room for them.
+fn fill(file: &dyn DiskFile, at: u64, bytes: u64) -> io::Result<bool> {
+    let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    match file.write_at(at, &zeros) {
+        Ok(()) => Ok(true),
+        Err(error) if is_full(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    fn fresh() -> (SimDisk, Reserve) {
+        let disk = SimDisk::new(1);
+        disk.mount().create_dir_all(LOG_DIR).unwrap();
+        let reserve = Reserve::open(&*disk.mount());
+        (disk, reserve)
+    }
+
+    #[test]
+    fn it_is_whole_when_there_is_room_beside_it() {
+        let (disk, mut reserve) = fresh();
+        disk.set_capacity(Some(RESERVE_BYTES + ROOM_BYTES - 1));
+        assert!(!reserve.restore());
+        assert_eq!(reserve.len, RESERVE_BYTES, "it takes what it gets");
+        disk.set_capacity(Some(RESERVE_BYTES + ROOM_BYTES));
+        assert!(reserve.restore());
+        assert_eq!(Reserve::open(&*disk.mount()).len, RESERVE_BYTES);
+    }
+
+    #[test]
+    fn large_batches_leave_room_for_votes() {
+        let (disk, mut reserve) = fresh();
+        assert!(reserve.restore());
+        disk.set_capacity(Some(0));
+        assert!(reserve.give_way(1 << 20));
+        assert!(!reserve.give_way(1 << 20), "the rest is kept");
+        let votes = (0..1000).take_while(|_| reserve.give_way(300)).count();
+        assert!(votes >= 10, "{votes}");
+        assert!(!reserve.give_way(1));
+        assert!(!reserve.restore());
+    }
+
+    #[test]
+    fn a_node_that_starts_on_a_full_disk_finds_what_was_left() {
+        let (disk, mut reserve) = fresh();
+        assert!(reserve.restore());
+        assert!(reserve.give_way(1 << 20));
+        let len = reserve.len;
+        disk.set_capacity(Some(0));
+        let mut reserve = Reserve::open(&*disk.mount());
+        assert_eq!(reserve.len, len);
+        assert!(!reserve.restore() && reserve.give_way(300));
+    }
+
+    #[test]
+    fn without_a_reserve_nothing_depends_on_it() {
+        let mut none = Reserve::none();
+        assert!(none.restore() && !none.give_way(1));
+    }
+}
