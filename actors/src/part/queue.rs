@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ids::Position;
-use crate::ports::Handed;
+use crate::ports::{Handed, Payload};
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
@@ -65,6 +65,11 @@ impl PartQueue {
             entries: std::mem::take(&mut inner.entries),
             then_replay_to: inner.last.filter(|_| overflowed).map(|last| last.index),
         }
+    }
+
+    /// Whether an entry that waits in memory is one of these.
+    pub fn holds(&self, wanted: impl Fn(&Payload) -> bool) -> bool {
+        self.lock().entries.iter().any(|entry| wanted(&entry.payload))
     }
 
     /// Whether there is something to take.

@@ -10,9 +10,10 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
+use super::registry::is_deletion;
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
-use crate::ids::{GroupId, TenantId};
+use crate::ids::{GroupId, Part, TenantId};
 use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
@@ -37,6 +38,8 @@ pub enum SupervisorMessage {
     Start(Arc<Slot>),
     /// The actor could not be started.
     StartFailed(Arc<Slot>, Failure),
+    /// A tenant that is out of service for good was deleted.
+    Bury(Arc<Slot>),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
     /// A new term has begun: open the group's tenants that have files, for runs they may owe.
@@ -118,6 +121,7 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::StartFailed(slot, failure) => {
                 state.failed(&myself, &slot, failure);
             }
+            SupervisorMessage::Bury(slot) => state.bury(&myself, slot),
             SupervisorMessage::TryAgain(slot) => {
                 let is_aside =
                     matches!(&*slot.phase.borrow(), Phase::Quarantined { .. } | Phase::Damaged { .. });
@@ -181,6 +185,9 @@ impl SupervisorState {
             // Another attempt would find the same. Whoever repairs the files starts the node again.
             tracing::error!(tenant = %slot.tenant, %why, "a tenant's data is damaged: it is out of service");
             slot.phase.send_replace(Phase::Damaged { reason });
+            if slot.queue.holds(is_deletion) {
+                self.bury(myself, Arc::clone(slot));
+            }
             return;
         }
         let now = Instant::now();
@@ -196,6 +203,23 @@ impl SupervisorState {
         slot.phase.send_replace(Phase::Quarantined { reason: why });
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
+    }
+
+    /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
+    /// nothing of what was in them.
+    fn bury(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+        let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
+        tokio::spawn(async move {
+            let (tenant, part) = (slot.tenant, &deps.part);
+            let removed = async {
+                part.ledger.unfile(slot.group, Part::Tenant(tenant)).await?;
+                part.stores.remove(tenant).await
+            };
+            match removed.await {
+                Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(slot))),
+                Err(error) => tracing::warn!(%tenant, %error, "the files cannot be removed"),
+            }
+        });
     }
 
     fn look_for_work(&self, group: GroupId) -> Result<(), ActorProcessingErr> {
