@@ -62,12 +62,7 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// When they do not.
-    fn belongs(
-        &self,
-        group: GroupId,
-        part: Part,
-        held: Option<Position>,
-    ) -> Result<(), NotOfLog>;
+    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog>;
 
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
@@ -75,6 +70,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Tells that the part has files, and that they hold everything up to `upto` durably. To be told
     /// before [`Ledger::durable`]: what the log need not keep must be missed when it is not there.
     fn filed(&self, part: Part, upto: Position);
+
+    /// The parts that have files, by what was told: whoever of them has none has lost them.
+    fn with_files(&self) -> BTreeSet<Part>;
 
     /// Tells that the part's files are about to be removed. Returns once that is durable: then they
     /// may go, and are not missed.

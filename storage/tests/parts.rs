@@ -114,7 +114,9 @@ impl Life {
             loop {
                 match groups.propose(GROUP, envelope.clone()).await {
                     // A fresh leader refuses for a moment.
-                    Err(ProposeError::NoLeader) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    Err(ProposeError::NoLeader) => {
+                        tokio::time::sleep(Duration::from_millis(10)).await
+                    }
                     done => return done,
                 }
             }

@@ -17,8 +17,10 @@ const MARK: &str = "ZZZZ-a-mark-ZZZZ";
 async fn village(folder: &TempDir) -> (Server, [Tenant; 2], String) {
     let server = Server::start(folder, &[]).await;
     let client = server.client();
-    let tenants =
-        [Tenant::create(&client, spec::unlimited()).await, Tenant::create(&client, spec::unlimited()).await];
+    let tenants = [
+        Tenant::create(&client, spec::unlimited()).await,
+        Tenant::create(&client, spec::unlimited()).await,
+    ];
     let run = tenants[0].finished(spec::inline([spec::set(MARK, MARK)])).await;
     tenants[1].finished(spec::inline([spec::set("a", 1)])).await;
     (server, tenants, run["id"].as_str().expect("an id").to_owned())

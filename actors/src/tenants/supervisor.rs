@@ -1,7 +1,7 @@
 //! The tenant supervisor: starts tenants' actors, restarts those that fail, and puts aside those
 //! that keep failing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,8 +123,10 @@ impl Actor for TenantSupervisor {
             }
             SupervisorMessage::Bury(slot) => state.bury(&myself, slot),
             SupervisorMessage::TryAgain(slot) => {
-                let is_aside =
-                    matches!(&*slot.phase.borrow(), Phase::Quarantined { .. } | Phase::Damaged { .. });
+                let is_aside = matches!(
+                    &*slot.phase.borrow(),
+                    Phase::Quarantined { .. } | Phase::Damaged { .. }
+                );
                 if is_aside {
                     state.failures.remove(&slot.tenant);
                     slot.phase.send_replace(Phase::Starting);
@@ -223,7 +225,14 @@ impl SupervisorState {
     }
 
     fn look_for_work(&self, group: GroupId) -> Result<(), ActorProcessingErr> {
-        for tenant in self.arguments.deps.part.stores.tenants()? {
+        let part = &self.arguments.deps.part;
+        // Also those whose files are gone: that is to be told at once, not when they are missed.
+        let filed = part.ledger.with_files().into_iter().filter_map(|part| match part {
+            Part::Tenant(tenant) => Some(tenant),
+            Part::System => None,
+        });
+        let tenants: BTreeSet<TenantId> = part.stores.tenants()?.into_iter().chain(filed).collect();
+        for tenant in tenants {
             let here = self.arguments.directory.get(tenant);
             if here.is_none_or(|placed| placed.group != group) {
                 continue;

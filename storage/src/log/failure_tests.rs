@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
@@ -94,7 +95,13 @@ const GOLDEN_1: &str = concat!(
     "b39900000007",
 );
 
-const GOLDEN: &str = "";
+const GOLDEN: &str = concat!(
+    "736869696f6c6f670200000001000000000000000000000000000000000000000000000000000001",
+    "488a7dbf03000000943f1aa40000000008000005000000ccab62403b000000090001020005000000",
+    "3762b2b33b00000002030209011b00000012a1e8625d000000030300000000000000000000000200",
+    "0000000000000201010901090c0000006cffab218400000006030200010200010109010903000000",
+    "446b738d8400000004030104000000c92daf308400000005030200010000004bac0108bb00000007",
+);
 
 #[test]
 fn a_write_torn_anywhere_is_cut_off_and_the_log_goes_on() {
@@ -583,4 +590,39 @@ fn every_rotten_bit_before_the_last_batch_is_damage() {
         disk.flip_bit(&path, offset, bit);
     }
     assert_eq!(read(&open(&disk).unwrap(), GroupId(1)).len(), 5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 128, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    /// Whatever stands in a segment, it is refused, or what is taken from it was written as it is.
+    #[test]
+    fn what_was_not_written_is_never_taken(
+        at in any::<prop::sample::Index>(),
+        with in prop::collection::vec(any::<u8>(), 0..40),
+        gone in 0_usize..60,
+    ) {
+        let whole = batches(3).pop().unwrap();
+        let at = at.index(whole.len());
+        let mut bytes = whole.clone();
+        bytes.splice(at..(at + gone).min(whole.len()), with);
+        match open(&with_first_segment(&bytes)) {
+            Ok(log) => {
+                let found = read(&log, GROUP);
+                let written: Vec<_> = (0..6).map(|index| entry(1, index)).collect();
+                prop_assert!(written.starts_with(&found));
+            }
+            Err(StoreError::Damaged { .. }) => {}
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_no_segment(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+        if let Ok(log) = open(&with_first_segment(&bytes)) {
+            prop_assert_eq!(read(&log, GROUP), []);
+        }
+    }
 }

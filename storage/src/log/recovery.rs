@@ -206,10 +206,10 @@ impl Reading<'_> {
     /// not say; none comes after one that does.
     fn check_log(&mut self, log: Option<Uuid>) -> Result<(), String> {
         match (self.expected.or(self.log), log) {
-            (Some(known), Some(log)) if known != log => {
-                Err("the segment belongs to the log of another node, or of another life of this one"
-                    .into())
-            }
+            (Some(known), Some(log)) if known != log => Err(
+                "the segment belongs to the log of another node, or of another life of this one"
+                    .into(),
+            ),
             (_, None) if self.log.is_some() => {
                 Err("the segment is older than the one before it".into())
             }

@@ -20,7 +20,6 @@
 use std::io;
 use std::sync::Arc;
 
-
 use uuid::Uuid;
 
 use super::record::{self, Checkpoint};
@@ -82,9 +81,8 @@ pub(crate) fn read_head(number: u32, bytes: &[u8]) -> Head {
         word.copy_from_slice(&bytes[at..at + 4]);
         u32::from_le_bytes(word)
     };
-    let is_whole = |len: usize| {
-        len <= bytes.len() && crc32fast::hash(&bytes[..len - 4]) == word(len - 4)
-    };
+    let is_whole =
+        |len: usize| len <= bytes.len() && crc32fast::hash(&bytes[..len - 4]) == word(len - 4);
     let version = word(8);
     let len = if version == VERSION_NAMELESS { HEAD_BYTES_MIN } else { HEAD_BYTES };
     if !(VERSION_NAMELESS..=VERSION).contains(&version) {

@@ -98,7 +98,8 @@ impl PartIndex {
     ) -> Result<(Self, Option<State>), StoreError> {
         let index = Self::open_any(path, file)?;
         let format = index.meta(META_FORMAT)?;
-        match format.as_deref().map(<[u8; 4]>::try_from).map(|bytes| bytes.map(u32::from_le_bytes)) {
+        match format.as_deref().map(<[u8; 4]>::try_from).map(|bytes| bytes.map(u32::from_le_bytes))
+        {
             Some(Ok(FORMAT)) => {}
             Some(Ok(FORMAT_BARE)) => index.seal_all(log)?,
             Some(Ok(format)) if format > FORMAT => {
@@ -146,7 +147,9 @@ impl PartIndex {
                 let some: Vec<Pair> = rows
                     .range::<&[u8]>((after, Bound::Unbounded))?
                     .take(SEALED_AT_ONCE)
-                    .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+                    .map(|row| {
+                        row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
+                    })
                     .collect::<Result<_, _>>()?;
                 for (key, value) in &some {
                     rows.insert(key.as_slice(), &sealed(key, value)[..])?;
@@ -247,7 +250,9 @@ impl PartIndex {
                 }
             }
             let state = encode_state(state);
-            transaction.open_table(META)?.insert(META_STATE, &sealed(META_STATE.as_bytes(), &state)[..])?;
+            transaction
+                .open_table(META)?
+                .insert(META_STATE, &sealed(META_STATE.as_bytes(), &state)[..])?;
             Ok(())
         })
     }
@@ -332,7 +337,7 @@ fn decode_state(bytes: &[u8]) -> Option<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Disk as _, OpenMode, SimDisk};
+    use crate::disk::{OpenMode, SimDisk};
 
     /// An index as the first format wrote it.
     fn bare(disk: &SimDisk, rows: u32, state: State) {

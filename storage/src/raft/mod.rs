@@ -52,8 +52,8 @@ use uuid::Uuid;
 
 use crate::disk::{Disk, store_error};
 use crate::executor::Executor;
-use crate::log::{Log, LogClaim};
 use crate::log::record::Body;
+use crate::log::{Log, LogClaim};
 use group::Group;
 use log_store::GroupLog;
 use machine::{FloorKeeper, GroupMachine};
@@ -335,12 +335,7 @@ impl Ledger for Groups {
         Box::pin(self.read_part(group, part, after, upto))
     }
 
-    fn belongs(
-        &self,
-        group: GroupId,
-        part: Part,
-        held: Option<Position>,
-    ) -> Result<(), NotOfLog> {
+    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
@@ -366,6 +361,10 @@ impl Ledger for Groups {
 
     fn filed(&self, part: Part, upto: Position) {
         self.log.set_part(part, upto);
+    }
+
+    fn with_files(&self) -> BTreeSet<Part> {
+        self.log.parts()
     }
 
     fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -11,8 +11,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -157,10 +157,12 @@ impl Replica {
             Answer::Append(Appended::Conflict) if prev.is_some() && prev <= acknowledged => {
                 Err(self.reverted(sender, acknowledged, option).await)
             }
-            Answer::Append(Appended::Done) => Ok(match self.done(sender, prev, last, left_off_after) {
-                Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
-                None => AppendEntriesResponse::Success,
-            }),
+            Answer::Append(Appended::Done) => {
+                Ok(match self.done(sender, prev, last, left_off_after) {
+                    Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
+                    None => AppendEntriesResponse::Success,
+                })
+            }
             // Nothing comes before the first entry, so nothing can be in conflict with it.
             Answer::Append(Appended::Conflict) if prev.is_some() => {
                 Ok(AppendEntriesResponse::Conflict)

@@ -1,5 +1,6 @@
 //! What is written is read again; what was not written is an error.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -30,8 +31,12 @@ fn vote() -> impl Strategy<Value = Vote> {
 }
 
 fn members() -> impl Strategy<Value = Members> {
-    prop::collection::vec(prop::collection::vec(0_u64..9, 0..4), 0..3)
-        .prop_map(|voters| Members { nodes: voters.concat(), voters })
+    // In order, as sets are written.
+    prop::collection::vec(prop::collection::btree_set(0_u64..9, 0..4), 0..3).prop_map(|voters| {
+        let nodes = voters.iter().flatten().copied().collect::<BTreeSet<_>>();
+        let voters = voters.into_iter().map(|set| set.into_iter().collect()).collect();
+        Members { voters, nodes: nodes.into_iter().collect() }
+    })
 }
 
 fn body() -> impl Strategy<Value = Body> {
