@@ -445,3 +445,44 @@ pub enum StepResult {
         due_at: Timestamp,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn envelope(version: u16) -> Envelope {
+        let command = Command::System(SystemCommand::RemoveJoinToken {
+            id: TokenId::from_uuid(uuid::Uuid::from_u128(1)),
+        });
+        Envelope { version, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    }
+
+    #[test]
+    fn a_later_version_is_named_and_never_decoded() {
+        for version in 1..=COMMAND_VERSION {
+            let bytes = codec::encode(&envelope(version));
+            assert_eq!(Envelope::decode(&bytes), Ok(envelope(version)));
+        }
+        for version in [COMMAND_VERSION + 1, 300, u16::MAX] {
+            let bytes = codec::encode(&envelope(version));
+            let error = Envelope::decode(&bytes).unwrap_err();
+            assert!(matches!(error, DecodeError::TooNew { .. }), "{error}");
+            // Whatever shape stands behind it.
+            let bytes = codec::encode(&(version, "of another shape"));
+            assert_eq!(Envelope::decode(&bytes), Err(error));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Envelope::decode(&bytes);
+        }
+    }
+}

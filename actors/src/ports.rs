@@ -72,6 +72,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// before [`Ledger::durable`]: what the log need not keep must be missed when it is not there.
     fn filed(&self, part: Part, upto: Position);
 
+    /// The parts that have files, by what was told: whoever of them has none has lost them.
+    fn with_files(&self) -> BTreeSet<Part>;
+
     /// Tells that the part's files are about to be removed. Returns once that is durable: then they
     /// may go, and are not missed.
     fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -455,6 +455,56 @@ mod tests {
     }
 
     #[test]
+    fn every_flipped_bit_of_a_candidate_is_noticed_or_does_not_matter() {
+        let disk = SimDisk::new(1);
+        let made = candidate(&*disk.mount()).unwrap();
+        let len = read_small(&*disk.mount(), CANDIDATE_FILE).unwrap().unwrap().len() as u64;
+        for offset in 0..len {
+            let bit = u8::try_from(offset % 8).unwrap();
+            disk.flip_bit(CANDIDATE_FILE, offset, bit);
+            if let Ok(found) = candidate(&*disk.mount()) {
+                assert_eq!(found, made, "byte {offset}, bit {bit}");
+            }
+            disk.flip_bit(CANDIDATE_FILE, offset, bit);
+        }
+    }
+
+    /// Files of the first version: the identity names no log, the candidate has no checksum.
+    #[test]
+    fn the_first_version_is_read() {
+        let disk = SimDisk::new(1);
+        let made = candidate(&*disk.mount()).unwrap();
+        let old = CandidateFile {
+            format_version: FORMAT_NAMELESS,
+            node_id: made.node_id.to_string(),
+            region: made.region.clone(),
+            key: hex::encode(made.key.der()),
+            crc32: None,
+        };
+        write_json(&*disk.mount(), CANDIDATE_FILE, &old).unwrap();
+        assert_eq!(candidate(&*disk.mount()).unwrap(), made);
+
+        let disk = SimDisk::new(1);
+        let made = member(&*disk.mount()).unwrap();
+        let bytes = read_small(&*disk.mount(), IDENTITY_FILE).unwrap().unwrap();
+        let now: IdentityFile = serde_json::from_slice(&bytes).unwrap();
+        let old = IdentityFile { format_version: FORMAT_NAMELESS, ..now };
+        let old = IdentityFile { crc32: old.checksum(), ..old };
+        write_json(&*disk.mount(), IDENTITY_FILE, &old).unwrap();
+        assert_eq!(member(&*disk.mount()).unwrap(), made);
+    }
+
+    #[test]
+    fn an_identity_remembers_its_log() {
+        let disk = SimDisk::new(1);
+        let made = member(&*disk.mount()).unwrap();
+        let named = Identity { log_id: Some(Uuid::from_u128(9)), ..made };
+        named.store(&*disk.mount()).unwrap();
+        disk.cut_power();
+        assert_eq!(member(&*disk.mount()).unwrap(), named);
+    }
+
+    #[test]
     fn what_is_no_identity_is_refused() {
         for (text, expected) in [
             ("", "damaged"),

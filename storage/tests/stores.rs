@@ -11,6 +11,7 @@ use shiioo_storage::disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk, SimDisk, read_small, write_durably,
 };
 use shiioo_storage::{Executor, FileStores, StoresConfig};
+use uuid::Uuid;
 
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 const EVENTS: &str = "tenants/00000000-0000-0000-0000-000000000001/events.jsonl";
@@ -113,6 +114,67 @@ async fn a_missing_index_beside_events_is_damage() {
     drop(written(&disk).await);
     disk.mount().remove_file(&format!("tenants/{TENANT}/index.redb")).unwrap();
     assert!(matches!(open(&disk).await.err(), Some(StoreError::Damaged { .. })));
+}
+
+/// Where the bytes `needle` stand in the index.
+fn places(disk: &SimDisk, needle: &[u8]) -> Vec<u64> {
+    let path = format!("tenants/{TENANT}/index.redb");
+    let file = disk.mount().open(&path, OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    let found = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
+    found.map(|(at, _)| at as u64).collect()
+}
+
+#[tokio::test]
+async fn any_flipped_bit_of_a_rows_value_is_damage_and_breaks_the_store() {
+    const VALUE: &str = "a value that is nowhere else";
+    let disk = SimDisk::new(1);
+    let mut store = open(&disk).await.unwrap();
+    store.make_durable(vec![put("key", VALUE), put("other", "2")], at(1)).await.unwrap();
+    drop(store);
+    let places = places(&disk, VALUE.as_bytes());
+    assert!(!places.is_empty());
+    // The value and the checksum behind it.
+    for offset in 0..VALUE.len() as u64 + 4 {
+        let bit = u8::try_from(offset % 8).unwrap();
+        let disk = disk.fork();
+        for place in &places {
+            disk.flip_bit(&format!("tenants/{TENANT}/index.redb"), place + offset, bit);
+        }
+        let store = open(&disk).await.unwrap();
+        match store.get(b"key") {
+            Err(StoreError::Damaged { file, what, .. }) => {
+                assert!(file.ends_with("index.redb") && what.contains("key"), "{file}: {what}");
+            }
+            other => panic!("byte {offset}: {other:?}"),
+        }
+        assert!(matches!(store.failure(), Some(StoreError::Damaged { .. })));
+        assert!(store.get(b"other").is_err(), "nothing is served from it any more");
+    }
+}
+
+#[tokio::test]
+async fn files_of_another_log_are_damage() {
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let disk = SimDisk::new(1);
+    let open = async |log| {
+        let stores = FileStores::open_with(
+            disk.mount(),
+            Executor::Inline,
+            "default",
+            StoresConfig { log: Some(log), ..StoresConfig::default() },
+        );
+        stores.await.unwrap().open(part()).await
+    };
+    let mut store = open(one).await.unwrap();
+    store.make_durable(vec![put("a", "1")], at(1)).await.unwrap();
+    drop(store);
+    assert_eq!(open(one).await.unwrap().position(), Some(at(1)));
+    match open(two).await.err() {
+        Some(StoreError::Damaged { what, .. }) => assert!(what.contains("another node"), "{what}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -158,7 +158,14 @@ impl Actor for ControlActor {
                 let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
             }
             ControlMessage::Dump(reply) => {
-                let _ = reply.send(state.runner.dump().await);
+                let dumped = state.runner.dump().await;
+                let damage = dumped.as_ref().err().filter(|error| error.lasting().is_some());
+                let damage = damage.cloned();
+                let _ = reply.send(dumped);
+                if let Some(error) = damage {
+                    // What cannot be given away is not to be served either.
+                    return Err(error.into());
+                }
             }
             ControlMessage::Install(dump, reply) => {
                 let installed = state.runner.install(dump).await;

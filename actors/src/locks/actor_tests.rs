@@ -71,6 +71,9 @@ impl Ledger for Stuck {
         None
     }
     fn filed(&self, _: Part, _: Position) {}
+    fn with_files(&self) -> BTreeSet<Part> {
+        BTreeSet::new()
+    }
     fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }

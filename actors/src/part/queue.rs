@@ -151,6 +151,11 @@ impl PartQueue {
         }
     }
 
+    /// Whether an entry that waits in memory is one of these.
+    pub fn holds(&self, wanted: impl Fn(&Payload) -> bool) -> bool {
+        self.lock().entries.iter().any(|entry| wanted(&entry.payload))
+    }
+
     /// Whether there is something to take.
     pub fn has_work(&self) -> bool {
         let inner = self.lock();

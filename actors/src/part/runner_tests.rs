@@ -138,6 +138,9 @@ impl Ledger for World {
         None
     }
     fn filed(&self, _: Part, _: Position) {}
+    fn with_files(&self) -> std::collections::BTreeSet<Part> {
+        std::collections::BTreeSet::new()
+    }
     fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }

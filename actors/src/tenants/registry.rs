@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
 use super::{Slot, SupervisorMessage};
-use crate::command::Command;
+use crate::command::{Command, TenantCommand};
 use crate::control::ControlMessage;
 use crate::ids::{GroupId, TenantId};
 use crate::part::{PartQueue, QueueBytes};
@@ -124,8 +124,11 @@ impl ApplySink for Registry {
                 Command::Tenant { tenant, .. } => *tenant,
             },
         };
-        if let Some(slot) = self.slot(group, tenant) {
-            slot.queue.push(entry);
+        let Some(slot) = self.slot(group, tenant) else { return };
+        let deletes = is_deletion(&entry.payload);
+        slot.queue.push(entry);
+        if deletes {
+            slot.bury();
         }
     }
 
@@ -149,6 +152,13 @@ impl ApplySink for Registry {
             self.ask_control(ControlMessage::Settle).await
         })
     }
+}
+
+/// Whether an entry ends a tenant.
+pub(super) fn is_deletion(payload: &Payload) -> bool {
+    let Payload::Command(envelope) = payload else { return false };
+    let Command::Tenant { command, .. } = &envelope.command else { return false };
+    matches!(command, TenantCommand::Set { record: None, .. })
 }
 
 /// Refuses a tenant group: its snapshot would carry the control plane's rows, at a position of

@@ -100,6 +100,13 @@ impl Slot {
         }
     }
 
+    /// Has the supervisor look at a tenant that is out of service and has just been deleted.
+    pub(super) fn bury(self: &Arc<Self>) {
+        if matches!(&*self.phase.borrow(), Phase::Damaged { .. }) {
+            let _ = self.supervisor.send_message(SupervisorMessage::Bury(Arc::clone(self)));
+        }
+    }
+
     /// Has the actor look around, if it runs.
     pub(super) fn wake_if_running(&self) {
         if let Phase::Running(actor) = &*self.phase.borrow() {

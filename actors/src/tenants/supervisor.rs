@@ -1,7 +1,7 @@
 //! The tenant supervisor: starts tenants' actors, restarts those that fail, and puts aside those
 //! that keep failing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
+use super::registry::is_deletion;
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
-use crate::ids::{GroupId, TenantId};
+use crate::ids::{GroupId, Part, TenantId};
 use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
@@ -42,6 +43,8 @@ pub enum SupervisorMessage {
     Start(Arc<Slot>),
     /// The actor could not be started.
     StartFailed(Arc<Slot>, Failure),
+    /// A tenant that is out of service for good was deleted.
+    Bury(Arc<Slot>),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
     /// A new term has begun: start the group's tenants that have work, or may have.
@@ -123,6 +126,7 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::StartFailed(slot, failure) => {
                 state.failed(&myself, &slot, failure);
             }
+            SupervisorMessage::Bury(slot) => state.bury(&myself, slot),
             SupervisorMessage::TryAgain(slot) => {
                 let is_aside = matches!(
                     &*slot.phase.borrow(),
@@ -188,6 +192,9 @@ impl SupervisorState {
             // Another attempt would find the same. Whoever repairs the files starts the node again.
             tracing::error!(tenant = %slot.tenant, %why, "a tenant's data is damaged: it is out of service");
             slot.phase.send_replace(Phase::Damaged { reason });
+            if slot.queue.holds(is_deletion) {
+                self.bury(myself, Arc::clone(slot));
+            }
             return;
         }
         let now = Instant::now();
@@ -203,6 +210,23 @@ impl SupervisorState {
         slot.phase.send_replace(Phase::Quarantined { reason: why });
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
+    }
+
+    /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
+    /// nothing of what was in them.
+    fn bury(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+        let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
+        tokio::spawn(async move {
+            let (tenant, part) = (slot.tenant, &deps.part);
+            let removed = async {
+                part.ledger.unfile(slot.group, Part::Tenant(tenant)).await?;
+                part.stores.remove(tenant).await
+            };
+            match removed.await {
+                Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(slot))),
+                Err(error) => tracing::warn!(%tenant, %error, "the files cannot be removed"),
+            }
+        });
     }
 
     /// Starts the group's tenants whose files do not say that they are idle. What is handed over
@@ -254,10 +278,21 @@ impl SupervisorState {
     }
 }
 
-/// The tenants that have work, or may have. Asks until the disk tells.
+/// The tenants that have work, or may have: those whose files do not say that they are idle, and
+/// those whose files are gone, so that it is told at once and not when they are missed.
 async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
+    let part = &deps.part;
+    let look = async || {
+        let mut tenants = part.stores.tenants_with_work().await?;
+        let listed: BTreeSet<TenantId> = part.stores.tenants()?.into_iter().collect();
+        tenants.extend(part.ledger.with_files().into_iter().filter_map(|part| match part {
+            Part::Tenant(tenant) if !listed.contains(&tenant) => Some(tenant),
+            Part::Tenant(_) | Part::System => None,
+        }));
+        Ok::<_, StoreError>(tenants)
+    };
     loop {
-        match deps.part.stores.tenants_with_work().await {
+        match look().await {
             Ok(tenants) => return tenants,
             Err(error) => tracing::warn!(%error, "cannot list the tenants; trying again"),
         }

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::*;
+use shiioo_actors::command::{COMMAND_VERSION, Envelope};
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
+use uuid::Uuid;
 
-use super::record::{self, Body, Floor, LogEntry, Members, Vote};
+use super::record::{self, Body, Floor, LogEntry, Members, Record, Vote};
 use super::segment::HEAD_BYTES;
-use super::tests::{append, entry, now, open, read};
-use super::{Log, Op, segment, witnessed_log_bytes};
+use super::tests::{append, command, entry, now, open, read};
+use super::{Log, LogClaim, Op, segment, witnessed_log_bytes};
 use crate::disk::{OpenMode, SimDisk};
 use crate::executor::{Executor, Pace};
 
@@ -92,7 +95,13 @@ const GOLDEN_1: &str = concat!(
     "b39900000007",
 );
 
-const GOLDEN: &str = "";
+const GOLDEN: &str = concat!(
+    "736869696f6c6f670200000001000000000000000000000000000000000000000000000000000001",
+    "488a7dbf03000000943f1aa40000000008000005000000ccab62403b000000090001020005000000",
+    "3762b2b33b00000002030209011b00000012a1e8625d000000030300000000000000000000000200",
+    "0000000000000201010901090c0000006cffab218400000006030200010200010109010903000000",
+    "446b738d8400000004030104000000c92daf308400000005030200010000004bac0108bb00000007",
+);
 
 #[test]
 fn a_write_torn_anywhere_is_cut_off_and_the_log_goes_on() {
@@ -197,10 +206,21 @@ fn a_missing_segment_is_damage() {
     }
 }
 
+/// The length that the next segment remembers shows it, also where no entry is missed: what was cut
+/// off here is a vote.
 #[test]
 fn a_segment_cut_at_a_record_is_damage() {
     let disk = SimDisk::new(1);
-    drop(long_log(&disk));
+    let log = Log::open_sized(disk.mount(), Executor::Inline, 300).unwrap();
+    for index in 0..8 {
+        append(&log, GROUP, vec![entry(1, index)]).unwrap();
+        let vote = Vote { term: 2 + index, node: 1, committed: false };
+        now(log.write(GROUP, vec![Op::Vote(vote)])).unwrap();
+        if log.segment_count() > 1 {
+            break;
+        }
+    }
+    drop(log);
     let file = disk.mount().open(&segment::path(1), OpenMode::Existing).unwrap();
     let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
     file.read_at(0, &mut bytes).unwrap();
@@ -209,8 +229,182 @@ fn a_segment_cut_at_a_record_is_damage() {
     while let Some(framed) = record::read_frame(1, &bytes, end) {
         (last, end) = (end, framed.payload.end);
     }
+    let cut = record::decode_record(&bytes[last + record::FRAME_BYTES..]);
+    assert!(matches!(cut, Ok(Record::Vote(..) | Record::Entry(..))), "{cut:?}");
     file.set_len(last as u64).unwrap();
-    assert!(matches!(open(&disk), Err(StoreError::Damaged { .. })));
+    match open(&disk) {
+        Err(StoreError::Damaged { file, offset, what }) => {
+            assert_eq!((file, offset), (segment::path(1), last as u64));
+            assert!(what.contains(&format!("{last} bytes long and was {end}")), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Segments are whole, and yet entries are not there: what a bug of ours would leave.
+#[test]
+fn a_hole_in_a_group_is_damage() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    append(&log, GROUP, vec![entry(1, 0), entry(1, 1)]).unwrap();
+    append(&log, GROUP, vec![entry(1, 4)]).unwrap();
+    drop(log);
+    match open(&disk) {
+        Err(StoreError::Damaged { what, .. }) => assert!(what.contains("0..4"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_lone_segment_whose_beginning_is_torn_is_damage_unless_it_is_the_first() {
+    let disk = SimDisk::new(1);
+    let log = long_log(&disk);
+    for group in [1, 2] {
+        let upto = Position { term: 1, index: 24 };
+        now(log.write(GroupId(group), vec![Op::Purge(upto)])).unwrap();
+    }
+    drop(log);
+    let names = disk.mount().list(segment::LOG_DIR).unwrap();
+    let last = names.iter().filter_map(|entry| segment::number(&entry.name)).max().unwrap();
+    for entry in names.iter().filter(|entry| segment::number(&entry.name) != Some(last)) {
+        disk.mount().remove_file(&format!("{}/{}", segment::LOG_DIR, entry.name)).unwrap();
+    }
+    assert!(last > 1);
+    let file = disk.mount().open(&segment::path(last), OpenMode::Existing).unwrap();
+    file.set_len(HEAD_BYTES as u64 / 2).unwrap();
+    match open(&disk) {
+        Err(StoreError::Damaged { file, .. }) => assert_eq!(file, segment::path(last)),
+        other => panic!("{other:?}"),
+    }
+    assert!(disk.mount().exists(&segment::path(last)).unwrap(), "nothing was removed");
+}
+
+/// After a kill the last batch may be in the page cache and nowhere else: a power cut after the next
+/// start must not take back what that start went on from.
+#[test]
+fn what_recovery_found_survives_a_power_cut() {
+    for seed in 0..16 {
+        let (batches, disk) = (batches(2), SimDisk::new(seed));
+        let mounted = disk.mount();
+        mounted.create_dir_all(segment::LOG_DIR).unwrap();
+        mounted.sync_dir("").unwrap();
+        let file = mounted.open(&segment::path(1), OpenMode::CreateNew).unwrap();
+        mounted.sync_dir(segment::LOG_DIR).unwrap();
+        file.write_at(0, &batches[1]).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(0, &batches[2]).unwrap();
+        let found = read(&open(&disk).unwrap(), GROUP);
+        assert_eq!(found.len(), 4);
+        disk.cut_power();
+        assert_eq!(read(&open(&disk).unwrap(), GROUP), found, "seed {seed}");
+    }
+}
+
+/// A removal that is not synced comes back with the next power cut, behind segments that are gone.
+#[test]
+fn segments_stay_gone() {
+    for seed in 0..16 {
+        let disk = SimDisk::new(seed);
+        let log = long_log(&disk);
+        for group in [1, 2] {
+            let upto = Position { term: 1, index: 24 };
+            now(log.write(GroupId(group), vec![Op::Purge(upto)])).unwrap();
+        }
+        let kept = log.segment_count();
+        disk.cut_power();
+        assert_eq!(open(&disk).unwrap().segment_count(), kept, "seed {seed}");
+    }
+}
+
+fn claim(expected: Option<u128>) -> LogClaim {
+    LogClaim {
+        expected: expected.map(Uuid::from_u128),
+        fresh: Uuid::from_u128(7),
+        region: "default".to_owned(),
+    }
+}
+
+fn open_claimed(disk: &SimDisk, expected: Option<u128>) -> Result<Uuid, String> {
+    let opened = Log::open_claimed(disk.mount(), Executor::Inline, &claim(expected));
+    opened.map(|log| log.id()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_log_is_begun_once_and_never_taken_for_another() {
+    let disk = SimDisk::new(1);
+    let refused = |disk, expected, words: &str| {
+        let why = open_claimed(disk, expected).unwrap_err();
+        assert!(why.contains(words), "{why}");
+    };
+    refused(&disk, Some(7), "is missing");
+    assert!(disk.mount().list(segment::LOG_DIR).unwrap().is_empty(), "none was begun");
+    // Begun, and the node died before its identity could name it.
+    for expected in [None, None, Some(7)] {
+        assert_eq!(open_claimed(&disk, expected), Ok(Uuid::from_u128(7)));
+    }
+    refused(&disk, Some(8), "another node");
+    disk.mount().remove_file(&segment::path(1)).unwrap();
+    refused(&disk, Some(7), "is missing");
+    // A torn beginning is no beginning where there was a log.
+    let file = disk.mount().open(&segment::path(1), OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"shiiolog").unwrap();
+    refused(&disk, Some(7), "head of the segment is broken");
+    assert!(disk.mount().exists(&segment::path(1)).unwrap());
+}
+
+#[test]
+fn segments_of_two_logs_do_not_mix() {
+    let (one, two) = (SimDisk::new(1), SimDisk::new(1));
+    for (disk, fresh) in [(&one, 1), (&two, 2)] {
+        let claim = LogClaim { fresh: Uuid::from_u128(fresh), ..claim(None) };
+        let log = Log::open_with(disk.mount(), Executor::Inline, 1000, &claim).unwrap();
+        for index in 0..25 {
+            append(&log, GROUP, vec![entry(1, index)]).unwrap();
+        }
+    }
+    let from = two.mount().open(&segment::path(2), OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; usize::try_from(from.len().unwrap()).unwrap()];
+    from.read_at(0, &mut bytes).unwrap();
+    let to = one.mount().open(&segment::path(2), OpenMode::Existing).unwrap();
+    to.set_len(0).unwrap();
+    to.write_at(0, &bytes).unwrap();
+    let why = open_claimed(&one, None).unwrap_err();
+    assert!(why.contains("another node"), "{why}");
+}
+
+#[test]
+fn which_parts_have_files_is_known_in_time_and_survives() {
+    let disk = SimDisk::new(1);
+    let (at, later) = (Position { term: 1, index: 3 }, Position { term: 2, index: 9 });
+    let tenant = Part::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    let log = Log::open_sized(disk.mount(), Executor::Inline, 300).unwrap();
+    log.set_part(tenant, at);
+    log.set_part(Part::System, at);
+    assert_eq!(log.part(tenant), Some(at), "before it is written");
+    for index in 0..12 {
+        append(&log, GROUP, vec![entry(1, index)]).unwrap();
+    }
+    assert!(log.segment_count() > 2);
+    now(log.write(GROUP, vec![Op::Purge(Position { term: 1, index: 11 })])).unwrap();
+    log.set_part(Part::System, later);
+    now(log.forget_part(GROUP, tenant)).unwrap();
+    disk.cut_power();
+    let log = open(&disk).unwrap();
+    assert_eq!((log.part(tenant), log.part(Part::System)), (None, Some(later)));
+}
+
+#[test]
+fn an_entry_of_a_later_version_is_refused_when_the_log_is_opened() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    let Body::Command(envelope) = command(1) else { unreachable!() };
+    let envelope = Envelope { version: COMMAND_VERSION + 1, ..(*envelope).clone() };
+    let position = Position { term: 1, index: 0 };
+    let newer = LogEntry { position, body: Body::Command(Arc::new(envelope)) };
+    append(&log, GROUP, vec![newer]).unwrap();
+    drop(log);
+    let why = open(&disk).unwrap_err().to_string();
+    assert!(why.contains("newer shiioo"), "{why}");
 }
 
 #[test]
@@ -396,4 +590,39 @@ fn every_rotten_bit_before_the_last_batch_is_damage() {
         disk.flip_bit(&path, offset, bit);
     }
     assert_eq!(read(&open(&disk).unwrap(), GroupId(1)).len(), 5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 128, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    /// Whatever stands in a segment, it is refused, or what is taken from it was written as it is.
+    #[test]
+    fn what_was_not_written_is_never_taken(
+        at in any::<prop::sample::Index>(),
+        with in prop::collection::vec(any::<u8>(), 0..40),
+        gone in 0_usize..60,
+    ) {
+        let whole = batches(3).pop().unwrap();
+        let at = at.index(whole.len());
+        let mut bytes = whole.clone();
+        bytes.splice(at..(at + gone).min(whole.len()), with);
+        match open(&with_first_segment(&bytes)) {
+            Ok(log) => {
+                let found = read(&log, GROUP);
+                let written: Vec<_> = (0..6).map(|index| entry(1, index)).collect();
+                prop_assert!(written.starts_with(&found));
+            }
+            Err(StoreError::Damaged { .. }) => {}
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_no_segment(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+        if let Ok(log) = open(&with_first_segment(&bytes)) {
+            prop_assert_eq!(read(&log, GROUP), []);
+        }
+    }
 }

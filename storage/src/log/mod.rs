@@ -26,7 +26,7 @@ mod failure_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -285,6 +285,12 @@ impl Log {
     pub fn part(&self, part: Part) -> Option<Position> {
         let noted = self.shared.parts().get(&part).copied();
         noted.or_else(|| self.shared.index().part(part))
+    }
+
+    /// The parts that have files.
+    pub fn parts(&self) -> BTreeSet<Part> {
+        let noted: BTreeSet<Part> = self.shared.parts().keys().copied().collect();
+        self.shared.index().parts().keys().copied().chain(noted).collect()
     }
 
     /// Notes durably that a part has no files any more, before they are removed: whoever finds none

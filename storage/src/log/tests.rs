@@ -153,6 +153,25 @@ proptest! {
     }
 
     #[test]
+    fn any_flipped_bit_of_a_record_is_noticed(
+        position in position(),
+        body in body(),
+        segment in any::<u32>(),
+        batch in any::<u32>(),
+    ) {
+        let mut bytes = Vec::new();
+        let entry = LogEntry { position, body };
+        record::frame(segment, batch, &mut bytes, |bytes| {
+            record::put_entry(GroupId(1), &entry, bytes);
+        });
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(record::read_frame(segment, &flipped, 0).is_none(), "bit {}", bit);
+        }
+    }
+
+    #[test]
     fn garbage_is_no_record(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = record::decode_record(&bytes);
         let _ = record::decode_entry(&bytes);

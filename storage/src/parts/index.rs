@@ -333,3 +333,62 @@ fn decode_state(bytes: &[u8]) -> Option<State> {
     (bytes.len() == 24).then_some(())?;
     Some(State { position: Position { term: word(0)?, index: word(8)? }, events_len: word(16)? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{OpenMode, SimDisk};
+
+    /// An index as the first format wrote it.
+    fn bare(disk: &SimDisk, rows: u32, state: State) {
+        let file = disk.mount().open("index.redb", OpenMode::CreateNew).unwrap();
+        let index = PartIndex::open_any("index.redb", file).unwrap();
+        let written = index.write(Durability::Immediate, |transaction| {
+            let mut table = transaction.open_table(ROWS)?;
+            for number in 0..rows {
+                let row = number.to_be_bytes();
+                table.insert(&row[..], &row[..2])?;
+            }
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(META_FORMAT, &FORMAT_BARE.to_le_bytes()[..])?;
+            meta.insert(META_STATE, &encode_state(state)[..])?;
+            Ok(())
+        });
+        written.unwrap();
+    }
+
+    #[test]
+    fn an_index_without_checksums_is_given_them_once() {
+        let rows = 3 * u32::try_from(SEALED_AT_ONCE).unwrap() + 5;
+        let position = Position { term: 2, index: 40 };
+        let state = State { position, events_len: 7 };
+        let disk = SimDisk::new(1);
+        bare(&disk, rows, state);
+        let log = Uuid::from_u128(3);
+        for log in [Some(log), Some(log), None] {
+            let file = disk.mount().open("index.redb", OpenMode::Existing).unwrap();
+            let (index, found) = PartIndex::open("index.redb", file, log).unwrap();
+            assert_eq!(found, Some(state));
+            let found = index.scan(&[], &[0xff; 8], usize::MAX, false).unwrap();
+            assert_eq!(found.len(), rows as usize);
+            assert!(found.iter().all(|(key, value)| key[..2] == value[..]));
+        }
+        let file = disk.mount().open("index.redb", OpenMode::Existing).unwrap();
+        let foreign = PartIndex::open("index.redb", file, Some(Uuid::from_u128(4)));
+        assert!(matches!(foreign, Err(StoreError::Damaged { .. })), "it belongs to that log now");
+    }
+
+    #[test]
+    fn a_row_is_sealed_with_its_key() {
+        let row = sealed(b"key", b"value");
+        assert!(is_sealed(b"key", &row));
+        assert!(!is_sealed(b"kez", &row) && !is_sealed(b"ke", &row));
+        assert!(!is_sealed(b"keyv", &row[1..]), "a byte moved from the value into the key");
+        for bit in 0..row.len() * 8 {
+            let mut flipped = row.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_sealed(b"key", &flipped), "bit {bit}");
+        }
+        assert!(!is_sealed(b"key", b"abc"), "shorter than a checksum");
+    }
+}

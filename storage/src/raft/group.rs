@@ -95,9 +95,9 @@ impl Group {
         let raft = openraft::Raft::new(raft_id, config, network.clone(), store, machine)
             .await
             .map_err(|fatal| failed(&fatal))?;
-        if members.first() == Some(&raft_id)
-            && !raft.is_initialized().await.map_err(|fatal| failed(&fatal))?
-        {
+        // Asked always: once it is answered, the group tells who is in it.
+        let is_initialized = raft.is_initialized().await.map_err(|fatal| failed(&fatal))?;
+        if members.first() == Some(&raft_id) && !is_initialized {
             match raft.initialize(BTreeSet::from_iter(members.iter().copied())).await {
                 // Somebody else made it between the two questions.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}

@@ -157,11 +157,36 @@ impl Groups {
         drop(request);
         let not_here = || Declined(format!("group {id} is not here"));
         let group = self.ready(id).map_err(|_| not_here())?;
+        let reverted = match &body {
+            wire::Ask::Reverted(reverted) => Some(reverted.clone()),
+            _ => None,
+        };
         // Who asked has gone by then, and hears nothing of it.
         let answer = tokio::time::timeout_at(deadline, group.serve(from, service, body))
             .await
             .map_err(|_| Declined("too late".into()))??;
+        if let Some(reverted) = reverted {
+            self.look_back(id, &reverted);
+        }
         Ok(wire::encode(&answer))
+    }
+
+    /// Fails where the log lacks what a leader says this node has acknowledged to it: other members
+    /// count on what is gone.
+    fn look_back(&self, id: GroupId, reverted: &wire::Reverted) {
+        let wire::Reverted { vote, acknowledged } = reverted;
+        let state = self.log.state(id);
+        // In another term than that leader's the entry may have gone by rule.
+        let is_of_term = state.vote.is_some_and(|known| known.term == vote.term);
+        let is_purged = state.purged.is_some_and(|purged| purged.index >= acknowledged.index);
+        let is_there = self.log.term_at(id, acknowledged.index) == Some(acknowledged.term);
+        if is_of_term && !is_purged && !is_there {
+            self.failed.send_replace(Some(format!(
+                "this member's log lacks entries that it had acknowledged (entry {acknowledged} of \
+                 group {id}): its directory is an older copy, or its disk lost what it had written; \
+                 remove its directory and join anew"
+            )));
+        }
     }
 
     /// Resolves, with the reason, when the log or a group has died. Then the node has to stop: what
@@ -336,6 +361,10 @@ impl Ledger for Groups {
 
     fn filed(&self, part: Part, upto: Position) {
         self.log.set_part(part, upto);
+    }
+
+    fn with_files(&self) -> BTreeSet<Part> {
+        self.log.parts()
     }
 
     fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>> {

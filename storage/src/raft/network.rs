@@ -4,11 +4,15 @@
 //! - Every call has a deadline, which grows with the bytes that it sends.
 //! - What reached nobody, or was declined, is `Unreachable`: openraft waits before it tries again.
 //!   What was sent and not answered is a `NetworkError`: it may have been done.
+//! - A replica that lacks what it has acknowledged in the same term is sent nothing more: it may have
+//!   voted as if what it lost had never been, and openraft takes for granted that logs do not revert.
+//!   It is told, and stops.
 //! - Appends to one replica are sent one after another, so that they cannot overtake each other.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -19,7 +23,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::ids::{GroupId, Position};
 use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service};
 use tokio::time::Instant;
 
@@ -28,7 +32,8 @@ use super::machine::SnapshotHandle;
 use super::pace::{Batch, patience};
 use super::snapshot::chunks;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
-use super::wire::{self, Answer, Append, Appended, Ask, Request, Transfer};
+use super::wire::{self, Answer, Append, Appended, Ask, Request, Reverted, Transfer};
+use crate::log::record::Vote;
 
 /// How much longer entries may take than the heartbeat that openraft measures them by, beside the
 /// time for their bytes: they are synced before they are answered.
@@ -71,7 +76,11 @@ pub(crate) struct Network {
     sink: Arc<dyn ApplySink>,
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
 }
+
+/// Up to where each replica has acknowledged entries, and to the leader of which term.
+type Acknowledged = BTreeMap<u64, (u64, Position)>;
 
 /// One of them.
 #[derive(Clone)]
@@ -84,7 +93,25 @@ pub(crate) struct Replica {
 
 impl Network {
     pub fn new(group: GroupId, peers: Arc<dyn Peers>, sink: Arc<dyn ApplySink>) -> Self {
-        Self { group, peers, sink, transfers: Arc::default() }
+        Self { group, peers, sink, transfers: Arc::default(), acknowledged: Arc::default() }
+    }
+
+    /// Up to where a replica has acknowledged entries to this node as the leader of `term`. In another
+    /// term it may have been told to drop them.
+    fn acknowledged(&self, raft_id: u64, term: u64) -> Option<Position> {
+        let known = self.known().get(&raft_id).copied();
+        known.filter(|(of, _)| *of == term).map(|(_, upto)| upto)
+    }
+
+    fn acknowledge(&self, raft_id: u64, term: u64, upto: Position) {
+        let mut known = self.known();
+        let entry = known.entry(raft_id).or_insert((term, upto));
+        // By term first: what an earlier leader was told does not count any more.
+        *entry = (*entry).max((term, upto));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Acknowledged> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn replica(&self, raft_id: u64) -> Replica {
@@ -117,9 +144,13 @@ impl Replica {
         option: &RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, PeerError> {
         let prev = request.prev_log_id.as_ref().map(position);
+        let (sender, last) =
+            (vote(&request.vote), request.entries.last().map(|entry| position(&entry.log_id)));
+        // What it had acknowledged before this was sent: the answer may be overtaken by others.
+        let acknowledged = self.network.acknowledged(self.raft_id, sender.term);
         let (append, left_off_after) = Append::new(
             self.network.group,
-            vote(&request.vote),
+            sender,
             prev,
             request.leader_commit.as_ref().map(position),
             request.entries.into_iter().map(log_entry),
@@ -131,10 +162,15 @@ impl Replica {
             self.send_entries(append, option.hard_ttl()).await
         };
         match answer? {
-            Answer::Append(Appended::Done) => Ok(match left_off_after {
-                Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
-                None => AppendEntriesResponse::Success,
-            }),
+            Answer::Append(Appended::Conflict) if prev.is_some() && prev <= acknowledged => {
+                Err(self.reverted(sender, acknowledged, option).await)
+            }
+            Answer::Append(Appended::Done) => {
+                Ok(match self.done(sender, prev, last, left_off_after) {
+                    Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
+                    None => AppendEntriesResponse::Success,
+                })
+            }
             // Nothing comes before the first entry, so nothing can be in conflict with it.
             Answer::Append(Appended::Conflict) if prev.is_some() => {
                 Ok(AppendEntriesResponse::Conflict)
@@ -161,6 +197,41 @@ impl Replica {
             Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {}
         }
         answer
+    }
+
+    /// Remembers what a replica has acknowledged. Gives the last entry sent, if not all were.
+    fn done(
+        &self,
+        sender: Vote,
+        prev: Option<Position>,
+        last: Option<Position>,
+        left_off_after: Option<Position>,
+    ) -> Option<Position> {
+        if let Some(upto) = left_off_after.or(last).or(prev) {
+            self.network.acknowledge(self.raft_id, sender.term, upto);
+        }
+        left_off_after
+    }
+
+    /// Tells a replica that it has lost what it acknowledged.
+    async fn reverted(
+        &self,
+        vote: Vote,
+        acknowledged: Option<Position>,
+        option: &RPCOption,
+    ) -> PeerError {
+        let (to, group) = (self.raft_id, self.network.group);
+        tracing::error!(
+            %group, member = to,
+            "a member has lost entries that it had acknowledged: it is sent nothing more; remove its \
+             directory and have it join anew"
+        );
+        if let Some(acknowledged) = acknowledged {
+            // Whether it hears is its own matter: it is refused all the same.
+            let notice = Ask::Reverted(Reverted { vote, acknowledged });
+            let _ = self.ask(notice, option.soft_ttl()).await;
+        }
+        PeerError::Declined { to, why: "it lacks what it has acknowledged".into() }
     }
 
     async fn ballot(&self, ask: Ask, option: &RPCOption) -> Result<Voted, PeerError> {

@@ -55,6 +55,8 @@ impl Group {
                 Answer::Transfer(convert::transferred_to_wire(&taken))
             }
             Ask::ReadIndex => Answer::ReadIndex(self.confirmed_index().await.ok()),
+            // It concerns the whole node: see `Groups::serve`.
+            Ask::Reverted(_) => Answer::Noted,
             Ask::Chunk(chunk) => Answer::Chunk(self.take_chunk(chunk).await?),
         })
     }
@@ -95,6 +97,7 @@ fn claimed_sender(ask: &Ask) -> Option<Vote> {
         Ask::Vote(ballot) | Ask::PreVote(ballot) => Some(ballot.vote),
         Ask::Transfer(transfer) => Some(transfer.vote),
         Ask::Chunk(chunk) => Some(chunk.vote),
+        Ask::Reverted(reverted) => Some(reverted.vote),
         Ask::ReadIndex => None,
     }
 }

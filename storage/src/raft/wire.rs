@@ -3,6 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version: [`WIRE_VERSION`] |
+//! | 4 | CRC-32 of what follows, little endian; from version 2 on |
 //! | n | a [`Request`] or an [`Answer`], as `shiioo_actors::codec` writes it |
 //!
 //! An entry stands in it as the payload of its record in the log (`log::record`), so that both
@@ -21,8 +22,13 @@ use shiioo_actors::ports::Found;
 
 use crate::log::record::{self, LogEntry, Members, Vote};
 
-/// The shape of messages that this program writes and reads.
-pub(crate) const WIRE_VERSION: u8 = 1;
+/// The shape of messages that this program writes. It reads the one before, too.
+pub(crate) const WIRE_VERSION: u8 = 2;
+/// The shape without a checksum.
+const WIRE_VERSION_BARE: u8 = 1;
+/// Bytes of a checksum. Connections have their own, but not the memory on both sides of them: what
+/// one replica has wrong must not become what another has.
+const SEAL_BYTES: usize = 4;
 
 /// A question about a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +47,7 @@ pub(crate) enum Ask {
     /// Up to where a linearizable read has to have come.
     ReadIndex,
     Chunk(Chunk),
+    Reverted(Reverted),
 }
 
 /// What is answered.
@@ -53,6 +60,8 @@ pub(crate) enum Answer {
     ReadIndex(Option<u64>),
     /// The vote of the receiver when the snapshot is installed or refused; before, `None`.
     Chunk(Option<Vote>),
+    /// A notice was taken.
+    Noted,
 }
 
 /// Entries of a leader, or none: a heartbeat.
@@ -99,6 +108,14 @@ pub(crate) enum Transferred {
     Taken,
     VoteChanged(Vote),
     NotFlushed(Option<Position>),
+}
+
+/// A leader's notice that a replica lacks what it has acknowledged to this very leader: its log is
+/// an older copy, or its disk lost what it had called durable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reverted {
+    pub vote: Vote,
+    pub acknowledged: Position,
 }
 
 /// Some of the rows of a snapshot.
@@ -257,15 +274,26 @@ impl<'de> Deserialize<'de> for Blob {
 /// Writes a request or an answer.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = vec![WIRE_VERSION];
+    bytes.extend_from_slice(&[0; SEAL_BYTES]);
     codec::encode_into(message, &mut bytes);
+    let (head, message) = bytes.split_at_mut(1 + SEAL_BYTES);
+    head[1..].copy_from_slice(&crc32fast::hash(message).to_le_bytes());
     bytes
 }
 
 /// Reads a request or an answer.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    match bytes.split_first() {
-        Some((&WIRE_VERSION, message)) => codec::decode(message).map_err(|error| error.to_string()),
-        Some((version, _)) => Err(format!("a message of version {version}")),
-        None => Err("an empty message".into()),
-    }
+    let message = match bytes.split_first() {
+        Some((&WIRE_VERSION, sealed)) => {
+            let (seal, message) = sealed.split_first_chunk().ok_or("a message cut off")?;
+            if crc32fast::hash(message) != u32::from_le_bytes(*seal) {
+                return Err("the checksum of a message does not match".into());
+            }
+            message
+        }
+        Some((&WIRE_VERSION_BARE, message)) => message,
+        Some((version, _)) => return Err(format!("a message of version {version}")),
+        None => return Err("an empty message".into()),
+    };
+    codec::decode(message).map_err(|error| error.to_string())
 }

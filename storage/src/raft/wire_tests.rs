@@ -1,5 +1,6 @@
 //! What is written is read again; what was not written is an error.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -10,8 +11,8 @@ use shiioo_actors::seams::Timestamp;
 use super::convert;
 use super::types::log_entry;
 use super::wire::{
-    Answer, Append, Appended, Ask, Ballot, Chunk, Request, Transfer, Transferred, Voted, decode,
-    encode,
+    Answer, Append, Appended, Ask, Ballot, Chunk, Request, Reverted, Transfer, Transferred, Voted,
+    decode, encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -30,8 +31,12 @@ fn vote() -> impl Strategy<Value = Vote> {
 }
 
 fn members() -> impl Strategy<Value = Members> {
-    prop::collection::vec(prop::collection::vec(0_u64..9, 0..4), 0..3)
-        .prop_map(|voters| Members { nodes: voters.concat(), voters })
+    // In order, as sets are written.
+    prop::collection::vec(prop::collection::btree_set(0_u64..9, 0..4), 0..3).prop_map(|voters| {
+        let nodes = voters.iter().flatten().copied().collect::<BTreeSet<_>>();
+        let voters = voters.into_iter().map(|set| set.into_iter().collect()).collect();
+        Members { voters, nodes: nodes.into_iter().collect() }
+    })
 }
 
 fn body() -> impl Strategy<Value = Body> {
@@ -71,8 +76,11 @@ fn ask() -> impl Strategy<Value = Ask> {
             Ask::Chunk(Chunk::empty(vote, 3, upto, members, dumped).with_rows(2, false, rows))
         },
     );
+    let reverted = (vote(), position())
+        .prop_map(|(vote, acknowledged)| Ask::Reverted(Reverted { vote, acknowledged }));
     prop_oneof![
         append,
+        reverted,
         ballot().prop_map(Ask::Vote),
         ballot().prop_map(Ask::PreVote),
         transfer,
@@ -103,16 +111,40 @@ fn answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
-/// What a receiver does with bytes before anything of them reaches openraft.
-fn look_at(bytes: &[u8]) {
-    if let Ok(request) = decode::<Request>(bytes) {
+/// What a receiver does with bytes before anything of them reaches openraft. Whether it takes them
+/// for a message.
+fn look_at(bytes: &[u8]) -> bool {
+    let request = decode::<Request>(bytes);
+    let is_message = request.is_ok() || decode::<Answer>(bytes).is_ok();
+    if let Ok(request) = request {
         match request.body {
             Ask::Append(append) => drop(convert::append_from_wire(request.group, &append)),
             Ask::Chunk(chunk) => drop(chunk.check()),
             _ => {}
         }
     }
-    drop(decode::<Answer>(bytes));
+    is_message
+}
+
+/// As the version before wrote it: without a checksum.
+fn bare<T: serde::Serialize>(message: &T) -> Vec<u8> {
+    let mut bytes = vec![1];
+    shiioo_actors::codec::encode_into(message, &mut bytes);
+    bytes
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, Clone)]
+enum Spoilt {
+    Index(u64),
+    /// Of a later term than its leader's.
+    Later,
+    /// Of an earlier term than the entry before.
+    Earlier,
+}
+
+fn spoiling() -> impl Strategy<Value = Spoilt> {
+    prop_oneof![(2_u64..5).prop_map(Spoilt::Index), Just(Spoilt::Later), Just(Spoilt::Earlier)]
 }
 
 proptest! {
@@ -138,21 +170,56 @@ proptest! {
     #[test]
     fn any_bytes_are_an_error_and_no_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
-        is_versioned in any::<bool>(),
     ) {
         let mut bytes = bytes;
-        if is_versioned && !bytes.is_empty() {
+        let is_bare = bytes.first() == Some(&1);
+        prop_assert!(is_bare || !look_at(&bytes), "they have no checksum");
+        if !bytes.is_empty() {
             bytes[0] = super::wire::WIRE_VERSION;
+            prop_assert!(!look_at(&bytes), "they have no right checksum");
+            // Without one, any bytes may be a message, and none ends the receiver.
+            bytes[0] = 1;
+            look_at(&bytes);
         }
-        look_at(&bytes);
+    }
+
+    #[test]
+    fn messages_of_the_version_before_are_read(ask in ask(), answer in answer()) {
+        let request = Request { group: GROUP, body: ask };
+        prop_assert_eq!(decode::<Request>(&bare(&request)), Ok(request));
+        prop_assert_eq!(decode::<Answer>(&bare(&answer)), Ok(answer));
+    }
+
+    #[test]
+    fn a_later_version_is_no_message(ask in ask(), version in 3_u8..) {
+        let mut bytes = encode(&Request { group: GROUP, body: ask.clone() });
+        bytes[0] = version;
+        prop_assert!(decode::<Request>(&bytes).is_err());
+        let mut bytes = bare(&Request { group: GROUP, body: ask });
+        bytes[0] = version;
+        prop_assert!(decode::<Request>(&bytes).is_err());
+    }
+
+    /// Of snapshots' chunks as of everything else: what a bit was flipped in is no message.
+    #[test]
+    fn any_flipped_bit_is_noticed(ask in ask()) {
+        let bytes = encode(&Request { group: GROUP, body: ask });
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // One bit away from this version is 0, 3, 6, ...: none that is read.
+            prop_assert!(!look_at(&flipped), "bit {}", bit);
+        }
     }
 
     #[test]
     fn damaged_requests_are_no_panic(ask in ask(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = encode(&Request { group: GROUP, body: ask });
         let at = at.index(bytes.len());
-        bytes[at] = to;
-        look_at(&bytes);
+        let mut damaged = bare(&decode::<Request>(&bytes).unwrap());
+        let place = at % damaged.len();
+        damaged[place] = to;
+        look_at(&damaged);
         bytes.truncate(at);
         prop_assert!(decode::<Request>(&bytes).is_err(), "cut off");
     }
@@ -161,7 +228,7 @@ proptest! {
     #[test]
     fn entries_are_in_order_or_refused(
         bodies in prop::collection::vec(body(), 1..6),
-        spoilt in prop::option::of((any::<prop::sample::Index>(), 2_u64..5)),
+        spoilt in prop::option::of((any::<prop::sample::Index>(), spoiling())),
     ) {
         let prev = Position { term: 2, index: 9 };
         let is_valid = |body: &Body| !matches!(body, Body::Members(m) if m.check().is_err());
@@ -173,7 +240,12 @@ proptest! {
             .collect();
         if let Some((at, by)) = spoilt {
             let at = at.index(entries.len());
-            entries[at].position.index += by;
+            let position = &mut entries[at].position;
+            match by {
+                Spoilt::Index(by) => position.index += by,
+                Spoilt::Later => position.term = 4,
+                Spoilt::Earlier => position.term = 1,
+            }
         }
         let vote = Vote { term: 3, node: 1, committed: true };
         let (append, _) = Append::new(GROUP, vote, Some(prev), None, entries.clone(), usize::MAX);
@@ -181,7 +253,7 @@ proptest! {
             Ok(request) => {
                 prop_assert!(is_fine);
                 let found: Vec<_> = request.entries.into_iter().map(log_entry).collect();
-                prop_assert_eq!(found.len(), entries.len());
+                prop_assert_eq!(found, entries);
             }
             Err(_) => prop_assert!(!is_fine),
         }
@@ -206,4 +278,39 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     assert_eq!(left_off_after, Some(Position { term: 1, index: 2 }));
     assert_eq!(append.entries(GROUP).unwrap().len(), 3);
     assert!(encode(&append).len() < shiioo_actors::ports::PEER_MESSAGE_BYTES_MAX);
+}
+
+#[test]
+fn a_chunk_with_a_membership_from_beyond_it_is_refused() {
+    let vote = Vote { term: 3, node: 1, committed: true };
+    let upto = Position { term: 3, index: 9 };
+    let members = Members { voters: vec![vec![1]], nodes: vec![1] };
+    let chunk = |at| Chunk::empty(vote, 0, upto, Some((at, members.clone())), None);
+    assert_eq!(chunk(upto).check(), Ok(()));
+    assert!(chunk(Position { term: 3, index: 10 }).check().is_err());
+    let dumped = |dumped| Chunk::empty(vote, 0, upto, None, Some(dumped));
+    assert_eq!(dumped(Position { term: 3, index: 12 }).check(), Ok(()), "a dump may hold more");
+    assert!(dumped(Position { term: 4, index: 12 }).check().is_err());
+}
+
+#[test]
+fn an_entry_of_a_later_version_is_refused_and_named() {
+    let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
+    let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
+    let command = TenantCommand::CancelRun { run, reason: None };
+    let command = Command::Tenant { tenant, epoch: Epoch(1), command };
+    let envelope = |version| {
+        let (at, command) = (Timestamp(0), command.clone());
+        let envelope = Envelope { version, at, term: None, cause: None, origin: None, command };
+        Body::Command(Arc::new(envelope))
+    };
+    let vote = Vote { term: 1, node: 1, committed: true };
+    let append = |version| {
+        let position = Position { term: 1, index: 0 };
+        let entry = LogEntry { position, body: envelope(version) };
+        Append::new(GROUP, vote, None, None, [entry]).0.entries(GROUP)
+    };
+    assert!(append(shiioo_actors::command::COMMAND_VERSION).is_ok());
+    let error = append(shiioo_actors::command::COMMAND_VERSION + 1).unwrap_err();
+    assert!(error.contains("newer shiioo"), "{error}");
 }

@@ -272,7 +272,7 @@ impl Cluster {
 
 /// What is left of a node that is down.
 pub struct Down {
-    disk: SimDisk,
+    pub disk: SimDisk,
     durable: Arc<Mutex<Contents>>,
 }
 

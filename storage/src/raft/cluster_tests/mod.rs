@@ -323,3 +323,26 @@ fn strangers_and_liars_are_declined() {
         assert!(ask(GROUP, 2, raft, vote).await.is_err(), "it stops");
     });
 }
+
+/// Its copy was made in the same term, in which it acknowledged more since.
+#[test]
+fn who_comes_back_on_an_older_copy_stops_and_the_others_go_on() {
+    story(async {
+        let mut cluster = Cluster::start(3, 3).await;
+        let leader = cluster.leader().await;
+        cluster.propose_many(leader, 5, "before").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let stale = cluster.followers(leader)[0];
+        let copy = cluster.nodes[&stale].disk.fork();
+        cluster.propose_many(leader, 5, "after").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let mut down = cluster.kill(stale).await;
+        down.disk = copy;
+        cluster.bring_back(stale, down).await;
+        let failed = cluster.groups(stale).failed();
+        let why = tokio::time::timeout(20 * ELECTION_TIMEOUT, failed).await.unwrap();
+        assert!(why.contains("join anew"), "{why}");
+        assert!(cluster.leads(leader));
+        cluster.propose(leader, "still").await;
+    });
+}

@@ -1,0 +1,244 @@
+//! Files that do not belong together, are missing, or have rotted: each is named, and never taken for
+//! a beginning or for data.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{Cluster, Exit, Server, Tenant, files, spec};
+
+/// A node that refuses to start does so at once; the rest is for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// Stands in a run's output, and so in rows and events, and nowhere else.
+const MARK: &str = "ZZZZ-a-mark-ZZZZ";
+
+/// A node with a tenant that has one finished run, and a neighbour that has one, too.
+async fn village(folder: &TempDir) -> (Server, [Tenant; 2], String) {
+    let server = Server::start(folder, &[]).await;
+    let client = server.client();
+    let tenants = [
+        Tenant::create(&client, spec::unlimited()).await,
+        Tenant::create(&client, spec::unlimited()).await,
+    ];
+    let run = tenants[0].finished(spec::inline([spec::set(MARK, MARK)])).await;
+    tenants[1].finished(spec::inline([spec::set("a", 1)])).await;
+    (server, tenants, run["id"].as_str().expect("an id").to_owned())
+}
+
+/// The tenants as clients of the node that has started again.
+fn again(server: &Server, tenants: [Tenant; 2]) -> [Tenant; 2] {
+    tenants.map(|tenant| Tenant { client: server.client(), ..tenant })
+}
+
+/// The node ends by itself, with code 1 and one line that says this.
+async fn refuses(server: &mut Server, words: &[&str]) {
+    server.relaunch();
+    let exit = server.wait(REFUSED_WITHIN).await;
+    let Some(Exit { code, output }) = exit else {
+        panic!("it goes on:\n{}", server.output());
+    };
+    assert_eq!(code, Some(1), "{output}");
+    let line = output.lines().rfind(|line| line.starts_with("error: ")).expect("a line");
+    for word in words {
+        assert!(line.contains(word), "no {word:?} in {line}");
+    }
+}
+
+/// 503 with a reason that names no path, and which may be asked again.
+fn assert_out_of_service(reply: &tests::Reply, words: &str) -> Value {
+    let problem = reply.problem(503, "internal");
+    let detail = problem["detail"].as_str().expect("a detail");
+    assert!(detail.contains("quarantined") && detail.contains(words), "{detail}");
+    assert!(!detail.contains('/'), "a path: {detail}");
+    assert_eq!(problem["retryable"], true);
+    problem
+}
+
+async fn assert_well(tenant: &Tenant) {
+    assert_eq!(tenant.get("/runs").await.expect(200)["runs"].as_array().map(Vec::len), Some(1));
+    assert_eq!(tenant.finished(spec::inline([spec::set("b", 2)])).await["status"], "completed");
+}
+
+/// Flips a bit of every place where the mark stands.
+fn rot(path: &Path) {
+    let mut bytes = files::bytes(path);
+    let places: Vec<_> = bytes
+        .windows(MARK.len())
+        .enumerate()
+        .filter(|(_, window)| *window == MARK.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty(), "no mark in {path:?}");
+    for at in places {
+        bytes[at] ^= 1;
+    }
+    std::fs::write(path, bytes).expect("write the file");
+}
+
+#[tokio::test]
+async fn a_lone_node_without_its_log_refuses_to_start() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, _, _) = village(&folder).await;
+    server.kill9();
+    files::remove(&server.data().join("log"));
+    refuses(&mut server, &["has lost its log", "no other node has a copy"]).await;
+    assert!(!server.data().join("log").exists(), "none was begun");
+    // Not even where nothing but its identity is left.
+    files::remove(&server.data().join("tenants"));
+    std::fs::remove_file(server.data().join("system.redb")).expect("remove system.redb");
+    refuses(&mut server, &["has lost its log"]).await;
+}
+
+#[tokio::test]
+async fn a_member_without_its_log_refuses_to_vote() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let follower = cluster.followers().await[0];
+    cluster.kill9(follower);
+    let server = cluster.server(follower);
+    files::remove(&server.data().join("log"));
+    refuses(server, &["this member has lost its log: remove its directory and join anew"]).await;
+    let leader = cluster.leader().await;
+    Tenant::create(&cluster.client(leader), spec::unlimited()).await;
+}
+
+#[tokio::test]
+async fn the_log_of_another_node_is_refused() {
+    let (here, there) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (mut server, _, _) = village(&here).await;
+    let (mut other, _, _) = village(&there).await;
+    server.term().await;
+    other.term().await;
+    let (own, foreign) = (server.data().join("log"), other.data().join("log"));
+    files::remove(&own);
+    std::fs::rename(foreign, own).expect("move the log");
+    refuses(&mut server, &["log", "another node"]).await;
+}
+
+#[tokio::test]
+async fn a_node_without_its_system_file_names_it() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, _, _) = village(&folder).await;
+    server.term().await;
+    std::fs::remove_file(server.data().join("system.redb")).expect("remove system.redb");
+    refuses(&mut server, &["system.redb", "missing"]).await;
+    let line = server.output();
+    assert!(!line.contains("has removed this node"), "{line}");
+}
+
+#[tokio::test]
+async fn a_system_file_of_another_node_or_from_before_is_refused() {
+    let (here, there) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (mut server, _, _) = village(&here).await;
+    let (mut other, _, _) = village(&there).await;
+    server.term().await;
+    other.term().await;
+    let (own, foreign) = (server.data().join("system.redb"), other.data().join("system.redb"));
+    let before = files::bytes(&own);
+    server.restart().await;
+    Tenant::create(&server.client(), spec::unlimited()).await;
+    server.term().await;
+    std::fs::write(&own, before).expect("put the old file back");
+    refuses(&mut server, &["system.redb", "older"]).await;
+    std::fs::copy(foreign, own).expect("put the other file there");
+    refuses(&mut server, &["system.redb", "another node"]).await;
+}
+
+#[tokio::test]
+async fn a_log_from_before_is_refused() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, _, _) = village(&folder).await;
+    server.term().await;
+    let (log, kept) = (server.data().join("log"), folder.path().join("kept"));
+    std::fs::create_dir(&kept).expect("make a folder");
+    for (path, _) in files::walk(&log) {
+        std::fs::copy(&path, kept.join(path.file_name().expect("a name"))).expect("copy");
+    }
+    server.restart().await;
+    Tenant::create(&server.client(), spec::unlimited()).await;
+    server.term().await;
+    files::remove(&log);
+    std::fs::rename(kept, log).expect("put the old log back");
+    refuses(&mut server, &["system.redb", "ahead of the log"]).await;
+}
+
+#[tokio::test]
+async fn a_tenant_whose_folder_is_gone_is_out_of_service_alone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenants, _) = village(&folder).await;
+    server.term().await;
+    let own = files::tenant(&server.data(), &tenants[0].id);
+    let kept = folder.path().join("kept");
+    std::fs::rename(&own, &kept).expect("move the folder away");
+    server.restart().await;
+    let [troubled, neighbour] = again(&server, tenants);
+    assert_out_of_service(&troubled.get("/runs").await, "missing");
+    assert_out_of_service(&troubled.put("", json!({ "name": "other" })).await, "missing");
+    assert_out_of_service(&troubled.get("/runs").await, "missing");
+    assert!(!own.exists(), "it was made anew");
+    assert_eq!(troubled.get("").await.expect(200)["name"], "Test", "nothing was decided");
+    assert_well(&neighbour).await;
+    assert_eq!(server.client().get("/readyz").await.status, 200);
+    // Put back, it is as it was.
+    server.term().await;
+    std::fs::rename(&kept, &own).expect("put the folder back");
+    server.restart().await;
+    let [troubled, _] = again(&server, [troubled, neighbour]);
+    assert_well(&troubled).await;
+}
+
+#[tokio::test]
+async fn a_deleted_tenants_folder_is_not_missed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenants, _) = village(&folder).await;
+    tenants[0].delete("").await.expect(200);
+    server.kill9();
+    server.restart().await;
+    let [gone, neighbour] = again(&server, tenants);
+    gone.get("/runs").await.problem(404, "tenant_not_found");
+    assert_well(&neighbour).await;
+    let output = server.output();
+    assert!(!output.contains("damaged"), "{output}");
+}
+
+#[tokio::test]
+async fn a_rotten_row_takes_its_tenant_out_of_service_alone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenants, run) = village(&folder).await;
+    server.term().await;
+    rot(&files::tenant(&server.data(), &tenants[0].id).join("index.redb"));
+    server.restart().await;
+    let [troubled, neighbour] = again(&server, tenants);
+    assert_out_of_service(&troubled.get(&format!("/runs/{run}")).await, "checksum");
+    assert_out_of_service(&troubled.get("/runs").await, "checksum");
+    assert_well(&neighbour).await;
+    let output = server.output();
+    assert!(output.contains(&troubled.id) && output.contains("damaged"), "{output}");
+    // It can be deleted all the same.
+    troubled.delete("").await.expect(200);
+    assert!(!files::tenant(&server.data(), &troubled.id).exists());
+    server.term().await;
+    server.restart().await;
+    let [gone, neighbour] = again(&server, [troubled, neighbour]);
+    gone.get("/runs").await.problem(404, "tenant_not_found");
+    neighbour.get("/runs").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_rotten_event_takes_its_tenant_out_of_service_alone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenants, run) = village(&folder).await;
+    let events = tenants[0].events(&run).await;
+    assert!(events.iter().all(|event| event.get("crc32").is_none()), "{events:#?}");
+    server.term().await;
+    let path = files::tenant(&server.data(), &tenants[0].id).join("events.jsonl");
+    let written = files::events(&path).expect("whole lines").expect("whole lines");
+    assert!(written.iter().all(|event| event["crc32"].is_string()), "{written:#?}");
+    rot(&path);
+    server.restart().await;
+    let [troubled, neighbour] = again(&server, tenants);
+    let answer = troubled.get(&format!("/runs/{run}/events")).await;
+    assert_out_of_service(&answer, "checksum");
+    assert_out_of_service(&troubled.get("/runs").await, "checksum");
+    assert_well(&neighbour).await;
+}
