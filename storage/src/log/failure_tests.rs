@@ -250,6 +250,58 @@ fn a_full_disk_delays_and_loses_nothing() {
     assert_eq!(read(&open(&disk).unwrap(), GROUP).len(), 3);
 }
 
+/// Wherever in the change of segments the descriptors end: the log waits, and loses nothing.
+#[test]
+fn a_lack_of_descriptors_delays_and_loses_nothing() {
+    const ENTRIES: u64 = 60;
+    for opens in 0..6 {
+        let disk = SimDisk::new(opens);
+        let log = Log::open_sized(disk.mount(), Executor::Inline, 400).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let waited = runtime.unwrap().block_on(async {
+            let mut waited = 0;
+            for index in 0..ENTRIES {
+                disk.set_opens_left(Some(opens));
+                let (tell, mut told) = tokio::sync::oneshot::channel();
+                let done = Box::new(move |result| drop(tell.send(result)));
+                log.append(GROUP, vec![entry(1, index)], done).await;
+                // Old segments go, so that there is one to remove at each change.
+                let floor = Position { term: 1, index: index.saturating_sub(1) };
+                now_done(&log, Op::Purge(floor), &disk, &mut told, &mut waited).await;
+            }
+            waited
+        });
+        assert_eq!(waited > 0, opens < 2, "with {opens} descriptors {waited} batches waited");
+        disk.set_opens_left(None);
+        now(log.close()).unwrap();
+        let found = read(&open(&disk).unwrap(), GROUP);
+        assert_eq!(found.last(), Some(&entry(1, ENTRIES - 1)), "with {opens} descriptors");
+        let segments = disk.mount().list(segment::LOG_DIR).unwrap().len();
+        assert!(segments <= 3, "{segments} segments are left with {opens} descriptors");
+    }
+}
+
+/// Waits for an append, giving descriptors back where it waits for them, and purges.
+async fn now_done(
+    log: &Log,
+    purge: Op,
+    disk: &SimDisk,
+    told: &mut tokio::sync::oneshot::Receiver<std::io::Result<()>>,
+    waited: &mut u32,
+) {
+    if let Ok(done) = told.try_recv() {
+        done.unwrap();
+    } else {
+        *waited += 1;
+        disk.set_opens_left(None);
+        told.await.unwrap().unwrap();
+    }
+    disk.set_opens_left(None);
+    assert!(!log.is_full(), "a lack of descriptors is no full disk");
+    log.write(GROUP, vec![purge]).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_writers_thread_serves_many_at_once() {
     let dir = tempfile::tempdir().unwrap();

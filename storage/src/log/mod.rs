@@ -51,7 +51,7 @@ pub(crate) use writer::{Done, Op};
 /// Jobs that may wait for the writer.
 const QUEUE_JOBS_MAX: usize = 1024;
 
-/// How long a full disk is left alone before the batch that waits is tried again.
+/// How long a full disk, or a process without descriptors, is left alone before the batch that waits is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// See the module.
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     /// Number of the segment that is written; changes when another is begun.
     rolled: watch::Sender<u32>,
     full: AtomicBool,
+    /// Whether the next segment waits for a descriptor.
+    exhausted: AtomicBool,
     /// Whether what finds no room fails instead of waiting.
     closing: AtomicBool,
     failed: watch::Sender<Option<String>>,
@@ -115,6 +117,18 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn set_exhausted(&self, exhausted: bool) {
+        if self.exhausted.swap(exhausted, Ordering::AcqRel) != exhausted {
+            if exhausted {
+                tracing::error!("no file descriptor is left: nothing is written until one is");
+            } else {
+                tracing::info!("there are file descriptors again");
+            }
+        }
+    }
+}
+
 impl Log {
     /// Opens the log below the data directory, or makes one. Blocks.
     ///
@@ -136,6 +150,7 @@ impl Log {
             floors: Mutex::default(),
             rolled: watch::Sender::new(0),
             full: AtomicBool::new(false),
+            exhausted: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });

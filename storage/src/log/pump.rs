@@ -1,4 +1,5 @@
-//! Drives the writer: makes batches of the jobs that wait, and tries again while the disk is full.
+//! Drives the writer: makes batches of the jobs that wait, and tries again while the disk is full or
+//! no descriptor is left.
 //!
 //! In production a thread does that, in a simulation whoever hands in a job. Both go through
 //! [`Pump`].
@@ -31,8 +32,8 @@ pub(crate) struct Pump {
 enum Rest {
     /// Nothing waits.
     Idle,
-    /// There is no room for what waits.
-    Full,
+    /// There is no room for what waits, or no descriptor for the file it goes to.
+    Stuck,
 }
 
 impl Pump {
@@ -50,7 +51,7 @@ impl Pump {
         }
     }
 
-    /// Writes until nothing waits or there is no room.
+    /// Writes until nothing waits or nothing can be written for now.
     fn run(&mut self) -> Rest {
         while self.batch.is_some() || !self.waiting.is_empty() {
             if self.batch.is_none() && self.is_closed {
@@ -58,11 +59,17 @@ impl Pump {
                 break;
             }
             match self.run_batch() {
-                Ok(()) => self.shared.set_full(false),
-                Err(Trouble::Full) => {
-                    self.shared.set_full(true);
+                Ok(()) => {
+                    self.shared.set_full(false);
+                    self.shared.set_exhausted(false);
+                }
+                Err(trouble @ (Trouble::Full | Trouble::Exhausted)) => {
+                    match trouble {
+                        Trouble::Full => self.shared.set_full(true),
+                        _ => self.shared.set_exhausted(true),
+                    }
                     if !self.shared.closing.load(Ordering::Acquire) {
-                        return Rest::Full;
+                        return Rest::Stuck;
                     }
                     self.fail_all();
                 }
@@ -117,7 +124,7 @@ pub(crate) fn serve(mut pump: Pump, mut jobs: mpsc::Receiver<Job>) {
             }
             match pump.run() {
                 Rest::Idle => break,
-                Rest::Full => std::thread::park_timeout(FULL_RETRY),
+                Rest::Stuck => std::thread::park_timeout(FULL_RETRY),
             }
         }
     }
@@ -167,7 +174,7 @@ impl Inline {
     }
 
     fn run(&self, driven: &mut Driven) {
-        if driven.pump.run() == Rest::Full
+        if driven.pump.run() == Rest::Stuck
             && !driven.is_retrying
             && let Ok(runtime) = Handle::try_current()
         {
