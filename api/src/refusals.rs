@@ -24,7 +24,7 @@ impl From<CallError> for Problem {
         let text = error.to_string();
         match error {
             CallError::Refused(refusal) => refusal.into(),
-            CallError::Busy => {
+            CallError::Busy | CallError::NodeBusy => {
                 Self::new(Code::Busy, text).retry_after(RETRY_SOON_SECS).not_applied()
             }
             CallError::Starting { .. } => Self::new(Code::Starting, text)
@@ -48,6 +48,7 @@ impl From<CallError> for Problem {
             CallError::Store(StoreError::Full) => {
                 Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS)
             }
+            CallError::Store(error) if error.is_passing() => CallError::NodeBusy.into(),
             // The text names files of the server: it is for the log.
             CallError::Store(StoreError::Io { .. } | StoreError::Damaged { .. }) => {
                 tracing::error!(error = %text, "a tenant's files cannot be read");

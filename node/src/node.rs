@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Member;
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ids::NodeId;
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::seams::TcpListen;
@@ -30,6 +31,9 @@ use crate::seams::NodeSeams;
 const READY_FILE: &str = "node.json";
 /// Ports that are tried where the wished one is taken and may be another.
 const PORTS_MAX: u16 = 64;
+/// A limit of file descriptors below this is worth a warning: it is what a process has at least by
+/// default nearly everywhere.
+const DESCRIPTORS_FEW: u64 = 1024;
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -139,6 +143,7 @@ impl Node {
     /// See [`StartError`]. Nothing is left running or locked.
     pub async fn start(config: Config, seams: NodeSeams) -> Result<Self, StartError> {
         config.check()?;
+        tell_descriptors(seams.descriptors);
         let lock = claim(&config, &seams).await?;
         let sockets = Sockets::bind(&config, &seams).await?;
         let failed_address = |addr, flag| move |source| StartError::Bind { addr, flag, source };
@@ -225,6 +230,23 @@ impl Node {
         });
         let dir = self.config.data_dir.clone();
         written.await.map_err(|error| StartError::DataDir { dir, source: io::Error::other(error) })
+    }
+}
+
+/// Says how many of each thing may be open, and warns where that is few.
+fn tell_descriptors(limit: u64) {
+    let DescriptorBudget { api_connections, step_calls, open_stores, .. } =
+        DescriptorBudget::of_limit(limit);
+    if limit < DESCRIPTORS_FEW {
+        tracing::warn!(
+            limit,
+            api_connections,
+            step_calls,
+            open_stores,
+            "few file descriptors: raise the hard limit (ulimit -Hn) for more of each"
+        );
+    } else {
+        tracing::info!(limit, api_connections, step_calls, open_stores, "file descriptors");
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Member;
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ids::{GroupId, NodeId};
 use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile};
@@ -135,8 +136,9 @@ impl Rooms {
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
         let (disk, executor) = (Arc::clone(&seams.disk), seams.executor.clone());
         let stores = FileStores::open(disk, executor, &config.region).await?;
+        let descriptors = DescriptorBudget::of_limit(seams.descriptors);
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
-        let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
+        let http = HttpSteps::new(tcp, clock, config.deny_private_targets, &descriptors)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
         let ports = NodePorts {
             ledger: groups.clone(),
@@ -146,6 +148,7 @@ impl Rooms {
             registry,
             peers: Arc::clone(quic) as Arc<dyn Peers>,
             issuer: Arc::new(Issuer(seams.seams.clone())),
+            descriptors,
         };
         quic.serve(door.clone(), door.clone());
         // A node that waits for its cluster would not notice that its own log has failed.

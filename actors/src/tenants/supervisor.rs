@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ use super::actor::{TenantActor, TenantDeps};
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
 use crate::ids::{GroupId, TenantId};
+use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
 const RESTARTS_MAX: usize = 3;
@@ -20,6 +22,10 @@ const RESTARTS_MAX: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long a tenant stays in quarantine before it is tried again.
 const QUARANTINE: Duration = Duration::from_secs(15);
+/// Pause before a tenant is opened again for which no descriptor was left.
+const OPEN_AGAIN: Duration = Duration::from_millis(250);
+/// Pause before the tenants with files are listed again, for which no descriptor was left.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a group that is being opened is looked for.
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// How long a tenant may take to open when it is looked at for unfinished work.
@@ -36,6 +42,8 @@ pub enum SupervisorMessage {
     Start(Arc<Slot>),
     /// The actor could not be started.
     StartFailed(Arc<Slot>, String),
+    /// The actor failed for want of file descriptors only.
+    Exhausted(Arc<Slot>),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
     /// A new term has begun: open the group's tenants that have files, for runs they may owe.
@@ -92,6 +100,7 @@ impl Actor for TenantSupervisor {
         match message {
             SupervisorMessage::Start(slot) => state.start(&myself, slot),
             SupervisorMessage::StartFailed(slot, why) => state.failed(&myself, &slot, why),
+            SupervisorMessage::Exhausted(slot) => state.exhausted(&myself, slot),
             SupervisorMessage::TryAgain(slot) => {
                 if matches!(&*slot.phase.borrow(), Phase::Quarantined { .. }) {
                     state.failures.remove(&slot.tenant);
@@ -99,7 +108,13 @@ impl Actor for TenantSupervisor {
                     state.start(&myself, slot);
                 }
             }
-            SupervisorMessage::LookForWork(group) => state.look_for_work(group)?,
+            SupervisorMessage::LookForWork(group) => match state.look_for_work(group) {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, "looking for unfinished runs again in a moment");
+                    myself.send_after(LOOK_AGAIN, move || SupervisorMessage::LookForWork(group));
+                }
+                looked => looked?,
+            },
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
         Ok(())
@@ -117,7 +132,11 @@ impl Actor for TenantSupervisor {
                 _ => false,
             };
             if let Some(slot) = state.arguments.registry.slots().into_iter().find(is_it) {
-                state.failed(&myself, &slot, error.to_string());
+                if is_passing(&error) {
+                    state.exhausted(&myself, slot);
+                } else {
+                    state.failed(&myself, &slot, error.to_string());
+                }
             }
         }
         Ok(())
@@ -138,11 +157,16 @@ impl SupervisorState {
             }
             let arguments = (Arc::clone(&slot), deps);
             let supervisor = myself.get_cell();
-            if let Err(error) = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await
-            {
-                let _ =
-                    myself.send_message(SupervisorMessage::StartFailed(slot, error.to_string()));
-            }
+            let started = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await;
+            let _ = match started {
+                Ok(_) => Ok(()),
+                Err(SpawnErr::StartupFailed(error)) if is_passing(&error) => {
+                    myself.send_message(SupervisorMessage::Exhausted(slot))
+                }
+                Err(error) => {
+                    myself.send_message(SupervisorMessage::StartFailed(slot, error.to_string()))
+                }
+            };
         });
     }
 
@@ -158,12 +182,25 @@ impl SupervisorState {
             return self.start(myself, Arc::clone(slot));
         }
         tracing::error!(tenant = %slot.tenant, %why, "a tenant keeps failing and is quarantined");
-        slot.phase.send_replace(Phase::Quarantined { reason: why });
+        // The text names actors and files: it is for the log.
+        let reason = "its actor failed again and again; the node's log says why".to_owned();
+        slot.phase.send_replace(Phase::Quarantined { reason });
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
     }
 
-    fn look_for_work(&self, group: GroupId) -> Result<(), ActorProcessingErr> {
+    /// Starts the actor again in a moment. That the process has no descriptor left is no failure of
+    /// the tenant's, so that it does not count.
+    fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+        if !slot.exhausted.swap(true, Ordering::AcqRel) {
+            tracing::warn!(tenant = %slot.tenant, "no file descriptor is left to open a tenant with");
+        }
+        // Its callers wait, and are told that the node is busy when their time is up.
+        slot.phase.send_replace(Phase::Starting);
+        myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(slot));
+    }
+
+    fn look_for_work(&self, group: GroupId) -> Result<(), StoreError> {
         for tenant in self.arguments.deps.part.stores.tenants()? {
             let here = self.arguments.directory.get(tenant);
             if here.is_none_or(|placed| placed.group != group) {
@@ -199,4 +236,9 @@ impl SupervisorState {
             let _ = done.send(());
         });
     }
+}
+
+/// Whether an actor failed for want of file descriptors only.
+fn is_passing(error: &ActorProcessingErr) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_passing)
 }
