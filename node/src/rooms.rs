@@ -217,6 +217,7 @@ fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>
             request_timeout: config.request_timeout,
             admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
             test_hooks: config.test_hooks,
+            descriptors: DescriptorBudget::of_limit(seams.descriptors),
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {
                     write_group_metrics(&groups.groups(), text);
