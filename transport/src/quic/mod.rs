@@ -17,6 +17,7 @@ mod link;
 mod members;
 mod refusals;
 mod serve;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
