@@ -442,3 +442,20 @@ async fn a_wait_goes_on_over_a_restart_and_keeps_its_due_time() {
     assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!(Tenant::step(&ended, "w")["attempt"], 1, "{ended:#}");
 }
+
+#[tokio::test]
+async fn private_targets_are_called_unless_they_are_denied() {
+    let service = Counter::start().await;
+    let run = spec::inline([spec::http("a", "GET", &service.url("/"))]);
+    for (flags, status) in [(&[][..], "completed"), (&["--deny-private-targets"][..], "failed")] {
+        let server = Server::shared(flags).await;
+        let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+        let run = tenant.finished(run.clone()).await;
+        assert_eq!(run["status"], status, "{run:#}");
+        if status == "failed" {
+            let error = Tenant::step(&run, "a")["error"].as_str().expect("an error");
+            assert!(error.contains("--deny-private-targets"), "{error}");
+        }
+    }
+    assert_eq!(service.count("/"), 1);
+}
