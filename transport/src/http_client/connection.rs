@@ -240,9 +240,9 @@ mod tests {
         /// Whatever a service says before it closes is an answer or an error, in bounded time.
         #[test]
         fn any_bytes_are_an_answer_or_an_error(pieces in prop::collection::vec(piece(), 0..10)) {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true);
-            let judged = runtime.build().unwrap().block_on(async {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            let judged = runtime.block_on(async {
                 let (near, mut far) = tokio::io::duplex(1 << 16);
                 let mut connection = Connection::open(Box::new(near)).await.unwrap();
                 let service = tokio::spawn(async move {
