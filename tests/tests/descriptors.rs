@@ -90,6 +90,35 @@ async fn calls_that_are_not_answered_leave_1024_descriptors_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_tenants_than_can_be_open_wait_for_each_other() {
+    /// With two files each, more than the node may open.
+    const TENANTS: usize = 140;
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = start(&folder, 256).await;
+    let client = server.client();
+    let mut made = Vec::new();
+    for number in 0..TENANTS {
+        let tenant = eventually(&format!("tenant {number} is made"), async || {
+            let reply = client.post("/api/tenants", json!({ "name": "T" })).await;
+            let text = String::from_utf8_lossy(&reply.body).into_owned();
+            assert!(matches!(reply.status, 201 | 503), "{reply}");
+            assert!(!text.contains("quarantine") && !text.contains(".redb"), "{text}");
+            (reply.status == 201).then(|| reply.json()["id"].as_str().expect("an id").to_owned())
+        });
+        made.push(tenant.await);
+    }
+    for id in made.iter().step_by(20) {
+        eventually("an old tenant is served", async || {
+            let reply = client.get(&format!("/api/tenants/{id}/runs")).await;
+            assert!(matches!(reply.status, 200 | 503), "{reply}");
+            (reply.status == 200).then_some(())
+        })
+        .await;
+    }
+    assert!(!server.output().contains("quarantine"), "a lack of descriptors is no failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiters_and_idle_clients_leave_room_for_short_requests_and_probes() {
     const WAITERS: usize = 280;
     let folder = TempDir::new().expect("a temporary folder");

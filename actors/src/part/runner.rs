@@ -164,6 +164,7 @@ impl<M: Machine> PartRunner<M> {
         match self.deps.stores.open(self.part).await {
             Ok(store) => self.rows.store = Some(store),
             Err(StoreError::Full) => {}
+            Err(error) if error.is_passing() => {}
             Err(error) => return Err(error),
         }
         Ok(())
@@ -242,6 +243,7 @@ impl<M: Machine> PartRunner<M> {
         match (self.rows.store.is_some(), self.machine.needs_files()) {
             (false, true) => match self.deps.stores.open(self.part).await {
                 Err(StoreError::Full) if self.may_wait_for_room() => {}
+                Err(error) if self.may_wait_for_room() && error.is_passing() => {}
                 opened => self.rows.store = Some(opened?),
             },
             // Before anything says that the deletion is durable: else it would not be repeated.
