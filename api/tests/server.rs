@@ -10,6 +10,7 @@ use std::time::Duration;
 use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{ByteStream, TcpListen};
+use shiioo_api::Api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -62,14 +63,18 @@ struct Server {
 
 impl Server {
     fn start(listener: impl TcpListen + 'static) -> Self {
-        Self::start_bounded(listener, DescriptorBudget::default())
+        Self::serving(listener, support::api(None))
     }
 
     fn start_bounded(listener: impl TcpListen + 'static, bounds: DescriptorBudget) -> Self {
+        Self::serving(listener, support::bounded_api(None, bounds))
+    }
+
+    fn serving(listener: impl TcpListen + 'static, api: Api) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            support::bounded_api(None, bounds).serve(Box::new(listener), stopped).await;
+            api.serve(Box::new(listener), stopped).await;
         });
         Self { stop, running }
     }
