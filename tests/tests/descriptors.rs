@@ -98,7 +98,8 @@ async fn more_tenants_than_can_be_open_wait_for_each_other() {
     let client = server.client();
     let mut made = Vec::new();
     for number in 0..TENANTS {
-        let tenant = eventually(&format!("tenant {number} is made"), async || {
+        let what = format!("tenant {number} is made");
+        let tenant = eventually(&what, async || {
             let reply = client.post("/api/tenants", json!({ "name": "T" })).await;
             let text = String::from_utf8_lossy(&reply.body).into_owned();
             assert!(matches!(reply.status, 201 | 503), "{reply}");
@@ -148,7 +149,8 @@ async fn waiters_and_idle_clients_leave_room_for_short_requests_and_probes() {
         .await;
     }
     let tenant = eventually("a tenant is made", async || {
-        let made = server.client().call("POST", "/api/tenants").json(&json!({ "name": "T" }));
+        let client = server.client();
+        let made = client.call("POST", "/api/tenants").json(&json!({ "name": "T" }));
         made.try_send().await.ok().filter(|reply| reply.status == 201)
     })
     .await;
