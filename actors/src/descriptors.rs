@@ -4,6 +4,8 @@
 //! [`DESCRIPTORS_MIN`] on. The reserve belongs to the log, the state of group 0, the sockets, name
 //! lookups and what the runtime opens; nothing that a tenant or a client asks for is taken from it.
 
+use std::io;
+
 /// The smallest limit that is shared out. Below it a node is not expected to work.
 pub const DESCRIPTORS_MIN: u64 = 64;
 /// The part of the limit that is kept for the node itself: one in so many.
@@ -35,6 +37,17 @@ const OPEN_STORES_MAX: u64 = 4096;
 const LOOKUPS_MAX: u64 = 32;
 /// The part of the limit that name lookups get: one in so many. They come out of the reserve.
 const LOOKUPS_DIVISOR: u64 = 32;
+
+/// The process has no descriptor left (`EMFILE`): the same number on every Unix.
+const EMFILE: i32 = 24;
+/// The system has none left (`ENFILE`).
+const ENFILE: i32 = 23;
+
+/// Whether an error says that there is no descriptor left: a lack that passes, and says nothing
+/// about the file or the host that was to be opened.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
 
 /// How many of each thing may be open at once. Every number is at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

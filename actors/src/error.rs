@@ -12,6 +12,9 @@ pub enum CallError {
     /// Too much is waiting for this tenant already. Nothing changed.
     #[error("too many requests of this tenant are waiting")]
     Busy,
+    /// The node has no file descriptor left for this, or too much waits on it. Nothing changed.
+    #[error("the node is busy: too much is open or waiting on it at the moment")]
+    NodeBusy,
     /// The node, or the tenant on it, is still getting ready. Nothing changed.
     #[error("{what} is starting")]
     Starting {

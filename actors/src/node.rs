@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::command::{Member, SystemCommand};
 use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
+use crate::descriptors::DescriptorBudget;
 use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::error::CallError;
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
@@ -107,6 +108,8 @@ pub struct NodePorts {
     pub peers: Arc<dyn Peers>,
     /// Signs certificates.
     pub issuer: Arc<dyn CertificateIssuer>,
+    /// How many of each thing may be open.
+    pub descriptors: DescriptorBudget,
 }
 
 /// Why a node's actors did not start.
@@ -197,7 +200,8 @@ async fn start_under(
     ports: &NodePorts,
     open: impl FnOnce(Doors) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, issuer } = ports.clone();
+    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, descriptors } =
+        ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
@@ -232,6 +236,7 @@ async fn start_under(
         http,
         locks: locks.clone(),
         templates: Templates::default(),
+        descriptors,
     };
     let arguments = SupervisorArguments {
         deps: Arc::new(deps),

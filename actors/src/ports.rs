@@ -18,6 +18,7 @@ pub use peers::{
 };
 
 use crate::command::Envelope;
+use crate::descriptors::is_exhausted;
 use crate::ids::{GroupId, Part, Position, TenantId};
 use crate::outcome::Outcome;
 
@@ -459,6 +460,13 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether only a lack of file descriptors is in the way: it passes, and the files are well.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_exhausted(source))
+    }
+}
+
 /// Sends the requests of `http` steps.
 pub trait HttpCaller: Send + Sync + 'static {
     /// Sends one request and reads the whole answer, within the caller's deadline.
@@ -468,6 +476,8 @@ pub trait HttpCaller: Send + Sync + 'static {
 /// A request of an `http` step, rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRequest {
+    /// Whose step it is: calls and name lookups are shared out among tenants.
+    pub tenant: TenantId,
     /// Method, upper case.
     pub method: String,
     /// Absolute `http` or `https` URL.

@@ -14,6 +14,7 @@ use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{Call, Handles};
 use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::Seams;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout_at;
 
 use crate::attempt::Attempt;
@@ -41,6 +42,10 @@ pub(crate) struct Shared {
     pub(crate) request_timeout: Duration,
     pub(crate) guard: Guard,
     pub(crate) metrics: Metrics,
+    /// Places of requests that wait on purpose.
+    pub(crate) long_polls: Arc<Semaphore>,
+    /// Whether the server stops: then who waits on purpose is sent away.
+    pub(crate) stopping: watch::Sender<bool>,
     /// The OpenAPI document, once it was asked for.
     pub(crate) openapi: OnceLock<Bytes>,
 }
@@ -53,6 +58,18 @@ impl App {
     /// The handles of the node; until its actors run, the refusal that says so.
     pub(crate) fn node(&self) -> Result<&Handles, CallError> {
         self.handles.get().ok_or(CallError::Starting { what: "the node" })
+    }
+
+    /// A place for a request that waits on purpose. Fewer than there are connections, so that
+    /// short requests find room however many wait.
+    pub(crate) fn long_poll(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        Arc::clone(&self.long_polls).try_acquire_owned().map_err(|_| CallError::NodeBusy)
+    }
+
+    /// Waits until the server stops.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as this.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 }
 

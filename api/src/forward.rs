@@ -173,7 +173,22 @@ pub(crate) async fn to_owner<W: Ways>(
         }
         return response;
     }
-    Journey::new(&layer, owner, parts, body).go(&next).await
+    if wait_of(&parts, &body).is_zero() {
+        return Journey::new(&layer, owner, parts, body).go(&next).await;
+    }
+    let _place = match layer.app.long_poll() {
+        Ok(place) => place,
+        Err(busy) => return Problem::from(busy).into_response(),
+    };
+    tokio::select! {
+        biased;
+        answer = Journey::new(&layer, owner, parts, body).go(&next) => answer,
+        // What it waited for has not come; what it did before it waited may stand.
+        () = layer.app.stopped() => {
+            let why = "the node stopped while the request waited".to_owned();
+            Problem::from(CallError::Unknown { why }).into_response()
+        }
+    }
 }
 
 /// Answers an attempt on this node.

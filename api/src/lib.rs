@@ -42,13 +42,15 @@ mod wire;
 mod workflows;
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use crate::metrics::ExtraMetrics;
@@ -64,6 +66,8 @@ pub struct ApiConfig {
     pub admin_token: Option<String>,
     /// Whether tests may have a tenant misbehave, at `/test/tenants/{tenant_id}/{act}`.
     pub test_hooks: bool,
+    /// How many connections there may be, and how many requests that wait on purpose.
+    pub descriptors: DescriptorBudget,
     /// Metrics of the rest of the node, written behind the API's own.
     pub extra_metrics: Vec<ExtraMetrics>,
 }
@@ -84,6 +88,7 @@ impl fmt::Debug for ApiConfig {
 #[derive(Debug)]
 pub struct Api {
     app: app::App,
+    bounds: server::Bounds,
     router: Router,
     inner_router: Router,
 }
@@ -100,9 +105,16 @@ impl Api {
             request_timeout: config.request_timeout,
             guard: auth::Guard::new(config.admin_token.as_deref()),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
+            long_polls: Arc::new(Semaphore::new(config.descriptors.long_polls)),
+            stopping: watch::Sender::new(false),
             openapi: OnceLock::new(),
         });
+        let bounds = server::Bounds {
+            connections: config.descriptors.api_connections,
+            refusals: config.descriptors.api_refusals,
+        };
         Self {
+            bounds,
             router: routes::router(app.clone(), config.test_hooks),
             inner_router: routes::inner_router(app.clone()),
             app,
@@ -137,6 +149,12 @@ impl Api {
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running
     /// requests have ended (or were cut off after a while).
     pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
-        server::serve(listener, self.router(), &self.app.metrics, stop).await;
+        let routers =
+            server::Routers { all: self.router(), busy: routes::busy_router(self.app.clone()) };
+        let stop = async {
+            stop.await;
+            self.app.stopping.send_replace(true);
+        };
+        server::serve(listener, routers, self.bounds, &self.app.metrics, stop).await;
     }
 }

@@ -24,14 +24,17 @@ const PAGE_HEADERS: [(HeaderName, &str); 2] = [
 ];
 
 pub(crate) fn routes() -> Routes {
-    Routes::default()
+    probes()
         .get("/", start_page)
-        .get("/healthz", healthz)
-        .get("/readyz", readyz)
         .get("/metrics", metrics)
         .get("/docs", docs)
         .get("/api/health", health)
         .get("/api/openapi.json", openapi_json)
+}
+
+/// What a load balancer or a supervisor asks for: answered however busy the node is.
+pub(crate) fn probes() -> Routes {
+    Routes::default().get("/healthz", healthz).get("/readyz", readyz)
 }
 
 /// How the node is.

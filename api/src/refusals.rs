@@ -24,7 +24,7 @@ impl From<CallError> for Problem {
         let text = error.to_string();
         match error {
             CallError::Refused(refusal) => refusal.into(),
-            CallError::Busy => {
+            CallError::Busy | CallError::NodeBusy => {
                 Self::new(Code::Busy, text).retry_after(RETRY_SOON_SECS).not_applied()
             }
             CallError::Starting { .. } => Self::new(Code::Starting, text)
@@ -47,6 +47,9 @@ impl From<CallError> for Problem {
             }
             CallError::Store(StoreError::Full) => {
                 Self::new(Code::DiskFull, text).retry_after(RETRY_LATER_SECS)
+            }
+            CallError::Store(error) if error.is_passing() => {
+                Self::new(Code::Busy, CallError::NodeBusy.to_string()).retry_after(RETRY_SOON_SECS)
             }
             // The text names files of the server: it is for the log.
             CallError::Store(error) => {
@@ -162,6 +165,7 @@ mod tests {
     async fn what_certainly_changed_nothing_says_so() {
         for error in [
             CallError::Busy,
+            CallError::NodeBusy,
             CallError::Starting { what: "the tenant" },
             CallError::NoLeader,
             CallError::Stopping,
@@ -180,6 +184,16 @@ mod tests {
         assert!(body.get("applied").is_none());
         let (_, body) = shown(CallError::DeadlineExceeded.into()).await;
         assert!(body.get("applied").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lack_of_descriptors_passes_and_names_no_file() {
+        let source = Arc::new(std::io::Error::from_raw_os_error(24));
+        let error = StoreError::Io { what: "open tenants/x/index.redb".into(), source };
+        let (headers, body) = shown(CallError::Store(error).into()).await;
+        assert_eq!((&body["code"], &body["status"]), (&"busy".into(), &503.into()));
+        assert!(headers.contains_key("retry-after") && body.get("applied").is_none());
+        assert!(!body.to_string().contains("redb"), "{body}");
     }
 
     #[test]

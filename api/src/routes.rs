@@ -1,13 +1,16 @@
 //! The table of routes: what the router serves, and what the OpenAPI document is checked against.
 
 use axum::Router;
+use axum::body::Body;
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
+use shiioo_actors::error::CallError;
 
 use crate::app::App;
 use crate::forward::{Layer, OwnedBy};
+use crate::payload::read_body;
 use crate::problem::{Code, Problem};
 use crate::{
     cluster, edge, forward, handed_over, hooks, jobs, join_tokens, locks, operations, runs,
@@ -109,6 +112,21 @@ pub(crate) fn router(app: App, test_hooks: bool) -> Router {
         router.route_layer(from_fn_with_state(layer, forward::to_owner::<App>))
     });
     finished(Routes::of_node().router.merge(owned).merge(hooks))
+        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .with_state(app)
+}
+
+/// The router for connections above the bound: probes are answered, everything else is told that
+/// the node is busy.
+pub(crate) fn busy_router(app: App) -> Router {
+    Routes::default()
+        .merge(operations::probes())
+        .router
+        .fallback(async |body: Body| {
+            // What is not read would break the connection before the answer arrives.
+            let _ = read_body(body).await;
+            Problem::from(CallError::NodeBusy)
+        })
         .layer(from_fn_with_state(app.clone(), edge::edge))
         .with_state(app)
 }

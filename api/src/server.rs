@@ -1,7 +1,8 @@
 //! The HTTP/1 server: an accept loop over the listener of the seams.
 //!
-//! Invariants: the loop ends only when it is told to; the number of connections is bounded, and
-//! so is the time of each phase of one: headers, idling between requests (here), bodies
+//! Invariants: the loop ends only when it is told to; the number of connections is bounded, with a
+//! few more that are only told so and that probes get in by; bounded is the time of each phase of
+//! one: headers, idling between requests (here), bodies
 //! (`payload`), answers (the deadline of each call).
 
 use std::io::{self, ErrorKind};
@@ -22,10 +23,12 @@ use tracing::{debug, warn};
 use crate::edge::HEADERS_BYTES_MAX;
 use crate::metrics::{Held, Metrics};
 
-/// Open connections; more wait in the backlog of the operating system.
-const CONNECTIONS_MAX: usize = 8192;
 /// Longest time for the headers of a request to arrive, idling before them included.
 const HEADERS_READ_MAX: Duration = Duration::from_secs(10);
+/// The same for a connection above the bound, which is there for one short request.
+const REFUSAL_HEADERS_READ_MAX: Duration = Duration::from_secs(1);
+/// Longest life of a connection above the bound.
+const REFUSAL_MAX: Duration = Duration::from_secs(5);
 /// The read buffer of a connection, and hyper's own bound for headers: well above ours, so that
 /// ours can answer as the API does.
 const CONNECTION_BUFFER_BYTES_MAX: usize = 4 * HEADERS_BYTES_MAX;
@@ -34,15 +37,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time for running requests to end once the server is stopping.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
+/// How many connections there may be at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Connections that are served.
+    pub(crate) connections: usize,
+    /// Connections above that, which get one answer: how the node is, or that it is busy. More
+    /// wait in the backlog of the operating system.
+    pub(crate) refusals: usize,
+}
+
+/// What answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Routers {
+    /// Requests of connections that are served.
+    pub(crate) all: Router,
+    /// The one request of a connection above the bound.
+    pub(crate) busy: Router,
+}
+
 /// Serves until `stop` is ready, then lets running requests end.
 pub(crate) async fn serve(
     listener: Box<dyn TcpListen>,
-    router: Router,
+    routers: Routers,
+    bounds: Bounds,
     metrics: &Metrics,
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = pin!(stop);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new(bounds);
     let (stopping, told_to_stop) = watch::channel(false);
     let mut connections = JoinSet::new();
     loop {
@@ -52,8 +75,8 @@ pub(crate) async fn serve(
             accepted = accept(&*listener, &slots) => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let open = Open { _slot: slot, _counted: metrics.connected() };
-        connections.spawn(converse(stream, router.clone(), told_to_stop.clone(), open));
+        let open = Open { slot, _counted: metrics.connected() };
+        connections.spawn(converse(stream, routers.clone(), told_to_stop.clone(), open));
     }
     // Nobody waits in a backlog that will not be served.
     drop(listener);
@@ -67,23 +90,65 @@ pub(crate) async fn serve(
 
 /// What a connection holds while it is open.
 struct Open {
-    _slot: Option<OwnedSemaphorePermit>,
+    slot: Slot,
     _counted: Held,
 }
 
+/// A connection's place.
+#[derive(Debug)]
+enum Slot {
+    Served { _place: Option<OwnedSemaphorePermit> },
+    Refused { _place: Option<OwnedSemaphorePermit> },
+}
+
+/// The places of connections. The semaphores are never closed.
+#[derive(Debug)]
+struct Slots {
+    served: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            served: Arc::new(Semaphore::new(bounds.connections)),
+            refused: Arc::new(Semaphore::new(bounds.refusals)),
+        }
+    }
+
+    /// Waits for room of either kind.
+    async fn any(&self) -> Slot {
+        tokio::select! {
+            biased;
+            place = Arc::clone(&self.served).acquire_owned() => Slot::Served { _place: place.ok() },
+            place = Arc::clone(&self.refused).acquire_owned() => {
+                Slot::Refused { _place: place.ok() }
+            }
+        }
+    }
+
+    /// The best place there is by now.
+    fn best(&self, slot: Slot) -> Slot {
+        match (slot, Arc::clone(&self.served).try_acquire_owned()) {
+            (Slot::Refused { .. }, Ok(place)) => Slot::Served { _place: Some(place) },
+            (slot, _) => slot,
+        }
+    }
+}
+
 /// Waits for room, then for a connection. Failures of the listener pass by themselves.
-async fn accept(
-    listener: &dyn TcpListen,
-    slots: &Arc<Semaphore>,
-) -> (Box<dyn ByteStream>, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let slot = slots.clone().acquire_owned().await.ok();
+async fn accept(listener: &dyn TcpListen, slots: &Slots) -> (Box<dyn ByteStream>, Slot) {
+    let slot = slots.any().await;
+    let mut told = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            // It may have waited for long.
+            Ok((stream, _)) => return (stream, slots.best(slot)),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                warn!(%error, "cannot accept connections at the moment");
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "cannot accept connections at the moment");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -102,13 +167,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// dropped with it.
 async fn converse(
     stream: Box<dyn ByteStream>,
-    router: Router,
+    routers: Routers,
     mut told_to_stop: watch::Receiver<bool>,
-    _open: Open,
+    open: Open,
 ) {
+    let is_served = matches!(open.slot, Slot::Served { .. });
+    let (router, headers_max) = match is_served {
+        true => (routers.all, HEADERS_READ_MAX),
+        false => (routers.busy, REFUSAL_HEADERS_READ_MAX),
+    };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_READ_MAX)
+        .keep_alive(is_served)
+        .header_read_timeout(headers_max)
         .max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
         // `edge` writes the date: it comes from the seams.
         .auto_date_header(false);
@@ -121,6 +192,7 @@ async fn converse(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = sleep(REFUSAL_MAX), if !is_served => Ok(()),
     };
     if let Err(error) = ended {
         debug!(%error, "a connection ended early");

@@ -7,13 +7,18 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{ByteStream, TcpListen};
+use shiioo_api::Api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+
+/// How long a body may take, seconds.
+const BODY_READ_SECS: u64 = 10;
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -58,10 +63,18 @@ struct Server {
 
 impl Server {
     fn start(listener: impl TcpListen + 'static) -> Self {
+        Self::serving(listener, support::api(None))
+    }
+
+    fn start_bounded(listener: impl TcpListen + 'static, bounds: DescriptorBudget) -> Self {
+        Self::serving(listener, support::bounded_api(None, bounds))
+    }
+
+    fn serving(listener: impl TcpListen + 'static, api: Api) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            support::api(None).serve(Box::new(listener), stopped).await;
+            api.serve(Box::new(listener), stopped).await;
         });
         Self { stop, running }
     }
@@ -196,10 +209,54 @@ async fn slow_headers_and_idle_connections_are_closed() {
 async fn a_slow_body_is_408_and_the_connection_is_closed() {
     let (server, clients) = in_memory();
     let sent = b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{";
+    let began = Instant::now();
     let answer = exchange(dial(&clients).await, sent).await;
+    let took = began.elapsed();
+    assert!((BODY_READ_SECS..BODY_READ_SECS + 2).contains(&took.as_secs()), "{took:?}");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
+    let (sender, receiver) = mpsc::channel(16);
+    let bounds =
+        DescriptorBudget { api_connections: 2, api_refusals: 2, ..DescriptorBudget::default() };
+    let server = Server::start_bounded(InMemory(Mutex::new(receiver)), bounds);
+    let mut served = Vec::new();
+    for _ in 0..2 {
+        let mut client = dial(&sender).await;
+        assert!(one_answer(&mut client, GET).await.starts_with("HTTP/1.1 200 OK"));
+        served.push(client);
+    }
+    let answer = exchange(dial(&sender).await, GET).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    let ready = exchange(dial(&sender).await, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(ready.contains("\"code\":\"starting\""), "{ready}");
+    let post = b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let answer = exchange(dial(&sender).await, post).await;
+    for part in
+        ["HTTP/1.1 503 ", "\r\nretry-after: 1\r\n", "\"code\":\"busy\"", "\"applied\":false"]
+    {
+        assert!(answer.contains(part), "{part} is not in {answer}");
+    }
+
+    // Those who say nothing keep out a probe for a moment only.
+    let _silent = [dial(&sender).await, dial(&sender).await];
+    let began = Instant::now();
+    assert!(exchange(dial(&sender).await, GET).await.starts_with("HTTP/1.1 200 OK"));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+
+    drop(served.pop());
+    let mut next = dial(&sender).await;
+    for _ in 0..2 {
+        assert!(one_answer(&mut next, GET).await.starts_with("HTTP/1.1 200 OK"));
+    }
     server.stop().await;
 }
 

@@ -127,7 +127,7 @@ async fn ask(
     let ways = JoinWays {
         udp: &*seams.udp,
         bind: any_port(addr),
-        tcp: &*seams.tcp,
+        tcp: &seams.tcp,
         seams: &seams.seams,
         plain_packets: seams.plain_packets,
     };

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Member;
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ids::NodeId;
 use shiioo_actors::ports::{BoxFuture, GroupStatus, StoreError};
 use shiioo_actors::seams::TcpListen;
@@ -34,6 +35,9 @@ const READY_FILE: &str = "node.json";
 const PORTS_MAX: u16 = 64;
 /// Wait before `node.json` is written again, after there was no room for it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
+/// A limit of file descriptors below this is worth a warning: it is what a process has at least by
+/// default nearly everywhere.
+const DESCRIPTORS_FEW: u64 = 1024;
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -145,6 +149,7 @@ impl Node {
     /// See [`StartError`]. Nothing is left running or locked.
     pub async fn start(config: Config, seams: NodeSeams) -> Result<Self, StartError> {
         config.check()?;
+        tell_descriptors(seams.descriptors);
         let lock = claim(&config, &seams).await?;
         let sockets = Sockets::bind(&config, &seams).await?;
         let failed_address = |addr, flag| move |source| StartError::Bind { addr, flag, source };
@@ -264,6 +269,23 @@ async fn retry_while_full(write: impl Fn() -> BoxFuture<'static, Result<(), Stor
             Err(error) => return tracing::warn!(%error, "cannot write {READY_FILE}"),
             Ok(()) => return,
         }
+    }
+}
+
+/// Says how many of each thing may be open, and warns where that is few.
+fn tell_descriptors(limit: u64) {
+    let DescriptorBudget { api_connections, step_calls, open_stores, .. } =
+        DescriptorBudget::of_limit(limit);
+    if limit < DESCRIPTORS_FEW {
+        tracing::warn!(
+            limit,
+            api_connections,
+            step_calls,
+            open_stores,
+            "few file descriptors: raise the hard limit (ulimit -Hn) for more of each"
+        );
+    } else {
+        tracing::info!(limit, api_connections, step_calls, open_stores, "file descriptors");
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Member;
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ids::{GroupId, NodeId};
 use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile};
@@ -159,10 +160,12 @@ impl Rooms {
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
         let (disk, executor) = (Arc::clone(&seams.disk), seams.executor.clone());
-        let stores = StoresConfig { log: Some(groups.log_id()), ..StoresConfig::default() };
+        let descriptors = DescriptorBudget::of_limit(seams.descriptors);
+        let stores =
+            StoresConfig { log: Some(groups.log_id()), open_stores: descriptors.open_stores };
         let stores = FileStores::open_with(disk, executor, &config.region, stores).await?;
         let (tcp, clock) = (Arc::clone(&seams.tcp), Arc::clone(&seams.seams.clock));
-        let http = HttpSteps::new(tcp, clock, config.deny_private_targets)
+        let http = HttpSteps::new(tcp, clock, config.deny_private_targets, &descriptors)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
         let ports = NodePorts {
             ledger: groups.clone(),
@@ -172,6 +175,7 @@ impl Rooms {
             registry,
             peers: Arc::clone(quic) as Arc<dyn Peers>,
             issuer: Arc::new(Issuer(seams.seams.clone())),
+            descriptors,
         };
         quic.serve(door.clone(), door.clone());
         // A node that waits for its cluster would not notice that its own log has failed.
@@ -240,6 +244,7 @@ fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>
             request_timeout: config.request_timeout,
             admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
             test_hooks: config.test_hooks,
+            descriptors: DescriptorBudget::of_limit(seams.descriptors),
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {
                     write_group_metrics(&groups.groups(), text);

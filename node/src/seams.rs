@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shiioo_actors::seams::{Clock, Entropy, Seams, Tcp, Timestamp};
 use shiioo_storage::Executor;
 use shiioo_storage::disk::{Disk, RealDisk};
@@ -31,24 +32,43 @@ pub struct NodeSeams {
     pub plain_packets: bool,
     /// What `node.json` says the process is; a simulation gives every node a number of its own.
     pub pid: u32,
+    /// File descriptors that the process may have open.
+    pub descriptors: u64,
 }
 
 impl NodeSeams {
     /// The operating system's, with the files below `data_dir`, which is made where it is missing.
+    /// Raises the process's limit of open file descriptors as far as it may.
     ///
     /// # Errors
     /// When the directory cannot be made or the system gives no random bytes.
     pub fn real(data_dir: &Path) -> io::Result<Self> {
         Ok(Self {
             seams: Seams { clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy::new()?) },
-            tcp: Arc::new(RealTcp::default()),
+            tcp: Arc::new(RealTcp),
             udp: Arc::new(RealUdp),
             disk: Arc::new(RealDisk::new(data_dir)?),
             executor: Executor::Threads,
             plain_packets: false,
             pid: std::process::id(),
+            descriptors: raise_descriptor_limit(),
         })
     }
+}
+
+/// Raises the soft limit of open file descriptors to the hard one. The soft one is 1024 nearly
+/// everywhere for the sake of programs that use `select`, which this one does not. Returns the
+/// limit that is in force.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of open file descriptors cannot be raised");
+    }
+    // `None` is no limit at all.
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// The system's wall clock.
@@ -137,6 +157,14 @@ mod tests {
         entropy.fill(&mut long);
         let zeros = long.iter().filter(|byte| **byte == 0).count();
         assert!(zeros < long.len() / 32, "{zeros} of {}", long.len());
+    }
+
+    #[test]
+    fn the_soft_limit_of_descriptors_becomes_the_hard_one() {
+        let limit = raise_descriptor_limit();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
+        assert_eq!(limit, now.maximum.unwrap_or(u64::MAX));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Weak};
@@ -46,6 +47,8 @@ pub struct Launch {
     pub args: Vec<String>,
     /// The network namespace it lives in, when it is not this process's own.
     pub namespace: Option<Namespace>,
+    /// File descriptors it may have open, soft and hard limit, when not as many as this process.
+    pub descriptors: Option<u64>,
 }
 
 /// How a process that was expected to end has ended.
@@ -138,6 +141,12 @@ impl Server {
         self.child.id()
     }
 
+    /// File descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let listing = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        listing.expect("the descriptors of a process that runs").count()
+    }
+
     /// Its resident memory.
     pub fn rss_kib(&self) -> u64 {
         Process::new(self.pid()).rss_kib().expect("the memory of a process that runs")
@@ -225,7 +234,14 @@ impl Launch {
     /// On any free ports of loopback.
     pub fn anywhere(folder: &Path, args: Vec<String>) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { folder: folder.to_owned(), api_addr: free, node_addr: free, args, namespace: None }
+        Self {
+            folder: folder.to_owned(),
+            api_addr: free,
+            node_addr: free,
+            args,
+            namespace: None,
+            descriptors: None,
+        }
     }
 
     /// Starts the process and does not wait for anything.
@@ -244,6 +260,9 @@ impl Launch {
         command.stdout(output.try_clone().expect("share the log")).stderr(output);
         if let Some(namespace) = &self.namespace {
             namespace.enter_at_start(&mut command);
+        }
+        if let Some(descriptors) = self.descriptors {
+            limit_descriptors(&mut command, descriptors);
         }
         let child = spawner::spawn(command).expect("start the node");
         let addr = self.api_addr;
@@ -328,6 +347,18 @@ fn isolate(command: &mut Command) {
         if name.to_string_lossy().starts_with("SHIIOO_") {
             command.env_remove(name);
         }
+    }
+}
+
+/// Has a process that is yet to be started live with so few file descriptors.
+fn limit_descriptors(command: &mut Command, descriptors: u64) {
+    let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
+    // SAFETY: setrlimit is async-signal-safe and reads only `limit`, which the closure holds.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
     }
 }
 

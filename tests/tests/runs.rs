@@ -467,3 +467,20 @@ async fn pages_of_events_are_the_whole_story_once() {
         assert_eq!(seen, all, "{limit} a page");
     }
 }
+
+#[tokio::test]
+async fn private_targets_are_called_unless_they_are_denied() {
+    let service = Counter::start().await;
+    let run = spec::inline([spec::http("a", "GET", &service.url("/"))]);
+    for (flags, status) in [(&[][..], "completed"), (&["--deny-private-targets"][..], "failed")] {
+        let server = Server::shared(flags).await;
+        let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+        let run = tenant.finished(run.clone()).await;
+        assert_eq!(run["status"], status, "{run:#}");
+        if status == "failed" {
+            let error = Tenant::step(&run, "a")["error"].as_str().expect("an error");
+            assert!(error.contains("--deny-private-targets"), "{error}");
+        }
+    }
+    assert_eq!(service.count("/"), 1);
+}

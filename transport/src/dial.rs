@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use quinn::{ClientConfig, Connection, Endpoint};
-use shiioo_actors::seams::Tcp;
 use tokio::time::{Instant, timeout_at};
+
+use crate::lookups::{Asker, Lookups};
 
 /// Addresses of a name that are tried, in the order in which the resolver gave them.
 const ADDRESSES_TRIED_MAX: usize = 3;
@@ -16,13 +17,13 @@ const ADDRESSES_TRIED_MAX: usize = 3;
 /// What failed, in words.
 pub(crate) async fn dial(
     endpoint: &Endpoint,
-    tcp: &dyn Tcp,
+    lookups: &Lookups,
     config: &ClientConfig,
     addr: &str,
     name: &str,
     deadline: Instant,
 ) -> Result<Connection, String> {
-    let found = timeout_at(deadline, addresses(endpoint, tcp, addr)).await;
+    let found = timeout_at(deadline, addresses(endpoint, lookups, addr)).await;
     let found = found.map_err(|_| format!("the name of {addr} was not resolved in time"))??;
     let mut failure = format!("{addr} has no address that this node's socket reaches");
     for (tried, address) in found.iter().enumerate() {
@@ -43,11 +44,12 @@ pub(crate) async fn dial(
 
 async fn addresses(
     endpoint: &Endpoint,
-    tcp: &dyn Tcp,
+    lookups: &Lookups,
     addr: &str,
 ) -> Result<Vec<SocketAddr>, String> {
     let (host, port) = split(addr).ok_or_else(|| format!("{addr:?} is no host and port"))?;
-    let mut found = tcp.resolve(host, port).await.map_err(|error| format!("{addr}: {error}"))?;
+    let found = lookups.resolve(Asker::Node, host, port).await;
+    let mut found = found.map_err(|error| format!("{addr}: {error}"))?;
     // A socket of version 6 also reaches addresses of version 4; not the other way round.
     if endpoint.local_addr().is_ok_and(|local| local.is_ipv4()) {
         found.retain(SocketAddr::is_ipv4);

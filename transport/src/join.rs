@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::dial;
 use crate::frame::RequestHead;
+use crate::lookups::Lookups;
 use crate::pki;
 use crate::settings::{self, Side};
 use crate::tls;
@@ -104,7 +105,7 @@ pub struct JoinWays<'a> {
     /// Where its socket is bound; port 0 takes any free one.
     pub bind: SocketAddr,
     /// Resolves names of hosts.
-    pub tcp: &'a dyn Tcp,
+    pub tcp: &'a Arc<dyn Tcp>,
     /// Time and chance.
     pub seams: &'a Seams,
     /// As in [`QuicConfig`](crate::quic::QuicConfig).
@@ -126,7 +127,8 @@ pub async fn ask(
     let verifier =
         Arc::new(AuthorityVerifier { expect, provider: tls::provider(), found: Mutex::new(None) });
     let (endpoint, client) = prepare(&ways, Arc::clone(&verifier)).map_err(unreachable)?;
-    let dialled = dial(&endpoint, ways.tcp, &client, addr, ANY_MEMBER, deadline).await;
+    let lookups = Lookups::of_node(Arc::clone(ways.tcp));
+    let dialled = dial(&endpoint, &lookups, &client, addr, ANY_MEMBER, deadline).await;
     let answer = match (dialled, verifier.found(), expect) {
         (Ok(connection), Some(ca_cert), _) => {
             exchange(connection, ca_cert, request, deadline).await

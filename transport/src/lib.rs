@@ -8,9 +8,11 @@ mod dial;
 mod frame;
 pub mod http_client;
 pub mod join;
+mod lookups;
 pub mod pki;
 pub mod quic;
 mod settings;
+mod shares;
 pub mod tcp;
 #[cfg(test)]
 mod testing;

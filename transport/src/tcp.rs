@@ -3,32 +3,19 @@
 //! Nagle's algorithm is off on every connection: requests and answers are written whole, so that
 //! waiting for more to send would only add delay.
 //!
-//! The system resolves names by blocking a thread. The threads for that are shared with the disk,
-//! so that only a few may be taken by names, however many lookups are wanted or given up.
+//! The system resolves names by blocking a thread, whether or not somebody still waits for the
+//! answer. How many do so is bounded by `lookups`, through which everything here resolves.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::Arc;
 
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{ByteStream, Tcp, TcpListen};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-
-/// Names that are resolved at the same time; each takes a thread until the system answers.
-const LOOKUPS_MAX: usize = 32;
 
 /// The operating system's TCP and name resolution.
-#[derive(Debug, Clone)]
-pub struct RealTcp {
-    lookups: Arc<Semaphore>,
-}
-
-impl Default for RealTcp {
-    fn default() -> Self {
-        Self { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
-    }
-}
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealTcp;
 
 impl Tcp for RealTcp {
     // This is the seam itself.
@@ -51,16 +38,9 @@ impl Tcp for RealTcp {
             if let Ok(ip) = host.parse::<IpAddr>() {
                 return Ok(vec![SocketAddr::new(ip, port)]);
             }
-            let permit =
-                Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
             let host = host.to_owned();
-            // The permit goes with the thread: a caller that gives up does not end the lookup.
-            let lookup = tokio::task::spawn_blocking(move || {
-                let found = (host, port).to_socket_addrs().map(Iterator::collect);
-                drop(permit);
-                found
-            });
-            lookup.await?
+            let lookup = move || (host, port).to_socket_addrs().map(Iterator::collect);
+            tokio::task::spawn_blocking(lookup).await?
         })
     }
 
@@ -99,7 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_both_ways() {
-        let tcp = RealTcp::default();
+        let tcp = RealTcp;
         let listener = tcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let addr = tcp.resolve("127.0.0.1", port).await.unwrap()[0];
@@ -117,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_refused() {
-        let tcp = RealTcp::default();
+        let tcp = RealTcp;
         let first = tcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let addr = first.local_addr().unwrap();
         let refusal = tcp.bind(addr).await.err().unwrap();
@@ -126,10 +106,9 @@ mod tests {
 
     #[tokio::test]
     async fn names_and_addresses_are_resolved() {
-        let tcp = RealTcp::default();
+        let tcp = RealTcp;
         let found = tcp.resolve("localhost", 80).await.unwrap();
         assert!(!found.is_empty() && found.iter().all(|addr| addr.ip().is_loopback()), "{found:?}");
         assert_eq!(tcp.resolve("::1", 80).await.unwrap(), ["[::1]:80".parse().unwrap()]);
-        assert_eq!(tcp.lookups.available_permits(), LOOKUPS_MAX);
     }
 }

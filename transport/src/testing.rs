@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use ring::digest::{SHA256, digest};
+use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
 
 /// Entropy from a seed: the hashes of a counter.
@@ -39,4 +40,9 @@ impl Clock for Standing {
 
 pub fn seams(seed: u64) -> Seams {
     Seams { clock: Arc::new(Standing), entropy: Arc::new(Seeded::new(seed)) }
+}
+
+/// The `number`-th tenant.
+pub fn tenant(number: u32) -> TenantId {
+    format!("00000000-0000-4000-8000-{number:012}").parse().unwrap()
 }

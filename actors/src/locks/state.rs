@@ -11,8 +11,10 @@ use crate::mutants::{self, Mutant};
 use crate::outcome::LockView;
 use crate::seams::Timestamp;
 
-/// Most waiters on this node.
-pub(super) const WAITERS_MAX: usize = 10_000;
+/// Most waiters on this node. Below the long polls that one node takes in (see
+/// [`DescriptorBudget`](crate::descriptors::DescriptorBudget)), so that waiting for locks alone
+/// does not keep out who waits for runs.
+pub(super) const WAITERS_MAX: usize = 5_000;
 
 type Key = (Space, String);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use super::message::{AdmitReply, TenantReader};
 use super::steps::{self, Link, StepTask};
 use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
+use crate::descriptors::DescriptorBudget;
 use crate::ids::{Part, RunId};
 use crate::locks::{LockManager, Space};
 use crate::outcome::Refusal;
@@ -44,6 +46,8 @@ pub struct TenantDeps {
     pub locks: LockManager,
     /// The template engine.
     pub templates: Templates,
+    /// How many calls and open stores there may be.
+    pub descriptors: DescriptorBudget,
 }
 
 /// A tenant's actor.
@@ -106,6 +110,7 @@ impl Actor for TenantActor {
             shell.perform(&myself, effect).await?;
         }
         myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
+        slot.exhausted.store(false, Ordering::Release);
         slot.phase.send_replace(Phase::Running(myself.clone()));
         // Entries that came before the phase was set woke nobody.
         myself.send_message(TenantMessage::Drain)?;

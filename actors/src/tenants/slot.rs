@@ -1,7 +1,7 @@
 //! The place of one tenant on this node: its queue, and whether its actor runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -52,6 +52,8 @@ pub struct Slot {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
+    /// Whether the last attempt to start the actor found no file descriptor.
+    pub(super) exhausted: AtomicBool,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -71,6 +73,7 @@ impl Slot {
             phase: watch::Sender::new(Phase::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
+            exhausted: AtomicBool::new(false),
             supervisor,
         });
         let weak = Arc::downgrade(&slot);
@@ -145,10 +148,12 @@ impl Slot {
                 Phase::Asleep => self.wake(),
                 Phase::Starting | Phase::Closing => {}
             }
-            let starting = CallError::Starting { what: "the tenant" };
             match timeout_at(deadline, phases.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Err(starting),
+                Ok(Err(_)) | Err(_) if self.exhausted.load(Ordering::Acquire) => {
+                    return Err(CallError::NodeBusy);
+                }
+                Ok(Err(_)) | Err(_) => return Err(CallError::Starting { what: "the tenant" }),
             }
         }
     }

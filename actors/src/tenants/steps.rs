@@ -156,7 +156,7 @@ async fn attempt(link: &Link, task: &StepTask) -> Result<StepResult, Failure> {
             return Ok(StepResult::WaitsUntil { due_at });
         }
         Action::Http { method, url, headers, body } => {
-            let request = request(task, method, url, headers, body);
+            let request = request(link.tenant, task, method, url, headers, body);
             let spent = link.deps.seams.clock.now().ms_since(task.attempt_at);
             let left = Duration::from_millis(task.timeout_ms.saturating_sub(spent).max(1));
             match tokio::time::timeout(left, link.deps.http.call(request)).await {
@@ -215,6 +215,7 @@ fn wait_until(
 }
 
 fn request(
+    tenant: TenantId,
     task: &StepTask,
     method: String,
     url: String,
@@ -241,7 +242,7 @@ fn request(
             value.to_string().into_bytes()
         }
     };
-    HttpRequest { method: method.to_ascii_uppercase(), url, headers, body }
+    HttpRequest { tenant, method: method.to_ascii_uppercase(), url, headers, body }
 }
 
 fn output_of(answer: Result<HttpResponse, HttpCallError>) -> Result<Value, Failure> {

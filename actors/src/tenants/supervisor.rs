@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
@@ -22,6 +23,10 @@ const RESTARTS_MAX: usize = 3;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long a tenant stays in quarantine before it is tried again.
 const QUARANTINE: Duration = Duration::from_secs(15);
+/// Pause before a tenant is opened again for which no descriptor was left.
+const OPEN_AGAIN: Duration = Duration::from_millis(250);
+/// Pause before the tenants with files are listed again, for which no descriptor was left.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a group that is being opened is looked for.
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// How long a tenant may take to open when it is looked at for unfinished work.
@@ -45,6 +50,8 @@ pub enum SupervisorMessage {
     StartFailed(Arc<Slot>, Failure),
     /// A tenant that is out of service for good was deleted.
     Bury(Arc<Slot>),
+    /// The actor failed for want of file descriptors only.
+    Exhausted(Arc<Slot>),
     /// Quarantine is over, or ended by hand.
     TryAgain(Arc<Slot>),
     /// A new term has begun: start the group's tenants that have work, or may have.
@@ -127,6 +134,7 @@ impl Actor for TenantSupervisor {
                 state.failed(&myself, &slot, failure);
             }
             SupervisorMessage::Bury(slot) => state.bury(&myself, slot),
+            SupervisorMessage::Exhausted(slot) => state.exhausted(&myself, slot),
             SupervisorMessage::TryAgain(slot) => {
                 let is_aside = matches!(
                     &*slot.phase.borrow(),
@@ -156,7 +164,11 @@ impl Actor for TenantSupervisor {
                 _ => false,
             };
             if let Some(slot) = state.arguments.registry.slots().into_iter().find(is_it) {
-                state.failed(&myself, &slot, Failure::of(&error));
+                if is_passing(&error) {
+                    state.exhausted(&myself, slot);
+                } else {
+                    state.failed(&myself, &slot, Failure::of(&error));
+                }
             }
         }
         Ok(())
@@ -177,11 +189,17 @@ impl SupervisorState {
             }
             let arguments = (Arc::clone(&slot), deps);
             let supervisor = myself.get_cell();
-            if let Err(error) = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await
-            {
-                let failure = Failure::at_start(&error);
-                let _ = myself.send_message(SupervisorMessage::StartFailed(slot, failure));
-            }
+            let started = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await;
+            let _ = match started {
+                Ok(_) => Ok(()),
+                Err(SpawnErr::StartupFailed(error)) if is_passing(&error) => {
+                    myself.send_message(SupervisorMessage::Exhausted(slot))
+                }
+                Err(error) => {
+                    let failure = Failure::at_start(&error);
+                    myself.send_message(SupervisorMessage::StartFailed(slot, failure))
+                }
+            };
         });
     }
 
@@ -207,9 +225,22 @@ impl SupervisorState {
             return self.start(myself, Arc::clone(slot));
         }
         tracing::error!(tenant = %slot.tenant, %why, "a tenant keeps failing and is quarantined");
-        slot.phase.send_replace(Phase::Quarantined { reason: why });
+        // The text names actors and files: it is for the log.
+        let reason = "its actor failed again and again; the node's log says why".to_owned();
+        slot.phase.send_replace(Phase::Quarantined { reason });
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
+    }
+
+    /// Starts the actor again in a moment. That the process has no descriptor left is no failure of
+    /// the tenant's, so that it does not count.
+    fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+        if !slot.exhausted.swap(true, Ordering::AcqRel) {
+            tracing::warn!(tenant = %slot.tenant, "no file descriptor is left to open a tenant with");
+        }
+        // Its callers wait, and are told that the node is busy when their time is up.
+        slot.phase.send_replace(Phase::Starting);
+        myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(slot));
     }
 
     /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
@@ -309,4 +340,9 @@ fn start_for_work(slot: Arc<Slot>, openings: Arc<Semaphore>) {
             tracing::warn!(tenant = %slot.tenant, %error, "cannot look for unfinished runs");
         }
     });
+}
+
+/// Whether an actor failed for want of file descriptors only.
+fn is_passing(error: &ActorProcessingErr) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(StoreError::is_passing)
 }

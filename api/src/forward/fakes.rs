@@ -13,7 +13,7 @@ use shiioo_actors::command::Origin;
 use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use super::*;
@@ -24,6 +24,8 @@ use crate::{edge, handed_over};
 
 const TENANT: &str = "550e8400-e29b-41d4-a716-446655440000";
 pub(super) const PATH: &str = "/api/tenants/{tenant_id}/things";
+/// Requests that may wait on purpose.
+pub(super) const LONG_POLLS: usize = 3;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -49,6 +51,8 @@ fn app(admin_token: Option<&str>) -> App {
         request_timeout: TIMEOUT,
         guard: Guard::new(admin_token),
         metrics: Metrics::new([PATH].into_iter(), Vec::new()),
+        long_polls: Arc::new(Semaphore::new(LONG_POLLS)),
+        stopping: watch::Sender::new(false),
         openapi: OnceLock::new(),
     })
 }
@@ -172,18 +176,32 @@ pub(super) fn asking(ways: &Fake, path: &'static str, handler: MethodRouter<App>
     with_token(ways, path, handler, None)
 }
 
+/// The same, and what its layers share.
+pub(super) fn asking_app(
+    ways: &Fake,
+    path: &'static str,
+    handler: MethodRouter<App>,
+) -> (Router, App) {
+    let app = app(None);
+    (routed(ways, path, handler, app.clone()), app)
+}
+
 pub(super) fn with_token(
     ways: &Fake,
     path: &'static str,
     handler: MethodRouter<App>,
     token: Option<&str>,
 ) -> Router {
-    let layer = Layer { app: app(token), ways: ways.clone(), owned_by: owned_by(path) };
+    routed(ways, path, handler, app(token))
+}
+
+fn routed(ways: &Fake, path: &'static str, handler: MethodRouter<App>, app: App) -> Router {
+    let layer = Layer { app: app.clone(), ways: ways.clone(), owned_by: owned_by(path) };
     Router::new()
         .route(path, handler)
         .route_layer(from_fn_with_state(layer, to_owner::<Fake>))
-        .layer(from_fn_with_state(app(token), edge::edge))
-        .with_state(app(token))
+        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .with_state(app)
 }
 
 fn owned_by(path: &str) -> OwnedBy {

@@ -11,7 +11,8 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 
 use super::fakes::{
-    Fake, PATH, Peer, TIMEOUT, asking, lost, node, peers, request, send, silent, with_token,
+    Fake, LONG_POLLS, PATH, Peer, TIMEOUT, asking, asking_app, lost, node, peers, request, send,
+    silent, with_token,
 };
 use super::*;
 use crate::app::Ctx;
@@ -285,6 +286,47 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
         let times = ["waited_secs", "left_secs", "deadline_secs"].map(|name| seen[name].clone());
         assert_eq!(times, [json!(8.0), json!(2.0), json!(5.0)], "{lead:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_leave_room_for_the_others() {
+    const ACQUIRE: &str = "/api/locks/{key}/acquire";
+    let ways = Fake::with(Lead::There(2), peers([(2, silent())]));
+    let router = asking(&ways, ACQUIRE, post(never));
+    let waiting = || request("POST", ACQUIRE, r#"{"holder":"h","wait_secs":300}"#);
+    let mut waiters = tokio::task::JoinSet::new();
+    for _ in 0..LONG_POLLS {
+        let (router, sent) = (router.clone(), waiting());
+        waiters.spawn(async move { send(&router, sent).await });
+    }
+    sleep(Duration::from_secs(1)).await;
+    let (status, headers, body) = send(&router, waiting()).await;
+    assert_eq!((status.as_u16(), &body["code"]), (503, &json!("busy")));
+    assert_eq!((&body["applied"], &headers["retry-after"]), (&json!(false), &"1".parse().unwrap()));
+    assert_eq!(ways.sent().len(), LONG_POLLS, "it was not handed over");
+    let short = send(&router, request("POST", ACQUIRE, r#"{"holder":"h"}"#));
+    assert!(tokio::time::timeout(Duration::from_secs(1), short).await.is_err());
+    assert_eq!(ways.sent().len(), LONG_POLLS + 1, "one that does not wait is handed over");
+    waiters.shutdown().await;
+    ways.lead_at(Lead::Unknown);
+    let (_, _, body) = send(&router, waiting()).await;
+    assert_eq!(body["code"], "no_leader", "places come back: {body}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_sent_away_when_the_node_stops() {
+    const ACQUIRE: &str = "/api/locks/{key}/acquire";
+    let ways = Fake::with(Lead::There(2), peers([(2, silent())]));
+    let (router, app) = asking_app(&ways, ACQUIRE, post(never));
+    let waiter = request("POST", ACQUIRE, r#"{"holder":"h","wait_secs":300}"#);
+    let waiter = tokio::spawn(async move { send(&router, waiter).await });
+    sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    app.stopping.send_replace(true);
+    let (status, headers, body) = waiter.await.unwrap();
+    assert_eq!((status.as_u16(), &headers["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(body.get("applied"), None, "what it did before it waited may stand: {body}");
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]

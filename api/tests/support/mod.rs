@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
 use shiioo_api::{Api, ApiConfig};
 
@@ -26,6 +27,11 @@ impl Entropy for Fixed {
 
 /// An API, with or without an admin token.
 pub fn api(admin_token: Option<&str>) -> Api {
+    bounded_api(admin_token, DescriptorBudget::default())
+}
+
+/// An API with bounds of its own.
+pub fn bounded_api(admin_token: Option<&str>, descriptors: DescriptorBudget) -> Api {
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
     Api::new(
         seams,
@@ -34,6 +40,7 @@ pub fn api(admin_token: Option<&str>) -> Api {
             request_timeout: Duration::from_secs(5),
             admin_token: admin_token.map(str::to_owned),
             test_hooks: false,
+            descriptors,
             extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],
         },
     )

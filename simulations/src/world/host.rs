@@ -28,6 +28,8 @@ const NODE_PORT: u16 = 7400;
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// What admits joiners.
 const JOIN_TOKEN: &str = "the secret of this world";
+/// File descriptors that every node may have: as many as are any use.
+const DESCRIPTORS: u64 = 1 << 20;
 /// How long a node that failed gets to stop, as the shipped program does it.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
@@ -327,6 +329,7 @@ impl NodeHost {
             executor: Executor::Paced(self.pace.clone()),
             plain_packets: true,
             pid: u32::try_from(self.number).unwrap_or(u32::MAX),
+            descriptors: DESCRIPTORS,
         }
     }
 }

@@ -10,6 +10,7 @@ use shiioo_actors::ports::StoreError;
 use uuid::Uuid;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Record, Vote};
+use super::reserve::Reserve;
 use super::segment::HEAD_BYTES;
 use super::tests::{append, command, entry, now, open, read};
 use super::{Log, LogClaim, Op, segment, witnessed_log_bytes};
@@ -357,7 +358,8 @@ fn segments_of_two_logs_do_not_mix() {
     let (one, two) = (SimDisk::new(1), SimDisk::new(1));
     for (disk, fresh) in [(&one, 1), (&two, 2)] {
         let claim = LogClaim { fresh: Uuid::from_u128(fresh), ..claim(None) };
-        let log = Log::open_with(disk.mount(), Executor::Inline, 1000, &claim).unwrap();
+        let log =
+            Log::open_with(disk.mount(), Executor::Inline, 1000, Reserve::none(), &claim).unwrap();
         for index in 0..25 {
             append(&log, GROUP, vec![entry(1, index)]).unwrap();
         }
@@ -466,6 +468,50 @@ fn a_full_disk_delays_and_loses_nothing() {
     });
     append(&log, GROUP, vec![entry(1, 2)]).unwrap();
     assert_eq!(read(&open(&disk).unwrap(), GROUP).len(), 3);
+}
+
+/// Wherever in the change of segments the descriptors end: the log waits, and loses nothing.
+#[test]
+fn a_lack_of_descriptors_delays_and_loses_nothing() {
+    const ENTRIES: u64 = 60;
+    for opens in 0..6 {
+        let disk = SimDisk::new(opens);
+        let log = Log::open_sized(disk.mount(), Executor::Inline, 400).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let waited = runtime.unwrap().block_on(async {
+            let mut waited = 0;
+            for index in 0..ENTRIES {
+                disk.set_opens_left(Some(opens));
+                let (tell, mut told) = tokio::sync::oneshot::channel();
+                let done = Box::new(move |result| drop(tell.send(result)));
+                log.append(GROUP, vec![entry(1, index)], done).await;
+                if let Ok(done) = told.try_recv() {
+                    done.unwrap();
+                } else {
+                    waited += 1;
+                    assert!(!log.is_full(), "a lack of descriptors is no full disk");
+                    disk.set_opens_left(None);
+                    told.await.unwrap().unwrap();
+                }
+                // Old segments go, so that there is one to remove at most changes. Seldom enough
+                // that it is appending that begins most segments.
+                if index % 4 == 3 {
+                    disk.set_opens_left(None);
+                    let upto = Position { term: 1, index: index - 1 };
+                    log.write(GROUP, vec![Op::Purge(upto)]).await.unwrap();
+                }
+            }
+            waited
+        });
+        assert_eq!(waited > 0, opens < 2, "with {opens} descriptors {waited} batches waited");
+        disk.set_opens_left(None);
+        now(log.close()).unwrap();
+        let found = read(&open(&disk).unwrap(), GROUP);
+        assert_eq!(found.last(), Some(&entry(1, ENTRIES - 1)), "with {opens} descriptors");
+        let segments = disk.mount().list(segment::LOG_DIR).unwrap().len();
+        assert!(segments <= 3, "{segments} segments are left with {opens} descriptors");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ pub(crate) use writer::{Done, Op};
 /// Jobs that may wait for the writer.
 const QUEUE_JOBS_MAX: usize = 1024;
 
-/// How long a full disk is left alone before the batch that waits is tried again.
+/// How long a full disk, or a process without descriptors, is left alone before the batch that waits is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// Whose log is opened.
@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     /// Number of the segment that is written; changes when another is begun.
     rolled: watch::Sender<u32>,
     full: AtomicBool,
+    /// Whether the next segment waits for a descriptor.
+    exhausted: AtomicBool,
     /// Whether what finds no room fails instead of waiting.
     closing: AtomicBool,
     failed: watch::Sender<Option<String>>,
@@ -142,6 +144,18 @@ impl Shared {
                 tracing::error!("the disk is full: nothing is written until there is room");
             } else {
                 tracing::info!("there is room on the disk again");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn set_exhausted(&self, exhausted: bool) {
+        if self.exhausted.swap(exhausted, Ordering::AcqRel) != exhausted {
+            if exhausted {
+                tracing::error!("no file descriptor is left: nothing is written until one is");
+            } else {
+                tracing::info!("there are file descriptors again");
             }
         }
     }
@@ -199,6 +213,7 @@ impl Log {
             parts: Mutex::default(),
             rolled: watch::Sender::new(0),
             full: AtomicBool::new(is_full),
+            exhausted: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
         });
@@ -207,7 +222,9 @@ impl Log {
             // From now on the log has an id and says which parts have files.
             writer.roll().map_err(|trouble| match trouble {
                 Trouble::Full => StoreError::Full,
-                Trouble::Dead => crate::disk::store_error("give the log an id", shared.error()),
+                Trouble::Exhausted | Trouble::Dead => {
+                    crate::disk::store_error("give the log an id", shared.error())
+                }
             })?;
         }
         let pump = Pump::new(writer, Arc::clone(&shared));

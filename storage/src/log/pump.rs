@@ -1,4 +1,5 @@
-//! Drives the writer: makes batches of the jobs that wait, and tries again while the disk is full.
+//! Drives the writer: makes batches of the jobs that wait, and tries again while the disk is full or
+//! no descriptor is left.
 //!
 //! In production a thread does that, in a simulation whoever hands in a job. Both go through
 //! [`Pump`].
@@ -35,8 +36,8 @@ pub(crate) struct Pump {
 enum Rest {
     /// Nothing waits.
     Idle,
-    /// There is no room for what waits.
-    Full,
+    /// There is no room for what waits, or no descriptor for the file it goes to.
+    Stuck,
     /// Nothing waits, and there was no room lately.
     Looking,
 }
@@ -56,7 +57,7 @@ impl Pump {
         }
     }
 
-    /// Writes until nothing waits or there is no room.
+    /// Writes until nothing waits or nothing can be written for now.
     fn run(&mut self) -> Rest {
         while self.batch.is_some() || !self.waiting.is_empty() {
             if self.batch.is_none() && self.is_closed {
@@ -64,11 +65,14 @@ impl Pump {
                 break;
             }
             match self.run_batch() {
-                Ok(()) => {}
-                Err(Trouble::Full) => {
-                    self.shared.set_full(true);
+                Ok(()) => self.shared.set_exhausted(false),
+                Err(trouble @ (Trouble::Full | Trouble::Exhausted)) => {
+                    match trouble {
+                        Trouble::Full => self.shared.set_full(true),
+                        _ => self.shared.set_exhausted(true),
+                    }
                     if !self.shared.closing.load(Ordering::Acquire) {
-                        return Rest::Full;
+                        return Rest::Stuck;
                     }
                     self.fail_all();
                 }
@@ -130,7 +134,7 @@ pub(crate) fn serve(mut pump: Pump, mut jobs: mpsc::Receiver<Job>) {
             }
             match pump.run() {
                 Rest::Idle => break,
-                Rest::Full => std::thread::park_timeout(FULL_RETRY),
+                Rest::Stuck => std::thread::park_timeout(FULL_RETRY),
                 Rest::Looking if jobs.is_closed() => return,
                 Rest::Looking => wait_for_job(&jobs),
             }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::record::{self, Checkpoint};
 use crate::disk::{Disk, DiskFile, OpenMode, is_full};
+use shiioo_actors::descriptors::is_exhausted;
 
 /// Where the segments are, below the data directory.
 pub(crate) const LOG_DIR: &str = "log";
@@ -105,7 +106,8 @@ pub(crate) struct Begun {
     pub len: u64,
 }
 
-/// Begins a segment, durably. Leaves no file when the disk is full, so that it can be tried again.
+/// Begins a segment, durably. Leaves no file when the disk is full or no descriptor is left, so that
+/// it can be tried again.
 pub(crate) fn begin(
     disk: &dyn Disk,
     number: u32,
@@ -133,6 +135,14 @@ pub(crate) fn begin(
         written => written?,
     }
     file.sync_data()?;
-    disk.sync_dir(LOG_DIR)?;
+    match disk.sync_dir(LOG_DIR) {
+        // A directory has to be opened to be synced. Should power go now, the file may be there
+        // after all: then it is the segment that was about to be begun, with nothing in it.
+        Err(error) if is_exhausted(&error) => {
+            disk.remove_file(&path).map_err(io::Error::other)?;
+            return Err(error);
+        }
+        synced => synced?,
+    }
     Ok(Begun { file, len: bytes.len() as u64 })
 }

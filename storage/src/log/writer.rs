@@ -6,13 +6,15 @@
 //! - After a failed write or sync nothing is ever written again: what the kernel dropped cannot be
 //!   known, and a second sync of the same file would report success for it. A full disk is the one
 //!   exception: the file is cut back to the end of the last batch, that is synced, and the batch
-//!   waits until there is room.
+//!   waits until there is room. A file that cannot be opened for want of descriptors is no failed
+//!   write: it is waited for, too.
 //! - Segments go only when the records that emptied them are synced, oldest first, each removal
 //!   synced before the next.
 
 use std::io;
 use std::sync::Arc;
 
+use shiioo_actors::descriptors::is_exhausted;
 use shiioo_actors::ids::{GroupId, Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use tokio::sync::oneshot;
@@ -71,6 +73,8 @@ impl Job {
 pub(crate) enum Trouble {
     /// No room: the same batch can be tried again.
     Full,
+    /// No descriptor is left to open a file with: the same batch can be tried again.
+    Exhausted,
     /// The log is dead.
     Dead,
 }
@@ -98,6 +102,8 @@ pub(crate) struct Writer {
     len: u64,
     buffer: Vec<u8>,
     effects: Vec<Effect>,
+    /// A segment that is removed, where that is not synced yet.
+    removing: Option<u32>,
     dead: bool,
     reserve: Reserve,
     segment_bytes: u64,
@@ -123,6 +129,7 @@ impl Writer {
             len,
             buffer,
             effects,
+            removing: None,
             dead: false,
             reserve,
             segment_bytes,
@@ -291,6 +298,7 @@ impl Writer {
         };
         let begun = match begun {
             Err(error) if is_full(&error) => return Err(Trouble::Full),
+            Err(error) if is_exhausted(&error) => return Err(Trouble::Exhausted),
             Err(error) => return Err(self.die("begin a segment after", &error)),
             Ok(begun) => begun,
         };
@@ -305,10 +313,18 @@ impl Writer {
     fn remove_segments(&mut self) -> Result<(), Trouble> {
         loop {
             let Some(number) = self.shared.index().oldest_unneeded() else { return Ok(()) };
-            let path = segment::path(number);
-            let removed = self.disk.remove_file(&path).and_then(|()| self.disk.sync_dir(LOG_DIR));
-            if let Err(error) = removed {
-                return Err(self.die("remove a segment before", &error));
+            let removed = match self.removing {
+                Some(removing) if removing == number => Ok(()),
+                _ => self.disk.remove_file(&segment::path(number)),
+            };
+            match removed.and_then(|()| self.disk.sync_dir(LOG_DIR)) {
+                // The batch is durable, and an old segment more does no harm: the next batch syncs.
+                Err(error) if is_exhausted(&error) => {
+                    self.removing = Some(number);
+                    return Ok(());
+                }
+                Err(error) => return Err(self.die("remove a segment before", &error)),
+                Ok(()) => self.removing = None,
             }
             self.shared.index().remove_segment(number);
         }

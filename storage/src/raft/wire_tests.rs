@@ -308,7 +308,7 @@ fn an_entry_of_a_later_version_is_refused_and_named() {
     let append = |version| {
         let position = Position { term: 1, index: 0 };
         let entry = LogEntry { position, body: envelope(version) };
-        Append::new(GROUP, vote, None, None, [entry]).0.entries(GROUP)
+        Append::new(GROUP, vote, None, None, [entry], usize::MAX).0.entries(GROUP)
     };
     assert!(append(shiioo_actors::command::COMMAND_VERSION).is_ok());
     let error = append(shiioo_actors::command::COMMAND_VERSION + 1).unwrap_err();

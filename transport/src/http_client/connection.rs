@@ -6,7 +6,10 @@
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use shiioo_actors::seams::ByteStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of a response body that are read.
 pub(super) const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -31,27 +35,42 @@ const BUFFER_BYTES_MAX: usize = 128 * 1024;
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
+    /// Bytes that have come over it.
+    heard: Arc<AtomicU64>,
 }
 
 /// Why an exchange brought no answer.
 pub(super) enum ExchangeError {
     /// The connection was closed before anything of the request was sent.
     NotSent,
-    /// Something was sent, and then it broke.
+    /// Something was sent, and then it broke before a byte of an answer had come.
+    Unanswered(String),
+    /// It broke in the middle of an answer.
     Broken(String),
+}
+
+impl ExchangeError {
+    /// What went wrong, in words.
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::NotSent => "the connection was closed at once".to_owned(),
+            Self::Unanswered(reason) | Self::Broken(reason) => reason,
+        }
+    }
 }
 
 impl Connection {
     /// Speaks HTTP/1.1 over a stream.
     pub(super) async fn open(stream: Box<dyn ByteStream>) -> Result<Self, String> {
+        let heard = Arc::default();
         let (sender, driver) = Builder::new()
             .max_headers(RESPONSE_HEADERS_MAX)
             .max_header_size(RESPONSE_HEAD_BYTES_MAX)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Counted { stream, heard: Arc::clone(&heard) }))
             .await
             .map_err(|error| describe(&error))?;
-        Ok(Self { sender, driver: Driver { connection: Some(Box::pin(driver)) } })
+        Ok(Self { sender, driver: Driver { connection: Some(Box::pin(driver)) }, heard })
     }
 
     /// Sends a request and reads the whole answer.
@@ -59,12 +78,16 @@ impl Connection {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Vec<u8>), ExchangeError> {
-        let Self { sender, driver } = self;
+        let Self { sender, driver, heard } = self;
+        let heard_before = heard.load(Ordering::Relaxed);
         driver.run(sender.ready()).await.map_err(|_| ExchangeError::NotSent)?;
         let sending = sender.try_send_request(request);
         let response: Response<Incoming> =
             driver.run(sending).await.map_err(|mut error| match error.take_message() {
                 Some(_) => ExchangeError::NotSent,
+                None if heard.load(Ordering::Relaxed) == heard_before => {
+                    ExchangeError::Unanswered(describe(&error.into_error()))
+                }
                 None => ExchangeError::Broken(describe(&error.into_error())),
             })?;
         let (head, mut body) = response.into_parts();
@@ -90,6 +113,43 @@ impl Connection {
         // exchange polls with its own waker.
         self.driver.turn(&mut Context::from_waker(Waker::noop()));
         self.driver.connection.is_some() && self.sender.is_ready()
+    }
+}
+
+/// A stream that counts what comes over it.
+struct Counted {
+    stream: Box<dyn ByteStream>,
+    heard: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.heard.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -134,5 +194,71 @@ fn describe(error: &hyper::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// What answers are made of, right and wrong.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        let known = prop::sample::select(vec![
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.0 200\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n",
+            "HTTP/1.1 999 \r\n",
+            "HTTP/2 200\r\n",
+            "Content-Length: 3\r\n",
+            "Content-Length: 4\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Connection: upgrade\r\nUpgrade: x\r\n",
+            "Connection: close\r\n",
+            "3\r\nabc\r\n",
+            "ffffffffffffffff\r\n",
+            "0\r\n\r\n",
+            "\r\n",
+            "abc",
+            " folded\r\n",
+        ]);
+        prop_oneof![
+            6 => known.prop_map(|text| text.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// Whatever a service says before it closes is an answer or an error, in bounded time.
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(pieces in prop::collection::vec(piece(), 0..10)) {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+            let judged = runtime.block_on(async {
+                let (near, mut far) = tokio::io::duplex(1 << 16);
+                let mut connection = Connection::open(Box::new(near)).await.unwrap();
+                let service = tokio::spawn(async move {
+                    let _ = far.write_all(&pieces.concat()).await;
+                    let _ = far.shutdown().await;
+                    // Takes what it is sent, so that nothing but its answer decides.
+                    let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
+                });
+                let request = Request::builder().uri("/").body(Full::default()).unwrap();
+                let exchange = connection.exchange(request);
+                let answer = tokio::time::timeout(std::time::Duration::from_secs(60), exchange);
+                let answer = answer.await.map(|answer| answer.map(|(_, body)| body.len()));
+                service.abort();
+                answer.map(|answer| answer.map_err(ExchangeError::reason))
+            });
+            prop_assert!(judged.is_ok(), "it hangs");
+        }
     }
 }

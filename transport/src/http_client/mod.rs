@@ -21,6 +21,7 @@ mod target;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ use rustls::client::Resumption;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
+use shiioo_actors::descriptors::{DescriptorBudget, is_exhausted};
+use shiioo_actors::ids::TenantId;
 use shiioo_actors::ports::{BoxFuture, HttpCallError, HttpCaller, HttpRequest, HttpResponse};
 use shiioo_actors::seams::{ByteStream, Clock, Tcp};
 use tokio_rustls::TlsConnector;
@@ -39,17 +42,25 @@ use outgoing::Outgoing;
 use pool::Pool;
 use target::{Origin, Scheme};
 
+use crate::lookups::{Asker, Lookups};
+use crate::shares::Shares;
+
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
 /// Addresses of a host that are tried, in the order in which the resolver gave them.
 const ADDRESSES_TRIED_MAX: usize = 4;
 /// How long one address may take to accept before the next is tried.
 const CONNECT_MS_MAX: u64 = 10_000;
+/// Pause before a connection is tried again that found no free descriptor, ms.
+const DESCRIPTOR_RETRY_MS: u64 = 100;
 
 /// Sends the requests of `http` steps.
 #[derive(Debug)]
 pub struct HttpSteps {
     tcp: Arc<dyn Tcp>,
+    lookups: Lookups,
+    /// Calls under way: each may have a connection open.
+    calls: Shares,
     tls: Arc<ClientConfig>,
     pool: Pool,
     deny_private_targets: bool,
@@ -58,7 +69,7 @@ pub struct HttpSteps {
 impl HttpSteps {
     /// A client that trusts the public certificate authorities and has no connection yet. `clock`
     /// tells whether a certificate is valid today. With `deny_private_targets` it connects to
-    /// public addresses only.
+    /// public addresses only. Calls, idle connections and lookups are bounded by `budget`.
     ///
     /// # Errors
     /// When the TLS library cannot be set up with its own defaults.
@@ -66,15 +77,17 @@ impl HttpSteps {
         tcp: Arc<dyn Tcp>,
         clock: Arc<dyn Clock>,
         deny_private_targets: bool,
+        budget: &DescriptorBudget,
     ) -> Result<Self, rustls::Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        Self::with_roots(tcp, clock, deny_private_targets, roots)
+        Self::with_roots(tcp, clock, deny_private_targets, budget, roots)
     }
 
     fn with_roots(
         tcp: Arc<dyn Tcp>,
         clock: Arc<dyn Clock>,
         deny_private_targets: bool,
+        budget: &DescriptorBudget,
         roots: RootCertStore,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -85,13 +98,22 @@ impl HttpSteps {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Connections are kept instead; a resumed session would make a replay depend on more.
         tls.resumption = Resumption::disabled();
-        Ok(Self { tcp, tls: Arc::new(tls), pool: Pool::default(), deny_private_targets })
+        Ok(Self {
+            lookups: Lookups::new(Arc::clone(&tcp), budget.lookups),
+            calls: Shares::new(budget.step_calls, budget.tenant_step_calls),
+            pool: Pool::new(budget.idle_step_connections),
+            tcp,
+            tls: Arc::new(tls),
+            deny_private_targets,
+        })
     }
 
     async fn follow(&self, request: HttpRequest) -> Result<HttpResponse, HttpCallError> {
+        let tenant = request.tenant;
         let mut outgoing = Outgoing::new(request).map_err(HttpCallError::Unsendable)?;
+        let _place = self.calls.place(tenant).await;
         for _ in 0..=REDIRECTS_MAX {
-            let (head, body) = self.send(&outgoing).await?;
+            let (head, body) = self.send(tenant, &outgoing).await?;
             match outgoing.redirected(head.status, &head.headers) {
                 Ok(Some(next)) => outgoing = next,
                 Ok(None) => return Ok(response(&head, body)),
@@ -102,21 +124,27 @@ impl HttpSteps {
     }
 
     /// Sends one request, over an idle connection where there is one.
-    async fn send(&self, outgoing: &Outgoing) -> Result<(Parts, Vec<u8>), HttpCallError> {
+    async fn send(
+        &self,
+        tenant: TenantId,
+        outgoing: &Outgoing,
+    ) -> Result<(Parts, Vec<u8>), HttpCallError> {
         let origin = &outgoing.target.origin;
         if let Some(connection) = self.pool.take(origin) {
             match self.exchange(connection, outgoing).await {
                 // Nothing was sent, so that sending it again cannot do it twice.
                 Err(ExchangeError::NotSent) => {}
-                Err(ExchangeError::Broken(reason)) => return Err(broken(origin, &reason)),
+                // The service closes what was idle for too long, and the request met that. Should
+                // it have been processed after all, doing it again makes no difference (RFC 9110,
+                // section 9.2.2).
+                Err(ExchangeError::Unanswered(_)) if outgoing.is_idempotent() => {}
+                Err(error) => return Err(broken(origin, &error.reason())),
                 Ok(answer) => return Ok(answer),
             }
         }
-        let connection = self.connect(origin).await?;
-        self.exchange(connection, outgoing).await.map_err(|error| match error {
-            ExchangeError::NotSent => broken(origin, "the connection was closed at once"),
-            ExchangeError::Broken(reason) => broken(origin, &reason),
-        })
+        let connection = self.connect(tenant, origin).await?;
+        let answer = self.exchange(connection, outgoing).await;
+        answer.map_err(|error| broken(origin, &error.reason()))
     }
 
     async fn exchange(
@@ -129,8 +157,12 @@ impl HttpSteps {
         Ok(answer)
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Connection, HttpCallError> {
-        let stream = self.connect_tcp(origin).await?;
+    async fn connect(
+        &self,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<Connection, HttpCallError> {
+        let stream = self.connect_tcp(tenant, origin).await?;
         let stream: Box<dyn ByteStream> = match origin.scheme {
             Scheme::Http => stream,
             Scheme::Https => {
@@ -145,11 +177,16 @@ impl HttpSteps {
         Connection::open(stream).await.map_err(|reason| broken(origin, &reason))
     }
 
-    async fn connect_tcp(&self, origin: &Origin) -> Result<Box<dyn ByteStream>, HttpCallError> {
+    async fn connect_tcp(
+        &self,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<Box<dyn ByteStream>, HttpCallError> {
         let mut failure = "the name has no address".to_owned();
-        for address in self.addresses(origin).await?.into_iter().take(ADDRESSES_TRIED_MAX) {
+        let addresses = self.addresses(tenant, origin).await?;
+        for address in addresses.into_iter().take(ADDRESSES_TRIED_MAX) {
             let patience = Duration::from_millis(CONNECT_MS_MAX);
-            match tokio::time::timeout(patience, self.tcp.connect(address)).await {
+            match tokio::time::timeout(patience, self.open(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = format!("cannot connect: {error}"),
                 Err(_) => failure = format!("cannot connect: no answer in {CONNECT_MS_MAX} ms"),
@@ -158,13 +195,29 @@ impl HttpSteps {
         Err(broken(origin, &failure))
     }
 
+    /// Connects. That this process has no descriptor left is not the service's fault, and passes:
+    /// then it is tried again.
+    async fn open(&self, address: SocketAddr) -> io::Result<Box<dyn ByteStream>> {
+        loop {
+            match self.tcp.connect(address).await {
+                Err(error) if is_exhausted(&error) => {
+                    tokio::time::sleep(Duration::from_millis(DESCRIPTOR_RETRY_MS)).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
     /// The addresses that may be connected to.
-    async fn addresses(&self, origin: &Origin) -> Result<Vec<SocketAddr>, HttpCallError> {
-        let mut addresses = self
-            .tcp
-            .resolve(&origin.host, origin.port)
-            .await
-            .map_err(|error| broken(origin, &format!("cannot resolve the name: {error}")))?;
+    async fn addresses(
+        &self,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<Vec<SocketAddr>, HttpCallError> {
+        let asker = Asker::Tenant(tenant);
+        let found = self.lookups.resolve(asker, &origin.host, origin.port).await;
+        let mut addresses =
+            found.map_err(|error| broken(origin, &format!("cannot resolve the name: {error}")))?;
         let mut denied = None;
         if self.deny_private_targets {
             addresses.retain(|address| match address::private_kind(address.ip()) {

@@ -58,6 +58,11 @@ impl Outgoing {
         Ok(Self { target, method, headers, body: request.body.into() })
     }
 
+    /// Whether sending it twice has the same effect as sending it once.
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
+    }
+
     /// The request for hyper.
     pub(super) fn to_request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
@@ -142,6 +147,7 @@ mod tests {
 
     fn outgoing(method: &str, headers: &[(&str, &str)]) -> Result<Outgoing, String> {
         Outgoing::new(HttpRequest {
+            tenant: crate::testing::tenant(1),
             method: method.into(),
             url: "http://a.example/x".into(),
             headers: headers

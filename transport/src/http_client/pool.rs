@@ -15,20 +15,18 @@ use super::target::Origin;
 
 /// Idle connections kept for one scheme, host and port.
 pub(super) const IDLE_PER_ORIGIN_MAX: usize = 8;
-/// Idle connections kept altogether.
-pub(super) const IDLE_CONNECTIONS_MAX: usize = 256;
 /// How long a connection stays idle. Below the 5 s after which the most impatient of the common
 /// servers close, so that a request seldom meets a connection that is just being closed.
 pub(super) const IDLE_MS_MAX: u64 = 4_000;
 
 /// The idle connections of a client.
-#[derive(Default)]
 pub(super) struct Pool {
     idle: Arc<Mutex<Idle>>,
 }
 
-#[derive(Default)]
 struct Idle {
+    /// Idle connections kept altogether.
+    connections_max: usize,
     /// In the order in which they came to rest: the oldest first.
     resting: Vec<Resting>,
     /// The task that closes what has been idle for too long; only while something is.
@@ -42,6 +40,12 @@ struct Resting {
 }
 
 impl Pool {
+    /// Keeps at most `connections_max` idle connections.
+    pub(super) fn new(connections_max: usize) -> Self {
+        let idle = Idle { connections_max, resting: Vec::new(), sweeper: None };
+        Self { idle: Arc::new(Mutex::new(idle)) }
+    }
+
     /// Takes the connection to `origin` that was used last, if there is one that still stands.
     pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
         loop {
@@ -93,7 +97,7 @@ impl Idle {
             if let Some(oldest) = self.resting.iter().position(alike) {
                 self.resting.remove(oldest);
             }
-        } else if self.resting.len() >= IDLE_CONNECTIONS_MAX {
+        } else if self.resting.len() >= self.connections_max {
             self.resting.remove(0);
         }
         self.resting.push(newcomer);
@@ -156,7 +160,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_connections_are_bounded_in_number_and_time() {
-        let pool = Pool::default();
+        let pool = Pool::new(256);
         let mut others = Vec::new();
         for port in 1..=300 {
             for _ in 0..if port == 300 { IDLE_PER_ORIGIN_MAX + 2 } else { 1 } {
@@ -165,7 +169,7 @@ mod tests {
                 others.push(other);
             }
         }
-        assert_eq!(pool.standing(), IDLE_CONNECTIONS_MAX);
+        assert_eq!(pool.standing(), 256);
         assert!(pool.take(&origin(1)).is_none(), "the oldest made room");
         let of_one = std::iter::from_fn(|| pool.take(&origin(300))).count();
         assert_eq!(of_one, IDLE_PER_ORIGIN_MAX);
@@ -182,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_the_other_side_closed_is_not_handed_out() {
-        let pool = Pool::default();
+        let pool = Pool::new(1);
         let (first, other) = connection().await;
         pool.put(origin(1), first);
         drop(other);

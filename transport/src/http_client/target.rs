@@ -271,6 +271,16 @@ mod tests {
         ] {
             assert_eq!(show(&base.redirected(reference).unwrap()), expected, "{reference}");
         }
+        let secure = Target::parse("https://a:444/b").unwrap();
+        for (reference, expected) in [
+            ("//g", "https g 443 /"),
+            ("//g:80/x", "https g 80 /x"),
+            ("/g", "https a 444 /g"),
+            ("https://z/y", "https z 443 /y"),
+        ] {
+            assert_eq!(show(&secure.redirected(reference).unwrap()), expected, "{reference}");
+        }
+        assert!(secure.redirected("http://a:444/").is_err());
         for reference in ["https://a/", "ftp://a/", "javascript:x", "http://u@a/", "//u@a/"] {
             assert!(base.redirected(reference).is_err(), "{reference}");
         }

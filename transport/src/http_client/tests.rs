@@ -12,6 +12,11 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::http_client::connection::RESPONSE_BODY_BYTES_MAX;
 use crate::tcp::RealTcp;
+use crate::testing::tenant;
+
+/// Longest wait for what takes a moment. Below the time after which idle connections are closed
+/// anyway.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Got: It\r\n\r\nhi";
 
@@ -25,7 +30,7 @@ struct Server {
 
 impl Server {
     async fn start(connections: Vec<Vec<String>>, tls: Option<TlsAcceptor>) -> Self {
-        let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let script = tokio::spawn(play(listener, connections, tls, Arc::clone(&heard)));
@@ -102,11 +107,31 @@ impl Clock for At {
 const TODAY: At = At("2030-01-01T00:00:00Z");
 
 fn client() -> HttpSteps {
-    HttpSteps::new(Arc::new(RealTcp::default()), Arc::new(TODAY), false).unwrap()
+    HttpSteps::new(Arc::new(RealTcp), Arc::new(TODAY), false, &DescriptorBudget::default()).unwrap()
+}
+
+fn denying(tcp: impl Tcp + 'static) -> HttpSteps {
+    HttpSteps::new(Arc::new(tcp), Arc::new(TODAY), true, &DescriptorBudget::default()).unwrap()
+}
+
+/// Waits until every kept connection has been closed by its service.
+async fn until_nothing_stands(client: &HttpSteps) {
+    let closed = async {
+        while client.pool.standing() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("the services close their connections");
 }
 
 fn get(url: impl Into<String>) -> HttpRequest {
-    HttpRequest { method: "GET".into(), url: url.into(), headers: vec![], body: vec![] }
+    HttpRequest {
+        tenant: tenant(1),
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: vec![],
+    }
 }
 
 fn unsendable(result: Result<HttpResponse, HttpCallError>) -> String {
@@ -167,21 +192,114 @@ async fn a_closed_idle_connection_is_replaced() {
     let server = Server::plain(&[&[OK], &[OK]]).await;
     let client = client();
     client.call(get(server.url("/1"))).await.unwrap();
-    while client.pool.standing() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_nothing_stands(&client).await;
     client.call(get(server.url("/2"))).await.unwrap();
     assert_eq!(server.heard().len(), 2);
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_closes_without_an_answer_is_replaced() {
+    for method in ["GET", "HEAD", "PUT", "DELETE"] {
+        let server = Server::plain(&[&[OK, ""], &[OK]]).await;
+        let client = client();
+        client.call(get(server.url("/1"))).await.unwrap();
+        let request = HttpRequest { method: method.into(), ..get(server.url("/2")) };
+        assert_eq!(client.call(request).await.unwrap().status, 200, "{method}");
+        assert_eq!(server.heard().len(), 3, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_may_have_been_processed_is_not_sent_twice() {
-    let server = Server::plain(&[&[OK, ""], &[OK]]).await;
-    let client = client();
-    client.call(get(server.url("/1"))).await.unwrap();
-    let reason = failed(client.call(get(server.url("/2"))).await);
-    assert!(reason.contains("closed"), "{reason}");
-    assert_eq!(server.heard().len(), 2);
+    // The method, what the service says on a kept connection before it closes, and on a fresh one.
+    for (method, kept, fresh) in [
+        ("POST", Some(""), OK),
+        ("PATCH", Some(""), OK),
+        ("GET", Some("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh"), OK),
+        ("GET", Some("HTT"), OK),
+        ("GET", None, ""),
+    ] {
+        let kept = kept.map(|text| [OK, text]);
+        let fresh = [fresh];
+        let connections: Vec<&[&str]> =
+            kept.iter().map(<[_; 2]>::as_slice).chain([&fresh[..], &[OK]]).collect();
+        let server = Server::plain(&connections).await;
+        let client = client();
+        if kept.is_some() {
+            client.call(get(server.url("/1"))).await.unwrap();
+        }
+        let request = HttpRequest { method: method.into(), ..get(server.url("/2")) };
+        let reason = failed(client.call(request).await);
+        assert!(reason.contains("closed") || reason.contains("end of file"), "{reason}");
+        assert_eq!(server.heard().len(), 1 + kept.iter().len(), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn calls_of_one_tenant_leave_room_for_another() {
+    let budget =
+        DescriptorBudget { step_calls: 3, tenant_step_calls: 2, ..DescriptorBudget::default() };
+    let client =
+        Arc::new(HttpSteps::new(Arc::new(RealTcp), Arc::new(TODAY), false, &budget).unwrap());
+    let silent = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (client, request) = (Arc::clone(&client), get(url.clone()));
+        calls.spawn(async move { client.call(request).await });
+    }
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(silent.accept().await.unwrap());
+    }
+    let server = Server::plain(&[&[OK]]).await;
+    let request = HttpRequest { tenant: tenant(2), ..get(server.url("/")) };
+    let answer = tokio::time::timeout(PATIENCE, client.call(request)).await;
+    assert_eq!(answer.unwrap().unwrap().status, 200);
+    // Its third call would have connected long before the other tenant was answered.
+    let third = tokio::time::timeout(Duration::from_millis(50), silent.accept()).await;
+    assert!(third.is_err(), "a third call of the tenant is under way");
+    drop(open.pop());
+    let next = tokio::time::timeout(PATIENCE, silent.accept()).await;
+    assert!(next.is_ok(), "a call that has ended makes room");
+}
+
+/// A network in which the first attempts to connect find no descriptor.
+#[derive(Debug)]
+struct Short(Mutex<u32>);
+
+impl Tcp for Short {
+    fn bind(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn TcpListen>>> {
+        RealTcp.bind(addr)
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        RealTcp.resolve(host, port)
+    }
+
+    fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
+        let mut left = self.0.lock().unwrap();
+        if *left == 0 {
+            return RealTcp.connect(addr);
+        }
+        *left -= 1;
+        // Too many open files.
+        let error = io::Error::from_raw_os_error(if *left == 0 { 23 } else { 24 });
+        Box::pin(async move { Err(error) })
+    }
+}
+
+#[tokio::test]
+async fn a_lack_of_descriptors_is_waited_for() {
+    let tcp = Arc::new(Short(Mutex::new(3)));
+    let budget = DescriptorBudget::default();
+    let client = HttpSteps::new(tcp, Arc::new(TODAY), false, &budget).unwrap();
+    let server = Server::plain(&[&[OK]]).await;
+    assert_eq!(client.call(get(server.url("/"))).await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -210,9 +328,7 @@ async fn redirects_are_followed_a_few_times() {
     let next = "GET /deep/next HTTP/1.1";
     assert_eq!(lines, ["POST /deep/start?secret=sesame HTTP/1.1", next, next]);
 
-    while client.pool.standing() > 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_nothing_stands(&client).await;
     let reason = unsendable(client.call(get(server.url("/?sesame"))).await);
     assert_eq!(reason, "redirected more than 5 times");
     assert_eq!(server.heard().len(), 3 + 6);
@@ -256,7 +372,7 @@ async fn answers_are_bounded() {
 
 #[tokio::test]
 async fn a_dropped_call_closes_its_connection() {
-    let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let client = client();
     let mut call = client.call(get(url));
@@ -276,7 +392,7 @@ async fn a_dropped_call_closes_its_connection() {
 
 #[tokio::test]
 async fn failures_of_the_network_name_the_host_only() {
-    let listener = RealTcp::default().bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let reason = failed(client().call(get(format!("http://127.0.0.1:{port}/sesame"))).await);
@@ -323,7 +439,7 @@ impl Tcp for Detour {
 
 #[tokio::test]
 async fn private_targets_are_denied_by_the_address_that_is_dialled() {
-    let client = HttpSteps::new(Arc::new(Detour::default()), Arc::new(TODAY), true).unwrap();
+    let client = denying(Detour::default());
     for url in ["http://127.0.0.1:1/", "http://[::ffff:127.0.0.1]:1/", "http://[::1]:1/"] {
         let reason = unsendable(client.call(get(url)).await);
         assert!(reason.contains("--deny-private-targets"), "{reason}");
@@ -358,7 +474,14 @@ async fn https_checks_the_certificate_against_authority_name_and_clock() {
     let trusting = |clock: At| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(&include_bytes!("testdata/ca.der")[..])).unwrap();
-        HttpSteps::with_roots(Arc::new(RealTcp::default()), Arc::new(clock), false, roots).unwrap()
+        HttpSteps::with_roots(
+            Arc::new(RealTcp),
+            Arc::new(clock),
+            false,
+            &DescriptorBudget::default(),
+            roots,
+        )
+        .unwrap()
     };
     let reason = failed(trusting(At("2200-01-01T00:00:00Z")).call(get(url.clone())).await);
     assert!(reason.contains("TLS") && reason.contains("expired"), "{reason}");

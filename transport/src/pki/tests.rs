@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use rcgen::SanType;
 use rustls::pki_types::UnixTime;
 use shiioo_actors::ids::NodeId;
 
@@ -64,6 +65,30 @@ fn an_authority_keeps_to_its_cluster_and_its_key() {
     let leaf = authority.issue(&entropy, public, name(1, Uuid::from_u128(1))).unwrap();
     assert!(authority_cluster(&leaf).is_err(), "a member is no authority");
     assert!(member_name(authority.cert_der()).is_err(), "an authority is no member");
+}
+
+/// Whoever is two members is neither: which of them would be let in?
+#[test]
+fn a_certificate_with_two_names_names_nobody() {
+    let entropy = Seeded::new(4);
+    let cluster = Uuid::from_u128(1);
+    let authority = Authority::create(&entropy, cluster).unwrap();
+    let issuer = Issuer::new(authority_params(cluster).unwrap(), signer(&authority.key).unwrap());
+    let key = PublicKey(NodeKey::generate(&entropy).public());
+    let issued = |names: &[u64]| {
+        let mut params = dated_params(&name(1, cluster).to_string()).unwrap();
+        let text = |id: &u64| name(*id, cluster).to_string().try_into().unwrap();
+        params.subject_alt_names = names.iter().map(|id| SanType::DnsName(text(id))).collect();
+        params.signed_by(&key, &issuer).unwrap()
+    };
+    assert_eq!(member_name(issued(&[1]).der()).unwrap(), name(1, cluster));
+    for names in [&[][..], &[1, 2], &[1, 1]] {
+        let certificate = issued(names);
+        assert!(
+            matches!(member_name(certificate.der()), Err(PkiError::Unreadable { .. })),
+            "{names:?}"
+        );
+    }
 }
 
 /// Even with the key in the wrong hands' library, the certificate itself limits what it signs.

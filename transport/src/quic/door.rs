@@ -2,7 +2,9 @@
 //!
 //! - Handshakes under way are counted. The first few are begun for anybody; above that only for
 //!   addresses that have proven to be real, which costs us no memory; above the bound for nobody.
-//! - One real address has a share of them only.
+//! - One real address, or one IPv6 network, has a share of them only. Some are kept for addresses of
+//!   members: whoever knocks and stalls does not keep members from coming back.
+//! - Strangers who say nothing make room for others.
 //! - After the handshake a connection is a member's, a stranger's, or closed: there is no fourth.
 
 use std::collections::BTreeMap;
@@ -18,12 +20,15 @@ use super::Shared;
 use super::members::turn_away;
 use super::refusals::Refusals;
 use super::serve::{self, Services};
+use super::strangers::{Entry, Strangers, party};
 use crate::tls::{self, Protocol};
 
 /// Handshakes under way before addresses have to prove that they are real.
 pub(super) const UNPROVEN_HANDSHAKES_MAX: usize = 32;
 /// Handshakes under way at most.
 const HANDSHAKES_MAX: usize = 256;
+/// Handshakes of these that are kept for addresses of members.
+const MEMBERS_HANDSHAKES: usize = 64;
 /// Handshakes under way of one address that has proven to be real.
 const ADDRESS_HANDSHAKES_MAX: usize = 64;
 /// Longest time a handshake takes, ms.
@@ -40,7 +45,7 @@ const REFUSED: VarInt = VarInt::from_u32(4);
 struct Door {
     handshakes: Mutex<Handshakes>,
     refusals: Mutex<Refusals>,
-    strangers: Arc<Semaphore>,
+    strangers: Mutex<Strangers<Connection>>,
     joins: Arc<Semaphore>,
 }
 
@@ -48,6 +53,8 @@ struct Door {
 #[derive(Debug, Default)]
 struct Handshakes {
     total: usize,
+    /// Those of them from addresses of members.
+    of_members: usize,
     by_address: BTreeMap<IpAddr, usize>,
 }
 
@@ -65,17 +72,18 @@ pub(super) async fn keep(shared: Arc<Shared>, services: Services) {
     let door = Arc::new(Door {
         handshakes: Mutex::default(),
         refusals: Mutex::default(),
-        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        strangers: Mutex::new(Strangers::new(STRANGERS_MAX)),
         joins: Arc::new(Semaphore::new(JOINS_MAX)),
     });
     while let Some(incoming) = shared.endpoint.accept().await {
         let address = incoming.remote_address().ip();
         let proven = incoming.remote_address_validated();
-        let verdict = lock(&door.handshakes).judge(address, proven);
+        let is_member = shared.members.is_home(address);
+        let verdict = lock(&door.handshakes).judge(address, proven, is_member);
         match verdict {
             Verdict::Begin => {
                 let (shared, services) = (Arc::clone(&shared), services.clone());
-                let turn = Turn::new(&door, address);
+                let turn = Turn::new(&door, address, is_member);
                 tokio::spawn(receive(shared, services, incoming, turn));
             }
             // Fails for an address that is proven, which is not asked to prove itself.
@@ -119,10 +127,16 @@ async fn member(shared: &Shared, services: Services, door: &Door, connection: Co
 }
 
 async fn stranger(services: Services, door: &Door, connection: Connection) {
-    let Ok(_place) = Arc::clone(&door.strangers).try_acquire_owned() else {
+    let address = connection.remote_address().ip();
+    let entry = lock(&door.strangers).enter(address, connection.clone());
+    let Entry::Admitted { number, asks, instead_of } = entry else {
         return door.refuse(&connection, "too many strangers are here");
     };
-    serve::stranger(&connection, services.join, &door.joins).await;
+    if let Some(idle) = instead_of {
+        door.refuse(&idle, "it asked for nothing, and another came");
+    }
+    serve::stranger(&connection, services.join, &door.joins, &asks).await;
+    lock(&door.strangers).leave(number);
     connection.close(VarInt::from_u32(0), b"");
 }
 
@@ -140,13 +154,17 @@ impl Door {
 }
 
 impl Handshakes {
-    fn judge(&self, address: IpAddr, proven: bool) -> Verdict {
-        let of_address = self.by_address.get(&address).copied().unwrap_or(0);
+    fn judge(&self, address: IpAddr, proven: bool, is_member: bool) -> Verdict {
+        let of_address = self.by_address.get(&party(address)).copied().unwrap_or(0);
+        let of_others = self.total - self.of_members;
         match proven {
             false if self.total < UNPROVEN_HANDSHAKES_MAX => Verdict::Begin,
             false => Verdict::Prove,
             true if self.total >= HANDSHAKES_MAX => Verdict::Refuse,
             true if of_address >= ADDRESS_HANDSHAKES_MAX => Verdict::Refuse,
+            true if !is_member && of_others >= HANDSHAKES_MAX - MEMBERS_HANDSHAKES => {
+                Verdict::Refuse
+            }
             true => Verdict::Begin,
         }
     }
@@ -156,15 +174,17 @@ impl Handshakes {
 struct Turn {
     door: Arc<Door>,
     address: IpAddr,
+    is_member: bool,
 }
 
 impl Turn {
-    fn new(door: &Arc<Door>, address: IpAddr) -> Self {
+    fn new(door: &Arc<Door>, address: IpAddr, is_member: bool) -> Self {
         let mut handshakes = lock(&door.handshakes);
         handshakes.total += 1;
-        *handshakes.by_address.entry(address).or_default() += 1;
+        handshakes.of_members += usize::from(is_member);
+        *handshakes.by_address.entry(party(address)).or_default() += 1;
         drop(handshakes);
-        Self { door: Arc::clone(door), address }
+        Self { door: Arc::clone(door), address, is_member }
     }
 }
 
@@ -172,10 +192,12 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut handshakes = lock(&self.door.handshakes);
         handshakes.total -= 1;
-        if let Some(count) = handshakes.by_address.get_mut(&self.address) {
+        handshakes.of_members -= usize::from(self.is_member);
+        let party = party(self.address);
+        if let Some(count) = handshakes.by_address.get_mut(&party) {
             *count -= 1;
             if *count == 0 {
-                handshakes.by_address.remove(&self.address);
+                handshakes.by_address.remove(&party);
             }
         }
     }
@@ -196,15 +218,36 @@ mod tests {
     fn a_flood_of_handshakes_leaves_room_for_real_addresses() {
         let address = |number| IpAddr::V4(Ipv4Addr::from_bits(number));
         let mut handshakes = Handshakes::default();
-        assert_eq!(handshakes.judge(address(1), false), Verdict::Begin);
+        assert_eq!(handshakes.judge(address(1), false, false), Verdict::Begin);
         handshakes.total = UNPROVEN_HANDSHAKES_MAX;
-        assert_eq!(handshakes.judge(address(1), false), Verdict::Prove);
-        assert_eq!(handshakes.judge(address(1), true), Verdict::Begin);
+        assert_eq!(handshakes.judge(address(1), false, false), Verdict::Prove);
+        assert_eq!(handshakes.judge(address(1), true, false), Verdict::Begin);
         handshakes.by_address.insert(address(1), ADDRESS_HANDSHAKES_MAX);
-        assert_eq!(handshakes.judge(address(1), true), Verdict::Refuse);
-        assert_eq!(handshakes.judge(address(2), true), Verdict::Begin);
+        assert_eq!(handshakes.judge(address(1), true, false), Verdict::Refuse);
+        assert_eq!(handshakes.judge(address(2), true, false), Verdict::Begin);
         handshakes.total = HANDSHAKES_MAX;
-        assert_eq!(handshakes.judge(address(2), true), Verdict::Refuse);
-        assert_eq!(handshakes.judge(address(2), false), Verdict::Prove, "it costs no memory");
+        assert_eq!(handshakes.judge(address(2), true, true), Verdict::Refuse);
+        assert_eq!(handshakes.judge(address(2), false, true), Verdict::Prove, "it costs no memory");
+    }
+
+    #[test]
+    fn strangers_leave_handshakes_to_members() {
+        let address = |number| IpAddr::V4(Ipv4Addr::from_bits(number));
+        let strangers = HANDSHAKES_MAX - MEMBERS_HANDSHAKES;
+        let mut handshakes = Handshakes { total: strangers, ..Handshakes::default() };
+        assert_eq!(handshakes.judge(address(1), true, false), Verdict::Refuse);
+        assert_eq!(handshakes.judge(address(2), true, true), Verdict::Begin);
+        // Members' own do not take the strangers' places.
+        (handshakes.total, handshakes.of_members) = (strangers + 9, 10);
+        assert_eq!(handshakes.judge(address(1), true, false), Verdict::Begin);
+    }
+
+    #[test]
+    fn all_of_a_network_has_one_share() {
+        let mut handshakes = Handshakes::default();
+        let [one, another]: [IpAddr; 2] =
+            ["2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
+        handshakes.by_address.insert(party(one), ADDRESS_HANDSHAKES_MAX);
+        assert_eq!(handshakes.judge(another, true, false), Verdict::Refuse);
     }
 }

@@ -110,6 +110,14 @@ impl<C: Closable> Link<C> {
         }
     }
 
+    /// The connection there was last, dead or alive.
+    pub const fn connection(&self) -> Option<&C> {
+        match &self.state {
+            State::Up { connection, .. } => Some(connection),
+            State::Idle | State::Dialling | State::Down { .. } | State::Left => None,
+        }
+    }
+
     /// The member has left: nobody dials it again. Gives back the connection that is to be closed.
     pub fn leave(&mut self) -> Option<C> {
         match std::mem::replace(&mut self.state, State::Left) {

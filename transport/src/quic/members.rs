@@ -6,7 +6,7 @@
 //! - A member is its raft id *and* its node id; a certificate for only one of them is nobody's.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{Connection, VarInt};
@@ -109,6 +109,12 @@ impl Members {
         }
     }
 
+    /// Whether a member was last at this address, or is known to be there.
+    pub fn is_home(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.seats().values().any(|seat| seat.member.is_at(address))
+    }
+
     fn seats(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Seat>> {
         // Nothing that panics happens under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -139,6 +145,14 @@ impl Member {
     pub fn moved_to(&self) -> Option<SocketAddr> {
         let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.filter(|seen| seen.to_string() != self.peer.addr)
+    }
+
+    fn is_at(&self, address: IpAddr) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.peer.addr.parse::<SocketAddr>().ok();
+        // An address in words is known once it has been dialled.
+        let dialled = self.link.borrow().connection().map(Connection::remote_address);
+        [seen, known, dialled].into_iter().flatten().any(|at| at.ip().to_canonical() == address)
     }
 
     /// A place among the calls under way in this lane.

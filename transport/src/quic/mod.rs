@@ -17,6 +17,7 @@ mod link;
 mod members;
 mod refusals;
 mod serve;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::dial;
 use crate::frame::{RequestHead, VERSION};
+use crate::lookups::Lookups;
 use crate::pki::{self, MemberName, PkiError};
 use crate::settings::{self, Side};
 pub use crate::tls::TlsIdentity;
@@ -97,7 +99,7 @@ struct Shared {
     server: Mutex<Option<ServerConfig>>,
     name: MemberName,
     seams: Seams,
-    tcp: Arc<dyn Tcp>,
+    lookups: Lookups,
     members: Members,
 }
 
@@ -130,7 +132,9 @@ impl Quic {
             Arc::new(TokioRuntime),
         )?;
         let (server, members) = (Mutex::new(Some(server)), Members::default());
-        Ok(Arc::new(Self(Arc::new(Shared { endpoint, client, server, name, seams, tcp, members }))))
+        let lookups = Lookups::of_node(tcp);
+        let shared = Shared { endpoint, client, server, name, seams, lookups, members };
+        Ok(Arc::new(Self(Arc::new(shared))))
     }
 
     /// Begins to answer: members by `peers`, strangers by `join`. A second call does nothing.
@@ -279,9 +283,8 @@ async fn greeted(
     deadline: Instant,
 ) -> Result<Connection, String> {
     let name = MemberName { raft_id: peer.raft_id, node: peer.node, cluster: shared.name.cluster };
-    let Shared { endpoint, client, tcp, .. } = shared;
-    let connection =
-        dial(endpoint, tcp.as_ref(), client, addr, &name.to_string(), deadline).await?;
+    let Shared { endpoint, client, lookups, .. } = shared;
+    let connection = dial(endpoint, lookups, client, addr, &name.to_string(), deadline).await?;
     let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
     let mut version = [0];
     stream.read_exact(&mut version).await.map_err(|error| error.to_string())?;

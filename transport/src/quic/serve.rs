@@ -5,6 +5,7 @@
 //!   not send holds up nobody else's bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -88,18 +89,20 @@ async fn call(
     }
 }
 
-/// Answers a stranger for a while.
+/// Answers a stranger for a while. `asks` is set while a request of it is served.
 pub(super) async fn stranger(
     connection: &Connection,
     service: Arc<dyn JoinService>,
     joins: &Semaphore,
+    asks: &AtomicBool,
 ) {
     let Some(binding) = tls::binding(connection) else { return };
     let stranger = Stranger { addr: connection.remote_address(), binding };
     let served = async {
         while let Ok((send, receive)) = connection.accept_bi().await {
             let exchange = Exchange::new(send, receive, JOIN_MESSAGE_BYTES_MAX);
-            join(exchange, stranger, service.as_ref(), joins).await;
+            join(exchange, stranger, service.as_ref(), joins, asks).await;
+            asks.store(false, Ordering::Release);
         }
     };
     let _ = timeout(Duration::from_millis(STRANGER_MS_MAX), served).await;
@@ -111,6 +114,7 @@ async fn join(
     stranger: Stranger,
     service: &dyn JoinService,
     joins: &Semaphore,
+    asks: &AtomicBool,
 ) {
     let room = Arc::new(Semaphore::new(JOIN_MESSAGE_BYTES_MAX));
     let patience = Duration::from_millis(STRANGER_MS_MAX);
@@ -120,7 +124,8 @@ async fn join(
         Err(Some(declined)) => return decline(exchange, declined).await,
         Err(None) => return,
     };
-    // Only now: who sends nothing takes nobody's place.
+    // Only now: who sends nothing takes nobody's place, and makes room for others.
+    asks.store(true, Ordering::Release);
     let Ok(_place) = joins.try_acquire() else {
         return decline(exchange, Declined("too many nodes are joining, try again".into())).await;
     };

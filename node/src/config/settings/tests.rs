@@ -1,5 +1,7 @@
 //! Settings from every source, and what is said of bad ones.
 
+use std::time::Duration;
+
 use clap::Parser as _;
 
 use super::super::Secret;
@@ -110,6 +112,60 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
     assert!(config.repair && config.insecure && config.test_hooks);
     let (config, _) = resolved(&["--insecure=false"], &[], Some(file)).unwrap();
     assert!(!config.insecure, "a flag can take back what the file says");
+}
+
+/// Comparing the sources with each other would not notice a setting that goes to another's place.
+#[test]
+fn every_setting_goes_to_its_own_place() {
+    let file = "
+        api_addr = '127.0.0.1:11'
+        node_addr = '127.0.0.1:12'
+        advertise_addr = 'n:13'
+        data_dir = 'd14'
+        join = 'a:15,b:16'
+        join_token = 'token-17'
+        region = 'r18'
+        label = ['k=v19']
+        admin_token = 'token-20'
+        request_timeout = '21s'
+        heartbeat_interval = '22s'
+        unhealthy_after = '23s'
+        election_timeout = '24s'
+    ";
+    let expected = Config {
+        api_addr: "127.0.0.1:11".parse().unwrap(),
+        node_addr: "127.0.0.1:12".parse().unwrap(),
+        advertise_addr: Some("n:13".into()),
+        data_dir: "d14".into(),
+        join: vec!["a:15".into(), "b:16".into()],
+        join_token: Some(Secret::new("token-17")),
+        region: "r18".into(),
+        labels: [("k".to_owned(), "v19".to_owned())].into(),
+        admin_token: Some(Secret::new("token-20")),
+        request_timeout: Duration::from_secs(21),
+        heartbeat_interval: Duration::from_secs(22),
+        unhealthy_after: Duration::from_secs(23),
+        election_timeout: Duration::from_secs(24),
+        ..Config::default()
+    };
+    assert_eq!(resolved(&[], &[], Some(file)).unwrap().0, expected);
+
+    // One switch at a time.
+    let switches: [(&str, fn(&mut Config)); 5] = [
+        ("insecure", |config| config.insecure = true),
+        ("allow_scripts", |config| config.allow_scripts = true),
+        ("deny_private_targets", |config| config.deny_private_targets = true),
+        ("repair", |config| config.repair = true),
+        ("test_hooks", |config| config.test_hooks = true),
+    ];
+    for (switch, set) in switches {
+        let mut expected = Config::default();
+        set(&mut expected);
+        let file = format!("{switch} = true");
+        assert_eq!(resolved(&[], &[], Some(&file)).unwrap().0, expected, "{switch} in a file");
+        let flag = format!("--{}", switch.replace('_', "-"));
+        assert_eq!(resolved(&[&flag], &[], None).unwrap().0, expected, "{flag}");
+    }
 }
 
 #[test]

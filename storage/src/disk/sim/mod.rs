@@ -132,6 +132,12 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// How often files and directories can be opened from now on, until no descriptor is left;
+    /// `None` for no bound.
+    pub fn set_opens_left(&self, opens: Option<u64>) {
+        self.state().opens_left = opens;
+    }
+
     /// Flips one bit of a file, in what is read and in what is durable.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) {
         let mut state = self.state();
@@ -173,6 +179,7 @@ impl Disk for Mounted {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state()?;
         state.read()?;
+        state.open()?;
         match (state.names.get(path).copied(), mode) {
             (Some(Node::Dir), _) => Err(io::ErrorKind::IsADirectory.into()),
             (Some(Node::File(_)), OpenMode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -245,12 +252,14 @@ impl Disk for Mounted {
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let mut state = self.state()?;
         state.require_dir(path)?;
+        state.open()?;
         state.sync_dir(path)
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
         let mut state = self.state()?;
         state.read()?;
+        state.open()?;
         state.require_dir(path)?;
         Ok(state
             .names

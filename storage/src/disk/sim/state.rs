@@ -10,6 +10,8 @@ use crate::disk::parent;
 
 /// What Linux calls a device that fails.
 const EIO: i32 = 5;
+/// The number of `EMFILE`.
+const EMFILE: i32 = 24;
 
 /// What survives or is lost whole when a write is torn, bytes.
 const SECTOR_BYTES: u64 = 512;
@@ -84,6 +86,8 @@ pub(super) struct State {
     pub(super) failed_reads: u64,
     pub(super) ignore_syncs: bool,
     pub(super) capacity: Option<u64>,
+    /// How often a file or a directory can still be opened.
+    pub(super) opens_left: Option<u64>,
     pub(super) rng: SmallRng,
 }
 
@@ -110,6 +114,7 @@ impl State {
             failed_reads: 0,
             ignore_syncs: false,
             capacity: None,
+            opens_left: None,
             rng: SmallRng::seed_from_u64(seed),
         }
     }
@@ -153,6 +158,18 @@ impl State {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         Ok(())
+    }
+
+    /// Takes a descriptor for a file or a directory.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        match &mut self.opens_left {
+            Some(0) => Err(io::Error::from_raw_os_error(EMFILE)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// The same for a write.

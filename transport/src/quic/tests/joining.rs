@@ -8,7 +8,7 @@ async fn ask(
     expect: CaExpectation,
     request: impl FnOnce(&JoinBinding) -> Vec<u8> + Send,
 ) -> Result<JoinAnswer, JoinError> {
-    let (tcp, seams) = (RealTcp::default(), seams(8));
+    let (tcp, seams) = (Arc::new(RealTcp) as Arc<dyn Tcp>, seams(8));
     let bind = ([127, 0, 0, 1], 0).into();
     let ways = JoinWays { udp: &RealUdp, bind, tcp: &tcp, seams: &seams, plain_packets: true };
     join::ask(ways, addr, expect, request, Instant::now() + Duration::from_secs(5)).await

@@ -166,7 +166,7 @@ impl Cluster {
         socket: Arc<dyn AsyncUdpSocket>,
     ) -> Node {
         let config = QuicConfig { identity: identity.clone(), name, plain_packets: false };
-        let tcp = Arc::new(RealTcp::default());
+        let tcp = Arc::new(RealTcp);
         let quic = Quic::start(config, socket, seams(self.seed()), tcp).unwrap();
         let (service, join) = (Obedient::new(), Arc::new(Joins::default()));
         quic.serve(Arc::clone(&service) as Arc<dyn PeerService>, Arc::clone(&join) as _);
