@@ -44,7 +44,7 @@ struct Life {
 type Answer = (u64, Outcome);
 
 /// The outcomes of one state machine.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Answered {
     lives: BTreeMap<u64, Life>,
     outcomes: BTreeMap<(u64, u64), Answer>,

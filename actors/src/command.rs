@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
+use crate::part::Pause;
 use crate::seams::Timestamp;
 use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
@@ -24,7 +25,7 @@ pub const COMMAND_VERSION: u16 = 1;
 pub struct Envelope {
     /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
     pub version: u16,
-    /// When the leader proposed it. `apply` uses the latest it has seen, so time never goes back.
+    /// When it was proposed, by the proposer's wall clock: what `part/time.rs` makes of it.
     pub at: Timestamp,
     /// For commands born of a timer or an effect: the term of the leader that armed it. In an
     /// entry of any other term the command does nothing.
@@ -48,6 +49,17 @@ pub struct Origin {
     pub sequence: u64,
     /// Every request before this one has been answered, and will not be asked again.
     pub answered_below: u64,
+}
+
+impl Envelope {
+    /// The pause that it tells of.
+    pub const fn pause(&self) -> Option<Pause> {
+        match &self.command {
+            Command::System(SystemCommand::TimePassed(pause))
+            | Command::Tenant { command: TenantCommand::TimePassed(pause), .. } => Some(*pause),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Envelope {
@@ -211,6 +223,9 @@ pub enum SystemCommand {
     },
     /// A lock of the cluster's key space.
     Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
 }
 
 /// A node that runs this program and is a member of the cluster.
@@ -373,6 +388,9 @@ pub enum TenantCommand {
     },
     /// A lock of the tenant's own key space.
     Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
 }
 
 /// What one attempt of a step came to.

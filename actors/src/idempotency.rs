@@ -1,5 +1,8 @@
 //! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
 //! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
+//!
+//! The moments here are those of [`PartTime::aged`](crate::part::PartTime::aged): a wall clock that
+//! is wrong must not make a second run of a call that was done a minute ago.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::command::Idempotency;
 use crate::mutants::{self, Mutant};
 use crate::outcome::Refusal;
+use crate::part::AGE_STEP_MS_MAX;
 use crate::seams::Timestamp;
 
-/// How long a key is remembered, milliseconds.
-pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made
+/// it older by one step.
+pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000 + AGE_STEP_MS_MAX;
 /// Most keys remembered in one scope.
 pub const KEYS_MAX: usize = 100_000;
 /// Keys forgotten for each new one, at most: keeps `apply` short.

@@ -207,6 +207,8 @@ impl LockTable {
         let Some(lock) = self.locks.get_mut(key) else { return (Outcome::Ignored, None) };
         lock.ttl_ms = ttl_ms.unwrap_or(lock.ttl_ms);
         lock.renewal += 1;
+        // Labels of a clock that was ahead, and is not any more, are corrected with the next term.
+        lock.acquired_at = lock.acquired_at.min(at);
         lock.expires_at = at.plus_ms(lock.ttl_ms);
         self.dirty.insert(key.to_owned());
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))

@@ -15,11 +15,15 @@
 
 mod overlay;
 mod queue;
+#[cfg(test)]
+pub(crate) mod reload;
 mod runner;
+mod time;
 
 pub use overlay::{Overlay, decode_row};
 pub use queue::PartQueue;
 pub use runner::{PartDeps, PartRunner};
+pub use time::{AGE_STEP_MS_MAX, PartTime, Pause};
 
 use crate::command::Envelope;
 use crate::ids::Position;

@@ -14,6 +14,7 @@ use super::{Made, SystemEffect, SystemState};
 use crate::command::{Idempotency, Member};
 use crate::ids::{NodeId, TokenId};
 use crate::outcome::{Outcome, Refusal};
+use crate::part::AGE_STEP_MS_MAX;
 use crate::ports::Peer;
 use crate::seams::Timestamp;
 use crate::secret::SecretBytes;
@@ -47,11 +48,14 @@ pub struct JoinToken {
     pub created_at: Timestamp,
 }
 
+/// Said of a token whose time is over.
+const EXPIRED: &str = "it has expired";
+
 impl JoinToken {
     /// Why it does not admit a node at time `at`, if it does not.
     pub fn why_not(&self, at: Timestamp) -> Option<&'static str> {
         if self.expires_at.is_some_and(|end| at >= end) {
-            return Some("it has expired");
+            return Some(EXPIRED);
         }
         (self.uses_left == Some(0)).then_some("it is used up")
     }
@@ -159,9 +163,13 @@ impl SystemState {
             None if self.meta.needs_token => return invalid("this cluster asks for one"),
             None => {}
             Some((_, None)) => return invalid("it is not known"),
-            Some((_, Some(token))) => {
-                if let Some(why) = token.why_not(at) {
+            Some((id, Some(token))) => {
+                // By the command's own time: a clock that was ahead before says nothing now.
+                if let Some(why) = token.why_not(self.time.own()) {
                     return invalid(why);
+                }
+                if self.has_outlived_its_label(id, token) {
+                    return invalid(EXPIRED);
                 }
             }
         }
@@ -276,23 +284,25 @@ impl SystemState {
         id: TokenId,
         token: &JoinToken,
         idempotency: Option<&Idempotency>,
-        at: Timestamp,
     ) -> Applied {
-        match self.calls.check(idempotency, at) {
+        match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return refused(refusal),
             Ok(Some(Made::Token(token))) => {
                 return (Outcome::Token { token, replayed: true }, Vec::new());
             }
             Ok(Some(Made::Tenant(_) | Made::Node(_)) | None) => {}
         }
-        self.forget_spent_tokens(at);
+        self.forget_spent_tokens();
         if self.tokens.len() >= TOKENS_MAX {
             let limit = TOKENS_MAX as u64;
             return refused(Refusal::TooMany { what: "join tokens".to_owned(), limit });
         }
-        self.tokens.insert(id, JoinToken { created_at: at, ..token.clone() });
+        // `created_at` and `expires_at` are of one clock, the proposer's: their difference is how
+        // long the token lives.
+        self.tokens.insert(id, token.clone());
+        self.tokens_born.insert(id, self.time.aged());
         self.dirty.tokens.insert(id);
-        self.calls.remember(idempotency, at, Made::Token(id));
+        self.calls.remember(idempotency, self.time.aged(), Made::Token(id));
         (Outcome::Token { token: id, replayed: false }, Vec::new())
     }
 
@@ -300,15 +310,36 @@ impl SystemState {
         if self.tokens.remove(&id).is_none() {
             return refused(Refusal::TokenNotFound);
         }
+        self.tokens_born.remove(&id);
         self.dirty.tokens.insert(id);
         (Outcome::Done, Vec::new())
     }
 
-    fn forget_spent_tokens(&mut self, at: Timestamp) {
-        let spent = self.tokens.iter().filter(|(_, token)| token.why_not(at).is_some());
+    /// Whether a token has been there for longer than it was to live, whatever its label says: it
+    /// was made while the clock was ahead. A step more is for a clock that is ahead meanwhile.
+    fn has_outlived_its_label(&self, id: TokenId, token: &JoinToken) -> bool {
+        let lifetime = token.expires_at.map(|end| end.ms_since(token.created_at));
+        let born = self.tokens_born.get(&id);
+        lifetime.zip(born).is_some_and(|(lifetime, born)| {
+            self.time.aged().ms_since(*born) > lifetime.saturating_add(AGE_STEP_MS_MAX)
+        })
+    }
+
+    /// Forgets tokens that are used up, or have been there for longer than they were to live. One
+    /// that is over by its label alone may be good again once the clock is right: it goes only
+    /// where the table is full.
+    fn forget_spent_tokens(&mut self) {
+        let is_full = self.tokens.len() >= TOKENS_MAX;
+        let now = self.time.own();
+        let spent = self.tokens.iter().filter(|(id, token)| {
+            token.uses_left == Some(0)
+                || self.has_outlived_its_label(**id, token)
+                || is_full && token.why_not(now).is_some()
+        });
         let spent: Vec<TokenId> = spent.map(|(id, _)| *id).collect();
         for id in spent {
             self.tokens.remove(&id);
+            self.tokens_born.remove(&id);
             self.dirty.tokens.insert(id);
         }
     }

@@ -23,14 +23,14 @@ use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::lock_table::{LockNotice, LockTable};
 use crate::outcome::{LockView, Outcome, Refusal};
-use crate::part::{Machine, Overlay};
+use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
 
-/// The kind of a row: the first byte of its key. `answered.rs` has `a` and `v`.
+/// The kind of a row: the first byte of its key. `answered.rs` has `a` and `v`, `part/time.rs` `y`.
 mod kind {
     pub const AUTHORITY: u8 = b'c';
     pub const GROUP: u8 = b'g';
@@ -40,6 +40,7 @@ mod kind {
     pub const NODE: u8 = b'n';
     pub const TENANT: u8 = b't';
     pub const TOKEN: u8 = b'j';
+    pub const TOKEN_BORN: u8 = b'b';
 }
 
 /// Where a tenant group lives.
@@ -65,6 +66,7 @@ pub enum Made {
 /// Counters of the control plane.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Meta {
+    /// What labels are made with: `SystemState::time` says.
     last_at: Timestamp,
     last_lock_token: u64,
     tenants_created: u64,
@@ -93,6 +95,7 @@ pub enum SystemEffect {
 #[derive(Debug, Default)]
 pub struct SystemState {
     meta: Meta,
+    time: PartTime,
     tenants: BTreeMap<TenantId, TenantEntry>,
     /// Tenants that exist, by the order they were created in.
     by_creation: BTreeMap<u64, TenantId>,
@@ -105,6 +108,8 @@ pub struct SystemState {
     answered: Answered,
     authority: Option<Authority>,
     tokens: BTreeMap<TokenId, JoinToken>,
+    /// When each token was made, by [`PartTime::aged`].
+    tokens_born: BTreeMap<TokenId, Timestamp>,
     dirty: Dirty,
 }
 
@@ -146,12 +151,12 @@ impl SystemState {
             SystemCommand::MemberOffline { node } => self.member_offline(*node),
             SystemCommand::DrainMember { node } => self.drain_member(*node),
             SystemCommand::CreateJoinToken { id, token, idempotency } => {
-                self.create_token(*id, token, idempotency.as_ref(), at)
+                self.create_token(*id, token, idempotency.as_ref())
             }
             SystemCommand::RemoveJoinToken { id } => self.remove_token(*id),
             SystemCommand::RegisterNode { node, address, region, metadata, idempotency } => {
                 let record = NodeRecord::http(address, region, metadata, at);
-                self.register_node(*node, record, idempotency.as_ref(), at)
+                self.register_node(*node, record, idempotency.as_ref())
             }
             SystemCommand::RemoveNode { node } => self.remove_node(*node),
             SystemCommand::LeaderElected { node } => {
@@ -185,6 +190,7 @@ impl SystemState {
                 let (outcome, notice) = self.locks.apply(command, at);
                 (outcome, notice.map(SystemEffect::Lock).into_iter().collect())
             }
+            SystemCommand::TimePassed(_) => (Outcome::Done, Vec::new()),
         }
     }
 
@@ -225,6 +231,7 @@ impl Machine for SystemState {
         let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
         let mut state = Self {
             meta,
+            time: PartTime::load(rows, meta.last_at)?,
             locks: LockTable::load(locks, meta.last_lock_token),
             calls: IdempotencyTable::load(calls),
             answered: Answered::load(rows)?,
@@ -240,6 +247,9 @@ impl Machine for SystemState {
         for (_, (id, token)) in rows.all::<(TokenId, JoinToken)>(kind::TOKEN)? {
             state.tokens.insert(id, token);
         }
+        for (_, (id, born)) in rows.all::<(TokenId, Timestamp)>(kind::TOKEN_BORN)? {
+            state.tokens_born.insert(id, born);
+        }
         for (_, (tenant, entry)) in rows.all::<(TenantId, TenantEntry)>(kind::TENANT)? {
             state.adopt_tenant(tenant, entry);
         }
@@ -253,7 +263,8 @@ impl Machine for SystemState {
         if envelope.term.is_some_and(|term| term != position.term) {
             return (Outcome::Ignored, Vec::new());
         }
-        let at = self.meta.last_at.max(envelope.at);
+        self.time.tell(envelope.at, envelope.pause());
+        let at = self.time.now();
         self.meta.last_at = at;
         self.dirty.meta = true;
         let Some(origin) = &envelope.origin else {
@@ -283,6 +294,7 @@ impl Machine for SystemState {
         if dirty.meta {
             self.meta.last_lock_token = self.locks.last_token();
             rows.push((vec![kind::META], Some(codec::encode(&self.meta))));
+            rows.push(self.time.row());
         }
         for id in dirty.tenants {
             let entry = self.tenants.get(&id).map(|entry| codec::encode(&(id, entry)));
@@ -298,6 +310,8 @@ impl Machine for SystemState {
         for id in dirty.tokens {
             let token = self.tokens.get(&id).map(|token| codec::encode(&(id, token)));
             rows.push((key(kind::TOKEN, id.uuid().as_bytes()), token));
+            let born = self.tokens_born.get(&id).map(|born| codec::encode(&(id, born)));
+            rows.push((key(kind::TOKEN_BORN, id.uuid().as_bytes()), born));
         }
         for id in dirty.groups {
             let placement = self.groups.get(&id).map(|placement| codec::encode(&(id, placement)));

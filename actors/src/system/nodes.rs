@@ -90,9 +90,8 @@ impl SystemState {
         node: NodeId,
         record: NodeRecord,
         idempotency: Option<&Idempotency>,
-        at: Timestamp,
     ) -> (Outcome, Vec<SystemEffect>) {
-        match self.calls.check(idempotency, at) {
+        match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
             Ok(Some(Made::Node(node))) => {
                 return (Outcome::Node { node, replayed: true }, Vec::new());
@@ -105,7 +104,7 @@ impl SystemState {
         }
         self.nodes.insert(node, record);
         self.dirty.nodes.insert(node);
-        self.calls.remember(idempotency, at, Made::Node(node));
+        self.calls.remember(idempotency, self.time.aged(), Made::Node(node));
         (Outcome::Node { node, replayed: false }, Vec::new())
     }
 }

@@ -75,7 +75,7 @@ impl SystemState {
         at: Timestamp,
     ) -> (Outcome, Vec<SystemEffect>) {
         let refuse = |refusal| (Outcome::Refused(refusal), Vec::new());
-        match self.calls.check(idempotency, at) {
+        match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return refuse(refusal),
             Ok(Some(Made::Tenant(tenant))) => {
                 let version = self.tenants.get(&tenant).map_or(0, |entry| entry.version);
@@ -107,7 +107,7 @@ impl SystemState {
         };
         self.adopt_tenant(id, entry);
         self.dirty.tenants.insert(id);
-        self.calls.remember(idempotency, at, Made::Tenant(id));
+        self.calls.remember(idempotency, self.time.aged(), Made::Tenant(id));
         let outcome = Outcome::Tenant { tenant: id, version: 1, replayed: false };
         (outcome, vec![SystemEffect::TenantChanged(id)])
     }
@@ -130,7 +130,7 @@ impl SystemState {
         }
         let changed = change.apply(record);
         if changed {
-            record.updated_at = at;
+            record.updated_at = at.max(record.created_at);
             entry.version += 1;
         }
         let outcome = Outcome::Tenant { tenant: id, version: entry.version, replayed: false };

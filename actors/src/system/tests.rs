@@ -6,6 +6,9 @@ use crate::outcome::Refusal;
 use crate::tenant_record::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use uuid::Uuid;
 
+mod clock;
+mod whole;
+
 fn envelope(command: SystemCommand) -> Envelope {
     Envelope {
         version: crate::command::COMMAND_VERSION,
@@ -242,28 +245,4 @@ fn a_request_that_is_sent_twice_is_done_once() {
     let (second, effects) = state.apply(position, &twice(3));
     assert_eq!((second, effects), (first, Vec::new()));
     assert!(state.tenant(tenant(3)).is_none());
-}
-
-#[test]
-fn rows_bring_the_state_back() {
-    let mut state = placed();
-    apply(&mut state, make_token(1, 1, 100));
-    apply(&mut state, admit(8, 2, Some(1)));
-    apply(&mut state, create(2, "default", true, Some((1, 1))));
-    apply(&mut state, create(3, "default", true, None));
-    apply(&mut state, SystemCommand::DeleteTenant { tenant: tenant(3), if_version: None });
-    apply(&mut state, SystemCommand::LeaderElected { node: node(1) });
-    let mut rows = Overlay::default();
-    rows.put(state.take_dirty_rows());
-    let again = SystemState::load(&rows).unwrap();
-    assert_eq!(state.meta, again.meta);
-    assert_eq!(state.tenants, again.tenants);
-    assert_eq!(state.by_creation, again.by_creation);
-    assert_eq!(state.unconfirmed, again.unconfirmed);
-    assert_eq!(state.nodes, again.nodes);
-    assert_eq!(state.groups, again.groups);
-    assert_eq!(state.locks, again.locks);
-    assert_eq!(state.authority, again.authority);
-    assert_eq!(state.tokens, again.tokens);
-    assert_eq!(state.take_dirty_rows(), []);
 }

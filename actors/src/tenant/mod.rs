@@ -4,10 +4,11 @@
 //! Invariants:
 //! - refusals (quotas, status, duplicates) are decided here and nowhere else, so that no race and
 //!   no failover can pass a limit; a refused command changes nothing but the latest time seen;
-//! - time never goes back, and days only advance;
+//! - a wall clock that was wrong for a while does no lasting harm: `part/time.rs`, `day.rs`;
 //! - a run that has ended leaves this state: its row and its events tell the rest;
 //! - events are a function of the commands: the same bytes on every replica.
 
+mod day;
 mod definitions;
 mod events;
 mod progress;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use day::DayCount;
 pub use definitions::{Job, NamedWorkflow};
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
@@ -27,10 +29,10 @@ pub use view::{job_view, run_view};
 use crate::answered::{Answered, Known};
 use crate::command::{Cause, Command, Envelope, TenantCommand};
 use crate::idempotency::IdempotencyTable;
-use crate::ids::{Epoch, JobId, Position, RunId, TenantId};
+use crate::ids::{Epoch, JobId, Position, RunId};
 use crate::lock_table::{LockNotice, LockTable};
 use crate::outcome::{Outcome, Refusal};
-use crate::part::{Machine, Overlay};
+use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
 use crate::tenant_record::{Quota, TenantRecord, TenantStatus};
@@ -79,8 +81,9 @@ struct Meta {
     epoch: Epoch,
     version: u64,
     record: Option<TenantRecord>,
+    /// What labels are made with: `TenantState::time` says.
     last_at: Timestamp,
-    /// The day `runs_today` counts, in days since 1970.
+    /// As in `TenantState::days`, for programs that do not know its row.
     day: i64,
     runs_today: u64,
     next_run_seq: u64,
@@ -93,8 +96,9 @@ struct Meta {
 /// A tenant.
 #[derive(Debug, Default)]
 pub struct TenantState {
-    id: Option<TenantId>,
     meta: Meta,
+    time: PartTime,
+    days: DayCount,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
@@ -143,6 +147,11 @@ impl TenantState {
         &self.locks
     }
 
+    /// What the tenant's last command said the time was.
+    pub const fn last_told(&self) -> Timestamp {
+        self.time.own()
+    }
+
     /// The next moment a step waits for.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(at, ..)| *at)
@@ -160,8 +169,7 @@ impl TenantState {
     pub fn used(&self, quota: Quota, now: Timestamp) -> u64 {
         match quota {
             Quota::ConcurrentWorkflows => self.runs.len() as u64,
-            Quota::WorkflowsPerDay if now.day() > self.meta.day => 0,
-            Quota::WorkflowsPerDay => self.meta.runs_today,
+            Quota::WorkflowsPerDay => self.days.used(now.day()),
             Quota::StorageBytes => self.meta.events_bytes,
             // Routines cannot be defined yet; requests are counted by the owner, not replicated.
             Quota::Routines | Quota::ApiRequestsPerMinute => 0,
@@ -193,6 +201,7 @@ impl TenantState {
         let mut effects = Vec::new();
         let outcome = match command {
             TenantCommand::Set { .. } => Ok(Outcome::Ignored),
+            TenantCommand::TimePassed(_) => Ok(Outcome::Done),
             TenantCommand::StartRun { .. } | TenantCommand::CreateJob { .. } => {
                 self.start(command, cause, &mut effects)
             }
@@ -245,7 +254,6 @@ impl TenantState {
     /// Takes over what group 0 decided.
     fn set(
         &mut self,
-        tenant: TenantId,
         epoch: Epoch,
         version: u64,
         record: Option<&TenantRecord>,
@@ -255,7 +263,6 @@ impl TenantState {
         }
         let before = self.meta.record.take();
         let is_new = before.is_none();
-        self.id = Some(tenant);
         self.meta.epoch = epoch;
         self.meta.version = version;
         self.meta.record = record.cloned();
@@ -268,11 +275,9 @@ impl TenantState {
         match record {
             None => {
                 effects.extend(self.runs.keys().map(|run| TenantEffect::RunEnded(*run)));
-                *self = Self {
-                    id: self.id,
-                    meta: Meta { epoch, version, last_at: self.meta.last_at, ..Meta::default() },
-                    ..Self::default()
-                };
+                // Its files go, and with them everything but what came with this command: whoever
+                // loads it again must not differ from whoever did not.
+                *self = Self { meta: Meta { epoch, version, ..Meta::default() }, ..Self::default() };
                 effects.push(TenantEffect::Deleted);
             }
             Some(record) => {
@@ -292,25 +297,22 @@ impl Machine for TenantState {
     }
 
     fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<TenantEffect>) {
-        let Command::Tenant { tenant, epoch, command } = &envelope.command else {
+        let Command::Tenant { epoch, command, .. } = &envelope.command else {
             return (Outcome::Ignored, Vec::new());
         };
         if envelope.term.is_some_and(|term| term != position.term) {
             return (Outcome::Ignored, Vec::new());
         }
-        let at = self.meta.last_at.max(envelope.at);
-        self.meta.last_at = at;
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
         self.dirty.meta = true;
         if let TenantCommand::Set { version, record } = command {
-            return self.set(*tenant, *epoch, *version, record.as_ref());
+            return self.set(*epoch, *version, record.as_ref());
         }
         if self.meta.record.is_none() || *epoch != self.meta.epoch {
             return (Outcome::Refused(Refusal::StaleEpoch), Vec::new());
         }
-        if at.day() > self.meta.day {
-            self.meta.day = at.day();
-            self.meta.runs_today = 0;
-        }
+        self.days.turn_to(self.meta.last_at.day());
         let Some(origin) = &envelope.origin else {
             return self.apply_command(command, envelope.cause.as_ref());
         };

@@ -50,12 +50,10 @@ impl TenantState {
         attempt: u32,
         effects: &mut Vec<TenantEffect>,
     ) -> Outcome {
-        let now = self.meta.last_at;
-        let is_due = |waiting: Waiting| match waiting {
-            Waiting::Timer(at) | Waiting::Retry(at) => at <= now,
-            Waiting::Nothing | Waiting::Resume => false,
-        };
-        if !self.is_under_way(id, step, attempt, is_due) {
+        // The leader that armed the timer says that the moment has come, in its own term: no clock
+        // is asked again here, for the wall clock may have been set since.
+        let is_waiting = |waiting| matches!(waiting, Waiting::Timer(_) | Waiting::Retry(_));
+        if !self.is_under_way(id, step, attempt, is_waiting) {
             return Outcome::Ignored;
         }
         match self.stop_waiting(id, step) {
@@ -158,13 +156,13 @@ impl TenantState {
     }
 
     fn begin_attempt(&mut self, id: RunId, step: u16, effects: &mut Vec<TenantEffect>) {
-        let at = self.meta.last_at;
+        let (at, own) = (self.meta.last_at, self.time.own());
         let Some(run) = self.runs.get_mut(&id) else { return };
         let state = &mut run.steps[usize::from(step)];
         state.status = StepStatus::Running;
         state.attempt += 1;
-        state.started_at.get_or_insert(at);
-        state.attempt_at = Some(at);
+        state.started_at.get_or_insert(at.max(run.started_at));
+        state.attempt_at = Some(own);
         let attempt = state.attempt;
         let fields = Fields::new("step_started")
             .text("step_id", run.workflow.id(step))
@@ -179,7 +177,7 @@ impl TenantState {
         let state = &mut run.steps[usize::from(step)];
         run.payload_bytes += output.as_str().len() as u64;
         state.status = StepStatus::Completed;
-        state.completed_at = Some(at);
+        state.completed_at = Some(state.ends_at(at));
         state.output = Some(output);
         let duration = state.started_at.map_or(0, |started| at.ms_since(started) / 1000);
         let fields = Fields::new("step_completed")
@@ -203,7 +201,7 @@ impl TenantState {
         let retry = retry_in_ms.filter(|_| state.attempt < max_attempts && !is_failing);
         if retry.is_none() {
             state.status = StepStatus::Failed;
-            state.completed_at = Some(at);
+            state.completed_at = Some(state.ends_at(at));
         }
         let attempt = u64::from(state.attempt);
         let step_id = run.workflow.id(step).to_owned();
@@ -217,7 +215,7 @@ impl TenantState {
             .json("will_retry", if retry.is_some() { "true" } else { "false" });
         self.run_event(id, fields);
         if let Some(retry_in_ms) = retry {
-            let due_at = at.plus_ms(retry_in_ms);
+            let due_at = self.time.own().plus_ms(retry_in_ms);
             self.wait(id, step, due_at, Waiting::Retry(due_at));
         }
     }
@@ -231,7 +229,7 @@ impl TenantState {
             effects.push(TenantEffect::StopStep { run: id, step, attempt: state.attempt });
         }
         state.status = StepStatus::Skipped;
-        state.completed_at = Some(self.meta.last_at);
+        state.completed_at = Some(state.ends_at(self.meta.last_at));
         let fields =
             Fields::new("step_skipped").text("step_id", run.workflow.id(step)).text("reason", why);
         self.run_event(id, fields);
@@ -247,7 +245,7 @@ impl TenantState {
         self.run_event(id, fields);
         let Some(mut run) = self.runs.remove(&id) else { return };
         run.status = status;
-        run.completed_at = Some(self.meta.last_at);
+        run.completed_at = Some(self.meta.last_at.max(run.started_at));
         self.settled.extend(rows::ended_run(&run));
         self.dirty.runs.remove(&id);
         effects.push(TenantEffect::RunEnded(id));
@@ -255,8 +253,11 @@ impl TenantState {
 
     fn wait(&mut self, id: RunId, step: u16, due_at: Timestamp, waiting: Waiting) {
         self.set_waiting(id, step, waiting);
-        if let Some(run) = self.runs.get(&id) {
-            self.due.insert((due_at, id, step, run.steps[usize::from(step)].attempt));
+        let own = self.time.own();
+        if let Some(run) = self.runs.get_mut(&id) {
+            let state = &mut run.steps[usize::from(step)];
+            state.attempt_at = Some(own);
+            self.due.insert((due_at, id, step, state.attempt));
         }
     }
 

@@ -3,6 +3,8 @@
 //! | key | value |
 //! |---|---|
 //! | `m` | counters and record |
+//! | `d` | runs accepted by day |
+//! | `y` | time: `part/time.rs` |
 //! | `L` seq | live run |
 //! | `E` seq | ended run |
 //! | `i` run id | seq of the run |
@@ -17,6 +19,7 @@
 
 use std::collections::BTreeMap;
 
+use super::day::DayCount;
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::answered::Answered;
 use crate::codec;
@@ -24,10 +27,11 @@ use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{JobId, RunId};
 use crate::lock_table::LockTable;
 use crate::outcome::LockView;
-use crate::part::{Overlay, decode_row};
+use crate::part::{Overlay, PartTime, decode_row};
 use crate::ports::{Row, StoreError};
 
 const META: u8 = b'm';
+const DAYS: u8 = b'd';
 const LIVE_RUN: u8 = b'L';
 const ENDED_RUN: u8 = b'E';
 const RUN_SEQ: u8 = b'i';
@@ -47,7 +51,10 @@ pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
     let calls = rows.all::<Done<Made>>(IDEMPOTENCY)?;
     let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+    let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
     let mut state = TenantState {
+        time: PartTime::load(rows, meta.last_at)?,
+        days: rows.get(&[DAYS])?.unwrap_or(days),
         locks: LockTable::load(locks, meta.last_lock_token),
         calls: IdempotencyTable::load(calls),
         answered: Answered::load(rows)?,
@@ -73,7 +80,10 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
     let mut rows = Vec::new();
     if meta {
         state.meta.last_lock_token = state.locks.last_token();
+        (state.meta.day, state.meta.runs_today) = (state.days.day, state.days.runs);
         rows.push((vec![META], Some(codec::encode(&state.meta))));
+        rows.push((vec![DAYS], Some(codec::encode(&state.days))));
+        rows.push(state.time.row());
     }
     for run in runs.iter().filter_map(|id| state.runs.get(id)) {
         rows.push((seq_key(LIVE_RUN, run.seq), Some(codec::encode(run))));

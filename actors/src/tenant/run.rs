@@ -62,7 +62,8 @@ pub struct StepState {
     pub attempt: u32,
     /// When its first attempt began.
     pub started_at: Option<Timestamp>,
-    /// When the present attempt began.
+    /// When the present attempt began, or the wait behind it, by the clock of the leader then. A
+    /// wait that is armed anew takes no longer than from here to its end.
     pub attempt_at: Option<Timestamp>,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
@@ -115,6 +116,11 @@ impl StepState {
             output: None,
             error: None,
         }
+    }
+
+    /// What to show as its end when it ends at `at`: no step ends before it began.
+    pub(super) fn ends_at(&self, at: Timestamp) -> Timestamp {
+        self.started_at.map_or(at, |started| at.max(started))
     }
 
     /// Whether nothing can change any more.

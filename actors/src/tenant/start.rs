@@ -29,12 +29,14 @@ impl TenantState {
         cause: Option<&Cause>,
         effects: &mut Vec<TenantEffect>,
     ) -> Result<Outcome, Refusal> {
-        self.may_start()?;
         match command {
             TenantCommand::StartRun { run, work_item, workflow, input, idempotency } => {
+                // Before all refusals: what was done under the key stays done, whatever has become
+                // of the tenant since.
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
                     return Ok(outcome);
                 }
+                self.may_start()?;
                 let (workflow, workflow_name) = self.resolve(workflow)?;
                 let run = NewRun {
                     id: *run,
@@ -46,13 +48,14 @@ impl TenantState {
                 let id = run.id;
                 self.room_to_store()?;
                 self.begin(run, cause, effects)?;
-                self.calls.remember(idempotency.as_ref(), self.meta.last_at, Made::Run(id));
+                self.calls.remember(idempotency.as_ref(), self.time.aged(), Made::Run(id));
                 Ok(Outcome::Run { run: id, replayed: false })
             }
             TenantCommand::CreateJob { idempotency, .. } => {
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
                     return Ok(outcome);
                 }
+                self.may_start()?;
                 self.create_job(command, cause, effects)
             }
             _ => Ok(Outcome::Ignored),
@@ -67,7 +70,7 @@ impl TenantState {
 
     /// What the call made when it was done before.
     fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
-        let made = self.calls.check(call, self.meta.last_at)?;
+        let made = self.calls.check(call, self.time.aged())?;
         Ok(made.map(|made| match made {
             Made::Run(run) => Outcome::Run { run, replayed: true },
             Made::Job(job, run) => Outcome::Job { job, run, replayed: true },
@@ -125,7 +128,7 @@ impl TenantState {
         self.settled.extend(rows::job(self.meta.next_job_seq, &record));
         self.meta.next_job_seq += 1;
         self.audit(cause, "job_created", &job.to_string(), None);
-        self.calls.remember(idempotency.as_ref(), self.meta.last_at, Made::Job(*job, *run));
+        self.calls.remember(idempotency.as_ref(), self.time.aged(), Made::Job(*job, *run));
         Ok(Outcome::Job { job: *job, run: *run, replayed: false })
     }
 
@@ -139,7 +142,7 @@ impl TenantState {
         if !mutants::is(Mutant::QuotaBeforeApply) {
             self.room_to_run()?;
         }
-        self.meta.runs_today += 1;
+        self.days.runs += 1;
         let (id, work_item) = (new.id, new.work_item.clone());
         let spec = new.workflow.json();
         let run = Run {
