@@ -48,13 +48,13 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// The same, of a call that has written already when it fails: what it wrote stands, so that
-    /// nothing may be said to be unchanged.
+    /// The same, of a call whose command was accepted before it failed: what the command did stands,
+    /// so that nothing may be said to be unchanged, nor to be refused.
     #[must_use]
     pub fn after_write(self) -> Self {
         match self {
-            Self::Refused(_) | Self::Unknown { .. } => self,
-            other => Self::Unknown { why: format!("done, and then: {other}") },
+            Self::Unknown { .. } => self,
+            other => Self::Unknown { why: format!("it was accepted, and then: {other}") },
         }
     }
 }

@@ -262,6 +262,7 @@ async fn start_under(
         router.clone(),
         seams.clone(),
         syncs,
+        Arc::clone(&registry.control),
     );
 
     let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {

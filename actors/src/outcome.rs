@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
 use crate::seams::Timestamp;
-use crate::tenant_record::Quota;
+use crate::tenant_record::{Quota, TenantRecord};
 
 /// The answer of a state machine to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,16 @@ pub enum Outcome {
     HeldByOther(LockView),
     /// Whether the release ended a hold.
     Released(bool),
+    /// A tenant was created or changed. The record is here, for what group 0 says of the tenant when
+    /// the answer is written may be something else already.
+    TenantSet {
+        /// Which.
+        tenant: TenantId,
+        /// Version of its record in group 0.
+        version: u64,
+        /// What it became with this command.
+        record: Box<TenantRecord>,
+    },
 }
 
 impl Outcome {
@@ -87,6 +97,7 @@ impl Outcome {
             | Self::Locked(_)
             | Self::Released(false) => false,
             Self::Tenant { .. }
+            | Self::TenantSet { .. }
             | Self::Node { .. }
             | Self::Admitted { .. }
             | Self::Done

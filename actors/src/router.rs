@@ -118,21 +118,31 @@ impl Router {
         }
     }
 
-    /// Proposes until there is an outcome.
+    /// Proposes until there is an outcome. Each attempt is made anew by `make`, which looks whether
+    /// what is to be said is still true: an attempt may come long after the one before it. `None`
+    /// when it has nothing to say any more.
     ///
     /// # Errors
     /// When there is none by `deadline`, or the disk is full, or this node stops.
-    pub async fn propose(
+    pub async fn propose<F>(
         &self,
         group: GroupId,
-        envelope: Envelope,
         deadline: Instant,
-    ) -> Result<Outcome, CallError> {
+        make: impl Fn() -> F,
+    ) -> Result<Option<Outcome>, CallError>
+    where
+        F: Future<Output = Result<Option<Envelope>, CallError>>,
+    {
         let mut wait = RETRY_MIN;
         let mut last = CallError::NoLeader;
         loop {
             let lead = self.lead(group);
-            let attempt = self.attempt(group, lead, envelope.clone(), deadline);
+            let attempt = async {
+                match make().await? {
+                    Some(envelope) => self.attempt(group, lead, envelope, deadline).await.map(Some),
+                    None => Ok(None),
+                }
+            };
             let moved = async {
                 self.moved(group, lead).await;
                 Err(CallError::Unknown { why: "the group is led elsewhere now".to_owned() })

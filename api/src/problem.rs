@@ -250,9 +250,17 @@ impl Problem {
         self
     }
 
-    /// An earlier attempt may have changed something.
+    /// An earlier attempt may have changed something. A disk that is full now says nothing about
+    /// that: the outcome is unknown, and no refusal.
     pub(crate) fn perhaps_applied(&mut self) {
         self.0.facts.applied = None;
+        if self.0.code == Code::DiskFull {
+            let text =
+                format!("the outcome is unknown: its answer was lost, and now {}", self.0.detail);
+            let retry_after = self.0.retry_after_secs;
+            *self = Self::new(Code::NoQuorum, text).retry(Retry::Unknown).retryable();
+            self.0.retry_after_secs = retry_after;
+        }
     }
 
     /// The connection is closed after this answer.

@@ -201,6 +201,34 @@ mod tests {
         }
     }
 
+    /// The first attempt was accepted and its answer lost: that the disk is full now is no refusal.
+    #[tokio::test]
+    async fn what_an_earlier_attempt_may_have_done_is_unknown_on_a_full_disk() {
+        let mut problem = Problem::from(CallError::DiskFull);
+        problem.perhaps_applied();
+        let (headers, body) = shown(problem).await;
+        assert_eq!((&body["status"], &body["code"]), (&503.into(), &"no_quorum".into()));
+        assert!(body.get("applied").is_none(), "{body}");
+        assert_eq!(body["retryable"], true);
+        assert_eq!(headers["retry-after"], "10");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_refused_after_it_was_accepted() {
+        for error in [
+            CallError::DiskFull,
+            CallError::NoLeader,
+            Refusal::TenantNotFound.into(),
+            CallError::Quarantined { reason: "it failed".into() },
+            CallError::Unknown { why: "x".into() },
+            CallError::DeadlineExceeded,
+        ] {
+            let (_, body) = shown(error.clone().after_write().into()).await;
+            assert_eq!(body["status"], 503, "{error}");
+            assert!(body.get("applied").is_none(), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn refusals_of_joining_have_their_statuses() {
         for (refusal, status, code) in [

@@ -98,11 +98,12 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
-/// A repeat that is over the rate may have been let in, and done, before: it is not refused.
+/// A repeat that is over the rate, or of which the tenant has been deleted meanwhile, may have been let
+/// in, and done, before: it is not refused.
 fn of_a_repeat(error: CallError) -> CallError {
     match error {
-        CallError::Refused(Refusal::QuotaExceeded { .. }) => {
-            CallError::Unknown { why: "its answer was lost".to_owned() }
+        CallError::Refused(Refusal::QuotaExceeded { .. } | Refusal::TenantNotFound) => {
+            CallError::Unknown { why: format!("its answer was lost, and now: {error}") }
         }
         error => error,
     }
@@ -149,7 +150,7 @@ mod tests {
         };
         assert!(matches!(of_a_repeat(over.into()), CallError::Unknown { .. }));
         let gone = of_a_repeat(Refusal::TenantNotFound.into());
-        assert!(matches!(gone, CallError::Refused(Refusal::TenantNotFound)));
+        assert!(matches!(gone, CallError::Unknown { .. }));
     }
 
     #[test]

@@ -270,6 +270,32 @@ async fn a_deleted_tenant_is_gone_with_its_files_and_runs() {
 }
 
 #[tokio::test]
+async fn a_deleted_tenant_whose_folder_comes_back_is_deleted_again() {
+    let mut server = Server::alone(&[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    tenant.finished(spec::inline([spec::set("a", 1)])).await;
+    let folder = files::tenant(&server.data(), &tenant.id);
+    server.term().await;
+    let copy: Vec<_> = files::walk(&folder)
+        .into_iter()
+        .map(|(path, _)| (path.clone(), files::bytes(&path)))
+        .collect();
+    assert!(!copy.is_empty());
+    server.restart().await;
+    let path = tenant.path("");
+    server.client().delete(&path).await.expect(200);
+    eventually("the folder is removed", async || (!folder.exists()).then_some(())).await;
+    server.term().await;
+    std::fs::create_dir_all(&folder).expect("make the folder again");
+    for (path, bytes) in &copy {
+        std::fs::write(path, bytes).expect("put a file back");
+    }
+    server.restart().await;
+    eventually("it is removed again", async || (!folder.exists()).then_some(())).await;
+    server.client().get(&path).await.problem(404, "not_found");
+}
+
+#[tokio::test]
 async fn storage_stats_are_those_of_the_files() {
     let server = Server::shared(&[]).await;
     let tenant = Tenant::create(&server.client(), spec::unlimited()).await;

@@ -26,6 +26,8 @@ const REMOVED_KEPT: Duration = Duration::from_secs(4);
 const OPEN_GROUP_RETRY: Duration = Duration::from_secs(5);
 /// Unconfirmed tenants are sent again this often.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// Files of tenants that were deleted are looked for this often.
+const REVENANTS_EVERY: Duration = Duration::from_secs(60);
 /// How long one attempt to confirm a tenant may take.
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(10);
 /// Tenants confirmed at the same time, at most.
@@ -78,6 +80,8 @@ pub struct ControlState {
     /// The term in which this node leads, if it does.
     leads: Option<u64>,
     unconfirmed_before: BTreeSet<TenantId>,
+    /// When the files were last looked through.
+    last_look: Option<Instant>,
 }
 
 impl Actor for ControlActor {
@@ -111,6 +115,7 @@ impl Actor for ControlActor {
             published: Vec::new(),
             removed: Vec::new(),
             unconfirmed_before: BTreeSet::new(),
+            last_look: None,
         };
         state.publish_all()?;
         let drain = myself.clone();
@@ -144,7 +149,10 @@ impl Actor for ControlActor {
                     state.publish_members()?;
                 }
             }
-            ControlMessage::Reconcile => state.reconcile(&myself),
+            ControlMessage::Reconcile => {
+                state.reconcile(&myself);
+                state.look_for_revenants(&myself);
+            }
             ControlMessage::Read(read) => read(&state.runner.machine),
             ControlMessage::Applied(reply) => {
                 let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
@@ -297,16 +305,48 @@ impl ControlState {
         leads.is_some()
     }
 
+    fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
+        let ledger = Arc::clone(&self.arguments.deps.ledger);
+        let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
+        let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));
+        Control::new(myself.clone(), ledger, router, seams, syncs, queue)
+    }
+
+    /// Has tenants buried that group 0 deleted and that have files here all the same: they came from
+    /// a copy, or with a message that was under way for very long.
+    fn look_for_revenants(&mut self, myself: &ActorRef<ControlMessage>) {
+        if self.last_look.is_some_and(|last| last.elapsed() < REVENANTS_EVERY) {
+            return;
+        }
+        self.last_look = Some(Instant::now());
+        // A directory that cannot be read now is read the next time.
+        let found = self.arguments.deps.stores.tenants().unwrap_or_default();
+        let is_deleted = |tenant: &TenantId| {
+            let entry = self.runner.machine.tenant(*tenant);
+            // What is not confirmed yet, the reconciler sees to.
+            entry.is_some_and(|it| it.record.is_none() && it.confirmed >= it.version)
+        };
+        let found = found.into_iter().filter(is_deleted);
+        for tenant in found.take(RECONCILE_AT_ONCE_MAX) {
+            tracing::warn!(%tenant, "a deleted tenant has files and is deleted again");
+            let control = self.control(myself);
+            tokio::spawn(async move {
+                let deadline = Instant::now() + RECONCILE_DEADLINE;
+                if let Err(error) = control.bury(tenant, deadline).await {
+                    tracing::warn!(%tenant, %error, "a deleted tenant still has files");
+                }
+            });
+        }
+    }
+
     /// Sends tenants again that were unconfirmed at the last look already.
     fn reconcile(&mut self, myself: &ActorRef<ControlMessage>) {
         if self.leads.is_none() {
             return;
         }
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
-        let ledger = Arc::clone(&self.arguments.deps.ledger);
-        let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
-        let router = self.arguments.router.clone();
-        let control = Control::new(myself.clone(), ledger, router, seams, Arc::clone(&syncs));
+        let syncs = Arc::clone(&self.arguments.syncs);
+        let control = self.control(myself);
         let late = unconfirmed.intersection(&self.unconfirmed_before);
         // What a tenant that does not answer has been sent is in its log: no need for more of it.
         let late = late.filter(|tenant| !syncs.is_under_way(**tenant));
@@ -314,7 +354,7 @@ impl ControlState {
             let control = control.clone();
             tokio::spawn(async move {
                 let deadline = Instant::now() + RECONCILE_DEADLINE;
-                if let Err(error) = control.sync_tenant(tenant, deadline).await {
+                if let Err(error) = control.sync_tenant(tenant, None, deadline).await {
                     tracing::warn!(%tenant, %error, "the tenant's group has not confirmed yet");
                 }
             });

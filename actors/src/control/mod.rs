@@ -4,13 +4,15 @@
 //! - the state changes by applied commands only; everyone else reads;
 //! - what it publishes (the [`Directory`]) is a hint: a tenant's own group decides;
 //! - while this node leads group 0, every tenant whose group lacks the newest version is sent it
-//!   again until the group confirms.
+//!   again until the group confirms;
+//! - a tenant that group 0 deleted has no files: whoever finds some tells the tenant's group again.
 
 mod actor;
 mod directory;
 mod message;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::ActorRef;
@@ -26,10 +28,11 @@ use crate::handles::Call;
 use crate::ids::{GroupId, TenantId};
 use crate::mailbox::{asked, born, call, until};
 use crate::outcome::Outcome;
+use crate::part::PartQueue;
 use crate::ports::Ledger;
 use crate::router::Router;
 use crate::seams::Seams;
-use crate::system::SystemState;
+use crate::system::{SystemState, TenantEntry};
 
 /// Handle to the control plane.
 #[derive(Clone)]
@@ -39,6 +42,7 @@ pub struct Control {
     router: Router,
     seams: Seams,
     syncs: Arc<Syncs>,
+    queue: Arc<PartQueue>,
 }
 
 /// Tenants whose groups are being told of a new version: one at a time each, so that an older
@@ -73,8 +77,9 @@ impl Control {
         router: Router,
         seams: Seams,
         syncs: Arc<Syncs>,
+        queue: Arc<PartQueue>,
     ) -> Self {
-        Self { actor, ledger, router, seams, syncs }
+        Self { actor, ledger, router, seams, syncs, queue }
     }
 
     /// Proposes a command that a client asked for.
@@ -82,12 +87,24 @@ impl Control {
     /// # Errors
     /// When it was refused, or came to no outcome by `deadline`.
     pub async fn ask(&self, call: &Call, command: SystemCommand) -> Result<Outcome, CallError> {
+        if call.idempotency.is_some() {
+            self.tell_pause(call).await;
+        }
         let command = Command::System(command);
         let envelope = asked(&self.seams, &call.cause, call.origin, command);
         match until(call.deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
+    }
+
+    /// Tells the control plane how long it was left alone, before a call whose key may have had its
+    /// time. Who fails to keeps the key for longer, which does no harm.
+    async fn tell_pause(&self, call: &Call) {
+        let Some(pause) = self.queue.pause() else { return };
+        let Some(term) = self.term_here(GroupId::SYSTEM) else { return };
+        let told = self.bring_up(term, call.deadline, SystemCommand::TimePassed(pause)).await;
+        tracing::debug!(?told, "told of a pause");
     }
 
     /// Proposes a command that the leader of `term`, this node, brings up.
@@ -113,8 +130,12 @@ impl Control {
         deadline: Instant,
         command: SystemCommand,
     ) -> Result<Outcome, CallError> {
-        let envelope = born(&self.seams, None, Command::System(command));
-        self.router.propose(GroupId::SYSTEM, envelope, deadline).await
+        let make = || {
+            let envelope = born(&self.seams, None, Command::System(command.clone()));
+            std::future::ready(Ok(Some(envelope)))
+        };
+        let outcome = self.router.propose(GroupId::SYSTEM, deadline, make).await?;
+        outcome.ok_or(CallError::NoLeader)
     }
 
     /// Reads the state as it is on this node.
@@ -174,28 +195,73 @@ impl Control {
         self.read(deadline, read).await
     }
 
-    /// Brings a tenant's group up to what group 0 says of the tenant, and has group 0 remember
-    /// that it did. Idempotent.
+    /// Brings a tenant's group up to version `version` of what group 0 says of the tenant, or to the
+    /// newest one, and has group 0 remember that it did. Idempotent.
     ///
     /// # Errors
     /// When the tenant's group did not confirm by `deadline`.
-    pub async fn sync_tenant(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+    pub async fn sync_tenant(
+        &self,
+        tenant: TenantId,
+        version: Option<u64>,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let wanted = move |entry: &TenantEntry| {
+            entry.confirmed < version.unwrap_or(entry.version).min(entry.version)
+        };
+        self.tell_group(tenant, wanted, deadline).await
+    }
+
+    /// Tells a tenant's group again that the tenant was deleted: files of it have been found.
+    ///
+    /// # Errors
+    /// When the tenant's group did not confirm by `deadline`.
+    pub(super) async fn bury(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+        self.tell_group(tenant, |entry| entry.record.is_none(), deadline).await
+    }
+
+    /// Tells a tenant's group what group 0 says, while that is `wanted`.
+    ///
+    /// Group 0 is looked at before each attempt, linearizably: an attempt that failed while this node
+    /// was cut off may be followed by one that succeeds long afterwards, and must not bring back a
+    /// tenant that another leader has deleted meanwhile. What is proposed here counts only in the
+    /// term of the tenant's group that it is proposed in.
+    async fn tell_group(
+        &self,
+        tenant: TenantId,
+        wanted: impl Fn(&TenantEntry) -> bool + Copy + Send + 'static,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let turn = self.syncs.turn(tenant);
         let Ok(_turn) = tokio::time::timeout_at(deadline, turn.lock()).await else {
             return Err(CallError::DeadlineExceeded);
         };
-        let entry = self.read(deadline, move |state| state.tenant(tenant).cloned()).await?;
-        let Some(entry) = entry else { return Ok(()) };
-        let version = entry.version;
-        if entry.confirmed >= version {
-            return Ok(());
+        let group =
+            self.read(deadline, move |state| state.tenant(tenant).map(|it| it.group)).await?;
+        let Some(group) = group else { return Ok(()) };
+        let told = AtomicU64::new(0);
+        loop {
+            let make = async || {
+                let find = move |state: &SystemState| {
+                    state.tenant(tenant).filter(|entry| wanted(entry)).cloned()
+                };
+                let Some(entry) = self.read_linearizable(deadline, find).await? else {
+                    return Ok(None);
+                };
+                told.store(entry.version, Ordering::Relaxed);
+                let set = TenantCommand::Set { version: entry.version, record: entry.record };
+                let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
+                Ok(Some(born(&self.seams, self.term_here(group), command)))
+            };
+            match self.router.propose(group, deadline, make).await? {
+                None => return Ok(()),
+                // The term ended before it was proposed.
+                Some(Outcome::Ignored) => {}
+                Some(_) => break,
+            }
         }
-        let set = TenantCommand::Set { version, record: entry.record };
-        let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
-        let envelope = born(&self.seams, None, command);
-        self.router.propose(entry.group, envelope, deadline).await?;
         // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
-        let confirm = SystemCommand::ConfirmTenant { tenant, version };
+        let confirm = SystemCommand::ConfirmTenant { tenant, version: told.into_inner() };
         let control = self.clone();
         tokio::spawn(async move {
             if let Err(error) = control.send(deadline, confirm).await {
@@ -203,5 +269,12 @@ impl Control {
             }
         });
         Ok(())
+    }
+
+    /// The term of a group that this node leads.
+    fn term_here(&self, group: GroupId) -> Option<u64> {
+        let leadership = self.ledger.leadership(group)?;
+        let now = *leadership.borrow();
+        now.here.then_some(now.term)
     }
 }

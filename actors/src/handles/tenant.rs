@@ -14,10 +14,11 @@ use crate::handles::{Call, Created};
 use crate::ids::{JobId, RunId, TenantId};
 use crate::json::Json;
 use crate::locks::Space;
-use crate::mailbox::{asked, call, until};
+use crate::mailbox::{asked, born, call, until};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Refusal, RunStatus};
+use crate::part::PartQueue;
 use crate::ports::{Ledger, StoreError};
 use crate::seams::Seams;
 use crate::tenant::{NamedWorkflow, job_view, run_view};
@@ -31,6 +32,7 @@ pub struct TenantHandle {
     pub(super) id: TenantId,
     pub(super) placed: Placed,
     pub(super) actor: ActorRef<TenantMessage>,
+    pub(super) queue: Arc<PartQueue>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,
@@ -342,7 +344,10 @@ impl TenantHandle {
         call: &Call,
         command: TenantCommand,
     ) -> Result<Outcome, CallError> {
-        let command = Command::Tenant { tenant: self.id, epoch: self.placed.epoch, command };
+        if call.idempotency.is_some() {
+            self.tell_pause(call).await;
+        }
+        let command = self.to_tenant(command);
         let envelope = asked(&self.seams, &call.cause, call.origin, command);
         match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
@@ -353,6 +358,22 @@ impl TenantHandle {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
+    }
+
+    /// Tells the tenant how long it was left alone, before a call whose key may have had its time. Who
+    /// fails to keeps the key for longer, which does no harm.
+    async fn tell_pause(&self, call: &Call) {
+        let Some(pause) = self.queue.pause() else { return };
+        let Some(leadership) = self.ledger.leadership(self.placed.group) else { return };
+        let now = *leadership.borrow();
+        let command = self.to_tenant(TenantCommand::TimePassed(pause));
+        let envelope = born(&self.seams, Some(now.term), command);
+        let told = until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await;
+        tracing::debug!(tenant = %self.id, ?told, "told of a pause");
+    }
+
+    const fn to_tenant(&self, command: TenantCommand) -> Command {
+        Command::Tenant { tenant: self.id, epoch: self.placed.epoch, command }
     }
 
     /// Waits until everything that was committed before now has been handed over.

@@ -14,7 +14,7 @@ use crate::mailbox::call;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{Ledger, StoreStats, Stores};
 use crate::seams::{Seams, Timestamp};
-use crate::system::{SystemState, TenantEntry};
+use crate::system::SystemState;
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::tenants::{AdmitReply, Registry, Slot, TenantMessage, TestHook};
 use crate::views::{Page, PageRequest, RateLimit, TenantView, Usage};
@@ -118,9 +118,15 @@ impl Tenants {
             idempotency: call.idempotency,
         };
         match self.0.control.ask(call, command).await? {
-            Outcome::Tenant { tenant, replayed, .. } => {
-                let resource = self.finish(call.deadline, tenant).await?;
-                Ok(Created { resource, replayed })
+            Outcome::TenantSet { tenant, version, record } => {
+                let resource = self.finish(call.deadline, tenant, version, *record).await?;
+                Ok(Created { resource, replayed: false })
+            }
+            // The call was done before: the tenant is shown as it is now.
+            Outcome::Tenant { tenant, .. } => {
+                self.0.control.sync_tenant(tenant, None, call.deadline).await?;
+                let resource = self.view(call.deadline, tenant).await?;
+                Ok(Created { resource, replayed: true })
             }
             other => Err(unexpected(&other)),
         }
@@ -154,7 +160,7 @@ impl Tenants {
                 let mut items = Vec::new();
                 let mut last = None;
                 for (id, entry, record) in found.by_ref().take(page.limit) {
-                    items.push(show(state, id, entry, record));
+                    items.push(show(state, id, entry.group, entry.version, record));
                     last = Some(entry.created_seq);
                 }
                 let more = found.next().is_some();
@@ -177,8 +183,12 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
         let command = SystemCommand::UpdateTenant { tenant, change, if_version };
-        self.0.control.ask(call, command).await?;
-        self.finish(call.deadline, tenant).await
+        match self.0.control.ask(call, command).await? {
+            Outcome::TenantSet { version, record, .. } => {
+                self.finish(call.deadline, tenant, version, *record).await
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Deletes a tenant, its runs and its data.
@@ -193,9 +203,13 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
         let command = SystemCommand::DeleteTenant { tenant, if_version };
-        self.0.control.ask(call, command).await?;
-        let synced = self.0.control.sync_tenant(tenant, call.deadline).await;
-        synced.map_err(CallError::after_write)
+        match self.0.control.ask(call, command).await? {
+            Outcome::Tenant { version, .. } => {
+                let synced = self.0.control.sync_tenant(tenant, Some(version), call.deadline).await;
+                synced.map_err(CallError::after_write)
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Quotas and what is used of them. Not rate limited.
@@ -251,7 +265,7 @@ impl Tenants {
         if reply.refusal == Some(Refusal::TenantNotFound) {
             // Group 0 knows it: its own group is behind, as after a restart, or has not been told.
             tenant.catch_up(call).await?;
-            self.0.control.sync_tenant(id, call.deadline).await?;
+            self.0.control.sync_tenant(id, None, call.deadline).await?;
             reply = ask_to_admit(&tenant, call).await?;
         }
         match reply.refusal {
@@ -310,14 +324,26 @@ impl Tenants {
         let permit: OwnedSemaphorePermit = slot.permit()?;
         let actor = slot.actor(deadline).await?;
         let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
-        Ok(TenantHandle { id, placed, actor, ledger, seams, _permit: permit })
+        let queue = Arc::clone(&slot.queue);
+        Ok(TenantHandle { id, placed, actor, queue, ledger, seams, _permit: permit })
     }
 
-    /// Waits until the tenant's group has what group 0 has just decided, and shows the tenant.
-    async fn finish(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {
-        let synced = self.0.control.sync_tenant(id, deadline).await;
+    /// Waits until the tenant's group has what group 0 has just decided, and shows that, whatever
+    /// group 0 has decided since.
+    async fn finish(
+        &self,
+        deadline: Instant,
+        id: TenantId,
+        version: u64,
+        record: TenantRecord,
+    ) -> Result<TenantView, CallError> {
+        let synced = self.0.control.sync_tenant(id, Some(version), deadline).await;
         synced.map_err(CallError::after_write)?;
-        self.view(deadline, id).await.map_err(CallError::after_write)
+        let read = move |state: &SystemState| {
+            let group = state.tenant(id).map_or(GroupId::SYSTEM, |entry| entry.group);
+            show(state, id, group, version, &record)
+        };
+        self.0.control.read(deadline, read).await.map_err(CallError::after_write)
     }
 
     async fn view(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {
@@ -368,23 +394,24 @@ pub(super) fn unexpected(outcome: &Outcome) -> CallError {
 fn view(state: &SystemState, id: TenantId) -> Result<TenantView, CallError> {
     let entry = state.tenant(id).ok_or(Refusal::TenantNotFound)?;
     let record = entry.record.as_ref().ok_or(Refusal::TenantNotFound)?;
-    Ok(show(state, id, entry, record))
+    Ok(show(state, id, entry.group, entry.version, record))
 }
 
 fn show(
     state: &SystemState,
     id: TenantId,
-    entry: &TenantEntry,
+    group: GroupId,
+    version: u64,
     record: &TenantRecord,
 ) -> TenantView {
-    let members = state.groups().get(&entry.group).map_or(&[][..], |group| &group.members);
+    let members = state.groups().get(&group).map_or(&[][..], |group| &group.members);
     let replicas: Vec<NodeId> =
         members.iter().filter_map(|raft_id| state.member(*raft_id)).collect();
     TenantView {
         id,
-        version: entry.version,
+        version,
         record: record.clone(),
-        group: group_number(entry.group),
+        group: group_number(group),
         // With one voter the replica is the leader; with more, the group's own log tells.
         leader: replicas.first().copied().filter(|_| replicas.len() == 1),
         replicas,

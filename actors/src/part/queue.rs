@@ -4,8 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
+use super::{AGE_STEP_MS_MAX, Pause};
 use crate::ids::Position;
-use crate::ports::Handed;
+use crate::ports::{Handed, Payload};
+use crate::seams::Timestamp;
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
@@ -24,6 +28,8 @@ struct Inner {
     /// The last entry that an actor of this part is responsible for.
     taken: Option<Position>,
     wake: Option<Box<dyn Fn() + Send>>,
+    /// The time in the last command handed over, and when that was by the monotonic clock.
+    heard: Option<(Timestamp, Instant)>,
 }
 
 /// What a part takes out of its queue.
@@ -46,6 +52,9 @@ impl PartQueue {
         let mut inner = self.lock();
         let idle = inner.entries.is_empty() && !inner.overflowed;
         inner.last = Some(entry.position);
+        if let Payload::Command(envelope) = &entry.payload {
+            inner.heard = Some((envelope.at, Instant::now()));
+        }
         if inner.overflowed || inner.entries.len() >= QUEUE_ENTRIES_MAX {
             inner.overflowed = true;
         } else {
@@ -80,6 +89,13 @@ impl PartQueue {
         self.lock().taken.map(|taken| taken.index)
     }
 
+    /// How long nothing has come, where that is longer than the part believes by itself.
+    pub fn pause(&self) -> Option<Pause> {
+        let (since, heard) = self.lock().heard?;
+        let ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (ms > AGE_STEP_MS_MAX).then_some(Pause { since, ms })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere cannot leave the queue half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -96,5 +112,41 @@ impl fmt::Debug for PartQueue {
 impl fmt::Debug for Handed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handed({})", self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::command::{COMMAND_VERSION, Command, Envelope, SystemCommand};
+    use crate::ids::NodeId;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pause_is_told_from_the_last_command_on() {
+        let queue = PartQueue::default();
+        let push = |payload| {
+            let position = Position { term: 1, index: 1 };
+            queue.push(Handed { position, payload, reply: None });
+        };
+        tokio::time::advance(Duration::from_secs(90_000)).await;
+        assert_eq!(queue.pause(), None, "nobody watched from a beginning");
+        let node = NodeId::from_uuid(uuid::Uuid::nil());
+        push(Payload::Command(Arc::new(Envelope {
+            version: COMMAND_VERSION,
+            at: Timestamp(7),
+            term: None,
+            cause: None,
+            origin: None,
+            command: Command::System(SystemCommand::MemberOffline { node }),
+        })));
+        tokio::time::advance(Duration::from_millis(AGE_STEP_MS_MAX)).await;
+        assert_eq!(queue.pause(), None, "so much it believes by itself");
+        push(Payload::NewTerm);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let pause = Pause { since: Timestamp(7), ms: AGE_STEP_MS_MAX + 1 };
+        assert_eq!(queue.pause(), Some(pause));
     }
 }

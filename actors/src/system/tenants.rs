@@ -97,6 +97,8 @@ impl SystemState {
         record.created_at = at;
         record.updated_at = at;
         self.meta.tenants_created += 1;
+        let outcome =
+            Outcome::TenantSet { tenant: id, version: 1, record: Box::new(record.clone()) };
         let entry = TenantEntry {
             group,
             epoch: Epoch(1),
@@ -108,7 +110,6 @@ impl SystemState {
         self.adopt_tenant(id, entry);
         self.dirty.tenants.insert(id);
         self.calls.remember(idempotency, self.time.aged(), Made::Tenant(id));
-        let outcome = Outcome::Tenant { tenant: id, version: 1, replayed: false };
         (outcome, vec![SystemEffect::TenantChanged(id)])
     }
 
@@ -133,7 +134,8 @@ impl SystemState {
             record.updated_at = at.max(record.created_at);
             entry.version += 1;
         }
-        let outcome = Outcome::Tenant { tenant: id, version: entry.version, replayed: false };
+        let record = Box::new(record.clone());
+        let outcome = Outcome::TenantSet { tenant: id, version: entry.version, record };
         let effects = self.changed(id, changed);
         (outcome, effects)
     }
@@ -161,7 +163,8 @@ impl SystemState {
         version: u64,
     ) -> (Outcome, Vec<SystemEffect>) {
         let Some(entry) = self.tenants.get_mut(&id) else { return (Outcome::Ignored, Vec::new()) };
-        entry.confirmed = entry.confirmed.max(version);
+        // No group has a version that was never decided.
+        entry.confirmed = entry.confirmed.max(version.min(entry.version));
         if entry.confirmed >= entry.version {
             self.unconfirmed.remove(&id);
         }
