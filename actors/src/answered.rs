@@ -211,18 +211,28 @@ mod tests {
     }
 
     #[test]
-    fn of_many_lives_the_most_silent_is_forgotten() {
+    fn of_many_lives_the_most_silent_is_forgotten_with_its_rows() {
+        let of = |incarnation, sequence| Origin { incarnation, sequence, answered_below: 0 };
+        let lives = LIVES_MAX as u64;
         let mut table = Answered::default();
-        for incarnation in 0..=LIVES_MAX as u64 {
-            let origin = Origin { incarnation, sequence: 0, answered_below: 0 };
-            assert_eq!(table.check(&origin, incarnation), Known::New);
-            table.remember(&origin, incarnation, &Outcome::Done);
+        for life in 0..lives {
+            assert_eq!(table.check(&of(life, 0), life), Known::New);
+            table.remember(&of(life, 0), life, &Outcome::Done);
         }
-        let first = Origin { incarnation: 0, sequence: 0, answered_below: 0 };
-        assert_eq!((table.lives.len(), table.outcomes.len()), (LIVES_MAX, LIVES_MAX));
-        assert_eq!(table.check(&first, 9999), Known::New, "forgotten");
-        let last = Origin { incarnation: LIVES_MAX as u64, ..first };
-        assert_eq!(table.check(&last, 9999), Known::Done(Outcome::Done));
+        // The first one is heard again: the second is the most silent now.
+        assert_eq!(table.check(&of(0, 1), lives), Known::New);
+        let mut rows = Overlay::default();
+        rows.put(table.take_rows());
+        assert_eq!(table.check(&of(lives, 0), lives + 1), Known::New);
+        rows.put(table.take_rows());
+        let mut again = Answered::load(&rows).unwrap();
+        assert_eq!(again, table);
+        for table in [&mut table, &mut again] {
+            assert_eq!(table.lives.len(), LIVES_MAX);
+            assert_eq!(table.check(&of(0, 0), 9999), Known::Done(Outcome::Done), "heard again");
+            assert_eq!(table.check(&of(2, 0), 9999), Known::Done(Outcome::Done));
+            assert!(!table.lives.contains_key(&1) && !table.outcomes.contains_key(&(1, 0)));
+        }
     }
 
     #[test]

@@ -36,6 +36,10 @@ where
         assert_eq!((&outcome, &effects), (&again.0, &again.1), "at {index}: {envelope:?}");
         assert_eq!(kept.take_events(), loaded.take_events(), "events at {index}");
         outcomes.push(outcome);
+        if !kept.needs_files() {
+            // They are removed at once.
+            (kept_rows, loaded_rows) = (Overlay::default(), Overlay::default());
+        }
         if *reload {
             write_down(&mut kept, &mut kept_rows);
             write_down(&mut loaded, &mut loaded_rows);
@@ -50,15 +54,11 @@ where
 }
 
 fn write_down<M: Machine>(machine: &mut M, rows: &mut Overlay) {
-    if !machine.needs_files() {
-        // As its files are removed.
-        *rows = Overlay::default();
-        machine.take_settled_rows();
-        machine.take_dirty_rows();
-        return;
+    let (settled, dirty) = (machine.take_settled_rows(), machine.take_dirty_rows());
+    if machine.needs_files() {
+        rows.put(settled);
+        rows.put(dirty);
     }
-    rows.put(machine.take_settled_rows());
-    rows.put(machine.take_dirty_rows());
     assert_eq!(machine.take_dirty_rows(), [], "written down twice");
 }
 

@@ -92,7 +92,12 @@ fn create(id: u128, region: &str, strict: bool, key: Option<(u8, u8)>) -> System
 fn a_tenant_is_created_once_a_key_and_spread_over_groups() {
     let mut state = placed();
     let (outcome, effects) = apply(&mut state, create(6, "default", true, Some((1, 1))));
-    assert_eq!(outcome, Outcome::Tenant { tenant: tenant(6), version: 1, replayed: false });
+    match outcome {
+        Outcome::TenantSet { tenant: id, version: 1, record } => {
+            assert_eq!((id, record.created_at), (tenant(6), Timestamp(5)));
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(effects, [SystemEffect::TenantChanged(tenant(6))]);
     let again = apply(&mut state, create(7, "default", true, Some((1, 1))));
     assert_eq!(again.0, Outcome::Tenant { tenant: tenant(6), version: 1, replayed: true });
@@ -121,21 +126,31 @@ fn changes_count_versions_and_wait_for_their_confirmation() {
         change: TenantChange { name: Some("b".into()), ..TenantChange::default() },
         if_version,
     };
-    assert!(matches!(apply(&mut state, update(Some(1))).0, Outcome::Tenant { version: 2, .. }));
+    assert!(matches!(apply(&mut state, update(Some(1))).0, Outcome::TenantSet { version: 2, .. }));
     assert_eq!(
         apply(&mut state, update(Some(1))).0,
         Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
     );
     // The same again changes nothing, and so makes no version.
-    assert!(matches!(apply(&mut state, update(None)).0, Outcome::Tenant { version: 2, .. }));
+    assert!(matches!(apply(&mut state, update(None)).0, Outcome::TenantSet { version: 2, .. }));
     let confirm = |version| SystemCommand::ConfirmTenant { tenant: tenant(2), version };
     apply(&mut state, confirm(1));
     assert_eq!(state.unconfirmed().count(), 1);
     apply(&mut state, confirm(2));
     assert_eq!(state.unconfirmed().count(), 0);
-    let delete = SystemCommand::DeleteTenant { tenant: tenant(2), if_version: None };
+    let old = SystemCommand::DeleteTenant { tenant: tenant(2), if_version: Some(1) };
+    assert_eq!(
+        apply(&mut state, old).0,
+        Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
+    );
+    assert!(state.tenant(tenant(2)).unwrap().record.is_some());
+    let delete = SystemCommand::DeleteTenant { tenant: tenant(2), if_version: Some(2) };
     assert!(matches!(apply(&mut state, delete.clone()).0, Outcome::Tenant { version: 3, .. }));
-    assert_eq!(apply(&mut state, delete).0, Outcome::Refused(Refusal::TenantNotFound));
+    assert_eq!(
+        apply(&mut state, delete).0,
+        Outcome::Refused(Refusal::TenantNotFound),
+        "there is none"
+    );
     assert_eq!(state.unconfirmed().count(), 1);
     assert!(state.tenant(tenant(2)).unwrap().record.is_none(), "a tombstone stays");
 }
@@ -220,6 +235,12 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     assert!(matches!(apply(&mut state, remove.clone()).0, Outcome::Refused(_)), "not drained");
     let drain = SystemCommand::DrainMember { node: node(8) };
     assert_eq!(apply(&mut state, drain).1, [SystemEffect::MembersChanged]);
+    // It is restarted meanwhile, and still leaves.
+    let restarted = Member { raft_id: 2, ..member(8) };
+    assert!(matches!(
+        apply(&mut state, SystemCommand::RegisterMember(restarted)).0,
+        Outcome::Node { .. }
+    ));
     let effects = apply(&mut state, remove).1;
     assert!(effects.contains(&SystemEffect::MembersChanged));
     assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 3 });

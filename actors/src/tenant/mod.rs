@@ -251,16 +251,19 @@ impl TenantState {
         self.may_start().is_ok()
     }
 
-    /// Takes over what group 0 decided.
+    fn tell_time(&mut self, envelope: &Envelope) {
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
+        self.dirty.meta = true;
+    }
+
+    /// Takes over what group 0 decided, which is newer than what is known here.
     fn set(
         &mut self,
         epoch: Epoch,
         version: u64,
         record: Option<&TenantRecord>,
     ) -> (Outcome, Vec<TenantEffect>) {
-        if (epoch, version) <= (self.meta.epoch, self.meta.version) {
-            return (Outcome::Done, Vec::new());
-        }
         let before = self.meta.record.take();
         let is_new = before.is_none();
         self.meta.epoch = epoch;
@@ -277,7 +280,8 @@ impl TenantState {
                 effects.extend(self.runs.keys().map(|run| TenantEffect::RunEnded(*run)));
                 // Its files go, and with them everything but what came with this command: whoever
                 // loads it again must not differ from whoever did not.
-                *self = Self { meta: Meta { epoch, version, ..Meta::default() }, ..Self::default() };
+                *self =
+                    Self { meta: Meta { epoch, version, ..Meta::default() }, ..Self::default() };
                 effects.push(TenantEffect::Deleted);
             }
             Some(record) => {
@@ -303,15 +307,18 @@ impl Machine for TenantState {
         if envelope.term.is_some_and(|term| term != position.term) {
             return (Outcome::Ignored, Vec::new());
         }
-        self.time.tell(envelope.at, envelope.pause());
-        self.meta.last_at = self.time.now();
-        self.dirty.meta = true;
         if let TenantCommand::Set { version, record } = command {
+            if (*epoch, *version) <= (self.meta.epoch, self.meta.version) {
+                return (Outcome::Done, Vec::new());
+            }
+            self.tell_time(envelope);
             return self.set(*epoch, *version, record.as_ref());
         }
+        // Before anything changes: a tenant that does not exist has no files to remember it in.
         if self.meta.record.is_none() || *epoch != self.meta.epoch {
             return (Outcome::Refused(Refusal::StaleEpoch), Vec::new());
         }
+        self.tell_time(envelope);
         self.days.turn_to(self.meta.last_at.day());
         let Some(origin) = &envelope.origin else {
             return self.apply_command(command, envelope.cause.as_ref());

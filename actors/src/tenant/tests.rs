@@ -151,12 +151,6 @@ impl Driver {
         assert!(text.ends_with('\n'));
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
-
-    /// The state as it would be after a restart from its rows.
-    fn reloaded(&mut self) -> TenantState {
-        self.rows.put(self.state.take_dirty_rows());
-        TenantState::load(&self.rows).unwrap()
-    }
 }
 
 fn statuses(run: &Run) -> Vec<StepStatus> {
@@ -209,7 +203,11 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     driver.fail(1, 0, 1, Some(500));
     assert_eq!(driver.state.next_due(), Some(Timestamp(1_500)));
     let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
-    assert_eq!(driver.apply_as(1, Some(TERM - 1), due.clone()), Outcome::Ignored, "a leader before");
+    assert_eq!(
+        driver.apply_as(1, Some(TERM - 1), due.clone()),
+        Outcome::Ignored,
+        "a leader before"
+    );
     assert_eq!(driver.apply(due.clone()), Outcome::Done);
     assert_eq!(driver.apply(due), Outcome::Ignored, "the attempt is over");
     assert_eq!(driver.state.outstanding().len(), 1);
@@ -324,6 +322,94 @@ fn a_key_starts_one_run() {
     assert!(matches!(driver.start(4, Some((2, 2))), Outcome::Refused(_)));
     driver.apply(TenantCommand::CancelRun { run: run(1), reason: None });
     assert_eq!(driver.start(4, Some((2, 2))), Outcome::Run { run: run(4), replayed: false });
+}
+
+#[test]
+fn a_key_makes_one_job() {
+    let mut driver = Driver::new();
+    let first = driver.create_job(1, Some(1), Some((1, 1)));
+    assert_eq!(first, Outcome::Job { job: job(1), run: Some(run(1)), replayed: false });
+    let again = driver.create_job(2, Some(2), Some((1, 1)));
+    assert_eq!(again, Outcome::Job { job: job(1), run: Some(run(1)), replayed: true });
+    let reused = driver.create_job(3, None, Some((1, 2)));
+    assert_eq!(reused, Outcome::Refused(Refusal::IdempotencyKeyReused));
+    assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10).unwrap().0.len(), 1);
+    assert_eq!(driver.state.runs.len(), 1);
+}
+
+#[test]
+fn a_job_needs_room_whether_it_is_executed_or_not() {
+    let mut driver = Driver::new();
+    let full = Quotas { max_storage_bytes: Some(1), ..Quotas::default() };
+    driver.set(2, TenantStatus::Active, full);
+    for starts in [None, Some(1)] {
+        let refused = driver.create_job(1, starts, None);
+        assert!(
+            matches!(
+                refused,
+                Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::StorageBytes, .. })
+            ),
+            "{refused:?}"
+        );
+    }
+    // The other quotas are those of its run.
+    let none = Quotas { max_concurrent_workflows: Some(0), ..Quotas::default() };
+    driver.set(3, TenantStatus::Active, none);
+    assert!(matches!(driver.create_job(1, None, None), Outcome::Job { run: None, .. }));
+    assert!(matches!(
+        driver.create_job(2, Some(2), None),
+        Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::ConcurrentWorkflows, .. })
+    ));
+    assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10).unwrap().0.len(), 1);
+}
+
+#[test]
+fn input_and_outputs_of_a_run_have_one_bound() {
+    let mut driver = Driver::new();
+    let long = |bytes: u64| {
+        let text = "x".repeat(usize::try_from(bytes).unwrap() - 2);
+        Json::from_value(&text.into())
+    };
+    let half = super::run::RUN_PAYLOAD_BYTES_MAX / 2;
+    driver.apply(TenantCommand::StartRun {
+        run: run(1),
+        work_item: "w".into(),
+        workflow: WorkflowSource::Inline(diamond(1)),
+        input: long(half),
+        idempotency: None,
+    });
+    let mut succeed = |step, output| {
+        let result = StepResult::Succeeded { output };
+        driver.apply(TenantCommand::StepResult { run: run(1), step, attempt: 1, result });
+    };
+    succeed(0, long(half));
+    // Not a byte more.
+    succeed(1, Json::from_text("1".into()));
+    succeed(2, Json::from_text(String::new()));
+    let ended = driver.ended(1);
+    use StepStatus::{Completed, Failed, Skipped};
+    assert_eq!(statuses(&ended), [Completed, Failed, Completed, Skipped]);
+    assert_eq!(ended.payload_bytes, 2 * half);
+}
+
+#[test]
+fn a_retry_is_not_begun_while_the_tenant_is_suspended_nor_after_a_failure() {
+    let mut driver = Driver::new();
+    driver.start_with(1, diamond(3), None);
+    driver.fail(1, 0, 1, Some(500));
+    driver.set(2, TenantStatus::Suspended, Quotas::default());
+    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    assert_eq!(driver.apply(due), Outcome::Done);
+    assert_eq!(driver.state.runs[&run(1)].steps[0].waiting, Waiting::Resume);
+    assert_eq!(driver.state.outstanding(), []);
+    driver.set(3, TenantStatus::Active, Quotas::default());
+    assert_eq!(driver.state.runs[&run(1)].steps[0].attempt, 2);
+    driver.succeed(1, 0, 2);
+    // One fails for good; the other, which may try again, does not.
+    driver.fail(1, 1, 1, None);
+    driver.fail(1, 2, 1, Some(500));
+    assert_eq!(driver.ended(1).status, RunStatus::Failed);
+    assert_eq!(driver.state.next_due(), None);
 }
 
 #[test]
@@ -480,6 +566,7 @@ proptest! {
         let mut driver = Driver::new();
         for step in &script {
             driver.play(step);
+            driver.check();
         }
         let (mut seen, mut before) = (Vec::new(), None);
         loop {

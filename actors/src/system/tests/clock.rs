@@ -35,7 +35,10 @@ fn a_fresh_token_admits_though_the_clock_was_ahead() {
         let admitted = at(&mut state, NOW + 60_000, admit(node, 1, Some(token)));
         assert!(matches!(admitted, Outcome::Admitted { .. }), "{admitted:?}");
     }
-    assert!(is_refused(&at(&mut state, NOW + HOUR + 2_000, admit(10, 1, Some(3)))), "its hour is over");
+    assert!(
+        is_refused(&at(&mut state, NOW + HOUR + 2_000, admit(10, 1, Some(3)))),
+        "its hour is over"
+    );
 }
 
 #[test]
@@ -84,7 +87,10 @@ fn nothing_was_changed_before_it_was_made() {
     at(&mut state, NOW + 48 * HOUR, acquire("a"));
     match at(&mut state, NOW, acquire("a")) {
         Outcome::Locked(lock) => {
-            assert_eq!((lock.acquired_at, lock.expires_at), (Timestamp(NOW), Timestamp(NOW + 1_000)));
+            assert_eq!(
+                (lock.acquired_at, lock.expires_at),
+                (Timestamp(NOW), Timestamp(NOW + 1_000))
+            );
         }
         other => panic!("{other:?}"),
     }

@@ -46,8 +46,7 @@ fn lock(a: u8, b: u8, c: u8) -> LockCommand {
 /// A command by its dice; `at` is what the proposer's clock says.
 fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
     let id = |n: u8| tenant(2 + u128::from(n % 6));
-    let idempotency =
-        (c % 3 == 0).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
+    let idempotency = (c % 3 == 0).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
     let if_version = (c % 4 == 0).then_some(u64::from(c % 5));
     match kind % 20 {
         0 => SystemCommand::Found {
@@ -216,10 +215,29 @@ fn the_script_reaches_what_it_is_to_test() {
         }
     }
     for wanted in [
-        "Tenant", "Tenant again", "Node", "Node again", "Token", "Token again", "Admitted", "Done",
-        "Ignored", "Locked", "HeldByOther", "Released", "LockLost", "IdempotencyKeyReused",
-        "TenantNotFound", "PreconditionFailed", "NodeNotFound", "TokenNotFound", "TokenInvalid",
-        "NotAMember", "WouldLoseQuorum", "UnknownRegion", "CannotMove",
+        "Tenant",
+        "Tenant again",
+        "Node",
+        "Node again",
+        "Token",
+        "Token again",
+        "Admitted",
+        "Done",
+        "Ignored",
+        "Locked",
+        "HeldByOther",
+        "Released",
+        "LockLost",
+        "IdempotencyKeyReused",
+        "TenantNotFound",
+        "PreconditionFailed",
+        "NodeNotFound",
+        "TokenNotFound",
+        "TokenInvalid",
+        "NotAMember",
+        "WouldLoseQuorum",
+        "UnknownRegion",
+        "CannotMove",
     ] {
         assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
     }

@@ -80,7 +80,9 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
         8 => result(StepResult::WaitsUntil { due_at: Timestamp(i64::from(c) * 50) }),
         9 => TenantCommand::StepDue { run: known, step, attempt },
         10 => TenantCommand::CancelRun { run: known, reason: None },
-        11 => TenantCommand::PutWorkflow { name, workflow: diamond(u32::from(b % 3) + 1), if_version },
+        11 => {
+            TenantCommand::PutWorkflow { name, workflow: diamond(u32::from(b % 3) + 1), if_version }
+        }
         12 => TenantCommand::DeleteWorkflow { name, if_version },
         13 => set(a, b, index),
         _ => TenantCommand::Lock(lock(a, b, c)),
@@ -171,9 +173,25 @@ fn the_script_reaches_what_it_is_to_test() {
         }
     }
     for wanted in [
-        "Run", "Run again", "Job", "Job again", "Workflow", "Locked", "HeldByOther", "Released",
-        "Done", "Ignored", "LockLost", "QuotaExceeded", "TenantSuspended", "IdempotencyKeyReused",
-        "PreconditionFailed", "UnknownWorkflow", "RunNotFound", "WorkflowNotFound", "StaleEpoch",
+        "Run",
+        "Run again",
+        "Job",
+        "Job again",
+        "Workflow",
+        "Locked",
+        "HeldByOther",
+        "Released",
+        "Done",
+        "Ignored",
+        "LockLost",
+        "QuotaExceeded",
+        "TenantSuspended",
+        "IdempotencyKeyReused",
+        "PreconditionFailed",
+        "UnknownWorkflow",
+        "RunNotFound",
+        "WorkflowNotFound",
+        "StaleEpoch",
     ] {
         assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
     }
