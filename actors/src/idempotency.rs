@@ -131,6 +131,9 @@ mod tests {
         assert_eq!(table.check(Some(&call), Timestamp(0)), Ok(None));
         table.remember(Some(&call), Timestamp(0), 7);
         assert_eq!(table.check(Some(&call), Timestamp(5)), Ok(Some(7)));
+        let day = Timestamp(24 * 60 * 60 * 1000);
+        assert_eq!(table.check(Some(&call), day), Ok(Some(7)), "a day is 24 hours");
+        assert_eq!(table.check(Some(&call), day.plus_ms(AGE_STEP_MS_MAX)), Ok(Some(7)));
         let other = Idempotency { body: [3; 16], ..call };
         assert_eq!(table.check(Some(&other), Timestamp(5)), Err(Refusal::IdempotencyKeyReused));
         let later = Timestamp(0).plus_ms(KEPT_MS + 1);

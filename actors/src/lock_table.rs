@@ -274,6 +274,85 @@ mod tests {
         assert!(token(&acquire(&mut table, "k", "a")) > first);
     }
 
+    #[test]
+    fn only_the_holder_gives_back_and_under_the_newest_token_it_was_given() {
+        let mut table = LockTable::default();
+        let old = token(&acquire(&mut table, "k", "a"));
+        let release = |holder: &str, token| LockCommand::Release {
+            key: "k".into(),
+            holder: holder.into(),
+            token,
+        };
+        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
+        assert_eq!(apply(release("b", None)), Outcome::Released(false));
+        assert_eq!(apply(release("b", Some(old))), Outcome::Released(false));
+        assert_eq!(apply(release("a", Some(old))), Outcome::Released(true));
+        let new = token(&acquire(&mut table, "k", "a"));
+        assert!(new > old);
+        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
+        let renew = |holder: &str, token| LockCommand::Renew {
+            key: "k".into(),
+            holder: holder.into(),
+            token,
+            ttl_ms: None,
+        };
+        let lost = Outcome::Refused(Refusal::LockLost { key: "k".into() });
+        for wrong in [old, new + 1] {
+            assert_eq!(apply(release("a", Some(wrong))), Outcome::Released(false), "{wrong}");
+            assert_eq!(apply(renew("a", Some(wrong))), lost, "{wrong}");
+        }
+        assert_eq!(apply(renew("b", Some(new))), lost);
+        assert!(matches!(apply(renew("a", Some(new))), Outcome::Locked(_)));
+        assert!(matches!(apply(renew("a", None)), Outcome::Locked(_)));
+        assert_eq!(apply(release("a", None)), Outcome::Released(true));
+    }
+
+    #[test]
+    fn pages_go_on_after_their_cursor() {
+        let mut table = LockTable::default();
+        for key in ["a", "b/1", "b/2", "b/3", "c"] {
+            acquire(&mut table, key, "x");
+        }
+        let keys = |prefix, after| -> Vec<String> {
+            table.list(prefix, after).map(|lock| lock.key.clone()).collect()
+        };
+        assert_eq!(keys("b/", None), ["b/1", "b/2", "b/3"]);
+        assert_eq!(keys("b/", Some("b/1")), ["b/2", "b/3"]);
+        assert_eq!(keys("b/", Some("b/3")), [""; 0]);
+        // A cursor before the prefix, and one between two keys.
+        assert_eq!(keys("b/", Some("a")), ["b/1", "b/2", "b/3"]);
+        assert_eq!(keys("", Some("b/20")), ["b/3", "c"]);
+    }
+
+    #[test]
+    fn metadata_is_counted_while_it_is_held() {
+        let half = Json::from_value(&"m".repeat(METADATA_BYTES_MAX / 2 - 2).into());
+        let mut table = LockTable::default();
+        let mut acquire = |key: &str, metadata: &Json| {
+            let command = LockCommand::Acquire {
+                key: key.into(),
+                holder: "a".into(),
+                ttl_ms: 1,
+                metadata: metadata.clone(),
+            };
+            let outcome = table.apply(&command, Timestamp(0)).0;
+            let is_locked = matches!(outcome, Outcome::Locked(_));
+            let free = LockCommand::Release { key: "a".into(), holder: "a".into(), token: None };
+            // The first key is given back again and again: its metadata is not counted any more.
+            table.apply(&free, Timestamp(0));
+            is_locked
+        };
+        assert!(acquire("b", &half));
+        for _ in 0..3 {
+            assert!(acquire("a", &half));
+        }
+        assert!(acquire("c", &half));
+        assert!(!acquire("d", &half), "it would be more than is kept");
+        assert!(!acquire("d", &Json::null()), "not even a little more");
+        assert!(acquire("c", &Json::null()), "what takes its place counts instead");
+        assert!(acquire("d", &Json::null()));
+    }
+
     fn commands() -> impl Strategy<Value = LockCommand> {
         let key = prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
         let holder = prop::sample::select(vec!["x", "y"]).prop_map(str::to_owned);
@@ -306,6 +385,12 @@ mod tests {
                             last = lock.token;
                         }
                     }
+                }
+                if let LockCommand::Release { key, holder, token } = &command {
+                    let held = before.get(key).filter(|held| {
+                        held.holder == *holder && token.is_none_or(|token| token == held.token)
+                    });
+                    prop_assert_eq!(outcome.clone(), Outcome::Released(held.is_some()));
                 }
                 if matches!(outcome, Outcome::Refused(_) | Outcome::Ignored | Outcome::HeldByOther(_)) {
                     prop_assert!(notice.is_none());

@@ -93,7 +93,30 @@ mod tests {
         assert_eq!(refused.reset_secs, 56);
         assert!(window.admit(70, 2).is_err());
         assert!(window.admit(71, 2).is_ok());
-        assert!(window.admit(5000, 0).is_err());
+    }
+
+    #[test]
+    fn nothing_is_let_in_without_a_limit_to_let_it_in() {
+        let mut window = RateWindow::default();
+        let refused = window.admit(5000, 0).unwrap_err();
+        assert_eq!((refused.remaining, refused.reset_secs), (0, 1));
+        // And it has not been counted.
+        assert_eq!(window.used(5000), 0);
+        assert_eq!(window.admit(5000, 1).unwrap().remaining, 0);
+    }
+
+    /// Time may pass without a request for any number of seconds, around the window's length too.
+    #[test]
+    fn a_pause_empties_exactly_the_seconds_that_have_left() {
+        for gap in 0..=200 {
+            let mut window = RateWindow::default();
+            for secs in 100..=160 {
+                window.admit(secs, 1000).unwrap();
+            }
+            // In the window of a second: itself and the sixty before.
+            let expected = 61_u64.saturating_sub(gap);
+            assert_eq!(window.used(160 + gap), expected, "after {gap} s");
+        }
     }
 
     proptest! {

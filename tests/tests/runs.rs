@@ -442,3 +442,28 @@ async fn a_wait_goes_on_over_a_restart_and_keeps_its_due_time() {
     assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
     assert_eq!(Tenant::step(&ended, "w")["attempt"], 1, "{ended:#}");
 }
+
+#[tokio::test]
+async fn pages_of_events_are_the_whole_story_once() {
+    let server = Server::shared(&[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let run = tenant.finished(spec::inline([spec::set("a", 1), spec::set("b", 2)])).await;
+    let id = run["id"].as_str().expect("an id");
+    let all = tenant.events(id).await;
+    assert!(all.len() > 5, "{all:#?}");
+    for limit in [1, 2, all.len() - 1, all.len()] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page =
+                tenant.get(&format!("/runs/{id}/events?limit={limit}{cursor}")).await.expect(200);
+            let events = page["events"].as_array().expect("a list");
+            assert!(events.len() <= limit);
+            seen.extend(events.iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, all, "{limit} a page");
+    }
+}

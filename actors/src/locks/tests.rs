@@ -129,17 +129,52 @@ async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_leader_grants_full_terms_and_forgets_on_losing_the_lead() {
+async fn a_new_leader_grants_full_terms() {
     let mut queues = LockQueues::default();
-    let now = Instant::now();
-    queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], now);
-    assert_eq!(queues.next_moment(), Some(now + Duration::from_secs(1)));
+    // Granted long ago, by whatever clock: the whole term begins here.
+    tokio::time::advance(Duration::from_secs(50)).await;
+    queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], Instant::now());
+    tokio::time::advance(Duration::from_millis(999)).await;
+    assert_eq!(queues.over(Instant::now()), []);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let over = Over { space: Space::CLUSTER, key: "k".into(), token: 7, renewal: 3 };
+    assert_eq!(queues.over(Instant::now()), [over]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_loses_the_lead_forgets_terms_and_sends_waiters_away() {
+    let mut queues = LockQueues::default();
+    queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], Instant::now());
     let (_, _b) = admitted(&mut queues, "b", Some(10));
-    assert_eq!(queues.unlead(Space::CLUSTER).len(), 1);
-    assert!(queues.next_moment().is_none_or(|_| queues.over(Instant::now()).is_empty()));
+    let (_, _c) = admitted(&mut queues, "c", Some(10));
+    let sent_away = queues.unlead(Space::CLUSTER);
+    assert_eq!(sent_away.iter().map(|it| &*it.holder).collect::<Vec<_>>(), ["b", "c"]);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(queues.over(Instant::now()), [], "the next leader's timers count");
     assert_eq!(freed(&mut queues), None);
-    let (found_held, _c) = request("c", Some(10));
+    let (found_held, _d) = request("d", Some(10));
     assert!(matches!(queues.admit(found_held, true), Admission::NotLed(_)), "only a leader queues");
+    // Whoever has no lead knows of no term: it asks the table.
+    assert_eq!(admitted(&mut queues, "e", Some(10)).0, "attempt");
+    // And those that were sent away take nobody's place, when it leads again.
+    queues.lead(Space::CLUSTER, vec![lock("a", 7, 4)], Instant::now());
+    let mut waiting = Vec::new();
+    for n in 0..WAITERS_MAX {
+        let (word, answer) = admitted(&mut queues, &format!("w{n}"), Some(10));
+        assert_eq!(word, "queued");
+        waiting.push(answer);
+    }
+    assert_eq!(admitted(&mut queues, "one more", Some(10)).0, "full");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_time_is_up_is_not_served_though_nobody_has_told_it_yet() {
+    let mut queues = led();
+    held(&mut queues, "a", 1, 0);
+    let (_, _late) = admitted(&mut queues, "late", Some(1));
+    let (_, _next) = admitted(&mut queues, "next", Some(100));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(freed(&mut queues).as_deref(), Some("next"));
 }
 
 #[tokio::test(start_paused = true)]
