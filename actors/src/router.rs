@@ -153,9 +153,13 @@ impl Router {
                 moved = moved => moved,
                 () = sleep_until(deadline) => return Err(last),
             };
+            // What an earlier attempt may have done, no later one can deny.
+            let is_in_doubt = matches!(last, CallError::Unknown { .. });
             match attempted {
                 Ok(outcome) => return Ok(outcome),
+                Err(CallError::DiskFull | CallError::Stopping) if is_in_doubt => return Err(last),
                 Err(error @ (CallError::DiskFull | CallError::Stopping)) => return Err(error),
+                Err(_) if is_in_doubt => {}
                 Err(error) => last = error,
             }
             let again = Instant::now() + wait;

@@ -218,8 +218,7 @@ impl Tenants {
     /// When there is no such tenant, or no answer came by the deadline.
     pub async fn usage(&self, call: &Call, id: TenantId) -> Result<Vec<Usage>, CallError> {
         let now = self.0.seams.clock.now();
-        let tenant = self.handle(call.deadline, id).await?;
-        tenant.catch_up(call).await?;
+        let tenant = self.told(call, id).await?;
         tenant
             .read(call, move |reader| {
                 let record = reader.state.record()?;
@@ -247,8 +246,7 @@ impl Tenants {
     /// # Errors
     /// When there is no such tenant, its files cannot be read, or no answer came by the deadline.
     pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
-        let tenant = self.handle(call.deadline, id).await?;
-        tenant.catch_up(call).await?;
+        let tenant = self.told(call, id).await?;
         let stats = tenant
             .read(call, |reader| reader.rows.store.as_ref().map(|store| store.stats()))
             .await?;
@@ -326,6 +324,17 @@ impl Tenants {
         let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
         let queue = Arc::clone(&slot.queue);
         Ok(TenantHandle { id, placed, actor, queue, ledger, seams, _permit: permit })
+    }
+
+    /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a
+    /// group that does not know of a tenant yet is told.
+    async fn told(&self, call: &Call, id: TenantId) -> Result<TenantHandle, CallError> {
+        let tenant = self.handle(call.deadline, id).await?;
+        tenant.catch_up(call).await?;
+        if let Err(CallError::Refused(Refusal::TenantNotFound)) = tenant.read(call, |_| ()).await {
+            self.0.control.sync_tenant(id, None, call.deadline).await?;
+        }
+        Ok(tenant)
     }
 
     /// Waits until the tenant's group has what group 0 has just decided, and shows that, whatever
