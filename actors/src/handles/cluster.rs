@@ -83,7 +83,10 @@ impl Cluster {
                 if !replayed {
                     self.heartbeats.beat(node);
                 }
-                let resource = self.node(call, node).await.map_err(CallError::after_write)?;
+                // A call that was done before shows the node as it is now, gone too.
+                let shown = self.node(call, node).await;
+                let resource =
+                    if replayed { shown? } else { shown.map_err(CallError::after_write)? };
                 Ok(Created { resource, replayed })
             }
             other => Err(super::tenants::unexpected(&other)),

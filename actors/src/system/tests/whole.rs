@@ -34,7 +34,7 @@ fn some_member(a: u8, b: u8) -> Member {
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
     let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
     let holder = holder.to_owned();
-    let token = (c % 4 > 0).then_some(u64::from(c % 8));
+    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     match a / 2 % 4 {
         0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata: Json::null() },
         1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
@@ -46,8 +46,9 @@ fn lock(a: u8, b: u8, c: u8) -> LockCommand {
 /// A command by its dice; `at` is what the proposer's clock says.
 fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
     let id = |n: u8| tenant(2 + u128::from(n % 6));
-    let idempotency = (c % 3 == 0).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
-    let if_version = (c % 4 == 0).then_some(u64::from(c % 5));
+    let idempotency =
+        (c.is_multiple_of(3)).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
+    let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 5));
     match kind % 20 {
         0 => SystemCommand::Found {
             authority: Authority {
@@ -57,12 +58,12 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
             },
             member: member(1),
             public_key: [1; 32],
-            secret_hash: (b % 2 == 0).then_some([b; 32]),
+            secret_hash: (b.is_multiple_of(2)).then_some([b; 32]),
         },
         1..4 => SystemCommand::AdmitMember {
             member: some_member(a, b),
             public_key: [a % 6 + c % 8 / 7; 32],
-            token: (b % 3 > 0).then(|| token(b / 3)),
+            token: (!b.is_multiple_of(3)).then(|| token(b / 3)),
         },
         4 => SystemCommand::RegisterMember(some_member(a, b)),
         5 => SystemCommand::MemberOffline { node: node(1 + u128::from(a % 6)) },
@@ -71,8 +72,8 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
             id: token(a),
             token: JoinToken {
                 secret_hash: [b; 32],
-                expires_at: (b % 2 == 0).then_some(Timestamp(at + i64::from(b) * 100_000)),
-                uses_left: (c % 2 == 0).then_some(u32::from(c % 3)),
+                expires_at: (b.is_multiple_of(2)).then_some(Timestamp(at + i64::from(b) * 100_000)),
+                uses_left: (c.is_multiple_of(2)).then_some(u32::from(c % 3)),
                 created_at: Timestamp(at),
             },
             idempotency,
@@ -88,7 +89,9 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
         11 => {
             let member = 1 + u128::from(a % 6);
             let over_http = 100 + u128::from(index.saturating_sub(u64::from(b % 16)));
-            SystemCommand::RemoveNode { node: node(if c % 2 == 0 { member } else { over_http }) }
+            SystemCommand::RemoveNode {
+                node: node(if c.is_multiple_of(2) { member } else { over_http }),
+            }
         }
         12 => SystemCommand::LeaderElected { node: node(1 + u128::from(a % 3)) },
         13 => SystemCommand::PlaceGroups {
@@ -100,14 +103,18 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
             let region = ["default", "eu", "us"][usize::from(a % 3)];
             let key = idempotency.map(|call| (call.key[0], call.body[0]));
             // Ids are given once.
-            create(1_000 + u128::from(index), region, b % 2 == 0, key)
+            create(1_000 + u128::from(index), region, b.is_multiple_of(2), key)
         }
         15 => SystemCommand::UpdateTenant {
             tenant: id(a),
             change: TenantChange {
-                name: (b % 2 == 0).then(|| format!("n{c}")),
-                quotas: if b % 3 == 0 { vec![(Quota::Routines, None)] } else { Vec::new() },
-                region: (b % 5 == 0).then(|| "us".into()),
+                name: (b.is_multiple_of(2)).then(|| format!("n{c}")),
+                quotas: if b.is_multiple_of(3) {
+                    vec![(Quota::Routines, None)]
+                } else {
+                    Vec::new()
+                },
+                region: (b.is_multiple_of(5)).then(|| "us".into()),
                 ..TenantChange::default()
             },
             if_version,

@@ -19,7 +19,7 @@ fn dice() -> impl Strategy<Value = (Dice, bool)> {
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
     let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
     let holder = holder.to_owned();
-    let token = (c % 4 > 0).then_some(u64::from(c % 8));
+    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     let metadata = Json::from_value(&"m".repeat(usize::from(c)).into());
     match a / 2 % 4 {
         0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata },
@@ -34,12 +34,12 @@ fn set(a: u8, b: u8, version: u64) -> TenantCommand {
     let quotas = Quotas {
         max_concurrent_workflows: Some(u64::from(b % 8)),
         max_workflows_per_day: Some(u64::from(b % 16)),
-        max_storage_bytes: (b % 5 == 0).then_some(20_000),
+        max_storage_bytes: (b.is_multiple_of(5)).then_some(20_000),
         ..Quotas::default()
     };
-    let quotas = if b % 3 == 0 { quotas } else { Quotas::default() };
+    let quotas = if b.is_multiple_of(3) { quotas } else { Quotas::default() };
     let mut record = record(statuses[usize::from(a % 3)], quotas);
-    record.settings.enable_audit_logging = b % 2 == 0;
+    record.settings.enable_audit_logging = b.is_multiple_of(2);
     TenantCommand::Set { version, record: (a != 255).then_some(record) }
 }
 
@@ -47,10 +47,12 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
     // Ids are given once; what is asked of a run is asked of one of the last few.
     let new = u128::from(index);
     let known = run(new.saturating_sub(1 + u128::from(a % 12)));
-    let key = |n: u8| (n % 3 == 0).then_some(Idempotency { key: [n % 16; 16], body: [c % 2; 16] });
+    let key = |n: u8| {
+        (n.is_multiple_of(3)).then_some(Idempotency { key: [n % 16; 16], body: [c % 2; 16] })
+    };
     let (step, attempt) = (u16::from(b % 5), u32::from(b / 5 % 2) + 1);
     let name = ["v", "w"][usize::from(a % 2)].to_owned();
-    let if_version = (c % 4 == 0).then_some(u64::from(c % 3));
+    let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 3));
     let result = |result| TenantCommand::StepResult { run: known, step, attempt, result };
     match kind % 16 {
         0..3 => TenantCommand::StartRun {
@@ -66,15 +68,15 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
         3 => TenantCommand::CreateJob {
             job: job(new),
             name,
-            description: (a % 2 == 0).then(|| "d".into()),
+            description: (a.is_multiple_of(2)).then(|| "d".into()),
             created_by: None,
             workflow: diamond(1),
-            run: (b % 2 == 0).then(|| run(new)),
+            run: (b.is_multiple_of(2)).then(|| run(new)),
             idempotency: key(c),
         },
         4..7 => result(StepResult::Succeeded { output: Json::from_value(&c.into()) }),
         7 => {
-            let retry_in_ms = (c % 3 > 0).then_some(u64::from(c));
+            let retry_in_ms = (!c.is_multiple_of(3)).then_some(u64::from(c));
             result(StepResult::Failed { error: "no".into(), retry_in_ms })
         }
         8 => result(StepResult::WaitsUntil { due_at: Timestamp(i64::from(c) * 50) }),
