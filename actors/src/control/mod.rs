@@ -278,3 +278,6 @@ impl Control {
         now.here.then_some(now.term)
     }
 }
+
+#[cfg(test)]
+mod tests;
