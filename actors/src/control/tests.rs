@@ -5,7 +5,6 @@ use std::future;
 
 use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::watch;
-use tokio::time::Duration;
 
 use super::*;
 use crate::command::Envelope;
