@@ -339,7 +339,8 @@ impl ControlState {
         };
         let found = found.into_iter().filter(is_deleted);
         for tenant in found.take(RECONCILE_AT_ONCE_MAX) {
-            tracing::warn!(%tenant, "a deleted tenant has files and is deleted again");
+            // A replica that is only behind is found here, too: no reason to warn.
+            tracing::info!(%tenant, "a deleted tenant has files here and is deleted again");
             let control = self.control(myself);
             tokio::spawn(async move {
                 let deadline = Instant::now() + RECONCILE_DEADLINE;

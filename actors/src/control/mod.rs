@@ -14,6 +14,7 @@ mod message;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::time::Instant;
@@ -33,6 +34,9 @@ use crate::ports::Ledger;
 use crate::router::Router;
 use crate::seams::Seams;
 use crate::system::{SystemState, TenantEntry};
+
+/// Wait before a tenant's group is told again in a new term of its leader.
+const NEXT_TERM: Duration = Duration::from_millis(20);
 
 /// Handle to the control plane.
 #[derive(Clone)]
@@ -256,7 +260,7 @@ impl Control {
             match self.router.propose(group, deadline, make).await? {
                 None => return Ok(()),
                 // The term ended before it was proposed.
-                Some(Outcome::Ignored) => {}
+                Some(Outcome::Ignored) => tokio::time::sleep(NEXT_TERM).await,
                 Some(_) => break,
             }
         }
@@ -278,3 +282,6 @@ impl Control {
         now.here.then_some(now.term)
     }
 }
+
+#[cfg(test)]
+mod tests;

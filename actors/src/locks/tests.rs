@@ -139,6 +139,10 @@ async fn a_new_leader_grants_full_terms() {
     tokio::time::advance(Duration::from_millis(1)).await;
     let over = Over { space: Space::CLUSTER, key: "k".into(), token: 7, renewal: 3 };
     assert_eq!(queues.over(Instant::now()), [over]);
+    // Without the lead there is nothing to wake for.
+    queues.lead(Space::CLUSTER, vec![lock("a", 7, 4)], Instant::now());
+    queues.unlead(Space::CLUSTER);
+    assert_eq!(queues.next_moment(), None);
 }
 
 #[tokio::test(start_paused = true)]

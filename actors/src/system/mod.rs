@@ -345,4 +345,4 @@ fn key(kind: u8, id: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

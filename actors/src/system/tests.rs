@@ -88,6 +88,21 @@ fn create(id: u128, region: &str, strict: bool, key: Option<(u8, u8)>) -> System
     }
 }
 
+/// The tenant of [`with_a_tenant`].
+pub(crate) const TENANT: TenantId = TenantId::from_uuid(Uuid::from_u128(6));
+
+/// A control plane with a tenant that its group has not been told of.
+pub(crate) fn with_a_tenant() -> SystemState {
+    let mut state = placed();
+    apply(&mut state, create(6, "default", true, None));
+    state
+}
+
+/// Deletes the tenant, if it exists.
+pub(crate) fn delete(state: &mut SystemState) {
+    apply(state, SystemCommand::DeleteTenant { tenant: TENANT, if_version: None });
+}
+
 #[test]
 fn a_tenant_is_created_once_a_key_and_spread_over_groups() {
     let mut state = placed();

@@ -121,3 +121,25 @@ fn a_key_is_known_whatever_has_become_of_the_tenant() {
     assert_eq!(driver.start(3, Some((1, 1))), Outcome::Run { run: run(1), replayed: true });
     assert_eq!(driver.create_job(3, Some(3), Some((2, 1))), job);
 }
+
+#[test]
+fn a_directory_without_rows_of_time_and_days_goes_on_from_its_counters() {
+    let quotas = Quotas { max_workflows_per_day: Some(3), ..Quotas::default() };
+    let mut driver = Driver::new();
+    driver.at = NOON + 30 * DAY;
+    // As a program wrote it that took the latest time for the true one, and for the age of keys.
+    driver.state.time = PartTime::load(&Overlay::default(), Timestamp(driver.at)).unwrap();
+    driver.set(2, TenantStatus::Active, quotas);
+    driver.start(1, Some((1, 1)));
+    let mut rows = driver.state.take_dirty_rows();
+    rows.retain(|(key, _)| key != b"d" && key != b"y");
+    let mut before = Overlay::default();
+    before.put(rows);
+    driver.state = TenantState::load(&before).unwrap();
+    driver.at = NOON;
+    assert_eq!(driver.start(9, Some((1, 1))), Outcome::Run { run: run(1), replayed: true });
+    driver.start(2, None);
+    assert_eq!(driver.state.runs[&run(2)].started_at, Timestamp(NOON));
+    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(NOON)), 2);
+    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(NOON + DAY)), 0);
+}
