@@ -10,8 +10,8 @@ use super::*;
 use crate::command::Envelope;
 use crate::ids::{Part, Position};
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, LogEntry, Peer, PeerError, Peers, ProposeError, Service,
-    StoreError,
+    BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
+    Service, StoreError,
 };
 use crate::router::RouterSources;
 use crate::seams::{Clock, Entropy, Timestamp};
@@ -60,9 +60,27 @@ impl Ledger for Scripted {
         &self,
         _: GroupId,
         _: Part,
-        _: Option<Position>,
         _: u64,
-    ) -> BoxFuture<'_, Result<Vec<LogEntry>, StoreError>> {
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        unreachable!()
+    }
+
+    fn belongs(&self, _: GroupId, _: Part, _: Option<Position>) -> Result<(), NotOfLog> {
+        Ok(())
+    }
+
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+
+    fn filed(&self, _: Part, _: Position) {}
+
+    fn with_files(&self) -> BTreeSet<Part> {
+        BTreeSet::new()
+    }
+
+    fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()
     }
 

@@ -22,6 +22,8 @@ pub(crate) mod segment;
 mod writer;
 
 #[cfg(test)]
+mod claim_tests;
+#[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
 pub(crate) mod tests;
