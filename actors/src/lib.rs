@@ -10,6 +10,7 @@ pub mod command;
 pub mod control;
 pub mod elector;
 pub mod error;
+pub mod fair;
 pub mod handles;
 pub mod heartbeat;
 pub mod idempotency;

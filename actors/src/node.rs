@@ -30,14 +30,14 @@ use crate::origins::Origins;
 use crate::outcome::{Outcome, Refusal};
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores};
+use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
-    Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
+    Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
+    TenantSupervisor,
 };
-use crate::workflow::template::Templates;
 
 /// Tenant groups of a region.
 const GROUPS_PER_REGION: u32 = 8;
@@ -107,6 +107,19 @@ pub struct NodePorts {
     pub peers: Arc<dyn Peers>,
     /// Signs certificates.
     pub issuer: Arc<dyn CertificateIssuer>,
+    /// What steps are performed with.
+    pub steps: StepPorts,
+}
+
+/// What steps are performed with.
+#[derive(Clone)]
+pub struct StepPorts {
+    /// Threads for what takes long.
+    pub workers: Arc<dyn Workers>,
+    /// Remembers what was under way when the process died.
+    pub under_way: Arc<dyn UnderWay>,
+    /// Calls of `http` steps that may be open at once.
+    pub calls_max: usize,
 }
 
 /// Why a node's actors did not start.
@@ -197,7 +210,7 @@ async fn start_under(
     ports: &NodePorts,
     open: impl FnOnce(Doors) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, issuer } = ports.clone();
+    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, steps } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
@@ -231,7 +244,9 @@ async fn start_under(
         seams: seams.clone(),
         http,
         locks: locks.clone(),
-        templates: Templates::default(),
+        renderer: Renderer::new(steps.workers),
+        gates: StepGates::new(steps.calls_max),
+        under_way: steps.under_way,
     };
     let arguments = SupervisorArguments {
         deps: Arc::new(deps),

@@ -24,9 +24,11 @@ pub mod inspect;
 mod log;
 mod parts;
 mod raft;
+mod under_way;
 
 pub use executor::{Executor, Pace};
 #[cfg(any(test, feature = "sim"))]
 pub use log::witnessed_log_bytes;
 pub use parts::FileStores;
 pub use raft::{Groups, GroupsConfig, NoPeers};
+pub use under_way::UnderWayFile;

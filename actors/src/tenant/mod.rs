@@ -9,6 +9,7 @@
 //! - events are a function of the commands: the same bytes on every replica.
 
 mod definitions;
+mod due;
 mod events;
 mod progress;
 mod rows;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use definitions::{Job, NamedWorkflow};
+pub use due::Wait;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
@@ -98,7 +100,7 @@ pub struct TenantState {
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
-    due: BTreeSet<(Timestamp, RunId, u16, u32)>,
+    due: due::DueSet,
     workflows: BTreeMap<String, NamedWorkflow>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
@@ -143,17 +145,14 @@ impl TenantState {
         &self.locks
     }
 
-    /// The next moment a step waits for.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.due.first().map(|(at, ..)| *at)
+    /// What steps wait for that is a moment.
+    pub fn waits(&self) -> impl Iterator<Item = Wait> {
+        self.due.iter()
     }
 
-    /// The steps whose moment has come by `now`.
-    pub fn due_by(&self, now: Timestamp) -> impl Iterator<Item = (RunId, u16, u32)> {
-        self.due
-            .iter()
-            .take_while(move |(at, ..)| *at <= now)
-            .map(|(_, run, step, attempt)| (*run, *step, *attempt))
+    /// The waits that have begun since this was asked last.
+    pub fn take_new_waits(&mut self) -> Vec<Wait> {
+        self.due.take_new()
     }
 
     /// What is used of a quota as the replicated state counts it, at time `now`.

@@ -50,12 +50,10 @@ impl TenantState {
         attempt: u32,
         effects: &mut Vec<TenantEffect>,
     ) -> Outcome {
-        let now = self.meta.last_at;
-        let is_due = |waiting: Waiting| match waiting {
-            Waiting::Timer(at) | Waiting::Retry(at) => at <= now,
-            Waiting::Nothing | Waiting::Resume => false,
-        };
-        if !self.is_under_way(id, step, attempt, is_due) {
+        // The leader that armed the timer says that the moment has come, in its own term: no clock
+        // is asked again here, for the wall clock may have been set since.
+        let is_waiting = |waiting| matches!(waiting, Waiting::Timer(_) | Waiting::Retry(_));
+        if !self.is_under_way(id, step, attempt, is_waiting) {
             return Outcome::Ignored;
         }
         match self.stop_waiting(id, step) {
