@@ -54,12 +54,8 @@ impl TenantShell {
     fn arm(&mut self, (due_at, run, step, attempt): Wait) {
         let key = (run, step, attempt);
         let Some(state) = step_of(&self.runner.machine, key) else { return };
-        let left = due_at.ms_since(self.deps.seams.clock.now());
-        let left = if self.is_until(key) {
-            Duration::from_millis(left).min(WALL_CHECK_MAX)
-        } else {
-            Duration::from_millis(left.min(whole_ms(due_at, state)))
-        };
+        let now = self.deps.seams.clock.now();
+        let left = left_of(due_at, state.attempt_at, now, self.is_until(key));
         self.alarms.set(key, Instant::now() + left);
     }
 
@@ -108,9 +104,20 @@ impl TenantShell {
     }
 }
 
-/// All of a wait, milliseconds: its end and its beginning were stamped by one clock.
-fn whole_ms(due_at: Timestamp, state: &StepState) -> u64 {
-    state.attempt_at.map_or(u64::MAX, |began| due_at.ms_since(began))
+/// How long to wait from now on for what is due at `due_at`, and has waited since `began`; both were
+/// stamped by one clock, perhaps another than `now` is from.
+fn left_of(
+    due_at: Timestamp,
+    began: Option<Timestamp>,
+    now: Timestamp,
+    is_until: bool,
+) -> Duration {
+    let left = Duration::from_millis(due_at.ms_since(now));
+    if is_until {
+        return left.min(WALL_CHECK_MAX);
+    }
+    let whole = began.map_or(u64::MAX, |began| due_at.ms_since(began));
+    left.min(Duration::from_millis(whole))
 }
 
 fn step_of(state: &TenantState, (run, step, attempt): StepKey) -> Option<&StepState> {
@@ -129,4 +136,51 @@ fn says_until(spec: &Json) -> bool {
         until: Option<IgnoredAny>,
     }
     serde_json::from_str::<Spec>(spec.as_str()).is_ok_and(|spec| spec.action.until.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::alarms::Alarms;
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_wait_is_never_more_than_the_whole() {
+        const DAY_MS: i64 = 86_400_000;
+        let left = |due_at: i64, began: i64, now: i64| {
+            left_of(Timestamp(due_at), Some(Timestamp(began)), Timestamp(now), false).as_millis()
+        };
+        assert_eq!(left(11_000, 10_000, 10_000), 1_000, "just begun");
+        assert_eq!(left(11_000, 10_000, 10_400), 600, "after a restart");
+        assert_eq!(left(11_000, 10_000, 99_000), 0, "over while the node was down");
+        // A clock that was 30 days ahead stamped both, and is right again.
+        let ahead = 30 * DAY_MS;
+        assert_eq!(left(ahead + 1_000, ahead, 500), 1_000);
+        let until =
+            |due_at, now| left_of(Timestamp(due_at), Some(Timestamp(0)), Timestamp(now), true);
+        assert_eq!(until(5_000, 2_000), Duration::from_secs(3));
+        assert_eq!(until(DAY_MS, 0), WALL_CHECK_MAX, "the wall clock may be set");
+    }
+
+    #[test]
+    fn until_is_told_from_secs() {
+        let says = |text: &str| says_until(&Json::from_text(text.to_owned()));
+        assert!(says(r#"{"id":"a","action":{"type":"wait","until":"2030-01-01T00:00:00Z"}}"#));
+        assert!(!says(r#"{"id":"a","action":{"type":"wait","secs":1}}"#));
+        assert!(!says(r#"{"id":"a","action":{"type":"wait","secs":1,"until":null}}"#));
+    }
+
+    #[test]
+    fn alarms_go_off_in_order_and_once() {
+        let now = Instant::now();
+        let at = |secs| now + Duration::from_secs(secs);
+        let mut alarms = Alarms::default();
+        for (key, secs) in [(1, 3), (2, 1), (3, 2), (1, 2)] {
+            alarms.set(key, at(secs));
+        }
+        alarms.clear(3);
+        assert_eq!(alarms.next(), Some(at(1)));
+        assert_eq!(alarms.take_due(now), None);
+        let taken: Vec<_> = std::iter::from_fn(|| alarms.take_due(at(2))).collect();
+        assert_eq!((taken, alarms.next()), (vec![2, 1], None));
+    }
 }
