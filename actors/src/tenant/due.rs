@@ -26,6 +26,15 @@ impl DueSet {
         self.all.remove(wait);
     }
 
+    pub(super) fn contains(&self, wait: &Wait) -> bool {
+        self.all.contains(wait)
+    }
+
+    /// The next.
+    pub(super) fn first(&self) -> Option<&Wait> {
+        self.all.first()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Wait> {
         self.all.iter().copied()
     }
@@ -33,7 +42,14 @@ impl DueSet {
     /// Those that have begun since the last call and last still.
     pub(super) fn take_new(&mut self) -> Vec<Wait> {
         let mut new = std::mem::take(&mut self.new);
-        new.retain(|wait| self.all.contains(wait));
+        new.retain(|wait| self.contains(wait));
         new
+    }
+}
+
+/// What the actor has been told does not count.
+impl PartialEq for DueSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
     }
 }

@@ -145,7 +145,12 @@ impl TenantState {
         &self.locks
     }
 
-    /// What steps wait for that is a moment.
+    /// The next moment a step waits for.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, ..)| *at)
+    }
+
+    /// What steps wait for that is a moment, the next first.
     pub fn waits(&self) -> impl Iterator<Item = Wait> {
         self.due.iter()
     }

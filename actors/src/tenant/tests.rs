@@ -142,6 +142,8 @@ impl Driver {
     }
 }
 
+mod limits;
+
 fn statuses(run: &Run) -> Vec<StepStatus> {
     run.steps.iter().map(|step| step.status).collect()
 }
@@ -192,8 +194,11 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     driver.fail(1, 0, 1, Some(500));
     assert_eq!(driver.state.next_due(), Some(Timestamp(1_500)));
     let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
-    assert_eq!(driver.apply(due.clone()), Outcome::Ignored, "too early");
-    driver.at = 1_500;
+    assert_eq!(
+        driver.apply_as(1, Some(TERM - 1), due.clone()),
+        Outcome::Ignored,
+        "a leader before"
+    );
     assert_eq!(driver.apply(due.clone()), Outcome::Done);
     assert_eq!(driver.apply(due), Outcome::Ignored, "the attempt is over");
     assert_eq!(driver.state.outstanding().len(), 1);

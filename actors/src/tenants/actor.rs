@@ -1,6 +1,6 @@
 //! The shell around one tenant's state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(super) struct TenantShell {
     started: Instant,
     /// When steps that wait go on.
     pub(super) alarms: Alarms<StepKey>,
+    /// Those whose alarm went off while their task was under way still.
+    pub(super) late: BTreeSet<StepKey>,
     /// When the next alarm is looked at, and what wakes this actor then.
     pub(super) timer: Option<(Instant, AbortHandle)>,
 }
@@ -101,6 +103,7 @@ impl Actor for TenantActor {
             requests: RateWindow::default(),
             started: Instant::now(),
             alarms: Alarms::default(),
+            late: BTreeSet::new(),
             timer: None,
         };
         for effect in effects {
@@ -147,6 +150,10 @@ impl Actor for TenantActor {
             }
             TenantMessage::Performed { run, step, attempt } => {
                 shell.tasks.remove(&(run, step, attempt));
+                // Its alarm may have gone off while its task was seen as under way.
+                if shell.late.remove(&(run, step, attempt)) {
+                    shell.alarms.set((run, step, attempt), Instant::now());
+                }
             }
             TenantMessage::Housekeeping => shell.keep_house(&myself).await?,
             TenantMessage::Test(hook) => shell.misbehave(hook).await,
@@ -256,7 +263,6 @@ impl TenantShell {
         }
         self.stop_tasks();
         self.leads = leads;
-        self.alarms.clear_all();
         self.unlead();
         let Some(space) = self.space().filter(|_| leads.is_some()) else {
             return leads.is_some();
@@ -388,6 +394,7 @@ impl TenantShell {
 
     fn stop_tasks(&mut self) {
         self.alarms.clear_all();
+        self.late.clear();
         for task in std::mem::take(&mut self.tasks).into_values() {
             task.abort();
         }

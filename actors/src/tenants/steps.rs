@@ -172,8 +172,14 @@ pub(super) async fn perform(
     propose(&link, TenantCommand::StepResult { run, step, attempt, result }).await;
     if deaths > 0 {
         // Its result is recorded, or another node's: it is not performed here again.
-        UnderWayNote { link: &link, key }.forget();
+        forget(&link, key);
     }
+}
+
+/// Has the attempt forgotten that was, or may have been, written down.
+fn forget(link: &Link, key: Attempt) {
+    let under_way = Arc::clone(&link.deps.under_way);
+    link.deps.renderer.run_detached(move || under_way.end(&key));
 }
 
 /// Performs an attempt, such that neither a panic nor the death of the process leaves it running
@@ -184,13 +190,13 @@ async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> Step
         alone = link.deps.gates.suspects.acquire().await.ok();
     }
     let (number, max_attempts, backoff_ms) = (task.attempt, task.max_attempts, task.backoff_ms);
-    let note = UnderWayNote { link, key };
+    let _note = UnderWayNote { link, key };
     let mut attempting = std::pin::pin!(AssertUnwindSafe(attempt(link, task, key)).catch_unwind());
     let done = match tokio::time::timeout(HARMLESS_AFTER, &mut attempting).await {
         Ok(done) => done,
         Err(_) => {
             drop(alone.take());
-            note.forget();
+            forget(link, key);
             attempting.await
         }
     };
@@ -219,16 +225,9 @@ struct UnderWayNote<'l> {
     key: Attempt,
 }
 
-impl UnderWayNote<'_> {
-    fn forget(&self) {
-        let (under_way, key) = (Arc::clone(&self.link.deps.under_way), self.key);
-        self.link.deps.renderer.run_detached(move || under_way.end(&key));
-    }
-}
-
 impl Drop for UnderWayNote<'_> {
     fn drop(&mut self) {
-        self.forget();
+        forget(self.link, self.key);
     }
 }
 
@@ -362,6 +361,36 @@ fn render(task: StepTask, tools: Tools, action: Action) -> Result<Action, Failur
         .map_err(|error| Failure::fatal(format!("after templates: {error}")))
 }
 
+/// Makes texts of the numbers that templates gave where an action needs text.
+fn make_texts(action: &mut Value) -> Result<(), Failure> {
+    for place in ["method", "url", "until"] {
+        if let Some(value) = action.get_mut(place) {
+            make_text(value, place)?;
+        }
+    }
+    if let Some(Value::Object(headers)) = action.get_mut("headers") {
+        for (name, value) in headers {
+            make_text(value, &format!("headers.{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_text(value: &mut Value, place: &str) -> Result<(), Failure> {
+    let what = match value {
+        Value::String(_) => return Ok(()),
+        Value::Number(_) | Value::Bool(_) => {
+            *value = Value::String(value.to_string());
+            return Ok(());
+        }
+        Value::Null => "null",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    };
+    let error = format!("after templates: action.{place} is {what}, where a text is needed");
+    Err(Failure::fatal(error))
+}
+
 /// When a `wait` that begins at `from` is over.
 fn wait_until(
     from: Timestamp,
@@ -442,4 +471,42 @@ fn output_of(response: HttpResponse) -> Result<Value, Failure> {
     let headers: Map<String, Value> =
         response.headers.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     Ok(json!({ "status": status, "headers": headers, "body": body }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_text_where_text_is_needed_and_nothing_else_does() {
+        let mut action = json!({"type": "http", "method": "GET", "url": 7, "headers": {"a": true}});
+        make_texts(&mut action).unwrap();
+        assert_eq!(action["url"], "7");
+        assert_eq!(action["headers"]["a"], "true");
+        for (action, said) in [
+            (json!({"url": null}), "action.url is null"),
+            (json!({"headers": {"x-a": [1]}}), "action.headers.x-a is a list"),
+            (json!({"until": {}}), "action.until is a map"),
+        ] {
+            let error = make_texts(&mut action.clone()).unwrap_err().error;
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_kept_as_it_is_or_fails_the_step() {
+        let answer = |body: &str| {
+            let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+            output_of(HttpResponse { status: 200, headers, body: body.as_bytes().to_vec() })
+        };
+        assert_eq!(answer(r#"{"id":18446744073709551615}"#).unwrap()["body"]["id"], u64::MAX);
+        assert_eq!(answer("no JSON").unwrap()["body"], "no JSON");
+        let error = answer(r#"{"id":18446744073709551616}"#).unwrap_err();
+        assert!(error.error.contains("64 bits") && !error.retryable, "{}", error.error);
+        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        assert!(answer(&deep).unwrap_err().error.contains("64 levels"));
+        // With what is around it, a body may be one level too deep.
+        let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
+        assert!(succeeded(&answer(&deep).unwrap()).is_err());
+    }
 }

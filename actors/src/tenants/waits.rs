@@ -22,8 +22,6 @@ use crate::tenant::{StepState, TenantState, Wait, Waiting};
 
 /// Longest time before a moment of the wall clock is looked at again: it may be set.
 const WALL_CHECK_MAX: Duration = Duration::from_secs(30);
-/// Time before a moment that has come is looked at again, while the task of its step ends.
-const RECHECK: Duration = Duration::from_millis(100);
 /// Steps whose moment has come that are told to the group at once.
 const TOLD_AT_ONCE_MAX: usize = 1024;
 
@@ -69,7 +67,7 @@ impl TenantShell {
             let (run, step, attempt) = key;
             if self.tasks.contains_key(&key) {
                 // The task that said what to wait for is not seen to have ended.
-                self.alarms.set(key, now + RECHECK);
+                self.late.insert(key);
             } else if self.is_until(key) && due_at > self.deps.seams.clock.now() {
                 self.arm((due_at, run, step, attempt));
             } else {
