@@ -11,6 +11,7 @@ pub mod control;
 pub mod descriptors;
 pub mod elector;
 pub mod error;
+pub mod fair;
 pub mod handles;
 pub mod heartbeat;
 pub mod idempotency;

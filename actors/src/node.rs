@@ -31,14 +31,14 @@ use crate::origins::Origins;
 use crate::outcome::{Outcome, Refusal};
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores};
+use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
-    Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
+    Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
+    TenantSupervisor,
 };
-use crate::workflow::template::Templates;
 
 /// Tenant groups of a region.
 const GROUPS_PER_REGION: u32 = 8;
@@ -110,6 +110,17 @@ pub struct NodePorts {
     pub issuer: Arc<dyn CertificateIssuer>,
     /// How many of each thing may be open.
     pub descriptors: DescriptorBudget,
+    /// What steps are performed with.
+    pub steps: StepPorts,
+}
+
+/// What steps are performed with.
+#[derive(Clone)]
+pub struct StepPorts {
+    /// Threads for what takes long.
+    pub workers: Arc<dyn Workers>,
+    /// Remembers what was under way when the process died.
+    pub under_way: Arc<dyn UnderWay>,
 }
 
 /// Why a node's actors did not start.
@@ -200,7 +211,7 @@ async fn start_under(
     ports: &NodePorts,
     open: impl FnOnce(Doors) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, descriptors } =
+    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, descriptors, steps } =
         ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
@@ -235,8 +246,9 @@ async fn start_under(
         seams: seams.clone(),
         http,
         locks: locks.clone(),
-        templates: Templates::default(),
-        descriptors,
+        renderer: Renderer::new(steps.workers),
+        gates: StepGates::new(descriptors.step_calls, descriptors.tenant_step_calls),
+        under_way: steps.under_way,
     };
     let arguments = SupervisorArguments {
         deps: Arc::new(deps),

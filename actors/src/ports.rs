@@ -2,6 +2,7 @@
 //! them; `node` wires them.
 
 mod peers;
+mod work;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +17,8 @@ pub use peers::{
     Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError,
     PeerService, Peers, Service, Stranger,
 };
+
+pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
 
 use crate::command::Envelope;
 use crate::descriptors::is_exhausted;

@@ -14,14 +14,14 @@ use shiioo_actors::command::Member;
 use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ids::{GroupId, NodeId};
 use shiioo_actors::join::{CertificateIssuer, JoinSecret};
-use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile};
-use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError};
+use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
+use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
 use shiioo_actors::seams::Seams;
 use shiioo_actors::secret::SecretBytes;
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
-use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig};
+use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
 use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
@@ -41,6 +41,8 @@ const API_DRAIN: Duration = Duration::from_secs(2);
 
 /// A node's rooms, running.
 pub(crate) struct Rooms {
+    seams: NodeSeams,
+    under_way: Arc<UnderWayFile>,
     groups: Arc<Groups>,
     actors: NodeActors,
     quic: Arc<Quic>,
@@ -54,6 +56,9 @@ pub enum RoomsError {
     /// The data cannot be read.
     #[error("the data cannot be used: {0}")]
     Store(#[from] StoreError),
+    /// There are no threads for the steps.
+    #[error("threads for steps cannot be started: {0}")]
+    Threads(#[source] std::io::Error),
     /// TLS for outgoing calls cannot be set up.
     #[error("TLS for `http` steps cannot be set up: {0}")]
     Tls(String),
@@ -133,11 +138,25 @@ impl Rooms {
             founding,
         };
         let door = Door::new(Arc::clone(&groups), Arc::clone(&api));
-        match Self::start_actors(config, seams, profile, &groups, registry, &quic, door).await {
+        let disk = Arc::clone(&seams.disk);
+        let under_way = seams.executor.run(move || UnderWayFile::open(&*disk)).await;
+        let under_way = Arc::new(under_way);
+        let started = match seams.executor.workers() {
+            Ok(workers) => {
+                let under_way = Arc::clone(&under_way) as Arc<dyn UnderWay>;
+                let steps = StepPorts { workers, under_way };
+                let parts = Parts { groups: &groups, registry, quic: &quic, door, steps };
+                Self::start_actors(config, seams, profile, parts).await
+            }
+            Err(error) => Err(RoomsError::Threads(error)),
+        };
+        match started {
             Ok(actors) => {
                 api.open(actors.handles.clone());
                 let identity = founded(seams, identity).await?;
-                Ok((Self { groups, actors, quic, api: serving, stop_api }, identity))
+                let seams = seams.clone();
+                let rooms = Self { seams, under_way, groups, actors, quic, api: serving, stop_api };
+                Ok((rooms, identity))
             }
             Err(error) => {
                 groups.shutdown().await;
@@ -151,11 +170,9 @@ impl Rooms {
         config: &Config,
         seams: &NodeSeams,
         profile: NodeProfile,
-        groups: &Arc<Groups>,
-        registry: Arc<Registry>,
-        quic: &Arc<Quic>,
-        door: Arc<Door>,
+        parts: Parts<'_>,
     ) -> Result<NodeActors, RoomsError> {
+        let Parts { groups, registry, quic, door, steps } = parts;
         // Only who founds the cluster is its first voter; the others are told who votes.
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
@@ -176,6 +193,7 @@ impl Rooms {
             peers: Arc::clone(quic) as Arc<dyn Peers>,
             issuer: Arc::new(Issuer(seams.seams.clone())),
             descriptors,
+            steps,
         };
         quic.serve(door.clone(), door.clone());
         // A node that waits for its cluster would not notice that its own log has failed.
@@ -202,7 +220,7 @@ impl Rooms {
     /// Lets others lead, takes no more requests, lets those that run end, writes down what waits,
     /// and stops.
     pub(crate) async fn close(self) {
-        let Self { groups, actors, quic, mut api, stop_api } = self;
+        let Self { seams, under_way, groups, actors, quic, mut api, stop_api } = self;
         actors.hand_over().await;
         let _ = stop_api.send(());
         if tokio::time::timeout(API_DRAIN, &mut api).await.is_err() {
@@ -210,9 +228,20 @@ impl Rooms {
             api.abort();
         }
         actors.stop().await;
+        // What was under way has been stopped; nobody ended the process.
+        seams.executor.run(move || under_way.close()).await;
         groups.shutdown().await;
         quic.close().await;
     }
+}
+
+/// What has been opened before the actors start.
+struct Parts<'r> {
+    groups: &'r Arc<Groups>,
+    registry: Arc<Registry>,
+    quic: &'r Arc<Quic>,
+    door: Arc<Door>,
+    steps: StepPorts,
 }
 
 fn open_quic(

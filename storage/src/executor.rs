@@ -3,9 +3,11 @@
 
 use std::future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
+
+use shiioo_actors::ports::{Job, Workers};
 
 /// Where blocking work runs: on the caller's thread in a simulation, where every thread would be
 /// an unseen source of chance, else on threads that may block.
@@ -80,6 +82,68 @@ impl Executor {
     ) -> io::Result<()> {
         debug_assert!(matches!(self, Self::Threads));
         std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
+    }
+}
+
+/// Threads that work of tenants runs on: rendering, and reading what services answered.
+const WORKERS: usize = 2;
+/// Stack of such a thread, bytes. Only what is used of it takes memory.
+const WORKER_STACK_BYTES: usize = 16 << 20;
+
+impl Executor {
+    /// Starts the threads for tenants' work; in a simulation there are none, and it runs where it is
+    /// asked for.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn workers(&self) -> io::Result<Arc<dyn Workers>> {
+        if !matches!(self, Self::Threads) {
+            return Ok(Arc::new(InlineWorkers));
+        }
+        let (jobs, next) = mpsc::channel::<Job>();
+        let next = Arc::new(Mutex::new(next));
+        for _ in 0..WORKERS {
+            let next = Arc::clone(&next);
+            let work = move || {
+                // They end when nobody is left who could bring more.
+                while let Some(job) = take_job(&next) {
+                    job();
+                }
+            };
+            let thread = std::thread::Builder::new().name("worker".into());
+            thread.stack_size(WORKER_STACK_BYTES).spawn(work)?;
+        }
+        Ok(Arc::new(WorkerThreads(jobs)))
+    }
+}
+
+/// Waits for a job, with the line locked, and runs it without.
+fn take_job(next: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
+    next.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+struct WorkerThreads(mpsc::Sender<Job>);
+
+impl Workers for WorkerThreads {
+    fn threads(&self) -> usize {
+        WORKERS
+    }
+
+    fn run(&self, job: Job) {
+        // The threads live as long as this sender.
+        let _ = self.0.send(job);
+    }
+}
+
+struct InlineWorkers;
+
+impl Workers for InlineWorkers {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, job: Job) {
+        job();
     }
 }
 

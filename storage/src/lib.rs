@@ -24,6 +24,7 @@ pub mod inspect;
 mod log;
 mod parts;
 mod raft;
+mod under_way;
 
 pub use executor::{Executor, Pace};
 #[cfg(any(test, feature = "sim"))]
@@ -31,3 +32,4 @@ pub use log::witnessed_log_bytes;
 pub use log::{LogClaim, has_log};
 pub use parts::{FileStores, StoresConfig};
 pub use raft::{Groups, GroupsConfig, NoPeers};
+pub use under_way::UnderWayFile;

@@ -10,6 +10,7 @@
 
 mod day;
 mod definitions;
+mod due;
 mod events;
 mod progress;
 mod rows;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use day::DayCount;
 pub use definitions::{Job, NamedWorkflow};
+pub use due::Wait;
 pub use events::checked_event;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
@@ -103,7 +105,7 @@ pub struct TenantState {
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
-    due: BTreeSet<(Timestamp, RunId, u16, u32)>,
+    due: due::DueSet,
     workflows: BTreeMap<String, NamedWorkflow>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
@@ -160,12 +162,14 @@ impl TenantState {
         self.due.first().map(|(at, ..)| *at)
     }
 
-    /// The steps whose moment has come by `now`.
-    pub fn due_by(&self, now: Timestamp) -> impl Iterator<Item = (RunId, u16, u32)> {
-        self.due
-            .iter()
-            .take_while(move |(at, ..)| *at <= now)
-            .map(|(_, run, step, attempt)| (*run, *step, *attempt))
+    /// What steps wait for that is a moment, the next first.
+    pub fn waits(&self) -> impl Iterator<Item = Wait> {
+        self.due.iter()
+    }
+
+    /// The waits that have begun since this was asked last.
+    pub fn take_new_waits(&mut self) -> Vec<Wait> {
+        self.due.take_new()
     }
 
     /// What is used of a quota as the replicated state counts it, at time `now`.

@@ -153,6 +153,8 @@ impl Driver {
     }
 }
 
+mod limits;
+
 fn statuses(run: &Run) -> Vec<StepStatus> {
     run.steps.iter().map(|step| step.status).collect()
 }

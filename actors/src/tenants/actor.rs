@@ -1,6 +1,6 @@
 //! The shell around one tenant's state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,30 +10,23 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::alarms::Alarms;
 use super::message::{AdmitReply, TenantReader};
-use super::steps::{self, Link, StepTask};
+use super::rendering::Renderer;
+use super::steps::{self, Link, StepGates, StepKey, StepTask};
 use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
-use crate::descriptors::DescriptorBudget;
 use crate::ids::{Part, RunId};
 use crate::locks::{LockManager, Space};
 use crate::outcome::Refusal;
 use crate::part::{PartDeps, PartRunner};
-use crate::ports::{HttpCaller, Leadership};
+use crate::ports::{HttpCaller, Leadership, UnderWay};
 use crate::rate::RateWindow;
-use crate::seams::{Seams, Timestamp};
+use crate::seams::Seams;
 use crate::tenant::{TenantEffect, TenantState};
 use crate::tenant_record::Quota;
-use crate::workflow::template::Templates;
 
 /// What has changed is made durable this often, at least.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
-/// Longest sleep before a moment that steps wait for is looked at again: the wall clock may jump.
-const DUE_CHECK_MAX: Duration = Duration::from_secs(30);
-/// Wait before a moment that has come, and is being told to the group, is looked at again.
-const DUE_RECHECK: Duration = Duration::from_millis(100);
-/// Steps whose moment has come that are told to the group at once.
-const DUE_AT_ONCE_MAX: usize = 1024;
-
 /// What every tenant's actor needs from outside.
 pub struct TenantDeps {
     /// Log and files.
@@ -44,10 +37,12 @@ pub struct TenantDeps {
     pub http: Arc<dyn HttpCaller>,
     /// Who keeps waiters and timers of locks.
     pub locks: LockManager,
-    /// The template engine.
-    pub templates: Templates,
-    /// How many calls and open stores there may be.
-    pub descriptors: DescriptorBudget,
+    /// Fills templates in, away from the runtime's threads.
+    pub renderer: Renderer,
+    /// How many steps are performed at once.
+    pub gates: StepGates,
+    /// Remembers what was under way when the process died.
+    pub under_way: Arc<dyn UnderWay>,
 }
 
 /// A tenant's actor.
@@ -56,22 +51,26 @@ pub(super) struct TenantActor;
 /// What it keeps.
 pub(super) struct TenantShell {
     slot: Arc<Slot>,
-    deps: Arc<TenantDeps>,
-    runner: PartRunner<TenantState>,
+    pub(super) deps: Arc<TenantDeps>,
+    pub(super) runner: PartRunner<TenantState>,
     leadership: watch::Receiver<Leadership>,
     /// Tells this actor of changes of leadership.
     watcher: AbortHandle,
     /// The term in which this node leads, once everything of earlier terms has been applied.
-    leads: Option<u64>,
+    pub(super) leads: Option<u64>,
     /// The lock space that the lock manager was told to lead.
     led_space: Option<Space>,
     /// Tasks under way, by step and attempt.
-    tasks: BTreeMap<(RunId, u16, u32), AbortHandle>,
+    pub(super) tasks: BTreeMap<StepKey, AbortHandle>,
     waiters: BTreeMap<RunId, Vec<oneshot::Sender<()>>>,
     requests: RateWindow,
     started: Instant,
-    /// The moment the timer is set for.
-    timer: Option<(Timestamp, AbortHandle)>,
+    /// When steps that wait go on.
+    pub(super) alarms: Alarms<StepKey>,
+    /// Those whose alarm went off while their task was under way still.
+    pub(super) late: BTreeSet<StepKey>,
+    /// When the next alarm is looked at, and what wakes this actor then.
+    pub(super) timer: Option<(Instant, AbortHandle)>,
 }
 
 impl Actor for TenantActor {
@@ -104,6 +103,8 @@ impl Actor for TenantActor {
             waiters: BTreeMap::new(),
             requests: RateWindow::default(),
             started: Instant::now(),
+            alarms: Alarms::default(),
+            late: BTreeSet::new(),
             timer: None,
         };
         for effect in effects {
@@ -151,17 +152,22 @@ impl Actor for TenantActor {
                     let _ = reply.send(());
                 }
             }
-            TenantMessage::Due => {
-                shell.timer = None;
-                shell.tell_due(&myself);
+            TenantMessage::Due => shell.timer = None,
+            TenantMessage::Take { run, step, attempt, reply } => {
+                let state = &shell.runner.machine;
+                let _ = reply.send(StepTask::of(state, run, step, attempt));
             }
             TenantMessage::Performed { run, step, attempt } => {
                 shell.tasks.remove(&(run, step, attempt));
+                // Its alarm may have gone off while its task was seen as under way.
+                if shell.late.remove(&(run, step, attempt)) {
+                    shell.alarms.set((run, step, attempt), Instant::now());
+                }
             }
             TenantMessage::Housekeeping => shell.keep_house(&myself).await?,
             TenantMessage::Test(hook) => shell.misbehave(hook).await,
         }
-        shell.set_timer(&myself);
+        shell.follow_waits(&myself);
         Ok(())
     }
 
@@ -232,11 +238,13 @@ impl TenantShell {
                 self.perform_step(myself, run, step, attempt);
             }
             TenantEffect::StopStep { run, step, attempt } => {
+                self.alarms.clear((run, step, attempt));
                 if let Some(task) = self.tasks.remove(&(run, step, attempt)) {
                     task.abort();
                 }
             }
             TenantEffect::RunEnded(run) => {
+                self.deps.renderer.forget(run);
                 for waiter in self.waiters.remove(&run).into_iter().flatten() {
                     let _ = waiter.send(());
                 }
@@ -276,6 +284,7 @@ impl TenantShell {
                 self.perform_step(myself, run, step, attempt);
             }
         }
+        self.arm_all();
         true
     }
 
@@ -287,15 +296,20 @@ impl TenantShell {
         attempt: u32,
     ) {
         let Some(link) = self.link() else { return };
-        let Some(task) = StepTask::of(&self.runner.machine, run, step, attempt) else { return };
-        self.spawn(myself, (run, step, attempt), steps::perform(link, task));
+        // The task takes the rest when its turn has come: thousands may wait for theirs.
+        let live = self.runner.machine.runs().get(&run);
+        let Some(spec) = live.and_then(|live| live.workflow.steps.get(usize::from(step))) else {
+            return;
+        };
+        let task = steps::perform(link, (run, step, attempt), spec.json.clone(), myself.clone());
+        self.spawn(myself, (run, step, attempt), task);
     }
 
     /// Runs a task for a step, unless one is under way for this attempt.
-    fn spawn(
+    pub(super) fn spawn(
         &mut self,
         myself: &ActorRef<TenantMessage>,
-        key: (RunId, u16, u32),
+        key: StepKey,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         if self.tasks.contains_key(&key) {
@@ -308,40 +322,6 @@ impl TenantShell {
             let _ = myself.send_message(TenantMessage::Performed { run, step, attempt });
         });
         self.tasks.insert(key, task.abort_handle());
-    }
-
-    /// Tells the group which steps' moments have come.
-    fn tell_due(&mut self, myself: &ActorRef<TenantMessage>) {
-        let now = self.deps.seams.clock.now();
-        let due: Vec<_> = self.runner.machine.due_by(now).take(DUE_AT_ONCE_MAX).collect();
-        for (run, step, attempt) in due {
-            let Some(link) = self.link() else { return };
-            self.spawn(myself, (run, step, attempt), steps::tell_due(link, run, step, attempt));
-        }
-    }
-
-    /// Sets the timer for the next moment a step waits for.
-    fn set_timer(&mut self, myself: &ActorRef<TenantMessage>) {
-        let Some(next) = self.runner.machine.next_due().filter(|_| self.leads.is_some()) else {
-            return;
-        };
-        if next <= self.deps.seams.clock.now() {
-            self.tell_due(myself);
-        }
-        match &self.timer {
-            Some((at, timer)) if *at <= next && !timer.is_finished() => return,
-            Some((_, timer)) => timer.abort(),
-            None => {}
-        }
-        let wait = Duration::from_millis(next.ms_since(self.deps.seams.clock.now()));
-        // A moment that has come and is being told leaves the state soon: no need to spin.
-        let wait = if wait.is_zero() { DUE_RECHECK } else { wait.min(DUE_CHECK_MAX) };
-        let myself = myself.clone();
-        let timer = tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let _ = myself.send_message(TenantMessage::Due);
-        });
-        self.timer = Some((next, timer.abort_handle()));
     }
 
     fn admit(&mut self) -> AdmitReply {
@@ -424,6 +404,8 @@ impl TenantShell {
     }
 
     fn stop_tasks(&mut self) {
+        self.alarms.clear_all();
+        self.late.clear();
         for task in std::mem::take(&mut self.tasks).into_values() {
             task.abort();
         }
@@ -440,7 +422,7 @@ impl TenantShell {
     }
 
     /// What a task needs to act for this tenant, while this node leads its group.
-    fn link(&self) -> Option<Link> {
+    pub(super) fn link(&self) -> Option<Link> {
         Some(Link {
             deps: Arc::clone(&self.deps),
             group: self.slot.group,

@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::steps::StepTask;
 use crate::ids::RunId;
 use crate::outcome::Refusal;
 use crate::part::Overlay;
@@ -47,6 +48,18 @@ pub enum TenantMessage {
     WaitRun(RunId, oneshot::Sender<()>),
     /// A moment has come that steps waited for.
     Due,
+    /// What an attempt is to do, for its task whose turn has come; nothing when it is not under way
+    /// any more.
+    Take {
+        /// Run.
+        run: RunId,
+        /// Index of the step.
+        step: u16,
+        /// Attempt.
+        attempt: u32,
+        /// Where to tell it.
+        reply: oneshot::Sender<Option<StepTask>>,
+    },
     /// A step's task has ended.
     Performed {
         /// Run.

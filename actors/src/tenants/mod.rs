@@ -11,14 +11,19 @@
 //!   terms has been applied.
 
 mod actor;
+mod alarms;
 mod message;
 mod registry;
+mod rendering;
 mod slot;
 mod steps;
 mod supervisor;
+mod waits;
 
 pub use actor::TenantDeps;
 pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
 pub use registry::Registry;
+pub use rendering::Renderer;
 pub use slot::{Phase, Slot, TENANT_CALLS_MAX};
+pub use steps::StepGates;
 pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};

@@ -1,0 +1,82 @@
+//! What a run may hold, and when an attempt is not repeated.
+
+use super::super::run::RUN_PAYLOAD_BYTES_MAX;
+use super::*;
+
+/// A JSON string of so many bytes, quotes included.
+fn text(bytes: u64) -> Json {
+    Json::from_value(&"x".repeat(usize::try_from(bytes - 2).unwrap()).into())
+}
+
+fn start_with_input(driver: &mut Driver, n: u128, input: Json) {
+    driver.apply(TenantCommand::StartRun {
+        run: run(n),
+        work_item: "w".into(),
+        workflow: WorkflowSource::Inline(diamond(3)),
+        input,
+        idempotency: None,
+    });
+}
+
+fn give(driver: &mut Driver, n: u128, step: u16, output: Json) {
+    let result = StepResult::Succeeded { output };
+    driver.apply(TenantCommand::StepResult { run: run(n), step, attempt: 1, result });
+}
+
+#[test]
+fn input_and_outputs_of_a_run_are_bounded_together() {
+    use StepStatus::{Completed, Failed, Skipped};
+    const MIB: u64 = 1 << 20;
+    for over in [0, 1] {
+        let mut driver = Driver::new();
+        start_with_input(&mut driver, 1, text(5 * MIB));
+        give(&mut driver, 1, 0, text(5 * MIB));
+        give(&mut driver, 1, 1, text(RUN_PAYLOAD_BYTES_MAX - 10 * MIB - 4 + over));
+        give(&mut driver, 1, 2, text(4));
+        if over == 0 {
+            assert_eq!(driver.state.runs[&run(1)].payload_bytes, RUN_PAYLOAD_BYTES_MAX);
+            give(&mut driver, 1, 3, text(2));
+        }
+        let ended = driver.ended(1);
+        let last = if over == 0 {
+            [Completed, Completed, Completed, Failed]
+        } else {
+            [Completed, Completed, Failed, Skipped]
+        };
+        assert_eq!(statuses(&ended), last);
+        assert!(ended.error.as_deref().unwrap().contains("16777216 bytes"), "{:?}", ended.error);
+    }
+}
+
+#[test]
+fn a_run_that_is_failing_repeats_no_attempt() {
+    use StepStatus::{Completed, Failed, Skipped};
+    let mut driver = Driver::new();
+    driver.start_with(1, diamond(3), None);
+    driver.succeed(1, 0, 1);
+    driver.fail(1, 1, 1, None);
+    driver.fail(1, 2, 1, Some(500));
+    assert_eq!(statuses(&driver.ended(1)), [Completed, Failed, Failed, Skipped]);
+    assert_eq!(driver.state.next_due(), None);
+    let failed = |line: &&serde_json::Value| line["event_type"]["type"] == "step_failed";
+    let lines = driver.lines();
+    assert!(lines.iter().filter(failed).all(|line| line["event_type"]["will_retry"] == false));
+}
+
+#[test]
+fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
+    let mut driver = Driver::new();
+    driver.start_with(1, diamond(3), None);
+    driver.fail(1, 0, 1, Some(500));
+    driver.set(2, TenantStatus::Suspended, Quotas::default());
+    driver.at += 500;
+    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    assert_eq!(driver.apply(due), Outcome::Done);
+    let step = &driver.state.runs[&run(1)].steps[0];
+    assert_eq!((step.attempt, step.waiting), (1, Waiting::Resume));
+    assert!(driver.state.outstanding().is_empty());
+    driver.set(3, TenantStatus::Active, Quotas::default());
+    let step = &driver.state.runs[&run(1)].steps[0];
+    assert_eq!((step.attempt, step.waiting), (2, Waiting::Nothing));
+    assert_eq!(driver.state.outstanding().len(), 1);
+}

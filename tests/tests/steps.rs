@@ -1,0 +1,185 @@
+//! Steps that could hurt: the node they are performed on, its other tenants, or themselves.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Counter, Scripted, Server, Tenant, eventually, eventually_within, spec};
+use tokio::time::Instant;
+
+async fn tenant() -> (std::sync::Arc<Server>, Tenant) {
+    let server = Server::shared(&[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    (server, tenant)
+}
+
+#[tokio::test]
+async fn what_is_known_to_fail_is_refused_with_its_place() {
+    let (_server, tenant) = tenant().await;
+    let poison = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
+    let long = format!("{{{{ input{} }}}}", ".a".repeat(30_000));
+    let set = |output: &str| spec::set("bad", output);
+    let wait = |until: &str| spec::step("bad", json!({ "type": "wait", "until": until }));
+    for (step, said) in [
+        (set(&poison), "action.output"),
+        (set(&long), "action.output"),
+        (set("{{ input.x"), "not closed"),
+        (set("{% for x in [1] %}{% endfor %}"), "not allowed"),
+        (set("{{ 1 + }}"), "action.output"),
+        (set("{{ steps.nobody.output }}"), "no step"),
+        (set("{{ steps.later.output }}"), "depend on it"),
+        (set("{{ steps.fetch-user.output.x }}"), "steps['fetch-user']"),
+        (set("{{ steps.two words.output }}"), "steps['two words']"),
+        (wait("tomorrow"), "action.until"),
+    ] {
+        let others = [spec::set("fetch-user", 1), spec::set("two words", 1)];
+        let later = spec::after(spec::set("later", 1), &["bad"]);
+        let first = spec::after(step, &["fetch-user", "two words"]);
+        let body = spec::inline([others.to_vec(), vec![first, later]].concat());
+        let problem = tenant.post("/runs", body.clone()).await.problem(422, "invalid_workflow");
+        assert_eq!(problem["step"], "bad", "{problem:#}");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains(said), "{said}: {detail}");
+        assert!(detail.chars().count() < 1_000, "{detail}");
+        let stored = tenant.put("/workflows/w", body["workflow"].clone()).await;
+        stored.problem(422, "invalid_workflow");
+    }
+    let good = spec::after(set("{{ steps['fetch-user'].output + 1 }}"), &["fetch-user"]);
+    let run = tenant.finished(spec::inline([spec::set("fetch-user", 1), good])).await;
+    assert_eq!(run["output"], json!({ "bad": 2 }), "{run:#}");
+}
+
+#[tokio::test]
+async fn null_is_nothing_and_what_is_stored_is_whole() {
+    let (_server, tenant) = tenant().await;
+    let nulls = json!({
+        "name": null, "description": null, "role": null, "depends_on": null, "timeout_secs": null,
+        "retry_policy": { "max_attempts": null, "backoff_secs": null }, "requires_approval": null,
+    });
+    let call = json!({
+        "type": "http", "method": "GET", "url": "http://localhost", "headers": null, "body": null,
+    });
+    let steps = [spec::with(spec::step("a", call), nulls), spec::set("b", 1)];
+    let mut workflow = spec::workflow(steps);
+    workflow["steps"][1]["retry_policy"] = Value::Null;
+    workflow["dependencies"] = Value::Null;
+    let stored = tenant.put("/workflows/nulls", workflow).await.expect(201);
+    for (step, id) in [(&stored["spec"]["steps"][0], "a"), (&stored["spec"]["steps"][1], "b")] {
+        assert_eq!(step["name"], id, "{stored:#}");
+        assert_eq!(step["role"], "default");
+        assert_eq!(step["requires_approval"], false);
+        assert_eq!(step["timeout_secs"].to_string(), "300");
+        assert_eq!(step["retry_policy"].to_string(), r#"{"backoff_secs":1,"max_attempts":1}"#);
+    }
+    for (field, bad) in [
+        ("retry_policy", json!([3, 0.1])),
+        ("retry_policy", json!({ "max_attempts": "x" })),
+        ("timeout_secs", json!("1")),
+        ("action", json!(["set", 1])),
+    ] {
+        let step = spec::with(spec::set("a", 1), json!({ field: bad }));
+        let problem = tenant.post("/runs", spec::inline([step])).await.expect(422);
+        let detail = problem["detail"].as_str().expect("a text");
+        for name in ["struct", "f64", "u32", "RetryPolicy", "Action", "enum"] {
+            assert!(!detail.contains(name), "{detail}");
+        }
+        let named = problem["field"].as_str().expect("a field");
+        assert!(named.contains(field), "{problem:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_kept_as_it_is_fails_its_step() {
+    let (_server, tenant) = tenant().await;
+    let input = (0..60).fold(json!(1), |inner, _| json!([inner]));
+    let deep = (0..5).fold(json!("{{ input }}"), |inner, _| json!([inner]));
+    for (output, said) in
+        [(deep, "64 levels"), (json!("{{ 2 ** 64 }}"), "64 bits"), (json!("{{ [input.x] }}"), "")]
+    {
+        let body = spec::inline_with(input.clone(), [spec::set("a", output)]);
+        let run = tenant.finished(body).await;
+        assert_eq!(run["status"], "failed", "{run:#}");
+        let error = Tenant::step(&run, "a")["error"].as_str().expect("a text");
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+/// Whatever it was that ended the process: a step that was under way each time is not tried for
+/// ever.
+#[tokio::test]
+async fn a_step_under_way_at_three_deaths_in_a_row_fails() {
+    let mut server = Server::alone(&[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let service = Counter::start().await;
+    service.script("/poison", vec![Scripted::slow(Duration::from_secs(120)); 9]);
+    let step = spec::http("poison", "GET", &service.url("/poison"));
+    let run = tenant.start(spec::inline([step])).await;
+    // A stop that is asked for does not count.
+    for death in 0..4 {
+        eventually("the call", async || (service.count("/poison") > death).then_some(())).await;
+        match death {
+            0 => server.term().await,
+            _ => server.kill9(),
+        }
+        server.restart().await;
+    }
+    let tenant = Tenant { client: server.client(), ..tenant };
+    let ended = tenant.ended(&run).await;
+    assert_eq!(ended["status"], "failed", "{ended:#}");
+    let error = Tenant::step(&ended, "poison")["error"].as_str().expect("a text");
+    assert!(error.contains("died 3 times in a row"), "{error}");
+    assert_eq!(service.count("/poison"), 4);
+    let run = tenant.finished(spec::inline([spec::set("a", 1)])).await;
+    assert_eq!(run["status"], "completed", "{run:#}");
+}
+
+/// Rendering takes as long as it takes, but nobody else waits for it.
+#[tokio::test]
+async fn heavy_templates_stop_nobody_else() {
+    let server = Server::alone(&[]).await;
+    let heavy = Tenant::create(&server.client(), spec::unlimited()).await;
+    let other = Tenant::create(&server.client(), spec::unlimited()).await;
+    let before_kib = server.rss_kib();
+    let outputs: Vec<Value> =
+        (0..8).map(|at| spec::set(&format!("o{at}"), "{{ input }}")).collect();
+    let names: Vec<String> = (0..8).map(|at| format!("o{at}")).collect();
+    let needs: Vec<&str> = names.iter().map(String::as_str).collect();
+    let lengths = (0..40).map(|at| {
+        let text = format!("{{{{ steps.o{}.output | length }}}}", at % 8);
+        spec::after(spec::set(&format!("l{at}"), text), &needs)
+    });
+    let steps: Vec<Value> = outputs.iter().cloned().chain(lengths).collect();
+    let run = heavy.start(spec::inline_with(json!(vec![1; 400_000]), steps)).await;
+    let mut slowest = Duration::ZERO;
+    eventually_within(Duration::from_secs(120), "the heavy run", async || {
+        let asked = Instant::now();
+        server.client().get("/healthz").await.expect(200);
+        let done = other.finished(spec::inline([spec::set("a", "{{ 1 + 1 }}")])).await;
+        assert_eq!(done["status"], "completed", "{done:#}");
+        slowest = slowest.max(asked.elapsed());
+        (heavy.used("max_concurrent_workflows").await == 0).then_some(())
+    })
+    .await;
+    let ended = heavy.run(&run).await;
+    assert_eq!(ended["status"], "completed", "{}", ended["error"]);
+    assert_eq!(Tenant::step(&ended, "l39")["output"], 400_000);
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    let grown_kib = server.rss_kib().saturating_sub(before_kib);
+    assert!(grown_kib < 400 * 1024, "{grown_kib} KiB");
+}
+
+/// One tenant has so many calls open and no more; the rest of its steps are performed all the same.
+#[tokio::test]
+async fn calls_of_one_tenant_are_bounded_and_none_is_lost() {
+    let (server, tenant) = tenant().await;
+    let service = Counter::thinking(Duration::from_millis(300)).await;
+    let steps: Vec<Value> =
+        (0..150).map(|at| spec::http(&format!("h{at}"), "GET", &service.url("/many"))).collect();
+    let run = tenant.start(spec::inline(steps)).await;
+    eventually("the first calls", async || (service.count("/many") >= 60).then_some(())).await;
+    assert!(service.count("/many") <= 128, "{}", service.count("/many"));
+    let other = Tenant::create(&server.client(), spec::unlimited()).await;
+    let done = other.finished(spec::inline([spec::http("a", "GET", &service.url("/one"))])).await;
+    assert_eq!(done["status"], "completed", "{done:#}");
+    assert_eq!(tenant.ended(&run).await["status"], "completed");
+    assert_eq!(service.count("/many"), 150);
+}
