@@ -196,6 +196,16 @@ mod tests {
         assert!(!body.to_string().contains("redb"), "{body}");
     }
 
+    /// Files that found no room say nothing of what was written before they were asked.
+    #[tokio::test]
+    async fn files_without_room_do_not_say_that_nothing_changed() {
+        let (headers, body) = shown(CallError::Store(StoreError::Full).into()).await;
+        assert_eq!((&body["status"], &body["code"]), (&507.into(), &"disk_full".into()));
+        assert_eq!(body["retryable"], true);
+        assert!(body.get("applied").is_none());
+        assert!(headers.contains_key("retry-after"));
+    }
+
     #[test]
     fn what_passes_by_itself_is_tried_again() {
         use axum::response::IntoResponse;

@@ -176,7 +176,11 @@ impl Actor for ControlActor {
                 let _ = reply.send(installed.map(drop));
             }
             ControlMessage::Settle(reply) => {
-                let _ = reply.send(state.runner.settle().await);
+                let settled = state.runner.settle().await;
+                if settled.is_ok() {
+                    state.publish_all()?;
+                }
+                let _ = reply.send(settled);
             }
         }
         Ok(())

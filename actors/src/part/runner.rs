@@ -55,6 +55,8 @@ pub struct PartRunner<M: Machine> {
     undurable_bytes: usize,
     /// Files of a state that needs none any more are still there.
     has_to_remove: bool,
+    /// What another replica's part sent, while it waits for room.
+    to_install: Option<Dump>,
 }
 
 impl<M: Machine> PartRunner<M> {
@@ -88,6 +90,7 @@ impl<M: Machine> PartRunner<M> {
             is_continued: false,
             undurable_bytes: 0,
             has_to_remove: false,
+            to_install: None,
         };
         runner.offer_files();
         runner.unmark_idle().await?;
@@ -283,31 +286,44 @@ impl<M: Machine> PartRunner<M> {
     /// [`StoreError::Full`] when it was taken over, and waits in memory for room; and when the files
     /// fail.
     pub async fn install(&mut self, dump: Dump) -> Result<bool, StoreError> {
-        let Some(position) = dump.position.filter(|position| Some(*position) > self.applied) else {
-            self.settle().await?;
-            return Ok(false);
-        };
-        if self.rows.store.is_none() {
-            self.open_files().await?;
+        let is_newer = dump.position > self.applied;
+        if is_newer {
+            self.to_install = Some(dump);
         }
-        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None));
-        self.rows.put(gone.collect());
-        let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
-        self.rows.put(new.collect());
-        self.machine = M::load(&self.rows)?;
-        self.applied = Some(position);
-        self.is_continued = false;
         self.settle().await?;
-        Ok(true)
+        Ok(is_newer)
     }
 
-    /// Makes everything durable.
+    /// Makes everything durable, first of all what another replica's part sent.
     ///
     /// # Errors
     /// [`StoreError::Full`] while there is no room for it, and when the files fail.
     pub async fn settle(&mut self) -> Result<(), StoreError> {
+        self.take_over().await?;
         self.make_durable().await?;
         if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Puts what another replica's part sent in the place of what is here. For that the files have to
+    /// be open: what they hold goes.
+    async fn take_over(&mut self) -> Result<(), StoreError> {
+        if self.to_install.is_none() {
+            return Ok(());
+        }
+        if self.rows.store.is_none() && !self.open_files().await? && self.rows.is_shut {
+            return Err(StoreError::Full);
+        }
+        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
+        let Some(dump) = self.to_install.take() else { return Ok(()) };
+        if dump.position > self.applied {
+            self.rows.put(gone);
+            let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
+            self.rows.put(new.collect());
+            self.machine = M::load(&self.rows)?;
+            self.applied = dump.position;
+            self.is_continued = false;
+        }
+        Ok(())
     }
 
     fn all_rows(&self) -> Result<Vec<Found>, StoreError> {

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
+use shiioo_actors::seams::Timestamp;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Record, Vote};
 use super::segment::HEAD_BYTES;
 use super::tests::{append, entry, now, open, read};
-use super::{Log, Op, segment, witnessed_log_bytes};
+use super::{FULL_RETRY, Log, Op, segment, witnessed_log_bytes};
 use crate::disk::{OpenMode, SimDisk};
 use crate::executor::{Executor, Pace};
 
@@ -359,6 +361,7 @@ fn a_full_disk_delays_and_loses_nothing() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
     append(&log, GROUP, vec![entry(1, 0)]).unwrap();
+    let before = first_segment(&disk);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(async {
@@ -367,6 +370,7 @@ fn a_full_disk_delays_and_loses_nothing() {
         let done = Box::new(move |result| drop(tell.send(result)));
         log.append(GROUP, vec![entry(1, 1)], done).await;
         assert!(log.is_full() && told.try_recv().is_err());
+        assert_eq!(first_segment(&disk), before, "what was half written is cut off again");
         disk.set_capacity(None);
         told.await.unwrap().unwrap();
         assert!(!log.is_full());
@@ -417,6 +421,84 @@ fn a_lack_of_descriptors_delays_and_loses_nothing() {
         let segments = disk.mount().list(segment::LOG_DIR).unwrap().len();
         assert!(segments <= 3, "{segments} segments are left with {opens} descriptors");
     }
+}
+
+/// What is proposed before anybody knows that the disk is full is written all the same; from then on
+/// the disk is full, until there is room beside the reserve.
+#[test]
+fn what_meets_a_full_disk_first_is_written_into_the_reserve() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    append(&log, GROUP, vec![entry(1, 0)]).unwrap();
+    let used: u64 = disk.mount().list("log").unwrap().iter().map(|file| file.len).sum();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        disk.set_capacity(Some(used));
+        log.write(GROUP, vec![Op::Append(vec![entry(1, 1)])]).await.unwrap();
+        assert!(log.is_full());
+        tokio::time::sleep(FULL_RETRY * 3).await;
+        assert!(log.is_full(), "what it gave is not there to be taken back");
+        // And a vote, after a start.
+        drop(log);
+        let log = open(&disk).unwrap();
+        assert!(log.is_full());
+        let vote = Vote { term: 2, node: 1, committed: false };
+        log.write(GROUP, vec![Op::Vote(vote)]).await.unwrap();
+        disk.set_capacity(Some(used + (4 << 20)));
+        tokio::time::sleep(FULL_RETRY * 2).await;
+        assert!(!log.is_full());
+    });
+    assert_eq!(read(&open(&disk).unwrap(), GROUP).len(), 2);
+}
+
+/// Others look for room through the log: a part that found none, where the log has its reserve.
+#[test]
+fn who_finds_no_room_first_tells_the_log() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    let used: u64 = disk.mount().list("log").unwrap().iter().map(|file| file.len).sum();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        disk.set_capacity(Some(used + 1000));
+        assert!(!log.is_full());
+        log.found_no_room();
+        assert!(log.is_full());
+        tokio::time::sleep(FULL_RETRY * 3).await;
+        assert!(log.is_full());
+        disk.set_capacity(None);
+        tokio::time::sleep(FULL_RETRY * 2).await;
+        assert!(!log.is_full());
+    });
+}
+
+/// A job with an entry that can never be written is given back whole: nothing of it shows or is on
+/// disk, and what is in the same batch is.
+#[test]
+fn a_job_that_is_too_large_leaves_nothing_behind() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
+    let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
+    let reason = Some("x".repeat(record::PAYLOAD_BYTES_MAX));
+    let command = TenantCommand::CancelRun { run, reason };
+    let command = Command::Tenant { tenant, epoch: Epoch(1), command };
+    let at = Timestamp(0);
+    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let body = Body::Command(Arc::new(envelope));
+    let oversized = LogEntry { position: Position { term: 1, index: 1 }, body };
+    let before = first_segment(&disk);
+    let vote = Vote { term: 9, node: 1, committed: true };
+    let ops = vec![Op::Vote(vote), Op::Append(vec![entry(1, 0), oversized])];
+    assert!(now(log.write(GROUP, ops)).is_err());
+    assert_eq!(first_segment(&disk), before);
+    // The batch after it: effects that were left behind would show with it.
+    append(&log, GroupId(7), vec![entry(1, 0)]).unwrap();
+    assert_eq!(log.state(GROUP).vote, None);
+    let log = open(&disk).unwrap();
+    assert_eq!((log.state(GROUP).vote, read(&log, GROUP).len()), (None, 0));
+    assert_eq!(read(&log, GroupId(7)).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
