@@ -30,6 +30,16 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// What was asked is decided and will be done, but the tenant's actor was put aside and does
+    /// not take part for now.
+    #[error(
+        "the change is decided and takes effect once the tenant is served again; it is \
+         quarantined on its node: {reason}"
+    )]
+    DecidedButQuarantined {
+        /// Why.
+        reason: String,
+    },
     /// The node is stopping. Nothing changed.
     #[error("the node is stopping")]
     Stopping,
@@ -53,7 +63,8 @@ impl CallError {
     #[must_use]
     pub fn after_write(self) -> Self {
         match self {
-            Self::Refused(_) | Self::Unknown { .. } => self,
+            Self::Refused(_) | Self::Unknown { .. } | Self::DecidedButQuarantined { .. } => self,
+            Self::Quarantined { reason } => Self::DecidedButQuarantined { reason },
             other => Self::Unknown { why: format!("done, and then: {other}") },
         }
     }
@@ -66,6 +77,7 @@ impl From<ProposeError> for CallError {
             ProposeError::DiskFull => Self::DiskFull,
             ProposeError::Unknown(why) => Self::Unknown { why },
             ProposeError::Stopping => Self::Stopping,
+            ProposeError::Quarantined(reason) => Self::Quarantined { reason },
         }
     }
 }

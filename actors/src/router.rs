@@ -121,7 +121,8 @@ impl Router {
     /// Proposes until there is an outcome.
     ///
     /// # Errors
-    /// When there is none by `deadline`, or the disk is full, or this node stops.
+    /// When there is none by `deadline`, or the disk is full, or the tenant is quarantined, or this
+    /// node stops.
     pub async fn propose(
         &self,
         group: GroupId,
@@ -145,7 +146,11 @@ impl Router {
             };
             match attempted {
                 Ok(outcome) => return Ok(outcome),
-                Err(error @ (CallError::DiskFull | CallError::Stopping)) => return Err(error),
+                Err(
+                    error @ (CallError::DiskFull
+                    | CallError::Stopping
+                    | CallError::Quarantined { .. }),
+                ) => return Err(error),
                 Err(error) => last = error,
             }
             let again = Instant::now() + wait;

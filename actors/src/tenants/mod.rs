@@ -18,6 +18,6 @@ mod supervisor;
 
 pub use actor::TenantDeps;
 pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
-pub use registry::Registry;
+pub use registry::{Quarantined, Registry};
 pub use slot::{Phase, Slot, TENANT_CALLS_MAX};
 pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::actor::{TenantActor, TenantDeps};
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
-use crate::ids::{GroupId, TenantId};
+use crate::ids::{GroupId, Part, TenantId};
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
 const RESTARTS_MAX: usize = 3;
@@ -162,8 +162,15 @@ impl SupervisorState {
             slot.phase.send_replace(Phase::Starting);
             return self.start(myself, Arc::clone(slot));
         }
-        tracing::error!(tenant = %slot.tenant, %why, "a tenant keeps failing and is quarantined");
+        let log_bytes_kept =
+            self.arguments.deps.part.ledger.kept_for(slot.group, Part::Tenant(slot.tenant));
+        tracing::error!(
+            tenant = %slot.tenant, %why, log_bytes_kept,
+            "a tenant keeps failing and is quarantined"
+        );
         slot.phase.send_replace(Phase::Quarantined { reason: why });
+        // Who proposes from now on is refused at once; who has proposed need not wait longer.
+        slot.queue.forget_proposers();
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
     }
