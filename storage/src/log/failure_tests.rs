@@ -237,17 +237,45 @@ fn a_full_disk_delays_and_loses_nothing() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(async {
-        disk.set_capacity(Some(first_segment(&disk).len() as u64 + 45));
+        let written = first_segment(&disk);
+        disk.set_capacity(Some(written.len() as u64 + 45));
         let (tell, mut told) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
         log.append(GROUP, vec![entry(1, 1)], done).await;
         assert!(log.is_full() && told.try_recv().is_err());
+        assert_eq!(first_segment(&disk), written, "what found room is cut off again");
         disk.set_capacity(None);
         told.await.unwrap().unwrap();
         assert!(!log.is_full());
     });
     append(&log, GROUP, vec![entry(1, 2)]).unwrap();
     assert_eq!(read(&open(&disk).unwrap(), GROUP).len(), 3);
+}
+
+/// What is refused as too large leaves nothing behind, also nothing of what came with it and fits.
+#[test]
+fn a_job_that_is_too_large_leaves_no_trace() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    append(&log, GROUP, vec![entry(1, 0)]).unwrap();
+    let votes = [false, true].map(|committed| Vote { term: 7, node: 9, committed });
+    let position = Position { term: 1, index: 1 };
+    let members =
+        Members { voters: vec![(0..record::PAYLOAD_BYTES_MAX as u64).collect()], nodes: vec![] };
+    let large = LogEntry { position, body: Body::Members(members) };
+    let ops = vec![Op::Vote(votes[0]), Op::Purge(position), Op::Append(vec![large])];
+    let refused = now(log.write(GROUP, ops)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    // The next batch goes where the refused one would have gone.
+    append(&log, GROUP, vec![entry(1, 1)]).unwrap();
+    for log in [log, open(&disk).unwrap()] {
+        let state = log.state(GROUP);
+        assert_eq!((state.vote, state.purged), (None, None));
+        assert_eq!(read(&log, GROUP).len(), 2);
+    }
+    let log = open(&disk).unwrap();
+    now(log.write(GROUP, vec![Op::Vote(votes[1])])).unwrap();
+    assert_eq!(log.state(GROUP).vote, Some(votes[1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
