@@ -33,6 +33,16 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// What was asked is decided and will be done, but the tenant's actor was put aside and does
+    /// not take part for now.
+    #[error(
+        "the change is decided and takes effect once the tenant is served again; it is \
+         quarantined on its node: {reason}"
+    )]
+    DecidedButQuarantined {
+        /// Why.
+        reason: String,
+    },
     /// The node is stopping. Nothing changed.
     #[error("the node is stopping")]
     Stopping,
@@ -51,12 +61,18 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether a proposal that was answered so is not to be tried again: the state lasts.
+    pub(crate) const fn ends_attempts(&self) -> bool {
+        matches!(self, Self::DiskFull | Self::Stopping | Self::Quarantined { .. })
+    }
+
     /// The same, of a call whose command was accepted before it failed: what the command did stands,
     /// so that nothing may be said to be unchanged, nor to be refused.
     #[must_use]
     pub fn after_write(self) -> Self {
         match self {
-            Self::Unknown { .. } => self,
+            Self::Unknown { .. } | Self::DecidedButQuarantined { .. } => self,
+            Self::Quarantined { reason } => Self::DecidedButQuarantined { reason },
             other => Self::Unknown { why: format!("it was accepted, and then: {other}") },
         }
     }
@@ -69,6 +85,7 @@ impl From<ProposeError> for CallError {
             ProposeError::DiskFull => Self::DiskFull,
             ProposeError::Unknown(why) => Self::Unknown { why },
             ProposeError::Stopping => Self::Stopping,
+            ProposeError::Quarantined(reason) => Self::Quarantined { reason },
         }
     }
 }

@@ -87,6 +87,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// the log need not keep it.
     fn durable(&self, group: GroupId, part: Part, upto: Position);
 
+    /// Bytes of the group's log that are kept on account of `part` alone: what it has not made
+    /// durable, up to where another part needs the log.
+    fn kept_for(&self, _group: GroupId, _part: Part) -> u64 {
+        0
+    }
+
     /// Starts the group on this node, initialising it with `members` where it is new.
     fn open_group(
         &self,
@@ -177,6 +183,9 @@ pub enum ProposeError {
     /// The node is stopping. Nothing was applied.
     #[error("the node is stopping")]
     Stopping,
+    /// Not proposed: the tenant is quarantined, and nobody would apply it. Nothing was applied.
+    #[error("the tenant is quarantined: {0}")]
+    Quarantined(String),
 }
 
 /// Who leads a group, as far as this node knows.
@@ -225,6 +234,11 @@ pub struct ReplicaStatus {
 pub trait ApplySink: Send + Sync + 'static {
     /// Hands over the next entry of a group.
     fn hand_over(&self, group: GroupId, entry: Handed);
+
+    /// Why a command should not be proposed, as nobody would apply it for now.
+    fn refuses(&self, _group: GroupId, _envelope: &Envelope) -> Option<String> {
+        None
+    }
 
     /// Everything the group's part holds now, for a replica that has to begin with it: at least
     /// all that was handed over before. Only groups of one part have snapshots so far: group 0.

@@ -123,7 +123,8 @@ impl Router {
     /// when it has nothing to say any more.
     ///
     /// # Errors
-    /// When there is none by `deadline`, or the disk is full, or this node stops.
+    /// When there is none by `deadline`, or the disk is full, or the tenant is quarantined, or this
+    /// node stops.
     pub async fn propose<F>(
         &self,
         group: GroupId,
@@ -157,8 +158,9 @@ impl Router {
             let is_in_doubt = matches!(last, CallError::Unknown { .. });
             match attempted {
                 Ok(outcome) => return Ok(outcome),
-                Err(CallError::DiskFull | CallError::Stopping) if is_in_doubt => return Err(last),
-                Err(error @ (CallError::DiskFull | CallError::Stopping)) => return Err(error),
+                Err(error) if error.ends_attempts() => {
+                    return Err(if is_in_doubt { last } else { error });
+                }
                 Err(_) if is_in_doubt => {}
                 Err(error) => last = error,
             }

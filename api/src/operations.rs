@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::{Html, IntoResponse};
 use http::{HeaderName, header};
 use serde::Serialize;
+use shiioo_actors::tenants::Quarantined;
 use utoipa::ToSchema;
 
 use crate::app::{App, Ctx};
@@ -47,6 +48,19 @@ pub(crate) struct StatusBody {
     version: &'static str,
 }
 
+/// The node is ready.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Readiness)]
+pub(crate) struct ReadyBody {
+    /// `ready`.
+    status: &'static str,
+    /// The version of the program.
+    version: &'static str,
+    /// What somebody should look at, though the node serves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
 /// The node is alive: it answers.
 #[utoipa::path(get, path = "/healthz", operation_id = "healthz", tag = "Operations",
     responses((status = 200, description = "Alive", body = StatusBody)))]
@@ -56,7 +70,7 @@ pub(crate) async fn healthz(State(app): State<App>) -> Reply {
 
 /// The node serves: a quorum is reachable and it has caught up.
 #[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "Operations",
-    responses((status = 200, description = "Ready", body = StatusBody),
+    responses((status = 200, description = "Ready", body = ReadyBody),
         (status = 503, description = "Not ready: `reasons` says why", body = crate::problem::ProblemBody)))]
 pub(crate) async fn readyz(State(app): State<App>, ctx: Ctx) -> Reply {
     let handles = ctx.handles().map_err(|starting| {
@@ -66,10 +80,19 @@ pub(crate) async fn readyz(State(app): State<App>, ctx: Ctx) -> Reply {
     let reasons = ctx.in_time(handles.cluster.not_ready()).await;
     let reasons = reasons.unwrap_or_else(|| vec!["the node does not answer in time".to_owned()]);
     if reasons.is_empty() {
-        return Answer::ok(&StatusBody { status: "ready", version: app.version })?.done();
+        let warnings = handles.tenants.quarantined().iter().map(warning).collect();
+        return Answer::ok(&ReadyBody { status: "ready", version: app.version, warnings })?.done();
     }
     let text = format!("not ready: {}", reasons.join("; "));
     Err(Problem::new(Code::NoQuorum, text).retryable().facts(|facts| facts.reasons = reasons))
+}
+
+fn warning(tenant: &Quarantined) -> String {
+    let Quarantined { tenant, reason, log_bytes_kept } = tenant;
+    format!(
+        "tenant {tenant} is quarantined, and {log_bytes_kept} bytes of the log are kept for it: \
+         {reason}"
+    )
 }
 
 /// Which program answers.

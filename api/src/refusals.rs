@@ -42,6 +42,10 @@ impl From<CallError> for Problem {
                 .status(StatusCode::SERVICE_UNAVAILABLE)
                 .retry_after(RETRY_LATER_SECS)
                 .not_applied(),
+            // Not tried again on the client's behalf: a quarantine lasts.
+            CallError::DecidedButQuarantined { .. } => Self::new(Code::Internal, text)
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .retry_after(RETRY_LATER_SECS),
             CallError::Unknown { .. } | CallError::DeadlineExceeded => {
                 Self::new(Code::NoQuorum, text).retry_after(RETRY_SOON_SECS).retry(Retry::Unknown)
             }

@@ -19,7 +19,7 @@ use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
 use shiioo_actors::seams::Seams;
 use shiioo_actors::secret::SecretBytes;
 use shiioo_actors::system::Authority;
-use shiioo_actors::tenants::Registry;
+use shiioo_actors::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
 use shiioo_transport::http_client::HttpSteps;
@@ -105,14 +105,15 @@ impl Rooms {
         let founding = founding(config, &identity)?;
         let quic = open_quic(seams, &identity, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
-        let api = Arc::new(open_api(config, seams, Arc::clone(&groups)));
+        let registry = Arc::new(Registry::default());
+        let api = open_api(config, seams, Arc::clone(&groups), Arc::clone(&registry));
+        let api = Arc::new(api);
         let (stop_api, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&api);
         let serving = tokio::spawn(async move {
             // A dropped sender says the same as a message.
             serving.serve(sockets.api, async { drop(stopped.await) }).await;
         });
-        let registry = Arc::new(Registry::default());
         let log = LogClaim {
             expected: identity.log_id,
             fresh: seams.seams.uuid(),
@@ -265,7 +266,12 @@ fn open_quic(
     Ok(quic)
 }
 
-fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>>>) -> Api {
+fn open_api(
+    config: &Config,
+    seams: &NodeSeams,
+    groups: Arc<OnceLock<Arc<Groups>>>,
+    registry: Arc<Registry>,
+) -> Api {
     Api::new(
         seams.seams.clone(),
         ApiConfig {
@@ -277,6 +283,7 @@ fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {
                     write_group_metrics(&groups.groups(), text);
+                    write_quarantine_metrics(&registry.quarantined(&**groups), text);
                 }
             })],
         },
@@ -345,4 +352,14 @@ fn write_group_metrics(groups: &[GroupStatus], text: &mut String) {
             let _ = writeln!(text, "shiioo_group_applied_index{{{labels}}} {applied}");
         }
     }
+}
+
+/// Tenants are not named: their number is not bounded. `/readyz` names them.
+fn write_quarantine_metrics(quarantined: &[Quarantined], text: &mut String) {
+    let kept: u64 = quarantined.iter().map(|tenant| tenant.log_bytes_kept).sum();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# TYPE shiioo_tenants_quarantined gauge");
+    let _ = writeln!(text, "shiioo_tenants_quarantined {}", quarantined.len());
+    let _ = writeln!(text, "# TYPE shiioo_quarantined_log_bytes gauge");
+    let _ = writeln!(text, "shiioo_quarantined_log_bytes {kept}");
 }

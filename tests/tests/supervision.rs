@@ -94,7 +94,29 @@ async fn a_tenant_that_keeps_failing_is_quarantined_until_healed() {
     let client = server.client();
     assert_eq!(client.get("/readyz").await.status, 200, "the node itself is well");
     assert_eq!(client.get("/api/tenants").await.status, 200);
+
+    // A change of the tenant itself is decided elsewhere: it is not waited for in vain.
+    let path = format!("/api/tenants/{}/suspend", troubled.id);
+    let asked = Instant::now();
+    let reply = client.post_empty(&path).await;
+    assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
+    let body = reply.json();
+    assert_eq!((reply.status, &body["code"]), (503, &json!("internal")), "{reply}");
+    assert!(body["detail"].as_str().unwrap().contains("quarantined"), "{reply}");
+    assert!(body.get("applied").is_none(), "group 0 has decided it: {reply}");
+    let ready = client.get("/readyz").await.expect(200);
+    let warning = ready["warnings"][0].as_str().unwrap();
+    assert!(warning.contains(&troubled.id.to_string()), "{ready}");
+    let metrics = client.get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("shiioo_tenants_quarantined 1\n"), "{metrics}");
+
     hook(&troubled, "heal").await;
+    let path = format!("/api/tenants/{}/activate", troubled.id);
+    eventually("it is active again", async || {
+        (client.post_empty(&path).await.status == 200).then_some(())
+    })
+    .await;
     eventually("it answers again", async || {
         (troubled.get("/runs").await.status == 200).then_some(())
     })

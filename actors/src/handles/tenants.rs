@@ -16,7 +16,7 @@ use crate::ports::{Ledger, StoreError, StoreStats, Stores};
 use crate::seams::{Seams, Timestamp};
 use crate::system::SystemState;
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
-use crate::tenants::{AdmitReply, Registry, Slot, TenantMessage, TestHook};
+use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
 use crate::views::{Page, PageRequest, RateLimit, TenantView, Usage};
 
 /// Handle to the tenants.
@@ -397,6 +397,11 @@ impl Tenants {
         };
         let found = self.0.control.read(call.deadline, find).await?;
         Ok(found.unwrap_or_else(|| self.0.region.clone()))
+    }
+
+    /// The tenants of this node that are quarantined, and what of the log is kept for them.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.0.registry.quarantined(&*self.0.ledger)
     }
 
     /// Tenants that have files on this node, for the metrics.

@@ -156,6 +156,15 @@ impl PartQueue {
         self.lock().entries.iter().any(|entry| wanted(&entry.payload))
     }
 
+    /// Forgets who proposed what waits: nobody will apply it soon. They learn that the outcome is
+    /// unknown.
+    pub fn forget_proposers(&self) {
+        let mut inner = self.lock();
+        let mut forgotten: Vec<_> = inner.asking.drain(..).map(|(_, reply)| reply).collect();
+        forgotten.extend(inner.entries.iter_mut().filter_map(|entry| entry.reply.take()));
+        drop(inner);
+    }
+
     /// Whether there is something to take.
     pub fn has_work(&self) -> bool {
         let inner = self.lock();

@@ -22,7 +22,7 @@ mod waits;
 
 pub use actor::TenantDeps;
 pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
-pub use registry::Registry;
+pub use registry::{Quarantined, Registry};
 pub use rendering::Renderer;
 pub use slot::{Phase, Slot, TENANT_CALLS_MAX};
 pub use steps::StepGates;

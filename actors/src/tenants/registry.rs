@@ -9,17 +9,29 @@ use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
 use super::{Slot, SupervisorMessage};
-use crate::command::{Command, TenantCommand};
+use crate::command::{Command, Envelope, TenantCommand};
 use crate::control::ControlMessage;
-use crate::ids::{GroupId, TenantId};
+use crate::ids::{GroupId, Part, TenantId};
 use crate::part::{PartQueue, QueueBytes};
-use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
+use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
 
 /// Tenants of one group.
 #[derive(Debug, Default)]
 struct GroupTenants {
     handed_term: Arc<AtomicU64>,
     slots: RwLock<BTreeMap<TenantId, Arc<Slot>>>,
+}
+
+/// A tenant that was put aside because it keeps failing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Which.
+    pub tenant: TenantId,
+    /// Why.
+    pub reason: String,
+    /// Bytes of its group's log that cannot be removed because of it. They are kept, however many
+    /// they become: nothing else holds what it lacks.
+    pub log_bytes_kept: u64,
 }
 
 /// All tenants on this node.
@@ -89,6 +101,16 @@ impl Registry {
         slots.collect()
     }
 
+    /// The tenants that are quarantined, and what of the log is kept for them.
+    pub fn quarantined(&self, ledger: &dyn Ledger) -> Vec<Quarantined> {
+        let told = self.slots().into_iter().filter_map(|slot| {
+            let reason = slot.quarantined()?;
+            let log_bytes_kept = ledger.kept_for(slot.group, Part::Tenant(slot.tenant));
+            Some(Quarantined { tenant: slot.tenant, reason, log_bytes_kept })
+        });
+        told.collect()
+    }
+
     fn group(&self, group: GroupId) -> Arc<GroupTenants> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(tenants) = groups.get(&group) {
@@ -130,6 +152,13 @@ impl ApplySink for Registry {
         if deletes {
             slot.bury();
         }
+    }
+
+    fn refuses(&self, group: GroupId, envelope: &Envelope) -> Option<String> {
+        let Command::Tenant { tenant, .. } = &envelope.command else { return None };
+        let tenants = self.group(group);
+        let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(tenant)?.quarantined()
     }
 
     fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {

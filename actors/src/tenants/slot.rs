@@ -158,6 +158,14 @@ impl Slot {
         }
     }
 
+    /// Why the tenant is out of service, if it is.
+    pub fn quarantined(&self) -> Option<String> {
+        match &*self.phase.borrow() {
+            Phase::Quarantined { reason } | Phase::Damaged { reason } => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// The newest term whose first entry the group has handed over.
     pub(super) fn handed_term(&self) -> u64 {
         self.handed_term.load(Ordering::Acquire)

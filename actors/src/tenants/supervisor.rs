@@ -26,7 +26,6 @@ const QUARANTINE: Duration = Duration::from_secs(15);
 /// Pause before a tenant is opened again for which no descriptor was left.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
 /// Pause before the tenants with files are listed again, for which no descriptor was left.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a group that is being opened is looked for.
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// How long a tenant may take to open when it is looked at for unfinished work.
@@ -224,10 +223,17 @@ impl SupervisorState {
             slot.phase.send_replace(Phase::Starting);
             return self.start(myself, Arc::clone(slot));
         }
-        tracing::error!(tenant = %slot.tenant, %why, "a tenant keeps failing and is quarantined");
+        let log_bytes_kept =
+            self.arguments.deps.part.ledger.kept_for(slot.group, Part::Tenant(slot.tenant));
+        tracing::error!(
+            tenant = %slot.tenant, %why, log_bytes_kept,
+            "a tenant keeps failing and is quarantined"
+        );
         // The text names actors and files: it is for the log.
         let reason = "its actor failed again and again; the node's log says why".to_owned();
         slot.phase.send_replace(Phase::Quarantined { reason });
+        // Who proposes from now on is refused at once; who has proposed need not wait longer.
+        slot.queue.forget_proposers();
         let slot = Arc::clone(slot);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
     }

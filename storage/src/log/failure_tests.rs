@@ -361,16 +361,16 @@ fn a_full_disk_delays_and_loses_nothing() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
     append(&log, GROUP, vec![entry(1, 0)]).unwrap();
-    let before = first_segment(&disk);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(async {
-        disk.set_capacity(Some(first_segment(&disk).len() as u64 + 45));
+        let written = first_segment(&disk);
+        disk.set_capacity(Some(written.len() as u64 + 45));
         let (tell, mut told) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
         log.append(GROUP, vec![entry(1, 1)], done).await;
         assert!(log.is_full() && told.try_recv().is_err());
-        assert_eq!(first_segment(&disk), before, "what was half written is cut off again");
+        assert_eq!(first_segment(&disk), written, "what found room is cut off again");
         disk.set_capacity(None);
         told.await.unwrap().unwrap();
         assert!(!log.is_full());

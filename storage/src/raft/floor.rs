@@ -10,6 +10,7 @@
 //! - Entries without a part (a new term, a membership) never hold it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use shiioo_actors::ids::{Part, Position};
 
@@ -127,6 +128,19 @@ impl Floors {
         self.memberships.front().filter(|(at, _)| *at <= position)
     }
 
+    /// The indexes that the floor would pass if this part had everything durable; `None` when it
+    /// would not move.
+    pub fn held_by(&self, part: Part) -> Option<Range<u64>> {
+        let mut lowest = self.order.iter();
+        if lowest.next()?.1 != part {
+            return None;
+        }
+        let then = lowest.next().map_or(self.handed, |(clean, _)| *clean);
+        let behind = |position: Option<Position>| position.map_or(0, |at| at.index + 1);
+        let held = behind(self.floor)..behind(then);
+        (!held.is_empty()).then_some(held)
+    }
+
     /// The last entry handed over.
     pub fn handed(&self) -> Option<Position> {
         self.handed
@@ -175,6 +189,23 @@ mod tests {
         assert_eq!(floors.hand_over(at(9), part(1)).unwrap().position, at(9));
         assert!(floors.hand_over(at(10), part(1)).is_none());
         assert_eq!(floors.durable(part(1).unwrap(), at(10)).unwrap().position, at(10));
+    }
+
+    #[test]
+    fn what_one_part_alone_holds_is_told() {
+        let mut floors = Floors::default();
+        let held = |floors: &Floors, number| floors.held_by(part(number).unwrap());
+        for (index, number) in [(0, 1), (1, 2), (2, 2), (3, 1), (4, 0)] {
+            floors.hand_over(at(index), part(number));
+        }
+        assert_eq!(held(&floors, 1), Some(0..1), "up to where the other holds it too");
+        assert_eq!(held(&floors, 2), None, "another holds it before");
+        floors.durable(part(2).unwrap(), at(2));
+        assert_eq!((held(&floors, 1), held(&floors, 2)), (Some(0..5), None));
+        floors.durable(part(1).unwrap(), at(0));
+        assert_eq!(held(&floors, 1), Some(1..5));
+        floors.durable(part(1).unwrap(), at(3));
+        assert_eq!(held(&floors, 1), None);
     }
 
     proptest! {

@@ -104,6 +104,12 @@ impl FloorKeeper {
         self.remember(raised);
     }
 
+    /// Bytes of the log that are kept on account of a part alone.
+    pub fn kept_for(&self, part: Part) -> u64 {
+        let Some(held) = self.floors().held_by(part) else { return 0 };
+        self.log.bytes_between(self.group, held.start, held.end)
+    }
+
     /// The last entry handed over.
     pub fn handed(&self) -> Option<Position> {
         self.floors().handed()

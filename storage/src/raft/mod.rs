@@ -305,7 +305,14 @@ impl Ledger for Groups {
         envelope: Envelope,
     ) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
         Box::pin(async move {
-            let group = self.ready(group)?;
+            let id = group;
+            let group = self.ready(id)?;
+            // Only on who leads, whose state counts.
+            if group.leads().is_some()
+                && let Some(reason) = self.sink.refuses(id, &envelope)
+            {
+                return Err(ProposeError::Quarantined(reason));
+            }
             if self.log.is_full() {
                 return Err(ProposeError::DiskFull);
             }
@@ -378,6 +385,10 @@ impl Ledger for Groups {
         if let Some(keeper) = self.keeper(group) {
             keeper.durable(part, upto);
         }
+    }
+
+    fn kept_for(&self, group: GroupId, part: Part) -> u64 {
+        self.keeper(group).map_or(0, |keeper| keeper.kept_for(part))
     }
 
     fn open_group(
