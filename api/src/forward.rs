@@ -150,18 +150,24 @@ pub(crate) async fn to_owner<W: Ways>(
     request: Request,
     next: Next,
 ) -> Response {
-    if !layer.ways.is_open() {
-        return next.run(request).await;
-    }
     let (parts, body) = request.into_parts();
     let owner = match layer.owned_by.owner(&parts) {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
     };
-    let body = match read_body(body).await {
+    let whose = match owner {
+        Owner::Tenant(tenant) => Some(tenant),
+        Owner::Cluster => None,
+    };
+    // Held as long as the body is: to the answer.
+    let mut share = layer.app.bodies.share(whose);
+    let body = match read_body(body, &mut share).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
+    if !layer.ways.is_open() {
+        return next.run(Request::from_parts(parts, Body::from(body))).await;
+    }
     if owner == Owner::Cluster && is_read(&parts.method) && wants_stale(&parts) {
         let attempt = Attempt { stale: true, ..Attempt::only(layer.app.request_timeout) };
         // Before the read, which then sees at least that much.

@@ -213,6 +213,7 @@ fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>
             version: env!("CARGO_PKG_VERSION"),
             request_timeout: config.request_timeout,
             admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+            api_hosts: config.own_api_hosts(),
             test_hooks: config.test_hooks,
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {

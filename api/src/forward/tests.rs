@@ -359,9 +359,8 @@ async fn bodies_are_bounded_before_they_are_handed_over() {
     let router = asking(&ways, PATH, post(never));
     let mut large = request("POST", PATH, "");
     *large.body_mut() = Body::from(vec![b' '; 1024 * 1024 + 1]);
-    let (status, headers, body) = send(&router, large).await;
+    let (status, _, body) = send(&router, large).await;
     assert_eq!((status.as_u16(), &body["code"]), (413, &json!("too_large")));
-    assert_eq!(headers["connection"], "close");
     let broken = request("POST", "/api/tenants/x/things", "");
     assert_eq!(send(&router, broken).await.0, 404);
     assert!(ways.sent().is_empty());

@@ -33,6 +33,7 @@ pub fn api(admin_token: Option<&str>) -> Api {
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),
             admin_token: admin_token.map(str::to_owned),
+            api_hosts: Vec::new(),
             test_hooks: false,
             extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],
         },
