@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use peers::{
-    Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError,
-    PeerService, Peers, Service, Stranger,
+    API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
+    PeerError, PeerService, Peers, Service, Stranger,
 };
 
 use crate::command::Envelope;

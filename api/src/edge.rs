@@ -147,7 +147,8 @@ fn check_headers(request: &Request) -> Result<(), Problem> {
         format!("request line and headers are larger than {HEADERS_BYTES_MAX} bytes"),
     )
     .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-    .facts(|facts| facts.limit = Some(HEADERS_BYTES_MAX as u64)))
+    .facts(|facts| facts.limit = Some(HEADERS_BYTES_MAX as u64))
+    .closing())
 }
 
 /// A handler that panics answers 500; what it said is for the log only.
