@@ -227,7 +227,7 @@ async fn no_credential_of_a_request_is_in_the_log_at_any_level() {
     let body = json!({ "name": "a", "x": "body-s3cret" });
     let call = client.call("POST", "/api/tenants").header("authorization", "Bearer right-s3cret");
     call.json(&body).send().await.expect(201);
-    let log = server.log();
+    let log = server.output();
     assert!(log.contains("/api/tenants"), "it is written at trace");
     let told: Vec<_> = log.lines().filter(|line| line.contains("s3cret")).collect();
     assert!(told.is_empty(), "{told:#?}");
