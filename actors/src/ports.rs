@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use peers::{
-    Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError,
-    PeerService, Peers, Service, Stranger,
+    API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
+    PeerError, PeerService, Peers, Service, Stranger,
 };
 
 pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};

@@ -19,8 +19,10 @@ use tokio::time::timeout_at;
 
 use crate::attempt::Attempt;
 use crate::auth::{Guard, Who};
+use crate::bodies::Bodies;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::same_origin::OwnNames;
 use crate::tenant_scope::Tenant;
 
 /// Settles what became of a creating call.
@@ -41,6 +43,10 @@ pub(crate) struct Shared {
     pub(crate) version: &'static str,
     pub(crate) request_timeout: Duration,
     pub(crate) guard: Guard,
+    /// What requests may call this node, where it asks for no credential.
+    pub(crate) own_names: OwnNames,
+    /// The bodies under way.
+    pub(crate) bodies: Bodies,
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Arc<Semaphore>,

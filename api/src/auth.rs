@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::problem::{Code, Problem};
 
 /// Paths that need no credential.
-const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
+pub(crate) const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 /// Who asks, as the audit log calls them. Nodes tell each other: new ones go to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,11 @@ impl Guard {
     /// A guard for this admin token, if there is one.
     pub(crate) fn new(admin_token: Option<&str>) -> Self {
         Self { admin: admin_token.map(|token| Sha256::digest(token).into()) }
+    }
+
+    /// Whether it asks for a credential.
+    pub(crate) const fn is_locked(&self) -> bool {
+        self.admin.is_some()
     }
 
     /// Lets a request in, or refuses it with 401.

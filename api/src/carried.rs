@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use shiioo_actors::json::Json;
 
-/// Deepest nesting of carried JSON. Readers stop at 128, and it is shown inside other documents.
-const JSON_DEPTH_MAX: usize = 100;
+use crate::values::VALUE_DEPTH_MAX;
+
 /// Longest integer that is surely within the range of a 64-bit float.
 const SAFE_DIGITS_MAX: usize = 300;
 
@@ -49,8 +49,8 @@ fn compact(text: &str) -> Result<Cow<'_, str>, String> {
             }
             b'{' | b'[' => {
                 depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return Err(format!("nested deeper than {JSON_DEPTH_MAX} levels"));
+                if depth > VALUE_DEPTH_MAX {
+                    return Err(format!("is nested deeper than {VALUE_DEPTH_MAX} levels"));
                 }
                 at += 1;
             }
@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn what_a_reader_would_choke_on_is_refused() {
-        let deep = format!("{}{}", "[".repeat(JSON_DEPTH_MAX + 1), "]".repeat(JSON_DEPTH_MAX + 1));
+        let deep =
+            format!("{}{}", "[".repeat(VALUE_DEPTH_MAX + 1), "]".repeat(VALUE_DEPTH_MAX + 1));
         for bad in ["1e999", "[\"\\ud800\"]", "\"\\udc00x\"", "\"\\ud800\\u0041\"", &deep] {
             assert!(carried(bad).is_err(), "{bad}");
         }

@@ -11,6 +11,7 @@ use shiioo_actors::views::{GroupView, NodeView, ReplicaView};
 use utoipa::ToSchema;
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{InPath, PageQuery, Paging};
 use crate::fields::{Address, METADATA_BYTES_MAX, Region};
 use crate::payload::Payload;
@@ -212,14 +213,15 @@ pub(crate) async fn register(ctx: Ctx, body: Payload<NewNodeBody>) -> Reply {
         .done()
 }
 
-/// Lists nodes: members, and those registered over HTTP.
+/// Lists nodes: members in the order they joined, then those registered over HTTP.
 #[utoipa::path(get, path = "/api/cluster/nodes", operation_id = "list_nodes", tag = "Cluster",
     params(PageQuery),
     responses((status = 200, description = "Nodes", body = NodesBody)))]
 pub(crate) async fn list(ctx: Ctx, Paging(page): Paging) -> Reply {
-    let page = ctx.handles()?.cluster.nodes(&ctx.call(), page).await?;
+    let listed = List::new("nodes", "cluster");
+    let page = ctx.handles()?.cluster.nodes(&ctx.call(), listed.open(page)?).await?;
     let nodes = page.items.into_iter().map(NodeBody::from).collect();
-    Answer::ok(&NodesBody { nodes, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&NodesBody { nodes, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }
 
 /// One node.

@@ -1,8 +1,9 @@
 //! The outermost layer: everything that holds for every request.
 //!
-//! It takes or makes the request id, bounds the headers, checks the credential, catches panics,
-//! writes problems out, and tells the log and the metrics what was answered. All but panics,
-//! problems and the log is done once, by the node that the client asked.
+//! It takes or makes the request id, bounds the headers, checks the credential or, where none is
+//! needed, whose page asks, catches panics, writes problems out, takes care of a body that nobody
+//! read, and tells the log and the metrics what was answered. All but panics, problems and the log
+//! is done once, by the node that the client asked.
 
 use std::any::Any;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -20,8 +22,10 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span, debug, error, info_span};
 
 use crate::app::{App, Caller};
+use crate::auth::Who;
 use crate::date::http_date;
 use crate::problem::{Code, Problem, Retry};
+use crate::rest::{self, Rest};
 
 /// Names a request in logs on every node.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,7 +37,7 @@ pub(crate) const HEADERS_BYTES_MAX: usize = 16 * 1024;
 const HEADER_LINE_EXTRA_BYTES: usize = 4;
 
 /// Middleware around every route and around the answers for what no route answers.
-pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let _in_flight = app.metrics.begin();
     let request_id = request_id(request.headers(), &app.seams);
@@ -44,16 +48,22 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     let span =
         info_span!("request", request_id = id, %method, route, status = Empty, latency_us = Empty);
 
-    let entered = check_headers(&request)
-        .and_then(|()| app.guard.admit(request.uri().path(), request.headers()));
-    let mut response = match entered {
+    let (mut request, rest) = lend_body(request);
+    let mut response = match let_in(&app, &request) {
         Ok(who) => {
             request.extensions_mut().insert(Caller { who, request_id: request_id.clone() });
             catching(next.run(request)).instrument(span.clone()).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            // The body, which nobody will read, goes back to where the rest of it is looked after.
+            drop(request);
+            problem.into_response()
+        }
     };
     response = written_out(response, id);
+    if let Some(rest) = rest {
+        rest.settle(&mut response).await;
+    }
     response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     if let Some(date) = http_date(app.seams.clock.now()) {
         response.headers_mut().insert(header::DATE, date);
@@ -63,6 +73,25 @@ pub(crate) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     app.metrics.answered(route, &method, response.status(), latency);
     tell(&span, route, response.status(), latency.as_micros());
     response
+}
+
+/// A request whose body, if it has one, comes back when it is not read to its end.
+fn lend_body(request: Request) -> (Request, Option<Rest>) {
+    if request.body().is_end_stream() {
+        return (request, None);
+    }
+    let (parts, body) = request.into_parts();
+    let (body, rest) = rest::lend(&parts.headers, body);
+    (Request::from_parts(parts, body), Some(rest))
+}
+
+/// Who asks, if that may be asked at all.
+fn let_in(app: &App, request: &Request) -> Result<Who, Problem> {
+    check_headers(request)?;
+    if !app.guard.is_locked() {
+        app.own_names.check(request, !request.body().is_end_stream())?;
+    }
+    app.guard.admit(request.uri().path(), request.headers())
 }
 
 /// Middleware around every request that another node hands over: it let the client in already.

@@ -24,7 +24,7 @@ const PAGE_ITEMS_MAX: u64 = 10_000;
 /// A version that no resource ever has; 0 is that of one that does not exist.
 const NO_VERSION: u64 = u64::MAX;
 /// Longest cursor: ours are shorter.
-const CURSOR_BYTES_MAX: usize = 1024;
+const CURSOR_BYTES_MAX: usize = 2048;
 
 /// A parameter in the path.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //!
 //! They are checked while the body is read, so that an error carries the path of its field.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const REGION_BYTES_MAX: usize = 63;
 const REGIONS_RESERVED: [&str; 3] = ["tenants", "log", "identity"];
 /// Largest number in JSON: beyond it some readers lose digits.
 const NUMBER_MAX: u64 = 1 << 53;
+/// Largest quota of bytes.
+const BYTES_MAX: u64 = i64::MAX as u64;
 /// Shortest and longest term of a lock, seconds.
 const TTL_SECS: RangeInclusive<f64> = 0.1..=86_400.0;
 /// Shortest and longest wait of a long poll, seconds.
@@ -139,7 +142,7 @@ impl TryFrom<u64> for Whole {
 
     fn try_from(number: u64) -> Result<Self, String> {
         if number > NUMBER_MAX {
-            return Err(format!("must be a whole number from 0 to {NUMBER_MAX}"));
+            return Err(format!("must be a whole number from 0 to {NUMBER_MAX}, is {number}"));
         }
         Ok(Self(number))
     }
@@ -148,7 +151,8 @@ impl TryFrom<u64> for Whole {
 /// Seconds, checked against a range (which no NaN is in).
 pub(crate) fn seconds(secs: f64, range: &RangeInclusive<f64>) -> Result<Duration, String> {
     if !range.contains(&secs) {
-        return Err(format!("must be from {} to {} seconds", range.start(), range.end()));
+        let (least, most) = (range.start(), range.end());
+        return Err(format!("must be from {least} to {most} seconds, is {secs}"));
     }
     Ok(Duration::from_secs_f64(secs))
 }
@@ -179,6 +183,36 @@ impl TryFrom<f64> for Wait {
     }
 }
 
+/// A quota or a number of days: existing clients read it into 32 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub(crate) struct Count(pub(crate) u32);
+
+impl TryFrom<u64> for Count {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        let wrong = |_| format!("must be a whole number from 0 to {}, is {number}", u32::MAX);
+        u32::try_from(number).map(Self).map_err(wrong)
+    }
+}
+
+/// A quota of bytes: existing clients read it into a signed or unsigned number of 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl TryFrom<u64> for Bytes {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Self, String> {
+        if number > BYTES_MAX {
+            return Err(format!("must be a whole number from 0 to {BYTES_MAX}, is {number}"));
+        }
+        Ok(Self(number))
+    }
+}
+
 /// Any JSON of the owner's that is stored with a resource, bounded.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Carried")]
@@ -197,19 +231,25 @@ impl TryFrom<Carried> for Attached {
     }
 }
 
-/// A JSON object of the owner's that is stored with a resource, bounded.
+/// Texts of the owner's by name that are stored with a resource, bounded: existing clients read
+/// nothing else there.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Attached")]
+#[serde(try_from = "Texts")]
 pub(crate) struct Metadata(pub(crate) Json);
 
-impl TryFrom<Attached> for Metadata {
+/// A JSON object with nothing but texts. The names are sorted, so that the same metadata is the
+/// same text.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+struct Texts(BTreeMap<String, String>);
+
+impl TryFrom<Texts> for Metadata {
     type Error = String;
 
-    fn try_from(Attached(json): Attached) -> Result<Self, String> {
-        if !json.as_str().starts_with('{') {
-            return Err("must be a JSON object".into());
-        }
-        Ok(Self(json))
+    fn try_from(Texts(texts): Texts) -> Result<Self, String> {
+        let object = texts.into_iter().map(|(name, text)| (name, text.into())).collect();
+        let json = Json::from_value(&serde_json::Value::Object(object));
+        Attached::try_from(Carried(json)).map(|Attached(json)| Self(json))
     }
 }
 
@@ -277,6 +317,35 @@ mod tests {
     }
 
     #[test]
+    fn quotas_fit_into_what_clients_read_them_into() {
+        assert!(reads::<Count>("0") && reads::<Count>("4294967295"));
+        assert!(reads::<Bytes>("0") && reads::<Bytes>("9223372036854775807"));
+        for bad in ["-1", "1.0", "4294967296", "\"7\""] {
+            assert!(!reads::<Count>(bad), "{bad}");
+        }
+        assert!(!reads::<Bytes>("9223372036854775808") && !reads::<Bytes>("1.0"));
+    }
+
+    #[test]
+    fn seconds_keep_their_fractions() {
+        let ttl: Ttl = serde_json::from_str("1.75").unwrap();
+        assert_eq!(ttl.0, Duration::from_millis(1750));
+    }
+
+    #[test]
+    fn holders_and_keys_end_at_the_exact_byte() {
+        assert!(reads::<Holder>(&format!("\"{}\"", "h".repeat(256))));
+        assert!(!reads::<Holder>(&format!("\"{}\"", "h".repeat(257))));
+        assert!(check_bytes(&"k".repeat(512), LOCK_KEY_BYTES_MAX).is_ok());
+        assert!(check_bytes(&"k".repeat(513), LOCK_KEY_BYTES_MAX).is_err());
+        assert!(reads::<Address>(&format!("\"{}\"", "a".repeat(2048))));
+        assert!(!reads::<Address>(&format!("\"{}\"", "a".repeat(2049))));
+        assert!(reads::<Text>(&format!("\"{}\"", "t".repeat(65536))));
+        assert!(!reads::<Text>(&format!("\"{}\"", "t".repeat(65537))));
+        assert!(check_region(&"r".repeat(63)).is_ok());
+    }
+
+    #[test]
     fn durations_have_their_ranges() {
         assert!(reads::<Ttl>("0.1") && reads::<Ttl>("86400") && reads::<Wait>("0"));
         for bad in ["0.09", "86400.1", "-1", "null", "\"5\""] {
@@ -294,9 +363,13 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_a_bounded_object() {
-        assert!(reads::<Metadata>("{\"a\":1}"));
-        assert!(!reads::<Metadata>("[1]") && !reads::<Metadata>("\"x\""));
+    fn metadata_is_a_bounded_object_of_texts() {
+        assert!(reads::<Metadata>("{\"a\":\"1\",\"b\":\"\"}") && reads::<Metadata>("{}"));
+        for bad in ["[\"a\"]", "\"x\"", "{\"a\":1}", "{\"a\":null}", "{\"a\":{\"b\":\"c\"}}"] {
+            assert!(!reads::<Metadata>(bad), "{bad}");
+        }
+        let fits = format!("{{\"a\":\"{}\"}}", "x".repeat(METADATA_BYTES_MAX - 8));
+        assert!(reads::<Metadata>(&fits));
         let large = format!("{{\"a\":\"{}\"}}", "x".repeat(METADATA_BYTES_MAX));
         assert!(!reads::<Metadata>(&large));
     }

@@ -150,19 +150,29 @@ pub(crate) async fn to_owner<W: Ways>(
     request: Request,
     next: Next,
 ) -> Response {
-    if !layer.ways.is_open() {
-        return next.run(request).await;
-    }
     let (parts, body) = request.into_parts();
     let owner = match layer.owned_by.owner(&parts) {
         Ok(owner) => owner,
         Err(problem) => return problem.into_response(),
     };
-    let body = match read_body(body).await {
+    let whose = match owner {
+        Owner::Tenant(tenant) => Some(tenant),
+        Owner::Cluster => None,
+    };
+    // Held as long as the body is: to the answer.
+    let mut share = layer.app.bodies.share(whose);
+    let body = match read_body(body, &mut share).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    if owner == Owner::Cluster && is_read(&parts.method) && wants_stale(&parts) {
+    if !layer.ways.is_open() {
+        return next.run(Request::from_parts(parts, Body::from(body))).await;
+    }
+    let stale = match wants_stale(&parts) {
+        Ok(stale) => stale,
+        Err(problem) => return problem.into_response(),
+    };
+    if owner == Owner::Cluster && stale {
         let attempt = Attempt { stale: true, ..Attempt::only(layer.app.request_timeout) };
         // Before the read, which then sees at least that much.
         let applied = layer.ways.applied_index(attempt.deadline).await;
@@ -380,15 +390,20 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Whether the client is content with what this node knows.
-fn wants_stale(parts: &Parts) -> bool {
+/// Whether the client is content with what this node knows: on reads.
+fn wants_stale(parts: &Parts) -> Result<bool, Problem> {
     #[derive(Deserialize)]
     struct Consistency {
         consistency: Option<String>,
     }
 
+    // What is wrong with a query otherwise is for its reader to say.
     let query = axum::extract::Query::<Consistency>::try_from_uri(&parts.uri).ok();
-    query.and_then(|query| query.0.consistency).is_some_and(|wanted| wanted == "stale")
+    match query.and_then(|query| query.0.consistency).filter(|_| is_read(&parts.method)) {
+        None => Ok(false),
+        Some(wanted) if wanted == "stale" => Ok(true),
+        Some(_) => Err(Problem::parameter("consistency", "must be stale, or left out")),
+    }
 }
 
 /// How long the request waits for something to happen, beside the time it may take.

@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
-use shiioo_actors::ports::{Declined, PEER_MESSAGE_BYTES_MAX};
+use shiioo_actors::ports::{API_ANSWER_BYTES_MAX, Declined};
 use shiioo_actors::router::Lead;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -26,7 +26,7 @@ use crate::wire::{Answer, Answered, Asked};
 /// What the envelope of an answer may take beside its body.
 const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
 /// Largest answer that is handed back.
-const ANSWER_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX - ENVELOPE_BYTES_MAX;
+const ANSWER_BYTES_MAX: usize = API_ANSWER_BYTES_MAX - ENVELOPE_BYTES_MAX;
 
 /// Marks an answer that is none: this node does not lead the group that owns it.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +96,7 @@ pub(crate) async fn only_here<W: Ways>(
 }
 
 fn too_large() -> Problem {
-    let text =
-        "the answer is too large to be handed from node to node: ask for fewer items with limit";
+    let text = "the answer is beyond the limit of what is handed from node to node";
     Problem::new(Code::TooLarge, text)
         .status(StatusCode::INTERNAL_SERVER_ERROR)
         .facts(|facts| facts.limit = Some(ANSWER_BYTES_MAX as u64))

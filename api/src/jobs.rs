@@ -11,6 +11,7 @@ use shiioo_actors::workflow::spec::{self, WorkflowSpec};
 use utoipa::ToSchema;
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{InPath, PageQuery, Paging};
 use crate::fields::{Name, Text, object};
 use crate::payload::Payload;
@@ -147,9 +148,10 @@ pub(crate) async fn create(ctx: Ctx, tenant: Tenant, body: Payload<NewJobBody>) 
     tag = "Jobs", params(PageQuery),
     responses((status = 200, description = "Jobs", body = JobsBody)))]
 pub(crate) async fn list(ctx: Ctx, tenant: Tenant, Paging(page): Paging) -> Reply {
-    let page = tenant.handle.jobs(&ctx.call(), page).await?;
+    let listed = List::new("jobs", tenant.id);
+    let page = tenant.handle.jobs(&ctx.call(), listed.open(page)?).await?;
     let jobs = page.items.into_iter().map(JobBody::from).collect();
-    Answer::ok(&JobsBody { jobs, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&JobsBody { jobs, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }
 
 /// One job.

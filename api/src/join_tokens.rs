@@ -10,6 +10,7 @@ use tokio::time::Duration;
 use utoipa::ToSchema;
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{InPath, PageQuery, Paging};
 use crate::fields::seconds;
 use crate::payload::Payload;
@@ -150,9 +151,11 @@ pub(crate) async fn create(ctx: Ctx, body: Payload<NewTokenBody>) -> Reply {
     tag = "Cluster", params(PageQuery),
     responses((status = 200, description = "Join tokens", body = TokensBody)))]
 pub(crate) async fn list(ctx: Ctx, Paging(page): Paging) -> Reply {
-    let page = ctx.handles()?.cluster.join_tokens(&ctx.call(), page).await?;
+    let listed = List::new("join_tokens", "cluster");
+    let page = ctx.handles()?.cluster.join_tokens(&ctx.call(), listed.open(page)?).await?;
     let join_tokens = page.items.into_iter().map(TokenBody::from).collect();
-    Answer::ok(&TokensBody { join_tokens, next_cursor: page.next_cursor })?.done()
+    let next_cursor = listed.cursor(page.next_cursor);
+    Answer::ok(&TokensBody { join_tokens, next_cursor })?.done()
 }
 
 /// Revokes a token.

@@ -13,8 +13,10 @@
 mod app;
 mod attempt;
 mod auth;
+mod bodies;
 mod carried;
 mod cluster;
+mod cursors;
 mod date;
 mod edge;
 mod extract;
@@ -33,12 +35,16 @@ mod payload;
 mod problem;
 mod refusals;
 mod reply;
+mod rest;
 mod routes;
 mod runs;
+mod same_origin;
 mod server;
 mod tenant_scope;
 mod tenants;
+mod values;
 mod wire;
+mod wording;
 mod workflows;
 
 use std::fmt;
@@ -64,6 +70,9 @@ pub struct ApiConfig {
     /// The token that everything needs but liveness, readiness and the start page. `None` lets
     /// everybody in.
     pub admin_token: Option<String>,
+    /// Names and addresses, beside localhost and the loopback addresses, that requests may ask
+    /// this node by while there is no admin token.
+    pub api_hosts: Vec<String>,
     /// Whether tests may have a tenant misbehave, at `/test/tenants/{tenant_id}/{act}`.
     pub test_hooks: bool,
     /// How many connections there may be, and how many requests that wait on purpose.
@@ -78,6 +87,7 @@ impl fmt::Debug for ApiConfig {
             .field("version", &self.version)
             .field("request_timeout", &self.request_timeout)
             .field("admin_token", &self.admin_token.is_some())
+            .field("api_hosts", &self.api_hosts)
             .field("test_hooks", &self.test_hooks)
             .field("extra_metrics", &self.extra_metrics.len())
             .finish()
@@ -104,6 +114,8 @@ impl Api {
             version: config.version,
             request_timeout: config.request_timeout,
             guard: auth::Guard::new(config.admin_token.as_deref()),
+            own_names: same_origin::OwnNames::new(&config.api_hosts),
+            bodies: bodies::Bodies::default(),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
             long_polls: Arc::new(Semaphore::new(config.descriptors.long_polls)),
             stopping: watch::Sender::new(false),

@@ -10,6 +10,7 @@ use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{InPath, LockKey, PageQuery, Paging, Query};
 use crate::fields::{Attached, Holder, LOCK_KEY_BYTES_MAX, Ttl, Wait, Whole};
 use crate::payload::Payload;
@@ -281,7 +282,9 @@ pub(crate) async fn list(
         let right = format_args!("must be at most {LOCK_KEY_BYTES_MAX} bytes");
         return Err(Problem::parameter("prefix", right));
     }
+    let listed = List::new("locks", space.name());
+    let page = listed.open(page)?;
     let page = ctx.handles()?.locks.list(&ctx.call(), space.as_space(), prefix, page).await?;
     let locks = page.items.into_iter().map(LockBody::from).collect();
-    Answer::ok(&LocksBody { locks, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&LocksBody { locks, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }

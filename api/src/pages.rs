@@ -71,3 +71,16 @@ impl std::fmt::Display for Escaped<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_shown_is_markup() {
+        assert_eq!(
+            Escaped(r#"<a b="c">&'</a>"#).to_string(),
+            "&lt;a b=&quot;c&quot;&gt;&amp;'&lt;/a&gt;"
+        );
+    }
+}

@@ -2,19 +2,27 @@
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Duration, timeout};
 
 use crate::app::App;
+use crate::bodies::Share;
 use crate::problem::{Code, Problem};
+use crate::values::{self, Unfit};
+use crate::wording;
 
 /// Largest JSON body.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Longest time for a body to arrive.
 const BODY_READ_MAX: Duration = Duration::from_secs(10);
+/// Seconds after which a body that found no room is worth sending again.
+const BUSY_RETRY_SECS: u64 = 1;
+
+/// White space between values (RFC 8259, 2).
+const JSON_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// A JSON object as the body: its fields, and its bytes for the idempotency key. No body at all,
 /// and `null`, are taken for `{}`.
@@ -34,39 +42,74 @@ impl<T: DeserializeOwned> FromRequest<App> for Payload<T> {
         if !body.is_end_stream() {
             check_content_type(&parts.headers)?;
         }
-        let bytes = read_body(body).await?;
+        // Its bytes are in memory, and counted, since it was found out where it belongs.
+        let bytes = timeout(BODY_READ_MAX, body.collect()).await;
+        let bytes = bytes.map_err(|_| too_slow())?.map_err(|_| broken_off())?.to_bytes();
         parse_object(&bytes).map(|value| Self { value, bytes })
     }
 }
 
-/// Reads a body of bounded size in bounded time.
-pub(crate) async fn read_body(body: Body) -> Result<Bytes, Problem> {
+/// Reads a body of bounded size in bounded time, as far as `share` has room for it.
+pub(crate) async fn read_body(body: Body, share: &mut Share) -> Result<Bytes, Problem> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+    let at_least = body.size_hint().lower();
+    if at_least > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    match timeout(BODY_READ_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => {
-            Err(Problem::new(Code::MalformedJson, "the body broke off before its end").closing())
-        }
-        Err(_) => Err(Problem::new(
-            Code::RequestTimeout,
-            format!("the body did not arrive within {} s", BODY_READ_MAX.as_secs()),
-        )
-        .retryable()
-        .not_applied()
-        .closing()),
+    // Not begun, where it is known already that it would not be finished.
+    if !share.has_room(at_least) {
+        return Err(no_room());
     }
+    match timeout(BODY_READ_MAX, collect(body, share)).await {
+        Ok(read) => read,
+        Err(_) => Err(too_slow()),
+    }
+}
+
+async fn collect(mut body: Body, share: &mut Share) -> Result<Bytes, Problem> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| broken_off())?.into_data() else { continue };
+        if first.len().max(all.len()) + data.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if !share.take(data.len()) {
+            return Err(no_room());
+        }
+        // Most bodies are in one piece, which needs no copy.
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if !first.is_empty() {
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if first.is_empty() { all.freeze() } else { first })
+}
+
+fn broken_off() -> Problem {
+    Problem::new(Code::MalformedJson, "the body broke off before its end").closing()
+}
+
+fn too_slow() -> Problem {
+    let text = format!("the body did not arrive within {} s", BODY_READ_MAX.as_secs());
+    Problem::new(Code::RequestTimeout, text).retryable().not_applied().closing()
+}
+
+fn no_room() -> Problem {
+    Problem::new(Code::Busy, "too many bytes of bodies are under way: try again")
+        .retry_after(BUSY_RETRY_SECS)
+        .not_applied()
 }
 
 fn too_large() -> Problem {
     Problem::new(Code::TooLarge, format!("the body is larger than {BODY_BYTES_MAX} bytes"))
         .facts(|facts| facts.limit = Some(BODY_BYTES_MAX as u64))
-        .closing()
 }
 
 /// JSON by any of its names; none at all is taken for JSON.
@@ -87,36 +130,50 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Reads a JSON object. What is wrong with a body is looked for only once something is.
 fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let bytes = match bytes.trim_ascii() {
-        b"" | b"null" => b"{}",
-        bytes => bytes,
+    // Before all else: serde looks only at the texts that somebody wants.
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        Problem::new(Code::MalformedJson, format!("the body is not UTF-8 at byte {at}"))
+    })?;
+    let text = match text.trim_matches(JSON_SPACE) {
+        "" | "null" => "{}",
+        text => text,
     };
     // serde takes an array for a struct, field by field; the API does not.
-    if bytes.starts_with(b"{")
-        && let Ok(value) = serde_json::from_slice(bytes)
+    if text.starts_with('{')
+        && let Ok(value) = serde_json::from_str(text)
     {
-        return Ok(value);
+        return values::check(text).map(|()| value).map_err(unfit);
     }
-    Err(refusal_of::<T>(bytes))
+    Err(refusal_of::<T>(text))
 }
 
-/// Says why these bytes are no `T`.
-fn refusal_of<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
+/// Says why this text is no `T`.
+fn refusal_of<T: DeserializeOwned>(text: &str) -> Problem {
     let not_json = |error: &serde_json::Error| {
         Problem::new(Code::MalformedJson, format!("the body is not JSON: {error}"))
     };
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(bytes) {
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return not_json(&error);
     }
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    if let Err(value) = values::check(text) {
+        return unfit(value);
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
     match serde_path_to_error::deserialize::<_, T>(&mut reader) {
         Err(error) if error.inner().is_data() => {
-            Problem::invalid_field(&field_at_fault(&error), error.inner())
+            let wrong = wording::plain(&error.inner().to_string());
+            Problem::invalid_field(&field_at_fault(&error), wrong)
         }
         Err(error) => not_json(error.inner()),
         // It could be read but is no object.
         Ok(_) => Problem::invalid_field("body", "must be a JSON object"),
     }
+}
+
+fn unfit(value: Unfit) -> Problem {
+    let field = if value.field.is_empty() { "body" } else { &value.field };
+    Problem::invalid_field(field, value.why)
 }
 
 /// The path of the field at fault. serde reports a missing field at the object it is missing in,

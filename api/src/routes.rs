@@ -1,7 +1,6 @@
 //! The table of routes: what the router serves, and what the OpenAPI document is checked against.
 
 use axum::Router;
-use axum::body::Body;
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post, put};
@@ -10,7 +9,6 @@ use shiioo_actors::error::CallError;
 
 use crate::app::App;
 use crate::forward::{Layer, OwnedBy};
-use crate::payload::read_body;
 use crate::problem::{Code, Problem};
 use crate::{
     cluster, edge, forward, handed_over, hooks, jobs, join_tokens, locks, operations, runs,
@@ -122,11 +120,7 @@ pub(crate) fn busy_router(app: App) -> Router {
     Routes::default()
         .merge(operations::probes())
         .router
-        .fallback(async |body: Body| {
-            // What is not read would break the connection before the answer arrives.
-            let _ = read_body(body).await;
-            Problem::from(CallError::NodeBusy)
-        })
+        .fallback(async || Problem::from(CallError::NodeBusy))
         .layer(from_fn_with_state(app.clone(), edge::edge))
         .with_state(app)
 }

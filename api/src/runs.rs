@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;
 use crate::carried::Carried;
+use crate::cursors::List;
 use crate::extract::{InPath, PageQuery, Paging, Query};
 use crate::fields::{Name, Text, Wait, object};
 use crate::payload::Payload;
@@ -244,9 +245,10 @@ pub(crate) async fn list(
     Query(query): Query<RunsQuery>,
     Paging(page): Paging,
 ) -> Reply {
-    let page = tenant.handle.runs(&ctx.call(), query.status, page).await?;
+    let listed = List::new("runs", tenant.id);
+    let page = tenant.handle.runs(&ctx.call(), query.status, listed.open(page)?).await?;
     let runs = page.items.into_iter().map(RunBody::from).collect();
-    Answer::ok(&RunsBody { runs, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&RunsBody { runs, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }
 
 /// One run, at once or once it has ended.
@@ -266,7 +268,7 @@ pub(crate) async fn get(
     Answer::ok(&RunBody::from(run))?.done()
 }
 
-/// The events of a run, oldest first.
+/// The events of a run, oldest first; `audit` events are in the tenant's log alone.
 #[utoipa::path(get, path = "/api/tenants/{tenant_id}/runs/{run_id}/events",
     operation_id = "list_run_events", tag = "Runs", params(PageQuery),
     responses((status = 200, description = "Events", body = EventsBody)))]
@@ -276,9 +278,10 @@ pub(crate) async fn events(
     InPath(id): InPath<RunId>,
     Paging(page): Paging,
 ) -> Reply {
-    let page = tenant.handle.run_events(&ctx.call(), id, page).await?;
+    let listed = List::new("run_events", format_args!("{} {id}", tenant.id));
+    let page = tenant.handle.run_events(&ctx.call(), id, listed.open(page)?).await?;
     let events = page.items.into_iter().map(Raw).collect();
-    Answer::ok(&EventsBody { events, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&EventsBody { events, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }
 
 /// Stops a run.

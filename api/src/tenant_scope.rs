@@ -51,6 +51,11 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 pub(crate) struct Space(Option<Tenant>);
 
 impl Space {
+    /// Whose it is, in a word.
+    pub(crate) fn name(&self) -> String {
+        self.0.as_ref().map_or_else(|| "cluster".to_owned(), |tenant| tenant.id.to_string())
+    }
+
     /// As the handle wants it.
     pub(crate) fn as_space(&self) -> LockSpace<'_> {
         match &self.0 {

@@ -11,8 +11,9 @@ use shiioo_actors::views::{TenantView, Usage};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{IfMatch, InPath, PageQuery, Paging, Query};
-use crate::fields::{self, Metadata, Name, Region, Text, Whole, nullable, object};
+use crate::fields::{self, Bytes, Count, Metadata, Name, Region, Text, nullable, object};
 use crate::payload::Payload;
 use crate::problem::Problem;
 use crate::reply::{Answer, MessageBody, Raw, Reply, Shown};
@@ -46,38 +47,40 @@ pub(crate) fn routes_of_tenant() -> Routes {
 pub(crate) struct QuotaInput {
     /// Runs that have not ended.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u64>)]
-    max_concurrent_workflows: Option<Option<Whole>>,
+    #[schema(value_type = Option<u32>)]
+    max_concurrent_workflows: Option<Option<Count>>,
     /// Runs accepted since 00:00 UTC.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u64>)]
-    max_workflows_per_day: Option<Option<Whole>>,
+    #[schema(value_type = Option<u32>)]
+    max_workflows_per_day: Option<Option<Count>>,
     /// Routines defined.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u64>)]
-    max_routines: Option<Option<Whole>>,
+    #[schema(value_type = Option<u32>)]
+    max_routines: Option<Option<Count>>,
     /// Bytes of blobs and events.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u64>)]
-    max_storage_bytes: Option<Option<Whole>>,
+    #[schema(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_u64)]
+    max_storage_bytes: Option<Option<Bytes>>,
     /// Requests in any 60 s.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u64>)]
-    max_api_requests_per_minute: Option<Option<Whole>>,
+    #[schema(value_type = Option<u32>)]
+    max_api_requests_per_minute: Option<Option<Count>>,
 }
 
 impl QuotaInput {
     /// Those that were given.
     fn given(self) -> Vec<(Quota, Option<u64>)> {
+        let count =
+            |given: Option<Option<Count>>| given.map(|limit| limit.map(|count| u64::from(count.0)));
         [
-            (Quota::ConcurrentWorkflows, self.max_concurrent_workflows),
-            (Quota::WorkflowsPerDay, self.max_workflows_per_day),
-            (Quota::Routines, self.max_routines),
-            (Quota::StorageBytes, self.max_storage_bytes),
-            (Quota::ApiRequestsPerMinute, self.max_api_requests_per_minute),
+            (Quota::ConcurrentWorkflows, count(self.max_concurrent_workflows)),
+            (Quota::WorkflowsPerDay, count(self.max_workflows_per_day)),
+            (Quota::Routines, count(self.max_routines)),
+            (Quota::StorageBytes, self.max_storage_bytes.map(|limit| limit.map(|bytes| bytes.0))),
+            (Quota::ApiRequestsPerMinute, count(self.max_api_requests_per_minute)),
         ]
         .into_iter()
-        .filter_map(|(quota, given)| Some((quota, given?.map(|limit| limit.0))))
+        .filter_map(|(quota, given)| Some((quota, given?)))
         .collect()
     }
 }
@@ -87,11 +90,12 @@ impl QuotaInput {
 #[schema(as = SettingsChange)]
 pub(crate) struct SettingsInput {
     /// Days that ended runs and their events are kept; 90 if not given.
-    data_retention_days: Option<u32>,
+    #[schema(value_type = Option<u32>)]
+    data_retention_days: Option<Count>,
     /// Whether changes write an `audit` event; true if not given.
     enable_audit_logging: Option<bool>,
-    /// A JSON object of the owner's. `region` in it is a wish for the placement.
-    #[schema(value_type = Option<Object>)]
+    /// Texts of the owner's by name. `region` in it is a wish for the placement.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
     metadata: Option<Metadata>,
 }
 
@@ -130,7 +134,9 @@ impl NewTenantBody {
             quotas,
             wished_region: wished_region(&metadata),
             settings: Settings {
-                data_retention_days: settings.data_retention_days.unwrap_or(RETENTION_DAYS_DEFAULT),
+                data_retention_days: settings
+                    .data_retention_days
+                    .map_or(RETENTION_DAYS_DEFAULT, |days| days.0),
                 enable_audit_logging: settings.enable_audit_logging.unwrap_or(true),
                 metadata,
             },
@@ -187,7 +193,7 @@ impl TenantChangeBody {
             description: self.description.map(|text| text.0),
             status: self.status,
             quotas: self.quota.unwrap_or_default().given(),
-            data_retention_days: settings.data_retention_days,
+            data_retention_days: settings.data_retention_days.map(|days| days.0),
             enable_audit_logging: settings.enable_audit_logging,
             metadata: settings.metadata.map(|metadata| metadata.0),
             region: self.region.map(|region| region.0),
@@ -393,9 +399,11 @@ pub(crate) async fn list(
     Query(query): Query<TenantsQuery>,
     Paging(page): Paging,
 ) -> Reply {
+    let listed = List::new("tenants", "cluster");
+    let page = listed.open(page)?;
     let page = ctx.handles()?.tenants.list(&ctx.call(), query.status, page).await?;
     let tenants = page.items.into_iter().map(TenantBody::from).collect();
-    Answer::ok(&TenantsBody { tenants, next_cursor: page.next_cursor })?.done()
+    Answer::ok(&TenantsBody { tenants, next_cursor: listed.cursor(page.next_cursor) })?.done()
 }
 
 /// One tenant.

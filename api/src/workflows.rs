@@ -12,6 +12,7 @@ use shiioo_actors::workflow::spec::{self, WorkflowSpec};
 use utoipa::ToSchema;
 
 use crate::app::Ctx;
+use crate::cursors::List;
 use crate::extract::{IfMatch, InPath, PageQuery, Paging, WorkflowName};
 use crate::payload::Payload;
 use crate::problem::Problem;
@@ -120,9 +121,11 @@ pub(crate) async fn get(
     tag = "Workflows", params(PageQuery),
     responses((status = 200, description = "Workflows", body = WorkflowsBody)))]
 pub(crate) async fn list(ctx: Ctx, tenant: Tenant, Paging(page): Paging) -> Reply {
-    let page = tenant.handle.workflows(&ctx.call(), page).await?;
+    let listed = List::new("workflows", tenant.id);
+    let page = tenant.handle.workflows(&ctx.call(), listed.open(page)?).await?;
     let workflows = page.items.into_iter().map(WorkflowBody::from).collect();
-    Answer::ok(&WorkflowsBody { workflows, next_cursor: page.next_cursor })?.done()
+    let next_cursor = listed.cursor(page.next_cursor);
+    Answer::ok(&WorkflowsBody { workflows, next_cursor })?.done()
 }
 
 /// Forgets a named workflow.

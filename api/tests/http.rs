@@ -140,6 +140,13 @@ async fn bodies_that_are_not_json_are_400() {
     {
         send("POST", "/api/tenants").body(body).await.problem(400, "malformed_json");
     }
+    for bytes in
+        [&b"{\"name\":\"a\",\"x\":\"\xff\"}"[..], b"{\"x\":\"\xc3\"}", b"{\"name\":\"a\"}\xff"]
+    {
+        let request = send("POST", "/api/tenants").request.body(Body::from(bytes)).unwrap();
+        let response = support::api(None).router().oneshot(request).await.unwrap();
+        answered(response).await.problem(400, "malformed_json");
+    }
 }
 
 #[tokio::test]
@@ -161,8 +168,23 @@ async fn bad_fields_are_422_and_named() {
         (
             "POST",
             &tenant,
-            r#"{"name":"a","quota":{"max_storage_bytes":9007199254740993}}"#,
+            r#"{"name":"a","quota":{"max_storage_bytes":9223372036854775808}}"#,
             "quota.max_storage_bytes",
+        ),
+        (
+            "POST",
+            &tenant,
+            r#"{"name":"a","quota":{"max_routines":4294967296}}"#,
+            "quota.max_routines",
+        ),
+        ("POST", &tenant, r#"{"name":"a","quota":{"max_routines":1.0}}"#, "quota.max_routines"),
+        ("POST", &tenant, r#"{"name":"a","settings":{"metadata":{"n":1}}}"#, "settings.metadata.n"),
+        ("POST", &tenant, r#"{"name":"a","x":[{"y":18446744073709551616}]}"#, "x[0].y"),
+        (
+            "PUT",
+            &change,
+            r#"{"settings":{"data_retention_days":4294967296}}"#,
+            "settings.data_retention_days",
         ),
         ("POST", &tenant, r#"{"name":"a","settings":{"metadata":[]}}"#, "settings.metadata"),
         ("PUT", &change, r#"{"name":""}"#, "name"),
@@ -322,7 +344,10 @@ async fn other_content_types_are_415() {
 
 #[tokio::test]
 async fn large_bodies_and_headers_are_refused() {
-    let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(1024 * 1024));
+    let exact = format!(r#"{{"name":"a","x":"{}"}}"#, "x".repeat(1024 * 1024 - 19));
+    assert_eq!(exact.len(), 1024 * 1024);
+    send("POST", "/api/tenants").body(&exact).await.problem(503, "starting");
+    let body = format!("{exact} ");
     let answer = send("POST", "/api/tenants").body(&body).await;
     assert_eq!(answer.problem(413, "too_large")["limit"], 1024 * 1024);
     let answer = send("GET", "/healthz").header("X-Large", &"x".repeat(17 * 1024)).empty().await;
@@ -356,6 +381,57 @@ async fn request_ids_are_taken_or_made() {
         made.problem(404, "not_found");
         assert_eq!(made.headers["x-request-id"], "07070707-0707-4707-8707-070707070707");
     }
+}
+
+#[tokio::test]
+async fn other_peoples_pages_are_kept_out_of_every_route() {
+    let document = send("GET", "/api/openapi.json").empty().await;
+    let document: Value = serde_json::from_str(&document.text).unwrap();
+    let mut asked = 0;
+    for (template, item) in document["paths"].as_object().unwrap() {
+        let open = ["/", "/healthz", "/readyz"].contains(&template.as_str());
+        let path = template
+            .replace("{node_id}", &format!("node-{ID}"))
+            .replace("{key}", "k")
+            .replace("{name}", "n")
+            .replace("{tenant_id}", ID)
+            .replace("{run_id}", ID)
+            .replace("{job_id}", ID)
+            .replace("{token_id}", ID);
+        for method in item.as_object().unwrap().keys().map(|method| method.to_ascii_uppercase()) {
+            asked += 1;
+            for (name, value) in [
+                ("Host", "evil.example"),
+                ("Origin", "https://evil.example"),
+                ("Origin", "null"),
+                ("Sec-Fetch-Site", "cross-site"),
+                ("Sec-Fetch-Site", "same-site"),
+            ] {
+                let sent = send(&method, &path).header("X-Tenant-Id", ID).header(name, value);
+                let answer = sent.empty().await;
+                assert_eq!(answer.status == 403, !open, "{method} {path}: {name}: {value}");
+                if !open {
+                    answer.problem(403, "forbidden");
+                }
+            }
+            // The node's own page, and a program.
+            for origin in [Some("http://localhost:3000"), None] {
+                let mut sent = send(&method, &path).header("Host", "localhost:3000");
+                if let Some(origin) = origin {
+                    sent = sent.header("Origin", origin).header("Sec-Fetch-Site", "same-origin");
+                }
+                assert_ne!(sent.empty().await.status, 403, "{method} {path}");
+            }
+        }
+    }
+    assert!(asked > 30, "{asked}");
+}
+
+#[tokio::test]
+async fn a_page_is_let_in_by_the_admin_token_alone() {
+    let page = || send("GET", "/metrics").header("Origin", "https://ops.example").admin("s3cret");
+    assert_eq!(page().header("Authorization", "Bearer s3cret").empty().await.status, 200);
+    page().empty().await.problem(401, "unauthorized");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{ByteStream, TcpListen};
 use shiioo_api::Api;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 /// How long a body may take, seconds.
 const BODY_READ_SECS: u64 = 10;
 
-const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A real socket on the loopback interface.
 struct Loopback(TcpListener);
@@ -118,13 +118,9 @@ async fn exchange(mut stream: impl ByteStream, sent: &[u8]) -> String {
 }
 
 /// Sends, and reads one answer with a body.
-async fn one_answer(stream: &mut (impl ByteStream + ?Sized), sent: &[u8]) -> String {
+async fn one_answer(stream: &mut impl ByteStream, sent: &[u8]) -> String {
     stream.write_all(sent).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"}") {
-        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed after {answer:?}");
-    }
-    String::from_utf8(answer).unwrap()
+    answered(stream).await
 }
 
 #[tokio::test]
@@ -156,8 +152,10 @@ async fn large_headers_are_431() {
     let (server, addr) = loopback().await;
     // Above our bound an answer of the API, above the bound of the buffer a bare one.
     for (kib, problem) in [(20, true), (200, false)] {
-        let request =
-            format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(kib * 1024));
+        let request = format!(
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+            "x".repeat(kib * 1024)
+        );
         let (server_side, client) = (addr, connect(addr).await);
         assert_eq!(client.peer_addr().unwrap(), server_side);
         let answer = exchange(client, request.as_bytes()).await;
@@ -173,7 +171,8 @@ async fn large_headers_are_431() {
 async fn a_body_without_length_is_bounded_too() {
     let (server, clients) = in_memory();
     let mut request =
-        b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_vec();
     for _ in 0..20 {
         request.extend_from_slice(b"10000\r\n");
         request.extend_from_slice(&[b' '; 0x10000]);
@@ -188,7 +187,6 @@ async fn a_body_without_length_is_bounded_too() {
     let _ = reading.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(answer.contains("connection: close"), "{answer}");
     writer.await.unwrap();
     server.stop().await;
 }
@@ -208,7 +206,7 @@ async fn slow_headers_and_idle_connections_are_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_is_408_and_the_connection_is_closed() {
     let (server, clients) = in_memory();
-    let sent = b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{";
+    let sent = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{";
     let began = Instant::now();
     let answer = exchange(dial(&clients).await, sent).await;
     let took = began.elapsed();
@@ -236,9 +234,10 @@ async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
         answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
         "{answer}"
     );
-    let ready = exchange(dial(&sender).await, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let ready =
+        exchange(dial(&sender).await, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(ready.contains("\"code\":\"starting\""), "{ready}");
-    let post = b"POST /api/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let post = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
     let answer = exchange(dial(&sender).await, post).await;
     for part in
         ["HTTP/1.1 503 ", "\r\nretry-after: 1\r\n", "\"code\":\"busy\"", "\"applied\":false"]
@@ -280,4 +279,154 @@ async fn stopping_does_not_wait_for_ever() {
     let began = Instant::now();
     server.stop().await;
     assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+}
+
+/// A refusal that is ready before any byte of the body.
+fn refused_head(more: &str) -> String {
+    format!("POST /nowhere HTTP/1.1\r\nHost: localhost\r\n{more}\r\n\r\n")
+}
+
+/// What the server sends until it pauses for as long as a client would wait between its packets.
+async fn heard(stream: &mut DuplexStream) -> String {
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(Ok(read @ 1..)) =
+        tokio::time::timeout(Duration::from_millis(300), stream.read(&mut piece)).await
+    {
+        answer.extend_from_slice(&piece[..read]);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_before_the_body_is_heard_and_the_connection_goes_on() {
+    let (server, clients) = in_memory();
+    for bytes in [0_usize, 1, 700, 100 * 1024, 2 * 1024 * 1024] {
+        let mut stream = dial(&clients).await;
+        stream
+            .write_all(refused_head(&format!("Content-Length: {bytes}")).as_bytes())
+            .await
+            .unwrap();
+        // The pause between the packets: the answer is there by then.
+        let answer = heard(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{bytes}: {answer}");
+        assert!(!answer.contains("connection: close"), "{bytes}: {answer}");
+        stream.write_all(&vec![b'x'; bytes]).await.unwrap();
+        for _ in 0..2 {
+            stream.write_all(GET).await.unwrap();
+            let next = heard(&mut stream).await;
+            assert!(next.starts_with("HTTP/1.1 200 OK"), "{bytes}: {next}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_beyond_two_mebibytes_ends_the_connection_and_says_so() {
+    let (server, clients) = in_memory();
+    let head = refused_head(&format!("Content-Length: {}", 2 * 1024 * 1024 + 1));
+    let answer = exchange(dial(&clients).await, head.as_bytes());
+    let answer = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    server.stop().await;
+}
+
+/// Reads one answer with a body.
+async fn answered(reading: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        assert_ne!(reading.read_buf(&mut answer).await.unwrap(), 0, "closed after {answer:?}");
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_in_chunks_is_thrown_away_to_its_end_before_the_answer() {
+    let (server, clients) = in_memory();
+    let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
+    for (chunks, ended, closes) in
+        [(1, true, false), (32, true, false), (33, true, true), (1, false, true)]
+    {
+        let mut stream = dial(&clients).await;
+        stream.write_all(refused_head("Transfer-Encoding: chunked").as_bytes()).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let chunk = chunk.clone();
+        let writer = tokio::spawn(async move {
+            for _ in 0..chunks {
+                if writing.write_all(&chunk).await.is_err() {
+                    return writing;
+                }
+            }
+            if ended {
+                let _ = writing.write_all(b"0\r\n\r\n").await;
+            }
+            writing
+        });
+        let answer = answered(&mut reading).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{chunks}: {answer}");
+        assert_eq!(answer.contains("connection: close"), closes, "{chunks}: {answer}");
+        let mut stream = reading.unsplit(writer.await.unwrap());
+        if !closes {
+            let next = one_answer(&mut stream, GET).await;
+            assert!(next.starts_with("HTTP/1.1 200 OK"), "{next}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_be_told_to_send_is_told_not_to() {
+    let (server, clients) = in_memory();
+    let head = refused_head("Content-Length: 5\r\nExpect: 100-continue");
+    let answer = exchange(dial(&clients).await, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    // Who may send is told so, and is answered on a connection that stays.
+    let head = "POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let mut stream = dial(&clients).await;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(heard(&mut stream).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    let answer = one_answer(&mut stream, b"{}").await;
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    let next = one_answer(&mut stream, GET).await;
+    assert!(next.starts_with("HTTP/1.1 200 OK"), "{next}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_a_row_are_answered_in_a_row_whatever_is_refused() {
+    let (server, clients) = in_memory();
+    let mut stream = dial(&clients).await;
+    let sent = [
+        refused_head("Content-Length: 5").as_bytes(),
+        b"abcde",
+        GET,
+        refused_head("Transfer-Encoding: chunked").as_bytes(),
+        b"3\r\nabc\r\n0\r\n\r\n",
+        GET,
+    ]
+    .concat();
+    stream.write_all(&sent).await.unwrap();
+    let answers = heard(&mut stream).await;
+    let statuses: Vec<&str> =
+        answers.matches("HTTP/1.1 404").chain(answers.matches("HTTP/1.1 200")).collect();
+    assert_eq!(statuses.len(), 4, "{answers}");
+    let order: Vec<usize> =
+        ["404", "200"].iter().filter_map(|s| answers.find(&format!("HTTP/1.1 {s}"))).collect();
+    assert!(order[0] < order[1], "{answers}");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_ten_seconds_and_not_more() {
+    let (server, clients) = in_memory();
+    let began = Instant::now();
+    let sent = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{";
+    let answer = exchange(dial(&clients).await, sent).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let took = began.elapsed().as_secs();
+    assert!((9..12).contains(&took), "{took} s");
+    server.stop().await;
 }

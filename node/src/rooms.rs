@@ -278,6 +278,7 @@ fn open_api(
             version: env!("CARGO_PKG_VERSION"),
             request_timeout: config.request_timeout,
             admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+            api_hosts: config.own_api_hosts(),
             test_hooks: config.test_hooks,
             descriptors: DescriptorBudget::of_limit(seams.descriptors),
             extra_metrics: vec![Box::new(move |text| {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// What a request line, its headers and a body look like on the wire.
 fn request(line: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}").into_bytes();
+    let mut bytes = format!("{line} HTTP/1.1\r\nhost: localhost\r\n{headers}").into_bytes();
     bytes.extend(format!("content-length: {}\r\n\r\n", body.len()).bytes());
     bytes.extend(body);
     bytes
@@ -196,14 +196,14 @@ async fn bodies_beyond_a_mebibyte_are_413() {
     // Told by its length alone, before the body comes.
     let path = tenant.path("/runs");
     let announced = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: 5000000000\r\n\r\n"
     );
     let answer = raw::send(server.addr(), announced).await;
     assert_eq!(answer.status, Some(413), "{}", answer.text);
     // And by counting where no length is given.
     let mut chunked = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          transfer-encoding: chunked\r\n\r\n"
     );
     for _ in 0..20 {
@@ -217,17 +217,17 @@ async fn bodies_beyond_a_mebibyte_are_413() {
 async fn malformed_http_is_answered_or_dropped_and_harms_nobody() {
     let server = Server::shared(&[]).await;
     let huge_header =
-        format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000));
+        format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(70_000));
     let many_headers = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(5000));
-    let long_line = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "p".repeat(100_000));
+    let long_line = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "p".repeat(100_000));
     let cases: [&[u8]; 10] = [
         b"\r\n\r\n\r\n",
         b"nonsense\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nbad header\r\n\r\n",
-        b"POST /api/tenants HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-        b"POST /api/tenants HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
+        b"POST /api/tenants HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+        b"POST /api/tenants HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcdef",
         huge_header.as_bytes(),
         many_headers.as_bytes(),
         long_line.as_bytes(),
@@ -249,7 +249,7 @@ async fn a_client_that_sends_its_head_too_slowly_is_dropped() {
     let server = Server::shared(&[]).await;
     let started = Instant::now();
     let mut slow = raw::connect(server.addr()).await;
-    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.expect("send");
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n").await.expect("send");
     let mut silent = raw::connect(server.addr()).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), async {
@@ -299,8 +299,8 @@ async fn the_request_id_is_taken_or_made_and_echoed() {
 #[tokio::test]
 async fn keep_alive_serves_pipelined_requests_in_order() {
     let server = Server::shared(&[]).await;
-    let one = "GET /api/health HTTP/1.1\r\nhost: x\r\n\r\n";
-    let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let one = "GET /api/health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let last = "GET /nothing HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut stream = raw::connect(server.addr()).await;
     stream.write_all(format!("{one}{one}{last}").as_bytes()).await.expect("send");
     let mut text = String::new();

@@ -192,7 +192,7 @@ async fn a_waiter_that_hangs_up_is_dropped() {
     let body = json!({ "holder": "ghost", "wait_secs": 60 }).to_string();
     let mut ghost = raw::connect(server.addr()).await;
     let request = format!(
-        "POST /api/locks/hangup/acquire HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST /api/locks/hangup/acquire HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

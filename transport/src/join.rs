@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, Tcp};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::dial;
@@ -183,7 +184,9 @@ async fn exchange(
         head.encode(JOIN_MESSAGE_BYTES_MAX).map_err(|error| unreachable(error.to_string()))?;
     let exchange = Exchange::new(send, receive, JOIN_MESSAGE_BYTES_MAX);
     let remote = connection.remote_address();
-    match timeout_at(deadline, exchange.ask(head, request)).await {
+    // Answers to strangers are short: none of them needs room.
+    let room = Semaphore::new(JOIN_MESSAGE_BYTES_MAX);
+    match timeout_at(deadline, exchange.ask(head, request, &room)).await {
         Ok(Ok(Ok(reply))) => Ok(JoinAnswer { ca_cert, reply, remote }),
         Ok(Ok(Err(Declined(why)))) => Err(JoinError::Declined(why)),
         Ok(Err(broken)) => Err(JoinError::Lost { why: broken.to_string() }),

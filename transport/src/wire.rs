@@ -18,6 +18,8 @@ use crate::frame::{
 
 /// Code of a stream that is let go before its exchange is over.
 const ABANDONED: VarInt = VarInt::from_u32(1);
+/// Longest answer that needs no room: there are many of these, and they are gone at once.
+const ROOMLESS_BYTES_MAX: usize = 1 << 20;
 /// Longest text of a refusal that is sent, bytes.
 const WHY_BYTES_MAX: usize = 1_024;
 
@@ -49,6 +51,7 @@ pub(crate) struct Exchange {
     send: SendStream,
     receive: RecvStream,
     bytes_max: usize,
+    answer_bytes_max: usize,
     over: bool,
 }
 
@@ -63,7 +66,12 @@ pub(crate) struct Request {
 impl Exchange {
     /// A stream that was opened to ask on, or accepted to answer on.
     pub const fn new(send: SendStream, receive: RecvStream, bytes_max: usize) -> Self {
-        Self { send, receive, bytes_max, over: false }
+        Self { send, receive, bytes_max, answer_bytes_max: bytes_max, over: false }
+    }
+
+    /// Lets the answer be longer, or shorter, than the request.
+    pub const fn answer_up_to(&mut self, bytes_max: usize) {
+        self.answer_bytes_max = bytes_max;
     }
 
     /// Has what is sent from here leave before what other lanes have to send, or after.
@@ -77,11 +85,13 @@ impl Exchange {
         let _ = self.send.set_priority(priority);
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer. A long one is taken once `room` has its bytes:
+    /// until then it stays with the other end.
     pub async fn ask(
         mut self,
         head: [u8; REQUEST_HEAD_BYTES],
         request: Vec<u8>,
+        room: &Semaphore,
     ) -> Result<Result<Vec<u8>, Declined>, Broken> {
         match self.write(&head, request).await {
             Ok(()) => drop(self.send.finish()),
@@ -92,8 +102,14 @@ impl Exchange {
         let mut head = [0; ANSWER_HEAD_BYTES];
         let cut = |error| Broken::because("the answer was cut off", &error);
         self.receive.read_exact(&mut head).await.map_err(cut)?;
-        let head = AnswerHead::decode(head, self.bytes_max)
+        let head = AnswerHead::decode(head, self.answer_bytes_max)
             .map_err(|error| Broken::because("the answer is none", &error))?;
+        let long = u32::try_from(head.bytes).ok().filter(|_| head.bytes > ROOMLESS_BYTES_MAX);
+        let _room = match long {
+            // It is never closed.
+            Some(bytes) => room.acquire_many(bytes).await.ok(),
+            None => None,
+        };
         let mut payload = vec![0; head.bytes];
         self.receive.read_exact(&mut payload).await.map_err(cut)?;
         self.over = true;
@@ -150,7 +166,7 @@ impl Exchange {
             Err(Declined(why)) => (Status::Declined, shortened(why).into_bytes()),
         };
         let head = AnswerHead { status, bytes: payload.len() };
-        let Ok(head) = head.encode(self.bytes_max) else { return };
+        let Ok(head) = head.encode(self.answer_bytes_max) else { return };
         if self.write(&head, payload).await.is_ok() {
             self.over = self.send.finish().is_ok();
         }

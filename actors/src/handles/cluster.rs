@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
@@ -22,7 +24,7 @@ use crate::seams::{Seams, Timestamp};
 use crate::system::{NodeRecord, SystemState};
 use crate::views::{
     ClusterHealth, GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest,
-    ReplicaView,
+    PageRoom, ReplicaView, Weighed,
 };
 
 /// How long the others are waited for when all are asked.
@@ -98,13 +100,22 @@ impl Cluster {
     /// # Errors
     /// When no answer came by the deadline.
     pub async fn nodes(&self, call: &Call, page: PageRequest) -> Result<Page<NodeView>, CallError> {
-        let records = self.control.read_for(call, by_start).await?;
-        let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let total = records.len();
-        let records = records.into_iter().skip(from).take(page.limit).collect();
-        let items = self.views(call.deadline, records).await?;
-        let next = from + items.len();
-        Ok(Page { items, next_cursor: (next < total).then(|| next.to_string()) })
+        let read = move |state: &SystemState| {
+            // What a member's restart does not change: its place among the members, then when a
+            // node was registered.
+            let nodes = state.nodes().iter().map(|(id, record)| {
+                let key = match record.raft_id() {
+                    Some(raft_id) => (raft_id, Timestamp(0)),
+                    None => (u64::MAX, record.started_at),
+                };
+                ((key, *id), (*id, record))
+            });
+            let page = page_by_key(nodes, &page);
+            let items = page.items.into_iter().map(|(id, record)| (id, record.clone()));
+            Page { items: items.collect::<Vec<_>>(), next_cursor: page.next_cursor }
+        };
+        let Page { items, next_cursor } = self.control.read_for(call, read).await?;
+        Ok(Page { items: self.views(call.deadline, items).await?, next_cursor })
     }
 
     /// One node.
@@ -169,7 +180,7 @@ impl Cluster {
     /// How the cluster is, from this node's own view.
     pub async fn health(&self) -> ClusterHealth {
         let deadline = Instant::now() + LOCAL_DEADLINE;
-        let records = self.control.read(deadline, by_start).await.unwrap_or_default();
+        let records = self.control.read(deadline, without_texts).await.unwrap_or_default();
         let views = self.views(deadline, records).await.unwrap_or_default();
         let healthy = views.iter().filter(|node| node.status == NodeStatus::Healthy).count();
         let leader = views.iter().find(|node| node.role == NodeRole::Leader);
@@ -334,12 +345,37 @@ impl Cluster {
     }
 }
 
-/// Every node, by when it started.
-fn by_start(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
-    let nodes = state.nodes().iter().map(|(id, record)| (*id, record.clone()));
-    let mut nodes: Vec<_> = nodes.collect();
-    nodes.sort_by_key(|(id, record)| (record.started_at, *id));
-    nodes
+/// Every node, without what its owner says of it: that may be a lot.
+fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
+    let nodes = state.nodes().iter().map(|(id, record)| {
+        let bare = NodeRecord {
+            address: String::new(),
+            region: String::new(),
+            metadata: BTreeMap::new(),
+            started_at: record.started_at,
+            member: record.member.clone(),
+        };
+        (*id, bare)
+    });
+    nodes.collect()
+}
+
+/// A page of what is not kept in the order it is listed in: by a key that each item has for as
+/// long as it is there, so that pages neither skip nor repeat what stays. The cursor is the key
+/// of the page's last item.
+pub(super) fn page_by_key<K, T>(items: impl Iterator<Item = (K, T)>, page: &PageRequest) -> Page<T>
+where
+    K: Ord + Serialize + DeserializeOwned,
+    T: Weighed,
+{
+    let after = page.cursor.as_deref().and_then(|key| serde_json::from_str::<K>(key).ok());
+    let later = items.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
+    let mut later: Vec<_> = later.collect();
+    later.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (items, more) = PageRoom::new(page.limit).fill(later);
+    let last = items.last().filter(|_| more);
+    let next_cursor = last.and_then(|(key, _)| serde_json::to_string(key).ok());
+    Page { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }
 }
 
 fn node_view(

@@ -14,7 +14,7 @@ use crate::mailbox::{asked, until};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::ports::Ledger;
 use crate::seams::Seams;
-use crate::views::{Acquired, LockDetail, Page, PageRequest};
+use crate::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
 
 /// Keys of the cluster's own space that only the cluster itself may take.
 const RESERVED_PREFIX: &str = "cluster/";
@@ -161,15 +161,12 @@ impl Locks {
         prefix: String,
         page: PageRequest,
     ) -> Result<Page<LockDetail>, CallError> {
-        let limit = page.limit;
-        let mut locks = self
+        let (locks, more) = self
             .read(call, space, move |locks| {
                 let found = locks.list(&prefix, page.cursor.as_deref());
-                found.take(limit + 1).cloned().collect::<Vec<_>>()
+                PageRoom::new(page.limit).fill(found.cloned())
             })
             .await?;
-        let more = locks.len() > limit;
-        locks.truncate(limit);
         let next_cursor = locks.last().filter(|_| more).map(|last| last.key.clone());
         Ok(Page { items: self.with_waiters(call, space, locks).await?, next_cursor })
     }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Cluster;
 use crate::command::SystemCommand;
 use crate::error::CallError;
+use crate::handles::cluster::page_by_key;
 use crate::handles::{Call, Created};
 use crate::ids::{GroupId, NodeId, TokenId};
 use crate::join::JoinSecret;
@@ -125,22 +126,14 @@ impl Cluster {
         call: &Call,
         page: PageRequest,
     ) -> Result<Page<JoinTokenView>, CallError> {
-        let read = |state: &SystemState| {
+        let read = move |state: &SystemState| {
             let tokens = state.join_tokens().map(|(id, token)| {
-                let created_at = token.created_at;
-                let JoinToken { expires_at, uses_left, .. } = *token;
-                (created_at, JoinTokenView { id, expires_at, uses_left })
+                let JoinToken { created_at, expires_at, uses_left, .. } = *token;
+                ((created_at.0, id), JoinTokenView { id, expires_at, uses_left })
             });
-            tokens.collect::<Vec<_>>()
+            page_by_key(tokens, &page)
         };
-        let mut tokens = self.control.read_for(call, read).await?;
-        tokens.sort_by_key(|(created_at, token)| (*created_at, token.id));
-        let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let total = tokens.len();
-        let items: Vec<_> =
-            tokens.into_iter().skip(from).take(page.limit).map(|(_, token)| token).collect();
-        let next = from + items.len();
-        Ok(Page { items, next_cursor: (next < total).then(|| next.to_string()) })
+        self.control.read_for(call, read).await
     }
 
     /// Revokes a join token.

@@ -1,5 +1,6 @@
 //! One tenant's own resources.
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::seams::Seams;
 use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 use crate::tenant_record::TenantStatus;
 use crate::tenants::{TenantMessage, TenantReader};
-use crate::views::{JobView, Page, PageRequest, RunView, WorkflowView};
+use crate::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
 use crate::workflow::Workflow;
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
@@ -140,18 +141,18 @@ impl TenantHandle {
         let (runs, next) = self
             .read(call, move |reader| {
                 let is_active = is_active(reader);
-                let wanted = |run: &crate::tenant::Run| status.is_none_or(|s| run.status == s);
-                let found = reader.state.runs_before(reader.rows, before, page.limit, wanted);
-                found.map(|(runs, next)| {
-                    let views = runs.iter().map(|run| run_view(run, is_active));
-                    (views.collect::<Vec<_>>(), next)
-                })
+                let show = |run: &crate::tenant::Run| {
+                    let wanted = status.is_none_or(|status| run.status == status);
+                    wanted.then(|| run_view(run, is_active))
+                };
+                reader.state.runs_before(reader.rows, before, page.limit, show)
             })
             .await??;
         Ok(Page { items: runs, next_cursor: next.map(|seq| seq.to_string()) })
     }
 
     /// The events of a run, each one JSON object as it stands in `events.jsonl`, but for its checksum.
+    /// What clients did to it (`audit`) is in the tenant's log alone.
     ///
     /// # Errors
     /// When there is no such run, the tenant's files cannot be read, or no answer came by the
@@ -167,21 +168,29 @@ impl TenantHandle {
         let events = self
             .read(call, move |reader| {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
-                let spans = run.events.iter().skip(from).take(page.limit);
-                let lines = spans.map(|span| {
-                    let line = reader.rows.read_events(span.offset, span.len())?;
-                    let event = checked_event(&line, *span);
-                    event.map(Json::from_text).ok_or_else(|| damaged_event(span.offset))
-                });
-                let lines = match lines.collect::<Result<Vec<Json>, StoreError>>() {
-                    Ok(lines) => lines,
-                    Err(error) => {
-                        reader.damage.get_or_insert_with(|| error.clone());
-                        return Err(error);
+                let (mut room, mut lines) = (PageRoom::new(page.limit), Vec::new());
+                for (at, span) in run.events.iter().enumerate().skip(from) {
+                    let line = reader.rows.read_events(span.offset, span.len());
+                    let text = line.and_then(|line| {
+                        checked_event(&line, *span).ok_or_else(|| damaged_event(span.offset))
+                    });
+                    let text = match text {
+                        Ok(text) => text,
+                        Err(error) => {
+                            reader.damage.get_or_insert_with(|| error.clone());
+                            return Err(error);
+                        }
+                    };
+                    if is_audit(&text) {
+                        continue;
                     }
-                };
-                let next = from + lines.len();
-                Ok(Some((lines, (next < run.events.len()).then_some(next))))
+                    let line = Json::from_text(text);
+                    if !room.take(&line) {
+                        return Ok(Some((lines, Some(at))));
+                    }
+                    lines.push(line);
+                }
+                Ok(Some((lines, None)))
             })
             .await?;
         let (items, next) = events
@@ -258,17 +267,14 @@ impl TenantHandle {
         page: PageRequest,
     ) -> Result<Page<WorkflowView>, CallError> {
         self.catch_up(call).await?;
-        let mut items = self
+        let (items, more) = self
             .read(call, move |reader| {
                 let after = page.cursor.unwrap_or_default();
-                let later = reader.state.workflows().iter().filter(|(name, _)| **name > after);
-                let views =
-                    later.take(page.limit + 1).map(|(name, named)| workflow_view(name, named));
-                views.collect::<Vec<_>>()
+                let later = reader.state.workflows().range((Excluded(after), Unbounded));
+                let views = later.map(|(name, named)| workflow_view(name, named));
+                PageRoom::new(page.limit).fill(views)
             })
             .await?;
-        let more = items.len() > page.limit;
-        items.truncate(page.limit);
         let next_cursor = items.last().filter(|_| more).map(|last| last.name.clone());
         Ok(Page { items, next_cursor })
     }
@@ -331,11 +337,12 @@ impl TenantHandle {
     pub async fn jobs(&self, call: &Call, page: PageRequest) -> Result<Page<JobView>, CallError> {
         self.catch_up(call).await?;
         let after = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let (jobs, next) = self
-            .read(call, move |reader| reader.state.jobs_after(reader.rows, after, page.limit))
+        let (items, next) = self
+            .read(call, move |reader| {
+                reader.state.jobs_after(reader.rows, after, page.limit, job_view)
+            })
             .await??;
-        let next_cursor = next.map(|seq| seq.to_string());
-        Ok(Page { items: jobs.iter().map(job_view).collect(), next_cursor })
+        Ok(Page { items, next_cursor: next.map(|seq| seq.to_string()) })
     }
 
     /// The tenant's own lock space.
@@ -426,6 +433,12 @@ impl TenantHandle {
 
 /// How long showing a run may take after a long poll.
 const ANSWER_AFTER_WAIT: Duration = Duration::from_secs(2);
+
+/// Whether a line of the event log is an `audit` event. Before its type stand ids and a time.
+fn is_audit(line: &str) -> bool {
+    let of_type = line.split_once(r#""event_type":"#).map(|(_, rest)| rest);
+    of_type.is_some_and(|rest| rest.starts_with(r#"{"type":"audit""#))
+}
 
 fn is_active(reader: &TenantReader<'_>) -> bool {
     reader.state.record().is_some_and(|record| record.status == TenantStatus::Active)

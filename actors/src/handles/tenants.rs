@@ -17,7 +17,7 @@ use crate::seams::{Seams, Timestamp};
 use crate::system::SystemState;
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
-use crate::views::{Page, PageRequest, RateLimit, TenantView, Usage};
+use crate::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
 
 /// Handle to the tenants.
 #[derive(Clone)]
@@ -154,18 +154,16 @@ impl Tenants {
         self.0
             .control
             .read_for(call, move |state| {
-                let mut found = state
+                let found = state
                     .tenants_by_creation(after)
-                    .filter(|(_, _, record)| status.is_none_or(|status| record.status == status));
-                let mut items = Vec::new();
-                let mut last = None;
-                for (id, entry, record) in found.by_ref().take(page.limit) {
-                    items.push(show(state, id, entry.group, entry.version, record));
-                    last = Some(entry.created_seq);
-                }
-                let more = found.next().is_some();
-                let next_cursor = last.filter(|_| more).map(|seq| seq.to_string());
-                Page { items, next_cursor }
+                    .filter(|(_, _, record)| status.is_none_or(|status| record.status == status))
+                    .map(|(id, entry, record)| {
+                        (entry.created_seq, show(state, id, entry.group, entry.version, record))
+                    });
+                let (items, more) = PageRoom::new(page.limit).fill(found);
+                let last = items.last().filter(|_| more);
+                let next_cursor = last.map(|(created_seq, _)| created_seq.to_string());
+                Page { items: items.into_iter().map(|(_, view)| view).collect(), next_cursor }
             })
             .await
     }

@@ -1,5 +1,6 @@
 //! Rows of a part: those in its index, and over them those that are still to be written.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
@@ -182,26 +183,46 @@ impl Overlay {
             rows.truncate(limit);
             return Ok(rows);
         };
-        // A pending row may hide a stored one: read as many more as could be hidden.
-        let pending: Vec<_> = pending.collect();
-        let stored = store.scan(from, to, limit + pending.len(), descending)?;
-        let complete = stored.len() < limit + pending.len();
-        let edge = stored.last().map(|(key, _)| key.clone());
-        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-            stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        for (key, value) in pending {
-            let within =
-                edge.as_ref().is_none_or(|edge| if descending { key >= edge } else { key <= edge });
-            if complete || within {
-                rows.insert(key.clone(), value.clone());
+        // A pending row may hide a stored one, so that a batch of stored rows may not be enough:
+        // then the next is read. Never more than `limit` rows are held.
+        let mut rows = Vec::new();
+        let (mut from, mut to) = (from.to_vec(), to.to_vec());
+        while rows.len() < limit && from < to {
+            let wanted = limit - rows.len();
+            let stored = store.scan(&from, &to, wanted, descending)?;
+            let edge = stored.last().filter(|_| stored.len() >= wanted).map(|(key, _)| key.clone());
+            let (mut next_from, mut next_to) = (to.clone(), to.clone());
+            let (mut first, mut end) = (from.clone(), to.clone());
+            if let Some(edge) = edge {
+                // Pending rows beyond the edge are for the next batch.
+                if descending {
+                    (next_from, next_to) = (from.clone(), edge.clone());
+                    first = edge;
+                } else {
+                    next_from = edge;
+                    next_from.push(0);
+                    end.clone_from(&next_from);
+                }
             }
+            let mut batch: BTreeMap<Cow<'_, [u8]>, Option<Cow<'_, [u8]>>> = stored
+                .into_iter()
+                .map(|(key, value)| (Cow::Owned(key), Some(Cow::Owned(value))))
+                .collect();
+            let within = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
+            for (key, value) in self.pending.range::<[u8], _>(within) {
+                batch.insert(Cow::Borrowed(key), value.as_deref().map(Cow::Borrowed));
+            }
+            let batch = batch
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value?)))
+                .map(|(key, value)| (key.into_owned(), value.into_owned()));
+            if descending {
+                rows.extend(batch.rev().take(wanted));
+            } else {
+                rows.extend(batch.take(wanted));
+            }
+            (from, to) = (next_from, next_to);
         }
-        let rows = rows.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let mut rows: Vec<Found> = rows.collect();
-        if descending {
-            rows.reverse();
-        }
-        rows.truncate(limit);
         Ok(rows)
     }
 

@@ -57,6 +57,14 @@ impl Service {
         }
     }
 
+    /// Longest answer to one of its requests, bytes.
+    pub const fn answer_bytes_max(self) -> usize {
+        match self {
+            Self::Ping | Self::Raft | Self::Snapshot | Self::Node => PEER_MESSAGE_BYTES_MAX,
+            Self::Api => API_ANSWER_BYTES_MAX,
+        }
+    }
+
     /// The service with this number on the wire.
     pub fn from_wire(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|service| *service as u8 == number)
@@ -159,6 +167,10 @@ pub struct Stranger {
 
 /// Longest request or answer between nodes, bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Longest answer to an API request that was handed on, bytes: one run may be as large, with what
+/// it took and what it gave, and every node answers the same.
+pub const API_ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Longest time a call between nodes may be given: long polls take up to 300 s.
 pub const PEER_CALL_MAX: Duration = Duration::from_secs(330);

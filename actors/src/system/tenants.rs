@@ -45,10 +45,12 @@ impl SystemState {
         &self,
         after: Option<u64>,
     ) -> impl Iterator<Item = (TenantId, &TenantEntry, &TenantRecord)> {
-        self.by_creation.range(after.map_or(0, |after| after + 1)..).filter_map(|(_, id)| {
-            let entry = self.tenants.get(id)?;
-            Some((*id, entry, entry.record.as_ref()?))
-        })
+        self.by_creation.range(after.map_or(0, |after| after.saturating_add(1))..).filter_map(
+            |(_, id)| {
+                let entry = self.tenants.get(id)?;
+                Some((*id, entry, entry.record.as_ref()?))
+            },
+        )
     }
 
     /// Tenants whose group may not have their newest version.

@@ -28,7 +28,8 @@ use crate::ids::{JobId, RunId};
 use crate::lock_table::LockTable;
 use crate::outcome::LockView;
 use crate::part::{Overlay, PartTime, decode_row};
-use crate::ports::{Row, StoreError};
+use crate::ports::{Found, Row, StoreError};
+use crate::views::{PageRoom, Weighed};
 
 const META: u8 = b'm';
 const DAYS: u8 = b'd';
@@ -43,8 +44,14 @@ const IDEMPOTENCY: u8 = b'k';
 
 /// Runs examined for one page at most, so that a rare status does not cost a whole scan.
 const EXAMINED_MAX: usize = 10_000;
-/// Rows read at once; few in tests, so that they see more than one batch.
-const SCAN_ROWS: usize = if cfg!(test) { 3 } else { 256 };
+/// Bytes of rows examined for one page at most: a run may have many.
+const EXAMINED_BYTES_MAX: usize = 32 << 20;
+/// Rows read at once at most; few in tests, so that they see more than one batch.
+const BATCH_ROWS_MAX: usize = if cfg!(test) { 3 } else { 256 };
+/// Rows read at first, when it is not known yet how large they are.
+const BATCH_ROWS_FIRST: usize = if cfg!(test) { 2 } else { 8 };
+/// Bytes of rows read at once, about.
+const BATCH_BYTES: usize = 1 << 20;
 
 pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
@@ -135,44 +142,47 @@ impl TenantState {
         }
     }
 
-    /// Up to `limit` runs accepted before `before`, newest first, and where to go on.
+    /// A page of runs accepted before `before`, newest first, as `show` shows those that are
+    /// wanted, and where to go on. One run is decoded at a time.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn runs_before(
+    pub fn runs_before<T: Weighed>(
         &self,
         rows: &Overlay,
         before: Option<u64>,
         limit: usize,
-        wanted: impl Fn(&Run) -> bool,
-    ) -> Result<(Vec<Run>, Option<u64>), StoreError> {
+        show: impl Fn(&Run) -> Option<T>,
+    ) -> Result<(Vec<T>, Option<u64>), StoreError> {
         let mut before = before.unwrap_or(u64::MAX);
         let live = self.runs.values().filter(|run| run.seq < before);
-        let mut live: BTreeMap<u64, Run> = live.map(|run| (run.seq, run.clone())).collect();
-        let (mut found, mut examined) = (Vec::new(), 0);
+        let mut live: BTreeMap<u64, &Run> = live.map(|run| (run.seq, run)).collect();
+        let mut page = RunPage::new(limit, show);
+        let mut batch_rows = BATCH_ROWS_FIRST;
         loop {
             let from = seq_key(ENDED_RUN, 0);
-            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), SCAN_ROWS, true)?;
-            let is_last = ended.len() < SCAN_ROWS;
-            // Live runs that are older than this batch wait for one of the next.
-            let oldest = ended.last().filter(|_| !is_last).and_then(|(key, _)| seq_of(key));
-            let mut batch = live.split_off(&oldest.unwrap_or(0));
+            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), batch_rows, true)?;
+            let is_last = ended.len() < batch_rows;
+            batch_rows = rows_of_next_batch(&ended);
             for (key, value) in &ended {
-                let run: Run = decode_row(key, value)?;
-                batch.insert(run.seq, run);
-            }
-            for (seq, run) in batch.into_iter().rev() {
-                if found.len() == limit || examined == EXAMINED_MAX {
-                    return Ok((found, Some(before)));
+                before = seq_of(key).unwrap_or_default();
+                // Live runs that are newer come first.
+                while let Some(newer) = live.last_entry().filter(|run| *run.key() > before) {
+                    if !page.add(newer.remove(), 0) {
+                        return Ok(page.cut());
+                    }
                 }
-                before = seq;
-                examined += 1;
-                if wanted(&run) {
-                    found.push(run);
+                if !page.has_room() || !page.add(&decode_row(key, value)?, value.len()) {
+                    return Ok(page.cut());
                 }
             }
             if is_last {
-                return Ok((found, None));
+                while let Some((_, run)) = live.pop_last() {
+                    if !page.add(run, 0) {
+                        return Ok(page.cut());
+                    }
+                }
+                return Ok((page.found, None));
             }
         }
     }
@@ -188,24 +198,90 @@ impl TenantState {
         }
     }
 
-    /// Up to `limit` jobs created after `after`, and where to go on.
+    /// A page of jobs created after `after`, as `show` shows them, and where to go on.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn jobs_after(
+    pub fn jobs_after<T: Weighed>(
         &self,
         rows: &Overlay,
-        after: u64,
+        mut after: u64,
         limit: usize,
-    ) -> Result<(Vec<Job>, Option<u64>), StoreError> {
-        let from = seq_key(JOB, after.saturating_add(1));
-        let mut found = rows.scan(&from, &[JOB + 1], limit + 1, false)?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let cursor = found.last().filter(|_| more).and_then(|(key, _)| seq_of(key));
-        let jobs = found.iter().map(|(key, value)| decode_row(key, value));
-        Ok((jobs.collect::<Result<_, _>>()?, cursor))
+        show: impl Fn(&Job) -> T,
+    ) -> Result<(Vec<T>, Option<u64>), StoreError> {
+        let mut room = PageRoom::new(limit);
+        let mut found = Vec::new();
+        let mut batch_rows = BATCH_ROWS_FIRST;
+        loop {
+            let from = seq_key(JOB, after.saturating_add(1));
+            let jobs = rows.scan(&from, &[JOB + 1], batch_rows, false)?;
+            let is_last = jobs.len() < batch_rows;
+            batch_rows = rows_of_next_batch(&jobs);
+            for (key, value) in &jobs {
+                let job = show(&decode_row(key, value)?);
+                if !room.take(&job) {
+                    return Ok((found, Some(after)));
+                }
+                found.push(job);
+                after = seq_of(key).unwrap_or_default();
+            }
+            if is_last {
+                return Ok((found, None));
+            }
+        }
     }
+}
+
+/// A page of runs in the making.
+struct RunPage<T, S> {
+    room: PageRoom,
+    show: S,
+    found: Vec<T>,
+    /// The last run examined; the next page begins before it.
+    last: Option<u64>,
+    examined: usize,
+    examined_bytes: usize,
+}
+
+impl<T: Weighed, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
+    fn new(limit: usize, show: S) -> Self {
+        let room = PageRoom::new(limit);
+        Self { room, show, found: Vec::new(), last: None, examined: 0, examined_bytes: 0 }
+    }
+
+    /// Whether another run may be looked at. The first always may.
+    const fn has_room(&self) -> bool {
+        self.examined < EXAMINED_MAX && self.examined_bytes < EXAMINED_BYTES_MAX
+    }
+
+    /// Adds a run, unless it is not wanted; `false` when the page is full without it.
+    fn add(&mut self, run: &Run, bytes: usize) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        if let Some(shown) = (self.show)(run) {
+            if !self.room.take(&shown) {
+                return false;
+            }
+            self.found.push(shown);
+        }
+        self.last = Some(run.seq);
+        self.examined += 1;
+        self.examined_bytes += bytes;
+        true
+    }
+
+    /// The page that is full, and where to go on.
+    fn cut(self) -> (Vec<T>, Option<u64>) {
+        (self.found, self.last)
+    }
+}
+
+/// How many rows to read next: about as many as are a batch in bytes, by those just read.
+fn rows_of_next_batch(rows: &[Found]) -> usize {
+    let bytes: usize = rows.iter().map(|(_, value)| value.len()).sum();
+    let fit = BATCH_BYTES.saturating_mul(rows.len()) / bytes.max(1);
+    fit.clamp(1, BATCH_ROWS_MAX)
 }
 
 fn seq_key(kind: u8, seq: u64) -> Vec<u8> {

@@ -50,6 +50,8 @@ fn app(admin_token: Option<&str>) -> App {
         version: "1.2.3",
         request_timeout: TIMEOUT,
         guard: Guard::new(admin_token),
+        own_names: crate::same_origin::OwnNames::default(),
+        bodies: crate::bodies::Bodies::default(),
         metrics: Metrics::new([PATH].into_iter(), Vec::new()),
         long_polls: Arc::new(Semaphore::new(LONG_POLLS)),
         stopping: watch::Sender::new(false),

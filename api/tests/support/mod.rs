@@ -39,6 +39,7 @@ pub fn bounded_api(admin_token: Option<&str>, descriptors: DescriptorBudget) -> 
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),
             admin_token: admin_token.map(str::to_owned),
+            api_hosts: Vec::new(),
             test_hooks: false,
             descriptors,
             extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],

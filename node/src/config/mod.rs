@@ -40,6 +40,9 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// Lets the API listen beyond loopback without an admin token.
     pub insecure: bool,
+    /// Names and addresses, beside localhost and the loopback addresses, that requests may ask the
+    /// API by while there is no admin token.
+    pub api_hosts: Vec<String>,
     /// How long a request waits for an owner.
     pub request_timeout: Duration,
     /// How often nodes registered over HTTP should send a heartbeat.
@@ -85,6 +88,7 @@ impl Default for Config {
             labels: BTreeMap::new(),
             admin_token: None,
             insecure: false,
+            api_hosts: Vec::new(),
             request_timeout: Duration::from_secs(5),
             heartbeat_interval: Duration::from_secs(30),
             unhealthy_after: Duration::from_secs(30),
@@ -143,6 +147,16 @@ impl Config {
             return Err(ConfigError::OpenApi(self.api_addr));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// What requests may call the API beside its loopback names: what was given, and the address
+    /// that the API was told to listen at. A web page cannot make that its own, as it can a name.
+    pub fn own_api_hosts(&self) -> Vec<String> {
+        let listens_at = self.api_addr.ip();
+        let told = (!listens_at.is_unspecified()).then(|| listens_at.to_string());
+        self.api_hosts.iter().cloned().chain(told).collect()
     }
 }
 

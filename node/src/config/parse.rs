@@ -1,11 +1,13 @@
 //! The values of settings, each from text. The error says what would be right.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
 
+/// Bytes of a host name.
+const HOST_BYTES_MAX: usize = 253;
 /// Bytes of a region's name.
 const REGION_BYTES_MAX: usize = 63;
 /// Names in the data directory that no region may have.
@@ -52,6 +54,18 @@ pub(super) fn host_port(text: &str) -> Parsed<String> {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is not a host and a port, as node1:7400 or 10.0.0.1:7400 is"))
+    }
+}
+
+/// A host name or an IP address, without a port: requests may come by any.
+pub(super) fn host(text: &str) -> Parsed<String> {
+    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_name = (1..=HOST_BYTES_MAX).contains(&text.len()) && text.bytes().all(of_a_name);
+    if is_name || address.parse::<IpAddr>().is_ok() {
+        Ok(address.to_owned())
+    } else {
+        Err(format!("{text:?} is not a host name or an IP address, without scheme and port"))
     }
 }
 

@@ -28,6 +28,8 @@ const FILE_VARIABLE: &str = "SHIIOO_CONFIG";
 const LABELS_MAX: usize = 64;
 /// Members that may be named to join.
 const JOIN_MAX: usize = 64;
+/// Names that the API may have.
+const API_HOSTS_MAX: usize = 64;
 
 /// One layer of settings, as written. Every field is absent where nothing was said.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
@@ -83,6 +85,12 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub insecure: Option<bool>,
+
+    /// Name or address that the API may be asked by without an admin token, beside localhost and
+    /// the loopback addresses; repeat, or separate by commas [env: SHIIOO_API_HOST]
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub api_host: Vec<String>,
 
     /// How long a request waits for an owner [default: 5s]
     #[arg(long, value_name = "TIME")]
@@ -207,16 +215,21 @@ pub fn resolve(
 fn from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Settings, SettingError> {
     let text = |name: &str| variable(env, name);
     let of = |setting: &str| text(&variable_name(setting));
-    let join = of("join")?.map(|join| join.split(',').map(|it| it.trim().to_owned()).collect());
+    let list = |setting: &str| {
+        let texts =
+            of(setting)?.map(|text| text.split(',').map(|it| it.trim().to_owned()).collect());
+        Ok(texts.unwrap_or_default())
+    };
     Ok(Settings {
         api_addr: of("api_addr")?,
         node_addr: of("node_addr")?,
         advertise_addr: of("advertise_addr")?,
         data_dir: of("data_dir")?,
-        join: join.unwrap_or_default(),
+        join: list("join")?,
         join_token: of("join_token")?,
         region: of("region")?,
         admin_token: of("admin_token")?,
+        api_host: list("api_host")?,
         log: of("log")?,
         ..Settings::default()
     })
@@ -304,6 +317,7 @@ impl Layers {
             labels,
             admin_token: self.value("admin_token", |it| &it.admin_token, parse::secret)?,
             insecure: self.switch(|it| it.insecure),
+            api_hosts: self.list("api_host", API_HOSTS_MAX, |it| &it.api_host, parse::host)?,
             request_timeout: self
                 .value("request_timeout", |it| &it.request_timeout, parse::request_timeout)?
                 .unwrap_or(default.request_timeout),

@@ -314,6 +314,7 @@ impl NodeHost {
             join_token: Some(Secret::new(JOIN_TOKEN)),
             data_dir: format!("/{}", self.name).into(),
             insecure: true,
+            api_hosts: vec![self.name.clone()],
             election_timeout: ELECTION_TIMEOUT,
             ..Config::default()
         }

@@ -35,6 +35,7 @@ use shiioo_actors::ports::{
     Peers, Service,
 };
 use shiioo_actors::seams::{Seams, Tcp};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::dial;
@@ -51,6 +52,8 @@ use members::{Member, Members};
 const ATTEMPT_MS_MAX: u64 = 1_000;
 /// Longest time that saying goodbye takes, ms.
 const CLOSE_MS_MAX: u64 = 1_000;
+/// Bytes of long answers that are taken at once: more wait where they are.
+const ANSWERS_BYTES_MAX: usize = 256 << 20;
 /// Code of connections that are closed because their node stops.
 const STOPPING: VarInt = VarInt::from_u32(3);
 
@@ -101,6 +104,8 @@ struct Shared {
     seams: Seams,
     lookups: Lookups,
     members: Members,
+    /// Bytes of long answers that may still be taken at once.
+    answers: Semaphore,
 }
 
 impl Quic {
@@ -131,9 +136,16 @@ impl Quic {
             socket,
             Arc::new(TokioRuntime),
         )?;
-        let (server, members) = (Mutex::new(Some(server)), Members::default());
-        let lookups = Lookups::of_node(tcp);
-        let shared = Shared { endpoint, client, server, name, seams, lookups, members };
+        let shared = Shared {
+            endpoint,
+            client,
+            server: Mutex::new(Some(server)),
+            name,
+            seams,
+            lookups: Lookups::of_node(tcp),
+            members: Members::default(),
+            answers: Semaphore::new(ANSWERS_BYTES_MAX),
+        };
         Ok(Arc::new(Self(Arc::new(shared))))
     }
 
@@ -197,7 +209,9 @@ impl Shared {
             let connection = self.connection(&member).await?;
             let opened = connection.open_bi().await;
             let (send, receive) = opened.map_err(|error| member.unreachable(error.to_string()))?;
-            Ok(Exchange::new(send, receive, PEER_MESSAGE_BYTES_MAX))
+            let mut exchange = Exchange::new(send, receive, PEER_MESSAGE_BYTES_MAX);
+            exchange.answer_up_to(service.answer_bytes_max());
+            Ok(exchange)
         });
         let late = "no connection before the deadline";
         let exchange = opened.await.map_err(|_| member.unreachable(late))??;
@@ -209,7 +223,7 @@ impl Shared {
         };
         let head = head.encode(PEER_MESSAGE_BYTES_MAX);
         let head = head.map_err(|error| member.unreachable(error.to_string()))?;
-        match timeout_at(deadline, exchange.ask(head, request)).await {
+        match timeout_at(deadline, exchange.ask(head, request, &self.answers)).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(declined))) => Err(PeerError::Declined { to, why: declined.0 }),
             Ok(Err(broken)) => Err(PeerError::Lost { to, why: broken.to_string() }),

@@ -75,6 +75,7 @@ async fn call(
         return decline(exchange, Declined(why)).await;
     };
     exchange.prefer(number.lane(request.head.bytes));
+    exchange.answer_up_to(number.answer_bytes_max());
     let Request { payload, room, .. } = request;
     let serving = service.serve(from, number, payload, deadline);
     let answer = tokio::select! {

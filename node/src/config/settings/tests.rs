@@ -71,6 +71,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         label = ['k=v', 'l=w,x']
         admin_token = 'at'
         insecure = true
+        api_host = ['a.example', '::1']
         request_timeout = '1s'
         heartbeat_interval = '2s'
         unhealthy_after = '3s'
@@ -94,6 +95,8 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         "--label=l=w,x",
         "--admin-token=at",
         "--insecure",
+        "--api-host=a.example",
+        "--api-host=[::1]",
         "--request-timeout=1s",
         "--heartbeat-interval=2s",
         "--unhealthy-after=3s",
@@ -109,6 +112,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
     assert_eq!((config.clone(), log), resolved(&flags, &[], None).unwrap());
     assert_eq!(config.admin_token, Some(Secret::new("at")));
     assert_eq!(config.labels["l"], "w,x");
+    assert_eq!(config.own_api_hosts(), ["a.example", "::1"]);
     assert!(config.repair && config.insecure && config.test_hooks);
     let (config, _) = resolved(&["--insecure=false"], &[], Some(file)).unwrap();
     assert!(!config.insecure, "a flag can take back what the file says");
@@ -179,6 +183,7 @@ fn every_variable_is_read() {
         ("SHIIOO_JOIN_TOKEN", "jt"),
         ("SHIIOO_REGION", "r"),
         ("SHIIOO_ADMIN_TOKEN", "at"),
+        ("SHIIOO_API_HOST", "a.example, 10.0.0.1"),
     ];
     let expected = Config {
         api_addr: "127.0.0.1:1".parse().unwrap(),
@@ -189,9 +194,25 @@ fn every_variable_is_read() {
         join_token: Some(Secret::new("jt")),
         region: "r".into(),
         admin_token: Some(Secret::new("at")),
+        api_hosts: vec!["a.example".into(), "10.0.0.1".into()],
         ..Config::default()
     };
     assert_eq!(resolved(&[], &env, None).unwrap().0, expected);
+}
+
+#[test]
+fn a_name_of_the_api_is_a_host_without_more() {
+    let (config, _) =
+        resolved(&["--api-host=a_b.example.", "--api-addr=10.0.0.1:1", "--insecure"], &[], None)
+            .unwrap();
+    assert_eq!(config.own_api_hosts(), ["a_b.example.", "10.0.0.1"]);
+    for bad in ["http://a", "a:3000", "[::1]:3000", "a/b", "*", "a b", "[a]"] {
+        let error = refused(&["--api-host", bad], &[], None);
+        assert!(
+            error.starts_with("--api-host: ") && error.contains("is not a host name"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -129,6 +129,7 @@ async fn a_member_has_to_show_a_certificate() {
 async fn a_stranger_can_only_join_and_only_in_few_words() {
     let one = Cluster::new(27).node(1);
     let stranger = dial_bare(&one, b"shiioo-join/1").await;
+    let room = Semaphore::new(1_024);
     for (service, bytes, words) in [
         (Service::Node as u8, 4, "only join"),
         (0, crate::join::JOIN_MESSAGE_BYTES_MAX + 1, "longer than"),
@@ -136,7 +137,7 @@ async fn a_stranger_can_only_join_and_only_in_few_words() {
         let (send, receive) = stranger.open_bi().await.unwrap();
         let head = RequestHead { service, patience_ms: 5_000, bytes };
         let head = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
-        let asked = Exchange::new(send, receive, 1_024).ask(head, vec![0; bytes]);
+        let asked = Exchange::new(send, receive, 1_024).ask(head, vec![0; bytes], &room);
         let Declined(why) = soon(asked).await.unwrap().unwrap_err();
         assert!(why.contains(words), "{why}");
     }
@@ -166,9 +167,10 @@ async fn strangers_that_say_nothing_make_room_and_members_do_not_notice() {
     let gone = strangers.iter().filter(|stranger| stranger.close_reason().is_some()).count();
     assert_eq!((gone, late.close_reason()), (1, None));
     let (send, receive) = late.open_bi().await.unwrap();
+    let room = Semaphore::new(1_024);
     let head = RequestHead { service: 0, patience_ms: 5_000, bytes: 3 };
     let head = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
-    let asked = Exchange::new(send, receive, 1_024).ask(head, b"abc".to_vec());
+    let asked = Exchange::new(send, receive, 1_024).ask(head, b"abc".to_vec(), &room);
     assert_eq!(soon(asked).await.unwrap().unwrap(), b"cba");
     one.call(2, b"hello").await.unwrap();
 }

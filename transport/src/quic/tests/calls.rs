@@ -1,5 +1,7 @@
 //! Calls between members.
 
+use shiioo_actors::ports::API_ANSWER_BYTES_MAX;
+
 use super::*;
 
 #[tokio::test]
@@ -31,9 +33,14 @@ async fn the_longest_messages_pass_and_longer_ones_are_not_sent() {
     let longest = vec![3; PEER_MESSAGE_BYTES_MAX];
     assert_eq!(one.call(2, &longest).await.unwrap(), longest);
     assert_eq!(one.call(2, b"long").await.unwrap().len(), PEER_MESSAGE_BYTES_MAX);
+    let long = one.call_for(2, Service::Api, b"long", Duration::from_secs(60)).await.unwrap();
+    assert_eq!(long.len(), API_ANSWER_BYTES_MAX);
+    let longer = one.call_for(2, Service::Api, b"longer", Duration::from_secs(60)).await;
+    assert!(lost(&longer), "it was done, and what came of it is not told");
+    two.service.calls_so_far();
     let longer = vec![3; PEER_MESSAGE_BYTES_MAX + 1];
     assert!(unreachable(&one.call(2, &longer).await, "longer than"));
-    assert_eq!(two.service.calls_so_far().len(), 1);
+    assert_eq!(two.service.calls_so_far().len(), 0);
 }
 
 #[tokio::test]

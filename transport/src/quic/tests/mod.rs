@@ -55,7 +55,8 @@ impl Drop for UnderWay<'_> {
 }
 
 impl PeerService for Obedient {
-    /// `no`: declines. `wait`: answers when it is let go. `long`: answers as much as may be.
+    /// `no`: declines. `wait`: answers when it is let go. `long`: answers as much as may be, `longer`:
+    /// more.
     /// Anything else is answered with itself.
     fn serve(
         &self,
@@ -76,7 +77,8 @@ impl PeerService for Obedient {
                     self.go.subscribe().wait_for(|go| *go).await.unwrap();
                     Ok(request)
                 }
-                b"long" => Ok(vec![7; PEER_MESSAGE_BYTES_MAX]),
+                b"long" => Ok(vec![7; service.answer_bytes_max()]),
+                b"longer" => Ok(vec![7; service.answer_bytes_max() + 1]),
                 _ => Ok(request),
             }
         })
