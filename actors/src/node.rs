@@ -27,26 +27,21 @@ use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
 use crate::node_calls::NodeCalls;
 use crate::origins::Origins;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::Refusal;
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores};
+use crate::ports::{HttpCaller, Ledger, Peers, Stores};
+use crate::registering::{Registrar, register};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
-use crate::system::{Authority, SystemState};
+use crate::system::Authority;
 use crate::tenants::{
     Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
 };
 use crate::workflow::template::Templates;
 
-/// Tenant groups of a region.
-const GROUPS_PER_REGION: u32 = 8;
-/// How long one attempt to make the node known to its cluster may take.
-const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
-/// A node that waits for its cluster says so this often.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Wait between two attempts.
-const REGISTER_RETRY: Duration = Duration::from_millis(10);
+/// How long a look at this node's own state may take.
+const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long handing the lead over may take.
 const HAND_OVER: Duration = Duration::from_millis(1500);
 /// How long saying goodbye may take.
@@ -146,14 +141,15 @@ pub struct NodeActors {
 
 /// Starts a node's actors and makes the node known to its cluster. `open` is given the doors for
 /// other nodes' calls as soon as somebody stands behind them: the cluster looks after a node before
-/// it takes it in.
+/// it takes it in. It is given the handles as well where the node has been a member before, so that
+/// clients can ask what it knows while it waits for the others.
 ///
 /// # Errors
 /// When an actor does not start, or the cluster does not take the node.
 pub async fn start(
     profile: NodeProfile,
     ports: NodePorts,
-    open: impl FnOnce(Doors) + Send,
+    open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
@@ -195,7 +191,7 @@ async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
-    open: impl FnOnce(Doors) + Send,
+    open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
     let NodePorts { ledger, stores, http, seams, registry, peers, issuer } = ports.clone();
     let member = profile.member;
@@ -288,13 +284,11 @@ async fn start_under(
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 
-    open(Doors {
+    let doors = Doors {
         heartbeats: heartbeats.clone(),
         calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
         desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
-    });
-    register(&Registrar { control: &control, leadership }, member, profile.founding).await?;
-    let origins = Arc::new(Origins::new(&seams));
+    };
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
         directory: Arc::clone(&directory),
@@ -304,6 +298,8 @@ async fn start_under(
         seams: seams.clone(),
         region,
     });
+    let (is_registered, registered) = watch::channel(false);
+    let origins = Arc::new(Origins::new(&seams));
     let handles = Handles {
         tenants: tenant_handles.clone(),
         locks: Locks {
@@ -314,7 +310,7 @@ async fn start_under(
         },
         routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
         cluster: Cluster {
-            control,
+            control: control.clone(),
             directory,
             elector,
             heartbeats,
@@ -323,8 +319,20 @@ async fn start_under(
             seams,
             node,
             raft_id,
+            election_timeout: profile.election_timeout,
+            registered,
         },
     };
+    // One that comes back says what its own disk knows while it waits for the others; one that
+    // is new knows nothing yet.
+    let knows = control.read(Instant::now() + LOCAL_DEADLINE, move |state| {
+        state.member(raft_id).is_some() && !state.groups().is_empty()
+    });
+    let known = knows.await.unwrap_or(false).then(|| handles.clone());
+    open(doors, known);
+    let registrar = Registrar { control: &control, cluster: &handles.cluster, leadership };
+    register(&registrar, member, profile.founding).await?;
+    is_registered.send_replace(true);
     Ok((handles, control_actor, tenants, node))
 }
 
@@ -340,75 +348,6 @@ async fn spawn<A: Actor>(
 
 fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
     StartError::Actor { what, why: error.to_string() }
-}
-
-/// What a node is made known with.
-struct Registrar<'a> {
-    control: &'a Control,
-    /// Of the system group.
-    leadership: watch::Receiver<Leadership>,
-}
-
-/// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
-/// region when there are none.
-async fn register(
-    registrar: &Registrar<'_>,
-    member: Member,
-    founding: Option<Founding>,
-) -> Result<(), StartError> {
-    let (region, raft_id) = (member.region.clone(), member.raft_id);
-    if let Some(Founding { authority, public_key, secret_hash }) = founding {
-        let member = member.clone();
-        let found = SystemCommand::Found { authority, member, public_key, secret_hash };
-        insist(registrar, found).await?;
-    }
-    match insist(registrar, SystemCommand::RegisterMember(member)).await? {
-        Outcome::Refused(_) => return Err(StartError::Removed),
-        _ => tracing::debug!("registered"),
-    }
-    loop {
-        let wanted = region.clone();
-        let look = move |state: &SystemState| {
-            let groups = state.groups();
-            let is_placed = groups.values().any(|placement| placement.region == wanted);
-            (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
-        };
-        match registrar.control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
-            Ok((true, _)) => return Ok(()),
-            Ok((false, last)) => {
-                let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
-                let (region, members) = (region.clone(), vec![raft_id]);
-                // When another region took these numbers at the same moment, the next do.
-                insist(registrar, SystemCommand::PlaceGroups { region, groups, members }).await?;
-            }
-            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
-            Err(error) => tracing::debug!(%error, "not placed yet"),
-        }
-        tokio::time::sleep(REGISTER_RETRY).await;
-    }
-}
-
-/// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is
-/// full may be that of another node, which leads; then it is waited for, too.
-async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Outcome, StartError> {
-    let began = Instant::now();
-    let mut told = Duration::ZERO;
-    loop {
-        let deadline = Instant::now() + REGISTER_ATTEMPT;
-        match registrar.control.send(deadline, command.clone()).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
-            Err(CallError::DiskFull) if registrar.leadership.borrow().here => {
-                return Err(StartError::Register(CallError::DiskFull));
-            }
-            Err(error) if began.elapsed() >= told + TELL_EVERY => {
-                told = began.elapsed();
-                tracing::warn!(%error, "still waiting for the cluster");
-            }
-            Err(error) => tracing::debug!(%error, "not registered yet"),
-        }
-        tokio::time::sleep(REGISTER_RETRY).await;
-    }
 }
 
 impl NodeActors {

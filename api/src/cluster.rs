@@ -138,6 +138,13 @@ pub(crate) struct HealthBody {
     has_leader: bool,
     #[schema(value_type = Option<String>)]
     leader_id: Option<Shown<NodeId>>,
+    /// Voters of the system group.
+    voters: u64,
+    /// How many of them have to agree.
+    quorum: u64,
+    /// How many voters may fail at this moment without stopping anything: the least over all
+    /// groups. A group with one voter, as tenant groups have so far, can lose none.
+    can_lose: u64,
 }
 
 /// A replica of a group.
@@ -274,6 +281,9 @@ pub(crate) async fn health(ctx: Ctx) -> Reply {
         healthy_nodes: view.healthy_nodes,
         has_leader: view.leader.is_some(),
         leader_id: view.leader.map(Shown),
+        voters: view.voters,
+        quorum: view.quorum,
+        can_lose: view.can_lose,
     })?
     .done()
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Member;
@@ -18,6 +19,7 @@ use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
@@ -30,6 +32,10 @@ use crate::seams::NodeSeams;
 const READY_FILE: &str = "node.json";
 /// Ports that are tried where the wished one is taken and may be another.
 const PORTS_MAX: u16 = 64;
+/// Wait before it is looked again whether the node is ready.
+const READY_POLL: Duration = Duration::from_millis(20);
+/// A node that is not ready says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -182,6 +188,23 @@ impl Node {
     /// returns on a node that works.
     pub async fn failed(&self) -> NodeFailure {
         NodeFailure(self.rooms.failed().await)
+    }
+
+    /// Waits until the node is ready: until it votes, or stands by on purpose, wherever it is meant
+    /// to. Tells the log what it waits for.
+    pub async fn ready(&self) {
+        let mut tell_next = Instant::now() + TELL_EVERY;
+        loop {
+            let reasons = self.rooms.not_ready().await;
+            if reasons.is_empty() {
+                return;
+            }
+            if Instant::now() >= tell_next {
+                tell_next = Instant::now() + TELL_EVERY;
+                tracing::warn!(why = reasons.join("; "), "not ready yet");
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
     }
 
     /// Who this node is.

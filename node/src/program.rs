@@ -106,11 +106,16 @@ async fn serve(config: Config) -> Result<(), String> {
         () = signals.next() => return Ok(()),
     };
     let node = started.map_err(|error| error.to_string())?;
-    let _ = io::stdout().write_all(banner(&node).as_bytes());
-    let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
-    tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
-    warn_when_open(node.config());
+    let served = async {
+        node.ready().await;
+        let _ = io::stdout().write_all(banner(&node).as_bytes());
+        let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
+        tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
+        warn_when_open(node.config());
+        std::future::pending::<()>().await;
+    };
     let failure = tokio::select! {
+        () = served => None,
         () = signals.next() => None,
         failure = node.failed() => Some(failure),
     };
@@ -177,7 +182,6 @@ fn banner(node: &Node) -> String {
            node       {node_id} (region {region})\n  \
            cluster    {cluster_id}\n  \
            API        http://{api}/api ({access})\n  \
-           dashboard  http://{api}/\n  \
            nodes      {node_addr} (UDP)\n  \
            data       {data_dir}{moved}\n  \
            to join it {join}\n",

@@ -4,7 +4,8 @@
 //! over as soon as they run; the system group runs before the actors, because they follow its
 //! leadership; other nodes are answered before the actors have started, because a node that has
 //! just joined is looked after before it is taken in. The API answers from the beginning,
-//! `starting` until the actors run, so that a long recovery can be told from a dead node.
+//! `starting` until the actors run, so that a long recovery can be told from a dead node; a node that
+//! has been a member answers from its own disk while it waits for the others.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -151,7 +152,7 @@ impl Rooms {
         // A node that waits for its cluster would not notice that its own log has failed.
         tokio::select! {
             biased;
-            started = node::start(profile, ports, |actors| door.open(actors)) => Ok(started?),
+            started = node::start(profile, ports, |actors, handles| door.open(actors, handles)) => Ok(started?),
             why = groups.failed() => Err(RoomsError::Failed(why)),
         }
     }
@@ -159,6 +160,11 @@ impl Rooms {
     /// What is known here of the groups.
     pub(crate) fn groups(&self) -> Vec<GroupStatus> {
         self.groups.groups()
+    }
+
+    /// Why the node is not ready; empty when it is.
+    pub(crate) async fn not_ready(&self) -> Vec<String> {
+        self.actors.handles.cluster.not_ready().await
     }
 
     /// Waits until the node can go on no longer; tells why.

@@ -179,7 +179,9 @@ impl Members {
         if silence < late {
             let is_cut_off = has_others && most >= late;
             let is_clock_off = known.clock_offset_ms > CLOCK_OFFSET_MS_MAX;
-            return if is_cut_off || is_clock_off || !known.has_room() {
+            // Of one that has not been heard of since this node started nothing good is known.
+            let is_unheard = known.last.is_none();
+            return if is_unheard || is_cut_off || is_clock_off || !known.has_room() {
                 NodeStatus::Degraded
             } else {
                 NodeStatus::Healthy
@@ -216,6 +218,9 @@ mod tests {
     fn three(now: Instant) -> Members {
         let mut members = Members::new(T);
         members.set(&[2, 3], now);
+        for id in [2, 3] {
+            members.heard(id, beat(&[], None), None, now, Timestamp(0));
+        }
         members
     }
 
@@ -235,6 +240,17 @@ mod tests {
         members.heard(2, beat(&[], None), None, at(7), Timestamp(9));
         let health = members.health(at(7))[&2];
         assert_eq!((health.status, health.heard_at), (NodeStatus::Healthy, Some(Timestamp(9))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_not_been_heard_of_is_not_healthy() {
+        let start = Instant::now();
+        let mut members = Members::new(T);
+        members.set(&[2], start);
+        assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded]);
+        assert_eq!(statuses(&mut members, start + T * 4), [NodeStatus::Unhealthy]);
+        members.heard(2, beat(&[], None), None, start + T, Timestamp(0));
+        assert_eq!(statuses(&mut members, start + T), [NodeStatus::Healthy]);
     }
 
     #[tokio::test(start_paused = true)]

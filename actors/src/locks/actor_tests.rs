@@ -17,6 +17,7 @@ use crate::ports::{
     BoxFuture, GroupStatus, Leadership, Ledger, LogEntry, ProposeError, StoreError,
 };
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
+use crate::voters::Voters;
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]
@@ -84,6 +85,10 @@ impl Ledger for Stuck {
 
     fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
         unreachable!()
+    }
+
+    fn voters(&self, _: GroupId) -> Option<Voters> {
+        None
     }
 
     fn has_room(&self) -> bool {

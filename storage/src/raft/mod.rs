@@ -46,6 +46,7 @@ use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, Peers, ProposeError, Service,
     StoreError,
 };
+use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -346,5 +347,9 @@ impl Ledger for Groups {
 
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
+    }
+
+    fn voters(&self, group: GroupId) -> Option<Voters> {
+        self.all().get(&group).map(|group| group.voters())
     }
 }

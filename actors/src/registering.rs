@@ -1,0 +1,97 @@
+//! How a node that starts makes itself known to its cluster, and waits for it.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::command::{Member, SystemCommand};
+use crate::control::Control;
+use crate::error::CallError;
+use crate::handles::Cluster;
+use crate::ids::GroupId;
+use crate::node::{Founding, StartError};
+use crate::outcome::Outcome;
+use crate::ports::Leadership;
+use crate::system::SystemState;
+
+/// Tenant groups of a region.
+const GROUPS_PER_REGION: u32 = 8;
+/// How long one attempt to make the node known to its cluster may take.
+const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
+/// A node that waits for its cluster says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Wait between two attempts.
+const REGISTER_RETRY: Duration = Duration::from_millis(10);
+
+/// What a node is made known with.
+pub(crate) struct Registrar<'a> {
+    pub(crate) control: &'a Control,
+    /// The rest of the node, which knows what is waited for.
+    pub(crate) cluster: &'a Cluster,
+    /// Of the system group.
+    pub(crate) leadership: watch::Receiver<Leadership>,
+}
+
+/// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
+/// region when there are none.
+pub(crate) async fn register(
+    registrar: &Registrar<'_>,
+    member: Member,
+    founding: Option<Founding>,
+) -> Result<(), StartError> {
+    let (region, raft_id) = (member.region.clone(), member.raft_id);
+    if let Some(Founding { authority, public_key, secret_hash }) = founding {
+        let member = member.clone();
+        let found = SystemCommand::Found { authority, member, public_key, secret_hash };
+        insist(registrar, found).await?;
+    }
+    match insist(registrar, SystemCommand::RegisterMember(member)).await? {
+        Outcome::Refused(_) => return Err(StartError::Removed),
+        _ => tracing::debug!("registered"),
+    }
+    loop {
+        let wanted = region.clone();
+        let look = move |state: &SystemState| {
+            let groups = state.groups();
+            let is_placed = groups.values().any(|placement| placement.region == wanted);
+            (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
+        };
+        match registrar.control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
+            Ok((true, _)) => return Ok(()),
+            Ok((false, last)) => {
+                let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
+                let (region, members) = (region.clone(), vec![raft_id]);
+                // When another region took these numbers at the same moment, the next do.
+                insist(registrar, SystemCommand::PlaceGroups { region, groups, members }).await?;
+            }
+            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
+            Err(error) => tracing::debug!(%error, "not placed yet"),
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    }
+}
+
+/// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is
+/// full may be that of another node, which leads; then it is waited for, too.
+async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Outcome, StartError> {
+    let mut tell_next = Instant::now() + REGISTER_ATTEMPT;
+    loop {
+        let deadline = Instant::now() + REGISTER_ATTEMPT;
+        match registrar.control.send(deadline, command.clone()).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
+            Err(CallError::DiskFull) if registrar.leadership.borrow().here => {
+                return Err(StartError::Register(CallError::DiskFull));
+            }
+            Err(error) if Instant::now() >= tell_next => {
+                tell_next = Instant::now() + TELL_EVERY;
+                let why = registrar.cluster.not_ready().await.join("; ");
+                tracing::warn!(%error, %why, "this node is not part of its cluster yet");
+            }
+            Err(error) => tracing::debug!(%error, "not registered yet"),
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    }
+}
+
