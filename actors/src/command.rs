@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::json::Json;
 use crate::seams::Timestamp;
+use crate::secret::SecretHash;
 use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
 use crate::workflow::Workflow;
@@ -20,7 +22,7 @@ use crate::workflow::Workflow;
 pub const COMMAND_VERSION: u16 = 1;
 
 /// One replicated entry.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
     pub version: u16,
@@ -50,9 +52,43 @@ pub struct Origin {
     pub answered_below: u64,
 }
 
+/// Names the kind of command alone: commands hold what tenants keep to themselves, as in headers of
+/// `http` steps, and the log of the consensus library shows every entry at its finer levels.
 impl fmt::Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.command)
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, at, term, cause: _, origin: _, command } = self;
+        write!(f, "Envelope({command:?}, version {version}, at {}, term {term:?})", at.0)
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(command) => write!(f, "{command:?}"),
+            Self::Tenant { tenant, epoch, command } => {
+                write!(f, "{command:?} of tenant {tenant} in epoch {epoch:?}")
+            }
+        }
+    }
+}
+
+/// The name of the kind.
+impl fmt::Debug for SystemCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.into())
+    }
+}
+
+/// The name of the kind.
+impl fmt::Debug for TenantCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.into())
     }
 }
 
@@ -66,7 +102,7 @@ pub struct Cause {
 }
 
 /// A command to one state machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// To the control plane, in group 0.
     System(SystemCommand),
@@ -92,7 +128,7 @@ pub struct Idempotency {
 }
 
 /// Changes to the control plane.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
 pub enum SystemCommand {
     /// Founds the cluster, with its first member. A second founding does nothing.
     Found {
@@ -103,7 +139,7 @@ pub enum SystemCommand {
         /// Its public key.
         public_key: [u8; 32],
         /// Hash of the secret that admits others, if one was chosen.
-        secret_hash: Option<[u8; 32]>,
+        secret_hash: Option<SecretHash>,
     },
     /// Lets a node in and gives it an id in Raft groups.
     AdmitMember {
@@ -211,6 +247,11 @@ pub enum SystemCommand {
     },
     /// A lock of the cluster's key space.
     Lock(LockCommand),
+    /// Sets the cluster's admin token, where it has none.
+    SetAdminToken {
+        /// Hash of the token.
+        hash: SecretHash,
+    },
 }
 
 /// A node that runs this program and is a member of the cluster.
@@ -288,7 +329,7 @@ pub enum WorkflowSource {
 }
 
 /// Changes to a tenant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
 pub enum TenantCommand {
     /// What group 0 decided about the tenant; creates the tenant's state when there is none.
     /// Idempotent: an older `(epoch, version)` than the one held does nothing.
@@ -397,3 +438,7 @@ pub enum StepResult {
         due_at: Timestamp,
     },
 }
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

@@ -34,7 +34,8 @@ use crate::ports::{HttpCaller, Ledger, Peers, Stores};
 use crate::registering::{Registrar, register};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
-use crate::system::Authority;
+use crate::secret::SecretHash;
+use crate::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
 };
@@ -62,6 +63,8 @@ pub struct NodeProfile {
     pub election_timeout: Duration,
     /// What this node founds its cluster with, where it does.
     pub founding: Option<Founding>,
+    /// Hash of the admin token that the node was started with.
+    pub admin_token: Option<SecretHash>,
 }
 
 /// What a cluster is founded with.
@@ -72,7 +75,7 @@ pub struct Founding {
     /// Public key of the first member.
     pub public_key: [u8; 32],
     /// Hash of the secret that admits others, if one was chosen.
-    pub secret_hash: Option<[u8; 32]>,
+    pub secret_hash: Option<SecretHash>,
 }
 
 /// What answers the calls of other nodes.
@@ -102,6 +105,9 @@ pub struct NodePorts {
     pub peers: Arc<dyn Peers>,
     /// Signs certificates.
     pub issuer: Arc<dyn CertificateIssuer>,
+    /// The admin token that is asked for: the one that the node was started with, until its
+    /// cluster says which. Written by the control plane.
+    pub admin_token: watch::Sender<Option<SecretHash>>,
 }
 
 /// Why a node's actors did not start.
@@ -126,6 +132,12 @@ pub enum StartError {
         "the cluster has removed this node; to join it again, start it with an empty data directory"
     )]
     Removed,
+    /// The cluster has an admin token, and the node was started with another.
+    #[error(
+        "--admin-token: the cluster has another admin token than this node was started with; start \
+         it with the cluster's own, or without one: it asks for the cluster's all the same"
+    )]
+    OtherAdminToken,
 }
 
 /// A node's running actors.
@@ -193,7 +205,8 @@ async fn start_under(
     ports: &NodePorts,
     open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, issuer } = ports.clone();
+    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, admin_token } =
+        ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
@@ -249,6 +262,7 @@ async fn start_under(
         router: router.clone(),
         peers,
         syncs: Arc::clone(&syncs),
+        admin_token,
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
     registry.set_control(control_actor.clone());
@@ -325,13 +339,18 @@ async fn start_under(
     };
     // One that comes back says what its own disk knows while it waits for the others; one that
     // is new knows nothing yet.
-    let knows = control.read(Instant::now() + LOCAL_DEADLINE, move |state| {
-        state.member(raft_id).is_some() && !state.groups().is_empty()
-    });
-    let known = knows.await.unwrap_or(false).then(|| handles.clone());
-    open(doors, known);
+    let look = move |state: &SystemState| {
+        let is_known = state.member(raft_id).is_some() && !state.groups().is_empty();
+        (is_known, state.admin_token())
+    };
+    let looked = control.read(Instant::now() + LOCAL_DEADLINE, look).await;
+    let (is_known, known_token) = looked.unwrap_or_default();
+    if known_token.zip(profile.admin_token).is_some_and(|(known, given)| known != given) {
+        return Err(StartError::OtherAdminToken);
+    }
+    open(doors, is_known.then(|| handles.clone()));
     let registrar = Registrar { control: &control, cluster: &handles.cluster, leadership };
-    register(&registrar, member, profile.founding).await?;
+    register(&registrar, member, profile.founding, profile.admin_token).await?;
     is_registered.send_replace(true);
     Ok((handles, control_actor, tenants, node))
 }

@@ -13,6 +13,7 @@ use crate::ids::GroupId;
 use crate::node::{Founding, StartError};
 use crate::outcome::Outcome;
 use crate::ports::Leadership;
+use crate::secret::SecretHash;
 use crate::system::SystemState;
 
 /// Tenant groups of a region.
@@ -39,8 +40,16 @@ pub(crate) async fn register(
     registrar: &Registrar<'_>,
     member: Member,
     founding: Option<Founding>,
+    admin_token: Option<SecretHash>,
 ) -> Result<(), StartError> {
     let (region, raft_id) = (member.region.clone(), member.raft_id);
+    // Before the cluster is founded, so that nobody gets in while its door is open to loopback.
+    if let Some(hash) = admin_token
+        && let Outcome::Refused(_) =
+            insist(registrar, SystemCommand::SetAdminToken { hash }).await?
+    {
+        return Err(StartError::OtherAdminToken);
+    }
     if let Some(Founding { authority, public_key, secret_hash }) = founding {
         let member = member.clone();
         let found = SystemCommand::Found { authority, member, public_key, secret_hash };

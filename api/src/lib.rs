@@ -49,6 +49,8 @@ use axum::Router;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
+use shiioo_actors::secret::SecretHash;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use crate::metrics::ExtraMetrics;
@@ -59,9 +61,9 @@ pub struct ApiConfig {
     pub version: &'static str,
     /// How long a request may take; long polls take their own time beside it.
     pub request_timeout: Duration,
-    /// The token that everything needs but liveness, readiness and the start page. `None` lets
-    /// everybody in.
-    pub admin_token: Option<String>,
+    /// Hash of the token that everything needs but liveness, readiness and the start page, as the
+    /// cluster has it. `None` lets everybody in.
+    pub admin_token: watch::Receiver<Option<SecretHash>>,
     /// Whether tests may have a tenant misbehave, at `/test/tenants/{tenant_id}/{act}`.
     pub test_hooks: bool,
     /// Metrics of the rest of the node, written behind the API's own.
@@ -73,7 +75,7 @@ impl fmt::Debug for ApiConfig {
         f.debug_struct("ApiConfig")
             .field("version", &self.version)
             .field("request_timeout", &self.request_timeout)
-            .field("admin_token", &self.admin_token.is_some())
+            .field("admin_token", &self.admin_token.borrow().is_some())
             .field("test_hooks", &self.test_hooks)
             .field("extra_metrics", &self.extra_metrics.len())
             .finish()
@@ -98,7 +100,7 @@ impl Api {
             seams,
             version: config.version,
             request_timeout: config.request_timeout,
-            guard: auth::Guard::new(config.admin_token.as_deref()),
+            guard: auth::Guard::new(config.admin_token),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
             openapi: OnceLock::new(),
         });

@@ -207,6 +207,11 @@ impl Node {
         }
     }
 
+    /// Whether an admin token is asked for: the cluster's, however this node was started.
+    pub fn has_admin_token(&self) -> bool {
+        self.rooms.has_admin_token()
+    }
+
     /// Who this node is.
     pub fn identity(&self) -> &Identity {
         &self.identity

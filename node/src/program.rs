@@ -111,7 +111,7 @@ async fn serve(config: Config) -> Result<(), String> {
         let _ = io::stdout().write_all(banner(&node).as_bytes());
         let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
         tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
-        warn_when_open(node.config());
+        warn_when_open(&node);
         std::future::pending::<()>().await;
     };
     let failure = tokio::select! {
@@ -172,10 +172,11 @@ fn banner(node: &Node) -> String {
     let moved = (config.yields.data_dir && config.data_dir != wished.data_dir)
         || (config.yields.api_addr && node.api_addr() != wished.api_addr)
         || (config.yields.node_addr && node.node_addr() != wished.node_addr);
-    let access = match (&config.admin_token, api == node.api_addr() && api.ip().is_loopback()) {
-        (Some(_), _) => "needs a credential",
-        (None, true) => "no admin token: open to this machine only",
-        (None, false) => "NO admin token: open to everybody who reaches it",
+    let is_local = api == node.api_addr() && api.ip().is_loopback();
+    let access = match (node.has_admin_token(), is_local) {
+        (true, _) => "needs a credential",
+        (false, true) => "no admin token: open to this machine only",
+        (false, false) => "NO admin token: open to everybody who reaches it",
     };
     format!(
         "shiioo {version} is ready\n  \
@@ -200,12 +201,13 @@ fn banner(node: &Node) -> String {
 fn join_command(node: &Node) -> String {
     let config = node.config();
     let at = config.advertise_addr.clone().unwrap_or_else(|| node.node_addr().to_string());
-    let token = if config.join_token.is_some() { " --join-token ..." } else { "" };
+    let needs_token = config.join_token.is_some() || node.has_admin_token();
+    let token = if needs_token { " --join-token ..." } else { "" };
     format!("shiioo --join {at}{token}   (cargo run -- --join {at}{token})")
 }
 
-fn warn_when_open(config: &Config) {
-    if config.insecure && config.admin_token.is_none() {
+fn warn_when_open(node: &Node) {
+    if node.config().insecure && !node.has_admin_token() {
         tracing::warn!("started with --insecure: no credential is asked of anybody");
     }
 }

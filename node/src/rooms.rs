@@ -17,7 +17,7 @@ use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile};
 use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError};
 use shiioo_actors::seams::Seams;
-use shiioo_actors::secret::SecretBytes;
+use shiioo_actors::secret::{SecretBytes, SecretHash};
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
@@ -26,10 +26,10 @@ use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
 use shiioo_transport::udp::AsyncUdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
 use crate::node::Sockets;
@@ -45,6 +45,15 @@ pub(crate) struct Rooms {
     quic: Arc<Quic>,
     api: JoinHandle<()>,
     stop_api: oneshot::Sender<()>,
+    admin_token: watch::Receiver<Option<SecretHash>>,
+}
+
+/// What the actors are started with, beside the rooms that run already.
+struct Starting {
+    profile: NodeProfile,
+    registry: Arc<Registry>,
+    door: Arc<Door>,
+    admin_token: watch::Sender<Option<SecretHash>>,
 }
 
 /// Why the rooms did not open.
@@ -86,7 +95,11 @@ impl Rooms {
         let founding = founding(config, &identity)?;
         let quic = open_quic(seams, &identity, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
-        let api = Arc::new(open_api(config, seams, Arc::clone(&groups)));
+        let own = config.admin_token.as_ref();
+        let own = own.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
+        let admin_token = watch::Sender::new(own);
+        let api = open_api(config, seams, Arc::clone(&groups), admin_token.subscribe());
+        let api = Arc::new(api);
         let (stop_api, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&api);
         let serving = tokio::spawn(async move {
@@ -106,13 +119,24 @@ impl Rooms {
             unhealthy_after: config.unhealthy_after,
             election_timeout: config.election_timeout,
             founding,
+            admin_token: own,
         };
+        let watched = admin_token.subscribe();
         let door = Door::new(Arc::clone(&groups), Arc::clone(&api));
-        match Self::start_actors(config, seams, profile, &groups, registry, &quic, door).await {
+        let starting = Starting { profile, registry, door, admin_token };
+        match Self::start_actors(config, seams, starting, &groups, &quic).await {
             Ok(actors) => {
                 api.open(actors.handles.clone());
                 let identity = founded(seams, identity).await?;
-                Ok((Self { groups, actors, quic, api: serving, stop_api }, identity))
+                let rooms = Self {
+                    groups,
+                    actors,
+                    quic,
+                    api: serving,
+                    stop_api,
+                    admin_token: watched,
+                };
+                Ok((rooms, identity))
             }
             Err(error) => {
                 groups.shutdown().await;
@@ -125,12 +149,11 @@ impl Rooms {
     async fn start_actors(
         config: &Config,
         seams: &NodeSeams,
-        profile: NodeProfile,
+        starting: Starting,
         groups: &Arc<Groups>,
-        registry: Arc<Registry>,
         quic: &Arc<Quic>,
-        door: Arc<Door>,
     ) -> Result<NodeActors, RoomsError> {
+        let Starting { profile, registry, door, admin_token } = starting;
         // Only who founds the cluster is its first voter; the others are told who votes.
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
@@ -147,6 +170,7 @@ impl Rooms {
             registry,
             peers: Arc::clone(quic) as Arc<dyn Peers>,
             issuer: Arc::new(Issuer(seams.seams.clone())),
+            admin_token,
         };
         quic.serve(door.clone(), door.clone());
         // A node that waits for its cluster would not notice that its own log has failed.
@@ -160,6 +184,11 @@ impl Rooms {
     /// What is known here of the groups.
     pub(crate) fn groups(&self) -> Vec<GroupStatus> {
         self.groups.groups()
+    }
+
+    /// Whether an admin token is asked for.
+    pub(crate) fn has_admin_token(&self) -> bool {
+        self.admin_token.borrow().is_some()
     }
 
     /// Why the node is not ready; empty when it is.
@@ -178,7 +207,7 @@ impl Rooms {
     /// Lets others lead, takes no more requests, lets those that run end, writes down what waits,
     /// and stops.
     pub(crate) async fn close(self) {
-        let Self { groups, actors, quic, mut api, stop_api } = self;
+        let Self { groups, actors, quic, mut api, stop_api, admin_token: _ } = self;
         actors.hand_over().await;
         let _ = stop_api.send(());
         if tokio::time::timeout(API_DRAIN, &mut api).await.is_err() {
@@ -212,13 +241,18 @@ fn open_quic(
     Ok(quic)
 }
 
-fn open_api(config: &Config, seams: &NodeSeams, groups: Arc<OnceLock<Arc<Groups>>>) -> Api {
+fn open_api(
+    config: &Config,
+    seams: &NodeSeams,
+    groups: Arc<OnceLock<Arc<Groups>>>,
+    admin_token: watch::Receiver<Option<SecretHash>>,
+) -> Api {
     Api::new(
         seams.seams.clone(),
         ApiConfig {
             version: env!("CARGO_PKG_VERSION"),
             request_timeout: config.request_timeout,
-            admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+            admin_token,
             test_hooks: config.test_hooks,
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tests::{Exit, Server, Tenant, files, raw, spec};
+use tests::{Exit, Server, Tenant, eventually, files, raw, spec};
 use tokio::time::Instant;
 
 const FREE: &str = "127.0.0.1:0";

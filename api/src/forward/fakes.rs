@@ -13,6 +13,7 @@ use shiioo_actors::command::Origin;
 use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::secret::SecretHash;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
@@ -47,7 +48,9 @@ fn app(admin_token: Option<&str>) -> App {
         seams: Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) },
         version: "1.2.3",
         request_timeout: TIMEOUT,
-        guard: Guard::new(admin_token),
+        guard: Guard::new(
+            watch::channel(admin_token.map(|it| SecretHash::of_admin_token(it.as_bytes()))).1,
+        ),
         metrics: Metrics::new([PATH].into_iter(), Vec::new()),
         openapi: OnceLock::new(),
     })

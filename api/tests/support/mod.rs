@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::secret::SecretHash;
 use shiioo_api::{Api, ApiConfig};
 
 /// 1994-11-06T08:49:37Z.
@@ -32,7 +33,10 @@ pub fn api(admin_token: Option<&str>) -> Api {
         ApiConfig {
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),
-            admin_token: admin_token.map(str::to_owned),
+            admin_token: tokio::sync::watch::channel(
+                admin_token.map(|token| SecretHash::of_admin_token(token.as_bytes())),
+            )
+            .1,
             test_hooks: false,
             extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],
         },
