@@ -31,7 +31,7 @@ use crate::outcome::Refusal;
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
 use crate::ports::{HttpCaller, Ledger, Peers, Stores};
-use crate::registering::{Registrar, register};
+use crate::registering::{Registrar, keep_known, register};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
 use crate::secret::SecretHash;
@@ -148,6 +148,7 @@ pub struct NodeActors {
     tenants: ActorRef<SupervisorMessage>,
     root: ActorRef<RootMessage>,
     node: NodeId,
+    keeping: Keeping,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -168,13 +169,13 @@ pub async fn start(
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
     let mut starting = Starting(Some(root.clone()));
     // Whoever waits to be registered would not notice that an actor it needs has failed meanwhile.
-    let (handles, control, tenants, node) = tokio::select! {
+    let (handles, control, tenants, keeping, node) = tokio::select! {
         biased;
         started = start_under(&root, profile, &ports, open) => started?,
         why = failure(failed.clone()) => return Err(StartError::Failed(why)),
     };
     starting.0 = None;
-    Ok(NodeActors { handles, control, tenants, root, node, failed })
+    Ok(NodeActors { handles, control, tenants, root, node, keeping, failed })
 }
 
 /// Stops the actors of a start that came to nothing, also of one that is abandoned.
@@ -197,7 +198,16 @@ async fn failure(mut failed: watch::Receiver<Option<String>>) -> String {
     }
 }
 
-type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, NodeId);
+type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, NodeId);
+
+/// The task that keeps the node known; it ends with this.
+struct Keeping(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 async fn start_under(
     root: &ActorRef<RootMessage>,
@@ -231,6 +241,8 @@ async fn start_under(
         peers: Arc::clone(&peers),
         ledger: Arc::clone(&ledger),
         claim: says,
+        node,
+        node_addr: member.node_addr.clone(),
     };
     let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
     let heartbeats = Heartbeats::new(heartbeats);
@@ -350,9 +362,10 @@ async fn start_under(
     }
     open(doors, is_known.then(|| handles.clone()));
     let registrar = Registrar { control: &control, cluster: &handles.cluster, leadership };
-    register(&registrar, member, profile.founding, profile.admin_token).await?;
+    register(&registrar, member.clone(), profile.founding, profile.admin_token).await?;
     is_registered.send_replace(true);
-    Ok((handles, control_actor, tenants, node))
+    let keeping = Keeping(tokio::spawn(keep_known(control, member)));
+    Ok((handles, control_actor, tenants, keeping, node))
 }
 
 async fn spawn<A: Actor>(
@@ -390,11 +403,16 @@ impl NodeActors {
 
     /// Says goodbye, lets the tenants write down what they have, and stops all actors.
     pub async fn stop(self) {
-        let goodbye = SystemCommand::MemberOffline { node: self.node };
-        let deadline = Instant::now() + GOODBYE;
-        let control = &self.handles.cluster.control;
-        if let Err(error) = control.send(deadline, goodbye).await {
-            tracing::warn!(%error, "the cluster could not be told that this node stops");
+        // Before the goodbye, which it would take back.
+        drop(self.keeping);
+        // One that has failed does not stop in good order, and another process may be the member.
+        if self.failed.borrow().is_none() {
+            let goodbye = SystemCommand::MemberOffline { node: self.node };
+            let deadline = Instant::now() + GOODBYE;
+            let control = &self.handles.cluster.control;
+            if let Err(error) = control.send(deadline, goodbye).await {
+                tracing::warn!(%error, "the cluster could not be told that this node stops");
+            }
         }
         let (done, all_stopped) = oneshot::channel();
         let asked = self.tenants.send_message(SupervisorMessage::StopAll(done));

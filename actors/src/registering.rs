@@ -25,6 +25,9 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Wait between two attempts.
 const REGISTER_RETRY: Duration = Duration::from_millis(10);
 
+/// A member looks this often whether the cluster still has it right.
+const KEEP_EVERY: Duration = Duration::from_secs(2);
+
 /// What a node is made known with.
 pub(crate) struct Registrar<'a> {
     pub(crate) control: &'a Control,
@@ -104,3 +107,31 @@ async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Out
     }
 }
 
+
+/// Keeps a member known as it is: tells the cluster again what it has wrong, as after another
+/// process with a copy of its data directory was there for a while. Never returns.
+pub(crate) async fn keep_known(control: Control, member: Member) {
+    let mut looks = tokio::time::interval(KEEP_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let (deadline, own) = (Instant::now() + REGISTER_ATTEMPT, member.clone());
+        let is_right = move |state: &SystemState| {
+            let record = state.nodes().get(&own.node);
+            record.is_none_or(|record| {
+                record.member.as_ref().is_some_and(|known| {
+                    !known.offline && known.node_addr == own.node_addr
+                }) && record.address == own.api_addr
+            })
+        };
+        // One that has been removed is told so by its log.
+        if control.read(deadline, is_right).await.unwrap_or(true) {
+            continue;
+        }
+        tracing::info!("the cluster has this node elsewhere, or stopped: telling it again");
+        let register = SystemCommand::RegisterMember(member.clone());
+        if let Err(error) = control.send(deadline, register).await {
+            tracing::debug!(%error, "not told yet");
+        }
+    }
+}

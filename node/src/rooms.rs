@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
+use crate::joining;
 use crate::node::Sockets;
 use crate::seams::NodeSeams;
 
@@ -93,7 +94,7 @@ impl Rooms {
         sockets: Sockets,
     ) -> Result<(Self, Identity), RoomsError> {
         let founding = founding(config, &identity)?;
-        let quic = open_quic(seams, &identity, sockets.node)?;
+        let quic = open_quic(config, seams, &identity, &member.node_addr, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
         let own = config.admin_token.as_ref();
         let own = own.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
@@ -221,11 +222,13 @@ impl Rooms {
 }
 
 fn open_quic(
+    config: &Config,
     seams: &NodeSeams,
     identity: &Identity,
+    own_addr: &str,
     socket: Arc<dyn AsyncUdpSocket>,
 ) -> Result<Arc<Quic>, RoomsError> {
-    let config = QuicConfig {
+    let quic = QuicConfig {
         identity: TlsIdentity {
             ca_cert: identity.authority.clone(),
             cert: identity.certificate.clone(),
@@ -233,8 +236,9 @@ fn open_quic(
         },
         name: identity.name(),
         plain_packets: seams.plain_packets,
+        hints: joining::others(config, own_addr).into_iter().map(str::to_owned).collect(),
     };
-    let quic = Quic::start(config, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
+    let quic = Quic::start(quic, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
     // Until the control plane knows better.
     let others = identity.peers.iter().filter(|peer| peer.raft_id != identity.raft_id);
     quic.set_members(others.cloned().map(Into::into).collect());

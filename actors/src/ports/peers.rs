@@ -25,6 +25,8 @@ pub enum Service {
     Node = 4,
     /// API requests, handed on to the node that owns what they are about.
     Api = 5,
+    /// Which process a member is and where, between heartbeat monitors.
+    Hello = 6,
 }
 
 /// Requests in one lane do not wait for those in another.
@@ -40,12 +42,13 @@ pub enum Lane {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api];
+    pub const ALL: [Self; 6] =
+        [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api, Self::Hello];
 
     /// The lane its requests take.
     pub const fn lane(self) -> Lane {
         match self {
-            Self::Ping => Lane::Control,
+            Self::Ping | Self::Hello => Lane::Control,
             Self::Raft | Self::Node | Self::Api => Lane::Raft,
             Self::Snapshot => Lane::Bulk,
         }

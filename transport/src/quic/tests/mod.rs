@@ -165,7 +165,12 @@ impl Cluster {
         identity: TlsIdentity,
         socket: Arc<dyn AsyncUdpSocket>,
     ) -> Node {
-        let config = QuicConfig { identity: identity.clone(), name, plain_packets: false };
+        let config = QuicConfig {
+            identity: identity.clone(),
+            name,
+            plain_packets: false,
+            hints: Vec::new(),
+        };
         let tcp = Arc::new(RealTcp::default());
         let quic = Quic::start(config, socket, seams(self.seed()), tcp).unwrap();
         let (service, join) = (Obedient::new(), Arc::new(Joins::default()));
