@@ -37,8 +37,12 @@ fn system() -> Vec<SystemCommand> {
         certificate: PLANTED.into(),
         key: SecretBytes::new(PLANTED.into()),
     };
-    let token =
-        JoinToken { secret_hash: hash, expires_at: None, uses_left: None, created_at: Timestamp(0) };
+    let token = JoinToken {
+        secret_hash: hash,
+        expires_at: None,
+        uses_left: None,
+        created_at: Timestamp(0),
+    };
     let acquire = LockCommand::Acquire {
         key: text(),
         holder: text(),

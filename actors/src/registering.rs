@@ -107,7 +107,6 @@ async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Out
     }
 }
 
-
 /// Keeps a member known as it is: tells the cluster again what it has wrong, as after another
 /// process with a copy of its data directory was there for a while. Never returns.
 pub(crate) async fn keep_known(control: Control, member: Member) {
@@ -119,9 +118,11 @@ pub(crate) async fn keep_known(control: Control, member: Member) {
         let is_right = move |state: &SystemState| {
             let record = state.nodes().get(&own.node);
             record.is_none_or(|record| {
-                record.member.as_ref().is_some_and(|known| {
-                    !known.offline && known.node_addr == own.node_addr
-                }) && record.address == own.api_addr
+                record
+                    .member
+                    .as_ref()
+                    .is_some_and(|known| !known.offline && known.node_addr == own.node_addr)
+                    && record.address == own.api_addr
             })
         };
         // One that has been removed is told so by its log.

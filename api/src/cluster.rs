@@ -111,6 +111,25 @@ impl From<NodeView> for NodeBody {
     }
 }
 
+/// A node that has been registered.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RegisteredNode)]
+pub(crate) struct RegisteredBody {
+    #[serde(flatten)]
+    node: NodeBody,
+    /// How often it should send a heartbeat.
+    heartbeat_interval_secs: f64,
+}
+
+/// A heartbeat was heard.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HeartbeatHeard)]
+pub(crate) struct HeartbeatBody {
+    message: &'static str,
+    /// How often to send one.
+    heartbeat_interval_secs: f64,
+}
+
 /// Nodes.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = NodeList)]
@@ -209,14 +228,16 @@ pub(crate) struct GroupsBody {
 /// Registers a node that heartbeats over HTTP. It gets no vote and is never dialled.
 #[utoipa::path(post, path = "/api/cluster/nodes", operation_id = "register_node", tag = "Cluster",
     request_body = NewNodeBody,
-    responses((status = 201, description = "The node", body = NodeBody)))]
+    responses((status = 201, description = "The node", body = RegisteredBody)))]
 pub(crate) async fn register(ctx: Ctx, body: Payload<NewNodeBody>) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
     let created = ctx.handles()?.cluster.register(&call, body.value.into_new()?).await?;
     let id = created.resource.id;
-    Answer::created(&format!("/api/cluster/nodes/{id}"), &NodeBody::from(created.resource))?
-        .replayed(created.replayed)?
-        .done()
+    let body = RegisteredBody {
+        node: created.resource.into(),
+        heartbeat_interval_secs: ctx.heartbeat_interval().as_secs_f64(),
+    };
+    Answer::created(&format!("/api/cluster/nodes/{id}"), &body)?.replayed(created.replayed)?.done()
 }
 
 /// Lists nodes: members, and those registered over HTTP.
@@ -248,10 +269,14 @@ pub(crate) async fn remove(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
 /// A node registered over HTTP is alive.
 #[utoipa::path(post, path = "/api/cluster/nodes/{node_id}/heartbeat",
     operation_id = "heartbeat_node", tag = "Cluster",
-    responses((status = 200, description = "Acknowledged", body = MessageBody)))]
+    responses((status = 200, description = "Acknowledged", body = HeartbeatBody)))]
 pub(crate) async fn heartbeat(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
     ctx.handles()?.cluster.heartbeat(&ctx.call(), id).await?;
-    Answer::message("Heartbeat acknowledged")
+    Answer::ok(&HeartbeatBody {
+        message: "Heartbeat acknowledged",
+        heartbeat_interval_secs: ctx.heartbeat_interval().as_secs_f64(),
+    })?
+    .done()
 }
 
 /// Who leads the cluster, while a quorum confirms it.

@@ -61,6 +61,8 @@ pub struct ApiConfig {
     pub version: &'static str,
     /// How long a request may take; long polls take their own time beside it.
     pub request_timeout: Duration,
+    /// How often nodes registered over HTTP are told to send a heartbeat.
+    pub heartbeat_interval: Duration,
     /// Hash of the token that everything needs but liveness, readiness and the start page, as the
     /// cluster has it. `None` lets everybody in.
     pub admin_token: watch::Receiver<Option<SecretHash>>,
@@ -75,6 +77,7 @@ impl fmt::Debug for ApiConfig {
         f.debug_struct("ApiConfig")
             .field("version", &self.version)
             .field("request_timeout", &self.request_timeout)
+            .field("heartbeat_interval", &self.heartbeat_interval)
             .field("admin_token", &self.admin_token.borrow().is_some())
             .field("test_hooks", &self.test_hooks)
             .field("extra_metrics", &self.extra_metrics.len())
@@ -100,6 +103,7 @@ impl Api {
             seams,
             version: config.version,
             request_timeout: config.request_timeout,
+            heartbeat_interval: config.heartbeat_interval,
             guard: auth::Guard::new(config.admin_token),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
             openapi: OnceLock::new(),

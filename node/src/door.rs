@@ -50,9 +50,7 @@ impl PeerService for Door {
                     self.groups.serve(from, service, request, deadline).await
                 }
                 Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,
-                Service::Hello => {
-                    self.actors()?.heartbeats.greeted(from, &request, deadline).await
-                }
+                Service::Hello => self.actors()?.heartbeats.greeted(from, &request, deadline).await,
                 Service::Node => self.actors()?.calls.serve(&request, deadline).await,
                 Service::Api => self.api.serve_forwarded(from, request, deadline).await,
             }

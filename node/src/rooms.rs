@@ -39,6 +39,9 @@ use crate::seams::NodeSeams;
 /// How long running requests get to end when the node stops, before the rest stops under them.
 const API_DRAIN: Duration = Duration::from_secs(2);
 
+/// Heartbeats that a node registered over HTTP sends at least before it counts as unhealthy.
+const HEARTBEATS_IN_PATIENCE: u32 = 3;
+
 /// A node's rooms, running.
 pub(crate) struct Rooms {
     groups: Arc<Groups>,
@@ -129,14 +132,8 @@ impl Rooms {
             Ok(actors) => {
                 api.open(actors.handles.clone());
                 let identity = founded(seams, identity).await?;
-                let rooms = Self {
-                    groups,
-                    actors,
-                    quic,
-                    api: serving,
-                    stop_api,
-                    admin_token: watched,
-                };
+                let rooms =
+                    Self { groups, actors, quic, api: serving, stop_api, admin_token: watched };
                 Ok((rooms, identity))
             }
             Err(error) => {
@@ -256,6 +253,10 @@ fn open_api(
         ApiConfig {
             version: env!("CARGO_PKG_VERSION"),
             request_timeout: config.request_timeout,
+            // Two may be lost before a node counts as unhealthy.
+            heartbeat_interval: config
+                .heartbeat_interval
+                .min(config.unhealthy_after / HEARTBEATS_IN_PATIENCE),
             admin_token,
             test_hooks: config.test_hooks,
             extra_metrics: vec![Box::new(move |text| {

@@ -132,7 +132,10 @@ async fn no_level_of_the_log_shows_a_secret() {
             assert_eq!(line, None, "{planted} in the log of the {name} node");
         }
         let hashes = ["secret_hash: [", "secret_hash: Some([", "key: ["];
-        assert!(!hashes.iter().any(|hash| output.contains(hash)), "a hash or key in the {name} log");
+        assert!(
+            !hashes.iter().any(|hash| output.contains(hash)),
+            "a hash or key in the {name} log"
+        );
     }
     assert_ne!(run["id"], Value::Null);
 }

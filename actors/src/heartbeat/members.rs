@@ -268,6 +268,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn hearsay_ages() {
+        let start = Instant::now();
+        let mut members = three(start);
+        let now = start + T * 9;
+        // 2 said, almost a timeout ago, that it had heard 3 a moment before.
+        members.heard(2, beat(&[(3, 10)], None), None, now, Timestamp(0));
+        let later = now + T * 99 / 100;
+        let fresh = members.health(now + T / 2)[&3].status;
+        assert_eq!(fresh, NodeStatus::Degraded, "silent to this node alone");
+        assert_eq!(members.health(later)[&3].status, NodeStatus::Unhealthy, "to 2 as well by now");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_wrong_clock_degrades() {
         let start = Instant::now();
         let mut members = three(start);

@@ -289,7 +289,9 @@ fn members_and_tokens_survive_a_restart_after_any_command() {
             }
             // One that is to leave is to leave after a restart of its own as well.
             SystemCommand::DrainMember { .. } | SystemCommand::SetAdminToken { .. } => {
-                assert!(state.members().any(|(_, _, member)| member.leaving && member.raft_id == 2));
+                assert!(
+                    state.members().any(|(_, _, member)| member.leaving && member.raft_id == 2)
+                );
             }
             _ => {}
         }

@@ -48,6 +48,7 @@ fn app(admin_token: Option<&str>) -> App {
         seams: Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) },
         version: "1.2.3",
         request_timeout: TIMEOUT,
+        heartbeat_interval: TIMEOUT,
         guard: Guard::new(
             watch::channel(admin_token.map(|it| SecretHash::of_admin_token(it.as_bytes()))).1,
         ),

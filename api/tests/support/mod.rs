@@ -33,6 +33,7 @@ pub fn api(admin_token: Option<&str>) -> Api {
         ApiConfig {
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(10),
             admin_token: tokio::sync::watch::channel(
                 admin_token.map(|token| SecretHash::of_admin_token(token.as_bytes())),
             )
