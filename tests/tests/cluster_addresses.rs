@@ -20,8 +20,8 @@ async fn listed(cluster: &Cluster, at: usize, node: usize) -> Option<Value> {
 
 async fn can_write(cluster: &Cluster, at: usize, key: &str) {
     eventually("a lock is granted", async || {
-        let path = format!("/api/locks/{key}/acquire");
-        let call = cluster.poller(at).call("POST", &path).json(&json!({ "holder": "h" }));
+        let (client, path) = (cluster.poller(at), format!("/api/locks/{key}/acquire"));
+        let call = client.call("POST", &path).json(&json!({ "holder": "h" }));
         let reply = call.try_send().await.ok()?;
         (reply.status == 200).then_some(())
     })

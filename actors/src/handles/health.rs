@@ -46,6 +46,11 @@ impl Cluster {
         }
     }
 
+    /// Whether the cluster has noted that this node has started.
+    pub fn has_started(&self) -> bool {
+        *self.registered.borrow()
+    }
+
     /// Why this node is not ready to serve; empty when it is. Answered within an election timeout,
     /// so that a probe hears of a lost quorum within two of them.
     pub async fn not_ready(&self) -> Vec<String> {
@@ -54,7 +59,7 @@ impl Cluster {
             return vec![self.awaited(deadline).await];
         }
         let mut reasons = Vec::new();
-        if !*self.registered.borrow() {
+        if !self.has_started() {
             reasons.push("waits for the cluster to note that this node has started".to_owned());
         }
         let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();

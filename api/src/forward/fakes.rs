@@ -114,6 +114,10 @@ impl Ways for Fake {
         true
     }
 
+    fn has_started(&self) -> bool {
+        true
+    }
+
     async fn applied_index(&self, _: Instant) -> Option<u64> {
         Some(7)
     }
