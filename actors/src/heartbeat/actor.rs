@@ -152,13 +152,10 @@ impl Actor for HeartbeatActor {
                 let _ = reply.send(state.lives.hear(from, hello, now));
             }
             HeartbeatMessage::Welcomed { by, said, welcome } => {
-                let again = if welcome.is_some() && said == state.own.life {
-                    now + HELLO_EVERY
-                } else {
-                    now
-                };
-                state.hellos.insert(by, again);
-                if let Some(later) = welcome.and_then(|it| state.own.welcomed(said, it)) {
+                // With the next ping where there was no answer, or one that calls for another.
+                let is_known = matches!(welcome, Some(Welcome::Known)) && said == state.own.life;
+                state.hellos.insert(by, if is_known { now + HELLO_EVERY } else { now });
+                if let Some(later) = welcome.and_then(|it| state.own.welcomed(said, it, now)) {
                     // The node stops with what this actor fails with.
                     let node = state.arguments.node;
                     return Err(Replaced { node, at: later.node_addr }.into());
