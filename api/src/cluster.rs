@@ -111,16 +111,6 @@ impl From<NodeView> for NodeBody {
     }
 }
 
-/// A node that has been registered.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RegisteredNode)]
-pub(crate) struct RegisteredBody {
-    #[serde(flatten)]
-    node: NodeBody,
-    /// How often it should send a heartbeat.
-    heartbeat_interval_secs: f64,
-}
-
 /// A heartbeat was heard.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = HeartbeatHeard)]
@@ -228,16 +218,14 @@ pub(crate) struct GroupsBody {
 /// Registers a node that heartbeats over HTTP. It gets no vote and is never dialled.
 #[utoipa::path(post, path = "/api/cluster/nodes", operation_id = "register_node", tag = "Cluster",
     request_body = NewNodeBody,
-    responses((status = 201, description = "The node", body = RegisteredBody)))]
+    responses((status = 201, description = "The node", body = NodeBody)))]
 pub(crate) async fn register(ctx: Ctx, body: Payload<NewNodeBody>) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
     let created = ctx.handles()?.cluster.register(&call, body.value.into_new()?).await?;
     let id = created.resource.id;
-    let body = RegisteredBody {
-        node: created.resource.into(),
-        heartbeat_interval_secs: ctx.heartbeat_interval().as_secs_f64(),
-    };
-    Answer::created(&format!("/api/cluster/nodes/{id}"), &body)?.replayed(created.replayed)?.done()
+    Answer::created(&format!("/api/cluster/nodes/{id}"), &NodeBody::from(created.resource))?
+        .replayed(created.replayed)?
+        .done()
 }
 
 /// Lists nodes: members, and those registered over HTTP.
