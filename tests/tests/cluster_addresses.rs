@@ -74,7 +74,7 @@ async fn of_a_copied_data_directory_the_later_process_is_the_member() {
     let own_addr = cluster.node_addr(original);
 
     copied.args = cluster.server(original).launch_mut().args.clone();
-    let mut later = copied.start();
+    let mut later = copied.clone().start();
     let exit = cluster.ended(original).await;
     assert_eq!(exit.code, Some(1), "{}", exit.output);
     for said in ["ERROR", "another process with the identity of this node", "started later"] {
@@ -89,11 +89,13 @@ async fn of_a_copied_data_directory_the_later_process_is_the_member() {
     can_write(&cluster, 0, "with-the-copy").await;
     assert!(cluster.server(0).is_running(), "leader was {leader}");
 
-    // Once the copy is gone there is no trace of it.
+    // The directory that was in use last goes on where the first was, and no trace is left.
     later.kill9();
+    let launch = cluster.server(original).launch_mut();
+    launch.folder = copied.folder;
     cluster.restart(original).await;
     cluster.whole().await;
-    eventually("the first is listed again", async || {
+    eventually("the first address is listed again", async || {
         (listed(&cluster, 0, original).await? == json!(own_addr)).then_some(())
     })
     .await;
