@@ -50,9 +50,9 @@ pub struct HeartbeatArguments {
 /// Another process has this node's identity, and it started later.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "another process with the identity of this node ({node}) runs at {at} and started later: it is the \
-     member now, and this one stops. From now on this data directory is out of date: go on with the \
-     other one, and start this node with an empty directory to have it join as a new one"
+    "another process with the identity of this node ({node}) runs at {at} and started later: it is \
+     the member now, and this one stops. From now on this data directory is out of date: go on \
+     with the other one, and start this node with an empty directory to have it join as a new one"
 )]
 struct Replaced {
     node: NodeId,
