@@ -28,26 +28,22 @@ use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
 use crate::node_calls::NodeCalls;
 use crate::origins::Origins;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::Refusal;
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Leadership, Ledger, Peers, Stores, UnderWay, Workers};
+use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
+use crate::registering::{Registrar, keep_known, register};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
+use crate::secret::SecretHash;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
 
-/// Tenant groups of a region.
-const GROUPS_PER_REGION: u32 = 8;
-/// How long one attempt to make the node known to its cluster may take.
-const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
-/// A node that waits for its cluster says so this often.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Wait between two attempts.
-const REGISTER_RETRY: Duration = Duration::from_millis(10);
+/// How long a look at this node's own state may take.
+const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long handing the lead over may take.
 const HAND_OVER: Duration = Duration::from_millis(1500);
 /// How long saying goodbye may take.
@@ -68,6 +64,8 @@ pub struct NodeProfile {
     pub election_timeout: Duration,
     /// What this node founds its cluster with, where it does.
     pub founding: Option<Founding>,
+    /// Hash of the admin token that the node was started with.
+    pub admin_token: Option<SecretHash>,
 }
 
 /// What a cluster is founded with.
@@ -78,7 +76,7 @@ pub struct Founding {
     /// Public key of the first member.
     pub public_key: [u8; 32],
     /// Hash of the secret that admits others, if one was chosen.
-    pub secret_hash: Option<[u8; 32]>,
+    pub secret_hash: Option<SecretHash>,
 }
 
 /// What answers the calls of other nodes.
@@ -112,6 +110,9 @@ pub struct NodePorts {
     pub descriptors: DescriptorBudget,
     /// What steps are performed with.
     pub steps: StepPorts,
+    /// The admin token that is asked for: the one that the node was started with, until its
+    /// cluster says which. Written by the control plane.
+    pub admin_token: watch::Sender<Option<SecretHash>>,
 }
 
 /// What steps are performed with.
@@ -145,6 +146,12 @@ pub enum StartError {
         "the cluster has removed this node; to join it again, start it with an empty data directory"
     )]
     Removed,
+    /// The cluster has an admin token, and the node was started with another.
+    #[error(
+        "--admin-token: the cluster has another admin token than this node was started with; start \
+         it with the cluster's own, or without one: it asks for the cluster's all the same"
+    )]
+    OtherAdminToken,
 }
 
 /// A node's running actors.
@@ -155,32 +162,34 @@ pub struct NodeActors {
     tenants: ActorRef<SupervisorMessage>,
     root: ActorRef<RootMessage>,
     node: NodeId,
+    keeping: Keeping,
     failed: watch::Receiver<Option<String>>,
 }
 
 /// Starts a node's actors and makes the node known to its cluster. `open` is given the doors for
 /// other nodes' calls as soon as somebody stands behind them: the cluster looks after a node before
-/// it takes it in.
+/// it takes it in. It is given the handles as well where the node has been a member before, so that
+/// clients can ask what it knows while it waits for the others.
 ///
 /// # Errors
 /// When an actor does not start, or the cluster does not take the node.
 pub async fn start(
     profile: NodeProfile,
     ports: NodePorts,
-    open: impl FnOnce(Doors) + Send,
+    open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
     let mut starting = Starting(Some(root.clone()));
     // Whoever waits to be registered would not notice that an actor it needs has failed meanwhile.
-    let (handles, control, tenants, node) = tokio::select! {
+    let (handles, control, tenants, keeping, node) = tokio::select! {
         biased;
         started = start_under(&root, profile, &ports, open) => started?,
         why = failure(failed.clone()) => return Err(StartError::Failed(why)),
     };
     starting.0 = None;
-    Ok(NodeActors { handles, control, tenants, root, node, failed })
+    Ok(NodeActors { handles, control, tenants, root, node, keeping, failed })
 }
 
 /// Stops the actors of a start that came to nothing, also of one that is abandoned.
@@ -203,16 +212,25 @@ async fn failure(mut failed: watch::Receiver<Option<String>>) -> String {
     }
 }
 
-type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, NodeId);
+type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, NodeId);
+
+/// The task that keeps the node known; it ends with this.
+struct Keeping(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
-    open: impl FnOnce(Doors) + Send,
+    open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, issuer, descriptors, steps } =
-        ports.clone();
+    let NodePorts { ledger, stores, http, seams, registry, peers, .. } = ports.clone();
+    let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
     let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
@@ -237,6 +255,8 @@ async fn start_under(
         peers: Arc::clone(&peers),
         ledger: Arc::clone(&ledger),
         claim: says,
+        node,
+        node_addr: member.node_addr.clone(),
     };
     let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
     let heartbeats = Heartbeats::new(heartbeats);
@@ -270,6 +290,7 @@ async fn start_under(
         router: router.clone(),
         peers,
         syncs: Arc::clone(&syncs),
+        admin_token,
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
     registry.set_control(control_actor.clone());
@@ -307,13 +328,11 @@ async fn start_under(
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 
-    open(Doors {
+    let doors = Doors {
         heartbeats: heartbeats.clone(),
         calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
         desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
-    });
-    register(&Registrar { control: &control, leadership }, member, profile.founding).await?;
-    let origins = Arc::new(Origins::new(&seams));
+    };
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
         directory: Arc::clone(&directory),
@@ -323,6 +342,8 @@ async fn start_under(
         seams: seams.clone(),
         region,
     });
+    let (is_registered, registered) = watch::channel(false);
+    let origins = Arc::new(Origins::new(&seams));
     let handles = Handles {
         tenants: tenant_handles.clone(),
         locks: Locks {
@@ -333,7 +354,7 @@ async fn start_under(
         },
         routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
         cluster: Cluster {
-            control,
+            control: control.clone(),
             directory,
             elector,
             heartbeats,
@@ -342,9 +363,27 @@ async fn start_under(
             seams,
             node,
             raft_id,
+            election_timeout: profile.election_timeout,
+            registered,
         },
     };
-    Ok((handles, control_actor, tenants, node))
+    // One that comes back says what its own disk knows while it waits for the others; one that
+    // is new knows nothing yet.
+    let look = move |state: &SystemState| {
+        let is_known = state.member(raft_id).is_some() && !state.groups().is_empty();
+        (is_known, state.admin_token())
+    };
+    let looked = control.read(Instant::now() + LOCAL_DEADLINE, look).await;
+    let (is_known, known_token) = looked.unwrap_or_default();
+    if known_token.zip(profile.admin_token).is_some_and(|(known, given)| known != given) {
+        return Err(StartError::OtherAdminToken);
+    }
+    open(doors, is_known.then(|| handles.clone()));
+    let registrar = Registrar { control: &control, cluster: &handles.cluster, leadership };
+    register(&registrar, member.clone(), profile.founding, profile.admin_token).await?;
+    is_registered.send_replace(true);
+    let keeping = Keeping(tokio::spawn(keep_known(control, member)));
+    Ok((handles, control_actor, tenants, keeping, node))
 }
 
 async fn spawn<A: Actor>(
@@ -359,88 +398,6 @@ async fn spawn<A: Actor>(
 
 fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
     StartError::Actor { what, why: error.to_string() }
-}
-
-/// What a node is made known with.
-struct Registrar<'a> {
-    control: &'a Control,
-    /// Of the system group.
-    leadership: watch::Receiver<Leadership>,
-}
-
-/// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
-/// region when there are none.
-async fn register(
-    registrar: &Registrar<'_>,
-    member: Member,
-    founding: Option<Founding>,
-) -> Result<(), StartError> {
-    let (region, raft_id) = (member.region.clone(), member.raft_id);
-    if let Some(Founding { authority, public_key, secret_hash }) = founding {
-        let member = member.clone();
-        let found = SystemCommand::Found { authority, member, public_key, secret_hash };
-        insist(registrar, found).await?;
-    }
-    match insist(registrar, SystemCommand::RegisterMember(member)).await {
-        Ok(Outcome::Refused(_)) => return Err(StartError::Removed),
-        Ok(_) => tracing::debug!("registered"),
-        // A full disk keeps nobody from reading: where it is now the cluster knows from before, or
-        // hears when there is room and it starts again.
-        Err(StartError::Register(CallError::DiskFull)) if is_known(registrar, raft_id).await? => {
-            tracing::warn!("the disk is full: this node starts without telling where it is now");
-        }
-        Err(error) => return Err(error),
-    }
-    loop {
-        let wanted = region.clone();
-        let look = move |state: &SystemState| {
-            let groups = state.groups();
-            let is_placed = groups.values().any(|placement| placement.region == wanted);
-            (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
-        };
-        match registrar.control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
-            Ok((true, _)) => return Ok(()),
-            Ok((false, last)) => {
-                let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
-                let (region, members) = (region.clone(), vec![raft_id]);
-                // When another region took these numbers at the same moment, the next do.
-                insist(registrar, SystemCommand::PlaceGroups { region, groups, members }).await?;
-            }
-            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
-            Err(error) => tracing::debug!(%error, "not placed yet"),
-        }
-        tokio::time::sleep(REGISTER_RETRY).await;
-    }
-}
-
-/// Whether the cluster knows this member from an earlier life.
-async fn is_known(registrar: &Registrar<'_>, raft_id: u64) -> Result<bool, StartError> {
-    let look = move |state: &SystemState| state.members().any(|(_, _, it)| it.raft_id == raft_id);
-    let deadline = Instant::now() + REGISTER_ATTEMPT;
-    registrar.control.read_linearizable(deadline, look).await.map_err(StartError::Register)
-}
-
-/// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is
-/// full may be that of another node, which leads; then it is waited for, too.
-async fn insist(registrar: &Registrar<'_>, command: SystemCommand) -> Result<Outcome, StartError> {
-    let began = Instant::now();
-    let mut told = Duration::ZERO;
-    loop {
-        let deadline = Instant::now() + REGISTER_ATTEMPT;
-        match registrar.control.send(deadline, command.clone()).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
-            Err(CallError::DiskFull) if registrar.leadership.borrow().here => {
-                return Err(StartError::Register(CallError::DiskFull));
-            }
-            Err(error) if began.elapsed() >= told + TELL_EVERY => {
-                told = began.elapsed();
-                tracing::warn!(%error, "still waiting for the cluster");
-            }
-            Err(error) => tracing::debug!(%error, "not registered yet"),
-        }
-        tokio::time::sleep(REGISTER_RETRY).await;
-    }
 }
 
 impl NodeActors {
@@ -464,11 +421,16 @@ impl NodeActors {
 
     /// Says goodbye, lets the tenants write down what they have, and stops all actors.
     pub async fn stop(self) {
-        let goodbye = SystemCommand::MemberOffline { node: self.node };
-        let deadline = Instant::now() + GOODBYE;
-        let control = &self.handles.cluster.control;
-        if let Err(error) = control.send(deadline, goodbye).await {
-            tracing::warn!(%error, "the cluster could not be told that this node stops");
+        // Before the goodbye, which it would take back.
+        drop(self.keeping);
+        // One that has failed does not stop in good order, and another process may be the member.
+        if self.failed.borrow().is_none() {
+            let goodbye = SystemCommand::MemberOffline { node: self.node };
+            let deadline = Instant::now() + GOODBYE;
+            let control = &self.handles.cluster.control;
+            if let Err(error) = control.send(deadline, goodbye).await {
+                tracing::warn!(%error, "the cluster could not be told that this node stops");
+            }
         }
         let (done, all_stopped) = oneshot::channel();
         let asked = self.tenants.send_message(SupervisorMessage::StopAll(done));

@@ -259,6 +259,9 @@ pub enum Refusal {
         /// The bound.
         limit: u64,
     },
+    /// The cluster has an admin token, and it is another one.
+    #[error("the cluster has another admin token")]
+    OtherAdminToken,
 }
 
 /// Where a run stands.

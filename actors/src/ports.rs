@@ -24,6 +24,7 @@ use crate::command::Envelope;
 use crate::descriptors::is_exhausted;
 use crate::ids::{GroupId, Part, Position, TenantId};
 use crate::outcome::Outcome;
+use crate::voters::Voters;
 
 /// A boxed future, for ports that are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -133,6 +134,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
+
+    /// Who votes in a group, as this node's log has it. `None` for a group that is not here.
+    fn voters(&self, group: GroupId) -> Option<Voters>;
 }
 
 /// An entry as it stands in a group's log.

@@ -425,6 +425,13 @@ pub struct ClusterHealth {
     pub healthy_nodes: u64,
     /// The leader, while a quorum confirms it.
     pub leader: Option<NodeId>,
+    /// Voters of the system group.
+    pub voters: u64,
+    /// How many of them have to agree.
+    pub quorum: u64,
+    /// How many voters may fail at this moment without stopping anything: the least over all
+    /// groups.
+    pub can_lose: u64,
 }
 
 /// A replication group.

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) seams: Seams,
     pub(crate) version: &'static str,
     pub(crate) request_timeout: Duration,
+    /// How often nodes registered over HTTP should send a heartbeat.
+    pub(crate) heartbeat_interval: Duration,
     pub(crate) guard: Guard,
     /// What requests may call this node, where it asks for no credential.
     pub(crate) own_names: OwnNames,
@@ -134,6 +136,11 @@ impl Ctx {
     /// The handles of the node.
     pub(crate) fn handles(&self) -> Result<&Handles, CallError> {
         self.app.node()
+    }
+
+    /// How often nodes registered over HTTP should send a heartbeat.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.app.heartbeat_interval
     }
 
     /// A call with the usual deadline.

@@ -1,14 +1,16 @@
 //! Credentials.
 //!
 //! With an admin token every path needs it but the few that are open: liveness, readiness, and
-//! the start page. A tested secret is never compared byte by byte: both sides are hashed first,
-//! so that the time of the comparison says nothing about the token.
+//! the start page. The token belongs to the cluster: every node asks for it, however it was
+//! started. A tested secret is never compared byte by byte: both sides are hashed first, and the
+//! hashes compared in a time that says nothing about where they differ.
 
 use std::fmt;
 
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use shiioo_actors::secret::SecretHash;
+use tokio::sync::watch;
 
 use crate::problem::{Code, Problem};
 
@@ -37,32 +39,32 @@ impl Who {
 /// Decides who may come in.
 #[derive(Clone)]
 pub(crate) struct Guard {
-    /// SHA-256 of the admin token; `None` lets everybody in.
-    admin: Option<[u8; 32]>,
+    /// Hash of the admin token; `None` lets everybody in.
+    admin: watch::Receiver<Option<SecretHash>>,
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("admin", &self.admin.is_some()).finish()
+        f.debug_struct("Guard").field("admin", &self.admin.borrow().is_some()).finish()
     }
 }
 
 impl Guard {
-    /// A guard for this admin token, if there is one.
-    pub(crate) fn new(admin_token: Option<&str>) -> Self {
-        Self { admin: admin_token.map(|token| Sha256::digest(token).into()) }
+    /// A guard for the admin token with this hash, while there is one.
+    pub(crate) const fn new(admin: watch::Receiver<Option<SecretHash>>) -> Self {
+        Self { admin }
     }
 
     /// Whether it asks for a credential.
-    pub(crate) const fn is_locked(&self) -> bool {
-        self.admin.is_some()
+    pub(crate) fn is_locked(&self) -> bool {
+        self.admin.borrow().is_some()
     }
 
     /// Lets a request in, or refuses it with 401.
     pub(crate) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Who, Problem> {
-        let Some(expected) = &self.admin else { return Ok(Who::Anonymous) };
+        let Some(expected) = *self.admin.borrow() else { return Ok(Who::Anonymous) };
         match bearer(headers) {
-            Some(token) if same(&Sha256::digest(token).into(), expected) => Ok(Who::Admin),
+            Some(token) if SecretHash::of_admin_token(token) == expected => Ok(Who::Admin),
             _ if OPEN_PATHS.contains(&path) => Ok(Who::Anonymous),
             Some(_) => Err(Problem::new(Code::Unauthorized, "the bearer token is not valid here")),
             None => Err(Problem::new(
@@ -80,11 +82,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Compares two hashes in a time that does not depend on where they differ.
-fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    a.iter().zip(b).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,9 +92,15 @@ mod tests {
         headers
     }
 
+    fn guard(token: Option<&str>) -> (watch::Sender<Option<SecretHash>>, Guard) {
+        let hash = token.map(|token| SecretHash::of_admin_token(token.as_bytes()));
+        let (set, admin) = watch::channel(hash);
+        (set, Guard::new(admin))
+    }
+
     #[test]
     fn only_the_token_opens_the_api() {
-        let guard = Guard::new(Some("s3cret"));
+        let (_set, guard) = guard(Some("s3cret"));
         assert_eq!(guard.admit("/api/tenants", &with("Bearer s3cret")).unwrap(), Who::Admin);
         assert_eq!(guard.admit("/api/tenants", &with("bearer s3cret")).unwrap(), Who::Admin);
         for bad in ["Bearer s3cre", "Bearer s3cret2", "Bearer ", "Basic s3cret", "s3cret"] {
@@ -111,7 +114,11 @@ mod tests {
 
     #[test]
     fn without_a_token_everybody_is_anonymous() {
-        let guard = Guard::new(None);
+        let (set, guard) = guard(None);
         assert_eq!(guard.admit("/metrics", &with("Bearer x")).unwrap(), Who::Anonymous);
+        // As soon as the cluster has one, it is asked for.
+        set.send_replace(Some(SecretHash::of_admin_token(b"y")));
+        assert!(guard.admit("/metrics", &with("Bearer x")).is_err());
+        assert_eq!(guard.admit("/metrics", &with("Bearer y")).unwrap(), Who::Admin);
     }
 }

@@ -112,6 +112,15 @@ impl From<NodeView> for NodeBody {
     }
 }
 
+/// A heartbeat was heard.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HeartbeatHeard)]
+pub(crate) struct HeartbeatBody {
+    message: &'static str,
+    /// How often to send one.
+    heartbeat_interval_secs: f64,
+}
+
 /// Nodes.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = NodeList)]
@@ -139,6 +148,13 @@ pub(crate) struct HealthBody {
     has_leader: bool,
     #[schema(value_type = Option<String>)]
     leader_id: Option<Shown<NodeId>>,
+    /// Voters of the system group.
+    voters: u64,
+    /// How many of them have to agree.
+    quorum: u64,
+    /// How many voters may fail at this moment without stopping anything: the least over all
+    /// groups. A group with one voter, as tenant groups have so far, can lose none.
+    can_lose: u64,
 }
 
 /// A replica of a group.
@@ -243,10 +259,14 @@ pub(crate) async fn remove(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
 /// A node registered over HTTP is alive.
 #[utoipa::path(post, path = "/api/cluster/nodes/{node_id}/heartbeat",
     operation_id = "heartbeat_node", tag = "Cluster",
-    responses((status = 200, description = "Acknowledged", body = MessageBody)))]
+    responses((status = 200, description = "Acknowledged", body = HeartbeatBody)))]
 pub(crate) async fn heartbeat(ctx: Ctx, InPath(id): InPath<NodeId>) -> Reply {
     ctx.handles()?.cluster.heartbeat(&ctx.call(), id).await?;
-    Answer::message("Heartbeat acknowledged")
+    Answer::ok(&HeartbeatBody {
+        message: "Heartbeat acknowledged",
+        heartbeat_interval_secs: ctx.heartbeat_interval().as_secs_f64(),
+    })?
+    .done()
 }
 
 /// Who leads the cluster, while a quorum confirms it.
@@ -276,6 +296,9 @@ pub(crate) async fn health(ctx: Ctx) -> Reply {
         healthy_nodes: view.healthy_nodes,
         has_leader: view.leader.is_some(),
         leader_id: view.leader.map(Shown),
+        voters: view.voters,
+        quorum: view.quorum,
+        can_lose: view.can_lose,
     })?
     .done()
 }

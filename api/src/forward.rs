@@ -50,6 +50,10 @@ pub(crate) trait Ways: Clone + Send + Sync + 'static {
     /// Whether the node's actors run.
     fn is_open(&self) -> bool;
 
+    /// Whether the cluster has noted that this node has started. Before that it may not have heard
+    /// of much, as of an admin token: it tells what its own disk knows, and changes nothing.
+    fn has_started(&self) -> bool;
+
     /// How far this node's own view of the cluster is.
     fn applied_index(&self, deadline: Instant) -> impl Future<Output = Option<u64>> + Send;
 
@@ -80,6 +84,10 @@ impl Ways for App {
 
     fn is_open(&self) -> bool {
         self.node().is_ok()
+    }
+
+    fn has_started(&self) -> bool {
+        self.node().is_ok_and(|handles| handles.cluster.has_started())
     }
 
     async fn applied_index(&self, deadline: Instant) -> Option<u64> {
@@ -182,6 +190,11 @@ pub(crate) async fn to_owner<W: Ways>(
             response.headers_mut().insert(APPLIED_INDEX, HeaderValue::from(applied));
         }
         return response;
+    }
+    // A tenant whose group is led here can be read without the others.
+    let is_of_tenant = matches!(owner, Owner::Tenant(_));
+    if !layer.ways.has_started() && !(is_of_tenant && is_read(&parts.method)) {
+        return Problem::from(CallError::Starting { what: "the node" }).into_response();
     }
     if wait_of(&parts, &body).is_zero() {
         return Journey::new(&layer, owner, parts, body).go(&next).await;

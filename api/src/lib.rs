@@ -56,6 +56,7 @@ use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
+use shiioo_actors::secret::SecretHash;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -67,9 +68,11 @@ pub struct ApiConfig {
     pub version: &'static str,
     /// How long a request may take; long polls take their own time beside it.
     pub request_timeout: Duration,
-    /// The token that everything needs but liveness, readiness and the start page. `None` lets
-    /// everybody in.
-    pub admin_token: Option<String>,
+    /// How often nodes registered over HTTP are told to send a heartbeat.
+    pub heartbeat_interval: Duration,
+    /// Hash of the token that everything needs but liveness, readiness and the start page, as the
+    /// cluster has it. `None` lets everybody in.
+    pub admin_token: watch::Receiver<Option<SecretHash>>,
     /// Names and addresses, beside localhost and the loopback addresses, that requests may ask
     /// this node by while there is no admin token.
     pub api_hosts: Vec<String>,
@@ -86,7 +89,8 @@ impl fmt::Debug for ApiConfig {
         f.debug_struct("ApiConfig")
             .field("version", &self.version)
             .field("request_timeout", &self.request_timeout)
-            .field("admin_token", &self.admin_token.is_some())
+            .field("heartbeat_interval", &self.heartbeat_interval)
+            .field("admin_token", &self.admin_token.borrow().is_some())
             .field("api_hosts", &self.api_hosts)
             .field("test_hooks", &self.test_hooks)
             .field("extra_metrics", &self.extra_metrics.len())
@@ -113,7 +117,8 @@ impl Api {
             seams,
             version: config.version,
             request_timeout: config.request_timeout,
-            guard: auth::Guard::new(config.admin_token.as_deref()),
+            heartbeat_interval: config.heartbeat_interval,
+            guard: auth::Guard::new(config.admin_token),
             own_names: same_origin::OwnNames::new(&config.api_hosts),
             bodies: bodies::Bodies::default(),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),

@@ -107,7 +107,9 @@ impl From<Refusal> for Problem {
             Refusal::LockLost { .. } => Self::new(Code::LockLost, text),
             Refusal::ReservedKey => Self::new(Code::Reserved, text),
             Refusal::TokenInvalid { .. } => Self::new(Code::Forbidden, text),
-            Refusal::NodeIsMember | Refusal::NotAMember => Self::new(Code::Conflict, text),
+            Refusal::NodeIsMember | Refusal::NotAMember | Refusal::OtherAdminToken => {
+                Self::new(Code::Conflict, text)
+            }
             Refusal::WouldLoseQuorum { groups } => {
                 Self::new(Code::WouldLoseQuorum, text).facts(|facts| facts.groups = Some(groups))
             }
@@ -267,6 +269,7 @@ mod tests {
             (Refusal::TokenNotFound, 404, "not_found"),
             (Refusal::TokenInvalid { why: "it has expired".into() }, 403, "forbidden"),
             (Refusal::NotAMember, 409, "conflict"),
+            (Refusal::OtherAdminToken, 409, "conflict"),
         ] {
             let (_, body) = shown(refusal.into()).await;
             assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()));

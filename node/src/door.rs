@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use shiioo_actors::handles::Handles;
 use shiioo_actors::node::Doors;
 use shiioo_actors::ports::{BoxFuture, Declined, JoinService, PeerService, Service, Stranger};
 use shiioo_api::Api;
@@ -22,9 +23,12 @@ impl Door {
         Arc::new(Self { groups, api, actors: OnceLock::new() })
     }
 
-    /// Opens the way to the actors. Once.
-    pub(crate) fn open(&self, actors: Doors) {
+    /// Opens the way to the actors, once, and with `handles` that of the clients.
+    pub(crate) fn open(&self, actors: Doors, handles: Option<Handles>) {
         let _ = self.actors.set(actors);
+        if let Some(handles) = handles {
+            self.api.open(handles);
+        }
     }
 
     fn actors(&self) -> Result<&Doors, Declined> {
@@ -46,6 +50,7 @@ impl PeerService for Door {
                     self.groups.serve(from, service, request, deadline).await
                 }
                 Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,
+                Service::Hello => self.actors()?.heartbeats.greeted(from, &request, deadline).await,
                 Service::Node => self.actors()?.calls.serve(&request, deadline).await,
                 Service::Api => self.api.serve_forwarded(from, request, deadline).await,
             }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use shiioo_actors::command::Member;
 use shiioo_actors::join::{
-    JoinAnswer, JoinReply, JoinRequest, JoinSecret, ParseTokenError, Prover, is_same,
+    JoinAnswer, JoinReply, JoinRequest, JoinSecret, ParseTokenError, Prover,
 };
+use shiioo_actors::secret::is_same;
 use shiioo_transport::join::{self, CaExpectation, JoinBinding, JoinError, JoinWays};
 use tokio::time::{Instant, sleep};
 

@@ -21,6 +21,7 @@ use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::{Config, ConfigError};
@@ -38,6 +39,10 @@ const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 /// A limit of file descriptors below this is worth a warning: it is what a process has at least by
 /// default nearly everywhere.
 const DESCRIPTORS_FEW: u64 = 1024;
+/// Wait before it is looked again whether the node is ready.
+const READY_POLL: Duration = Duration::from_millis(20);
+/// A node that is not ready says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Held while the node runs, relative to the data directory.
 const LOCK_FILE: &str = "node.lock";
 
@@ -198,6 +203,28 @@ impl Node {
     /// returns on a node that works.
     pub async fn failed(&self) -> NodeFailure {
         NodeFailure(self.rooms.failed().await)
+    }
+
+    /// Waits until the node is ready: until it votes, or stands by on purpose, wherever it is meant
+    /// to. Tells the log what it waits for.
+    pub async fn ready(&self) {
+        let mut tell_next = Instant::now() + TELL_EVERY;
+        loop {
+            let reasons = self.rooms.not_ready().await;
+            if reasons.is_empty() {
+                return;
+            }
+            if Instant::now() >= tell_next {
+                tell_next = Instant::now() + TELL_EVERY;
+                tracing::warn!(why = reasons.join("; "), "not ready yet");
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Whether an admin token is asked for: the cluster's, however this node was started.
+    pub fn has_admin_token(&self) -> bool {
+        self.rooms.has_admin_token()
     }
 
     /// Who this node is.

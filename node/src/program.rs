@@ -106,11 +106,16 @@ async fn serve(config: Config) -> Result<(), String> {
         () = signals.next() => return Ok(()),
     };
     let node = started.map_err(|error| error.to_string())?;
-    let _ = io::stdout().write_all(banner(&node).as_bytes());
-    let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
-    tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
-    warn_when_open(node.config());
+    let served = async {
+        node.ready().await;
+        let _ = io::stdout().write_all(banner(&node).as_bytes());
+        let (node_id, api_addr) = (node.identity().node_id, node.api_addr());
+        tracing::info!(%node_id, %api_addr, node_addr = %node.node_addr(), "ready");
+        warn_when_open(&node);
+        std::future::pending::<()>().await;
+    };
     let failure = tokio::select! {
+        () = served => None,
         () = signals.next() => None,
         failure = node.failed() => Some(failure),
     };
@@ -167,17 +172,17 @@ fn banner(node: &Node) -> String {
     let moved = (config.yields.data_dir && config.data_dir != wished.data_dir)
         || (config.yields.api_addr && node.api_addr() != wished.api_addr)
         || (config.yields.node_addr && node.node_addr() != wished.node_addr);
-    let access = match (&config.admin_token, api == node.api_addr() && api.ip().is_loopback()) {
-        (Some(_), _) => "needs a credential",
-        (None, true) => "no admin token: open to this machine only",
-        (None, false) => "NO admin token: open to everybody who reaches it",
+    let is_local = api == node.api_addr() && api.ip().is_loopback();
+    let access = match (node.has_admin_token(), is_local) {
+        (true, _) => "needs a credential",
+        (false, true) => "no admin token: open to this machine only",
+        (false, false) => "NO admin token: open to everybody who reaches it",
     };
     format!(
         "shiioo {version} is ready\n  \
            node       {node_id} (region {region})\n  \
            cluster    {cluster_id}\n  \
            API        http://{api}/api ({access})\n  \
-           dashboard  http://{api}/\n  \
            nodes      {node_addr} (UDP)\n  \
            data       {data_dir}{moved}\n  \
            to join it {join}\n",
@@ -196,12 +201,13 @@ fn banner(node: &Node) -> String {
 fn join_command(node: &Node) -> String {
     let config = node.config();
     let at = config.advertise_addr.clone().unwrap_or_else(|| node.node_addr().to_string());
-    let token = if config.join_token.is_some() { " --join-token ..." } else { "" };
+    let needs_token = config.join_token.is_some() || node.has_admin_token();
+    let token = if needs_token { " --join-token ..." } else { "" };
     format!("shiioo --join {at}{token}   (cargo run -- --join {at}{token})")
 }
 
-fn warn_when_open(config: &Config) {
-    if config.insecure && config.admin_token.is_none() {
+fn warn_when_open(node: &Node) {
+    if node.config().insecure && !node.has_admin_token() {
         tracing::warn!("started with --insecure: no credential is asked of anybody");
     }
 }

@@ -4,7 +4,8 @@
 //! over as soon as they run; the system group runs before the actors, because they follow its
 //! leadership; other nodes are answered before the actors have started, because a node that has
 //! just joined is looked after before it is taken in. The API answers from the beginning,
-//! `starting` until the actors run, so that a long recovery can be told from a dead node.
+//! `starting` until the actors run, so that a long recovery can be told from a dead node; a node that
+//! has been a member answers from its own disk while it waits for the others.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
 use shiioo_actors::seams::Seams;
-use shiioo_actors::secret::SecretBytes;
+use shiioo_actors::secret::{SecretBytes, SecretHash};
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
@@ -26,18 +27,22 @@ use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
 use shiioo_transport::udp::AsyncUdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
+use crate::joining;
 use crate::node::Sockets;
 use crate::own_log;
 use crate::seams::NodeSeams;
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
 const API_DRAIN: Duration = Duration::from_secs(2);
+
+/// Heartbeats that a node registered over HTTP sends at least before it counts as unhealthy.
+const HEARTBEATS_IN_PATIENCE: u32 = 3;
 
 /// A node's rooms, running.
 pub(crate) struct Rooms {
@@ -48,6 +53,7 @@ pub(crate) struct Rooms {
     quic: Arc<Quic>,
     api: JoinHandle<()>,
     stop_api: oneshot::Sender<()>,
+    admin_token: watch::Receiver<Option<SecretHash>>,
 }
 
 /// Why the rooms did not open.
@@ -103,10 +109,14 @@ impl Rooms {
     ) -> Result<(Self, Identity), RoomsError> {
         own_log::check(config, seams, &identity).await?;
         let founding = founding(config, &identity)?;
-        let quic = open_quic(seams, &identity, sockets.node)?;
+        let quic = open_quic(config, seams, &identity, &member.node_addr, sockets.node)?;
         let groups: Arc<OnceLock<Arc<Groups>>> = Arc::default();
+        let own = config.admin_token.as_ref();
+        let own = own.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
+        let admin_token = watch::Sender::new(own);
         let registry = Arc::new(Registry::default());
-        let api = open_api(config, seams, Arc::clone(&groups), Arc::clone(&registry));
+        let asked = admin_token.subscribe();
+        let api = open_api(config, seams, Arc::clone(&groups), Arc::clone(&registry), asked);
         let api = Arc::new(api);
         let (stop_api, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&api);
@@ -137,7 +147,9 @@ impl Rooms {
             unhealthy_after: config.unhealthy_after,
             election_timeout: config.election_timeout,
             founding,
+            admin_token: own,
         };
+        let watched = admin_token.subscribe();
         let door = Door::new(Arc::clone(&groups), Arc::clone(&api));
         let disk = Arc::clone(&seams.disk);
         let under_way = seams.executor.run(move || UnderWayFile::open(&*disk)).await;
@@ -146,7 +158,8 @@ impl Rooms {
             Ok(workers) => {
                 let under_way = Arc::clone(&under_way) as Arc<dyn UnderWay>;
                 let steps = StepPorts { workers, under_way };
-                let parts = Parts { groups: &groups, registry, quic: &quic, door, steps };
+                let parts =
+                    Parts { groups: &groups, registry, quic: &quic, door, steps, admin_token };
                 Self::start_actors(config, seams, profile, parts).await
             }
             Err(error) => Err(RoomsError::Threads(error)),
@@ -156,7 +169,16 @@ impl Rooms {
                 api.open(actors.handles.clone());
                 let identity = founded(seams, identity).await?;
                 let seams = seams.clone();
-                let rooms = Self { seams, under_way, groups, actors, quic, api: serving, stop_api };
+                let rooms = Self {
+                    seams,
+                    under_way,
+                    groups,
+                    actors,
+                    quic,
+                    api: serving,
+                    stop_api,
+                    admin_token: watched,
+                };
                 Ok((rooms, identity))
             }
             Err(error) => {
@@ -173,7 +195,7 @@ impl Rooms {
         profile: NodeProfile,
         parts: Parts<'_>,
     ) -> Result<NodeActors, RoomsError> {
-        let Parts { groups, registry, quic, door, steps } = parts;
+        let Parts { groups, registry, quic, door, steps, admin_token } = parts;
         // Only who founds the cluster is its first voter; the others are told who votes.
         let first_voter = profile.founding.is_some().then_some(profile.member.raft_id);
         groups.open_group(GroupId::SYSTEM, first_voter.into_iter().collect()).await?;
@@ -195,12 +217,13 @@ impl Rooms {
             issuer: Arc::new(Issuer(seams.seams.clone())),
             descriptors,
             steps,
+            admin_token,
         };
         quic.serve(door.clone(), door.clone());
         // A node that waits for its cluster would not notice that its own log has failed.
         tokio::select! {
             biased;
-            started = node::start(profile, ports, |actors| door.open(actors)) => Ok(started?),
+            started = node::start(profile, ports, |actors, handles| door.open(actors, handles)) => Ok(started?),
             why = groups.failed() => Err(RoomsError::Failed(why)),
         }
     }
@@ -208,6 +231,16 @@ impl Rooms {
     /// What is known here of the groups.
     pub(crate) fn groups(&self) -> Vec<GroupStatus> {
         self.groups.groups()
+    }
+
+    /// Whether an admin token is asked for.
+    pub(crate) fn has_admin_token(&self) -> bool {
+        self.admin_token.borrow().is_some()
+    }
+
+    /// Why the node is not ready; empty when it is.
+    pub(crate) async fn not_ready(&self) -> Vec<String> {
+        self.actors.handles.cluster.not_ready().await
     }
 
     /// Waits until the node can go on no longer; tells why.
@@ -221,7 +254,8 @@ impl Rooms {
     /// Lets others lead, takes no more requests, lets those that run end, writes down what waits,
     /// and stops.
     pub(crate) async fn close(self) {
-        let Self { seams, under_way, groups, actors, quic, mut api, stop_api } = self;
+        let Self { seams, under_way, groups, actors, quic, mut api, stop_api, admin_token: _ } =
+            self;
         actors.hand_over().await;
         let _ = stop_api.send(());
         if tokio::time::timeout(API_DRAIN, &mut api).await.is_err() {
@@ -243,14 +277,17 @@ struct Parts<'r> {
     quic: &'r Arc<Quic>,
     door: Arc<Door>,
     steps: StepPorts,
+    admin_token: watch::Sender<Option<SecretHash>>,
 }
 
 fn open_quic(
+    config: &Config,
     seams: &NodeSeams,
     identity: &Identity,
+    own_addr: &str,
     socket: Arc<dyn AsyncUdpSocket>,
 ) -> Result<Arc<Quic>, RoomsError> {
-    let config = QuicConfig {
+    let quic = QuicConfig {
         identity: TlsIdentity {
             ca_cert: identity.authority.clone(),
             cert: identity.certificate.clone(),
@@ -258,8 +295,9 @@ fn open_quic(
         },
         name: identity.name(),
         plain_packets: seams.plain_packets,
+        hints: joining::others(config, own_addr).into_iter().map(str::to_owned).collect(),
     };
-    let quic = Quic::start(config, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
+    let quic = Quic::start(quic, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
     // Until the control plane knows better.
     let others = identity.peers.iter().filter(|peer| peer.raft_id != identity.raft_id);
     quic.set_members(others.cloned().map(Into::into).collect());
@@ -271,13 +309,18 @@ fn open_api(
     seams: &NodeSeams,
     groups: Arc<OnceLock<Arc<Groups>>>,
     registry: Arc<Registry>,
+    admin_token: watch::Receiver<Option<SecretHash>>,
 ) -> Api {
     Api::new(
         seams.seams.clone(),
         ApiConfig {
             version: env!("CARGO_PKG_VERSION"),
             request_timeout: config.request_timeout,
-            admin_token: config.admin_token.as_ref().map(Secret::reveal).map(str::to_owned),
+            // Two may be lost before a node counts as unhealthy.
+            heartbeat_interval: config
+                .heartbeat_interval
+                .min(config.unhealthy_after / HEARTBEATS_IN_PATIENCE),
+            admin_token,
             api_hosts: config.own_api_hosts(),
             test_hooks: config.test_hooks,
             descriptors: DescriptorBudget::of_limit(seams.descriptors),

@@ -103,6 +103,14 @@ impl Cluster {
 
     /// Has one more node join, and waits until it is ready. Gives its place.
     pub async fn add(&mut self, launch: Launch) -> usize {
+        let place = self.admit(launch).await;
+        self.ready(place).await;
+        place
+    }
+
+    /// Has one more node join, and waits until it is a member, which may not vote yet. Gives its
+    /// place.
+    pub async fn admit(&mut self, launch: Launch) -> usize {
         let mut first = launch.clone();
         if let Some(founder) = self.nodes.first() {
             let founder = founder.server.node_json()["node_addr"].clone();
@@ -110,9 +118,12 @@ impl Cluster {
             first.args.extend(["--join".to_owned(), founder]);
         }
         let mut server = first.start();
-        if let Err(code) = server.await_ready().await {
-            panic!("node {} did not become ready ({code:?})", self.nodes.len());
-        }
+        let file = server.data().join("node.json");
+        eventually(&format!("node {} is a member", self.nodes.len()), async || {
+            assert!(server.is_running(), "node {} ended:\n{}", self.nodes.len(), server.output());
+            file.exists().then_some(())
+        })
+        .await;
         // A member needs to be told nothing when it starts again.
         *server.launch_mut() = launch;
         let id = server.node_json()["node_id"].as_str().expect("an id").to_owned();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tests::{Exit, Server, Tenant, files, raw, spec};
+use tests::{Exit, Server, Tenant, eventually, files, raw, spec};
 use tokio::time::Instant;
 
 const FREE: &str = "127.0.0.1:0";
@@ -102,7 +102,11 @@ async fn node_json_and_the_banner_describe_the_node() {
     assert_ne!(node["node_addr"], "127.0.0.1:0");
     assert_eq!(node["pid"], server.pid());
     assert!(node["version"].is_string(), "{node:#}");
-    let output = server.output();
+    let output = eventually("the banner", async || {
+        let output = server.output();
+        output.contains("to join it").then_some(output)
+    })
+    .await;
     for part in ["node_id", "api_addr", "node_addr", "version"] {
         let part = node[part].as_str().expect("text");
         assert!(output.contains(part), "{part} in the banner:\n{output}");

@@ -16,6 +16,7 @@ use crate::part::{PartDeps, PartQueue, PartRunner};
 use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::router::Router;
 use crate::seams::Seams;
+use crate::secret::SecretHash;
 use crate::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.
@@ -58,6 +59,8 @@ pub struct ControlArguments {
     pub peers: Arc<dyn Peers>,
     /// Shared with every handle.
     pub syncs: Arc<Syncs>,
+    /// Who guards the API is told which admin token the cluster has.
+    pub admin_token: watch::Sender<Option<SecretHash>>,
 }
 
 /// This node was removed from its cluster.
@@ -232,6 +235,7 @@ impl ControlState {
                 self.arguments.locks.notice(Space::CLUSTER, notice);
             }
             SystemEffect::Lock(_) => {}
+            SystemEffect::AdminTokenSet => self.publish_admin_token(),
         }
     }
 
@@ -241,7 +245,15 @@ impl ControlState {
             self.publish(*tenant);
         }
         self.open_groups();
+        self.publish_admin_token();
         self.publish_members()
+    }
+
+    /// Until the cluster has one, the token that the node was started with stands.
+    fn publish_admin_token(&self) {
+        if let Some(hash) = self.runner.machine.admin_token() {
+            self.arguments.admin_token.send_replace(Some(hash));
+        }
     }
 
     /// Tells who the members are. Fails when this node is none any more.

@@ -86,6 +86,10 @@ impl Ledger for Scripted {
 
     fn durable(&self, _: GroupId, _: Part, _: Position) {}
 
+    fn voters(&self, _: GroupId) -> Option<crate::voters::Voters> {
+        None
+    }
+
     fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()
     }

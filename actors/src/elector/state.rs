@@ -86,6 +86,14 @@ mod tests {
         let mut all: BTreeMap<u64, MemberHealth> =
             (2..=4).map(|id| (id, health(NodeStatus::Healthy))).collect();
         assert_eq!(successor(&replicas, &all, 1), Some(3));
+        // Whoever leads is no successor of itself, also where it is the best.
+        all.insert(1, health(NodeStatus::Healthy));
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        // Nor is anybody whose health is not known.
+        assert_eq!(successor(&replicas, &BTreeMap::new(), 1), None);
+        // Of two that are as well and as far, the same one everywhere.
+        let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
+        assert_eq!(successor(&alike, &all, 1), Some(2));
         all.insert(3, health(NodeStatus::Degraded));
         assert_eq!(successor(&replicas, &all, 1), Some(2));
         all.insert(2, health(NodeStatus::Unhealthy));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
@@ -23,14 +24,12 @@ use crate::router::Router;
 use crate::seams::{Seams, Timestamp};
 use crate::system::{NodeRecord, SystemState};
 use crate::views::{
-    ClusterHealth, GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest,
-    PageRoom, ReplicaView, Weighed,
+    GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
+    ReplicaView, Weighed,
 };
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a look at this node's own view may take.
-const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Handle to the cluster.
 #[derive(Clone)]
@@ -44,6 +43,10 @@ pub struct Cluster {
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
     pub(crate) raft_id: u64,
+    /// After so long without a leader there is a new one.
+    pub(crate) election_timeout: Duration,
+    /// Whether the cluster has noted that this node has started.
+    pub(crate) registered: watch::Receiver<bool>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -177,20 +180,6 @@ impl Cluster {
         self.control.applied(deadline).await
     }
 
-    /// How the cluster is, from this node's own view.
-    pub async fn health(&self) -> ClusterHealth {
-        let deadline = Instant::now() + LOCAL_DEADLINE;
-        let records = self.control.read(deadline, without_texts).await.unwrap_or_default();
-        let views = self.views(deadline, records).await.unwrap_or_default();
-        let healthy = views.iter().filter(|node| node.status == NodeStatus::Healthy).count();
-        let leader = views.iter().find(|node| node.role == NodeRole::Leader);
-        ClusterHealth {
-            total_nodes: views.len() as u64,
-            healthy_nodes: healthy as u64,
-            leader: leader.map(|node| node.id),
-        }
-    }
-
     /// All groups, as those who lead them see them.
     ///
     /// # Errors
@@ -269,36 +258,6 @@ impl Cluster {
         all.into_iter().map(|(group, (_, status))| (group, status)).collect()
     }
 
-    /// Why this node is not ready to serve; empty when it is.
-    pub async fn not_ready(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.elector.current().leader.is_none() {
-            reasons.push("the system group has no leader".to_owned());
-        }
-        let deadline = Instant::now() + LOCAL_DEADLINE;
-        let groups = self
-            .control
-            .read(deadline, |state| state.groups().keys().copied().collect::<Vec<GroupId>>());
-        match groups.await {
-            Ok(groups) if groups.is_empty() => {
-                reasons.push("tenant groups are not placed yet".to_owned());
-            }
-            Ok(groups) => {
-                let here = groups.into_iter().filter(|id| self.ledger.leadership(*id).is_some());
-                for group in here.chain([GroupId::SYSTEM]) {
-                    let caught_up = self.ledger.read_index(group);
-                    match tokio::time::timeout_at(deadline, caught_up).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => reasons.push(format!("group {group}: {error}")),
-                        Err(_) => reasons.push(format!("group {group} has not caught up")),
-                    }
-                }
-            }
-            Err(error) => reasons.push(format!("the control plane does not answer: {error}")),
-        }
-        reasons
-    }
-
     async fn view(
         &self,
         deadline: Instant,
@@ -309,7 +268,7 @@ impl Cluster {
         views.into_iter().next().ok_or_else(|| Refusal::NodeNotFound.into())
     }
 
-    async fn views(
+    pub(super) async fn views(
         &self,
         deadline: Instant,
         records: Vec<(NodeId, NodeRecord)>,
@@ -319,17 +278,23 @@ impl Cluster {
         let heard = self.heartbeats.heard(over_http, deadline).await?;
         let health = self.heartbeats.health(deadline).await?;
         let leader = self.elector.current().leader;
+        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        // Who does not vote yet is no help when another fails, however well it is.
+        let placed = |raft_id, status| match status {
+            NodeStatus::Healthy if !voters.is_placed(raft_id) => NodeStatus::Degraded,
+            status => status,
+        };
         let view = |(id, record): (NodeId, NodeRecord)| {
             let (status, heard_at) = match record.raft_id() {
-                _ if id == self.node => {
+                Some(raft_id) if id == self.node => {
                     let has_room = self.ledger.has_room();
-                    let status = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
-                    (status, Some(self.seams.clock.now()))
+                    let own = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
+                    (placed(raft_id, own), Some(self.seams.clock.now()))
                 }
                 Some(raft_id) => {
                     let health = health.get(&raft_id);
                     let status = health.map_or(NodeStatus::Degraded, |health| health.status);
-                    (status, health.and_then(|health| health.heard_at))
+                    (placed(raft_id, status), health.and_then(|health| health.heard_at))
                 }
                 None => {
                     let heard = heard.get(&id);
@@ -346,7 +311,7 @@ impl Cluster {
 }
 
 /// Every node, without what its owner says of it: that may be a lot.
-fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
+pub(super) fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
     let nodes = state.nodes().iter().map(|(id, record)| {
         let bare = NodeRecord {
             address: String::new(),

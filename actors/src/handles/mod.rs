@@ -2,6 +2,7 @@
 //! replicated log lie behind them is nobody's business.
 
 mod cluster;
+mod health;
 mod locks;
 mod membership;
 mod routes;

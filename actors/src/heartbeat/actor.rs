@@ -8,17 +8,21 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::HELLO_VERSION;
+use super::lives::{Hello, Life, Lives, OwnLife, Welcome};
 use super::members::{Beat, Claim, Members};
 use super::message::HeartbeatMessage;
 use super::state::Listener;
 use crate::codec;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, NodeId};
 use crate::ports::{Ledger, Peers, Service};
 use crate::seams::Seams;
 use crate::views::NodeStatus;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
+/// Each member is told this often which process this is; until it has answered, with every ping.
+const HELLO_EVERY: Duration = Duration::from_secs(1);
 
 /// The heartbeat monitor's actor.
 pub struct HeartbeatActor;
@@ -37,6 +41,22 @@ pub struct HeartbeatArguments {
     pub ledger: Arc<dyn Ledger>,
     /// Where it publishes who says that it leads.
     pub claim: watch::Sender<Option<Claim>>,
+    /// This node, as the others are told of it.
+    pub node: NodeId,
+    /// Where it says that the others reach it.
+    pub node_addr: String,
+}
+
+/// Another process has this node's identity, and it started later.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another process with the identity of this node ({node}) runs at {at} and started later: it is \
+     the member now, and this one stops. From now on this data directory is out of date: go on \
+     with the other one, and start this node with an empty directory to have it join as a new one"
+)]
+struct Replaced {
+    node: NodeId,
+    at: String,
 }
 
 /// What it keeps.
@@ -48,6 +68,10 @@ pub struct HeartbeatState {
     asked: BTreeSet<u64>,
     /// How each member was when it was last told to the log.
     told: BTreeMap<u64, NodeStatus>,
+    own: OwnLife,
+    lives: Lives,
+    /// When each member is to be told which process this is.
+    hellos: BTreeMap<u64, Instant>,
 }
 
 impl Actor for HeartbeatActor {
@@ -78,6 +102,12 @@ impl Actor for HeartbeatActor {
             members: Members::new(arguments.election_timeout),
             asked: BTreeSet::new(),
             told: BTreeMap::new(),
+            own: OwnLife::new(Life {
+                number: u64::try_from(arguments.seams.clock.now().0).unwrap_or(0),
+                chance: arguments.seams.uuid().as_u128(),
+            }),
+            lives: Lives::default(),
+            hellos: BTreeMap::new(),
             arguments,
         })
     }
@@ -99,10 +129,13 @@ impl Actor for HeartbeatActor {
             }
             HeartbeatMessage::SetMembers(members) => {
                 state.members.set(&members, now);
+                state.lives.retain(&members);
+                state.hellos.retain(|id, _| members.contains(id));
                 state.publish();
             }
             HeartbeatMessage::Ping => {
                 state.tell_changes(now);
+                state.say_hello(&myself, now);
                 state.ping(&myself);
             }
             HeartbeatMessage::Pinged { from, beat, reply } => {
@@ -113,6 +146,19 @@ impl Actor for HeartbeatActor {
                 state.asked.remove(&from);
                 if let Some((beat, offset_ms)) = pong {
                     state.hear(from, beat, Some(offset_ms));
+                }
+            }
+            HeartbeatMessage::Hello { from, hello, reply } => {
+                let _ = reply.send(state.lives.hear(from, hello, now));
+            }
+            HeartbeatMessage::Welcomed { by, said, welcome } => {
+                // With the next ping where there was no answer, or one that calls for another.
+                let is_known = matches!(welcome, Some(Welcome::Known)) && said == state.own.life;
+                state.hellos.insert(by, if is_known { now + HELLO_EVERY } else { now });
+                if let Some(later) = welcome.and_then(|it| state.own.welcomed(said, it, now)) {
+                    // The node stops with what this actor fails with.
+                    let node = state.arguments.node;
+                    return Err(Replaced { node, at: later.node_addr }.into());
                 }
             }
             HeartbeatMessage::Health(reply) => {
@@ -154,6 +200,32 @@ impl HeartbeatState {
             }
         }
         self.told.retain(|raft_id, _| health.contains_key(raft_id));
+    }
+
+    /// Tells those whose time has come which process this is.
+    fn say_hello(&mut self, myself: &ActorRef<HeartbeatMessage>, now: Instant) {
+        let life = self.own.life;
+        let hello = Hello { life, node_addr: self.arguments.node_addr.clone() };
+        let hello = codec::encode(&(HELLO_VERSION, hello));
+        let deadline = now + self.arguments.election_timeout;
+        for to in self.members.ids() {
+            if self.hellos.get(&to).is_some_and(|due| *due > now) {
+                continue;
+            }
+            // Until the answer comes, which it does or does not by the deadline.
+            self.hellos.insert(to, deadline + HELLO_EVERY);
+            let (peers, myself) = (Arc::clone(&self.arguments.peers), myself.clone());
+            let hello = hello.clone();
+            tokio::spawn(async move {
+                let answer = peers.call(to, Service::Hello, hello, deadline).await.ok();
+                let welcome = answer.and_then(|answer| codec::decode(&answer).ok());
+                let welcome = welcome
+                    .filter(|(version, _): &(u16, Welcome)| *version == HELLO_VERSION)
+                    .map(|(_, welcome)| welcome);
+                let answered = HeartbeatMessage::Welcomed { by: to, said: life, welcome };
+                let _ = myself.send_message(answered);
+            });
+        }
     }
 
     /// Pings everybody who owes no answer.

@@ -179,7 +179,9 @@ impl Members {
         if silence < late {
             let is_cut_off = has_others && most >= late;
             let is_clock_off = known.clock_offset_ms > CLOCK_OFFSET_MS_MAX;
-            return if is_cut_off || is_clock_off || !known.has_room() {
+            // Of one that has not been heard of since this node started nothing good is known.
+            let is_unheard = known.last.is_none();
+            return if is_unheard || is_cut_off || is_clock_off || !known.has_room() {
                 NodeStatus::Degraded
             } else {
                 NodeStatus::Healthy
@@ -216,6 +218,9 @@ mod tests {
     fn three(now: Instant) -> Members {
         let mut members = Members::new(T);
         members.set(&[2, 3], now);
+        for id in [2, 3] {
+            members.heard(id, beat(&[], None), None, now, Timestamp(0));
+        }
         members
     }
 
@@ -238,6 +243,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_not_been_heard_of_is_not_healthy() {
+        let start = Instant::now();
+        let mut members = Members::new(T);
+        members.set(&[2], start);
+        assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded]);
+        assert_eq!(statuses(&mut members, start + T * 4), [NodeStatus::Unhealthy]);
+        members.heard(2, beat(&[], None), None, start + T, Timestamp(0));
+        assert_eq!(statuses(&mut members, start + T), [NodeStatus::Healthy]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_cut_off_from_one_is_not_taken_for_dead() {
         let start = Instant::now();
         let mut members = three(start);
@@ -249,6 +265,19 @@ mod tests {
         members.heard(3, beat(&[(2, 10)], None), None, now, Timestamp(0));
         members.heard(2, beat(&[(3, 5000)], None), None, now, Timestamp(0));
         assert_eq!(statuses(&mut members, now), [NodeStatus::Healthy, NodeStatus::Degraded]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hearsay_ages() {
+        let start = Instant::now();
+        let mut members = three(start);
+        let now = start + T * 9;
+        // 2 said, almost a timeout ago, that it had heard 3 a moment before.
+        members.heard(2, beat(&[(3, 10)], None), None, now, Timestamp(0));
+        let later = now + T * 99 / 100;
+        let fresh = members.health(now + T / 2)[&3].status;
+        assert_eq!(fresh, NodeStatus::Degraded, "silent to this node alone");
+        assert_eq!(members.health(later)[&3].status, NodeStatus::Unhealthy, "to 2 as well by now");
     }
 
     #[tokio::test(start_paused = true)]

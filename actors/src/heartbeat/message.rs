@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::{Beat, Heard, MemberHealth};
+use super::{Beat, Heard, Hello, Life, MemberHealth, Welcome};
 use crate::ids::NodeId;
 
 /// A message to the heartbeat monitor.
@@ -41,6 +41,24 @@ pub enum HeartbeatMessage {
         /// What it answered and how far its clock is from ours, milliseconds; nothing when it did
         /// not.
         pong: Option<(Beat, u64)>,
+    },
+    /// A member says hello.
+    Hello {
+        /// Raft id of who does.
+        from: u64,
+        /// What it says.
+        hello: Hello,
+        /// What to answer.
+        reply: oneshot::Sender<Welcome>,
+    },
+    /// A hello came to its end.
+    Welcomed {
+        /// Raft id of who was greeted.
+        by: u64,
+        /// The life that was told.
+        said: Life,
+        /// The answer; nothing when there was none.
+        welcome: Option<Welcome>,
     },
     /// How are the members?
     Health(oneshot::Sender<BTreeMap<u64, MemberHealth>>),

@@ -4,12 +4,16 @@
 //! takes. A ping tells what its sender knows of the others, so that 'dead' can be told from 'cut
 //! off from me only', and whether it leads.
 //!
+//! Members also say hello to each other: which process they are, and where. Of two processes with
+//! one identity the earlier stops.
+//!
 //! Nodes registered over HTTP heartbeat over HTTP. What they last said is kept in memory by the
 //! leader alone: a status is no promise, and no heartbeat costs a write to the log. Silence is
 //! measured by the monotonic clock; after a restart or a new leader every node gets the full time
 //! again.
 
 mod actor;
+mod lives;
 mod members;
 mod message;
 mod state;
@@ -20,6 +24,7 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{HeartbeatActor, HeartbeatArguments};
+pub use lives::{Hello, Life, Welcome};
 pub use members::{Beat, Claim, MemberHealth};
 pub use message::HeartbeatMessage;
 pub use state::Heard;
@@ -29,6 +34,9 @@ use crate::error::CallError;
 use crate::ids::NodeId;
 use crate::mailbox::call;
 use crate::ports::Declined;
+
+/// The shape of hellos and their answers that this program speaks.
+const HELLO_VERSION: u16 = 1;
 
 /// Handle to the heartbeat monitor.
 #[derive(Debug, Clone)]
@@ -95,6 +103,27 @@ impl Heartbeats {
             call(&self.actor, deadline, |reply| HeartbeatMessage::Pinged { from, beat, reply });
         let beat = answer.await.map_err(|error| Declined(error.to_string()))?;
         Ok(codec::encode(&beat))
+    }
+
+    /// Answers the hello of the member with raft id `from`.
+    ///
+    /// # Errors
+    /// When it is none, or this node stops.
+    pub async fn greeted(
+        &self,
+        from: u64,
+        hello: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Declined> {
+        let (version, hello): (u16, Hello) =
+            codec::decode(hello).map_err(|error| Declined(error.to_string()))?;
+        if version != HELLO_VERSION {
+            return Err(Declined(format!("version {version} of hello is not spoken here")));
+        }
+        let answer =
+            call(&self.actor, deadline, |reply| HeartbeatMessage::Hello { from, hello, reply });
+        let welcome = answer.await.map_err(|error| Declined(error.to_string()))?;
+        Ok(codec::encode(&(HELLO_VERSION, welcome)))
     }
 
     fn tell(&self, message: HeartbeatMessage) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::token::{Prover, is_same, proof};
+use super::token::{Prover, proof};
 use super::{JoinAnswer, JoinReply, JoinRequest};
 use crate::command::{Member, SystemCommand};
 use crate::control::Control;
@@ -14,6 +14,7 @@ use crate::ids::{NodeId, TokenId};
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
 use crate::seams::Seams;
+use crate::secret::is_same;
 use crate::system::{Authority, JoinToken, SystemState};
 
 /// How long letting a node in may take.

@@ -12,7 +12,7 @@
 //! Invariants:
 //! - a stranger without a valid proof costs a hash and changes nothing;
 //! - without a token a node joins only where every address in play is loopback, and only a
-//!   cluster that was founded without a secret.
+//!   cluster that was founded without a secret and has no admin token.
 
 mod desk;
 mod token;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use desk::{CertificateIssuer, JoinDesk};
-pub use token::{JoinSecret, ParseTokenError, Prover, is_same, proof};
+pub use token::{JoinSecret, ParseTokenError, Prover, proof};
 
 use crate::codec;
 use crate::command::Member;

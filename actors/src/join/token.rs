@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::TokenId;
 use crate::seams::Entropy;
+use crate::secret::SecretHash;
 use crate::system::SHARED_SECRET;
 
 /// What a token made by a cluster begins with: kind and version.
@@ -72,8 +73,8 @@ impl JoinSecret {
     }
 
     /// What the cluster keeps of it.
-    pub fn hash(&self) -> [u8; 32] {
-        digest(&[b"shiioo join secret 1", self.secret.as_bytes()])
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::new(digest(&[b"shiioo join secret 1", self.secret.as_bytes()]))
     }
 
     /// Proves over a connection that one knows the secret.
@@ -84,17 +85,12 @@ impl JoinSecret {
 
 /// A proof over a connection that one knows the secret with this hash. All inputs have a fixed
 /// length, so that the plain hash is a safe key'd hash here.
-pub fn proof(secret_hash: &[u8; 32], prover: Prover, binding: &[u8; 32]) -> [u8; 32] {
+pub fn proof(secret_hash: &SecretHash, prover: Prover, binding: &[u8; 32]) -> [u8; 32] {
     let who: &[u8] = match prover {
         Prover::Joiner => b"shiioo joiner 1",
         Prover::Member => b"shiioo member 1",
     };
-    digest(&[secret_hash, binding, who])
-}
-
-/// Whether two proofs are the same, in a time that does not tell where they differ.
-pub fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
-    left.iter().zip(right).fold(0, |differs, (left, right)| differs | (left ^ right)) == 0
+    digest(&[secret_hash.reveal(), binding, who])
 }
 
 impl FromStr for JoinSecret {
@@ -142,6 +138,7 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::is_same;
 
     #[derive(Debug)]
     struct Sevens;

@@ -17,6 +17,7 @@ use crate::ports::{
     BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
 };
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
+use crate::voters::Voters;
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]
@@ -97,6 +98,10 @@ impl Ledger for Stuck {
 
     fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
         unreachable!()
+    }
+
+    fn voters(&self, _: GroupId) -> Option<Voters> {
+        None
     }
 
     fn has_room(&self) -> bool {

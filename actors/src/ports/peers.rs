@@ -25,6 +25,8 @@ pub enum Service {
     Node = 4,
     /// API requests, handed on to the node that owns what they are about.
     Api = 5,
+    /// Which process a member is and where, between heartbeat monitors.
+    Hello = 6,
 }
 
 /// A request between logs that is no longer than this is urgent, bytes: votes and heartbeats are a
@@ -44,13 +46,14 @@ pub enum Lane {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api];
+    pub const ALL: [Self; 6] =
+        [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api, Self::Hello];
 
     /// The lane that a request of so many bytes takes. Votes and heartbeats do not wait behind
     /// megabytes of entries: whoever is not heard in time is not followed.
     pub const fn lane(self, bytes: usize) -> Lane {
         match self {
-            Self::Ping => Lane::Control,
+            Self::Ping | Self::Hello => Lane::Control,
             Self::Raft if bytes <= URGENT_BYTES_MAX => Lane::Control,
             Self::Raft | Self::Node | Self::Api => Lane::Raft,
             Self::Snapshot => Lane::Bulk,
@@ -60,7 +63,9 @@ impl Service {
     /// Longest answer to one of its requests, bytes.
     pub const fn answer_bytes_max(self) -> usize {
         match self {
-            Self::Ping | Self::Raft | Self::Snapshot | Self::Node => PEER_MESSAGE_BYTES_MAX,
+            Self::Ping | Self::Raft | Self::Snapshot | Self::Node | Self::Hello => {
+                PEER_MESSAGE_BYTES_MAX
+            }
             Self::Api => API_ANSWER_BYTES_MAX,
         }
     }

@@ -4,7 +4,7 @@
 //! - an id in Raft groups is given once and never again;
 //! - a member is admitted by its key: who has another key is another node;
 //! - a member that votes alone in a group is not removed;
-//! - join secrets are kept as hashes only.
+//! - join secrets and the admin token are kept as hashes only.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, Refusal};
 use crate::part::AGE_STEP_MS_MAX;
 use crate::ports::Peer;
 use crate::seams::Timestamp;
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBytes, SecretHash};
 
 /// Most members.
 pub const MEMBERS_MAX: usize = 64;
@@ -39,7 +39,7 @@ pub struct Authority {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinToken {
     /// Hash of its secret.
-    pub secret_hash: [u8; 32],
+    pub secret_hash: SecretHash,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
     /// How many nodes it still admits.
@@ -88,7 +88,12 @@ impl SystemState {
 
     /// Whether a node on the same machine may join without a token.
     pub const fn is_open_to_loopback(&self) -> bool {
-        !self.meta.needs_token
+        !self.meta.needs_token && self.admin_token.is_none()
+    }
+
+    /// Hash of the token that management calls need; `None` where nobody set one.
+    pub const fn admin_token(&self) -> Option<SecretHash> {
+        self.admin_token
     }
 
     /// The last id in Raft groups that was given.
@@ -118,7 +123,7 @@ impl SystemState {
         authority: &Authority,
         member: &Member,
         key: [u8; 32],
-        secret_hash: Option<[u8; 32]>,
+        secret_hash: Option<SecretHash>,
         at: Timestamp,
     ) -> Applied {
         if self.authority.is_some() {
@@ -136,6 +141,19 @@ impl SystemState {
         self.meta.last_raft_id = self.meta.last_raft_id.max(member.raft_id);
         self.list(member, member.raft_id, key, at);
         (Outcome::Done, vec![SystemEffect::MembersChanged])
+    }
+
+    /// The first token stands: a node that was started with another one learns that.
+    pub(super) fn set_admin_token(&mut self, hash: SecretHash) -> Applied {
+        match self.admin_token {
+            Some(known) if known == hash => (Outcome::Done, Vec::new()),
+            Some(_) => refused(Refusal::OtherAdminToken),
+            None => {
+                self.admin_token = Some(hash);
+                self.dirty.admin_token = true;
+                (Outcome::Done, vec![SystemEffect::AdminTokenSet])
+            }
+        }
     }
 
     /// Lets a node in, once: the same node with the same key gets the same answer again.
@@ -160,7 +178,7 @@ impl SystemState {
             };
         }
         match token.map(|id| (id, self.tokens.get(&id))) {
-            None if self.meta.needs_token => return invalid("this cluster asks for one"),
+            None if !self.is_open_to_loopback() => return invalid("this cluster asks for one"),
             None => {}
             Some((_, None)) => return invalid("it is not known"),
             Some((id, Some(token))) => {

@@ -26,12 +26,14 @@ use crate::outcome::{LockView, Outcome, Refusal};
 use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
+use crate::secret::SecretHash;
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
 
 /// The kind of a row: the first byte of its key. `answered.rs` has `a` and `v`, `part/time.rs` `y`.
 mod kind {
+    pub const ADMIN_TOKEN: u8 = b'p';
     pub const AUTHORITY: u8 = b'c';
     pub const GROUP: u8 = b'g';
     pub const IDEMPOTENCY: u8 = b'i';
@@ -89,6 +91,8 @@ pub enum SystemEffect {
     NodeRemoved(NodeId),
     /// A lock changed.
     Lock(LockNotice),
+    /// The cluster has an admin token now.
+    AdminTokenSet,
 }
 
 /// The control plane.
@@ -110,6 +114,7 @@ pub struct SystemState {
     tokens: BTreeMap<TokenId, JoinToken>,
     /// When each token was made, by [`PartTime::aged`].
     tokens_born: BTreeMap<TokenId, Timestamp>,
+    admin_token: Option<SecretHash>,
     dirty: Dirty,
 }
 
@@ -117,6 +122,7 @@ pub struct SystemState {
 struct Dirty {
     meta: bool,
     authority: bool,
+    admin_token: bool,
     tokens: BTreeSet<TokenId>,
     tenants: BTreeSet<TenantId>,
     nodes: BTreeSet<NodeId>,
@@ -191,6 +197,7 @@ impl SystemState {
                 (outcome, notice.map(SystemEffect::Lock).into_iter().collect())
             }
             SystemCommand::TimePassed(_) => (Outcome::Done, Vec::new()),
+            SystemCommand::SetAdminToken { hash } => self.set_admin_token(*hash),
         }
     }
 
@@ -236,6 +243,7 @@ impl Machine for SystemState {
             calls: IdempotencyTable::load(calls),
             answered: Answered::load(rows)?,
             authority: rows.get(&[kind::AUTHORITY])?,
+            admin_token: rows.get(&[kind::ADMIN_TOKEN])?,
             ..Self::default()
         };
         for (_, (group, placement)) in rows.all::<(GroupId, GroupPlacement)>(kind::GROUP)? {
@@ -306,6 +314,9 @@ impl Machine for SystemState {
         }
         if dirty.authority {
             rows.push((vec![kind::AUTHORITY], self.authority.as_ref().map(codec::encode)));
+        }
+        if dirty.admin_token {
+            rows.push((vec![kind::ADMIN_TOKEN], self.admin_token.as_ref().map(codec::encode)));
         }
         for id in dirty.tokens {
             let token = self.tokens.get(&id).map(|token| codec::encode(&(id, token)));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::command::{Idempotency, Member};
 use crate::outcome::Refusal;
+use crate::secret::SecretHash;
 use crate::tenant_record::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use uuid::Uuid;
 
@@ -198,7 +199,7 @@ fn admit(n: u64, key: u8, token: Option<u128>) -> SystemCommand {
 
 fn make_token(id: u128, uses: u32, expires_at: i64) -> SystemCommand {
     let token = JoinToken {
-        secret_hash: [7; 32],
+        secret_hash: SecretHash::new([7; 32]),
         expires_at: Some(Timestamp(expires_at)),
         uses_left: Some(uses),
         created_at: Timestamp(0),
@@ -265,6 +266,76 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
         apply(&mut state, drain).0,
         Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 })
     );
+}
+
+#[test]
+fn the_first_admin_token_stands_and_shuts_the_door() {
+    let mut state = placed();
+    let set = |byte| SystemCommand::SetAdminToken { hash: SecretHash::new([byte; 32]) };
+    assert!(state.is_open_to_loopback());
+    assert_eq!(apply(&mut state, set(1)), (Outcome::Done, vec![SystemEffect::AdminTokenSet]));
+    assert_eq!(apply(&mut state, set(1)), (Outcome::Done, Vec::new()));
+    assert_eq!(apply(&mut state, set(2)).0, Outcome::Refused(Refusal::OtherAdminToken));
+    assert!(!state.is_open_to_loopback());
+    assert!(is_refused(&apply(&mut state, admit(8, 2, None)).0));
+    apply(&mut state, make_token(1, 1, 100));
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+    let mut rows = Overlay::default();
+    rows.put(state.take_dirty_rows());
+    let again = SystemState::load(&rows).unwrap();
+    assert_eq!(again.admin_token(), Some(SecretHash::new([1; 32])));
+    assert!(!again.is_open_to_loopback());
+}
+
+/// A state that is written down and loaded again after each command forgets nothing of the
+/// members and tokens: a mark that is missed shows at once.
+#[test]
+fn members_and_tokens_survive_a_restart_after_any_command() {
+    let (mut state, mut rows) = (placed(), Overlay::default());
+    let mut restart = |state: &mut SystemState| {
+        rows.put(state.take_dirty_rows());
+        let again = SystemState::load(&rows).unwrap();
+        assert_eq!((&state.nodes, &state.tokens), (&again.nodes, &again.tokens));
+        assert_eq!((&state.meta, state.admin_token), (&again.meta, again.admin_token));
+        assert_eq!((&state.groups, &state.authority), (&again.groups, &again.authority));
+        *state = again;
+    };
+    restart(&mut state);
+    let token = |n| TokenId::from_uuid(Uuid::from_u128(n));
+    let registered = Member { raft_id: 2, api_addr: "b".into(), ..member(8) };
+    for command in [
+        make_token(1, 2, 100),
+        make_token(2, 2, 100),
+        admit(8, 2, Some(1)),
+        SystemCommand::RemoveJoinToken { id: token(2) },
+        SystemCommand::RegisterMember(registered.clone()),
+        SystemCommand::MemberOffline { node: node(8) },
+        SystemCommand::DrainMember { node: node(8) },
+        SystemCommand::RegisterMember(registered),
+        SystemCommand::SetAdminToken { hash: SecretHash::new([1; 32]) },
+        SystemCommand::RemoveNode { node: node(8) },
+    ] {
+        let outcome = apply(&mut state, command.clone()).0;
+        assert!(!matches!(outcome, Outcome::Refused(_)), "{command:?}: {outcome:?}");
+        restart(&mut state);
+        match command {
+            SystemCommand::AdmitMember { .. } => {
+                assert_eq!(state.join_token(token(1)).unwrap().uses_left, Some(1));
+            }
+            SystemCommand::RemoveJoinToken { .. } => assert_eq!(state.join_token(token(2)), None),
+            SystemCommand::MemberOffline { .. } => {
+                assert!(state.members().any(|(_, _, member)| member.offline));
+            }
+            // One that is to leave is to leave after a restart of its own as well.
+            SystemCommand::DrainMember { .. } | SystemCommand::SetAdminToken { .. } => {
+                assert!(
+                    state.members().any(|(_, _, member)| member.leaving && member.raft_id == 2)
+                );
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(state.member(2), None);
 }
 
 #[test]

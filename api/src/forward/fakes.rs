@@ -13,6 +13,7 @@ use shiioo_actors::command::Origin;
 use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::secret::SecretHash;
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
@@ -49,7 +50,10 @@ fn app(admin_token: Option<&str>) -> App {
         seams: Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) },
         version: "1.2.3",
         request_timeout: TIMEOUT,
-        guard: Guard::new(admin_token),
+        heartbeat_interval: TIMEOUT,
+        guard: Guard::new(
+            watch::channel(admin_token.map(|it| SecretHash::of_admin_token(it.as_bytes()))).1,
+        ),
         own_names: crate::same_origin::OwnNames::default(),
         bodies: crate::bodies::Bodies::default(),
         metrics: Metrics::new([PATH].into_iter(), Vec::new()),
@@ -113,6 +117,10 @@ impl Ways for Fake {
     type Way = Lead;
 
     fn is_open(&self) -> bool {
+        true
+    }
+
+    fn has_started(&self) -> bool {
         true
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::secret::SecretHash;
 use shiioo_api::{Api, ApiConfig};
 
 /// 1994-11-06T08:49:37Z.
@@ -38,7 +39,11 @@ pub fn bounded_api(admin_token: Option<&str>, descriptors: DescriptorBudget) -> 
         ApiConfig {
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),
-            admin_token: admin_token.map(str::to_owned),
+            heartbeat_interval: Duration::from_secs(10),
+            admin_token: tokio::sync::watch::channel(
+                admin_token.map(|token| SecretHash::of_admin_token(token.as_bytes())),
+            )
+            .1,
             api_hosts: Vec::new(),
             test_hooks: false,
             descriptors,

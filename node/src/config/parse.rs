@@ -158,25 +158,53 @@ mod tests {
             ("[fd00::1]:7400", true),
             ("10.0.0.1", false),
             ("0.0.0.0:7400", false),
+            ("[::]:7400", false),
+            ("10.0.0.1:0", false),
+            ("[fd00::1]:0", false),
             ("node:0", false),
+            ("node:65536", false),
             ("node:x", false),
             ("http://node:7400", false),
             ("", false),
         ] {
             assert_eq!(host_port(text).is_ok(), valid, "{text}");
         }
-        for (text, valid) in
-            [("eu-1", true), ("", false), ("EU", false), ("..", false), ("log", false)]
-        {
+        let long = "r".repeat(63);
+        for (text, valid) in [
+            ("eu-1", true),
+            (long.as_str(), true),
+            (&format!("{long}r"), false),
+            ("", false),
+            ("EU", false),
+            ("..", false),
+            ("a_b", false),
+            ("log", false),
+            ("identity", false),
+            ("tenants", false),
+            ("logs", true),
+        ] {
             assert_eq!(region(text).is_ok(), valid, "{text}");
         }
         for (text, valid) in [("zone=a", true), ("zone=", true), ("zone", false), ("=a", false)] {
             assert_eq!(label(text).is_ok(), valid, "{text}");
         }
-        for (text, valid) in [("500ms", true), ("149ms", false), ("2m", false), ("5", false)] {
+        for (text, valid) in [
+            ("500ms", true),
+            ("149ms", false),
+            ("150ms", true),
+            ("1m", true),
+            ("60001ms", false),
+            ("2m", false),
+            ("5", false),
+        ] {
             assert_eq!(election_timeout(text).is_ok(), valid, "{text}");
         }
-        assert!(request_timeout("0s").is_err());
+        for (text, valid) in [("0s", false), ("1ms", true), ("5m", true), ("300001ms", false)] {
+            assert_eq!(request_timeout(text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in [("0s", false), ("1ms", true), ("1day", true), ("86401s", false)] {
+            assert_eq!(heartbeat(text).is_ok(), valid, "{text}");
+        }
         let error = secret("se same").unwrap_err();
         assert!(!error.contains("same"), "{error}");
         assert_eq!(secret("abc").unwrap().reveal(), "abc");

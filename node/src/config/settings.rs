@@ -96,7 +96,8 @@ pub struct Settings {
     #[arg(long, value_name = "TIME")]
     pub request_timeout: Option<String>,
 
-    /// How often nodes registered over HTTP should send a heartbeat [default: 30s]
+    /// How often nodes registered over HTTP are told to send a heartbeat, at most; a third of
+    /// `--unhealthy-after` where that is less [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub heartbeat_interval: Option<String>,
 

@@ -14,6 +14,7 @@ use shiioo_actors::ids::GroupId;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
+use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 
 use super::log_store::GroupLog;
@@ -201,6 +202,19 @@ impl Group {
             is_changing: metrics.membership_config.log_id()
                 != metrics.committed_membership_config.log_id(),
             unfinished: (joint.len() > 1).then(|| joint.last().cloned().unwrap_or_default()),
+        }
+    }
+
+    pub fn voters(&self) -> Voters {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let committed = metrics.committed_membership_config.membership();
+        let newest = metrics.membership_config.membership();
+        // What is committed counts until the newest is: a leader that dies now may take the newest
+        // along.
+        let sets = newest.get_joint_config().iter().chain(committed.get_joint_config());
+        Voters {
+            sets: sets.filter(|set| !set.is_empty()).cloned().collect(),
+            learners: newest.learner_ids().collect(),
         }
     }
 

@@ -47,6 +47,7 @@ use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
     Replay, Service, StoreError,
 };
+use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -433,5 +434,9 @@ impl Ledger for Groups {
 
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
+    }
+
+    fn voters(&self, group: GroupId) -> Option<Voters> {
+        self.all().get(&group).map(|group| group.voters())
     }
 }

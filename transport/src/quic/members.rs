@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{Connection, VarInt};
@@ -53,6 +54,8 @@ pub(super) struct Member {
     pub link: watch::Sender<Link<Connection>>,
     /// Where it last called from: its socket is the one it listens at.
     seen: Mutex<Option<SocketAddr>>,
+    /// Attempts that tried a hint.
+    hinted: AtomicUsize,
     control: Semaphore,
     raft: Semaphore,
     bulk: Semaphore,
@@ -106,6 +109,11 @@ impl Members {
     pub fn forget(&self, name: &MemberName, connection: &Connection) {
         if let Some(seat) = self.seats().get_mut(&name.raft_id) {
             seat.from.retain(|other| other.stable_id() != connection.stable_id());
+            // Where another process with its certificate was, nobody is any more.
+            if let Some(last) = seat.from.last() {
+                *seat.member.seen.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(last.remote_address());
+            }
         }
     }
 
@@ -134,6 +142,7 @@ impl Member {
             peer,
             link: watch::Sender::new(Link::new()),
             seen: Mutex::default(),
+            hinted: AtomicUsize::new(0),
             control: Semaphore::new(CONTROL_CALLS_MAX),
             raft: Semaphore::new(RAFT_CALLS_MAX),
             bulk: Semaphore::new(BULK_CALLS_MAX),
@@ -153,6 +162,13 @@ impl Member {
         // An address in words is known once it has been dialled.
         let dialled = self.link.borrow().connection().map(Connection::remote_address);
         [seen, known, dialled].into_iter().flatten().any(|at| at.ip().to_canonical() == address)
+    }
+
+    /// The address beside the known one that is tried with the next attempt: each in turn.
+    pub fn next_hint<'a>(&self, hints: &'a [String]) -> Option<&'a str> {
+        let turn = self.hinted.fetch_add(1, Ordering::Relaxed);
+        let hint = hints.get(turn.checked_rem(hints.len())?)?;
+        (*hint != self.peer.addr).then_some(hint)
     }
 
     /// A place among the calls under way in this lane.

@@ -67,6 +67,10 @@ pub struct QuicConfig {
     /// Packets all of the same small size and sent one by one, as a simulated network carries
     /// them. Off in production: there packets grow to what the path carries, and leave in batches.
     pub plain_packets: bool,
+    /// Further addresses, host and port, at which members may be found: those that it was told to
+    /// join. Where nobody is at the address that the log has, the next of these is tried with each
+    /// attempt; a member is who its certificate says, wherever it is.
+    pub hints: Vec<String>,
 }
 
 /// Why QUIC cannot be started.
@@ -106,6 +110,7 @@ struct Shared {
     members: Members,
     /// Bytes of long answers that may still be taken at once.
     answers: Semaphore,
+    hints: Vec<String>,
 }
 
 impl Quic {
@@ -120,7 +125,7 @@ impl Quic {
         seams: Seams,
         tcp: Arc<dyn Tcp>,
     ) -> Result<Arc<Self>, StartError> {
-        let QuicConfig { identity, name, plain_packets } = config;
+        let QuicConfig { identity, name, plain_packets, hints } = config;
         let certificate = pki::member_name(&identity.cert)?;
         if certificate != name {
             return Err(StartError::WrongName { certificate, node: name });
@@ -144,6 +149,7 @@ impl Quic {
             seams,
             lookups: Lookups::of_node(tcp),
             members: Members::default(),
+            hints,
             answers: Semaphore::new(ANSWERS_BYTES_MAX),
         };
         Ok(Arc::new(Self(Arc::new(shared))))
@@ -286,7 +292,16 @@ async fn reached(
             return Ok(connection);
         }
     }
-    greeted(shared, &member.peer, &member.peer.addr, deadline).await
+    let known = greeted(shared, &member.peer, &member.peer.addr, deadline);
+    let Some(hint) = member.next_hint(&shared.hints) else { return known.await };
+    let hinted = greeted(shared, &member.peer, hint, deadline);
+    // Side by side: one address that swallows packets would take the time of the other.
+    tokio::select! {
+        biased;
+        Ok(connection) = known => Ok(connection),
+        Ok(connection) = hinted => Ok(connection),
+        else => Err(format!("neither at {} nor at {hint}", member.peer.addr)),
+    }
 }
 
 /// Connects and waits for the greeting: after that the other end takes our calls.

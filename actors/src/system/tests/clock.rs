@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::part::AGE_STEP_MS_MAX;
+use crate::secret::SecretHash;
 
 const HOUR: i64 = 3_600_000;
 const NOW: i64 = 1_000 * 24 * HOUR;
@@ -13,7 +14,7 @@ fn at(state: &mut SystemState, at: i64, command: SystemCommand) -> Outcome {
 
 fn token_of(created_at: i64, id: u128) -> SystemCommand {
     let token = JoinToken {
-        secret_hash: [7; 32],
+        secret_hash: SecretHash::new([7; 32]),
         expires_at: Some(Timestamp(created_at + HOUR)),
         uses_left: None,
         created_at: Timestamp(created_at),

@@ -6,6 +6,7 @@ use super::*;
 use crate::command::{LockCommand, Origin};
 use crate::json::Json;
 use crate::part::{Pause, reload};
+use crate::secret::SecretHash;
 use crate::tenant_record::Quota;
 
 /// Numbers that one entry is made of.
@@ -58,7 +59,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
             },
             member: member(1),
             public_key: [1; 32],
-            secret_hash: (b.is_multiple_of(2)).then_some([b; 32]),
+            secret_hash: (b.is_multiple_of(2)).then_some(SecretHash::new([b; 32])),
         },
         1..4 => SystemCommand::AdmitMember {
             member: some_member(a, b),
@@ -71,7 +72,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
         7..9 => SystemCommand::CreateJoinToken {
             id: token(a),
             token: JoinToken {
-                secret_hash: [b; 32],
+                secret_hash: SecretHash::new([b; 32]),
                 expires_at: (b.is_multiple_of(2)).then_some(Timestamp(at + i64::from(b) * 100_000)),
                 uses_left: (c.is_multiple_of(2)).then_some(u32::from(c % 3)),
                 created_at: Timestamp(at),

@@ -108,68 +108,87 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         "--log=shiioo=debug",
         "--log-format=json",
     ];
-    let (config, log) = resolved(&[], &[], Some(file)).unwrap();
-    assert_eq!((config.clone(), log), resolved(&flags, &[], None).unwrap());
-    assert_eq!(config.admin_token, Some(Secret::new("at")));
-    assert_eq!(config.labels["l"], "w,x");
-    assert_eq!(config.own_api_hosts(), ["a.example", "::1"]);
-    assert!(config.repair && config.insecure && config.test_hooks);
+    // Every value is written out here, and no two that could be mistaken for each other are alike:
+    // comparing the two ways with each other alone says nothing about where a value goes.
+    let expected = Config {
+        api_addr: "0.0.0.0:1".parse().unwrap(),
+        node_addr: "0.0.0.0:2".parse().unwrap(),
+        advertise_addr: Some("n:3".into()),
+        data_dir: "d".into(),
+        join: vec!["a:1".into(), "b:2".into()],
+        join_token: Some(Secret::new("jt")),
+        region: "r".into(),
+        labels: [("k".into(), "v".into()), ("l".into(), "w,x".into())].into(),
+        admin_token: Some(Secret::new("at")),
+        api_hosts: vec!["a.example".into(), "::1".into()],
+        insecure: true,
+        request_timeout: Duration::from_secs(1),
+        heartbeat_interval: Duration::from_secs(2),
+        unhealthy_after: Duration::from_secs(3),
+        election_timeout: Duration::from_secs(4),
+        allow_scripts: true,
+        deny_private_targets: true,
+        repair: true,
+        test_hooks: true,
+        yields: Yields::default(),
+    };
+    let log = LogConfig { filter: "shiioo=debug".into(), format: LogFormat::Json };
+    assert_eq!(resolved(&[], &[], Some(file)).unwrap(), (expected.clone(), log.clone()));
+    assert_eq!(resolved(&flags, &[], None).unwrap(), (expected, log));
     let (config, _) = resolved(&["--insecure=false"], &[], Some(file)).unwrap();
     assert!(!config.insecure, "a flag can take back what the file says");
 }
 
-/// Comparing the sources with each other would not notice a setting that goes to another's place.
 #[test]
-fn every_setting_goes_to_its_own_place() {
-    let file = "
-        api_addr = '127.0.0.1:11'
-        node_addr = '127.0.0.1:12'
-        advertise_addr = 'n:13'
-        data_dir = 'd14'
-        join = 'a:15,b:16'
-        join_token = 'token-17'
-        region = 'r18'
-        label = ['k=v19']
-        admin_token = 'token-20'
-        request_timeout = '21s'
-        heartbeat_interval = '22s'
-        unhealthy_after = '23s'
-        election_timeout = '24s'
-    ";
-    let expected = Config {
-        api_addr: "127.0.0.1:11".parse().unwrap(),
-        node_addr: "127.0.0.1:12".parse().unwrap(),
-        advertise_addr: Some("n:13".into()),
-        data_dir: "d14".into(),
-        join: vec!["a:15".into(), "b:16".into()],
-        join_token: Some(Secret::new("token-17")),
-        region: "r18".into(),
-        labels: [("k".to_owned(), "v19".to_owned())].into(),
-        admin_token: Some(Secret::new("token-20")),
-        request_timeout: Duration::from_secs(21),
-        heartbeat_interval: Duration::from_secs(22),
-        unhealthy_after: Duration::from_secs(23),
-        election_timeout: Duration::from_secs(24),
-        ..Config::default()
-    };
-    assert_eq!(resolved(&[], &[], Some(file)).unwrap().0, expected);
-
-    // One switch at a time.
-    let switches: [(&str, fn(&mut Config)); 5] = [
-        ("insecure", |config| config.insecure = true),
-        ("allow_scripts", |config| config.allow_scripts = true),
-        ("deny_private_targets", |config| config.deny_private_targets = true),
-        ("repair", |config| config.repair = true),
-        ("test_hooks", |config| config.test_hooks = true),
+fn each_switch_turns_one_thing_on() {
+    type Switch = (&'static str, fn(&mut Config) -> &mut bool);
+    let switches: [Switch; 5] = [
+        ("insecure", |it| &mut it.insecure),
+        ("allow-scripts", |it| &mut it.allow_scripts),
+        ("deny-private-targets", |it| &mut it.deny_private_targets),
+        ("repair", |it| &mut it.repair),
+        ("test-hooks", |it| &mut it.test_hooks),
     ];
-    for (switch, set) in switches {
+    for (name, switch) in switches {
         let mut expected = Config::default();
-        set(&mut expected);
-        let file = format!("{switch} = true");
-        assert_eq!(resolved(&[], &[], Some(&file)).unwrap().0, expected, "{switch} in a file");
-        let flag = format!("--{}", switch.replace('_', "-"));
-        assert_eq!(resolved(&[&flag], &[], None).unwrap().0, expected, "{flag}");
+        *switch(&mut expected) = true;
+        let flag = format!("--{name}");
+        assert_eq!(resolved(&[&flag], &[], None).unwrap().0, expected, "{name}");
+        let file = format!("{} = true", name.replace('-', "_"));
+        assert_eq!(resolved(&[], &[], Some(&file)).unwrap().0, expected, "{name}");
     }
+}
+
+#[test]
+fn a_default_gives_way_only_to_a_node_that_joins_and_only_where_it_is_one() {
+    let none = Yields::default();
+    let all = Yields { api_addr: true, node_addr: true, data_dir: true };
+    for (flags, yields) in [
+        (&[][..], none),
+        (&["--join=a:1"][..], all),
+        (&["--join=a:1", "--api-addr=127.0.0.1:1"], Yields { api_addr: false, ..all }),
+        (&["--join=a:1", "--node-addr=127.0.0.1:1"], Yields { node_addr: false, ..all }),
+        (&["--join=a:1", "--data-dir=d"], Yields { data_dir: false, ..all }),
+        (&["--data-dir=d"], none),
+    ] {
+        assert_eq!(resolved(flags, &[], None).unwrap().0.yields, yields, "{flags:?}");
+    }
+}
+
+#[test]
+fn lists_are_as_long_as_they_may_be() {
+    let members = |count: u32| (1..=count).map(|port| format!("a:{port}")).collect::<Vec<_>>();
+    let join = members(64).join(",");
+    assert_eq!(resolved(&["--join", &join], &[], None).unwrap().0.join, members(64));
+    let error = refused(&["--join", &members(65).join(",")], &[], None);
+    assert!(error.contains("65") && error.contains("64"), "{error}");
+    let labels = |count: u32| (0..count).map(|n| format!("--label=k{n}=v")).collect::<Vec<_>>();
+    let given = labels(64);
+    let flags: Vec<&str> = given.iter().map(String::as_str).collect();
+    assert_eq!(resolved(&flags, &[], None).unwrap().0.labels.len(), 64);
+    let given = labels(65);
+    let flags: Vec<&str> = given.iter().map(String::as_str).collect();
+    assert!(refused(&flags, &[], None).contains("65"));
 }
 
 #[test]

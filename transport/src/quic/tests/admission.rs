@@ -72,6 +72,44 @@ async fn a_member_at_another_address_is_called_there() {
 }
 
 #[tokio::test]
+async fn members_that_all_moved_are_found_where_one_of_them_is_told_to_look() {
+    let cluster = Cluster::new(1);
+    let (three, nobody) = (cluster.node(3), RealUdp.bind(LOOPBACK.into()).unwrap());
+    let nobody = nobody.local_addr().unwrap().to_string();
+    let (name, identity) = cluster.identity(2);
+    let two = cluster.start(name, identity, LOOPBACK.into());
+    // Somebody else's address, one where nobody is, and the right one.
+    let hints = [three.addr().to_string(), nobody.clone(), two.addr().to_string()].into();
+    let (name, identity) = cluster.identity(1);
+    let one = cluster.start_hinted(name, identity, RealUdp.bind(LOOPBACK.into()).unwrap(), hints);
+    // Both know each other where they were.
+    one.quic.set_members(vec![Peer { addr: nobody.clone(), ..two.peer() }]);
+    two.quic.set_members(vec![Peer { addr: nobody, ..one.peer() }]);
+    one.call_until_answered(2).await;
+    // Who was found has learned from that where the other is.
+    two.call_until_answered(1).await;
+    assert_eq!(three.service.calls_so_far(), [], "a hint is not believed for itself");
+}
+
+#[tokio::test]
+async fn a_process_that_is_gone_leaves_its_member_where_the_other_is() {
+    let cluster = Cluster::new(1);
+    let one = cluster.node(1);
+    let (name, identity) = cluster.identity(2);
+    let stays = cluster.start(name, identity.clone(), LOOPBACK.into());
+    let goes = cluster.start(name, identity, LOOPBACK.into());
+    let nobody = RealUdp.bind(LOOPBACK.into()).unwrap().local_addr().unwrap().to_string();
+    one.quic.set_members(vec![Peer { addr: nobody, ..stays.peer() }]);
+    stays.knows(&[&one]);
+    goes.knows(&[&one]);
+    stays.call_until_answered(1).await;
+    goes.call_until_answered(1).await;
+    goes.quic.close().await;
+    one.call_until_answered(2).await;
+    assert!(!stays.service.calls_so_far().is_empty());
+}
+
+#[tokio::test]
 async fn a_stop_is_told_to_those_who_wait() {
     let (one, two) = Cluster::new(24).pair();
     let mut call = Box::pin(one.call(2, b"wait"));

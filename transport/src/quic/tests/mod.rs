@@ -167,7 +167,18 @@ impl Cluster {
         identity: TlsIdentity,
         socket: Arc<dyn AsyncUdpSocket>,
     ) -> Node {
-        let config = QuicConfig { identity: identity.clone(), name, plain_packets: false };
+        self.start_hinted(name, identity, socket, Vec::new())
+    }
+
+    /// A node that is told where others may be.
+    fn start_hinted(
+        &self,
+        name: MemberName,
+        identity: TlsIdentity,
+        socket: Arc<dyn AsyncUdpSocket>,
+        hints: Vec<String>,
+    ) -> Node {
+        let config = QuicConfig { identity: identity.clone(), name, plain_packets: false, hints };
         let tcp = Arc::new(RealTcp);
         let quic = Quic::start(config, socket, seams(self.seed()), tcp).unwrap();
         let (service, join) = (Obedient::new(), Arc::new(Joins::default()));

@@ -1,0 +1,116 @@
+//! How the cluster is and whether this node is ready, from what this node knows by itself: both
+//! are asked for most when there is no quorum.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::Cluster;
+use super::cluster::without_texts;
+use crate::heartbeat::MemberHealth;
+use crate::ids::GroupId;
+use crate::system::SystemState;
+use crate::views::{ClusterHealth, NodeRole, NodeStatus};
+use crate::voters::{Voters, quorum};
+
+/// How long a look at this node's own view may take.
+const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Cluster {
+    /// How the cluster is, from this node's own view.
+    pub async fn health(&self) -> ClusterHealth {
+        let deadline = Instant::now() + LOCAL_DEADLINE;
+        let records = self.control.read(deadline, without_texts).await.unwrap_or_default();
+        let views = self.views(deadline, records).await.unwrap_or_default();
+        let healthy = views.iter().filter(|node| node.status == NodeStatus::Healthy).count();
+        let leader = views.iter().find(|node| node.role == NodeRole::Leader);
+        let placed = self.control.read(deadline, placements).await.unwrap_or_default();
+        let health = self.heartbeats.health(deadline).await.unwrap_or_default();
+        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let is_alive = |id: u64| self.is_alive(&health, id);
+        // Of a group that is not here, its placement says who votes.
+        let spare = |(group, members): (GroupId, Vec<u64>)| {
+            let voters = self.ledger.voters(group).unwrap_or_else(|| Voters::of(members));
+            voters.can_lose(is_alive)
+        };
+        let least = placed.into_iter().map(spare).chain([voters.can_lose(is_alive)]).min();
+        let voters = voters.settled().len();
+        ClusterHealth {
+            total_nodes: views.len() as u64,
+            healthy_nodes: healthy as u64,
+            leader: leader.map(|node| node.id),
+            voters: voters as u64,
+            quorum: quorum(voters) as u64,
+            can_lose: least.unwrap_or_default() as u64,
+        }
+    }
+
+    /// Whether the cluster has noted that this node has started.
+    pub fn has_started(&self) -> bool {
+        *self.registered.borrow()
+    }
+
+    /// Why this node is not ready to serve; empty when it is. Answered within an election timeout,
+    /// so that a probe hears of a lost quorum within two of them.
+    pub async fn not_ready(&self) -> Vec<String> {
+        let deadline = Instant::now() + LOCAL_DEADLINE.min(self.election_timeout);
+        if self.elector.current().leader.is_none() {
+            return vec![self.awaited(deadline).await];
+        }
+        let mut reasons = Vec::new();
+        if !self.has_started() {
+            reasons.push("waits for the cluster to note that this node has started".to_owned());
+        }
+        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        if !voters.is_placed(self.raft_id) {
+            reasons.push("does not vote in the system group yet".to_owned());
+        }
+        match self.control.read(deadline, placements).await {
+            Ok(groups) if groups.is_empty() => {
+                reasons.push("tenant groups are not placed yet".to_owned());
+            }
+            Ok(groups) => {
+                let meant = groups.into_iter().filter(|(_, ids)| ids.contains(&self.raft_id));
+                let meant = meant.map(|(group, _)| group).chain([GroupId::SYSTEM]);
+                let looks = join_all(meant.map(|group| self.not_caught_up(group, deadline))).await;
+                reasons.extend(looks.into_iter().flatten());
+            }
+            Err(error) => reasons.push(format!("the control plane does not answer: {error}")),
+        }
+        reasons
+    }
+
+    /// What keeps this node's replica of a group from being read; nothing when it can be.
+    async fn not_caught_up(&self, group: GroupId, deadline: Instant) -> Option<String> {
+        if self.ledger.leadership(group).is_none() {
+            return Some(format!("group {group} has not started here"));
+        }
+        match timeout_at(deadline, self.ledger.read_index(group)).await {
+            Ok(Ok(())) => None,
+            // Lost while it was being asked.
+            _ if group == GroupId::SYSTEM && self.elector.current().leader.is_none() => {
+                Some(self.awaited(Instant::now() + LOCAL_DEADLINE).await)
+            }
+            Ok(Err(error)) => Some(format!("group {group}: {error}")),
+            Err(_) => Some(format!("group {group} has not caught up")),
+        }
+    }
+
+    /// What a node of which nobody is known to lead waits for.
+    async fn awaited(&self, deadline: Instant) -> String {
+        let health = self.heartbeats.health(deadline).await.unwrap_or_default();
+        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        voters.awaited(|id| self.is_alive(&health, id))
+    }
+
+    fn is_alive(&self, health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+        raft_id == self.raft_id || health.get(&raft_id).is_some_and(|health| health.is_heard)
+    }
+}
+
+/// The tenant groups, and who votes in each as far as they were placed.
+fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
+    let groups = state.groups().iter();
+    groups.map(|(group, placement)| (*group, placement.members.clone())).collect()
+}
