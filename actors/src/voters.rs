@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn what_may_fail_is_counted_from_who_is_alive_now() {
-        let table: [(&[&[u64]], &[u64], usize); 9] = [
+        /// Sets of voters, who of them is alive, and how many may fail.
+        type Case = (&'static [&'static [u64]], &'static [u64], usize);
+        let table: [Case; 9] = [
             (&[&[1]], &[1], 0),
             (&[&[1, 2]], &[1, 2], 0),
             (&[&[1, 2, 3]], &[1, 2, 3], 1),

@@ -192,8 +192,8 @@ pub(crate) async fn to_owner<W: Ways>(
         return response;
     }
     // A tenant whose group is led here can be read without the others.
-    let is_of_tenant = matches!(owner, Owner::Tenant(_));
-    if !layer.ways.has_started() && !(is_of_tenant && is_read(&parts.method)) {
+    let reads_tenant = matches!(owner, Owner::Tenant(_)) && is_read(&parts.method);
+    if !layer.ways.has_started() && !reads_tenant {
         return Problem::from(CallError::Starting { what: "the node" }).into_response();
     }
     if wait_of(&parts, &body).is_zero() {

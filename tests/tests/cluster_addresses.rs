@@ -63,14 +63,15 @@ async fn members_that_all_moved_find_each_other_by_join() {
 
 #[tokio::test]
 async fn of_a_copied_data_directory_the_later_process_is_the_member() {
-    let mut cluster = Cluster::of(2, &[]).await;
+    // Time enough for the copy, which is made while the process stands still: a copy that lacks what
+    // the member has acknowledged since is another fault.
+    let mut cluster = Cluster::of(2, &["--election-timeout=2s"]).await;
     let original = 1;
-    cluster.kill9(original);
     let mut copied = cluster.next_launch(&[]);
     let data = cluster.server(original).data();
+    cluster.stop(original);
     copy(&data, &copied.folder.join("data"));
-    cluster.restart(original).await;
-    let leader = cluster.whole().await;
+    cluster.cont(original);
     let own_addr = cluster.node_addr(original);
 
     copied.args = cluster.server(original).launch_mut().args.clone();
@@ -87,7 +88,7 @@ async fn of_a_copied_data_directory_the_later_process_is_the_member() {
     })
     .await;
     can_write(&cluster, 0, "with-the-copy").await;
-    assert!(cluster.server(0).is_running(), "leader was {leader}");
+    assert!(cluster.server(0).is_running(), "the other member goes on");
 
     // The directory that was in use last goes on where the first was, and no trace is left.
     later.kill9();
