@@ -357,10 +357,10 @@ fn render(task: StepTask, tools: Tools, action: Action) -> Result<Action, Failur
     }
     let StepTask { run, input, outputs, .. } = task;
     let context = Context::new(Offer { run, input, outputs }, tools.parsed, tools.limits);
-    let rendered = tools
-        .templates
-        .render(value, &context)
+    let rendered = tools.templates.render(value, &context);
+    let mut rendered = rendered
         .map_err(|error| Failure { error: error.to_string(), retryable: error.out_of_time })?;
+    make_texts(&mut rendered)?;
     serde_json::from_value(rendered)
         .map_err(|error| Failure::fatal(format!("after templates: {error}")))
 }
