@@ -20,12 +20,21 @@ use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
 use crate::workflow::Workflow;
 
-/// The shape of commands that this program writes.
+/// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
+/// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of
+/// commands to those of 1.
 pub const COMMAND_VERSION: u16 = 2;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
 pub const EVENTS_CHECKED_FROM: u16 = 2;
+
+/// From this version of a command on, the tables of group 0 are bounded in bytes.
+pub const BOUNDS_TABLES_FROM: u16 = 2;
+
+/// From this version of a command on, inputs, outputs and definitions count when the storage quota
+/// is looked at. What was accepted without them is accepted again when it is replayed.
+pub const COUNTS_PAYLOADS_FROM: u16 = 2;
 
 /// One replicated entry.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

@@ -312,17 +312,7 @@ impl Cluster {
 
 /// Every node, without what its owner says of it: that may be a lot.
 pub(super) fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
-    let nodes = state.nodes().iter().map(|(id, record)| {
-        let bare = NodeRecord {
-            address: String::new(),
-            region: String::new(),
-            metadata: BTreeMap::new(),
-            started_at: record.started_at,
-            member: record.member.clone(),
-        };
-        (*id, bare)
-    });
-    nodes.collect()
+    state.nodes().iter().map(|(id, record)| (*id, record.outline())).collect()
 }
 
 /// A page of what is not kept in the order it is listed in: by a key that each item has for as

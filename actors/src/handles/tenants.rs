@@ -61,6 +61,16 @@ pub struct NewTenant {
     pub wished_region: Option<String>,
 }
 
+/// What a tenant stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageStats {
+    /// Its real files.
+    pub files: StoreStats,
+    /// Inputs and outputs of its runs, named workflows and jobs, as the replicated state counts
+    /// them, bytes.
+    pub payload_bytes: u64,
+}
+
 /// A request that was let in, with the state of the rate limit after it.
 #[derive(Debug)]
 pub struct Admitted {
@@ -244,19 +254,19 @@ impl Tenants {
     ///
     /// # Errors
     /// When there is no such tenant, its files cannot be read, or no answer came by the deadline.
-    pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
+    pub async fn storage_stats(
+        &self,
+        call: &Call,
+        id: TenantId,
+    ) -> Result<StorageStats, CallError> {
         let tenant = self.told(call, id).await?;
         let stats = tenant
             .read(call, |reader| {
-                let mut stats = reader
-                    .rows
-                    .store
-                    .as_ref()
-                    .map(|store| store.stats())
-                    .transpose()?
-                    .unwrap_or_default();
-                stats.events_bytes += reader.rows.events_to_write();
-                Ok::<_, StoreError>(stats)
+                let store = reader.rows.store.as_ref();
+                let mut files = store.map(|store| store.stats()).transpose()?.unwrap_or_default();
+                files.events_bytes += reader.rows.events_to_write();
+                let payload_bytes = reader.state.payload_bytes();
+                Ok::<_, StoreError>(StorageStats { files, payload_bytes })
             })
             .await?;
         Ok(stats?)

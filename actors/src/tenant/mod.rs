@@ -30,7 +30,9 @@ pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::answered::{Answered, Known};
-use crate::command::{Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand};
+use crate::command::{
+    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand,
+};
 use crate::idempotency::IdempotencyTable;
 use crate::ids::{Epoch, JobId, Position, RunId};
 use crate::lock_table::{LockNotice, LockTable};
@@ -102,6 +104,10 @@ pub struct TenantState {
     meta: Meta,
     time: PartTime,
     days: DayCount,
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    payload_bytes: u64,
+    /// Whether the command at hand is judged by a quota that includes `payload_bytes`.
+    counts_payloads: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
@@ -122,6 +128,7 @@ pub struct TenantState {
 #[derive(Debug, Default)]
 struct Dirty {
     meta: bool,
+    payload_bytes: bool,
     runs: BTreeSet<RunId>,
     workflows: BTreeSet<String>,
 }
@@ -172,12 +179,27 @@ impl TenantState {
         self.due.take_new()
     }
 
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    pub const fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    fn add_payload(&mut self, bytes: u64) {
+        self.payload_bytes += bytes;
+        self.dirty.payload_bytes = true;
+    }
+
+    fn remove_payload(&mut self, bytes: u64) {
+        self.payload_bytes = self.payload_bytes.saturating_sub(bytes);
+        self.dirty.payload_bytes = true;
+    }
+
     /// What is used of a quota as the replicated state counts it, at time `now`.
     pub fn used(&self, quota: Quota, now: Timestamp) -> u64 {
         match quota {
             Quota::ConcurrentWorkflows => self.runs.len() as u64,
             Quota::WorkflowsPerDay => self.days.used(now.day()),
-            Quota::StorageBytes => self.meta.events_bytes,
+            Quota::StorageBytes => self.meta.events_bytes + self.payload_bytes,
             // Routines cannot be defined yet; requests are counted by the owner, not replicated.
             Quota::Routines | Quota::ApiRequestsPerMinute => 0,
         }
@@ -280,6 +302,7 @@ impl TenantState {
             self.meta.next_run_seq = self.meta.next_run_seq.max(1);
             self.meta.next_job_seq = self.meta.next_job_seq.max(1);
             self.meta.next_event_seq = self.meta.next_event_seq.max(1);
+            self.dirty.payload_bytes = true;
         }
         let mut effects = Vec::new();
         match record {
@@ -315,6 +338,7 @@ impl Machine for TenantState {
             return (Outcome::Ignored, Vec::new());
         }
         self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
+        self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         if let TenantCommand::Set { version, record } = command {
             if (*epoch, *version) <= (self.meta.epoch, self.meta.version) {
                 return (Outcome::Done, Vec::new());

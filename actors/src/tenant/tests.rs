@@ -300,9 +300,11 @@ fn quotas_are_exact() {
     driver.start(5, None);
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 2);
 
-    let full = Quotas { max_storage_bytes: Some(driver.state.meta.events_bytes), ..quotas };
+    let stored = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    assert!(driver.state.payload_bytes > 0 && stored > driver.state.meta.events_bytes);
+    let full = Quotas { max_storage_bytes: Some(stored), ..quotas };
     driver.set(3, TenantStatus::Active, Quotas { max_concurrent_workflows: None, ..full });
-    let used = driver.state.meta.events_bytes;
+    let used = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
     let limit = full.max_storage_bytes.unwrap();
     assert_eq!(driver.start(6, None), exceeded(Quota::StorageBytes, limit, used, None));
     assert_eq!(driver.succeed(5, 0, 1), Outcome::Done, "accepted work goes on");

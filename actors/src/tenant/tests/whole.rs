@@ -137,6 +137,7 @@ fn differ(a: &TenantState, b: &TenantState) -> Option<String> {
         ("meta", a.meta == b.meta),
         ("time", a.time == b.time),
         ("days", a.days == b.days),
+        ("payload bytes", a.payload_bytes == b.payload_bytes),
         ("runs", a.runs == b.runs),
         ("due", a.due == b.due),
         ("workflows", a.workflows == b.workflows),
