@@ -24,6 +24,15 @@ pub fn remove(folder: &Path) {
     std::fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("remove {folder:?}: {error}"));
 }
 
+/// Copies a folder with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    for (file, _) in walk(from) {
+        let target = to.join(file.strip_prefix(from).expect("a file below the folder"));
+        std::fs::create_dir_all(target.parent().expect("a folder")).expect("make a folder");
+        std::fs::copy(&file, &target).unwrap_or_else(|error| panic!("copy {file:?}: {error}"));
+    }
+}
+
 /// The folder of a tenant in region `default`.
 pub fn tenant(data: &Path, id: &str) -> PathBuf {
     data.join("tenants").join(id)

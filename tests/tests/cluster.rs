@@ -84,7 +84,7 @@ async fn a_node_is_registered_heartbeats_and_is_removed() {
     assert_eq!((&health["total_nodes"], &health["healthy_nodes"]), (&json!(2), &json!(2)));
 
     let beat = client.post_empty(&format!("{path}/heartbeat")).await.expect(200);
-    assert_eq!(beat, json!({ "message": "Heartbeat acknowledged" }));
+    assert_eq!(beat["message"], "Heartbeat acknowledged");
     let after = client.get(&path).await.expect(200);
     assert!(after["last_heartbeat"].as_str() >= node["last_heartbeat"].as_str(), "{after:#}");
 

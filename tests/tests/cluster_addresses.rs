@@ -1,17 +1,7 @@
 //! A member is who its certificate says, wherever it is, and one process at a time.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tests::{Cluster, Ports, eventually, files};
-
-fn copy(from: &Path, to: &Path) {
-    for (file, _) in files::walk(from) {
-        let target = to.join(file.strip_prefix(from).expect("a file below"));
-        std::fs::create_dir_all(target.parent().expect("a folder")).expect("make a folder");
-        std::fs::copy(&file, &target).expect("copy a file");
-    }
-}
 
 async fn listed(cluster: &Cluster, at: usize, node: usize) -> Option<Value> {
     let reply = cluster.poller(at).call("GET", &cluster.path(node)).try_send().await.ok()?;
@@ -70,7 +60,7 @@ async fn of_a_copied_data_directory_the_later_process_is_the_member() {
     let mut copied = cluster.next_launch(&[]);
     let data = cluster.server(original).data();
     cluster.stop(original);
-    copy(&data, &copied.folder.join("data"));
+    files::copy(&data, &copied.folder.join("data"));
     cluster.cont(original);
     let own_addr = cluster.node_addr(original);
 
