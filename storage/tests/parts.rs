@@ -39,7 +39,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
         settings: Settings {
             data_retention_days: 1,
             enable_audit_logging: false,
-            metadata: Json::from_text("{}".to_owned()),
+            metadata: Json::null(),
         },
         region: "default".to_owned(),
         created_at: Timestamp(0),

@@ -238,7 +238,7 @@ async fn a_deleted_tenants_folder_is_not_missed() {
     server.kill9();
     server.restart().await;
     let [gone, neighbour] = again(&server, tenants);
-    gone.get("/runs").await.problem(404, "tenant_not_found");
+    gone.get("/runs").await.problem(404, "not_found");
     assert_well(&neighbour).await;
     let output = server.output();
     assert!(!output.contains("damaged"), "{output}");
@@ -263,7 +263,7 @@ async fn a_rotten_row_takes_its_tenant_out_of_service_alone() {
     server.term().await;
     server.restart().await;
     let [gone, neighbour] = again(&server, [troubled, neighbour]);
-    gone.get("/runs").await.problem(404, "tenant_not_found");
+    gone.get("/runs").await.problem(404, "not_found");
     neighbour.get("/runs").await.expect(200);
 }
 
