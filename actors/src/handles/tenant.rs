@@ -168,7 +168,7 @@ impl TenantHandle {
                 let spans = run.events.iter().skip(from).take(page.limit);
                 let lines = spans.map(|span| {
                     let store = reader.rows.store.as_ref().ok_or(StoreError::Full)?;
-                    let line = store.read_events(span.offset, span.len())?;
+                    let line = store.read_events(span.offset, span.bytes())?;
                     let event = checked_event(&line, *span);
                     event.map(Json::from_text).ok_or_else(|| damaged_event(span.offset))
                 });
