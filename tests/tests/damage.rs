@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Cluster, Exit, Server, Tenant, files, spec};
+use tests::{Cluster, Exit, Server, Tenant, eventually, files, spec};
 
 /// A node that refuses to start does so at once; the rest is for a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
@@ -102,6 +102,49 @@ async fn a_member_without_its_log_refuses_to_vote() {
     Tenant::create(&cluster.client(leader), spec::unlimited()).await;
 }
 
+fn copy(from: &Path, to: &Path) {
+    for (path, _) in files::walk(from) {
+        let target = to.join(path.strip_prefix(from).expect("a path below"));
+        std::fs::create_dir_all(target.parent().expect("a folder")).expect("make a folder");
+        std::fs::copy(&path, target).expect("copy a file");
+    }
+}
+
+/// The leader of the same term knows what the member had acknowledged.
+#[tokio::test]
+async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let (leader, follower) = (cluster.leader().await, cluster.followers().await[0]);
+    let kept = TempDir::new().expect("a temporary folder");
+    cluster.kill9(follower);
+    let data = cluster.server(follower).data();
+    copy(&data, kept.path());
+    cluster.restart(follower).await;
+    for _ in 0..4 {
+        Tenant::create(&cluster.client(leader), spec::unlimited()).await;
+    }
+    let id = cluster.id(follower).to_owned();
+    eventually("the follower has acknowledged everything", async || {
+        let groups = cluster.client(leader).get("/api/cluster/groups").await.expect(200);
+        let groups = groups["groups"].as_array()?.clone();
+        let system = groups.iter().find(|group| group["id"] == 0)?;
+        let replicas = system["replicas"].as_array()?;
+        let own = replicas.iter().find(|replica| replica["node_id"] == id)?;
+        (own["lag"] == 0).then_some(())
+    })
+    .await;
+    cluster.kill9(follower);
+    files::remove(&data);
+    copy(kept.path(), &data);
+    cluster.relaunch(follower);
+    let exit = cluster.ended(follower).await;
+    assert_eq!(exit.code, Some(1));
+    assert!(exit.output.contains("remove its directory and join anew"), "{}", exit.output);
+    // It takes nobody along.
+    Tenant::create(&cluster.client(leader), spec::unlimited()).await;
+    assert_eq!(cluster.leader().await, leader);
+}
+
 #[tokio::test]
 async fn the_log_of_another_node_is_refused() {
     let (here, there) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
@@ -195,7 +238,7 @@ async fn a_deleted_tenants_folder_is_not_missed() {
     server.kill9();
     server.restart().await;
     let [gone, neighbour] = again(&server, tenants);
-    gone.get("/runs").await.problem(404, "tenant_not_found");
+    gone.get("/runs").await.problem(404, "not_found");
     assert_well(&neighbour).await;
     let output = server.output();
     assert!(!output.contains("damaged"), "{output}");
@@ -220,7 +263,7 @@ async fn a_rotten_row_takes_its_tenant_out_of_service_alone() {
     server.term().await;
     server.restart().await;
     let [gone, neighbour] = again(&server, [troubled, neighbour]);
-    gone.get("/runs").await.problem(404, "tenant_not_found");
+    gone.get("/runs").await.problem(404, "not_found");
     neighbour.get("/runs").await.expect(200);
 }
 

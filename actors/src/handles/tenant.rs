@@ -170,7 +170,7 @@ impl TenantHandle {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
                 let (mut room, mut lines) = (PageRoom::new(page.limit), Vec::new());
                 for (at, span) in run.events.iter().enumerate().skip(from) {
-                    let line = reader.rows.read_events(span.offset, span.len());
+                    let line = reader.rows.read_events(span.offset, span.bytes());
                     let text = line.and_then(|line| {
                         checked_event(&line, *span).ok_or_else(|| damaged_event(span.offset))
                     });

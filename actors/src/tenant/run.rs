@@ -65,7 +65,7 @@ impl EventSpan {
     }
 
     /// Bytes, the line's end included.
-    pub const fn len(self) -> usize {
+    pub const fn bytes(self) -> usize {
         (self.len & !Self::CHECKED) as usize
     }
 

@@ -192,7 +192,7 @@ fn a_run_goes_through_its_graph_and_tells_it_in_events() {
     // The run knows where its events are.
     let spans = ended.events.iter().map(|span| {
         let from = usize::try_from(span.offset).unwrap();
-        &driver.events[from..from + span.len()]
+        &driver.events[from..from + span.bytes()]
     });
     let own: Vec<u8> = spans.flatten().copied().collect();
     assert_eq!(own.split(|byte| *byte == b'\n').count(), lines.len());
