@@ -19,6 +19,19 @@ pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
 }
 
+/// All files below a folder, to be put back later.
+pub fn copy(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    walk(folder).into_iter().map(|(path, _)| (path.clone(), bytes(&path))).collect()
+}
+
+/// Puts files back where they were, with their folder.
+pub fn put_back(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
+    std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("make {folder:?}: {error}"));
+    for (path, bytes) in files {
+        std::fs::write(path, bytes).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
+    }
+}
+
 /// Removes a folder with all that is in it.
 pub fn remove(folder: &Path) {
     std::fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("remove {folder:?}: {error}"));

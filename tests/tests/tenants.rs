@@ -276,20 +276,14 @@ async fn a_deleted_tenant_whose_folder_comes_back_is_deleted_again() {
     tenant.finished(spec::inline([spec::set("a", 1)])).await;
     let folder = files::tenant(&server.data(), &tenant.id);
     server.term().await;
-    let copy: Vec<_> = files::walk(&folder)
-        .into_iter()
-        .map(|(path, _)| (path.clone(), files::bytes(&path)))
-        .collect();
+    let copy = files::copy(&folder);
     assert!(!copy.is_empty());
     server.restart().await;
     let path = tenant.path("");
     server.client().delete(&path).await.expect(200);
     eventually("the folder is removed", async || (!folder.exists()).then_some(())).await;
     server.term().await;
-    std::fs::create_dir_all(&folder).expect("make the folder again");
-    for (path, bytes) in &copy {
-        std::fs::write(path, bytes).expect("put a file back");
-    }
+    files::put_back(&folder, &copy);
     server.restart().await;
     eventually("it is removed again", async || (!folder.exists()).then_some(())).await;
     server.client().get(&path).await.problem(404, "not_found");
