@@ -16,8 +16,16 @@ use crate::system::{Authority, JoinToken};
 use crate::tenant_record::{TenantChange, TenantRecord};
 use crate::workflow::Workflow;
 
-/// The shape of commands that this program writes.
-pub const COMMAND_VERSION: u16 = 1;
+/// The rules that this program's commands are applied by. 2: inputs, outputs and definitions count
+/// as storage, and group 0's tables are bounded in bytes. The shape of commands is that of 1.
+pub const COMMAND_VERSION: u16 = 2;
+
+/// From this version of a command on, the tables of group 0 are bounded in bytes.
+pub const BOUNDS_TABLES_FROM: u16 = 2;
+
+/// From this version of a command on, inputs, outputs and definitions count when the storage quota
+/// is looked at. What was accepted without them is accepted again when it is replayed.
+pub const COUNTS_PAYLOADS_FROM: u16 = 2;
 
 /// One replicated entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,9 @@
 //! `/api/tenants`: the registry of tenants, their quotas and settings.
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::handles::NewTenant;
+use shiioo_actors::handles::{NewTenant, StorageStats};
 use shiioo_actors::ids::{NodeId, TenantId};
 use shiioo_actors::json::Json;
-use shiioo_actors::ports::StoreStats;
 use shiioo_actors::seams::Timestamp;
 use shiioo_actors::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantStatus};
 use shiioo_actors::views::{TenantView, Usage};
@@ -56,7 +55,7 @@ pub(crate) struct QuotaInput {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<u64>)]
     max_routines: Option<Option<Whole>>,
-    /// Bytes of blobs and events.
+    /// Bytes of blobs, events, inputs, outputs and definitions.
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<u64>)]
     max_storage_bytes: Option<Option<Whole>>,
@@ -314,10 +313,13 @@ pub(crate) struct StorageStatsBody {
     blobs_bytes: u64,
     events_bytes: u64,
     index_bytes: u64,
+    /// Inputs and outputs of its runs, named workflows and jobs: part of what the storage quota
+    /// counts, and stored in the index.
+    payload_bytes: u64,
 }
 
-impl From<StoreStats> for StorageStatsBody {
-    fn from(stats: StoreStats) -> Self {
+impl From<StorageStats> for StorageStatsBody {
+    fn from(StorageStats { files: stats, payload_bytes }: StorageStats) -> Self {
         let bytes = [stats.blobs_bytes, stats.events_bytes, stats.index_bytes];
         Self {
             total_bytes: bytes.into_iter().fold(0, u64::saturating_add),
@@ -325,6 +327,7 @@ impl From<StoreStats> for StorageStatsBody {
             blobs_bytes: stats.blobs_bytes,
             events_bytes: stats.events_bytes,
             index_bytes: stats.index_bytes,
+            payload_bytes,
         }
     }
 }

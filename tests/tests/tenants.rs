@@ -285,6 +285,8 @@ async fn storage_stats_are_those_of_the_files() {
     assert!(stats["events_bytes"].as_u64() >= Some(3000), "{stats:#}");
     assert!(stats["index_bytes"].as_u64() > Some(0), "{stats:#}");
     assert_eq!(stats["blobs_bytes"], 0);
+    // `null` as input, 3000 letters and two quotes as output.
+    assert_eq!(stats["payload_bytes"], 4 + 3002);
 }
 
 #[tokio::test]

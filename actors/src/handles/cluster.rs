@@ -95,10 +95,16 @@ impl Cluster {
     /// # Errors
     /// When no answer came by the deadline.
     pub async fn nodes(&self, call: &Call, page: PageRequest) -> Result<Page<NodeView>, CallError> {
-        let records = self.control.read_for(call, by_start).await?;
         let from: usize = page.cursor.as_deref().and_then(|at| at.parse().ok()).unwrap_or(0);
-        let total = records.len();
-        let records = records.into_iter().skip(from).take(page.limit).collect();
+        let limit = page.limit;
+        // Nodes may carry much text: only those of the page are copied.
+        let find = move |state: &SystemState| {
+            let all = by_start(state);
+            let page = all.iter().skip(from).take(limit);
+            let page = page.map(|(id, record)| (*id, (*record).clone())).collect::<Vec<_>>();
+            (all.len(), page)
+        };
+        let (total, records) = self.control.read_for(call, find).await?;
         let items = self.views(call.deadline, records).await?;
         let next = from + items.len();
         Ok(Page { items, next_cursor: (next < total).then(|| next.to_string()) })
@@ -166,7 +172,10 @@ impl Cluster {
     /// How the cluster is, from this node's own view.
     pub async fn health(&self) -> ClusterHealth {
         let deadline = Instant::now() + LOCAL_DEADLINE;
-        let records = self.control.read(deadline, by_start).await.unwrap_or_default();
+        let find = |state: &SystemState| {
+            by_start(state).into_iter().map(|(id, record)| (id, record.outline())).collect()
+        };
+        let records = self.control.read(deadline, find).await.unwrap_or_default();
         let views = self.views(deadline, records).await.unwrap_or_default();
         let healthy = views.iter().filter(|node| node.status == NodeStatus::Healthy).count();
         let leader = views.iter().find(|node| node.role == NodeRole::Leader);
@@ -328,9 +337,8 @@ impl Cluster {
 }
 
 /// Every node, by when it started.
-fn by_start(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
-    let nodes = state.nodes().iter().map(|(id, record)| (*id, record.clone()));
-    let mut nodes: Vec<_> = nodes.collect();
+fn by_start(state: &SystemState) -> Vec<(NodeId, &NodeRecord)> {
+    let mut nodes: Vec<_> = state.nodes().iter().map(|(id, record)| (*id, record)).collect();
     nodes.sort_by_key(|(id, record)| (record.started_at, *id));
     nodes
 }

@@ -61,6 +61,16 @@ pub struct NewTenant {
     pub wished_region: Option<String>,
 }
 
+/// What a tenant stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageStats {
+    /// Its real files.
+    pub files: StoreStats,
+    /// Inputs and outputs of its runs, named workflows and jobs, as the replicated state counts
+    /// them, bytes.
+    pub payload_bytes: u64,
+}
+
 /// A request that was let in, with the state of the rate limit after it.
 #[derive(Debug)]
 pub struct Admitted {
@@ -232,13 +242,21 @@ impl Tenants {
     ///
     /// # Errors
     /// When there is no such tenant, its files cannot be read, or no answer came by the deadline.
-    pub async fn storage_stats(&self, call: &Call, id: TenantId) -> Result<StoreStats, CallError> {
+    pub async fn storage_stats(
+        &self,
+        call: &Call,
+        id: TenantId,
+    ) -> Result<StorageStats, CallError> {
         let tenant = self.handle(call.deadline, id).await?;
         tenant.catch_up(call).await?;
         let stats = tenant
-            .read(call, |reader| reader.rows.store.as_ref().map(|store| store.stats()))
+            .read(call, |reader| {
+                let files = reader.rows.store.as_ref().map(|store| store.stats());
+                (files, reader.state.payload_bytes())
+            })
             .await?;
-        Ok(stats.transpose()?.unwrap_or_default())
+        let (files, payload_bytes) = stats;
+        Ok(StorageStats { files: files.transpose()?.unwrap_or_default(), payload_bytes })
     }
 
     /// Lets a request on the tenant's own resources in, counting it, or refuses it.

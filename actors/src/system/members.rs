@@ -196,7 +196,7 @@ impl SystemState {
                 leaving: false,
             }),
         };
-        self.nodes.insert(member.node, record);
+        self.adopt_node(member.node, record);
         self.dirty.nodes.insert(member.node);
     }
 
@@ -266,7 +266,9 @@ impl SystemState {
             }
             effects.push(SystemEffect::MembersChanged);
         }
-        self.nodes.remove(&node);
+        if let Some(record) = self.nodes.remove(&node) {
+            self.http_nodes_bytes -= super::nodes::http_bytes(node, &record);
+        }
         self.dirty.nodes.insert(node);
         (Outcome::Done, effects)
     }

@@ -18,7 +18,7 @@ pub use tenants::TenantEntry;
 
 use crate::answered::{Answered, Known};
 use crate::codec;
-use crate::command::{Command, Envelope, SystemCommand};
+use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, SystemCommand};
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::lock_table::{LockNotice, LockTable};
@@ -105,7 +105,21 @@ pub struct SystemState {
     answered: Answered,
     authority: Option<Authority>,
     tokens: BTreeMap<TokenId, JoinToken>,
+    /// Bytes of the rows of tenants, tombstones too.
+    tenants_bytes: u64,
+    /// Bytes of the rows of nodes that are no members.
+    http_nodes_bytes: u64,
+    /// Whether the command at hand is judged by bounds in bytes.
+    bounds_tables: bool,
     dirty: Dirty,
+}
+
+/// What a row is taken to cost beside its value, bytes.
+const ROW_BYTES: u64 = 96;
+
+/// Bytes of the row of a value.
+fn row_bytes<T: Serialize>(value: &T) -> u64 {
+    codec::encoded_len(value) as u64 + ROW_BYTES
 }
 
 #[derive(Debug, Default)]
@@ -235,7 +249,7 @@ impl Machine for SystemState {
             state.groups.insert(group, placement);
         }
         for (_, (node, record)) in rows.all::<(NodeId, NodeRecord)>(kind::NODE)? {
-            state.nodes.insert(node, record);
+            state.adopt_node(node, record);
         }
         for (_, (id, token)) in rows.all::<(TokenId, JoinToken)>(kind::TOKEN)? {
             state.tokens.insert(id, token);
@@ -253,6 +267,7 @@ impl Machine for SystemState {
         if envelope.term.is_some_and(|term| term != position.term) {
             return (Outcome::Ignored, Vec::new());
         }
+        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
         let at = self.meta.last_at.max(envelope.at);
         self.meta.last_at = at;
         self.dirty.meta = true;

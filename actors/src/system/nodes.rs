@@ -13,6 +13,15 @@ use crate::seams::Timestamp;
 /// Most nodes listed.
 const NODES_MAX: usize = 10_000;
 
+/// Bytes of the rows of all nodes registered over HTTP. With what the other tables of group 0 may
+/// hold it stays below what a snapshot carries.
+const HTTP_NODES_BYTES_MAX: u64 = 64 << 20;
+
+/// What a node counts in [`HTTP_NODES_BYTES_MAX`].
+pub(super) fn http_bytes(node: NodeId, record: &NodeRecord) -> u64 {
+    if record.member.is_some() { 0 } else { super::row_bytes(&(node, record)) }
+}
+
 /// A node as group 0 knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -51,6 +60,18 @@ impl NodeRecord {
         self.member.as_ref().map(|member| member.raft_id)
     }
 
+    /// The record without the text that its owner gave it.
+    #[must_use]
+    pub fn outline(&self) -> Self {
+        Self {
+            address: String::new(),
+            region: String::new(),
+            metadata: BTreeMap::new(),
+            started_at: self.started_at,
+            member: self.member.clone(),
+        }
+    }
+
     /// A node that heartbeats over HTTP.
     pub fn http(
         address: &str,
@@ -80,6 +101,13 @@ impl SystemState {
         self.nodes.iter().find(|(_, record)| is_it(record)).map(|(node, _)| *node)
     }
 
+    pub(super) fn adopt_node(&mut self, node: NodeId, record: NodeRecord) {
+        self.http_nodes_bytes += http_bytes(node, &record);
+        if let Some(before) = self.nodes.insert(node, record) {
+            self.http_nodes_bytes -= http_bytes(node, &before);
+        }
+    }
+
     /// Whether a member is in the region.
     pub(super) fn has_region(&self, region: &str) -> bool {
         self.nodes.values().any(|node| node.member.is_some() && node.region == region)
@@ -103,7 +131,13 @@ impl SystemState {
             let refusal = Refusal::TooMany { what: "nodes".to_owned(), limit: NODES_MAX as u64 };
             return (Outcome::Refused(refusal), Vec::new());
         }
-        self.nodes.insert(node, record);
+        let bytes = http_bytes(node, &record);
+        if self.bounds_tables && self.http_nodes_bytes + bytes > HTTP_NODES_BYTES_MAX {
+            let what = "bytes of nodes' addresses and metadata".to_owned();
+            let refusal = Refusal::TooMany { what, limit: HTTP_NODES_BYTES_MAX };
+            return (Outcome::Refused(refusal), Vec::new());
+        }
+        self.adopt_node(node, record);
         self.dirty.nodes.insert(node);
         self.calls.remember(idempotency, at, Made::Node(node));
         (Outcome::Node { node, replayed: false }, Vec::new())

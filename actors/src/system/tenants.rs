@@ -12,6 +12,10 @@ use crate::tenant_record::{TenantChange, TenantRecord};
 /// Most tenants, those deleted not counted.
 pub const TENANTS_MAX: usize = 100_000;
 
+/// Bytes of the rows of all tenants and tombstones. With what the other tables of group 0 may hold
+/// it stays below what a snapshot carries: locks (some 150 MiB), nodes (64 MiB), remembered calls.
+const TENANTS_BYTES_MAX: u64 = 192 << 20;
+
 /// A tenant in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantEntry {
@@ -63,7 +67,32 @@ impl SystemState {
         if entry.confirmed < entry.version {
             self.unconfirmed.insert(id);
         }
-        self.tenants.insert(id, entry);
+        self.tenants_bytes += super::row_bytes(&(id, &entry));
+        if let Some(before) = self.tenants.insert(id, entry) {
+            self.tenants_bytes -= super::row_bytes(&(id, &before));
+        }
+    }
+
+    /// Refuses what would make the table larger than it may be.
+    fn room_for_tenant(&self, more_bytes: u64) -> Result<(), Refusal> {
+        if !self.bounds_tables || self.tenants_bytes + more_bytes <= TENANTS_BYTES_MAX {
+            return Ok(());
+        }
+        let what = "bytes of tenants' names, descriptions and metadata".to_owned();
+        Err(Refusal::TooMany { what, limit: TENANTS_BYTES_MAX })
+    }
+
+    /// Changes an entry of the table, which keeps count of its bytes.
+    fn change_entry<T>(
+        &mut self,
+        id: TenantId,
+        change: impl FnOnce(&mut TenantEntry) -> T,
+    ) -> Option<T> {
+        let entry = self.tenants.get_mut(&id)?;
+        let before = super::row_bytes(&(id, &*entry));
+        let changed = change(entry);
+        self.tenants_bytes = self.tenants_bytes - before + super::row_bytes(&(id, &*entry));
+        Some(changed)
     }
 
     pub(super) fn create_tenant(
@@ -96,15 +125,18 @@ impl SystemState {
         };
         record.created_at = at;
         record.updated_at = at;
-        self.meta.tenants_created += 1;
         let entry = TenantEntry {
             group,
             epoch: Epoch(1),
             version: 1,
             confirmed: 0,
-            created_seq: self.meta.tenants_created,
+            created_seq: self.meta.tenants_created + 1,
             record: Some(record),
         };
+        if let Err(refusal) = self.room_for_tenant(super::row_bytes(&(id, &entry))) {
+            return refuse(refusal);
+        }
+        self.meta.tenants_created += 1;
         self.adopt_tenant(id, entry);
         self.dirty.tenants.insert(id);
         self.calls.remember(idempotency, at, Made::Tenant(id));
@@ -123,17 +155,28 @@ impl SystemState {
             Ok(entry) => entry,
             Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
         };
-        let Some(record) = &mut entry.record else { return (Outcome::Ignored, Vec::new()) };
+        let Some(record) = &entry.record else { return (Outcome::Ignored, Vec::new()) };
         if change.region.as_ref().is_some_and(|region| *region != record.region) {
             let refusal = Refusal::CannotMove { region: record.region.clone() };
             return (Outcome::Refused(refusal), Vec::new());
         }
+        let mut after = entry.clone();
+        let Some(record) = &mut after.record else { return (Outcome::Ignored, Vec::new()) };
         let changed = change.apply(record);
         if changed {
             record.updated_at = at;
-            entry.version += 1;
+            after.version += 1;
+            let (old, new) = (super::row_bytes(&(id, &*entry)), super::row_bytes(&(id, &after)));
+            // What makes it smaller is welcome, however full it is.
+            if let Some(more) = new.checked_sub(old).filter(|more| *more > 0)
+                && let Err(refusal) = self.room_for_tenant(more)
+            {
+                return (Outcome::Refused(refusal), Vec::new());
+            }
         }
-        let outcome = Outcome::Tenant { tenant: id, version: entry.version, replayed: false };
+        let version = after.version;
+        self.change_entry(id, |entry| *entry = after);
+        let outcome = Outcome::Tenant { tenant: id, version, replayed: false };
         let effects = self.changed(id, changed);
         (outcome, effects)
     }
@@ -143,13 +186,15 @@ impl SystemState {
         id: TenantId,
         if_version: Option<u64>,
     ) -> (Outcome, Vec<SystemEffect>) {
-        let entry = match self.existing(id, if_version) {
-            Ok(entry) => entry,
-            Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
-        };
-        entry.record = None;
-        entry.version += 1;
-        let (version, created_seq) = (entry.version, entry.created_seq);
+        if let Err(refusal) = self.existing(id, if_version) {
+            return (Outcome::Refused(refusal), Vec::new());
+        }
+        let deleted = self.change_entry(id, |entry| {
+            entry.record = None;
+            entry.version += 1;
+            (entry.version, entry.created_seq)
+        });
+        let Some((version, created_seq)) = deleted else { return (Outcome::Ignored, Vec::new()) };
         self.by_creation.remove(&created_seq);
         let effects = self.changed(id, true);
         (Outcome::Tenant { tenant: id, version, replayed: false }, effects)
@@ -160,9 +205,12 @@ impl SystemState {
         id: TenantId,
         version: u64,
     ) -> (Outcome, Vec<SystemEffect>) {
-        let Some(entry) = self.tenants.get_mut(&id) else { return (Outcome::Ignored, Vec::new()) };
-        entry.confirmed = entry.confirmed.max(version);
-        if entry.confirmed >= entry.version {
+        let is_confirmed = self.change_entry(id, |entry| {
+            entry.confirmed = entry.confirmed.max(version);
+            entry.confirmed >= entry.version
+        });
+        let Some(is_confirmed) = is_confirmed else { return (Outcome::Ignored, Vec::new()) };
+        if is_confirmed {
             self.unconfirmed.remove(&id);
         }
         self.dirty.tenants.insert(id);
@@ -170,12 +218,8 @@ impl SystemState {
     }
 
     /// The tenant, if it exists and is at the version asked for.
-    fn existing(
-        &mut self,
-        id: TenantId,
-        if_version: Option<u64>,
-    ) -> Result<&mut TenantEntry, Refusal> {
-        let entry = self.tenants.get_mut(&id).filter(|entry| entry.record.is_some());
+    fn existing(&self, id: TenantId, if_version: Option<u64>) -> Result<&TenantEntry, Refusal> {
+        let entry = self.tenants.get(&id).filter(|entry| entry.record.is_some());
         let entry = entry.ok_or(Refusal::TenantNotFound)?;
         if if_version.is_some_and(|version| version != entry.version) {
             return Err(Refusal::PreconditionFailed { current: entry.version });

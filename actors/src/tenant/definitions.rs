@@ -44,6 +44,11 @@ pub struct Job {
     pub run: Option<RunId>,
 }
 
+/// What a stored workflow counts as storage, bytes: what clients read of it.
+pub(super) fn definition_bytes(workflow: &Workflow) -> u64 {
+    workflow.json().as_str().len() as u64
+}
+
 impl TenantState {
     pub(super) fn put_workflow(
         &mut self,
@@ -65,7 +70,10 @@ impl TenantState {
         let created_at = self.meta.last_at;
         let version = current + 1;
         let named = NamedWorkflow { version, created_at, workflow: Arc::clone(workflow) };
-        self.workflows.insert(name.to_owned(), named);
+        self.add_payload(definition_bytes(workflow));
+        if let Some(before) = self.workflows.insert(name.to_owned(), named) {
+            self.remove_payload(definition_bytes(&before.workflow));
+        }
         self.dirty.workflows.insert(name.to_owned());
         self.audit(cause, "workflow_put", name, None);
         Ok(Outcome::Workflow { version, created_at })
@@ -83,7 +91,9 @@ impl TenantState {
         if if_version.is_some_and(|version| version != current) {
             return Err(Refusal::PreconditionFailed { current });
         }
-        self.workflows.remove(name);
+        if let Some(before) = self.workflows.remove(name) {
+            self.remove_payload(definition_bytes(&before.workflow));
+        }
         self.dirty.workflows.insert(name.to_owned());
         self.audit(cause, "workflow_deleted", name, None);
         Ok(Outcome::Done)

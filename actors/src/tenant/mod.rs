@@ -25,7 +25,7 @@ pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::answered::{Answered, Known};
-use crate::command::{Cause, Command, Envelope, TenantCommand};
+use crate::command::{COUNTS_PAYLOADS_FROM, Cause, Command, Envelope, TenantCommand};
 use crate::idempotency::IdempotencyTable;
 use crate::ids::{Epoch, JobId, Position, RunId, TenantId};
 use crate::lock_table::{LockNotice, LockTable};
@@ -95,6 +95,10 @@ struct Meta {
 pub struct TenantState {
     id: Option<TenantId>,
     meta: Meta,
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    payload_bytes: u64,
+    /// Whether the command at hand is judged by a quota that includes `payload_bytes`.
+    counts_payloads: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
@@ -113,6 +117,7 @@ pub struct TenantState {
 #[derive(Debug, Default)]
 struct Dirty {
     meta: bool,
+    payload_bytes: bool,
     runs: BTreeSet<RunId>,
     workflows: BTreeSet<String>,
 }
@@ -156,13 +161,28 @@ impl TenantState {
             .map(|(_, run, step, attempt)| (*run, *step, *attempt))
     }
 
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    pub const fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    fn add_payload(&mut self, bytes: u64) {
+        self.payload_bytes += bytes;
+        self.dirty.payload_bytes = true;
+    }
+
+    fn remove_payload(&mut self, bytes: u64) {
+        self.payload_bytes = self.payload_bytes.saturating_sub(bytes);
+        self.dirty.payload_bytes = true;
+    }
+
     /// What is used of a quota as the replicated state counts it, at time `now`.
     pub fn used(&self, quota: Quota, now: Timestamp) -> u64 {
         match quota {
             Quota::ConcurrentWorkflows => self.runs.len() as u64,
             Quota::WorkflowsPerDay if now.day() > self.meta.day => 0,
             Quota::WorkflowsPerDay => self.meta.runs_today,
-            Quota::StorageBytes => self.meta.events_bytes,
+            Quota::StorageBytes => self.meta.events_bytes + self.payload_bytes,
             // Routines cannot be defined yet; requests are counted by the owner, not replicated.
             Quota::Routines | Quota::ApiRequestsPerMinute => 0,
         }
@@ -263,6 +283,7 @@ impl TenantState {
             self.meta.next_run_seq = self.meta.next_run_seq.max(1);
             self.meta.next_job_seq = self.meta.next_job_seq.max(1);
             self.meta.next_event_seq = self.meta.next_event_seq.max(1);
+            self.dirty.payload_bytes = true;
         }
         let mut effects = Vec::new();
         match record {
@@ -298,6 +319,7 @@ impl Machine for TenantState {
         if envelope.term.is_some_and(|term| term != position.term) {
             return (Outcome::Ignored, Vec::new());
         }
+        self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         let at = self.meta.last_at.max(envelope.at);
         self.meta.last_at = at;
         self.dirty.meta = true;

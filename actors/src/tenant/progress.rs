@@ -177,7 +177,8 @@ impl TenantState {
         let at = self.meta.last_at;
         let Some(run) = self.runs.get_mut(&id) else { return };
         let state = &mut run.steps[usize::from(step)];
-        run.payload_bytes += output.as_str().len() as u64;
+        let bytes = output.as_str().len() as u64;
+        run.payload_bytes += bytes;
         state.status = StepStatus::Completed;
         state.completed_at = Some(at);
         state.output = Some(output);
@@ -186,6 +187,7 @@ impl TenantState {
             .text("step_id", run.workflow.id(step))
             .number("duration_secs", duration);
         self.run_event(id, fields);
+        self.add_payload(bytes);
     }
 
     fn has_room_for(&self, id: RunId, output: &Json) -> bool {

@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `m` | counters and record |
+//! | `p` | bytes of inputs, outputs and definitions; counted anew where it is missing |
 //! | `L` seq | live run |
 //! | `E` seq | ended run |
 //! | `i` run id | seq of the run |
@@ -17,6 +18,7 @@
 
 use std::collections::BTreeMap;
 
+use super::definitions::definition_bytes;
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::answered::Answered;
 use crate::codec;
@@ -28,6 +30,7 @@ use crate::part::{Overlay, decode_row};
 use crate::ports::{Row, StoreError};
 
 const META: u8 = b'm';
+const PAYLOAD_BYTES: u8 = b'p';
 const LIVE_RUN: u8 = b'L';
 const ENDED_RUN: u8 = b'E';
 const RUN_SEQ: u8 = b'i';
@@ -65,12 +68,51 @@ pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     for (_, (name, named)) in rows.all::<(String, NamedWorkflow)>(WORKFLOW)? {
         state.workflows.insert(name, named);
     }
+    match rows.get::<u64>(&[PAYLOAD_BYTES])? {
+        Some(bytes) => state.payload_bytes = bytes,
+        None => {
+            // Rows of a version that did not count.
+            state.payload_bytes = count_payloads(&state, rows)?;
+            state.dirty.payload_bytes = true;
+        }
+    }
     Ok(state)
 }
 
+fn count_payloads(state: &TenantState, rows: &Overlay) -> Result<u64, StoreError> {
+    let live: u64 = state.runs.values().map(|run| run.payload_bytes).sum();
+    let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
+    let mut bytes = live + named.sum::<u64>();
+    for_each(rows, ENDED_RUN, |run: Run| bytes += run.payload_bytes)?;
+    for_each(rows, JOB, |job: Job| bytes += definition_bytes(&job.workflow))?;
+    Ok(bytes)
+}
+
+/// Decodes the rows of a kind with a sequence number, a few at a time.
+fn for_each<T: serde::de::DeserializeOwned>(
+    rows: &Overlay,
+    kind: u8,
+    mut each: impl FnMut(T),
+) -> Result<(), StoreError> {
+    let mut from = seq_key(kind, 0);
+    loop {
+        let found = rows.scan(&from, &[kind + 1], SCAN_ROWS, false)?;
+        for (key, value) in &found {
+            each(decode_row(key, value)?);
+        }
+        match found.last().and_then(|(key, _)| seq_of(key)) {
+            Some(last) if found.len() == SCAN_ROWS => from = seq_key(kind, last.saturating_add(1)),
+            _ => return Ok(()),
+        }
+    }
+}
+
 pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
-    let Dirty { meta, runs, workflows } = std::mem::take(&mut state.dirty);
+    let Dirty { meta, payload_bytes, runs, workflows } = std::mem::take(&mut state.dirty);
     let mut rows = Vec::new();
+    if payload_bytes {
+        rows.push((vec![PAYLOAD_BYTES], Some(codec::encode(&state.payload_bytes))));
+    }
     if meta {
         state.meta.last_lock_token = state.locks.last_token();
         rows.push((vec![META], Some(codec::encode(&state.meta))));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::{Job, Made, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{Cause, Idempotency, TenantCommand, WorkflowSource};
@@ -122,6 +123,7 @@ impl TenantState {
             workflow: Arc::clone(workflow),
             run: *run,
         };
+        self.add_payload(definition_bytes(&record.workflow));
         self.settled.extend(rows::job(self.meta.next_job_seq, &record));
         self.meta.next_job_seq += 1;
         self.audit(cause, "job_created", &job.to_string(), None);
@@ -158,6 +160,7 @@ impl TenantState {
             events: Vec::new(),
         };
         self.meta.next_run_seq += 1;
+        self.add_payload(run.payload_bytes);
         self.settled.push(rows::run_seq(id, run.seq));
         self.runs.insert(id, run);
         let fields = Fields::new("run_started")
@@ -186,7 +189,10 @@ impl TenantState {
         else {
             return Ok(());
         };
-        let used = self.used(quota, now);
+        let used = match quota {
+            Quota::StorageBytes if !self.counts_payloads => self.meta.events_bytes,
+            _ => self.used(quota, now),
+        };
         if used < limit {
             return Ok(());
         }

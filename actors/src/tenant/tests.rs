@@ -286,9 +286,11 @@ fn quotas_are_exact() {
     driver.start(5, None);
     assert_eq!(driver.state.meta.runs_today, 2);
 
-    let full = Quotas { max_storage_bytes: Some(driver.state.meta.events_bytes), ..quotas };
+    let stored = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    assert!(driver.state.payload_bytes > 0 && stored > driver.state.meta.events_bytes);
+    let full = Quotas { max_storage_bytes: Some(stored), ..quotas };
     driver.set(3, TenantStatus::Active, Quotas { max_concurrent_workflows: None, ..full });
-    let used = driver.state.meta.events_bytes;
+    let used = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
     let limit = full.max_storage_bytes.unwrap();
     assert_eq!(driver.start(6, None), exceeded(Quota::StorageBytes, limit, used, None));
     assert_eq!(driver.succeed(5, 0, 1), Outcome::Done, "accepted work goes on");
@@ -487,6 +489,10 @@ proptest! {
         again.reloaded();
         let all = |driver: &Driver| driver.rows.scan(&[0], &[255], 10_000, false).unwrap();
         prop_assert_eq!(all(&driver), all(&again));
+        // A directory that was written before payloads were counted counts them alike.
+        driver.rows.put(vec![(b"p".to_vec(), None)]);
+        let counted = TenantState::load(&driver.rows).unwrap().payload_bytes;
+        prop_assert_eq!(counted, driver.state.payload_bytes);
     }
 
     /// Pages of runs, put together, are all runs, newest first, whether live or ended.

@@ -88,6 +88,7 @@ pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreE
                 stats.index_bytes = entry.len;
             }
             (Part::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,
+            (Part::Tenant(_), IDLE_MARK) => {}
             _ => continue,
         }
         stats.file_count += 1;
