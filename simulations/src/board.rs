@@ -14,6 +14,7 @@ use crate::checks::lock_spec::{LockAnswer, LockOp};
 use crate::checks::{Checked, reads};
 use crate::client::Reply;
 use crate::trace;
+use crate::workload::SharedObject;
 use crate::world::{NodeHost, Service};
 
 /// What a run is at.
@@ -124,6 +125,10 @@ pub struct Board {
     pub fences: RefCell<BTreeMap<(String, String), u64>>,
     /// The register that all clients share, once it is there.
     pub register: RefCell<Option<SharedRegister>>,
+    /// What all clients write, read and remove.
+    pub objects: RefCell<Vec<SharedObject>>,
+    /// The tenant that definitions and runs among those are in, once it is there.
+    pub objects_tenant: RefCell<Option<String>>,
     /// The newest version of the shared tenant that anybody was shown.
     pub told: Cell<u64>,
     /// The limits of every tenant that was ever acknowledged.
@@ -155,6 +160,8 @@ impl Board {
             lock_ops: RefCell::default(),
             fences: RefCell::default(),
             register: RefCell::default(),
+            objects: RefCell::default(),
+            objects_tenant: RefCell::default(),
             told: Cell::default(),
             limits: RefCell::default(),
             runs: RefCell::default(),

@@ -9,6 +9,7 @@ pub mod lock_spec;
 pub mod locks;
 pub mod matching;
 pub mod memory;
+pub mod object_spec;
 pub mod quotas;
 pub mod reads;
 pub mod replicas;
@@ -20,6 +21,7 @@ use std::fmt;
 use stateright::semantics::register::Register;
 
 use crate::board::Board;
+use crate::workload::SharedObject;
 use lock_spec::Lock;
 pub use replicas::Logs;
 
@@ -45,6 +47,7 @@ pub fn whole(board: &Board, disks: &[Logs]) -> Checked {
         let initial = Register(register.initial.clone());
         linear::check("the description of the shared tenant", initial, &register.history)?;
     }
+    board.objects.borrow().iter().try_for_each(SharedObject::check)?;
     let (limits, runs) = (board.limits.borrow(), board.runs.borrow());
     for (tenant, events) in replicas::agreed(disks)? {
         quotas::check(&tenant, limits.get(&tenant).copied().unwrap_or_default(), &events)?;

@@ -19,12 +19,16 @@ use rand::{Rng as _, SeedableRng as _};
 use shiioo_actors::ports::BoxFuture;
 use shiioo_transport::udp::{AsyncUdpSocket, Udp};
 use shiioo_transport::udp::{RecvMeta, Transmit, UdpPoller};
+use tokio::time::Instant;
 use turmoil::net::UdpSocket;
 
 use crate::trace;
 
 /// A packet that is overtaken is held back for so long at most, ms.
 const LATE_MS_MAX: u64 = 30;
+
+/// A packet waits so long at most before a thin link; one that would wait longer is lost.
+const THIN_QUEUE_MAX: Duration = Duration::from_millis(200);
 
 /// What becomes of the packets that a host sends, and what has become of them.
 #[derive(Debug)]
@@ -39,6 +43,10 @@ pub struct Air {
 struct Bad {
     odds: Odds,
     rng: SmallRng,
+    /// How much is sent a second, where that is little, bytes.
+    rate: Option<u64>,
+    /// When what was sent so far has left over a thin link.
+    free_at: Option<Instant>,
 }
 
 /// How likely each misfortune of a packet is.
@@ -64,8 +72,9 @@ impl Air {
     /// Good air, whose chance comes from `seed`.
     pub fn new(seed: u64) -> Arc<Self> {
         let rng = SmallRng::seed_from_u64(seed);
+        let bad = Bad { odds: Odds::default(), rng, rate: None, free_at: None };
         Arc::new(Self {
-            bad: Mutex::new(Bad { odds: Odds::default(), rng }),
+            bad: Mutex::new(bad),
             lost: AtomicU64::default(),
             doubled: AtomicU64::default(),
             late: AtomicU64::default(),
@@ -77,13 +86,30 @@ impl Air {
         self.bad.lock().unwrap_or_else(PoisonError::into_inner).odds = odds;
     }
 
+    /// Sets how much the host can send a second from now on, bytes; none for as much as it likes.
+    pub fn set_rate(&self, rate: Option<u64>) {
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        (bad.rate, bad.free_at) = (rate, None);
+    }
+
     /// How many packets were lost, came twice, and came late.
     pub fn counts(&self) -> [u64; 3] {
         [&self.lost, &self.doubled, &self.late].map(|count| count.load(Ordering::Relaxed))
     }
 
-    fn decide(&self) -> Fate {
+    fn decide(&self, bytes: usize) -> Fate {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rate) = bad.rate {
+            let now = Instant::now();
+            let from = bad.free_at.map_or(now, |free_at| free_at.max(now));
+            let waits = from - now + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            if waits > THIN_QUEUE_MAX {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                return Fate::Lost;
+            }
+            bad.free_at = Some(now + waits);
+            return Fate::Late(waits);
+        }
         let odds = bad.odds;
         if odds == Odds::default() {
             return Fate::Arrives;
@@ -169,7 +195,7 @@ impl AsyncUdpSocket for Socket {
         if self.udp.closed.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let fate = self.udp.air.decide();
+        let fate = self.udp.air.decide(contents.len());
         let (times, how) = match fate {
             Fate::Arrives => (1, ""),
             Fate::Lost => (0, ", lost"),

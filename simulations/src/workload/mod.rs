@@ -9,6 +9,7 @@
 
 mod cluster;
 mod locks;
+mod objects;
 mod runs;
 mod session;
 mod tenants;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::board::{Board, Limits};
+pub use objects::SharedObject;
 use session::Session;
 pub(crate) use session::client_name;
 pub(crate) use watch::{WATCHER, watch};

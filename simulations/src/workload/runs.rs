@@ -14,6 +14,11 @@ use crate::world::{SERVICE, SERVICE_PORT};
 
 /// The longest `wait` step, ms.
 const WAIT_MS_MAX: u64 = 800;
+/// How many runs are started as jobs.
+const JOBS: f64 = 0.15;
+/// How many runs have a large input, and how large it is at most, bytes.
+const FAT: f64 = 0.05;
+const FAT_BYTES_MAX: usize = 64 << 10;
 /// How long a call waits for the end of a run.
 const AWAIT_SECS: u64 = 5;
 /// Attempts of a step that calls: the service always answers in the end.
@@ -36,20 +41,31 @@ impl Session {
 
     async fn start_in(&mut self, tenant: &mut TenantModel, shared: bool) -> Checked {
         let mark = self.mark();
-        let named = tenant.workflow.is_some() && self.rng.random_bool(0.3);
-        let (mut body, steps) =
-            if named { (json!({ "workflow_name": "main" }), vec![end(&[])]) } else { self.spec() };
-        body["input"] = json!({ "mark": mark });
+        let is_job = self.rng.random_bool(JOBS);
+        let named = !is_job && tenant.workflow.is_some() && self.rng.random_bool(0.3);
+        let (mut body, steps) = match (is_job, named) {
+            (true, _) => job(&mark),
+            (false, true) => (json!({ "workflow_name": "main" }), vec![end(&[])]),
+            (false, false) => self.spec(),
+        };
+        if !is_job {
+            body["input"] = json!({ "mark": mark });
+            if self.rng.random_bool(FAT) {
+                let bytes = self.rng.random_range(0..=FAT_BYTES_MAX);
+                body["input"]["padding"] = Value::String("x".repeat(bytes));
+            }
+        }
         let steps: Vec<String> =
             steps.iter().map(|step| step["id"].as_str().unwrap_or_default().to_owned()).collect();
-        let path = format!("/api/tenants/{}/runs", tenant.id);
+        let (path, id) = if is_job { ("jobs", "run_id") } else { ("runs", "id") };
+        let path = format!("/api/tenants/{}/{path}", tenant.id);
         let reply = self.client.settle(Call::post(path, body).keyed(&mark)).await;
         if reply.retried && reply.status != 201 {
             tenant.unsure.insert(mark.clone());
         }
         match (reply.status, reply.code()) {
             (201, _) => {
-                let id = reply.body["id"].as_str().unwrap_or_default().to_owned();
+                let id = reply.body[id].as_str().unwrap_or_default().to_owned();
                 let run = RunModel { mark, steps: steps.clone(), ended: None };
                 ensure!(tenant.runs.insert(id.clone(), run).is_none(), "given twice: {reply}");
                 let mut runs = self.board.runs.borrow_mut();
@@ -163,4 +179,13 @@ impl Session {
 fn end(needs: &[&str]) -> Value {
     let action = json!({ "type": "set", "output": "{{ input.mark }}" });
     json!({ "id": "end", "action": action, "depends_on": needs })
+}
+
+/// A job, which takes no input: the mark is in its workflow, and the id of one of its steps.
+fn job(mark: &str) -> (Value, Vec<Value>) {
+    let first = json!({ "id": mark, "action": { "type": "set", "output": mark } });
+    let mut last = end(&[mark]);
+    last["action"]["output"] = Value::String(mark.to_owned());
+    let steps = vec![first, last];
+    (json!({ "name": mark, "workflow": { "steps": steps } }), steps)
 }

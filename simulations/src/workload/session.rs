@@ -20,6 +20,8 @@ const PAUSE_MS_MAX: u64 = 120;
 const TENANTS_MAX: usize = 2;
 /// How long a client waits for the shared tenant before it looks again.
 const SHARED_POLL: Duration = Duration::from_millis(20);
+/// How much of what clients do is about the objects that all share.
+const OBJECTS: f64 = 0.15;
 /// The client that makes the shared tenant.
 const FOUNDER: u64 = 1;
 
@@ -114,6 +116,9 @@ impl Session {
     async fn operate(&mut self) -> Checked {
         let alive = self.tenants.iter().filter(|tenant| !tenant.deleted).count();
         let choice = self.rng.random_range(0..100);
+        if self.rng.random_bool(OBJECTS) {
+            return self.use_object().await;
+        }
         if alive < TENANTS_MAX && choice < 30 {
             return self.create_tenant().await;
         }

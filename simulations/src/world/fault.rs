@@ -33,6 +33,8 @@ pub enum Fault {
     BitRot,
     /// A node loses all that is on its disk, and joins anew; also after its disk rotted.
     LostDisk,
+    /// A node loses its replicated log and keeps the rest; counted when it refuses to start.
+    LostLog,
     /// A node leaves the cluster because a client asked, and joins anew; counted when it has ended.
     Leave,
     /// The node ended by itself, with a reason.
@@ -55,6 +57,8 @@ pub enum Fault {
     Pause,
     /// The way between two nodes is long for a while.
     SlowLink,
+    /// A node sends little a second for a while; what is too much is lost.
+    ThinLink,
     /// A packet between nodes is lost; counted one by one, as the next two.
     LostPacket,
     /// A packet comes twice.
@@ -63,6 +67,8 @@ pub enum Fault {
     LatePacket,
     /// A node's wall clock jumps.
     ClockJump,
+    /// A node's wall clock is wrong by days for a while.
+    ClockDays,
     /// A node's wall clock begins to run fast or slow.
     ClockDrift,
     /// The leader is asked to step down, and does.
@@ -86,6 +92,7 @@ impl fmt::Display for Fault {
             Self::SlowDisk => "slow disks",
             Self::BitRot => "rotten bits, noticed",
             Self::LostDisk => "disks lost, and joined anew",
+            Self::LostLog => "logs lost, noticed",
             Self::Leave => "nodes that left, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",
@@ -97,10 +104,12 @@ impl fmt::Display for Fault {
             Self::Bridge => "partitions: two apart, others between",
             Self::Pause => "pauses of a node's traffic",
             Self::SlowLink => "slow links between nodes",
+            Self::ThinLink => "thin links of a node",
             Self::LostPacket => "packets lost",
             Self::DoubledPacket => "packets twice",
             Self::LatePacket => "packets late",
             Self::ClockJump => "jumps of a wall clock",
+            Self::ClockDays => "wall clocks wrong by days",
             Self::ClockDrift => "drifts of a wall clock",
             Self::StepDown => "steps down on request",
         })

@@ -25,6 +25,11 @@ const KILLED: f64 = 0.5;
 /// Where the identity is. Damaged, it may still read the same: a letter of an id became large.
 const IDENTITY: &str = "identity/node.json";
 
+/// Where the replicated log is.
+const LOG: &str = "log";
+/// What a node says that has lost its log.
+const LOST_LOG: &str = "has lost its log";
+
 /// What a node says of a file that is not as it was written.
 const DAMAGED: &str = "damaged";
 /// What a node says that was removed from its cluster.
@@ -41,6 +46,8 @@ pub(super) struct Loss {
 enum Stage {
     /// Something rots, and was not noticed yet.
     Rots(Rot),
+    /// The log is gone since that many lives began, and the next one has to say so.
+    LacksLog(u64),
     /// It was asked to leave.
     Leaves,
     /// It starts with an empty disk, until it votes.
@@ -111,6 +118,20 @@ impl World {
         self.bring_down(at, "its disk is another, and empty");
     }
 
+    /// Takes the replicated log of a node away and leaves the rest, where that can be spared.
+    pub(super) fn take_log(&mut self, at: usize) {
+        if !self.can_spare_disk(at) {
+            return;
+        }
+        let host = Rc::clone(&self.seats[at].host);
+        host.cut_power();
+        let disk = host.disk.mount();
+        let removed = disk.remove_dir_all(LOG).and_then(|()| disk.sync_dir(""));
+        trace::event(host.name(), "fault", format_args!("its log is gone: {removed:?}"), &[]);
+        self.loss = Some(Loss { at, stage: Stage::LacksLog(host.starts()) });
+        self.bring_down(at, "power is gone, and with it the log");
+    }
+
     /// Flips a bit of what is durable, where the disk can be spared.
     pub(super) fn rot(&mut self, at: usize) {
         if !self.can_spare_disk(at) {
@@ -150,6 +171,11 @@ impl World {
                 self.lose_disk(at);
                 true
             }
+            Some(Stage::LacksLog(_)) if why.contains(LOST_LOG) => {
+                self.count(Fault::LostLog);
+                self.lose_disk(at);
+                true
+            }
             Some(Stage::Leaves) if why.contains(REMOVED) => {
                 self.count(Fault::Leave);
                 self.replace_disk(at);
@@ -161,6 +187,11 @@ impl World {
 
     /// Nobody serves from a disk that rots once he has read it.
     pub(super) fn check_rot(&mut self) -> Checked {
+        if let Some(Loss { at, stage: Stage::LacksLog(life) }) = &self.loss {
+            let host = &self.seats[*at].host;
+            let serves = host.starts() > *life && host.is_ready();
+            ensure!(!serves, "{} serves, and its log was taken away", host.name());
+        }
         let Some(Loss { at, stage: Stage::Rots(rot) }) = &self.loss else { return Ok(()) };
         let host = &self.seats[*at].host;
         if host.starts() == rot.life || !host.is_ready() {
@@ -183,7 +214,7 @@ impl World {
         let is_over = match self.loss.as_ref().map(|loss| &loss.stage) {
             Some(Stage::Joins) => self.board.all_vote.get(),
             Some(Stage::Leaves) => self.board.stays.get(),
-            Some(Stage::Rots(_)) | None => false,
+            Some(Stage::Rots(_) | Stage::LacksLog(_)) | None => false,
         };
         if is_over {
             self.loss = None;

@@ -33,8 +33,15 @@ const ROOM_BYTES_MAX: u64 = 96 << 10;
 /// A clock is off by at most so much, ms. What waits for a moment of wall time waits longer when the
 /// clock is set back, by twice this at most.
 const CLOCK_OFF_MS_MAX: i64 = 10_000;
+/// A day, ms.
+const DAY_MS: i64 = 86_400_000;
 /// A clock gains or loses at most so much, millionths.
 const CLOCK_DRIFT_PPM_MAX: i64 = 2000;
+/// A clock that is wrong by days is wrong by so many at most.
+const CLOCK_DAYS_MAX: i64 = 40;
+/// What a node with a thin link sends, bytes a second: 0.5 to 8 Mbit/s.
+const THIN_BYTES_MIN: u64 = 64 << 10;
+const THIN_BYTES_MAX: u64 = 1 << 20;
 /// How likely a packet is lost at most, and comes twice or late, while the air is bad.
 const BAD_AIR_ODDS_MAX: f64 = 0.15;
 /// How much more likely than the others a seed's favourite faults are.
@@ -70,11 +77,13 @@ enum Passing {
     Split(Split),
     Pause(usize),
     SlowLink(usize, usize),
+    ThinLink(usize),
     BadAir(usize),
+    ClockDays(usize, i64),
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 26] = [
+const ODDS: [(Mix, Fault, u32); 29] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -90,6 +99,7 @@ const ODDS: [(Mix, Fault, u32); 26] = [
     (Mix::Disks, Fault::SlowDisk, 8),
     (Mix::Disks, Fault::BitRot, 1),
     (Mix::Disks, Fault::LostDisk, 1),
+    (Mix::Disks, Fault::LostLog, 1),
     (Mix::Network, Fault::LostLink, 6),
     (Mix::Network, Fault::HeldLink, 6),
     (Mix::Network, Fault::LeaderAlone, 9),
@@ -99,12 +109,16 @@ const ODDS: [(Mix, Fault, u32); 26] = [
     (Mix::Network, Fault::Bridge, 5),
     (Mix::Network, Fault::Pause, 7),
     (Mix::Network, Fault::SlowLink, 6),
+    (Mix::Network, Fault::ThinLink, 5),
     (Mix::Network, Fault::LostPacket, 8),
     (Mix::Clocks, Fault::ClockJump, 8),
+    (Mix::Clocks, Fault::ClockDays, 5),
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 13] = [
+const AMONG_NODES: [Fault; 15] = [
+    Fault::LostLog,
+    Fault::ThinLink,
     Fault::Leave,
     Fault::BitRot,
     Fault::LostDisk,
@@ -189,6 +203,7 @@ impl World {
             Fault::SlowDisk => self.begin(Passing::SlowDisk(at)),
             Fault::BitRot => self.rot(at),
             Fault::LostDisk => self.take_disk(at),
+            Fault::LostLog => self.take_log(at),
             Fault::LostLink => {
                 let client = self.some_client();
                 self.begin(Passing::Link(at, client));
@@ -202,7 +217,13 @@ impl World {
                 let (a, b) = self.some_pair();
                 self.begin(Passing::SlowLink(a, b));
             }
+            Fault::ThinLink => self.begin(Passing::ThinLink(at)),
             Fault::LostPacket => self.begin(Passing::BadAir(at)),
+            Fault::ClockDays => {
+                let days = self.rng.random_range(1..=CLOCK_DAYS_MAX);
+                let sign = if self.rng.random_bool(0.8) { 1 } else { -1 };
+                self.begin(Passing::ClockDays(at, days * sign));
+            }
             Fault::ClockJump => self.put_clock_wrong(at),
             _ => {
                 let split = self.some_split(fault);
@@ -338,6 +359,15 @@ impl World {
                 self.slow_down((*a, *b));
                 self.count(Fault::SlowLink);
             }
+            Passing::ThinLink(at) => {
+                let bytes = self.rng.random_range(THIN_BYTES_MIN..=THIN_BYTES_MAX);
+                self.seats[*at].host.air.set_rate(Some(bytes));
+                self.count(Fault::ThinLink);
+            }
+            Passing::ClockDays(at, days) => {
+                self.seats[*at].host.clock.set_offset_ms(days * DAY_MS);
+                self.count(Fault::ClockDays);
+            }
             Passing::BadAir(at) => {
                 let mut odds = || self.rng.random_range(0.0..BAD_AIR_ODDS_MAX);
                 let odds = Odds { lost: odds(), doubled: odds(), late: odds() };
@@ -368,7 +398,9 @@ impl World {
                 Passing::Split(split) => self.mend(split),
                 Passing::Pause(at) => self.let_go(*at),
                 Passing::SlowLink(a, b) => self.speed_up((*a, *b)),
+                Passing::ThinLink(at) => self.seats[*at].host.air.set_rate(None),
                 Passing::BadAir(at) => self.seats[*at].host.air.set(Odds::default()),
+                Passing::ClockDays(at, _) => self.seats[*at].host.clock.set_offset_ms(0),
             }
         }
     }
@@ -400,7 +432,7 @@ impl World {
 impl Passing {
     /// Whether the two cannot be in force together: they have a link or a knob in common.
     fn excludes(&self, other: &Self) -> bool {
-        use Passing::{BadAir, HeldLink, Link, Pause, SlowLink, Split};
+        use Passing::{BadAir, ClockDays, HeldLink, Link, Pause, SlowLink, Split, ThinLink};
         match (self, other) {
             (Link(node, client) | HeldLink(node, client), Link(at, of) | HeldLink(at, of)) => {
                 (node, client) == (at, of)
@@ -409,7 +441,9 @@ impl Passing {
             | (Link(..) | HeldLink(..) | Split(_), Pause(_))
             | (Split(_), Split(_))
             | (SlowLink(..), SlowLink(..))
+            | (ThinLink(_), ThinLink(_))
             | (BadAir(_), BadAir(_)) => true,
+            (ClockDays(node, _), ClockDays(at, _)) => node == at,
             _ => self == other,
         }
     }
@@ -429,6 +463,8 @@ impl fmt::Display for Passing {
             Self::Split(split) => write!(f, "{split}"),
             Self::Pause(at) => write!(f, "all to and from {} waits", n(at)),
             Self::SlowLink(a, b) => write!(f, "the way between {} and {} is long", n(a), n(b)),
+            Self::ThinLink(at) => write!(f, "{} sends little", n(at)),
+            Self::ClockDays(at, days) => write!(f, "the clock of {} is {days} days off", n(at)),
             Self::BadAir(at) => write!(f, "packets of {} get lost, doubled, late", n(at)),
         }
     }
