@@ -20,7 +20,7 @@ pub fn write(path: &Path, text: &str) {
 }
 
 /// All files below a folder, to be put back later.
-pub fn copy(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn keep(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     walk(folder).into_iter().map(|(path, _)| (path.clone(), bytes(&path))).collect()
 }
 
