@@ -169,7 +169,7 @@ impl SystemState {
         if changed {
             record.updated_at = at.max(record.created_at);
             after.version += 1;
-            let (old, new) = (super::row_bytes(&(id, &*entry)), super::row_bytes(&(id, &after)));
+            let (old, new) = (super::row_bytes(&(id, entry)), super::row_bytes(&(id, &after)));
             // What makes it smaller is welcome, however full it is.
             if let Some(more) = new.checked_sub(old).filter(|more| *more > 0)
                 && let Err(refusal) = self.room_for_tenant(more)
