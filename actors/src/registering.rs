@@ -115,10 +115,18 @@ async fn is_known(registrar: &Registrar<'_>, raft_id: u64) -> Result<bool, Start
 
 async fn look_up<T: Send + 'static>(
     registrar: &Registrar<'_>,
-    look: impl FnOnce(&SystemState) -> T + Send + 'static,
+    look: impl FnOnce(&SystemState) -> T + Clone + Send + 'static,
 ) -> Result<T, StartError> {
-    let deadline = Instant::now() + REGISTER_ATTEMPT;
-    registrar.control.read_linearizable(deadline, look).await.map_err(StartError::Register)
+    loop {
+        let deadline = Instant::now() + REGISTER_ATTEMPT;
+        match registrar.control.read_linearizable(deadline, look.clone()).await {
+            Ok(found) => return Ok(found),
+            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
+            // The quorum may have gone at this very moment: it is waited for, as everywhere here.
+            Err(error) => tracing::debug!(%error, "not looked up yet"),
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    }
 }
 
 /// Proposes until there is an outcome: at its start a node waits for its cluster. The disk that is

@@ -4,6 +4,7 @@
 //! [`Routes`](crate::handles::Routes)). What goes through here may be proposed twice without harm.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -138,11 +139,11 @@ impl Router {
         let mut last = CallError::NoLeader;
         loop {
             let lead = self.lead(group);
+            let is_proposed = AtomicBool::new(false);
             let attempt = async {
-                match make().await? {
-                    Some(envelope) => self.attempt(group, lead, envelope, deadline).await.map(Some),
-                    None => Ok(None),
-                }
+                let Some(envelope) = make().await? else { return Ok(None) };
+                is_proposed.store(true, Ordering::Relaxed);
+                self.attempt(group, lead, envelope, deadline).await.map(Some)
             };
             let moved = async {
                 self.moved(group, lead).await;
@@ -152,7 +153,12 @@ impl Router {
                 biased;
                 attempted = attempt => attempted,
                 moved = moved => moved,
-                () = sleep_until(deadline) => return Err(last),
+                () = sleep_until(deadline) => {
+                    // What is under way may still come to be.
+                    let why = || "there was no outcome by the deadline".to_owned();
+                    let is_out = is_proposed.load(Ordering::Relaxed);
+                    return Err(if is_out { CallError::Unknown { why: why() } } else { last });
+                }
             };
             // What an earlier attempt may have done, no later one can deny.
             let is_in_doubt = matches!(last, CallError::Unknown { .. });

@@ -109,7 +109,15 @@ pub(crate) async fn inner_edge(State(app): State<App>, request: Request, next: N
         status = Empty,
         latency_us = Empty
     );
-    let response = catching(next.run(request)).instrument(span.clone()).await;
+    let who = request.extensions().get::<Caller>().map_or(Who::Anonymous, |caller| caller.who);
+    let response = if app.guard.is_locked() && who == Who::Anonymous {
+        // The node that was asked has not heard of the cluster's admin token yet.
+        const TEXT: &str =
+            "the cluster asks for a credential: send 'Authorization: Bearer <token>'";
+        Problem::new(Code::Unauthorized, TEXT).into_response()
+    } else {
+        catching(next.run(request)).instrument(span.clone()).await
+    };
     let response = written_out(response, id);
     // What is tried again is no answer yet: the node that was asked tells what becomes of it.
     if response.extensions().get::<Retry>().is_none() {

@@ -154,9 +154,9 @@ impl Node {
     /// See [`StartError`]. Nothing is left running or locked.
     pub async fn start(config: Config, seams: NodeSeams) -> Result<Self, StartError> {
         config.check()?;
-        tell_descriptors(seams.descriptors);
         let lock = claim(&config, &seams).await?;
         let sockets = Sockets::bind(&config, &seams).await?;
+        tell_descriptors(seams.descriptors);
         let failed_address = |addr, flag| move |source| StartError::Bind { addr, flag, source };
         let api_addr =
             sockets.api.local_addr().map_err(failed_address(config.api_addr, "--api-addr"))?;

@@ -32,6 +32,21 @@ pub fn put_back(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     }
 }
 
+/// Writes a whole file of any bytes.
+pub fn write_bytes(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
+}
+
+/// Removes a file.
+pub fn remove_file(path: &Path) {
+    std::fs::remove_file(path).unwrap_or_else(|error| panic!("remove {path:?}: {error}"));
+}
+
+/// Moves a file or a folder.
+pub fn rename(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap_or_else(|error| panic!("move {from:?}: {error}"));
+}
+
 /// Removes a folder with all that is in it.
 pub fn remove(folder: &Path) {
     std::fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("remove {folder:?}: {error}"));

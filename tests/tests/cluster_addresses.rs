@@ -53,25 +53,26 @@ async fn members_that_all_moved_find_each_other_by_join() {
 
 #[tokio::test]
 async fn of_a_copied_data_directory_the_later_process_is_the_member() {
-    // Time enough for the copy, which is made while the process stands still: a copy that lacks what
-    // the member has acknowledged since is another fault.
+    // The member stands still until the copy has taken its place: a copy that lacks what the member
+    // has acknowledged since is another fault.
     let mut cluster = Cluster::of(2, &["--election-timeout=2s"]).await;
     let original = 1;
     let mut copied = cluster.next_launch(&[]);
     let data = cluster.server(original).data();
     cluster.stop(original);
     files::copy(&data, &copied.folder.join("data"));
-    cluster.cont(original);
     let own_addr = cluster.node_addr(original);
 
     copied.args = cluster.server(original).launch_mut().args.clone();
     let mut later = copied.clone().start();
+    later.await_ready().await.expect("the later one is the member");
+    cluster.cont(original);
     let exit = cluster.ended(original).await;
     assert_eq!(exit.code, Some(1), "{}", exit.output);
-    for said in ["ERROR", "another process with the identity of this node", "started later"] {
-        assert!(exit.output.contains(said), "{said}:\n{}", exit.output);
-    }
-    later.await_ready().await.expect("the later one is the member");
+    // It lacks by now what the copy has acknowledged; which of the two it is told first is chance.
+    let said = ["another process with the identity of this node", "lacks entries that it had"];
+    assert!(exit.output.contains("ERROR"), "{}", exit.output);
+    assert!(said.iter().any(|said| exit.output.contains(said)), "{}", exit.output);
     let later_addr = later.node_json()["node_addr"].clone();
     eventually("it is listed", async || {
         (listed(&cluster, 0, original).await? == later_addr).then_some(())

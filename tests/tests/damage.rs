@@ -73,7 +73,7 @@ fn rot(path: &Path) {
     for at in places {
         bytes[at] ^= 1;
     }
-    std::fs::write(path, bytes).expect("write the file");
+    files::write_bytes(path, &bytes);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_lone_node_without_its_log_refuses_to_start() {
     assert!(!server.data().join("log").exists(), "none was begun");
     // Not even where nothing but its identity is left.
     files::remove(&server.data().join("tenants"));
-    std::fs::remove_file(server.data().join("system.redb")).expect("remove system.redb");
+    files::remove_file(&server.data().join("system.redb"));
     refuses(&mut server, &["has lost its log"]).await;
 }
 
@@ -102,14 +102,6 @@ async fn a_member_without_its_log_refuses_to_vote() {
     Tenant::create(&cluster.client(leader), spec::unlimited()).await;
 }
 
-fn copy(from: &Path, to: &Path) {
-    for (path, _) in files::walk(from) {
-        let target = to.join(path.strip_prefix(from).expect("a path below"));
-        std::fs::create_dir_all(target.parent().expect("a folder")).expect("make a folder");
-        std::fs::copy(&path, target).expect("copy a file");
-    }
-}
-
 /// The leader of the same term knows what the member had acknowledged.
 #[tokio::test]
 async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
@@ -118,7 +110,7 @@ async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
     let kept = TempDir::new().expect("a temporary folder");
     cluster.kill9(follower);
     let data = cluster.server(follower).data();
-    copy(&data, kept.path());
+    files::copy(&data, kept.path());
     cluster.restart(follower).await;
     for _ in 0..4 {
         Tenant::create(&cluster.client(leader), spec::unlimited()).await;
@@ -135,7 +127,7 @@ async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
     .await;
     cluster.kill9(follower);
     files::remove(&data);
-    copy(kept.path(), &data);
+    files::copy(kept.path(), &data);
     cluster.relaunch(follower);
     let exit = cluster.ended(follower).await;
     assert_eq!(exit.code, Some(1));
@@ -154,7 +146,7 @@ async fn the_log_of_another_node_is_refused() {
     other.term().await;
     let (own, foreign) = (server.data().join("log"), other.data().join("log"));
     files::remove(&own);
-    std::fs::rename(foreign, own).expect("move the log");
+    files::rename(&foreign, &own);
     refuses(&mut server, &["log", "another node"]).await;
 }
 
@@ -163,7 +155,7 @@ async fn a_node_without_its_system_file_names_it() {
     let folder = TempDir::new().expect("a temporary folder");
     let (mut server, _, _) = village(&folder).await;
     server.term().await;
-    std::fs::remove_file(server.data().join("system.redb")).expect("remove system.redb");
+    files::remove_file(&server.data().join("system.redb"));
     refuses(&mut server, &["system.redb", "missing"]).await;
     let line = server.output();
     assert!(!line.contains("has removed this node"), "{line}");
@@ -181,7 +173,7 @@ async fn a_system_file_of_another_node_or_from_before_is_refused() {
     server.restart().await;
     Tenant::create(&server.client(), spec::unlimited()).await;
     server.term().await;
-    std::fs::write(&own, before).expect("put the old file back");
+    files::write_bytes(&own, &before);
     refuses(&mut server, &["system.redb", "older"]).await;
     std::fs::copy(foreign, own).expect("put the other file there");
     refuses(&mut server, &["system.redb", "another node"]).await;
@@ -201,7 +193,7 @@ async fn a_log_from_before_is_refused() {
     Tenant::create(&server.client(), spec::unlimited()).await;
     server.term().await;
     files::remove(&log);
-    std::fs::rename(kept, log).expect("put the old log back");
+    files::rename(&kept, &log);
     refuses(&mut server, &["system.redb", "ahead of the log"]).await;
 }
 
@@ -212,7 +204,7 @@ async fn a_tenant_whose_folder_is_gone_is_out_of_service_alone() {
     server.term().await;
     let own = files::tenant(&server.data(), &tenants[0].id);
     let kept = folder.path().join("kept");
-    std::fs::rename(&own, &kept).expect("move the folder away");
+    files::rename(&own, &kept);
     server.restart().await;
     let [troubled, neighbour] = again(&server, tenants);
     assert_out_of_service(&troubled.get("/runs").await, "missing");
@@ -224,7 +216,7 @@ async fn a_tenant_whose_folder_is_gone_is_out_of_service_alone() {
     assert_eq!(server.client().get("/readyz").await.status, 200);
     // Put back, it is as it was.
     server.term().await;
-    std::fs::rename(&kept, &own).expect("put the folder back");
+    files::rename(&kept, &own);
     server.restart().await;
     let [troubled, _] = again(&server, [troubled, neighbour]);
     assert_well(&troubled).await;

@@ -89,9 +89,10 @@ impl Cluster {
                     self.heartbeats.beat(node);
                 }
                 // A call that was done before shows the node as it is now, gone too.
-                let shown = self.node(call, node).await;
-                let resource =
-                    if replayed { shown? } else { shown.map_err(CallError::after_write)? };
+                let resource = match self.node(call, node).await {
+                    Err(gone @ CallError::Refused(_)) if replayed => return Err(gone),
+                    shown => shown.map_err(CallError::after_write)?,
+                };
                 Ok(Created { resource, replayed })
             }
             other => Err(super::tenants::unexpected(&other)),

@@ -177,7 +177,10 @@ impl TenantHandle {
                     let text = match text {
                         Ok(text) => text,
                         Err(error) => {
-                            reader.damage.get_or_insert_with(|| error.clone());
+                            // That there is no room to open the files is no damage.
+                            if !matches!(error, StoreError::Full) {
+                                reader.damage.get_or_insert_with(|| error.clone());
+                            }
                             return Err(error);
                         }
                     };

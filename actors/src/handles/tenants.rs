@@ -1,6 +1,7 @@
 //! Tenants: their records in group 0, and the way to one of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ use crate::system::SystemState;
 use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
 use crate::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
+
+/// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.
+const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);
 
 /// Handle to the tenants.
 #[derive(Clone)]
@@ -134,8 +138,13 @@ impl Tenants {
             }
             // The call was done before: the tenant is shown as it is now.
             Outcome::Tenant { tenant, .. } => {
-                self.0.control.sync_tenant(tenant, None, call.deadline).await?;
-                let resource = self.view(call.deadline, tenant).await?;
+                let synced = self.0.control.sync_tenant(tenant, None, call.deadline).await;
+                synced.map_err(CallError::after_write)?;
+                let resource = match self.view(call.deadline, tenant).await {
+                    // It was deleted since.
+                    Err(gone @ CallError::Refused(_)) => return Err(gone),
+                    shown => shown.map_err(CallError::after_write)?,
+                };
                 Ok(Created { resource, replayed: true })
             }
             other => Err(unexpected(&other)),
@@ -263,6 +272,9 @@ impl Tenants {
         let stats = tenant
             .read(call, |reader| {
                 let store = reader.rows.store.as_ref();
+                if store.is_none() && reader.rows.has_files() {
+                    return Err(StoreError::Full);
+                }
                 let mut files = store.map(|store| store.stats()).transpose()?.unwrap_or_default();
                 files.events_bytes += reader.rows.events_to_write();
                 let payload_bytes = reader.state.payload_bytes();
@@ -310,7 +322,9 @@ impl Tenants {
         if self.0.ledger.leadership(placed.group).is_none() {
             return Ok(());
         }
-        match self.slot(id, placed)?.actor(call.deadline).await {
+        // One that starts has a moment to show that it is damaged; the call needs its time itself.
+        let deadline = call.deadline.min(Instant::now() + DAMAGE_SHOWS_MAX);
+        match self.slot(id, placed)?.actor(deadline).await {
             Err(error @ CallError::Quarantined { .. }) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }

@@ -186,9 +186,14 @@ impl PartQueue {
         }
     }
 
-    /// Whether the files are wanted; they are taken for given up from now on.
-    pub fn take_files_wanted(&self) -> bool {
-        self.files_wanted.swap(false, Ordering::AcqRel)
+    /// Whether the files are wanted.
+    pub fn are_files_wanted(&self) -> bool {
+        self.files_wanted.load(Ordering::Acquire)
+    }
+
+    /// Notes that the files are closed, or about to be.
+    pub fn files_given_up(&self) {
+        self.files_wanted.store(false, Ordering::Release);
     }
 
     /// How long nothing has come, where that is longer than the part believes by itself.
@@ -306,8 +311,8 @@ mod tests {
                     take(at, next[at])?;
                 }
             }
-            for at in 0..3 {
-                take(at, next[at])?;
+            for (at, next) in next.into_iter().enumerate() {
+                take(at, next)?;
             }
             prop_assert_eq!(told.load(Ordering::Relaxed), count);
             prop_assert_eq!(held(&queues[0]), 0);

@@ -49,6 +49,8 @@ pub struct PartRunner<M: Machine> {
     pub rows: Overlay,
     applied: Option<Position>,
     durable: Option<Position>,
+    /// What the files hold durably; `durable` also rises where there is nothing to keep.
+    in_files: Option<Position>,
     undurable_entries: u64,
     /// Whether it is certain that the log goes on where the files end.
     is_continued: bool,
@@ -73,7 +75,9 @@ impl<M: Machine> PartRunner<M> {
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
         let store = if deps.stores.exists(part)? { Some(opened(&deps, part).await?) } else { None };
         let applied = store.as_ref().and_then(|store| store.position());
-        let belongs = deps.ledger.belongs(group, part, applied);
+        // Files without a position were made and never written: they are not missing.
+        let held = store.as_ref().map(|store| store.position().unwrap_or_default());
+        let belongs = deps.ledger.belongs(group, part, held);
         belongs.map_err(|why| not_of_log(part, &why))?;
         let rows = Overlay::new(store);
         let machine = M::load(&rows)?;
@@ -86,6 +90,7 @@ impl<M: Machine> PartRunner<M> {
             rows,
             applied,
             durable: applied,
+            in_files: applied,
             undurable_entries: 0,
             is_continued: false,
             undurable_bytes: 0,
@@ -108,7 +113,9 @@ impl<M: Machine> PartRunner<M> {
     /// When the files or the log fail; the part has to be started anew then.
     pub async fn drain(&mut self) -> Result<Vec<M::Effect>, StoreError> {
         let mut effects = Vec::new();
+        let mut has_taken = false;
         while self.queue.has_work() {
+            has_taken = true;
             self.ensure_files().await?;
             let Batch { entries, then_replay_to, asking, room } = self.queue.take();
             let mut replies = Vec::with_capacity(entries.len());
@@ -130,10 +137,11 @@ impl<M: Machine> PartRunner<M> {
                 self.replay(upto, asking, &mut effects).await?;
             }
         }
-        if self.queue.take_files_wanted() {
-            self.give_up_files().await?;
+        // On a full disk they are given up later: whoever wants them asks nobody twice.
+        if self.queue.are_files_wanted() && self.give_up_files().await? {
+            self.queue.files_given_up();
         }
-        if let Some(durable) = self.durable.filter(|_| !self.is_dirty()) {
+        if let Some(durable) = self.durable.filter(|_| has_taken && !self.is_dirty()) {
             // After a restart the log hands over what the files have already: say so.
             self.tell_durable(durable);
         }
@@ -162,7 +170,10 @@ impl<M: Machine> PartRunner<M> {
         if !self.deps.ledger.has_room() || !self.settle_files().await? {
             return Ok(());
         }
-        self.unmark_idle().await?;
+        match self.unmark_idle().await {
+            Err(StoreError::Full) => return self.wait_for_room().await,
+            unmarked => unmarked?,
+        }
         (self.undurable_entries, self.undurable_bytes) = (0, 0);
         self.rows.put(self.machine.take_settled_rows());
         self.rows.put(self.machine.take_dirty_rows());
@@ -183,6 +194,9 @@ impl<M: Machine> PartRunner<M> {
         }
         self.rows.settled();
         self.durable = Some(applied);
+        if self.rows.store.is_some() {
+            self.in_files = Some(applied);
+        }
         self.tell_durable(applied);
         Ok(())
     }
@@ -213,7 +227,7 @@ impl<M: Machine> PartRunner<M> {
 
     /// Opens the files; whether there was room for that.
     async fn open_files(&mut self) -> Result<bool, StoreError> {
-        // Files that were closed held everything up to `durable`: what is missing now is lost.
+        // What closed files held and lack now is lost.
         let had_files = self.rows.has_files();
         let lost = |what: &str| StoreError::Damaged {
             file: format!("the index of {}", self.part),
@@ -224,7 +238,7 @@ impl<M: Machine> PartRunner<M> {
             return Err(lost("it has vanished while it was closed"));
         }
         match self.deps.stores.open(self.part).await {
-            Ok(store) if had_files && store.position() < self.durable => {
+            Ok(store) if had_files && store.position() < self.in_files => {
                 Err(lost("it was changed while it was closed"))
             }
             Ok(store) => {
@@ -252,6 +266,7 @@ impl<M: Machine> PartRunner<M> {
     async fn settle_files(&mut self) -> Result<bool, StoreError> {
         if self.rows.has_files() && !self.machine.needs_files() {
             self.rows = Overlay::default();
+            self.in_files = None;
             self.has_to_remove = true;
         }
         if self.has_to_remove {
@@ -333,31 +348,35 @@ impl<M: Machine> PartRunner<M> {
     /// Lets go of the files, for an actor that stops.
     pub fn close_files(&mut self) {
         self.rows = Overlay::default();
+        self.queue.files_given_up();
     }
 
-    /// Opens the files again if they were let go. To be called before rows are read.
+    /// Opens the files again if they were let go, or could not be opened for lack of room that is
+    /// there by now. To be called before rows are read.
     ///
     /// # Errors
     /// When the files cannot be opened, or lack what they held when they were closed.
     pub async fn ensure_files(&mut self) -> Result<(), StoreError> {
-        if self.rows.is_let_go() {
+        let may_open = self.rows.is_let_go() || self.rows.is_shut && self.deps.ledger.has_room();
+        if self.rows.store.is_none() && may_open {
             self.open_files().await?;
         }
         Ok(())
     }
 
     /// Makes everything durable and closes the files until they are needed again: others need
-    /// their descriptors. The state stays.
-    async fn give_up_files(&mut self) -> Result<(), StoreError> {
+    /// their descriptors. The state stays. Whether they are closed: not while the disk is full.
+    async fn give_up_files(&mut self) -> Result<bool, StoreError> {
         if self.rows.store.is_none() {
-            return Ok(());
+            return Ok(true);
         }
         self.make_durable().await?;
-        if !self.is_dirty() {
-            self.mark_idle().await?;
-            self.rows.let_go();
+        if self.is_dirty() {
+            return Ok(false);
         }
-        Ok(())
+        self.mark_idle().await?;
+        self.rows.let_go();
+        Ok(true)
     }
 
     /// Lets others ask for the descriptors of the open files.

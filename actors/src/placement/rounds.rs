@@ -77,7 +77,8 @@ mod tests {
     /// has matched, and the leader's last index.
     #[tokio::test(start_paused = true)]
     async fn a_learner_has_caught_up_after_a_short_round() {
-        let stories: &[(&str, &[(u64, u64, u64)], &[bool])] = &[
+        type Story = (&'static str, &'static [(u64, u64, u64)], &'static [bool]);
+        let stories: &[Story] = &[
             ("nothing to send", &[(0, 9, 9), (250, 9, 9)], &[false, true]),
             ("nothing matched", &[(0, 0, 7), (250, 0, 7), (500, 0, 7)], &[false, false, false]),
             (

@@ -352,7 +352,8 @@ impl TenantShell {
         myself: &ActorRef<TenantMessage>,
     ) -> Result<(), ActorProcessingErr> {
         self.runner.make_durable().await?;
-        if !self.is_idle() {
+        // Asleep it would hold the log, and on a full disk nothing would wake it when there is room.
+        if !self.is_idle() || self.runner.is_dirty() {
             return Ok(());
         }
         self.runner.mark_idle().await?;

@@ -155,7 +155,11 @@ impl ApplySink for Registry {
     }
 
     fn refuses(&self, group: GroupId, envelope: &Envelope) -> Option<String> {
-        let Command::Tenant { tenant, .. } = &envelope.command else { return None };
+        let Command::Tenant { tenant, command, .. } = &envelope.command else { return None };
+        // A deletion needs nothing of what is damaged, and has to be in the log to be done.
+        if matches!(command, TenantCommand::Set { record: None, .. }) {
+            return None;
+        }
         let tenants = self.group(group);
         let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.get(tenant)?.quarantined()

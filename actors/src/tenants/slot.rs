@@ -54,6 +54,8 @@ pub struct Slot {
     pub(super) test_hook: watch::Sender<TestHook>,
     /// Whether the last attempt to start the actor found no file descriptor.
     pub(super) exhausted: AtomicBool,
+    /// Whether the files of the tenant, damaged and deleted, are being removed.
+    is_buried: AtomicBool,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -74,6 +76,7 @@ impl Slot {
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
             exhausted: AtomicBool::new(false),
+            is_buried: AtomicBool::new(false),
             supervisor,
         });
         let weak = Arc::downgrade(&slot);
@@ -108,6 +111,17 @@ impl Slot {
         if matches!(&*self.phase.borrow(), Phase::Damaged { .. }) {
             let _ = self.supervisor.send_message(SupervisorMessage::Bury(Arc::clone(self)));
         }
+    }
+
+    /// Whether the files of the damaged tenant are to be removed now: not while they already are.
+    pub(super) fn begin_burial(&self) -> bool {
+        let is_damaged = matches!(&*self.phase.borrow(), Phase::Damaged { .. });
+        is_damaged && !self.is_buried.swap(true, Ordering::AcqRel)
+    }
+
+    /// Allows another attempt to remove the files.
+    pub(super) fn end_burial(&self) {
+        self.is_buried.store(false, Ordering::Release);
     }
 
     /// Has the actor look around, if it runs.

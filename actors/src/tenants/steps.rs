@@ -280,12 +280,18 @@ enum Prepared {
 async fn attempt(link: &Link, task: StepTask, key: Attempt) -> Result<StepResult, Failure> {
     let renderer = &link.deps.renderer;
     let timeout = Duration::from_millis(task.timeout_ms);
-    let (under_way, now) = (Arc::clone(&link.deps.under_way), link.deps.seams.clock.now());
+    let (under_way, seams) = (Arc::clone(&link.deps.under_way), link.deps.seams.clone());
     let tenant = link.tenant;
     let prepare = move |tools: Tools| {
         // Written where it may block, and before anything that may end the process.
         under_way.begin(&key);
-        prepare(tenant, task, tools, now)
+        if tools.limits.is_cancelled() {
+            // Whoever gave the attempt up may have noted its end before this beginning.
+            under_way.end(&key);
+            return Err(not_performed());
+        }
+        // After the turn was waited for: the wall clock may have been set meanwhile.
+        prepare(tenant, task, tools, seams.clock.now())
     };
     let prepared = renderer.run(tenant, prepare).await;
     let request = match prepared.unwrap_or_else(|| Err(not_performed()))? {

@@ -36,9 +36,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 const OPEN_AT_ONCE_MAX: usize = 8;
 /// Wait before a list of tenants that failed, or was not complete, is tried again.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
-/// How often tenants with files are looked for in the directory. What it does not know then was
-/// deleted: the reconciler sees to it.
-const PLACED_LOOKS_MAX: usize = 60;
+/// Longest wait before tenants that group 0 does not know yet are looked for again.
+const LOOK_RETRY_MAX: Duration = Duration::from_secs(32);
 
 /// A message to the tenant supervisor.
 #[derive(Debug)]
@@ -140,6 +139,7 @@ impl Actor for TenantSupervisor {
                     Phase::Quarantined { .. } | Phase::Damaged { .. }
                 );
                 if is_aside {
+                    slot.end_burial();
                     state.failures.remove(&slot.tenant);
                     slot.phase.send_replace(Phase::Starting);
                     state.start(&myself, slot);
@@ -252,6 +252,10 @@ impl SupervisorState {
     /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
     /// nothing of what was in them.
     fn bury(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+        // A deletion that waits and one that comes may both ask: the first starts the tenant again.
+        if !slot.begin_burial() {
+            return;
+        }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
         tokio::spawn(async move {
             let (tenant, part) = (slot.tenant, &deps.part);
@@ -261,7 +265,10 @@ impl SupervisorState {
             };
             match removed.await {
                 Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(slot))),
-                Err(error) => tracing::warn!(%tenant, %error, "the files cannot be removed"),
+                Err(error) => {
+                    tracing::warn!(%tenant, %error, "the files cannot be removed");
+                    slot.end_burial();
+                }
             }
         });
     }
@@ -275,7 +282,9 @@ impl SupervisorState {
         let openings = Arc::clone(&self.openings);
         tokio::spawn(async move {
             let mut unplaced = with_work(&deps).await;
-            for _ in 0..PLACED_LOOKS_MAX {
+            let mut wait = LOOK_RETRY;
+            // A later term looks again by itself.
+            while deps.part.ledger.leads(group).is_some() {
                 let look = |tenant: &TenantId| directory.get(*tenant);
                 let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
                 for tenant in placed.copied().collect::<Vec<_>>() {
@@ -286,12 +295,18 @@ impl SupervisorState {
                     }
                 }
                 // Group 0 may have to tell first where a tenant is that was made shortly before
-                // this node stopped.
+                // this node stopped, and may have no quorum for long.
                 unplaced.retain(|tenant| look(tenant).is_none());
                 if unplaced.is_empty() {
                     return;
                 }
-                tokio::time::sleep(LOOK_RETRY).await;
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LOOK_RETRY_MAX);
+                if wait == LOOK_RETRY_MAX {
+                    // Files of deleted tenants go.
+                    let listed = with_work(&deps).await;
+                    unplaced.retain(|tenant| listed.contains(tenant));
+                }
             }
         });
     }

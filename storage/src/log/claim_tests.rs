@@ -56,8 +56,8 @@ fn segments_of_two_logs_do_not_mix() {
     let (one, two) = (SimDisk::new(1), SimDisk::new(1));
     for (disk, fresh) in [(&one, 1), (&two, 2)] {
         let claim = LogClaim { fresh: Uuid::from_u128(fresh), ..claim(None) };
-        let log =
-            Log::open_with(disk.mount(), Executor::Inline, 1000, Reserve::none(), &claim).unwrap();
+        let log = Log::open_with(disk.mount(), Executor::Inline, 1000, |_| Reserve::none(), &claim)
+            .unwrap();
         for index in 0..25 {
             append(&log, GROUP, vec![entry(1, index)]).unwrap();
         }

@@ -177,7 +177,7 @@ impl Log {
         executor: Executor,
         segment_bytes: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open_with(disk, executor, segment_bytes, Reserve::none(), &LogClaim::any())
+        Self::open_with(disk, executor, segment_bytes, |_| Reserve::none(), &LogClaim::any())
     }
 
     /// Opens the log of a node, or begins it where the node has none yet. Blocks.
@@ -189,15 +189,14 @@ impl Log {
         executor: Executor,
         claim: &LogClaim,
     ) -> Result<Arc<Self>, StoreError> {
-        let reserve = Reserve::open(disk.as_ref());
-        Self::open_with(disk, executor, SEGMENT_BYTES, reserve, claim)
+        Self::open_with(disk, executor, SEGMENT_BYTES, Reserve::open, claim)
     }
 
     fn open_with(
         disk: Arc<dyn Disk>,
         executor: Executor,
         segment_bytes: u64,
-        mut reserve: Reserve,
+        reserve: impl FnOnce(&dyn Disk) -> Reserve,
         claim: &LogClaim,
     ) -> Result<Arc<Self>, StoreError> {
         let mut recovered = recovery::recover(disk.as_ref(), claim.expected, claim.fresh)?;
@@ -208,6 +207,8 @@ impl Log {
         }
         let id = recovered.log.unwrap_or(claim.fresh);
         let (index, end) = RecoveredEnd::split(recovered, id);
+        // In the log's directory, which is there by now.
+        let mut reserve = reserve(disk.as_ref());
         let is_full = !reserve.restore();
         let shared = Arc::new(Shared {
             index: Mutex::new(index),

@@ -65,9 +65,9 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
         quorum_loss_probe_interval: Some(total),
         // Whoever cannot be reached is tried again soon enough to be back within T.
         backoff: format!("{heartbeat}ms ..{}ms", total.max(heartbeat)),
-        // A follower whose log ends before what it acknowledged, as where two processes have one
-        // identity for a moment, is sent again what it lacks. The alternative is that the leader,
-        // which lacks nothing, panics for it.
+        // A follower that lacks what it acknowledged is refused in `network.rs`. Where its answer
+        // overtakes that, as when two processes have one identity for a moment, openraft would
+        // otherwise have the leader, which lacks nothing, panic for it.
         allow_log_reversion: Some(true),
         // Snapshots are asked for when the floor has risen, and claim no more than it.
         snapshot_policy: SnapshotPolicy::Never,

@@ -54,7 +54,7 @@ use uuid::Uuid;
 
 use crate::disk::{Disk, store_error};
 use crate::executor::Executor;
-use crate::log::record::Body;
+use crate::log::record::{Body, Vote};
 use crate::log::{Log, LogClaim};
 use group::Group;
 use log_store::GroupLog;
@@ -178,7 +178,8 @@ impl Groups {
         let wire::Reverted { vote, acknowledged } = reverted;
         let state = self.log.state(id);
         // In another term than that leader's the entry may have gone by rule.
-        let is_of_term = state.vote.is_some_and(|known| known.term == vote.term);
+        let is_leader = |known: Vote| (known.term, known.node) == (vote.term, vote.node);
+        let is_of_term = state.vote.is_some_and(is_leader);
         let is_purged = state.purged.is_some_and(|purged| purged.index >= acknowledged.index);
         let is_there = self.log.term_at(id, acknowledged.index) == Some(acknowledged.term);
         if is_of_term && !is_purged && !is_there {
@@ -356,7 +357,11 @@ impl Ledger for Groups {
             {
                 Err(NotOfLog::Foreign)
             }
-            (_, Some(held)) if is_lone && last.is_none_or(|last| held.index > last.index) => {
+            (_, Some(held))
+                if is_lone
+                    && held != Position::default()
+                    && last.is_none_or(|last| held.index > last.index) =>
+            {
                 Err(NotOfLog::Ahead)
             }
             _ => Ok(()),

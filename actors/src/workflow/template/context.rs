@@ -82,9 +82,17 @@ impl Context {
     }
 }
 
+impl Limits {
+    /// Whether nobody waits any more.
+    pub fn is_cancelled(&self) -> bool {
+        // Ordered with the notes of who gave up.
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
 impl Source {
     fn is_over(&self) -> bool {
-        self.limits.cancelled.load(Ordering::Relaxed)
+        self.limits.is_cancelled()
             || self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
