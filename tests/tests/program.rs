@@ -218,6 +218,10 @@ async fn an_admin_token_guards_everything_but_the_probes() {
 #[tokio::test]
 async fn without_a_token_the_start_says_that_it_is_open_on_loopback() {
     let server = Server::alone(&[]).await;
-    let output = server.output().to_lowercase();
-    assert!(output.contains("loopback") || output.contains("admin"), "{output}");
+    // The banner comes once the node is ready, which a probe may hear a moment before.
+    eventually("the banner says so", async || {
+        let output = server.output().to_lowercase();
+        (output.contains("loopback") || output.contains("admin")).then_some(())
+    })
+    .await;
 }
