@@ -335,9 +335,13 @@ impl SystemState {
         (Outcome::Done, Vec::new())
     }
 
-    /// Whether a token has been there for longer than it was to live, whatever its label says: it
-    /// was made while the clock was ahead. A step more is for a clock that is ahead meanwhile.
+    /// Whether a token that was made while the clock was ahead, so that its label lies ahead as well,
+    /// has been there for longer than it was to live. A step more is for a clock that is ahead
+    /// meanwhile.
     fn has_outlived_its_label(&self, id: TokenId, token: &JoinToken) -> bool {
+        if token.created_at <= self.time.own() {
+            return false;
+        }
         let lifetime = token.expires_at.map(|end| end.ms_since(token.created_at));
         let born = self.tokens_born.get(&id);
         lifetime.zip(born).is_some_and(|(lifetime, born)| {
@@ -345,16 +349,15 @@ impl SystemState {
         })
     }
 
-    /// Forgets tokens that are used up, or have been there for longer than they were to live. One
-    /// that is over by its label alone may be good again once the clock is right: it goes only
-    /// where the table is full.
+    /// Forgets tokens that are used up. One whose time is over may be good again once the clock is
+    /// right: it goes only where the table is full.
     fn forget_spent_tokens(&mut self) {
         let is_full = self.tokens.len() >= TOKENS_MAX;
         let now = self.time.own();
         let spent = self.tokens.iter().filter(|(id, token)| {
-            token.uses_left == Some(0)
-                || self.has_outlived_its_label(**id, token)
-                || is_full && token.why_not(now).is_some()
+            let is_over =
+                || token.why_not(now).is_some() || self.has_outlived_its_label(**id, token);
+            token.uses_left == Some(0) || is_full && is_over()
         });
         let spent: Vec<TokenId> = spent.map(|(id, _)| *id).collect();
         for id in spent {

@@ -53,8 +53,21 @@ fn a_token_made_while_the_clock_was_ahead_does_not_live_until_then() {
     }
     assert_eq!(AGE_STEP_MS_MAX, HOUR.unsigned_abs(), "what it may live longer");
     assert!(is_refused(&at(&mut state, NOW + 121 * 60_000, admit(9, 2, Some(1)))));
-    at(&mut state, NOW + 121 * 60_000, token_of(NOW, 2));
-    assert_eq!(state.join_tokens().count(), 1);
+}
+
+#[test]
+fn a_token_is_kept_though_the_clock_was_ahead_again_and_again() {
+    let mut state = placed();
+    at(&mut state, NOW, token_of(NOW, 1));
+    for times in 1..=3 {
+        for when in [NOW + times * 24 * HOUR, NOW + times * 1_000] {
+            at(&mut state, when, SystemCommand::LeaderElected { node: node(1) });
+        }
+    }
+    at(&mut state, NOW + 30_000, token_of(NOW + 30_000, 2));
+    assert_eq!(state.join_tokens().count(), 2);
+    let admitted = at(&mut state, NOW + 60_000, admit(8, 1, Some(1)));
+    assert!(matches!(admitted, Outcome::Admitted { .. }), "{admitted:?}");
 }
 
 #[test]
