@@ -46,7 +46,7 @@ fn provoking(mutant: Mutant) -> Plan {
     let processes = Plan { mix: Mix::Processes, hectic: true, ..plan };
     let network = Plan { mix: Mix::Network, hectic: true, ..plan };
     let disks = Plan { mix: Mix::Disks, hectic: true, ..plan };
-    let clocks = Plan { mix: Mix::Clocks, hectic: true, ..plan };
+    let clocks = Plan { secs: 20, mix: Mix::Clocks, ..plan };
     match mutant {
         // Power goes, and there is no other node that knows.
         Mutant::NoLogSync | Mutant::NoEventsSync => Plan { nodes: 1, ..processes },
@@ -64,8 +64,8 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::NoReadRound => Plan { secs: 30, ..network },
         // A node starts again in the middle of an election.
         Mutant::NoVoteOnDisk => Plan { secs: 30, ..processes },
-        // A log is taken away where all is well, which takes a while.
-        Mutant::TrustMissingLog => Plan { secs: 30, mix: Mix::Disks, ..plan },
+        // A log is taken away where tenants are not, of which five nodes have more.
+        Mutant::TrustMissingLog => Plan { nodes: 5, secs: 30, ..disks },
         // A clock is ahead by days when something is asked again, begins to wait, or starts.
         Mutant::ForgetKeysByClock | Mutant::WaitsByWallClock => clocks,
         Mutant::DayRatchet => Plan { secs: 30, ..clocks },
