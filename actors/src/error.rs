@@ -1,5 +1,6 @@
 //! Why an operation on a handle did not do what was asked.
 
+use crate::mutants::{self, Mutant};
 use crate::outcome::Refusal;
 use crate::ports::{ProposeError, StoreError};
 
@@ -72,6 +73,7 @@ impl CallError {
     pub fn after_write(self) -> Self {
         match self {
             Self::Unknown { .. } | Self::DecidedButQuarantined { .. } => self,
+            denied if mutants::is(Mutant::DenyAfterAccept) => denied,
             Self::Quarantined { reason } => Self::DecidedButQuarantined { reason },
             other => Self::Unknown { why: format!("it was accepted, and then: {other}") },
         }

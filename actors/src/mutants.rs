@@ -45,11 +45,23 @@ pub enum Mutant {
     NoReadRound,
     /// A vote is not written down.
     NoVoteOnDisk,
+    /// A node whose log is gone begins a new one.
+    TrustMissingLog,
+    /// Idempotency keys grow old by the wall clock of whoever wrote the entry.
+    ForgetKeysByClock,
+    /// What failed after a command was accepted says that nothing changed.
+    DenyAfterAccept,
+    /// A duration of a step is a moment of the wall clock.
+    WaitsByWallClock,
+    /// The runs of a day are counted for the latest day that a clock ever said.
+    DayRatchet,
+    /// A job is created again under an idempotency key that was used before.
+    JobsWithoutKeys,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -63,6 +75,12 @@ impl Mutant {
         Self::NoReadIndex,
         Self::NoReadRound,
         Self::NoVoteOnDisk,
+        Self::TrustMissingLog,
+        Self::ForgetKeysByClock,
+        Self::DenyAfterAccept,
+        Self::WaitsByWallClock,
+        Self::DayRatchet,
+        Self::JobsWithoutKeys,
     ];
 
     /// Its name on the command line.
@@ -81,6 +99,12 @@ impl Mutant {
             Self::NoReadIndex => "no-read-index",
             Self::NoReadRound => "no-read-round",
             Self::NoVoteOnDisk => "no-vote-on-disk",
+            Self::TrustMissingLog => "trust-missing-log",
+            Self::ForgetKeysByClock => "forget-keys-by-clock",
+            Self::DenyAfterAccept => "deny-after-accept",
+            Self::WaitsByWallClock => "waits-by-wall-clock",
+            Self::DayRatchet => "day-ratchet",
+            Self::JobsWithoutKeys => "jobs-without-keys",
         }
     }
 }

@@ -133,6 +133,9 @@ pub struct Board {
     pub told: Cell<u64>,
     /// The limits of every tenant that was ever acknowledged.
     pub limits: RefCell<BTreeMap<String, Limits>>,
+    /// By how many days the clock of each node was wrong, one time after the other; nodes by their
+    /// places.
+    pub days_off: RefCell<BTreeMap<usize, Vec<i64>>>,
     /// The runs that must be in the log of a tenant that was not deleted, with their steps.
     pub runs: RefCell<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
 }
@@ -164,6 +167,7 @@ impl Board {
             objects_tenant: RefCell::default(),
             told: Cell::default(),
             limits: RefCell::default(),
+            days_off: RefCell::default(),
             runs: RefCell::default(),
         })
     }

@@ -45,6 +45,8 @@ fn provoking(mutant: Mutant) -> Plan {
     let plan = Plan { secs: 15, mutant: Some(mutant), ..Plan::new(0) };
     let processes = Plan { mix: Mix::Processes, hectic: true, ..plan };
     let network = Plan { mix: Mix::Network, hectic: true, ..plan };
+    let disks = Plan { mix: Mix::Disks, hectic: true, ..plan };
+    let clocks = Plan { secs: 20, mix: Mix::Clocks, ..plan };
     match mutant {
         // Power goes, and there is no other node that knows.
         Mutant::NoLogSync | Mutant::NoEventsSync => Plan { nodes: 1, ..processes },
@@ -54,14 +56,21 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::ForgetTerms => processes,
         Mutant::TermsByWallClock => Plan { secs: 20, hectic: true, ..plan },
         // The disk of who leads is full, so that others have what it lacks when it starts again.
-        Mutant::RestoreLeader => Plan { mix: Mix::Disks, hectic: true, ..plan },
+        Mutant::RestoreLeader => disks,
         // Answers are lost on the way to clients and between nodes.
-        Mutant::NoIdempotencyKeys | Mutant::NoRequestNames => network,
+        Mutant::NoIdempotencyKeys | Mutant::NoRequestNames | Mutant::JobsWithoutKeys => network,
         // Somebody asks elsewhere about what was just written, or asks who has been replaced.
         Mutant::NoReadIndex => plan,
         Mutant::NoReadRound => Plan { secs: 30, ..network },
         // A node starts again in the middle of an election.
         Mutant::NoVoteOnDisk => Plan { secs: 30, ..processes },
+        // A log is taken away where tenants are not, of which five nodes have more.
+        Mutant::TrustMissingLog => Plan { nodes: 5, secs: 30, ..disks },
+        // A clock is ahead by days when something is asked again, begins to wait, or starts.
+        Mutant::ForgetKeysByClock | Mutant::WaitsByWallClock => clocks,
+        Mutant::DayRatchet => Plan { secs: 30, ..clocks },
+        // The control plane has accepted what a tenant's group has no room for.
+        Mutant::DenyAfterAccept => disks,
     }
 }
 

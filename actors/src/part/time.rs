@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Overlay;
 use crate::codec;
+use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
 
@@ -81,7 +82,8 @@ impl PartTime {
         // A pause that does not begin with the last entry was measured beside another one.
         let watched = pause.filter(|pause| pause.since == self.own).map(|pause| pause.ms);
         let step = watched.unwrap_or_else(|| at.ms_since(before).min(AGE_STEP_MS_MAX));
-        self.aged = self.aged.plus_ms(step);
+        self.aged =
+            if mutants::is(Mutant::ForgetKeysByClock) { at } else { self.aged.plus_ms(step) };
         self.own = at;
         let is_set_back = before.ms_since(at) > SKEW_MS_MAX;
         self.now = if is_set_back { at } else { before.max(at) };

@@ -130,7 +130,8 @@ impl TenantState {
         self.settled.extend(rows::job(self.meta.next_job_seq, &record));
         self.meta.next_job_seq += 1;
         self.audit(cause, "job_created", &job.to_string(), None);
-        self.calls.remember(idempotency.as_ref(), self.time.aged(), Made::Job(*job, *run));
+        let call = idempotency.as_ref().filter(|_| !mutants::is(Mutant::JobsWithoutKeys));
+        self.calls.remember(call, self.time.aged(), Made::Job(*job, *run));
         Ok(Outcome::Job { job: *job, run: *run, replayed: false })
     }
 

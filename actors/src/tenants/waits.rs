@@ -17,6 +17,7 @@ use super::TenantMessage;
 use super::actor::TenantShell;
 use super::steps::{self, StepKey};
 use crate::json::Json;
+use crate::mutants::{self, Mutant};
 use crate::seams::Timestamp;
 use crate::tenant::{StepState, TenantState, Wait, Waiting};
 
@@ -94,6 +95,9 @@ impl TenantShell {
 
     /// Whether the step waits for a moment of the wall clock.
     fn is_until(&self, (run, step, attempt): StepKey) -> bool {
+        if mutants::is(Mutant::WaitsByWallClock) {
+            return true;
+        }
         let state = step_of(&self.runner.machine, (run, step, attempt));
         let is_timer = state.is_some_and(|state| matches!(state.waiting, Waiting::Timer(_)));
         let live = self.runner.machine.runs().get(&run);

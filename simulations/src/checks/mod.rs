@@ -21,8 +21,10 @@ use std::fmt;
 use stateright::semantics::register::Register;
 
 use crate::board::Board;
+use crate::seams;
 use crate::workload::SharedObject;
 use lock_spec::Lock;
+use quotas::Turns;
 pub use replicas::Logs;
 
 /// A promise that was broken: which, and how it shows.
@@ -49,8 +51,10 @@ pub fn whole(board: &Board, disks: &[Logs]) -> Checked {
     }
     board.objects.borrow().iter().try_for_each(SharedObject::check)?;
     let (limits, runs) = (board.limits.borrow(), board.runs.borrow());
+    let (today, turns) = (seams::start_of_time(), Turns::of(board.days_off.borrow().values()));
     for (tenant, events) in replicas::agreed(disks)? {
-        quotas::check(&tenant, limits.get(&tenant).copied().unwrap_or_default(), &events)?;
+        let limits = limits.get(&tenant).copied().unwrap_or_default();
+        quotas::check(&tenant, limits, (today, &turns), &events)?;
         if let Some(runs) = runs.get(&tenant) {
             steps::check(&tenant, runs, &events)?;
         }

@@ -14,6 +14,11 @@ use crate::trace;
 /// shorter than the rest of that day.
 const START_MS: i64 = 1_893_492_000_000;
 
+/// The moment at which every run starts, by the clocks that are right.
+pub const fn start_of_time() -> Timestamp {
+    Timestamp(START_MS)
+}
+
 /// A wall clock: virtual time, how far this host's clock is off, and how much it gains.
 #[derive(Debug, Clone, Default)]
 pub struct SimClock {

@@ -5,7 +5,7 @@ mod disk;
 mod tcp;
 mod udp;
 
-pub use chance::{SeededEntropy, SimClock};
+pub use chance::{SeededEntropy, SimClock, start_of_time};
 pub use disk::{DiskFaultsSeen, Process, TracedDisk};
 pub use tcp::SimTcp;
 pub use udp::{Air, Odds, SimUdp};

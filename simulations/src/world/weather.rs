@@ -366,6 +366,7 @@ impl World {
             }
             Passing::ClockDays(at, days) => {
                 self.seats[*at].host.clock.set_offset_ms(days * DAY_MS);
+                self.board.days_off.borrow_mut().entry(*at).or_default().push(*days);
                 self.count(Fault::ClockDays);
             }
             Passing::BadAir(at) => {
