@@ -28,7 +28,7 @@ use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse
 use crate::seams::Timestamp;
 use crate::tenant::{StepStatus, TenantState};
 use crate::workflow::spec::{Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis, wait_secs};
-use crate::workflow::template::{Context, Offer, has_templates};
+use crate::workflow::template::{Context, Offer, has_templates, is_template};
 
 /// Other steps of one tenant that may be performed at once.
 const LOCAL_PER_TENANT_MAX: usize = 64;
@@ -38,6 +38,9 @@ const LOCAL_MAX: usize = 512;
 const SUSPECTED_DEATHS: u32 = 2;
 /// An attempt that has gone on for so long is not what ends the process.
 const HARMLESS_AFTER: Duration = Duration::from_secs(5);
+/// Longest step, and longest answer of a service, that are read where the task runs, bytes: handing them
+/// to another thread and back would take longer.
+const READ_HERE_BYTES_MAX: usize = 64 << 10;
 /// First wait before a result is proposed again; doubled each time.
 const PROPOSE_RETRY_MIN: Duration = Duration::from_millis(20);
 /// Longest wait before a result is proposed again.
@@ -96,6 +99,8 @@ pub struct StepTask {
     input: Json,
     /// Outputs of completed steps, by id, with their indices.
     outputs: BTreeMap<String, (u16, Json)>,
+    /// Whether it is short and nothing is to be filled in.
+    is_plain: bool,
 }
 
 /// Why an attempt failed.
@@ -124,7 +129,7 @@ impl StepTask {
         let outputs = completed.filter_map(|(index, (spec, state))| {
             Some((spec.id.clone(), (index, state.output.clone()?)))
         });
-        let has_templates = spec.json.as_str().contains("{{");
+        let has_templates = is_template(spec.json.as_str());
         Some(Self {
             run,
             attempt,
@@ -135,6 +140,7 @@ impl StepTask {
             backoff_ms: spec.backoff_ms,
             input: live.input.clone(),
             outputs: if has_templates { outputs.collect() } else { BTreeMap::new() },
+            is_plain: !has_templates && spec.json.as_str().len() <= READ_HERE_BYTES_MAX,
         })
     }
 }
@@ -188,7 +194,12 @@ async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> Step
         alone = link.deps.gates.suspects.acquire().await.ok();
     }
     let (number, max_attempts, backoff_ms) = (task.attempt, task.max_attempts, task.backoff_ms);
-    let _note = UnderWayNote { link, key };
+    // What only says a value cannot end the process.
+    let note = (!task.is_plain || is_call(&task.spec)).then(|| UnderWayNote {
+        link,
+        key,
+        is_here: task.is_plain,
+    });
     let mut attempting = std::pin::pin!(AssertUnwindSafe(attempt(link, task, key)).catch_unwind());
     let done = match tokio::time::timeout(HARMLESS_AFTER, &mut attempting).await {
         Ok(done) => done,
@@ -198,6 +209,7 @@ async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> Step
             attempting.await
         }
     };
+    drop(note);
     let done = done.unwrap_or_else(|_| {
         tracing::error!(tenant = %link.tenant, run = %key.run, "a step's task has panicked");
         Err(not_performed())
@@ -221,11 +233,17 @@ fn not_performed() -> Failure {
 struct UnderWayNote<'l> {
     link: &'l Link,
     key: Attempt,
+    /// Whether it was written where the task runs, and not by a worker that may be about to.
+    is_here: bool,
 }
 
 impl Drop for UnderWayNote<'_> {
     fn drop(&mut self) {
-        forget(self.link, self.key);
+        if self.is_here {
+            self.link.deps.under_way.end(&self.key);
+        } else {
+            forget(self.link, self.key);
+        }
     }
 }
 
@@ -278,23 +296,13 @@ enum Prepared {
 }
 
 async fn attempt(link: &Link, task: StepTask, key: Attempt) -> Result<StepResult, Failure> {
-    let renderer = &link.deps.renderer;
     let timeout = Duration::from_millis(task.timeout_ms);
-    let (under_way, seams) = (Arc::clone(&link.deps.under_way), link.deps.seams.clone());
-    let tenant = link.tenant;
-    let prepare = move |tools: Tools| {
-        // Written where it may block, and before anything that may end the process.
-        under_way.begin(&key);
-        if tools.limits.is_cancelled() {
-            // Whoever gave the attempt up may have noted its end before this beginning.
-            under_way.end(&key);
-            return Err(not_performed());
-        }
-        // After the turn was waited for: the wall clock may have been set meanwhile.
-        prepare(tenant, task, tools, seams.clock.now())
+    let prepared = if task.is_plain {
+        prepare_plain(link, &task, &key)
+    } else {
+        prepare_elsewhere(link, task, key).await
     };
-    let prepared = renderer.run(tenant, prepare).await;
-    let request = match prepared.unwrap_or_else(|| Err(not_performed()))? {
+    let request = match prepared? {
         Prepared::Done(result) => return Ok(result),
         Prepared::Call(request) => request,
     };
@@ -304,21 +312,58 @@ async fn attempt(link: &Link, task: StepTask, key: Attempt) -> Result<StepResult
         return Err(Failure { error, retryable: true });
     };
     let response = accepted(answer)?;
-    let read = renderer.run(link.tenant, move |_| succeeded(&output_of(response)?)).await;
+    if response.body.len() <= READ_HERE_BYTES_MAX {
+        return succeeded(&output_of(response)?);
+    }
+    let read = link.deps.renderer.run(link.tenant, move |_| succeeded(&output_of(response)?)).await;
     read.unwrap_or_else(|| Err(not_performed()))
 }
 
-/// Fills the templates in.
-fn prepare(
+/// Prepares a step in which nothing is to be filled in.
+fn prepare_plain(link: &Link, task: &StepTask, key: &Attempt) -> Result<Prepared, Failure> {
+    let action = read_spec(task)?.action;
+    let now = link.deps.seams.clock.now();
+    let prepared = prepared(link.tenant, (task.run, &task.step_id), action, now)?;
+    if matches!(prepared, Prepared::Call(_)) {
+        link.deps.under_way.begin(key);
+    }
+    Ok(prepared)
+}
+
+/// Fills templates in on a worker's thread, in the tenant's turn.
+async fn prepare_elsewhere(link: &Link, task: StepTask, key: Attempt) -> Result<Prepared, Failure> {
+    let (under_way, seams) = (Arc::clone(&link.deps.under_way), link.deps.seams.clone());
+    let tenant = link.tenant;
+    let prepare = move |tools: Tools| {
+        // Before anything that may end the process.
+        under_way.begin(&key);
+        if tools.limits.is_cancelled() {
+            // Whoever gave the attempt up may have noted its end before this beginning.
+            under_way.end(&key);
+            return Err(not_performed());
+        }
+        let action = read_spec(&task)?.action;
+        let (run, step_id) = (task.run, task.step_id.clone());
+        let action = render(task, tools, action)?;
+        // After the turn was waited for: the wall clock may have been set meanwhile.
+        prepared(tenant, (run, &step_id), action, seams.clock.now())
+    };
+    link.deps.renderer.run(tenant, prepare).await.unwrap_or_else(|| Err(not_performed()))
+}
+
+fn read_spec(task: &StepTask) -> Result<StepSpec, Failure> {
+    serde_json::from_str(task.spec.as_str())
+        .map_err(|error| Failure::fatal(format!("the step cannot be read: {error}")))
+}
+
+/// What an action without templates comes to.
+fn prepared(
     tenant: TenantId,
-    task: StepTask,
-    tools: Tools,
+    (run, step_id): (RunId, &str),
+    action: Action,
     now: Timestamp,
 ) -> Result<Prepared, Failure> {
-    let spec: StepSpec = serde_json::from_str(task.spec.as_str())
-        .map_err(|error| Failure::fatal(format!("the step cannot be read: {error}")))?;
-    let (run, step_id) = (task.run, task.step_id.clone());
-    Ok(match render(task, tools, spec.action)? {
+    Ok(match action {
         Action::Set { output } => Prepared::Done(succeeded(&output)?),
         Action::Script {} | Action::Unknown => {
             return Err(Failure::fatal("this node cannot perform this type of action"));
@@ -335,7 +380,7 @@ fn prepare(
                     json::DEPTH_MAX
                 )));
             }
-            Prepared::Call(request(tenant, (run, &step_id), method, url, headers, body))
+            Prepared::Call(request(tenant, (run, step_id), method, url, headers, body))
         }
     })
 }

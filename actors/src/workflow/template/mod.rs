@@ -101,7 +101,8 @@ pub fn has_templates(value: &Value) -> bool {
     }
 }
 
-fn is_template(text: &str) -> bool {
+/// Whether a text has the marks of a template.
+pub fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%") || text.contains("{#")
 }
 
