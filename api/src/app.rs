@@ -14,13 +14,13 @@ use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{Call, Handles};
 use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::Seams;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use crate::attempt::Attempt;
 use crate::auth::{Guard, Who};
-use crate::bodies::Bodies;
 use crate::metrics::Metrics;
+use crate::pool::{Pool, Share, Whose};
 use crate::problem::Problem;
 use crate::same_origin::OwnNames;
 use crate::tenant_scope::Tenant;
@@ -48,10 +48,10 @@ pub(crate) struct Shared {
     /// What requests may call this node, where it asks for no credential.
     pub(crate) own_names: OwnNames,
     /// The bodies under way.
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: Pool,
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
-    pub(crate) long_polls: Arc<Semaphore>,
+    pub(crate) long_polls: Pool,
     /// Whether the server stops: then who waits on purpose is sent away.
     pub(crate) stopping: watch::Sender<bool>,
     /// The OpenAPI document, once it was asked for.
@@ -69,9 +69,10 @@ impl App {
     }
 
     /// A place for a request that waits on purpose. Fewer than there are connections, so that
-    /// short requests find room however many wait.
-    pub(crate) fn long_poll(&self) -> Result<OwnedSemaphorePermit, CallError> {
-        Arc::clone(&self.long_polls).try_acquire_owned().map_err(|_| CallError::NodeBusy)
+    /// short requests find room however many wait; and no tenant has them all.
+    pub(crate) fn long_poll(&self, whose: Whose) -> Result<Share, CallError> {
+        let mut place = self.long_polls.share(whose);
+        if place.take(1) { Ok(place) } else { Err(CallError::NodeBusy) }
     }
 
     /// Waits until the server stops.

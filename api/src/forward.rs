@@ -199,7 +199,7 @@ pub(crate) async fn to_owner<W: Ways>(
     if wait_of(&parts, &body).is_zero() {
         return Journey::new(&layer, owner, parts, body).go(&next).await;
     }
-    let _place = match layer.app.long_poll() {
+    let _place = match layer.app.long_poll(whose) {
         Ok(place) => place,
         Err(busy) => return Problem::from(busy).into_response(),
     };

@@ -13,7 +13,6 @@
 mod app;
 mod attempt;
 mod auth;
-mod bodies;
 mod carried;
 mod cluster;
 mod cursors;
@@ -32,6 +31,7 @@ mod openapi;
 mod operations;
 mod pages;
 mod payload;
+mod pool;
 mod problem;
 mod refusals;
 mod reply;
@@ -48,7 +48,7 @@ mod wording;
 mod workflows;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::Router;
@@ -57,7 +57,7 @@ use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
 use shiioo_actors::secret::SecretHash;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use crate::metrics::ExtraMetrics;
@@ -120,9 +120,9 @@ impl Api {
             heartbeat_interval: config.heartbeat_interval,
             guard: auth::Guard::new(config.admin_token),
             own_names: same_origin::OwnNames::new(&config.api_hosts),
-            bodies: bodies::Bodies::default(),
+            bodies: pool::Pool::new(pool::BODIES_BYTES_MAX, 1),
             metrics: metrics::Metrics::new(templates, config.extra_metrics),
-            long_polls: Arc::new(Semaphore::new(config.descriptors.long_polls)),
+            long_polls: pool::Pool::new(config.descriptors.long_polls, pool::LONG_POLLS_MULTIPLE),
             stopping: watch::Sender::new(false),
             openapi: OnceLock::new(),
         });

@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Duration, timeout};
 
 use crate::app::App;
-use crate::bodies::Share;
+use crate::pool::Share;
 use crate::problem::{Code, Problem};
 use crate::values::{self, Unfit};
 use crate::wording;

@@ -14,7 +14,7 @@ use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
 use shiioo_actors::secret::SecretHash;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::*;
@@ -55,9 +55,9 @@ fn app(admin_token: Option<&str>) -> App {
             watch::channel(admin_token.map(|it| SecretHash::of_admin_token(it.as_bytes()))).1,
         ),
         own_names: crate::same_origin::OwnNames::default(),
-        bodies: crate::bodies::Bodies::default(),
+        bodies: crate::pool::Pool::new(crate::pool::BODIES_BYTES_MAX, 1),
         metrics: Metrics::new([PATH].into_iter(), Vec::new()),
-        long_polls: Arc::new(Semaphore::new(LONG_POLLS)),
+        long_polls: crate::pool::Pool::new(LONG_POLLS, 1 << 20),
         stopping: watch::Sender::new(false),
         openapi: OnceLock::new(),
     })
