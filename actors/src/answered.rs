@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec;
 use crate::command::Origin;
+use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::outcome::Outcome;
 use crate::part::Overlay;

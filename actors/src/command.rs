@@ -10,15 +10,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use crate::codec::{self, DecodeError};
-use crate::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
-use crate::json::Json;
+use crate::domain::codec::{self, DecodeError};
+use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
+use crate::domain::json::Json;
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::{TenantChange, TenantRecord};
+use crate::domain::workflow::Workflow;
 use crate::part::Pause;
 use crate::seams::Timestamp;
-use crate::secret::SecretHash;
 use crate::system::{Authority, JoinToken};
-use crate::tenant_record::{TenantChange, TenantRecord};
-use crate::workflow::Workflow;
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::secret::SecretBytes;
-use crate::workflow::{Workflow, spec};
+use crate::domain::secret::SecretBytes;
+use crate::domain::workflow::{Workflow, spec};
 
 /// Planted in every text and payload of a command.
 const PLANTED: &str = "planted-secret";

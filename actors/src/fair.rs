@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::ids::TenantId;
+use crate::domain::ids::TenantId;
 
 /// A gate. Clones are the same gate.
 #[derive(Debug, Clone)]

@@ -5,19 +5,17 @@
 //! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
 
 mod answered;
-pub mod codec;
 pub mod command;
 pub mod control;
 pub mod descriptors;
+pub mod domain;
 pub mod elector;
 pub mod error;
 pub mod fair;
 pub mod handles;
 pub mod heartbeat;
 pub mod idempotency;
-pub mod ids;
 pub mod join;
-pub mod json;
 pub mod lock_table;
 pub mod locks;
 mod mailbox;
@@ -33,11 +31,6 @@ pub mod rate;
 mod registering;
 pub mod router;
 pub mod seams;
-pub mod secret;
 pub mod system;
 pub mod tenant;
-pub mod tenant_record;
 pub mod tenants;
-pub mod views;
-pub mod voters;
-pub mod workflow;

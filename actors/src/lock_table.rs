@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::LockCommand;
-use crate::json::Json;
+use crate::domain::json::Json;
 use crate::mutants::{self, Mutant};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::seams::Timestamp;

@@ -19,11 +19,12 @@ use tokio::time::Instant;
 use crate::command::{Member, SystemCommand};
 use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
 use crate::descriptors::DescriptorBudget;
+use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::secret::SecretHash;
 use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::error::CallError;
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
 use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
-use crate::ids::{GroupId, NodeId};
 use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
 use crate::node_calls::NodeCalls;
@@ -35,7 +36,6 @@ use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::registering::{Registrar, keep_known, register};
 use crate::router::{Router, RouterSources};
 use crate::seams::Seams;
-use crate::secret::SecretHash;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,

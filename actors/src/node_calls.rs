@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::codec;
 use crate::command::{COMMAND_VERSION, Envelope};
+use crate::domain::codec;
+use crate::domain::ids::GroupId;
 use crate::elector::Elector;
 use crate::error::CallError;
-use crate::ids::GroupId;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{Declined, GroupStatus, Ledger, PeerError, Peers, ProposeError, Service};
 use crate::seams::Clock;

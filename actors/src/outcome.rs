@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, NodeId, RunId, TenantId, TokenId};
-use crate::json::Json;
+use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
+use crate::domain::json::Json;
+use crate::domain::tenant::{Quota, TenantRecord};
 use crate::seams::Timestamp;
-use crate::tenant_record::{Quota, TenantRecord};
 
 /// The answer of a state machine to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

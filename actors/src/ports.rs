@@ -22,9 +22,9 @@ pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
 
 use crate::command::Envelope;
 use crate::descriptors::is_exhausted;
-use crate::ids::{GroupId, Part, Position, TenantId};
+use crate::domain::ids::{GroupId, Part, Position, TenantId};
+use crate::domain::voters::Voters;
 use crate::outcome::Outcome;
-use crate::voters::Voters;
 
 /// A boxed future, for ports that are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -3,7 +3,7 @@
 //! A token bucket would let nearly twice the limit through in some window of 60 s; here a request
 //! counts from the beginning of its second to the end of that second a minute later.
 
-use crate::views::RateLimit;
+use crate::domain::views::RateLimit;
 
 /// Length of the window, seconds.
 const WINDOW_SECS: u64 = 60;

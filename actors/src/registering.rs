@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use crate::command::{Member, SystemCommand};
 use crate::control::Control;
+use crate::domain::ids::GroupId;
+use crate::domain::secret::SecretHash;
 use crate::error::CallError;
 use crate::handles::Cluster;
-use crate::ids::GroupId;
 use crate::node::{Founding, StartError};
 use crate::outcome::Outcome;
 use crate::ports::Leadership;
-use crate::secret::SecretHash;
 use crate::system::SystemState;
 
 /// Tenant groups of a region.

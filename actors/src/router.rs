@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::command::Envelope;
 use crate::control::Directory;
+use crate::domain::ids::GroupId;
 use crate::error::CallError;
 use crate::heartbeat::Claim;
-use crate::ids::GroupId;
 use crate::node_calls;
 use crate::outcome::Outcome;
 use crate::ports::{Ledger, PeerError, Peers, ProposeError};

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::str::Utf8Error;
 
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::tenants::TestHook;
 
 use crate::app::Ctx;

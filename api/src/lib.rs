@@ -53,10 +53,10 @@ use std::time::Duration;
 
 use axum::Router;
 use shiioo_actors::descriptors::DescriptorBudget;
+use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
 use shiioo_actors::seams::{Seams, TcpListen};
-use shiioo_actors::secret::SecretHash;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::WorkflowSource;
+use shiioo_actors::domain::ids::{RunId, TenantId};
+use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::views::{RunView, StepView};
+use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
 use shiioo_actors::handles::NewRun;
-use shiioo_actors::ids::{RunId, TenantId};
-use shiioo_actors::json::Json;
 use shiioo_actors::outcome::RunStatus;
 use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::{RunView, StepView};
-use shiioo_actors::workflow::spec::{self, WorkflowSpec};
 use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 

@@ -5,7 +5,7 @@
 //! | request | version `u16`, then [`Asked`] |
 //! | answer | version `u16`, then [`Answer`] |
 //!
-//! Both in the encoding of `shiioo_actors::codec`. A node that gets another version than its own
+//! Both in the encoding of `shiioo_actors::domain::codec`. A node that gets another version than its own
 //! has not done anything: it declines.
 //!
 //! Invariants: credentials do not travel, who asked does; what belongs to one connection
@@ -21,8 +21,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use shiioo_actors::codec;
 use shiioo_actors::command::Origin;
+use shiioo_actors::domain::codec;
 use tokio::time::{Duration, Instant};
 
 use crate::app::Caller;

@@ -13,7 +13,7 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::ids::NodeId;
+use shiioo_actors::domain::ids::NodeId;
 use shiioo_actors::join::PeerRow;
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Seams;

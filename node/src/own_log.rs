@@ -4,7 +4,7 @@
 //! a log that is missing is never taken for one that is still to be begun. The identity names the log
 //! by its id, which stands in every segment of it.
 
-use shiioo_actors::ids::Part;
+use shiioo_actors::domain::ids::Part;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::part::{Machine as _, Overlay};
 use shiioo_actors::ports::{StoreError, Stores as _};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position, RunId, TenantId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position, RunId, TenantId};
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Row, Store, StoreError, Stores};
 use shiioo_actors::seams::Timestamp;
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::StoreError;
 
 use crate::disk::{Disk, OpenMode, store_error};

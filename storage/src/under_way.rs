@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shiioo_actors::ids::{RunId, TenantId};
+use shiioo_actors::domain::ids::{RunId, TenantId};
 use shiioo_actors::ports::{Attempt, DEATHS_MAX, UnderWay};
 use uuid::Uuid;
 

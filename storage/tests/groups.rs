@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::seams::Tcp;
 use tokio::sync::watch;
 

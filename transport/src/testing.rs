@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use ring::digest::{SHA256, digest};
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
 
 /// Entropy from a seed: the hashes of a counter.

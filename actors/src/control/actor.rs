@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Control, ControlMessage, Directory, Placed, Syncs};
+use crate::domain::ids::{GroupId, Part, TenantId};
+use crate::domain::secret::SecretHash;
 use crate::heartbeat::Heartbeats;
-use crate::ids::{GroupId, Part, TenantId};
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
 use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::router::Router;
 use crate::seams::Seams;
-use crate::secret::SecretHash;
 use crate::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use crate::ids::{Epoch, GroupId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, TenantId};
 
 /// Where a tenant lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,9 +24,9 @@ pub use directory::{Directory, Placed};
 pub use message::ControlMessage;
 
 use crate::command::{Command, SystemCommand, TenantCommand};
+use crate::domain::ids::{GroupId, TenantId};
 use crate::error::CallError;
 use crate::handles::Call;
-use crate::ids::{GroupId, TenantId};
 use crate::mailbox::{asked, born, call, until};
 use crate::outcome::Outcome;
 use crate::part::PartQueue;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::command::Envelope;
-use crate::ids::{Part, Position};
+use crate::domain::ids::{Part, Position};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
     Service, StoreError,
@@ -86,7 +86,7 @@ impl Ledger for Scripted {
 
     fn durable(&self, _: GroupId, _: Part, _: Position) {}
 
-    fn voters(&self, _: GroupId) -> Option<crate::voters::Voters> {
+    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
         None
     }
 

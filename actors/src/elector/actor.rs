@@ -10,7 +10,7 @@ use super::message::ElectorMessage;
 use super::state::Announcements;
 use crate::command::SystemCommand;
 use crate::control::Control;
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 use crate::ports::Leadership;
 
 /// How long one announcement may take.

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
+use crate::domain::ids::GroupId;
 use crate::error::CallError;
 use crate::heartbeat::{Claim, Heartbeats};
-use crate::ids::GroupId;
 use crate::outcome::Refusal;
 use crate::ports::{Leadership, Ledger};
 use state::successor;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::views::NodeStatus;
 use crate::heartbeat::MemberHealth;
 use crate::ports::{Leadership, ReplicaStatus};
-use crate::views::NodeStatus;
 
 /// The elector's state.
 #[derive(Debug, Default)]

@@ -11,22 +11,22 @@ use tokio::time::Instant;
 
 use crate::command::SystemCommand;
 use crate::control::{Control, Directory};
+use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::json::Json;
+use crate::domain::views::{
+    GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
+    ReplicaView, Weighed,
+};
 use crate::elector::Elector;
 use crate::error::CallError;
 use crate::handles::{Call, Created};
 use crate::heartbeat::Heartbeats;
-use crate::ids::{GroupId, NodeId};
-use crate::json::Json;
 use crate::node_calls;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{GroupStatus, Ledger};
 use crate::router::Router;
 use crate::seams::{Seams, Timestamp};
 use crate::system::{NodeRecord, SystemState};
-use crate::views::{
-    GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
-    ReplicaView, Weighed,
-};
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);

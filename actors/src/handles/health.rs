@@ -8,11 +8,11 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Cluster;
 use super::cluster::without_texts;
+use crate::domain::ids::GroupId;
+use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
+use crate::domain::voters::{Voters, quorum};
 use crate::heartbeat::MemberHealth;
-use crate::ids::GroupId;
 use crate::system::SystemState;
-use crate::views::{ClusterHealth, NodeRole, NodeStatus};
-use crate::voters::{Voters, quorum};
 
 /// How long a look at this node's own view may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);

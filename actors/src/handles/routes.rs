@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Tenants;
+use crate::domain::ids::{GroupId, TenantId};
 use crate::error::CallError;
-use crate::ids::{GroupId, TenantId};
 use crate::origins::{Origins, UnderWay};
 use crate::ports::{PeerError, Service};
 use crate::router::{Lead, Router};

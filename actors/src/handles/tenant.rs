@@ -10,10 +10,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::tenants::{unanswered, unexpected};
 use crate::command::{Command, TenantCommand, WorkflowSource};
 use crate::control::Placed;
+use crate::domain::ids::{JobId, RunId, TenantId};
+use crate::domain::json::Json;
+use crate::domain::tenant::TenantStatus;
+use crate::domain::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
+use crate::domain::workflow::Workflow;
 use crate::error::CallError;
 use crate::handles::{Call, Created};
-use crate::ids::{JobId, RunId, TenantId};
-use crate::json::Json;
 use crate::locks::Space;
 use crate::mailbox::{asked, born, call, until};
 #[cfg(feature = "mutants")]
@@ -23,10 +26,7 @@ use crate::part::PartQueue;
 use crate::ports::{Ledger, StoreError};
 use crate::seams::Seams;
 use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
-use crate::tenant_record::TenantStatus;
 use crate::tenants::{TenantMessage, TenantReader};
-use crate::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
-use crate::workflow::Workflow;
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
 pub struct TenantHandle {

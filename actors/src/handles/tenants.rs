@@ -8,17 +8,17 @@ use tokio::time::Instant;
 
 use crate::command::SystemCommand;
 use crate::control::{Control, Directory, Placed};
+use crate::domain::ids::{GroupId, NodeId, Part, TenantId};
+use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
+use crate::domain::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
 use crate::error::CallError;
 use crate::handles::{Call, Created, TenantHandle};
-use crate::ids::{GroupId, NodeId, Part, TenantId};
 use crate::mailbox::call;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{Ledger, StoreError, StoreStats, Stores};
 use crate::seams::{Seams, Timestamp};
 use crate::system::SystemState;
-use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
-use crate::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
 
 /// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.
 const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);

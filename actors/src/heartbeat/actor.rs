@@ -13,11 +13,11 @@ use super::lives::{Hello, Life, Lives, OwnLife, Welcome};
 use super::members::{Beat, Claim, Members};
 use super::message::HeartbeatMessage;
 use super::state::Listener;
-use crate::codec;
-use crate::ids::{GroupId, NodeId};
+use crate::domain::codec;
+use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::views::NodeStatus;
 use crate::ports::{Ledger, Peers, Service};
 use crate::seams::Seams;
-use crate::views::NodeStatus;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;

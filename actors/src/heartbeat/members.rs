@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::domain::views::NodeStatus;
 use crate::seams::Timestamp;
-use crate::views::NodeStatus;
 
 /// A clock that differs by more than this is wrong, milliseconds.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;

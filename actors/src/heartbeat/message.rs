@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use super::{Beat, Heard, Hello, Life, MemberHealth, Welcome};
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 
 /// A message to the heartbeat monitor.
 #[derive(Debug)]

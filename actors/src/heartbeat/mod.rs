@@ -29,9 +29,9 @@ pub use members::{Beat, Claim, MemberHealth};
 pub use message::HeartbeatMessage;
 pub use state::Heard;
 
-use crate::codec;
+use crate::domain::codec;
+use crate::domain::ids::NodeId;
 use crate::error::CallError;
-use crate::ids::NodeId;
 use crate::mailbox::call;
 use crate::ports::Declined;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 use crate::seams::Timestamp;
 
 /// What has been heard of a node.

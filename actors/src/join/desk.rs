@@ -10,11 +10,11 @@ use super::token::{Prover, proof};
 use super::{JoinAnswer, JoinReply, JoinRequest};
 use crate::command::{Member, SystemCommand};
 use crate::control::Control;
-use crate::ids::{NodeId, TokenId};
+use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::secret::is_same;
 use crate::outcome::{Outcome, Refusal};
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
 use crate::seams::Seams;
-use crate::secret::is_same;
 use crate::system::{Authority, JoinToken, SystemState};
 
 /// How long letting a node in may take.

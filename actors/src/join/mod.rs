@@ -23,9 +23,9 @@ use uuid::Uuid;
 pub use desk::{CertificateIssuer, JoinDesk};
 pub use token::{JoinSecret, ParseTokenError, Prover, proof};
 
-use crate::codec;
 use crate::command::Member;
-use crate::ids::TokenId;
+use crate::domain::codec;
+use crate::domain::ids::TokenId;
 use crate::ports::Peer;
 
 /// The shape of requests and answers that this program speaks.
@@ -63,7 +63,7 @@ pub struct PeerRow {
     /// Its id in Raft groups.
     pub raft_id: u64,
     /// Its node id.
-    pub node: crate::ids::NodeId,
+    pub node: crate::domain::ids::NodeId,
     /// `host:port` of its QUIC socket.
     pub addr: String,
 }

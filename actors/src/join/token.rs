@@ -4,9 +4,9 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::ids::TokenId;
+use crate::domain::ids::TokenId;
+use crate::domain::secret::SecretHash;
 use crate::seams::Entropy;
-use crate::secret::SecretHash;
 use crate::system::SHARED_SECRET;
 
 /// What a token made by a cluster begins with: kind and version.
@@ -138,7 +138,7 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::is_same;
+    use crate::domain::secret::is_same;
 
     #[derive(Debug)]
     struct Sevens;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
 use super::state::{Admission, LockQueues, Over};
 use crate::command::LockCommand;
+use crate::domain::views::Acquired;
 use crate::error::CallError;
 use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
@@ -17,7 +18,6 @@ use crate::mutants::{self, Mutant};
 use crate::outcome::{LockView, Outcome};
 use crate::ports::{Ledger, ProposeError};
 use crate::seams::{Seams, Timestamp};
-use crate::views::Acquired;
 
 /// First wait between two attempts to have a term expired; doubled each time.
 const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);

@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, SystemCommand};
-use crate::ids::{Part, Position};
+use crate::domain::ids::{Part, Position};
+use crate::domain::voters::Voters;
 use crate::outcome::Outcome;
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
 };
 use crate::seams::{Clock, Entropy, Seams, Timestamp};
-use crate::voters::Voters;
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]

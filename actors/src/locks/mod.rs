@@ -27,13 +27,13 @@ pub use actor::{LockActor, LockArguments};
 pub use message::{AcquireRequest, LockMessage, RenewRequest};
 
 use crate::command::{Cause, LockCommand};
+use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::domain::json::Json;
+use crate::domain::views::Acquired;
 use crate::error::CallError;
-use crate::ids::{Epoch, GroupId, TenantId};
-use crate::json::Json;
 use crate::lock_table::LockNotice;
 use crate::mailbox::call;
 use crate::outcome::LockView;
-use crate::views::Acquired;
 
 /// A key space and the group that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

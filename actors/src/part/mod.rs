@@ -26,7 +26,7 @@ pub use runner::{PartDeps, PartRunner};
 pub use time::{AGE_STEP_MS_MAX, PartTime, Pause};
 
 use crate::command::Envelope;
-use crate::ids::Position;
+use crate::domain::ids::Position;
 use crate::outcome::Outcome;
 use crate::ports::{Row, StoreError};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::codec;
+use crate::domain::codec;
 use crate::ports::{Found, Row, Store, StoreError};
 
 /// A part's rows.
@@ -255,7 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::Position;
+    use crate::domain::ids::Position;
     use crate::ports::{BoxFuture, StoreStats};
 
     /// Rows in a map: enough of a store to read from.

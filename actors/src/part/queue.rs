@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::{AGE_STEP_MS_MAX, Pause};
-use crate::codec;
-use crate::ids::Position;
+use crate::domain::codec;
+use crate::domain::ids::Position;
 use crate::ports::{Handed, Payload, Reply};
 use crate::seams::Timestamp;
 
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
     use crate::command::{COMMAND_VERSION, Command, Envelope, SystemCommand, TenantCommand};
-    use crate::ids::{Epoch, NodeId};
+    use crate::domain::ids::{Epoch, NodeId};
     use crate::outcome::Outcome;
 
     /// An entry of about `bytes` bytes, whose proposer counts in `told`.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use super::{Machine, Overlay};
 use crate::command::Envelope;
-use crate::ids::Position;
+use crate::domain::ids::Position;
 use crate::ports::Found;
 
 /// An entry, and whether the second machine is written down and loaded again after it.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::queue::Batch;
 use super::{Machine, Overlay, PartQueue};
-use crate::codec;
 use crate::command::Envelope;
-use crate::ids::{GroupId, Part, Position};
+use crate::domain::codec;
+use crate::domain::ids::{GroupId, Part, Position};
 use crate::outcome::Outcome;
 use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::command::{Command, TenantCommand};
-use crate::ids::{Epoch, TenantId};
+use crate::domain::ids::{Epoch, TenantId};
 use crate::part::QueueBytes;
 use crate::ports::{
     BoxFuture, GroupStatus, Handed, Leadership, LogEntry, NotOfLog, ProposeError, Replay, Row,
@@ -151,7 +151,7 @@ impl Ledger for World {
             self.tell(told);
         }
     }
-    fn voters(&self, _: GroupId) -> Option<crate::voters::Voters> {
+    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
         None
     }
 

@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Overlay;
-use crate::codec;
+use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;

@@ -12,10 +12,10 @@ use super::message::PlacementMessage;
 use super::state::{MemberView, Memory, Step, View, others_can_elect};
 use crate::command::SystemCommand;
 use crate::control::Control;
+use crate::domain::ids::GroupId;
 use crate::elector::Elector;
 use crate::error::CallError;
 use crate::heartbeat::Heartbeats;
-use crate::ids::GroupId;
 use crate::ports::{Leadership, Ledger};
 use crate::system::SystemState;
 

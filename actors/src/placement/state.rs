@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::ids::NodeId;
 use crate::heartbeat::MemberHealth;
-use crate::ids::NodeId;
 use crate::ports::ReplicaStatus;
 
 use super::rounds::Rounds;

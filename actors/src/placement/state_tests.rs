@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::views::NodeStatus;
+use crate::domain::views::NodeStatus;
 
 use super::*;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::BoxFuture;
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 
 /// What a request between nodes is for. The number is on the wire: never given to another service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
 //! Where work of tenants runs that takes long, and what of it was under way when a process died.
 
-use crate::ids::{RunId, TenantId};
+use crate::domain::ids::{RunId, TenantId};
 
 /// Deaths of this node's process in a row, with one attempt under way at each, after which the
 /// attempt is not performed here again.

@@ -17,16 +17,16 @@ pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
 use crate::answered::{Answered, Known};
-use crate::codec;
 use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, SystemCommand};
+use crate::domain::codec;
+use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
+use crate::domain::secret::SecretHash;
 use crate::idempotency::{Done, IdempotencyTable};
-use crate::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::lock_table::{LockNotice, LockTable};
 use crate::outcome::{LockView, Outcome, Refusal};
 use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::{Row, StoreError};
 use crate::seams::Timestamp;
-use crate::secret::SecretHash;
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
 use crate::command::Idempotency;
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 use crate::outcome::{Outcome, Refusal};
 use crate::seams::Timestamp;
 

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
 use crate::command::Idempotency;
-use crate::ids::{Epoch, GroupId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::outcome::{Outcome, Refusal};
 use crate::seams::Timestamp;
-use crate::tenant_record::{TenantChange, TenantRecord};
 
 /// Most tenants, those deleted not counted.
 pub const TENANTS_MAX: usize = 100_000;

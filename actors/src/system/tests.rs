@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::command::{Idempotency, Member};
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::outcome::Refusal;
-use crate::secret::SecretHash;
-use crate::tenant_record::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use uuid::Uuid;
 
 mod clock;
@@ -51,7 +51,7 @@ fn placed() -> SystemState {
     let authority = Authority {
         cluster: Uuid::from_u128(9),
         certificate: vec![1],
-        key: crate::secret::SecretBytes::new(vec![2]),
+        key: crate::domain::secret::SecretBytes::new(vec![2]),
     };
     let found = SystemCommand::Found { authority, member, public_key: [1; 32], secret_hash: None };
     apply(&mut state, found);
@@ -74,7 +74,7 @@ fn create(id: u128, region: &str, strict: bool, key: Option<(u8, u8)>) -> System
         settings: Settings {
             data_retention_days: 90,
             enable_audit_logging: true,
-            metadata: crate::json::Json::null(),
+            metadata: crate::domain::json::Json::null(),
         },
         region: region.into(),
         created_at: Timestamp(0),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::RunId;
+use crate::domain::ids::RunId;
 use crate::seams::Timestamp;
 
 /// A step that waits: when it is due, and its run, index and attempt.

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use super::{EventSpan, TenantState};
 use crate::command::Cause;
-use crate::ids::RunId;
-use crate::tenant_record::{TenantRecord, TenantStatus};
+use crate::domain::ids::RunId;
+use crate::domain::tenant::{TenantRecord, TenantStatus};
 
 /// One event's fields behind its type: JSON written piece by piece.
 pub(super) struct Fields(String);

@@ -7,8 +7,8 @@ use super::events::Fields;
 use super::run::RUN_PAYLOAD_BYTES_MAX;
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, StepResult};
-use crate::ids::RunId;
-use crate::json::Json;
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
 use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::seams::Timestamp;
 

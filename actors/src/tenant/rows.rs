@@ -24,14 +24,14 @@ use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::answered::Answered;
-use crate::codec;
+use crate::domain::codec;
+use crate::domain::ids::{JobId, RunId};
+use crate::domain::views::{PageRoom, Weighed};
 use crate::idempotency::{Done, IdempotencyTable};
-use crate::ids::{JobId, RunId};
 use crate::lock_table::LockTable;
 use crate::outcome::LockView;
 use crate::part::{Overlay, PartTime, decode_row};
 use crate::ports::{Found, Row, StoreError};
-use crate::views::{PageRoom, Weighed};
 
 const META: u8 = b'm';
 const DAYS: u8 = b'd';

@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::command::{COMMAND_VERSION, Idempotency, StepResult, WorkflowSource};
-use crate::ids::TenantId;
-use crate::json::Json;
+use crate::domain::ids::TenantId;
+use crate::domain::json::Json;
+use crate::domain::tenant::{Quotas, Settings};
+use crate::domain::workflow::{Workflow, spec};
 use crate::outcome::RunStatus;
-use crate::tenant_record::{Quotas, Settings};
-use crate::workflow::{Workflow, spec};
 
 const TERM: u64 = 3;
 

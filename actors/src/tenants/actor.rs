@@ -15,7 +15,8 @@ use super::message::{AdmitReply, TenantReader};
 use super::rendering::Renderer;
 use super::steps::{self, Link, StepGates, StepKey, StepTask};
 use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
-use crate::ids::{Part, RunId};
+use crate::domain::ids::{Part, RunId};
+use crate::domain::tenant::Quota;
 use crate::locks::{LockManager, Space};
 use crate::outcome::Refusal;
 use crate::part::{PartDeps, PartRunner};
@@ -23,7 +24,6 @@ use crate::ports::{HttpCaller, Leadership, UnderWay};
 use crate::rate::RateWindow;
 use crate::seams::Seams;
 use crate::tenant::{TenantEffect, TenantState};
-use crate::tenant_record::Quota;
 
 /// What has changed is made durable this often, at least.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);

@@ -3,12 +3,12 @@
 use tokio::sync::oneshot;
 
 use super::steps::StepTask;
-use crate::ids::RunId;
+use crate::domain::ids::RunId;
+use crate::domain::views::RateLimit;
 use crate::outcome::Refusal;
 use crate::part::Overlay;
 use crate::ports::StoreError;
 use crate::tenant::TenantState;
-use crate::views::RateLimit;
 
 /// Reads the state and answers.
 pub type ReadTenant = Box<dyn FnOnce(&mut TenantReader<'_>) + Send>;

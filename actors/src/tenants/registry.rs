@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::{Slot, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
 use crate::control::ControlMessage;
-use crate::ids::{GroupId, Part, TenantId};
+use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::part::{PartQueue, QueueBytes};
 use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::domain::ids::{RunId, TenantId};
+use crate::domain::workflow::template::{Limits, Parsed, Templates};
 use crate::fair::FairGate;
-use crate::ids::{RunId, TenantId};
 use crate::ports::Workers;
-use crate::workflow::template::{Limits, Parsed, Templates};
 
 /// Longest time for filling in the templates of one step.
 const RENDER_MAX: Duration = Duration::from_secs(5);

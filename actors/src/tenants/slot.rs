@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
+use crate::domain::ids::{GroupId, TenantId};
 use crate::error::CallError;
-use crate::ids::{GroupId, TenantId};
 use crate::part::{PartQueue, QueueBytes};
 
 /// Calls to one tenant that may be under way at once.

@@ -20,15 +20,17 @@ use tokio::sync::{Semaphore, oneshot};
 use super::rendering::Tools;
 use super::{TenantDeps, TenantMessage};
 use crate::command::{Command, StepResult, TenantCommand};
+use crate::domain::ids::{Epoch, GroupId, RunId, TenantId};
+use crate::domain::json::{self, Json};
+use crate::domain::workflow::spec::{
+    Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis, wait_secs,
+};
+use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
 use crate::fair::FairGate;
-use crate::ids::{Epoch, GroupId, RunId, TenantId};
-use crate::json::{self, Json};
 use crate::mailbox::born;
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
 use crate::seams::Timestamp;
 use crate::tenant::{StepStatus, TenantState};
-use crate::workflow::spec::{Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis, wait_secs};
-use crate::workflow::template::{Context, Offer, has_templates, is_template};
 
 /// Other steps of one tenant that may be performed at once.
 const LOCAL_PER_TENANT_MAX: usize = 64;

@@ -14,7 +14,7 @@ use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
 use super::{Phase, Registry, Slot};
 use crate::control::Directory;
-use crate::ids::{GroupId, Part, TenantId};
+use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::TenantMessage;
 use super::actor::TenantShell;
 use super::steps::{self, StepKey};
-use crate::json::Json;
+use crate::domain::json::Json;
 use crate::mutants::{self, Mutant};
 use crate::seams::Timestamp;
 use crate::tenant::{StepState, TenantState, Wait, Waiting};

@@ -10,10 +10,10 @@ use axum::routing::MethodRouter;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use shiioo_actors::command::Origin;
+use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
 use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
-use shiioo_actors::secret::SecretHash;
 use tokio::sync::watch;
 use tower::ServiceExt;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use uuid::Uuid;
 
 use super::record::{Body, LogEntry};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Timestamp;
 

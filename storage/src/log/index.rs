@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Part, Position};
 
 use super::record::{Floor, GroupState, LogEntry, Vote};
 use crate::disk::DiskFile;

@@ -19,9 +19,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::codec;
 use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::{GroupId, Part, Position, TenantId};
+use shiioo_actors::domain::codec;
+use shiioo_actors::domain::ids::{GroupId, Part, Position, TenantId};
 
 /// Bytes before the payload.
 pub(crate) const FRAME_BYTES: usize = 12;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
-use shiioo_actors::ids::{GroupId, NodeId, Part, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, NodeId, Part, Position, TenantId};
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Timestamp;
 

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use shiioo_actors::descriptors::is_exhausted;
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use tokio::sync::oneshot;
 use uuid::Uuid;

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shiioo_actors::ids::{Part, TenantId};
+use shiioo_actors::domain::ids::{Part, TenantId};
 use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;

@@ -8,8 +8,8 @@
 
 use std::io;
 
+use shiioo_actors::domain::ids::{Part, TenantId};
 use shiioo_actors::handles::DEFAULT_REGION;
-use shiioo_actors::ids::{Part, TenantId};
 use shiioo_actors::ports::{StoreError, StoreStats};
 
 use crate::disk::{DirEntry, Disk, store_error};

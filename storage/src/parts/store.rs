@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::domain::ids::{Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::domain::ids::{Part, Position};
 
 use crate::log::record::{Floor, Members};
 
@@ -150,7 +150,7 @@ impl Floors {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shiioo_actors::ids::TenantId;
+    use shiioo_actors::domain::ids::TenantId;
 
     use super::*;
 

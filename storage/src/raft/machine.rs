@@ -20,7 +20,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope};
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};

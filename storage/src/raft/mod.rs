@@ -41,13 +41,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
     Replay, Service, StoreError,
 };
-use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, StoreError};
 use tempfile::TempDir;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
 use shiioo_actors::seams::Timestamp;
 
 use super::convert;
@@ -129,7 +129,7 @@ fn look_at(bytes: &[u8]) -> bool {
 /// As the version before wrote it: without a checksum.
 fn bare<T: serde::Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = vec![1];
-    shiioo_actors::codec::encode_into(message, &mut bytes);
+    shiioo_actors::domain::codec::encode_into(message, &mut bytes);
     bytes
 }
 

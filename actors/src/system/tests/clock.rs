@@ -1,8 +1,8 @@
 //! What a wall clock that is wrong for a while does to the control plane: nothing that lasts.
 
 use super::*;
+use crate::domain::secret::SecretHash;
 use crate::part::AGE_STEP_MS_MAX;
-use crate::secret::SecretHash;
 
 const HOUR: i64 = 3_600_000;
 const NOW: i64 = 1_000 * 24 * HOUR;
@@ -95,7 +95,7 @@ fn nothing_was_changed_before_it_was_made() {
             key: "k".into(),
             holder: holder.into(),
             ttl_ms: 1_000,
-            metadata: crate::json::Json::null(),
+            metadata: crate::domain::json::Json::null(),
         })
     };
     at(&mut state, NOW + 48 * HOUR, acquire("a"));

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{LockCommand, Origin};
-use crate::json::Json;
+use crate::domain::json::Json;
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::Quota;
 use crate::part::{Pause, reload};
-use crate::secret::SecretHash;
-use crate::tenant_record::Quota;
 
 /// Numbers that one entry is made of.
 type Dice = (u8, u8, u8, u8, i64, bool);
@@ -55,7 +55,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
             authority: Authority {
                 cluster: Uuid::from_u128(9),
                 certificate: vec![a],
-                key: crate::secret::SecretBytes::new(vec![2]),
+                key: crate::domain::secret::SecretBytes::new(vec![2]),
             },
             member: member(1),
             public_key: [1; 32],
@@ -134,7 +134,7 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             authority: Authority {
                 cluster: Uuid::from_u128(9),
                 certificate: vec![1],
-                key: crate::secret::SecretBytes::new(vec![2]),
+                key: crate::domain::secret::SecretBytes::new(vec![2]),
             },
             member: member(1),
             public_key: [1; 32],

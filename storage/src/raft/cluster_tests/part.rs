@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
 use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
 use shiioo_actors::seams::Timestamp;

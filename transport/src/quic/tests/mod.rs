@@ -6,7 +6,7 @@ mod joining;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shiioo_actors::ids::NodeId;
+use shiioo_actors::domain::ids::NodeId;
 use shiioo_actors::ports::{Declined, Stranger};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;

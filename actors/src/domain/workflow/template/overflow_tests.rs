@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::workflow::spec::{WorkflowSpec, parse};
+use crate::domain::workflow::spec::{WorkflowSpec, parse};
 
 /// Set for the child: which texts it renders.
 const CHILD: &str = "SHIIOO_RENDER_IN_CHILD";

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use minijinja::{Error, ErrorKind, Value as TemplateValue};
 
-use crate::ids::RunId;
-use crate::json::Json;
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
 
 /// Memory that parsed values are kept in when nobody uses them, bytes, for the whole node.
 const KEPT_BYTES_MAX: usize = 64 << 20;

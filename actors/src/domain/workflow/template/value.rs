@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::TemplateError;
 use super::bounded::Counted;
-use crate::json::DEPTH_MAX;
+use crate::domain::json::DEPTH_MAX;
 
 /// Writes a value as JSON, whose text is charged to `size`.
 pub(super) fn to_json(

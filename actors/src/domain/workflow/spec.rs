@@ -18,7 +18,7 @@ use self::graph::Graph;
 use self::shape::{Object, count, or_default, seconds, whole};
 use super::template::Templates;
 use super::{STEPS_MAX, Step, Workflow};
-use crate::json::Json;
+use crate::domain::json::Json;
 use crate::seams::Timestamp;
 
 /// Longest step id, characters.

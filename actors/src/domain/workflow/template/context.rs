@@ -11,8 +11,8 @@ use minijinja::{Error, ErrorKind, Value as TemplateValue};
 use tokio::time::Instant;
 
 use super::parsed::{Parsed, Part, tree_bytes};
-use crate::ids::RunId;
-use crate::json::Json;
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
 
 /// Most memory for the parsed values that one render names, bytes.
 const TREES_BYTES_MAX: usize = 128 << 20;

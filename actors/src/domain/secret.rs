@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_hash_is_written_as_its_bytes_are() {
-        let bytes = crate::codec::encode(&Some(SecretHash::new([7; 32])));
-        assert_eq!(bytes, crate::codec::encode(&Some([7_u8; 32])));
+        let bytes = crate::domain::codec::encode(&Some(SecretHash::new([7; 32])));
+        assert_eq!(bytes, crate::domain::codec::encode(&Some([7_u8; 32])));
     }
 }

@@ -10,7 +10,7 @@ pub mod template;
 
 use serde::{Deserialize, Serialize};
 
-use crate::json::Json;
+use crate::domain::json::Json;
 
 /// The most steps a workflow may have.
 pub const STEPS_MAX: usize = 1000;

@@ -1,11 +1,11 @@
 //! What actors tell about their state: plain data for the edge to show.
 
-use crate::ids::{JobId, NodeId, RunId, TenantId, TokenId};
-use crate::json::Json;
+use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
+use crate::domain::json::Json;
+use crate::domain::tenant::{Quota, TenantRecord};
 use crate::outcome::{LockView, RunStatus};
 use crate::seams::Timestamp;
 use crate::system::NodeRecord;
-use crate::tenant_record::{Quota, TenantRecord};
 
 /// A part of a list, and where the next part begins.
 #[derive(Debug, Clone, PartialEq)]

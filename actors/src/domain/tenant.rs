@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::json::Json;
+use crate::domain::json::Json;
 use crate::seams::Timestamp;
 
 /// Whether a tenant may work.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::workflow::Workflow;
-use crate::workflow::template::Steps;
+use crate::domain::workflow::Workflow;
+use crate::domain::workflow::template::Steps;
 
 /// The graph of a workflow without cycles.
 pub(super) struct Graph<'w> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
-use crate::ids::RunId;
-use crate::json::Json;
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
 
 fn render(value: Value) -> Result<Value, TemplateError> {
     let input = json!({"x": 3, "name": "Ada", "list": [1, 2]});
@@ -220,7 +220,7 @@ fn nothing_is_rounded_cut_or_made_null_silently() {
         let input = (0..levels).fold(json!(1), |inner, _| json!([inner]));
         Templates::default().render(json!("{{ [[input]] }}"), &context(&input, []))
     };
-    assert_eq!(crate::json::depth(&wrapped(62).unwrap()), 64);
+    assert_eq!(crate::domain::json::depth(&wrapped(62).unwrap()), 64);
     assert!(wrapped(63).unwrap_err().to_string().contains("64 levels"));
 }
 
