@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Origin;
+use crate::command::Outcome;
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
-use crate::outcome::Outcome;
 use crate::part::Overlay;
 use crate::ports::{Row, StoreError};
 

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Idempotency;
+use crate::command::Refusal;
 use crate::mutants::{self, Mutant};
-use crate::outcome::Refusal;
 use crate::part::AGE_STEP_MS_MAX;
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made
 /// it older by one step.

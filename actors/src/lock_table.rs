@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::LockCommand;
+use crate::command::{LockView, Outcome, Refusal};
 use crate::domain::json::Json;
 use crate::mutants::{self, Mutant};
-use crate::outcome::{LockView, Outcome, Refusal};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// Most locks held at once in one key space.
 pub const LOCKS_MAX: usize = 100_000;

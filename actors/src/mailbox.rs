@@ -5,8 +5,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, Origin};
-use crate::error::CallError;
-use crate::seams::Seams;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
 
 /// Sends a message that carries a reply channel, and waits for the reply until `deadline`.
 ///

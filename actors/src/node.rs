@@ -16,26 +16,26 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::command::Refusal;
 use crate::command::{Member, SystemCommand};
 use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
-use crate::descriptors::DescriptorBudget;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::secret::SecretHash;
 use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
-use crate::error::CallError;
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
 use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
 use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
 use crate::node_calls::NodeCalls;
 use crate::origins::Origins;
-use crate::outcome::Refusal;
 use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
+use crate::ports::descriptors::DescriptorBudget;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::registering::{Registrar, keep_known, register};
 use crate::router::{Router, RouterSources};
-use crate::seams::Seams;
 use crate::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{COMMAND_VERSION, Envelope};
+use crate::command::{Outcome, Refusal};
 use crate::domain::codec;
 use crate::domain::ids::GroupId;
 use crate::elector::Elector;
-use crate::error::CallError;
-use crate::outcome::{Outcome, Refusal};
+use crate::ports::error::CallError;
+use crate::ports::seams::Clock;
 use crate::ports::{Declined, GroupStatus, Ledger, PeerError, Peers, ProposeError, Service};
-use crate::seams::Clock;
 
 /// The shape of questions and answers that this program speaks.
 const VERSION: u16 = 1;

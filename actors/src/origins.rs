@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command::Origin;
-use crate::seams::Seams;
+use crate::ports::seams::Seams;
 
 /// The requests of one life of this node that are under way.
 ///
@@ -93,7 +93,7 @@ mod tests {
     #[derive(Debug)]
     struct Ones;
 
-    impl crate::seams::Entropy for Ones {
+    impl crate::ports::seams::Entropy for Ones {
         fn fill(&self, buffer: &mut [u8]) {
             buffer.fill(1);
         }
@@ -102,9 +102,9 @@ mod tests {
     #[derive(Debug)]
     struct Never;
 
-    impl crate::seams::Clock for Never {
-        fn now(&self) -> crate::seams::Timestamp {
-            crate::seams::Timestamp(0)
+    impl crate::ports::seams::Clock for Never {
+        fn now(&self) -> crate::ports::seams::Timestamp {
+            crate::ports::seams::Timestamp(0)
         }
     }
 

@@ -5,15 +5,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::command::Outcome;
 use crate::command::{Member, SystemCommand};
 use crate::control::Control;
 use crate::domain::ids::GroupId;
 use crate::domain::secret::SecretHash;
-use crate::error::CallError;
 use crate::handles::Cluster;
 use crate::node::{Founding, StartError};
-use crate::outcome::Outcome;
 use crate::ports::Leadership;
+use crate::ports::error::CallError;
 use crate::system::SystemState;
 
 /// Tenant groups of a region.

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::command::Envelope;
+use crate::command::Outcome;
 use crate::control::Directory;
 use crate::domain::ids::GroupId;
-use crate::error::CallError;
 use crate::heartbeat::Claim;
 use crate::node_calls;
-use crate::outcome::Outcome;
+use crate::ports::error::CallError;
 use crate::ports::{Ledger, PeerError, Peers, ProposeError};
 
 /// Wait before the next attempt, at first.

@@ -11,11 +11,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use shiioo_actors::command::Refusal;
 use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::domain::views::RateLimit;
-use shiioo_actors::error::CallError;
 use shiioo_actors::handles::{LockSpace, TenantHandle};
-use shiioo_actors::outcome::Refusal;
+use shiioo_actors::ports::error::CallError;
 
 use crate::app::{App, Ctx};
 use crate::extract::path_param;

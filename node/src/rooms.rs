@@ -12,13 +12,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Member;
-use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::domain::ids::{GroupId, NodeId};
 use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
-use shiioo_actors::seams::Seams;
 use shiioo_actors::system::Authority;
 use shiioo_actors::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use shiioo_actors::command::Outcome;
 use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
-use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::seams::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,
 };
-use shiioo_actors::seams::Timestamp;
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
 

@@ -16,7 +16,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use shiioo_actors::ports::Declined;
-use shiioo_actors::seams::{Seams, Tcp};
+use shiioo_actors::ports::seams::{Seams, Tcp};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 

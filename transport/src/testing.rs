@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use ring::digest::{SHA256, digest};
 use shiioo_actors::domain::ids::TenantId;
-use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams, Timestamp};
 
 /// Entropy from a seed: the hashes of a counter.
 #[derive(Debug)]

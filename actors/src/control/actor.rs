@@ -14,9 +14,9 @@ use crate::domain::secret::SecretHash;
 use crate::heartbeat::Heartbeats;
 use crate::locks::{LockManager, Space};
 use crate::part::{PartDeps, PartQueue, PartRunner};
+use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::router::Router;
-use crate::seams::Seams;
 use crate::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.

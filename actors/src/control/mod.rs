@@ -23,16 +23,16 @@ pub use actor::{ControlActor, ControlArguments};
 pub use directory::{Directory, Placed};
 pub use message::ControlMessage;
 
+use crate::command::Outcome;
 use crate::command::{Command, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
-use crate::error::CallError;
 use crate::handles::Call;
 use crate::mailbox::{asked, born, call, until};
-use crate::outcome::Outcome;
 use crate::part::PartQueue;
 use crate::ports::Ledger;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
 use crate::router::Router;
-use crate::seams::Seams;
 use crate::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.

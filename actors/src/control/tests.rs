@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use super::*;
 use crate::command::Envelope;
 use crate::domain::ids::{Part, Position};
+use crate::ports::seams::{Clock, Entropy, Timestamp};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
     Service, StoreError,
 };
 use crate::router::RouterSources;
-use crate::seams::{Clock, Entropy, Timestamp};
 use crate::system::tests as testing;
 
 const TERM: u64 = 7;

@@ -1,10 +1,10 @@
 //! What actors tell about their state: plain data for the edge to show.
 
+use crate::command::{LockView, RunStatus};
 use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::tenant::{Quota, TenantRecord};
-use crate::outcome::{LockView, RunStatus};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 use crate::system::NodeRecord;
 
 /// A part of a list, and where the next part begins.

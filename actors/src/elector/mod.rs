@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
+use crate::command::Refusal;
 use crate::domain::ids::GroupId;
-use crate::error::CallError;
 use crate::heartbeat::{Claim, Heartbeats};
-use crate::outcome::Refusal;
+use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
 use state::successor;
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
+use crate::command::{Outcome, Refusal};
 use crate::control::{Control, Directory};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
@@ -18,14 +19,13 @@ use crate::domain::views::{
     ReplicaView, Weighed,
 };
 use crate::elector::Elector;
-use crate::error::CallError;
 use crate::handles::{Call, Created};
 use crate::heartbeat::Heartbeats;
 use crate::node_calls;
-use crate::outcome::{Outcome, Refusal};
+use crate::ports::error::CallError;
+use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{GroupStatus, Ledger};
 use crate::router::Router;
-use crate::seams::{Seams, Timestamp};
 use crate::system::{NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::command::LockCommand;
+use crate::command::{LockView, Outcome, Refusal};
 use crate::control::Control;
 use crate::domain::json::Json;
 use crate::domain::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
-use crate::error::CallError;
 use crate::handles::{Call, TenantHandle};
 use crate::lock_table::LockTable;
 use crate::locks::{LockManager, Space};
 use crate::mailbox::{asked, until};
-use crate::outcome::{LockView, Outcome, Refusal};
 use crate::ports::Ledger;
-use crate::seams::Seams;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
 
 /// Keys of the cluster's own space that only the cluster itself may take.
 const RESERVED_PREFIX: &str = "cluster/";

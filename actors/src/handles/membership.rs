@@ -6,16 +6,16 @@ use sha2::{Digest, Sha256};
 
 use super::Cluster;
 use crate::command::SystemCommand;
+use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
-use crate::error::CallError;
 use crate::handles::cluster::page_by_key;
 use crate::handles::{Call, Created};
 use crate::join::JoinSecret;
 use crate::node_calls::{self, StepDownError};
-use crate::outcome::{Outcome, Refusal};
 use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
+use crate::ports::error::CallError;
 use crate::system::{JoinToken, SystemState};
 
 /// Wait before it is looked again whether a node is gone.

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::Tenants;
 use crate::domain::ids::{GroupId, TenantId};
-use crate::error::CallError;
 use crate::origins::{Origins, UnderWay};
+use crate::ports::error::CallError;
 use crate::ports::{PeerError, Service};
 use crate::router::{Lead, Router};
 

@@ -9,22 +9,22 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
 use crate::command::{Command, TenantCommand, WorkflowSource};
+use crate::command::{Outcome, Refusal, RunStatus};
 use crate::control::Placed;
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::tenant::TenantStatus;
 use crate::domain::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
 use crate::domain::workflow::Workflow;
-use crate::error::CallError;
 use crate::handles::{Call, Created};
 use crate::locks::Space;
 use crate::mailbox::{asked, born, call, until};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
-use crate::outcome::{Outcome, Refusal, RunStatus};
 use crate::part::PartQueue;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
 use crate::ports::{Ledger, StoreError};
-use crate::seams::Seams;
 use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 use crate::tenants::{TenantMessage, TenantReader};
 

@@ -7,16 +7,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::command::SystemCommand;
+use crate::command::{Outcome, Refusal};
 use crate::control::{Control, Directory, Placed};
 use crate::domain::ids::{GroupId, NodeId, Part, TenantId};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
-use crate::error::CallError;
 use crate::handles::{Call, Created, TenantHandle};
 use crate::mailbox::call;
-use crate::outcome::{Outcome, Refusal};
+use crate::ports::error::CallError;
+use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, StoreError, StoreStats, Stores};
-use crate::seams::{Seams, Timestamp};
 use crate::system::SystemState;
 use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
 

@@ -16,8 +16,8 @@ use super::state::Listener;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
+use crate::ports::seams::Seams;
 use crate::ports::{Ledger, Peers, Service};
-use crate::seams::Seams;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;

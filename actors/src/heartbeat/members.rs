@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::domain::views::NodeStatus;
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// A clock that differs by more than this is wrong, milliseconds.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use super::token::{Prover, proof};
 use super::{JoinAnswer, JoinReply, JoinRequest};
 use crate::command::{Member, SystemCommand};
+use crate::command::{Outcome, Refusal};
 use crate::control::Control;
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::secret::is_same;
-use crate::outcome::{Outcome, Refusal};
+use crate::ports::seams::Seams;
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
-use crate::seams::Seams;
 use crate::system::{Authority, JoinToken, SystemState};
 
 /// How long letting a node in may take.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::ids::TokenId;
 use crate::domain::secret::SecretHash;
-use crate::seams::Entropy;
+use crate::ports::seams::Entropy;
 use crate::system::SHARED_SECRET;
 
 /// What a token made by a cluster begins with: kind and version.

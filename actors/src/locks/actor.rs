@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
 use super::state::{Admission, LockQueues, Over};
 use crate::command::LockCommand;
+use crate::command::{LockView, Outcome};
 use crate::domain::views::Acquired;
-use crate::error::CallError;
 use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
 use crate::mutants::{self, Mutant};
-use crate::outcome::{LockView, Outcome};
+use crate::ports::error::CallError;
+use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, ProposeError};
-use crate::seams::{Seams, Timestamp};
 
 /// First wait between two attempts to have a term expired; doubled each time.
 const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);

@@ -10,14 +10,14 @@ use tokio::sync::watch;
 
 use super::actor::{LockActor, LockArguments};
 use super::*;
+use crate::command::Outcome;
 use crate::command::{Command, Envelope, SystemCommand};
 use crate::domain::ids::{Part, Position};
 use crate::domain::voters::Voters;
-use crate::outcome::Outcome;
+use crate::ports::seams::{Clock, Entropy, Seams, Timestamp};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
 };
-use crate::seams::{Clock, Entropy, Seams, Timestamp};
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use super::Space;
 use crate::command::Cause;
+use crate::command::{LockView, Outcome};
 use crate::domain::json::Json;
 use crate::domain::views::Acquired;
-use crate::error::CallError;
 use crate::lock_table::LockNotice;
-use crate::outcome::{LockView, Outcome};
+use crate::ports::error::CallError;
 
 /// How much longer a caller waits for the manager than the manager for an outcome, so that the
 /// manager's own answer wins.

@@ -26,14 +26,14 @@ use tokio::time::Instant;
 pub use actor::{LockActor, LockArguments};
 pub use message::{AcquireRequest, LockMessage, RenewRequest};
 
+use crate::command::LockView;
 use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::views::Acquired;
-use crate::error::CallError;
 use crate::lock_table::LockNotice;
 use crate::mailbox::call;
-use crate::outcome::LockView;
+use crate::ports::error::CallError;
 
 /// A key space and the group that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

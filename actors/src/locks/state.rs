@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
+use crate::command::LockView;
 use crate::lock_table::LockNotice;
 use crate::mutants::{self, Mutant};
-use crate::outcome::LockView;
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// Most waiters on this node. Below the long polls that one node takes in (see
-/// [`DescriptorBudget`](crate::descriptors::DescriptorBudget)), so that waiting for locks alone
+/// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiting for locks alone
 /// does not keep out who waits for runs.
 pub(super) const WAITERS_MAX: usize = 5_000;
 

@@ -26,8 +26,8 @@ pub use runner::{PartDeps, PartRunner};
 pub use time::{AGE_STEP_MS_MAX, PartTime, Pause};
 
 use crate::command::Envelope;
+use crate::command::Outcome;
 use crate::domain::ids::Position;
-use crate::outcome::Outcome;
 use crate::ports::{Row, StoreError};
 
 /// A replicated, deterministic state machine. It reads no clock, no chance and no file.

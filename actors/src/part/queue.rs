@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::{AGE_STEP_MS_MAX, Pause};
 use crate::domain::codec;
 use crate::domain::ids::Position;
+use crate::ports::seams::Timestamp;
 use crate::ports::{Handed, Payload, Reply};
-use crate::seams::Timestamp;
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
@@ -237,9 +237,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::command::Outcome;
     use crate::command::{COMMAND_VERSION, Command, Envelope, SystemCommand, TenantCommand};
     use crate::domain::ids::{Epoch, NodeId};
-    use crate::outcome::Outcome;
 
     /// An entry of about `bytes` bytes, whose proposer counts in `told`.
     fn handed(index: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Handed {

@@ -21,7 +21,7 @@ pub(crate) const TERM: u64 = 3;
 pub(crate) fn run<M>(
     script: &[Scripted],
     differ: impl Fn(&M, &M) -> Option<String>,
-) -> Vec<crate::outcome::Outcome>
+) -> Vec<crate::command::Outcome>
 where
     M: Machine + Default,
     M::Effect: PartialEq + Debug,

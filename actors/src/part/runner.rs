@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::queue::Batch;
 use super::{Machine, Overlay, PartQueue};
 use crate::command::Envelope;
+use crate::command::Outcome;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Part, Position};
-use crate::outcome::Outcome;
 use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
 
 /// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing

@@ -10,11 +10,11 @@ use super::*;
 use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::part::QueueBytes;
+use crate::ports::seams::Timestamp;
 use crate::ports::{
     BoxFuture, GroupStatus, Handed, Leadership, LogEntry, NotOfLog, ProposeError, Replay, Row,
     Store, StoreStats, Stores,
 };
-use crate::seams::Timestamp;
 
 /// Bytes of entries that the log gives at once.
 const LOG_BYTES_AT_ONCE: usize = 4 << 20;

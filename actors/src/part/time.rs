@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::Overlay;
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
+use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::seams::Timestamp;
 
 /// Clocks of members differ by this much without anything being wrong, milliseconds.
 pub const SKEW_MS_MAX: u64 = 5_000;

@@ -14,8 +14,8 @@ use crate::command::SystemCommand;
 use crate::control::Control;
 use crate::domain::ids::GroupId;
 use crate::elector::Elector;
-use crate::error::CallError;
 use crate::heartbeat::Heartbeats;
+use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
 use crate::system::SystemState;
 

@@ -12,12 +12,12 @@ use uuid::Uuid;
 use super::nodes::{MemberRecord, NodeRecord};
 use super::{Made, SystemEffect, SystemState};
 use crate::command::{Idempotency, Member};
+use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::secret::{SecretBytes, SecretHash};
-use crate::outcome::{Outcome, Refusal};
 use crate::part::AGE_STEP_MS_MAX;
 use crate::ports::Peer;
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// Most members.
 pub const MEMBERS_MAX: usize = 64;

@@ -18,15 +18,15 @@ pub use tenants::TenantEntry;
 
 use crate::answered::{Answered, Known};
 use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, SystemCommand};
+use crate::command::{LockView, Outcome, Refusal};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::domain::secret::SecretHash;
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::lock_table::{LockNotice, LockTable};
-use crate::outcome::{LockView, Outcome, Refusal};
 use crate::part::{Machine, Overlay, PartTime};
+use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::seams::Timestamp;
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
 use crate::command::Idempotency;
+use crate::command::{Outcome, Refusal};
 use crate::domain::ids::NodeId;
-use crate::outcome::{Outcome, Refusal};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// Most nodes listed.
 const NODES_MAX: usize = 10_000;

@@ -1,10 +1,10 @@
 //! Table tests of the control plane.
 
 use super::*;
+use crate::command::Refusal;
 use crate::command::{Idempotency, Member};
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
-use crate::outcome::Refusal;
 use uuid::Uuid;
 
 mod clock;

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::TenantState;
 use crate::command::Cause;
+use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::workflow::Workflow;
-use crate::outcome::{Outcome, Refusal};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// Most named workflows of a tenant.
 const WORKFLOWS_MAX: usize = 1000;

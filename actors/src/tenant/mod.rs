@@ -33,14 +33,14 @@ use crate::answered::{Answered, Known};
 use crate::command::{
     COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand,
 };
+use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::idempotency::IdempotencyTable;
 use crate::lock_table::{LockNotice, LockTable};
-use crate::outcome::{Outcome, Refusal};
 use crate::part::{Machine, Overlay, PartTime};
+use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::seams::Timestamp;
 
 /// What a creating call on a tenant made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

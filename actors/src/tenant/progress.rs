@@ -7,10 +7,10 @@ use super::events::Fields;
 use super::run::RUN_PAYLOAD_BYTES_MAX;
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, StepResult};
+use crate::command::{Outcome, Refusal, RunStatus};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
-use crate::outcome::{Outcome, Refusal, RunStatus};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 impl TenantState {
     pub(super) fn step_result(

@@ -24,12 +24,12 @@ use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::answered::Answered;
+use crate::command::LockView;
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::views::{PageRoom, Weighed};
 use crate::idempotency::{Done, IdempotencyTable};
 use crate::lock_table::LockTable;
-use crate::outcome::LockView;
 use crate::part::{Overlay, PartTime, decode_row};
 use crate::ports::{Found, Row, StoreError};
 

@@ -6,12 +6,12 @@ use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::{Job, Made, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{Cause, Idempotency, TenantCommand, WorkflowSource};
+use crate::command::{Outcome, Refusal, RunStatus};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
 use crate::domain::tenant::Quota;
 use crate::domain::workflow::Workflow;
 use crate::mutants::{self, Mutant};
-use crate::outcome::{Outcome, Refusal, RunStatus};
 
 /// A run to be started.
 struct NewRun {

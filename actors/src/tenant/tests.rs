@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::command::RunStatus;
 use crate::command::{COMMAND_VERSION, Idempotency, StepResult, WorkflowSource};
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
 use crate::domain::tenant::{Quotas, Settings};
 use crate::domain::workflow::{Workflow, spec};
-use crate::outcome::RunStatus;
 
 const TERM: u64 = 3;
 

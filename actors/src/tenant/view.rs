@@ -1,9 +1,9 @@
 //! Shows runs and jobs as clients see them.
 
 use super::{Job, Run, StepState, StepStatus, Waiting};
+use crate::command::RunStatus;
 use crate::domain::json::Json;
 use crate::domain::views::{JobView, RunView, StepView};
-use crate::outcome::RunStatus;
 
 /// A run. `is_active` tells whether its tenant lets new steps begin.
 pub fn run_view(run: &Run, is_active: bool) -> RunView {

@@ -15,14 +15,14 @@ use super::message::{AdmitReply, TenantReader};
 use super::rendering::Renderer;
 use super::steps::{self, Link, StepGates, StepKey, StepTask};
 use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
+use crate::command::Refusal;
 use crate::domain::ids::{Part, RunId};
 use crate::domain::tenant::Quota;
 use crate::locks::{LockManager, Space};
-use crate::outcome::Refusal;
 use crate::part::{PartDeps, PartRunner};
+use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Leadership, UnderWay};
 use crate::rate::RateWindow;
-use crate::seams::Seams;
 use crate::tenant::{TenantEffect, TenantState};
 
 /// What has changed is made durable this often, at least.

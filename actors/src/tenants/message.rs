@@ -3,9 +3,9 @@
 use tokio::sync::oneshot;
 
 use super::steps::StepTask;
+use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
-use crate::outcome::Refusal;
 use crate::part::Overlay;
 use crate::ports::StoreError;
 use crate::tenant::TenantState;

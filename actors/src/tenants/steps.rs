@@ -28,8 +28,8 @@ use crate::domain::workflow::spec::{
 use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
 use crate::fair::FairGate;
 use crate::mailbox::born;
+use crate::ports::seams::Timestamp;
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
-use crate::seams::Timestamp;
 use crate::tenant::{StepStatus, TenantState};
 
 /// Other steps of one tenant that may be performed at once.

@@ -18,7 +18,7 @@ use super::actor::TenantShell;
 use super::steps::{self, StepKey};
 use crate::domain::json::Json;
 use crate::mutants::{self, Mutant};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 use crate::tenant::{StepState, TenantState, Wait, Waiting};
 
 /// Longest time before a moment of the wall clock is looked at again: it may be set.

@@ -13,7 +13,7 @@ use shiioo_actors::command::Origin;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::origins::Origins;
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams, Timestamp};
 use tokio::sync::watch;
 use tower::ServiceExt;
 

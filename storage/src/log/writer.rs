@@ -14,9 +14,9 @@
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::descriptors::is_exhausted;
 use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::mutants::{self, Mutant};
+use shiioo_actors::ports::descriptors::is_exhausted;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 

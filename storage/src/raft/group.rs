@@ -10,10 +10,10 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use shiioo_actors::command::Envelope;
+use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
 use tokio::sync::watch;
 

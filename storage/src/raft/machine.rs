@@ -19,9 +19,9 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use shiioo_actors::command::Outcome;
 use shiioo_actors::command::{Command, Envelope};
 use shiioo_actors::domain::ids::{GroupId, Part, Position};
-use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 

@@ -41,9 +41,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use shiioo_actors::command::Envelope;
+use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::domain::voters::Voters;
-use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
     Replay, Service, StoreError,

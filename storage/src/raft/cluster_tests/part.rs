@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use shiioo_actors::command::Outcome;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
-use shiioo_actors::outcome::Outcome;
+use shiioo_actors::ports::seams::Timestamp;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
-use shiioo_actors::seams::Timestamp;
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]

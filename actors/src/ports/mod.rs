@@ -1,7 +1,10 @@
 //! What the actors need from outside, as traits. The adapters (`storage`, `transport`) implement
 //! them; `node` wires them.
 
+pub mod descriptors;
+pub mod error;
 mod peers;
+pub mod seams;
 mod work;
 
 use std::collections::BTreeSet;
@@ -21,10 +24,10 @@ pub use peers::{
 pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
 
 use crate::command::Envelope;
-use crate::descriptors::is_exhausted;
+use crate::command::Outcome;
 use crate::domain::ids::{GroupId, Part, Position, TenantId};
 use crate::domain::voters::Voters;
-use crate::outcome::Outcome;
+use crate::ports::descriptors::is_exhausted;
 
 /// A boxed future, for ports that are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::tenant::{Quota, TenantRecord};
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 
 /// The answer of a state machine to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,11 +4,15 @@
 //! needs: the proposer makes them, so that `apply` is a function of its state and the entry alone.
 //! The encoding is `codec`'s; [`Envelope::version`] says which shape of [`Command`] is inside.
 
+mod outcome;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+
+pub use outcome::{LockView, Outcome, Refusal, RunStatus};
 
 use crate::domain::codec::{self, DecodeError};
 use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
@@ -17,7 +21,7 @@ use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::workflow::Workflow;
 use crate::part::Pause;
-use crate::seams::Timestamp;
+use crate::ports::seams::Timestamp;
 use crate::system::{Authority, JoinToken};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
@@ -497,5 +501,4 @@ pub enum StepResult {
 }
 
 #[cfg(test)]
-#[path = "command_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! Why an operation on a handle did not do what was asked.
 
+use crate::command::Refusal;
 use crate::mutants::{self, Mutant};
-use crate::outcome::Refusal;
 use crate::ports::{ProposeError, StoreError};
 
 /// One list for all operations: the edge maps it in one place, to the last variant.
