@@ -4,7 +4,6 @@
 //! Architecture invariant: nothing here knows HTTP, QUIC, Raft or a database. What is needed from
 //! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
 
-mod answered;
 pub mod command;
 pub mod control;
 pub mod domain;
@@ -12,21 +11,18 @@ pub mod elector;
 pub mod fair;
 pub mod handles;
 pub mod heartbeat;
-pub mod idempotency;
 pub mod join;
-pub mod lock_table;
 pub mod locks;
 mod mailbox;
 pub mod mutants;
 pub mod node;
 pub mod node_calls;
 pub mod origins;
-pub mod part;
 pub mod placement;
 pub mod ports;
 pub mod rate;
 mod registering;
+pub mod replica;
 pub mod router;
-pub mod system;
-pub mod tenant;
+pub mod state;
 pub mod tenants;

@@ -28,15 +28,15 @@ use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
 use crate::node_calls::NodeCalls;
 use crate::origins::Origins;
-use crate::part::PartDeps;
 use crate::placement::{PlacementActor, PlacementArguments};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::registering::{Registrar, keep_known, register};
+use crate::replica::PartDeps;
 use crate::router::{Router, RouterSources};
-use crate::system::{Authority, SystemState};
+use crate::state::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,

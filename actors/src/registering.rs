@@ -14,7 +14,7 @@ use crate::handles::Cluster;
 use crate::node::{Founding, StartError};
 use crate::ports::Leadership;
 use crate::ports::error::CallError;
-use crate::system::SystemState;
+use crate::state::system::SystemState;
 
 /// Tenant groups of a region.
 const GROUPS_PER_REGION: u32 = 8;

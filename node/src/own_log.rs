@@ -6,9 +6,9 @@
 
 use shiioo_actors::domain::ids::Part;
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::part::{Machine as _, Overlay};
 use shiioo_actors::ports::{StoreError, Stores as _};
-use shiioo_actors::system::SystemState;
+use shiioo_actors::state::system::SystemState;
+use shiioo_actors::state::{Machine as _, Overlay};
 use shiioo_storage::disk::{Disk, store_error};
 use shiioo_storage::{FileStores, has_log};
 use uuid::Uuid;

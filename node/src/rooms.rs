@@ -19,7 +19,7 @@ use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, St
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
-use shiioo_actors::system::Authority;
+use shiioo_actors::state::system::Authority;
 use shiioo_actors::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};

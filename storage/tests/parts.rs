@@ -8,12 +8,12 @@ use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, TenantId};
 use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
-use shiioo_actors::part::{PartDeps, PartQueue, PartRunner};
 use shiioo_actors::ports::seams::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, StoreError,
 };
-use shiioo_actors::tenant::TenantState;
+use shiioo_actors::replica::{PartDeps, PartQueue, PartRunner};
+use shiioo_actors::state::tenant::TenantState;
 use shiioo_storage::disk::{OpenMode, SimDisk};
 use shiioo_storage::{Executor, FileStores, Groups, GroupsConfig, LogClaim, NoPeers, StoresConfig};
 use uuid::Uuid;

@@ -20,9 +20,9 @@ use crate::domain::json::Json;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::workflow::Workflow;
-use crate::part::Pause;
 use crate::ports::seams::Timestamp;
-use crate::system::{Authority, JoinToken};
+use crate::state::Pause;
+use crate::state::system::{Authority, JoinToken};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of

@@ -13,11 +13,11 @@ use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::heartbeat::Heartbeats;
 use crate::locks::{LockManager, Space};
-use crate::part::{PartDeps, PartQueue, PartRunner};
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
+use crate::replica::{PartDeps, PartQueue, PartRunner};
 use crate::router::Router;
-use crate::system::{SystemEffect, SystemState};
+use crate::state::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
@@ -324,7 +324,7 @@ impl ControlState {
         if leads.is_some() {
             let locks = self.runner.machine.locks().list("", None);
             // The lock that follows leadership ends with leadership, not with a timer.
-            let timed = locks.filter(|lock| lock.key != crate::system::LEADER_LOCK);
+            let timed = locks.filter(|lock| lock.key != crate::state::system::LEADER_LOCK);
             self.arguments.locks.lead(Space::CLUSTER, timed.cloned().collect());
         } else {
             self.arguments.locks.unlead(Space::CLUSTER);

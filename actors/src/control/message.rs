@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::ports::{Dump, StoreError};
-use crate::system::SystemState;
+use crate::state::system::SystemState;
 
 /// Reads the state and answers.
 pub type ReadSystem = Box<dyn FnOnce(&SystemState) + Send>;

@@ -1,4 +1,4 @@
-//! The control plane's actor: owns [`SystemState`](crate::system::SystemState) on this node.
+//! The control plane's actor: owns [`SystemState`](crate::state::system::SystemState) on this node.
 //!
 //! Invariants:
 //! - the state changes by applied commands only; everyone else reads;
@@ -28,12 +28,12 @@ use crate::command::{Command, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::handles::Call;
 use crate::mailbox::{asked, born, call, until};
-use crate::part::PartQueue;
 use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
+use crate::replica::PartQueue;
 use crate::router::Router;
-use crate::system::{SystemState, TenantEntry};
+use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.
 const NEXT_TERM: Duration = Duration::from_millis(20);

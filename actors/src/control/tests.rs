@@ -15,7 +15,7 @@ use crate::ports::{
     Service, StoreError,
 };
 use crate::router::RouterSources;
-use crate::system::tests as testing;
+use crate::state::system::tests as testing;
 
 const TERM: u64 = 7;
 const DEADLINE: Duration = Duration::from_secs(5);

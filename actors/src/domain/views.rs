@@ -5,7 +5,7 @@ use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::tenant::{Quota, TenantRecord};
 use crate::ports::seams::Timestamp;
-use crate::system::NodeRecord;
+use crate::state::system::NodeRecord;
 
 /// A part of a list, and where the next part begins.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,7 +26,7 @@ use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{GroupStatus, Ledger};
 use crate::router::Router;
-use crate::system::{NodeRecord, SystemState};
+use crate::state::system::{NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use crate::domain::ids::GroupId;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
 use crate::domain::voters::{Voters, quorum};
 use crate::heartbeat::MemberHealth;
-use crate::system::SystemState;
+use crate::state::system::SystemState;
 
 /// How long a look at this node's own view may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);

@@ -9,12 +9,12 @@ use crate::control::Control;
 use crate::domain::json::Json;
 use crate::domain::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
 use crate::handles::{Call, TenantHandle};
-use crate::lock_table::LockTable;
 use crate::locks::{LockManager, Space};
 use crate::mailbox::{asked, until};
 use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
+use crate::state::tables::lock_table::LockTable;
 
 /// Keys of the cluster's own space that only the cluster itself may take.
 const RESERVED_PREFIX: &str = "cluster/";
@@ -179,7 +179,7 @@ impl Locks {
     ) -> Result<T, CallError> {
         match space {
             LockSpace::Cluster => {
-                let read = move |state: &crate::system::SystemState| read(state.locks());
+                let read = move |state: &crate::state::system::SystemState| read(state.locks());
                 self.control.read_for(call, read).await
             }
             LockSpace::Tenant(tenant) => {

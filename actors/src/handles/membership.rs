@@ -16,7 +16,7 @@ use crate::node_calls::{self, StepDownError};
 use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;
-use crate::system::{JoinToken, SystemState};
+use crate::state::system::{JoinToken, SystemState};
 
 /// Wait before it is looked again whether a node is gone.
 const GONE_POLL: Duration = Duration::from_millis(50);

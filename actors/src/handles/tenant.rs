@@ -21,11 +21,11 @@ use crate::locks::Space;
 use crate::mailbox::{asked, born, call, until};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
-use crate::part::PartQueue;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Ledger, StoreError};
-use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
+use crate::replica::PartQueue;
+use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 use crate::tenants::{TenantMessage, TenantReader};
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
@@ -141,7 +141,7 @@ impl TenantHandle {
         let (runs, next) = self
             .read(call, move |reader| {
                 let is_active = is_active(reader);
-                let show = |run: &crate::tenant::Run| {
+                let show = |run: &crate::state::tenant::Run| {
                     let wanted = status.is_none_or(|status| run.status == status);
                     wanted.then(|| run_view(run, is_active))
                 };

@@ -17,7 +17,7 @@ use crate::mailbox::call;
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, StoreError, StoreStats, Stores};
-use crate::system::SystemState;
+use crate::state::system::SystemState;
 use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
 
 /// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.

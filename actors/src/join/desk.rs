@@ -15,7 +15,7 @@ use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::secret::is_same;
 use crate::ports::seams::Seams;
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
-use crate::system::{Authority, JoinToken, SystemState};
+use crate::state::system::{Authority, JoinToken, SystemState};
 
 /// How long letting a node in may take.
 const ADMIT_DEADLINE: Duration = Duration::from_secs(5);

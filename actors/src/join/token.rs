@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::domain::ids::TokenId;
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Entropy;
-use crate::system::SHARED_SECRET;
+use crate::state::system::SHARED_SECRET;
 
 /// What a token made by a cluster begins with: kind and version.
 const PREFIX: &str = "SHK1.";

@@ -12,12 +12,12 @@ use super::state::{Admission, LockQueues, Over};
 use crate::command::LockCommand;
 use crate::command::{LockView, Outcome};
 use crate::domain::views::Acquired;
-use crate::lock_table::LockNotice;
 use crate::mailbox::{asked, born, until};
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, ProposeError};
+use crate::state::tables::lock_table::LockNotice;
 
 /// First wait between two attempts to have a term expired; doubled each time.
 const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);

@@ -10,8 +10,8 @@ use crate::command::Cause;
 use crate::command::{LockView, Outcome};
 use crate::domain::json::Json;
 use crate::domain::views::Acquired;
-use crate::lock_table::LockNotice;
 use crate::ports::error::CallError;
+use crate::state::tables::lock_table::LockNotice;
 
 /// How much longer a caller waits for the manager than the manager for an outcome, so that the
 /// manager's own answer wins.

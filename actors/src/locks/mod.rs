@@ -31,9 +31,9 @@ use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::views::Acquired;
-use crate::lock_table::LockNotice;
 use crate::mailbox::call;
 use crate::ports::error::CallError;
+use crate::state::tables::lock_table::LockNotice;
 
 /// A key space and the group that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

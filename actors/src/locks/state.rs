@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
 use crate::command::LockView;
-use crate::lock_table::LockNotice;
 use crate::mutants::{self, Mutant};
 use crate::ports::seams::Timestamp;
+use crate::state::tables::lock_table::LockNotice;
 
 /// Most waiters on this node. Below the long polls that one node takes in (see
 /// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiting for locks alone

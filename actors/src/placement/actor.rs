@@ -17,7 +17,7 @@ use crate::elector::Elector;
 use crate::heartbeat::Heartbeats;
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
-use crate::system::SystemState;
+use crate::state::system::SystemState;
 
 /// It looks this often, and at least twice in an election timeout: what a learner's round takes is
 /// measured from look to look.

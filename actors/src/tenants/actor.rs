@@ -19,11 +19,11 @@ use crate::command::Refusal;
 use crate::domain::ids::{Part, RunId};
 use crate::domain::tenant::Quota;
 use crate::locks::{LockManager, Space};
-use crate::part::{PartDeps, PartRunner};
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Leadership, UnderWay};
 use crate::rate::RateWindow;
-use crate::tenant::{TenantEffect, TenantState};
+use crate::replica::{PartDeps, PartRunner};
+use crate::state::tenant::{TenantEffect, TenantState};
 
 /// What has changed is made durable this often, at least.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);

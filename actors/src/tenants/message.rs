@@ -6,9 +6,9 @@ use super::steps::StepTask;
 use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
-use crate::part::Overlay;
 use crate::ports::StoreError;
-use crate::tenant::TenantState;
+use crate::state::Overlay;
+use crate::state::tenant::TenantState;
 
 /// Reads the state and answers.
 pub type ReadTenant = Box<dyn FnOnce(&mut TenantReader<'_>) + Send>;

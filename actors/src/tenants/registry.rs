@@ -12,8 +12,8 @@ use super::{Slot, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
 use crate::control::ControlMessage;
 use crate::domain::ids::{GroupId, Part, TenantId};
-use crate::part::{PartQueue, QueueBytes};
 use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
+use crate::replica::{PartQueue, QueueBytes};
 
 /// Tenants of one group.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
 use crate::domain::ids::{GroupId, TenantId};
-use crate::part::{PartQueue, QueueBytes};
 use crate::ports::error::CallError;
+use crate::replica::{PartQueue, QueueBytes};
 
 /// Calls to one tenant that may be under way at once.
 pub const TENANT_CALLS_MAX: usize = 1024;

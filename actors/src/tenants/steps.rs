@@ -30,7 +30,7 @@ use crate::fair::FairGate;
 use crate::mailbox::born;
 use crate::ports::seams::Timestamp;
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
-use crate::tenant::{StepStatus, TenantState};
+use crate::state::tenant::{StepStatus, TenantState};
 
 /// Other steps of one tenant that may be performed at once.
 const LOCAL_PER_TENANT_MAX: usize = 64;

@@ -19,7 +19,7 @@ use super::steps::{self, StepKey};
 use crate::domain::json::Json;
 use crate::mutants::{self, Mutant};
 use crate::ports::seams::Timestamp;
-use crate::tenant::{StepState, TenantState, Wait, Waiting};
+use crate::state::tenant::{StepState, TenantState, Wait, Waiting};
 
 /// Longest time before a moment of the wall clock is looked at again: it may be set.
 const WALL_CHECK_MAX: Duration = Duration::from_secs(30);

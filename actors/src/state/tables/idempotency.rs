@@ -1,7 +1,7 @@
 //! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
 //! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
 //!
-//! The moments here are those of [`PartTime::aged`](crate::part::PartTime::aged): a wall clock that
+//! The moments here are those of [`PartTime::aged`](crate::state::PartTime::aged): a wall clock that
 //! is wrong must not make a second run of a call that was done a minute ago.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::command::Idempotency;
 use crate::command::Refusal;
 use crate::mutants::{self, Mutant};
-use crate::part::AGE_STEP_MS_MAX;
 use crate::ports::seams::Timestamp;
+use crate::state::AGE_STEP_MS_MAX;
 
 /// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made
 /// it older by one step.

@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use super::*;
 use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
-use crate::part::QueueBytes;
 use crate::ports::seams::Timestamp;
 use crate::ports::{
     BoxFuture, GroupStatus, Handed, Leadership, LogEntry, NotOfLog, ProposeError, Replay, Row,
     Store, StoreStats, Stores,
 };
+use crate::replica::QueueBytes;
 
 /// Bytes of entries that the log gives at once.
 const LOG_BYTES_AT_ONCE: usize = 4 << 20;

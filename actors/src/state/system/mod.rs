@@ -16,17 +16,17 @@ pub use members::{Authority, JoinToken, MEMBERS_MAX, SHARED_SECRET};
 pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
-use crate::answered::{Answered, Known};
 use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, SystemCommand};
 use crate::command::{LockView, Outcome, Refusal};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::domain::secret::SecretHash;
-use crate::idempotency::{Done, IdempotencyTable};
-use crate::lock_table::{LockNotice, LockTable};
-use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
+use crate::state::tables::answered::{Answered, Known};
+use crate::state::tables::idempotency::{Done, IdempotencyTable};
+use crate::state::tables::lock_table::{LockNotice, LockTable};
+use crate::state::{Machine, Overlay, PartTime};
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";

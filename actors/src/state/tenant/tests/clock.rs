@@ -1,8 +1,8 @@
 //! What a wall clock that is wrong for a while does to a tenant: nothing that lasts.
 
 use super::*;
-use crate::idempotency::KEPT_MS;
-use crate::part::Pause;
+use crate::state::Pause;
+use crate::state::tables::idempotency::KEPT_MS;
 
 const DAY: i64 = 86_400_000;
 const NOON: i64 = 100 * DAY + DAY / 2;

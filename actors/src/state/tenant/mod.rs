@@ -29,18 +29,18 @@ pub use events::checked_event;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
-use crate::answered::{Answered, Known};
 use crate::command::{
     COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand,
 };
 use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
-use crate::idempotency::IdempotencyTable;
-use crate::lock_table::{LockNotice, LockTable};
-use crate::part::{Machine, Overlay, PartTime};
 use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
+use crate::state::tables::answered::{Answered, Known};
+use crate::state::tables::idempotency::IdempotencyTable;
+use crate::state::tables::lock_table::{LockNotice, LockTable};
+use crate::state::{Machine, Overlay, PartTime};
 
 /// What a creating call on a tenant made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

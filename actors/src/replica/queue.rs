@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::{AGE_STEP_MS_MAX, Pause};
 use crate::domain::codec;
 use crate::domain::ids::Position;
 use crate::ports::seams::Timestamp;
 use crate::ports::{Handed, Payload, Reply};
+use crate::state::{AGE_STEP_MS_MAX, Pause};
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;

@@ -1,34 +1,9 @@
-//! A part: a pure state machine, its share of a group's log, and its files.
-//!
-//! The control plane and every tenant are run the same way: the group's apply loop pushes entries
-//! into a [`PartQueue`] and goes on; the part's actor takes them out in batches with a
-//! [`PartRunner`], applies them, answers whoever proposed them, and now and then makes what has
-//! changed durable, which lets the log be cut.
-//!
-//! Invariants:
-//! - entries are applied in log order, each once: the index remembers up to where its rows go, and
-//!   what is at or below that position is skipped;
-//! - nothing a part writes is needed for what was acknowledged to survive: the log has it. Rows
-//!   are therefore written behind, many changes at once;
-//! - a queue that overflows forgets entries and remembers that it did: they are read again from
-//!   the log.
+//! What every replicated state machine is to the replica that runs it.
 
-mod overlay;
-mod queue;
-#[cfg(test)]
-pub(crate) mod reload;
-mod runner;
-mod time;
-
-pub use overlay::{Overlay, decode_row};
-pub use queue::{PartQueue, QueueBytes};
-pub use runner::{PartDeps, PartRunner};
-pub use time::{AGE_STEP_MS_MAX, PartTime, Pause};
-
-use crate::command::Envelope;
-use crate::command::Outcome;
+use crate::command::{Envelope, Outcome};
 use crate::domain::ids::Position;
 use crate::ports::{Row, StoreError};
+use crate::state::Overlay;
 
 /// A replicated, deterministic state machine. It reads no clock, no chance and no file.
 pub trait Machine: Sized + Send + 'static {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::secret::SecretHash;
-use crate::part::AGE_STEP_MS_MAX;
+use crate::state::AGE_STEP_MS_MAX;
 
 const HOUR: i64 = 3_600_000;
 const NOW: i64 = 1_000 * 24 * HOUR;

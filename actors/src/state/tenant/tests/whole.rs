@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{LockCommand, Origin};
-use crate::part::{Pause, reload};
+use crate::state::{Pause, reload};
 
 /// Numbers that one entry is made of.
 type Dice = (u8, u8, u8, u8, i64, bool);

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::PartQueue;
 use super::queue::Batch;
-use super::{Machine, Overlay, PartQueue};
 use crate::command::Envelope;
 use crate::command::Outcome;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Part, Position};
 use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
+use crate::state::{Machine, Overlay};
 
 /// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
 /// is written to an index before: what a full disk takes back of it would be lost to memory.

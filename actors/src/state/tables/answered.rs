@@ -18,8 +18,8 @@ use crate::command::Origin;
 use crate::command::Outcome;
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
-use crate::part::Overlay;
 use crate::ports::{Row, StoreError};
+use crate::state::Overlay;
 
 /// Most lives of nodes that are remembered; the one that was silent for longest goes when there are
 /// more. A life is two of these: quick requests and long polls.

@@ -15,9 +15,9 @@ use crate::command::{Idempotency, Member};
 use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::secret::{SecretBytes, SecretHash};
-use crate::part::AGE_STEP_MS_MAX;
 use crate::ports::Peer;
 use crate::ports::seams::Timestamp;
+use crate::state::AGE_STEP_MS_MAX;
 
 /// Most members.
 pub const MEMBERS_MAX: usize = 64;
