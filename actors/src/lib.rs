@@ -4,6 +4,7 @@
 //! Architecture invariant: nothing here knows HTTP, QUIC, Raft or a database. What is needed from
 //! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
 
+pub mod cluster;
 pub mod command;
 pub mod control;
 pub mod domain;
@@ -11,18 +12,15 @@ pub mod elector;
 pub mod fair;
 pub mod handles;
 pub mod heartbeat;
-pub mod join;
 pub mod locks;
 mod mailbox;
 pub mod mutants;
 pub mod node;
-pub mod node_calls;
-pub mod origins;
 pub mod placement;
 pub mod ports;
 pub mod rate;
 mod registering;
 pub mod replica;
-pub mod router;
+pub mod services;
 pub mod state;
 pub mod tenants;

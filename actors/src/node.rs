@@ -16,18 +16,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::cluster::routing::Directory;
+use crate::cluster::routing::{Router, RouterSources};
+use crate::cluster::rpc_ids::Origins;
 use crate::command::Refusal;
 use crate::command::{Member, SystemCommand};
-use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
+use crate::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::secret::SecretHash;
 use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
 use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
-use crate::join::{CertificateIssuer, JoinDesk};
 use crate::locks::{LockActor, LockArguments, LockManager};
-use crate::node_calls::NodeCalls;
-use crate::origins::Origins;
 use crate::placement::{PlacementActor, PlacementArguments};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
@@ -35,7 +35,8 @@ use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::registering::{Registrar, keep_known, register};
 use crate::replica::PartDeps;
-use crate::router::{Router, RouterSources};
+use crate::services::NodeCalls;
+use crate::services::{CertificateIssuer, JoinDesk};
 use crate::state::system::{Authority, SystemState};
 use crate::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
+use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::cluster::rpc_ids::UnderWay;
 use shiioo_actors::handles::{Owner, Route};
-use shiioo_actors::origins::UnderWay;
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::{PEER_CALL_MAX, PeerError};
-use shiioo_actors::router::Lead;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::app::App;

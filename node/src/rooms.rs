@@ -11,11 +11,12 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use shiioo_actors::cluster::join::JoinSecret;
 use shiioo_actors::command::Member;
 use shiioo_actors::domain::ids::{GroupId, NodeId};
 use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
-use shiioo_actors::join::{CertificateIssuer, JoinSecret};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
+use shiioo_actors::ports::CertificateIssuer;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};

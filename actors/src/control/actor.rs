@@ -8,7 +8,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Control, ControlMessage, Directory, Placed, Syncs};
+use super::{Control, ControlMessage, Syncs};
+use crate::cluster::routing::Router;
+use crate::cluster::routing::{Directory, Placed};
 use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::heartbeat::Heartbeats;
@@ -16,7 +18,6 @@ use crate::locks::{LockManager, Space};
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::replica::{PartDeps, PartQueue, PartRunner};
-use crate::router::Router;
 use crate::state::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.

@@ -8,7 +8,6 @@
 //! - a tenant that group 0 deleted has no files: whoever finds some tells the tenant's group again.
 
 mod actor;
-mod directory;
 mod message;
 
 use std::collections::BTreeMap;
@@ -20,9 +19,9 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{ControlActor, ControlArguments};
-pub use directory::{Directory, Placed};
 pub use message::ControlMessage;
 
+use crate::cluster::routing::{Directory, Router};
 use crate::command::Outcome;
 use crate::command::{Command, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
@@ -32,7 +31,6 @@ use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::PartQueue;
-use crate::router::Router;
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.

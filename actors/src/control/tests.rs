@@ -7,6 +7,7 @@ use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::watch;
 
 use super::*;
+use crate::cluster::routing::RouterSources;
 use crate::command::Envelope;
 use crate::domain::ids::{Part, Position};
 use crate::ports::seams::{Clock, Entropy, Timestamp};
@@ -14,7 +15,6 @@ use crate::ports::{
     BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
     Service, StoreError,
 };
-use crate::router::RouterSources;
 use crate::state::system::tests as testing;
 
 const TERM: u64 = 7;

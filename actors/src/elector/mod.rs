@@ -17,9 +17,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
+use crate::cluster::routing::Claim;
 use crate::command::Refusal;
 use crate::domain::ids::GroupId;
-use crate::heartbeat::{Claim, Heartbeats};
+use crate::heartbeat::Heartbeats;
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
 use state::successor;

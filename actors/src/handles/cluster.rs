@@ -9,9 +9,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cluster::node_rpc;
+use crate::cluster::routing::Directory;
+use crate::cluster::routing::Router;
 use crate::command::SystemCommand;
 use crate::command::{Outcome, Refusal};
-use crate::control::{Control, Directory};
+use crate::control::Control;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::views::{
@@ -21,11 +24,9 @@ use crate::domain::views::{
 use crate::elector::Elector;
 use crate::handles::{Call, Created};
 use crate::heartbeat::Heartbeats;
-use crate::node_calls;
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{GroupStatus, Ledger};
-use crate::router::Router;
 use crate::state::system::{NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.

@@ -5,14 +5,14 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::Cluster;
+use crate::cluster::join::JoinSecret;
+use crate::cluster::node_rpc::{self, StepDownError};
 use crate::command::SystemCommand;
 use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
 use crate::handles::cluster::page_by_key;
 use crate::handles::{Call, Created};
-use crate::join::JoinSecret;
-use crate::node_calls::{self, StepDownError};
 use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Tenants;
+use crate::cluster::routing::{Lead, Router};
+use crate::cluster::rpc_ids::{Origins, UnderWay};
 use crate::domain::ids::{GroupId, TenantId};
-use crate::origins::{Origins, UnderWay};
 use crate::ports::error::CallError;
 use crate::ports::{PeerError, Service};
-use crate::router::{Lead, Router};
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

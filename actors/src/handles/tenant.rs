@@ -8,9 +8,9 @@ use ractor::ActorRef;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
+use crate::cluster::routing::Placed;
 use crate::command::{Command, TenantCommand, WorkflowSource};
 use crate::command::{Outcome, Refusal, RunStatus};
-use crate::control::Placed;
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::tenant::TenantStatus;

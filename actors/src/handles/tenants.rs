@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::cluster::routing::{Directory, Placed};
 use crate::command::SystemCommand;
 use crate::command::{Outcome, Refusal};
-use crate::control::{Control, Directory, Placed};
+use crate::control::Control;
 use crate::domain::ids::{GroupId, NodeId, Part, TenantId};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::HELLO_VERSION;
 use super::lives::{Hello, Life, Lives, OwnLife, Welcome};
-use super::members::{Beat, Claim, Members};
 use super::message::HeartbeatMessage;
 use super::state::Listener;
+use crate::cluster::routing::Claim;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
+use crate::heartbeat::members::{Beat, Members};
 use crate::ports::seams::Seams;
 use crate::ports::{Ledger, Peers, Service};
 

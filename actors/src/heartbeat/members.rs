@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::cluster::routing::Claim;
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Timestamp;
 
@@ -57,17 +58,6 @@ pub struct MemberHealth {
     pub is_heard: bool,
     /// Whether its disk had room when it was last heard of.
     pub has_room: bool,
-}
-
-/// Who says that it leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// Raft id of who says so.
-    pub raft_id: u64,
-    /// Its term.
-    pub term: u64,
-    /// When it was heard.
-    pub heard: Instant,
 }
 
 impl Known {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 pub use actor::{HeartbeatActor, HeartbeatArguments};
 pub use lives::{Hello, Life, Welcome};
-pub use members::{Beat, Claim, MemberHealth};
+pub use members::{Beat, MemberHealth};
 pub use message::HeartbeatMessage;
 pub use state::Heard;
 

@@ -1,6 +1,7 @@
 //! What the actors need from outside, as traits. The adapters (`storage`, `transport`) implement
 //! them; `node` wires them.
 
+mod certificates;
 pub mod descriptors;
 pub mod error;
 mod peers;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use certificates::CertificateIssuer;
 pub use peers::{
     API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
     PeerError, PeerService, Peers, Service, Stranger,

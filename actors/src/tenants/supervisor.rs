@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
 use super::{Phase, Registry, Slot};
-use crate::control::Directory;
+use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::ports::StoreError;
 

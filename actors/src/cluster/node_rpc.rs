@@ -1,26 +1,20 @@
 //! What nodes' actors ask each other: proposals for a group that another node leads, and how its
 //! groups are. Heartbeats and API requests have services of their own.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::command::{COMMAND_VERSION, Envelope};
-use crate::command::{Outcome, Refusal};
+use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::GroupId;
-use crate::elector::Elector;
-use crate::ports::error::CallError;
-use crate::ports::seams::Clock;
-use crate::ports::{Declined, GroupStatus, Ledger, PeerError, Peers, ProposeError, Service};
+use crate::ports::{GroupStatus, PeerError, Peers, ProposeError, Service};
 
 /// The shape of questions and answers that this program speaks.
-const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
-enum Question {
+pub(crate) enum Question {
     Propose {
         group: GroupId,
         envelope: Box<Envelope>,
@@ -34,7 +28,7 @@ enum Question {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+pub(crate) enum Answer {
     Proposed(Result<Outcome, ProposeError>),
     Groups(Vec<GroupStatus>),
     SteppedDown(Result<(), StepDownError>),
@@ -49,49 +43,6 @@ pub enum StepDownError {
     /// Nobody else leads yet.
     #[error("{0}")]
     NotYet(String),
-}
-
-/// Answers the questions of other nodes.
-pub struct NodeCalls {
-    ledger: Arc<dyn Ledger>,
-    elector: Elector,
-    clock: Arc<dyn Clock>,
-}
-
-impl NodeCalls {
-    /// About the groups of this node.
-    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
-        Self { ledger, elector, clock }
-    }
-
-    /// Answers one question.
-    ///
-    /// # Errors
-    /// When it is none that this program understands, or the time is up.
-    pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
-        let answer = match decode(request).map_err(Declined)? {
-            Question::Propose { envelope, .. } if envelope.version > COMMAND_VERSION => {
-                // It may have been misread: what it asks for has to wait until this node is newer.
-                return Err(Declined(format!(
-                    "command version {} is not known here",
-                    envelope.version
-                )));
-            }
-            Question::Propose { group, mut envelope } => {
-                // The node that leads says what time it is, not whoever asks.
-                envelope.at = self.clock.now();
-                match timeout_at(deadline, self.ledger.propose(group, *envelope)).await {
-                    Ok(outcome) => Answer::Proposed(outcome),
-                    Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
-                }
-            }
-            Question::Groups => Answer::Groups(self.ledger.groups()),
-            Question::StepDown { term } => {
-                Answer::SteppedDown(step_down_here(&self.elector, term, deadline).await)
-            }
-        };
-        Ok(codec::encode(&(VERSION, answer)))
-    }
 }
 
 /// Proposes at another node. The outer error says that the question was not answered.
@@ -119,23 +70,6 @@ pub(crate) async fn groups(
     match ask(peers, of, &Question::Groups, deadline).await? {
         Answer::Groups(groups) => Ok(groups),
         Answer::Proposed(_) | Answer::SteppedDown(_) => Err(strange(of)),
-    }
-}
-
-/// Has this node step down, if it still leads in `term`.
-async fn step_down_here(
-    elector: &Elector,
-    term: u64,
-    deadline: Instant,
-) -> Result<(), StepDownError> {
-    let now = elector.current();
-    if !now.here || now.term != term {
-        return Ok(());
-    }
-    match elector.step_down(deadline).await {
-        Ok(()) => Ok(()),
-        Err(CallError::Refused(Refusal::NoOtherCandidate)) => Err(StepDownError::NoOtherCandidate),
-        Err(error) => Err(StepDownError::NotYet(error.to_string())),
     }
 }
 
@@ -167,7 +101,7 @@ fn strange(to: u64) -> PeerError {
     PeerError::Lost { to, why: "an answer to another question".to_owned() }
 }
 
-fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // The version first: what stands behind a later one may have another shape.
     let version: u16 = codec::decode_first(bytes).map_err(|error| error.to_string())?;
     if version != VERSION {

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::cluster::node_rpc;
+use crate::cluster::routing::Claim;
+use crate::cluster::routing::Directory;
 use crate::command::Envelope;
 use crate::command::Outcome;
-use crate::control::Directory;
 use crate::domain::ids::GroupId;
-use crate::heartbeat::Claim;
-use crate::node_calls;
 use crate::ports::error::CallError;
 use crate::ports::{Ledger, PeerError, Peers, ProposeError};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::token::{Prover, proof};
-use super::{JoinAnswer, JoinReply, JoinRequest};
+use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest};
+use crate::cluster::join::{Prover, proof};
 use crate::command::{Member, SystemCommand};
 use crate::command::{Outcome, Refusal};
 use crate::control::Control;
@@ -25,21 +25,6 @@ const TEXT_BYTES_MAX: usize = 256;
 const BEING_FOUNDED: &str = "the cluster is being founded";
 /// Most labels of a node.
 const LABELS_MAX: usize = 64;
-
-/// Signs certificates of members.
-pub trait CertificateIssuer: Send + Sync + 'static {
-    /// A certificate for the key of a member, DER.
-    ///
-    /// # Errors
-    /// When the authority's own certificate or key cannot be used.
-    fn issue(
-        &self,
-        authority: &Authority,
-        public_key: [u8; 32],
-        raft_id: u64,
-        node: NodeId,
-    ) -> Result<Vec<u8>, String>;
-}
 
 /// Lets nodes in.
 pub struct JoinDesk {

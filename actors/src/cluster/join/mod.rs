@@ -14,13 +14,11 @@
 //! - without a token a node joins only where every address in play is loopback, and only a
 //!   cluster that was founded without a secret and has no admin token.
 
-mod desk;
 mod token;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use desk::{CertificateIssuer, JoinDesk};
 pub use token::{JoinSecret, ParseTokenError, Prover, proof};
 
 use crate::command::Member;

@@ -1,0 +1,73 @@
+//! Answers what other nodes' actors ask.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::cluster::node_rpc::{Answer, Question, StepDownError, VERSION, decode};
+use crate::command::{COMMAND_VERSION, Refusal};
+use crate::domain::codec;
+use crate::elector::Elector;
+use crate::ports::error::CallError;
+use crate::ports::seams::Clock;
+use crate::ports::{Declined, Ledger, ProposeError};
+
+/// Answers the questions of other nodes.
+pub struct NodeCalls {
+    ledger: Arc<dyn Ledger>,
+    elector: Elector,
+    clock: Arc<dyn Clock>,
+}
+
+impl NodeCalls {
+    /// About the groups of this node.
+    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
+        Self { ledger, elector, clock }
+    }
+
+    /// Answers one question.
+    ///
+    /// # Errors
+    /// When it is none that this program understands, or the time is up.
+    pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
+        let answer = match decode(request).map_err(Declined)? {
+            Question::Propose { envelope, .. } if envelope.version > COMMAND_VERSION => {
+                // It may have been misread: what it asks for has to wait until this node is newer.
+                return Err(Declined(format!(
+                    "command version {} is not known here",
+                    envelope.version
+                )));
+            }
+            Question::Propose { group, mut envelope } => {
+                // The node that leads says what time it is, not whoever asks.
+                envelope.at = self.clock.now();
+                match timeout_at(deadline, self.ledger.propose(group, *envelope)).await {
+                    Ok(outcome) => Answer::Proposed(outcome),
+                    Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
+                }
+            }
+            Question::Groups => Answer::Groups(self.ledger.groups()),
+            Question::StepDown { term } => {
+                Answer::SteppedDown(step_down_here(&self.elector, term, deadline).await)
+            }
+        };
+        Ok(codec::encode(&(VERSION, answer)))
+    }
+}
+
+/// Has this node step down, if it still leads in `term`.
+async fn step_down_here(
+    elector: &Elector,
+    term: u64,
+    deadline: Instant,
+) -> Result<(), StepDownError> {
+    let now = elector.current();
+    if !now.here || now.term != term {
+        return Ok(());
+    }
+    match elector.step_down(deadline).await {
+        Ok(()) => Ok(()),
+        Err(CallError::Refused(Refusal::NoOtherCandidate)) => Err(StepDownError::NoOtherCandidate),
+        Err(error) => Err(StepDownError::NotYet(error.to_string())),
+    }
+}
