@@ -6,21 +6,11 @@
 
 pub mod cluster;
 pub mod command;
-pub mod control;
 pub mod domain;
-pub mod elector;
-pub mod fair;
 pub mod handles;
-pub mod heartbeat;
-pub mod locks;
-mod mailbox;
 pub mod mutants;
 pub mod node;
-pub mod placement;
 pub mod ports;
-pub mod rate;
-mod registering;
 pub mod replica;
 pub mod services;
 pub mod state;
-pub mod tenants;

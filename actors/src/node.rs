@@ -9,6 +9,8 @@
 //! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
 //! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
 
+mod registration;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,27 +23,27 @@ use crate::cluster::routing::{Router, RouterSources};
 use crate::cluster::rpc_ids::Origins;
 use crate::command::Refusal;
 use crate::command::{Member, SystemCommand};
-use crate::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::secret::SecretHash;
-use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
-use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
-use crate::locks::{LockActor, LockArguments, LockManager};
-use crate::placement::{PlacementActor, PlacementArguments};
+use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
-use crate::registering::{Registrar, keep_known, register};
 use crate::replica::PartDeps;
 use crate::services::NodeCalls;
-use crate::services::{CertificateIssuer, JoinDesk};
-use crate::state::system::{Authority, SystemState};
-use crate::tenants::{
+use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
+use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
+use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
+use crate::services::locks::{LockActor, LockArguments, LockManager};
+use crate::services::placement::{PlacementActor, PlacementArguments};
+use crate::services::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
+use crate::services::{CertificateIssuer, JoinDesk};
+use crate::state::system::{Authority, SystemState};
 
 /// How long a look at this node's own state may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);

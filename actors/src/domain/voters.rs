@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::placement::VOTERS_MAX;
+use crate::services::placement::VOTERS_MAX;
 
 /// Who votes in a group, as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

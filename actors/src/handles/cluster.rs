@@ -14,19 +14,19 @@ use crate::cluster::routing::Directory;
 use crate::cluster::routing::Router;
 use crate::command::SystemCommand;
 use crate::command::{Outcome, Refusal};
-use crate::control::Control;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::views::{
     GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
     ReplicaView, Weighed,
 };
-use crate::elector::Elector;
-use crate::handles::{Call, Created};
-use crate::heartbeat::Heartbeats;
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{GroupStatus, Ledger};
+use crate::services::control::Control;
+use crate::services::elector::Elector;
+use crate::services::heartbeat::Heartbeats;
+use crate::services::{Call, Created};
 use crate::state::system::{NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.

@@ -11,7 +11,7 @@ use super::cluster::without_texts;
 use crate::domain::ids::GroupId;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
 use crate::domain::voters::{Voters, quorum};
-use crate::heartbeat::MemberHealth;
+use crate::services::heartbeat::MemberHealth;
 use crate::state::system::SystemState;
 
 /// How long a look at this node's own view may take.

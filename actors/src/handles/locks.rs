@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use crate::command::LockCommand;
 use crate::command::{LockView, Outcome, Refusal};
-use crate::control::Control;
 use crate::domain::json::Json;
 use crate::domain::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
-use crate::handles::{Call, TenantHandle};
-use crate::locks::{LockManager, Space};
-use crate::mailbox::{asked, until};
+use crate::handles::TenantHandle;
 use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
+use crate::services::Call;
+use crate::services::control::Control;
+use crate::services::locks::{LockManager, Space};
+use crate::services::mailbox::{asked, until};
 use crate::state::tables::lock_table::LockTable;
 
 /// Keys of the cluster's own space that only the cluster itself may take.

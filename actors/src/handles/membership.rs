@@ -12,10 +12,10 @@ use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
 use crate::handles::cluster::page_by_key;
-use crate::handles::{Call, Created};
-use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;
+use crate::services::placement::keeps_quorum;
+use crate::services::{Call, Created};
 use crate::state::system::{JoinToken, SystemState};
 
 /// Wait before it is looked again whether a node is gone.

@@ -16,17 +16,17 @@ use crate::domain::json::Json;
 use crate::domain::tenant::TenantStatus;
 use crate::domain::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
 use crate::domain::workflow::Workflow;
-use crate::handles::{Call, Created};
-use crate::locks::Space;
-use crate::mailbox::{asked, born, call, until};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Ledger, StoreError};
 use crate::replica::PartQueue;
+use crate::services::locks::Space;
+use crate::services::mailbox::{asked, born, call, until};
+use crate::services::tenants::{TenantMessage, TenantReader};
+use crate::services::{Call, Created};
 use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
-use crate::tenants::{TenantMessage, TenantReader};
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
 pub struct TenantHandle {

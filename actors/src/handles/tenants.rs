@@ -9,17 +9,18 @@ use tokio::time::Instant;
 use crate::cluster::routing::{Directory, Placed};
 use crate::command::SystemCommand;
 use crate::command::{Outcome, Refusal};
-use crate::control::Control;
 use crate::domain::ids::{GroupId, NodeId, Part, TenantId};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
-use crate::handles::{Call, Created, TenantHandle};
-use crate::mailbox::call;
+use crate::handles::TenantHandle;
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, StoreError, StoreStats, Stores};
+use crate::services::control::Control;
+use crate::services::mailbox::call;
+use crate::services::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
+use crate::services::{Call, Created};
 use crate::state::system::SystemState;
-use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
 
 /// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.
 const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);

@@ -10,11 +10,11 @@ use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest};
 use crate::cluster::join::{Prover, proof};
 use crate::command::{Member, SystemCommand};
 use crate::command::{Outcome, Refusal};
-use crate::control::Control;
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::secret::is_same;
 use crate::ports::seams::Seams;
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
+use crate::services::control::Control;
 use crate::state::system::{Authority, JoinToken, SystemState};
 
 /// How long letting a node in may take.

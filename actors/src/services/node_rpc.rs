@@ -7,10 +7,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::node_rpc::{Answer, Question, StepDownError, VERSION, decode};
 use crate::command::{COMMAND_VERSION, Refusal};
 use crate::domain::codec;
-use crate::elector::Elector;
 use crate::ports::error::CallError;
 use crate::ports::seams::Clock;
 use crate::ports::{Declined, Ledger, ProposeError};
+use crate::services::elector::Elector;
 
 /// Answers the questions of other nodes.
 pub struct NodeCalls {

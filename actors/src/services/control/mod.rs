@@ -25,12 +25,12 @@ use crate::cluster::routing::{Directory, Router};
 use crate::command::Outcome;
 use crate::command::{Command, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
-use crate::handles::Call;
-use crate::mailbox::{asked, born, call, until};
 use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::PartQueue;
+use crate::services::Call;
+use crate::services::mailbox::{asked, born, call, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.

@@ -13,11 +13,11 @@ use crate::cluster::routing::Router;
 use crate::cluster::routing::{Directory, Placed};
 use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::domain::secret::SecretHash;
-use crate::heartbeat::Heartbeats;
-use crate::locks::{LockManager, Space};
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
 use crate::replica::{PartDeps, PartQueue, PartRunner};
+use crate::services::heartbeat::Heartbeats;
+use crate::services::locks::{LockManager, Space};
 use crate::state::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.

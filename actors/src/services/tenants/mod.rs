@@ -12,7 +12,9 @@
 
 mod actor;
 mod alarms;
+mod fair;
 mod message;
+mod rate;
 mod registry;
 mod rendering;
 mod slot;

@@ -10,10 +10,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Slot, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
-use crate::control::ControlMessage;
 use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
 use crate::replica::{PartQueue, QueueBytes};
+use crate::services::control::ControlMessage;
 
 /// Tenants of one group.
 #[derive(Debug, Default)]

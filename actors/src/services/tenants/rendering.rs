@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::domain::ids::{RunId, TenantId};
 use crate::domain::workflow::template::{Limits, Parsed, Templates};
-use crate::fair::FairGate;
 use crate::ports::Workers;
+use crate::services::tenants::fair::FairGate;
 
 /// Longest time for filling in the templates of one step.
 const RENDER_MAX: Duration = Duration::from_secs(5);

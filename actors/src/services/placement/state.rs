@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::ids::NodeId;
-use crate::heartbeat::MemberHealth;
 use crate::ports::ReplicaStatus;
+use crate::services::heartbeat::MemberHealth;
 
 use super::rounds::Rounds;
 

@@ -26,10 +26,10 @@ use crate::domain::workflow::spec::{
     Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis, wait_secs,
 };
 use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
-use crate::fair::FairGate;
-use crate::mailbox::born;
 use crate::ports::seams::Timestamp;
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
+use crate::services::mailbox::born;
+use crate::services::tenants::fair::FairGate;
 use crate::state::tenant::{StepStatus, TenantState};
 
 /// Other steps of one tenant that may be performed at once.

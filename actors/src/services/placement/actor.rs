@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout};
 use super::message::PlacementMessage;
 use super::state::{MemberView, Memory, Step, View, others_can_elect};
 use crate::command::SystemCommand;
-use crate::control::Control;
 use crate::domain::ids::GroupId;
-use crate::elector::Elector;
-use crate::heartbeat::Heartbeats;
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
+use crate::services::control::Control;
+use crate::services::elector::Elector;
+use crate::services::heartbeat::Heartbeats;
 use crate::state::system::SystemState;
 
 /// It looks this often, and at least twice in an election timeout: what a learner's round takes is

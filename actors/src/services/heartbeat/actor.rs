@@ -16,9 +16,9 @@ use crate::cluster::routing::Claim;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
-use crate::heartbeat::members::{Beat, Members};
 use crate::ports::seams::Seams;
 use crate::ports::{Ledger, Peers, Service};
+use crate::services::heartbeat::members::{Beat, Members};
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;

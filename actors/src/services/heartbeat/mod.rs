@@ -31,9 +31,9 @@ pub use state::Heard;
 
 use crate::domain::codec;
 use crate::domain::ids::NodeId;
-use crate::mailbox::call;
 use crate::ports::Declined;
 use crate::ports::error::CallError;
+use crate::services::mailbox::call;
 
 /// The shape of hellos and their answers that this program speaks.
 const HELLO_VERSION: u16 = 1;

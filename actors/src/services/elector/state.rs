@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::domain::views::NodeStatus;
-use crate::heartbeat::MemberHealth;
 use crate::ports::{Leadership, ReplicaStatus};
+use crate::services::heartbeat::MemberHealth;
 
 /// The elector's state.
 #[derive(Debug, Default)]

@@ -31,8 +31,8 @@ use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::views::Acquired;
-use crate::mailbox::call;
 use crate::ports::error::CallError;
+use crate::services::mailbox::call;
 use crate::state::tables::lock_table::LockNotice;
 
 /// A key space and the group that holds it.

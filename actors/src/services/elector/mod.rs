@@ -20,9 +20,9 @@ pub use message::ElectorMessage;
 use crate::cluster::routing::Claim;
 use crate::command::Refusal;
 use crate::domain::ids::GroupId;
-use crate::heartbeat::Heartbeats;
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, Ledger};
+use crate::services::heartbeat::Heartbeats;
 use state::successor;
 
 /// Handle to the elector.

@@ -18,11 +18,11 @@ use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{Part, RunId};
 use crate::domain::tenant::Quota;
-use crate::locks::{LockManager, Space};
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Leadership, UnderWay};
-use crate::rate::RateWindow;
 use crate::replica::{PartDeps, PartRunner};
+use crate::services::locks::{LockManager, Space};
+use crate::services::tenants::rate::RateWindow;
 use crate::state::tenant::{TenantEffect, TenantState};
 
 /// What has changed is made durable this often, at least.

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use crate::command::Outcome;
 use crate::command::{Member, SystemCommand};
-use crate::control::Control;
 use crate::domain::ids::GroupId;
 use crate::domain::secret::SecretHash;
 use crate::handles::Cluster;
 use crate::node::{Founding, StartError};
 use crate::ports::Leadership;
 use crate::ports::error::CallError;
+use crate::services::control::Control;
 use crate::state::system::SystemState;
 
 /// Tenant groups of a region.

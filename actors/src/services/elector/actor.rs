@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::message::ElectorMessage;
 use super::state::Announcements;
 use crate::command::SystemCommand;
-use crate::control::Control;
 use crate::domain::ids::NodeId;
 use crate::ports::Leadership;
+use crate::services::control::Control;
 
 /// How long one announcement may take.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(5);

@@ -12,11 +12,11 @@ use super::state::{Admission, LockQueues, Over};
 use crate::command::LockCommand;
 use crate::command::{LockView, Outcome};
 use crate::domain::views::Acquired;
-use crate::mailbox::{asked, born, until};
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::{Seams, Timestamp};
 use crate::ports::{Ledger, ProposeError};
+use crate::services::mailbox::{asked, born, until};
 use crate::state::tables::lock_table::LockNotice;
 
 /// First wait between two attempts to have a term expired; doubled each time.
