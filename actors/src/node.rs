@@ -18,12 +18,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::cluster::routing::Directory;
-use crate::cluster::routing::{Router, RouterSources};
+use crate::cluster::routing::{Directory, Router, RouterSources};
 use crate::cluster::rpc_ids::Origins;
-use crate::command::Refusal;
-use crate::command::{Member, SystemCommand};
+use crate::command::{Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
 use crate::node::registration::{Registrar, keep_known, register};
@@ -32,7 +31,6 @@ use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
 use crate::replica::PartDeps;
-use crate::services::NodeCalls;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
@@ -42,8 +40,8 @@ use crate::services::tenants::{
     Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
-use crate::services::{CertificateIssuer, JoinDesk};
-use crate::state::system::{Authority, SystemState};
+use crate::services::{CertificateIssuer, JoinDesk, NodeCalls};
+use crate::state::system::SystemState;
 
 /// How long a look at this node's own state may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);

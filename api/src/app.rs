@@ -11,10 +11,9 @@ use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use shiioo_actors::command::{Cause, Idempotency};
 use shiioo_actors::domain::ids::TenantId;
-use shiioo_actors::handles::Handles;
+use shiioo_actors::handles::{Call, Handles};
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::handles::Call;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::ids::TokenId;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{JoinTokenView, NewJoinToken};
-use shiioo_actors::ports::seams::Timestamp;
 use tokio::time::Duration;
 use utoipa::ToSchema;
 

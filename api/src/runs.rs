@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use http::Uri;
 use serde::{Deserialize, Serialize};
-use shiioo_actors::command::RunStatus;
 use shiioo_actors::command::WorkflowSource;
 use shiioo_actors::domain::ids::{RunId, TenantId};
 use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::run::RunStatus;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{RunView, StepView};
 use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
 use shiioo_actors::handles::NewRun;
-use shiioo_actors::ports::seams::Timestamp;
 use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::ids::{NodeId, TenantId};
 use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantStatus};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{TenantView, Usage};
 use shiioo_actors::handles::{NewTenant, StorageStats};
-use shiioo_actors::ports::seams::Timestamp;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;

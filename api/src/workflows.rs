@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::Uri;
 use serde::Serialize;
 use shiioo_actors::command::Refusal;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::WorkflowView;
 use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
 use shiioo_actors::ports::error::CallError;
-use shiioo_actors::ports::seams::Timestamp;
 use utoipa::ToSchema;
 
 use crate::app::Ctx;

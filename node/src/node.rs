@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::command::Member;
 use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::membership::Member;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::TcpListen;
 use shiioo_actors::ports::{BoxFuture, GroupStatus, StoreError};

@@ -12,16 +12,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use shiioo_actors::cluster::join::JoinSecret;
-use shiioo_actors::command::Member;
 use shiioo_actors::domain::ids::{GroupId, NodeId};
+use shiioo_actors::domain::membership::{Authority, Member};
 use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
-use shiioo_actors::ports::CertificateIssuer;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
+use shiioo_actors::ports::{CertificateIssuer, GroupStatus, Ledger, Peers, StoreError, UnderWay};
 use shiioo_actors::services::tenants::{Quarantined, Registry};
-use shiioo_actors::state::system::Authority;
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
 use shiioo_transport::http_client::HttpSteps;
@@ -34,10 +32,9 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
-use crate::joining;
 use crate::node::Sockets;
-use crate::own_log;
 use crate::seams::NodeSeams;
+use crate::{joining, own_log};
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
 const API_DRAIN: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position, RunId, TenantId};
-use shiioo_actors::ports::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Row, Store, StoreError, Stores};
 
 use openraft::storage::RaftStateMachine;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::Outcome;
-use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
+use shiioo_actors::command::{Command, Envelope, Outcome, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
-use shiioo_actors::ports::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,
 };

@@ -8,7 +8,7 @@ use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, TenantId};
 use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
-use shiioo_actors::ports::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, StoreError,
 };

@@ -23,11 +23,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::dial::dial;
 use crate::frame::RequestHead;
 use crate::lookups::Lookups;
-use crate::pki;
 use crate::settings::{self, Side};
-use crate::tls;
 use crate::udp::Udp;
 use crate::wire::Exchange;
+use crate::{pki, tls};
 
 /// Longest request of a joiner and longest answer to it, bytes.
 pub const JOIN_MESSAGE_BYTES_MAX: usize = 64 << 10;

@@ -103,8 +103,8 @@ mod tests {
     struct Never;
 
     impl crate::ports::seams::Clock for Never {
-        fn now(&self) -> crate::ports::seams::Timestamp {
-            crate::ports::seams::Timestamp(0)
+        fn now(&self) -> crate::domain::time::Timestamp {
+            crate::domain::time::Timestamp(0)
         }
     }
 

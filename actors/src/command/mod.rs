@@ -5,6 +5,7 @@
 //! The encoding is `codec`'s; [`Envelope::version`] says which shape of [`Command`] is inside.
 
 mod outcome;
+mod refusal;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,17 +13,17 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-pub use outcome::{LockView, Outcome, Refusal, RunStatus};
+pub use outcome::Outcome;
+pub use refusal::Refusal;
 
 use crate::domain::codec::{self, DecodeError};
 use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
+use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{TenantChange, TenantRecord};
+use crate::domain::time::{Pause, Timestamp};
 use crate::domain::workflow::Workflow;
-use crate::ports::seams::Timestamp;
-use crate::state::Pause;
-use crate::state::system::{Authority, JoinToken};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of
@@ -310,25 +311,6 @@ pub enum SystemCommand {
         /// Hash of the token.
         hash: SecretHash,
     },
-}
-
-/// A node that runs this program and is a member of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Its node id.
-    pub node: NodeId,
-    /// Its id in Raft groups.
-    pub raft_id: u64,
-    /// Where its HTTP API listens.
-    pub api_addr: String,
-    /// Where the other nodes reach it.
-    pub node_addr: String,
-    /// Placement region.
-    pub region: String,
-    /// Labels from the command line.
-    pub labels: BTreeMap<String, String>,
-    /// Version of the program.
-    pub version: String,
 }
 
 /// A change to a lock table: the cluster's, or a tenant's own.

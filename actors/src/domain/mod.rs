@@ -5,8 +5,13 @@
 pub mod codec;
 pub mod ids;
 pub mod json;
+pub mod lock;
+pub mod membership;
+pub mod page;
+pub mod run;
 pub mod secret;
 pub mod tenant;
+pub mod time;
 pub mod views;
 pub mod voters;
 pub mod workflow;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json::Json;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// Whether a tenant may work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::services::placement::VOTERS_MAX;
+/// Most voters of the system group: more would make each write wait for more disks, and buy
+/// nothing that five do not.
+pub const VOTERS_MAX: usize = 5;
 
 /// Who votes in a group, as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

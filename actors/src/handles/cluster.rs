@@ -10,18 +10,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::Directory;
-use crate::cluster::routing::Router;
-use crate::command::SystemCommand;
-use crate::command::{Outcome, Refusal};
+use crate::cluster::routing::{Directory, Router};
+use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
-use crate::domain::views::{
-    GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
-    ReplicaView, Weighed,
-};
+use crate::domain::page::{Page, PageRequest, PageRoom, Weighed};
+use crate::domain::time::Timestamp;
+use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
 use crate::ports::error::CallError;
-use crate::ports::seams::{Seams, Timestamp};
+use crate::ports::seams::Seams;
 use crate::ports::{GroupStatus, Ledger};
 use crate::services::control::Control;
 use crate::services::elector::Elector;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::LockCommand;
-use crate::command::{LockView, Outcome, Refusal};
+use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::json::Json;
-use crate::domain::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
+use crate::domain::lock::LockView;
+use crate::domain::page::{Page, PageRequest, PageRoom};
+use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
 use crate::ports::Ledger;
 use crate::ports::error::CallError;

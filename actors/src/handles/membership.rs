@@ -7,16 +7,17 @@ use sha2::{Digest, Sha256};
 use super::Cluster;
 use crate::cluster::join::JoinSecret;
 use crate::cluster::node_rpc::{self, StepDownError};
-use crate::command::SystemCommand;
-use crate::command::{Outcome, Refusal};
+use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
-use crate::domain::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
+use crate::domain::membership::JoinToken;
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::views::{JoinTokenView, NewJoinToken};
 use crate::handles::cluster::page_by_key;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;
 use crate::services::placement::keeps_quorum;
 use crate::services::{Call, Created};
-use crate::state::system::{JoinToken, SystemState};
+use crate::state::system::SystemState;
 
 /// Wait before it is looked again whether a node is gone.
 const GONE_POLL: Duration = Duration::from_millis(50);

@@ -9,12 +9,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
 use crate::cluster::routing::Placed;
-use crate::command::{Command, TenantCommand, WorkflowSource};
-use crate::command::{Outcome, Refusal, RunStatus};
+use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
+use crate::domain::page::{Page, PageRequest, PageRoom};
+use crate::domain::run::RunStatus;
 use crate::domain::tenant::TenantStatus;
-use crate::domain::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
+use crate::domain::views::{JobView, RunView, WorkflowView};
 use crate::domain::workflow::Workflow;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::command::Outcome;
-use crate::command::{Member, SystemCommand};
+use crate::command::{Outcome, SystemCommand};
 use crate::domain::ids::GroupId;
+use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
 use crate::handles::Cluster;
 use crate::node::{Founding, StartError};

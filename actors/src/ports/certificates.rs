@@ -1,7 +1,7 @@
 //! Who signs the certificates that members know each other by.
 
 use crate::domain::ids::NodeId;
-use crate::state::system::Authority;
+use crate::domain::membership::Authority;
 
 /// Signs certificates of members.
 pub trait CertificateIssuer: Send + Sync + 'static {

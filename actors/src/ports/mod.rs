@@ -10,12 +10,12 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+pub use futures_util::future::BoxFuture;
 
 pub use certificates::CertificateIssuer;
 pub use peers::{
@@ -25,14 +25,10 @@ pub use peers::{
 
 pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
 
-use crate::command::Envelope;
-use crate::command::Outcome;
+use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{GroupId, Part, Position, TenantId};
 use crate::domain::voters::Voters;
 use crate::ports::descriptors::is_exhausted;
-
-/// A boxed future, for ports that are used as trait objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The replicated log of every group on this node.
 pub trait Ledger: Send + Sync + 'static {

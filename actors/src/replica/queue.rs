@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::domain::codec;
 use crate::domain::ids::Position;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::{Pause, Timestamp};
 use crate::ports::{Handed, Payload, Reply};
-use crate::state::{AGE_STEP_MS_MAX, Pause};
+use crate::state::AGE_STEP_MS_MAX;
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
@@ -237,8 +237,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::Outcome;
-    use crate::command::{COMMAND_VERSION, Command, Envelope, SystemCommand, TenantCommand};
+    use crate::command::{
+        COMMAND_VERSION, Command, Envelope, Outcome, SystemCommand, TenantCommand,
+    };
     use crate::domain::ids::{Epoch, NodeId};
 
     /// An entry of about `bytes` bytes, whose proposer counts in `told`.

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::PartQueue;
 use super::queue::Batch;
-use crate::command::Envelope;
-use crate::command::Outcome;
+use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Part, Position};
 use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 use crate::ports::{
     BoxFuture, GroupStatus, Handed, Leadership, LogEntry, NotOfLog, ProposeError, Replay, Row,
     Store, StoreStats, Stores,

@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest};
-use crate::cluster::join::{Prover, proof};
-use crate::command::{Member, SystemCommand};
-use crate::command::{Outcome, Refusal};
+use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest, Prover, proof};
+use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::membership::{Authority, JoinToken, Member};
 use crate::domain::secret::is_same;
 use crate::ports::seams::Seams;
 use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
 use crate::services::control::Control;
-use crate::state::system::{Authority, JoinToken, SystemState};
+use crate::state::system::SystemState;
 
 /// How long letting a node in may take.
 const ADMIT_DEADLINE: Duration = Duration::from_secs(5);

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Overlay;
 use crate::domain::codec;
+use crate::domain::time::{Pause, Timestamp};
 use crate::mutants::{self, Mutant};
-use crate::ports::seams::Timestamp;
 use crate::ports::{Row, StoreError};
 
 /// Clocks of members differ by this much without anything being wrong, milliseconds.
@@ -34,15 +34,6 @@ pub struct PartTime {
     now: Timestamp,
     own: Timestamp,
     aged: Timestamp,
-}
-
-/// How long a leader saw nothing happen to a part, by its monotonic clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pause {
-    /// The time in the last entry before the pause.
-    pub since: Timestamp,
-    /// Length of the pause, milliseconds.
-    pub ms: u64,
 }
 
 impl PartTime {

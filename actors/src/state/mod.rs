@@ -12,6 +12,6 @@ pub mod system;
 pub mod tables;
 pub mod tenant;
 
-pub use clock::{AGE_STEP_MS_MAX, PartTime, Pause};
+pub use clock::{AGE_STEP_MS_MAX, PartTime};
 pub use machine::Machine;
 pub use overlay::{Overlay, decode_row};

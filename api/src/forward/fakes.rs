@@ -12,8 +12,9 @@ use serde_json::Value;
 use shiioo_actors::cluster::rpc_ids::Origins;
 use shiioo_actors::command::Origin;
 use shiioo_actors::domain::secret::SecretHash;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::ports::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 use tokio::sync::watch;
 use tower::ServiceExt;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::ports::seams::Timestamp;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Record, Vote};
 use super::segment::HEAD_BYTES;

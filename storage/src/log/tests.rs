@@ -6,8 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
 use shiioo_actors::domain::ids::{GroupId, NodeId, Part, Position, TenantId};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::ports::seams::Timestamp;
 
 use super::record::{self, Body, Checkpoint, Floor, GroupState, LogEntry, Members, Record, Vote};
 use super::{Log, Op};

@@ -9,8 +9,7 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
-use shiioo_actors::command::Envelope;
-use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{Envelope, Outcome};
 use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};

@@ -19,17 +19,16 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use shiioo_actors::command::Outcome;
-use shiioo_actors::command::{Command, Envelope};
+use shiioo_actors::command::{Command, Envelope, Outcome};
 use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::convert::stored_members;
 use super::floor::Floors;
-use super::types::stored_membership;
 use super::types::{
     Entry, LogId, StoredMembership, TypeConfig, io_error, log_id, members, position,
+    stored_membership,
 };
 use crate::log::Log;
 use crate::log::record::Floor;

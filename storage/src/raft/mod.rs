@@ -40,8 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use shiioo_actors::command::Envelope;
-use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{Envelope, Outcome};
 use shiioo_actors::domain::ids::{GroupId, Part, Position};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{

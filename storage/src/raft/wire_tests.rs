@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
-use shiioo_actors::ports::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 
 use super::convert;
 use super::types::log_entry;

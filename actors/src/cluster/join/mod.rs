@@ -21,9 +21,9 @@ use uuid::Uuid;
 
 pub use token::{JoinSecret, ParseTokenError, Prover, proof};
 
-use crate::command::Member;
 use crate::domain::codec;
 use crate::domain::ids::TokenId;
+use crate::domain::membership::Member;
 use crate::ports::Peer;
 
 /// The shape of requests and answers that this program speaks.

@@ -5,9 +5,9 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 
 use crate::domain::ids::TokenId;
+use crate::domain::membership::SHARED_SECRET;
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Entropy;
-use crate::state::system::SHARED_SECRET;
 
 /// What a token made by a cluster begins with: kind and version.
 const PREFIX: &str = "SHK1.";

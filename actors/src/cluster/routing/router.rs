@@ -11,10 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::Claim;
-use crate::cluster::routing::Directory;
-use crate::command::Envelope;
-use crate::command::Outcome;
+use crate::cluster::routing::{Claim, Directory};
+use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
 use crate::ports::{Ledger, PeerError, Peers, ProposeError};

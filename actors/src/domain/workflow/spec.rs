@@ -19,7 +19,7 @@ use self::shape::{Object, count, or_default, seconds, whole};
 use super::template::Templates;
 use super::{STEPS_MAX, Step, Workflow};
 use crate::domain::json::Json;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// Longest step id, characters.
 pub const STEP_ID_CHARS_MAX: usize = 200;

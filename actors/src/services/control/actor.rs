@@ -9,8 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Control, ControlMessage, Syncs};
-use crate::cluster::routing::Router;
-use crate::cluster::routing::{Directory, Placed};
+use crate::cluster::routing::{Directory, Placed, Router};
 use crate::domain::ids::{GroupId, Part, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;

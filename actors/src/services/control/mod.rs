@@ -22,8 +22,7 @@ pub use actor::{ControlActor, ControlArguments};
 pub use message::ControlMessage;
 
 use crate::cluster::routing::{Directory, Router};
-use crate::command::Outcome;
-use crate::command::{Command, SystemCommand, TenantCommand};
+use crate::command::{Command, Outcome, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::Ledger;
 use crate::ports::error::CallError;

@@ -10,7 +10,8 @@ use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::Envelope;
 use crate::domain::ids::{Part, Position};
-use crate::ports::seams::{Clock, Entropy, Timestamp};
+use crate::domain::time::Timestamp;
+use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
     Service, StoreError,

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::cluster::routing::Claim;
+use crate::domain::time::Timestamp;
 use crate::domain::views::NodeStatus;
-use crate::ports::seams::Timestamp;
 
 /// A clock that differs by more than this is wrong, milliseconds.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;

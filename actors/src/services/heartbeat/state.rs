@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::ids::NodeId;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// What has been heard of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
 use super::state::{Admission, LockQueues, Over};
-use crate::command::LockCommand;
-use crate::command::{LockView, Outcome};
+use crate::command::{LockCommand, Outcome};
+use crate::domain::lock::LockView;
+use crate::domain::time::Timestamp;
 use crate::domain::views::Acquired;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
-use crate::ports::seams::{Seams, Timestamp};
+use crate::ports::seams::Seams;
 use crate::ports::{Ledger, ProposeError};
 use crate::services::mailbox::{asked, born, until};
 use crate::state::tables::lock_table::LockNotice;

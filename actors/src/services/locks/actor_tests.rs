@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use super::actor::{LockActor, LockArguments};
 use super::*;
-use crate::command::Outcome;
-use crate::command::{Command, Envelope, SystemCommand};
+use crate::command::{Command, Envelope, Outcome, SystemCommand};
 use crate::domain::ids::{Part, Position};
+use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
-use crate::ports::seams::{Clock, Entropy, Seams, Timestamp};
+use crate::ports::seams::{Clock, Entropy, Seams};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
 };

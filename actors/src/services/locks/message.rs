@@ -6,9 +6,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Space;
-use crate::command::Cause;
-use crate::command::{LockView, Outcome};
+use crate::command::{Cause, Outcome};
 use crate::domain::json::Json;
+use crate::domain::lock::LockView;
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::state::tables::lock_table::LockNotice;

@@ -26,10 +26,10 @@ use tokio::time::Instant;
 pub use actor::{LockActor, LockArguments};
 pub use message::{AcquireRequest, LockMessage, RenewRequest};
 
-use crate::command::LockView;
 use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
+use crate::domain::lock::LockView;
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;

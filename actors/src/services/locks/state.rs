@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
-use crate::command::LockView;
+use crate::domain::lock::LockView;
+use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
-use crate::ports::seams::Timestamp;
 use crate::state::tables::lock_table::LockNotice;
 
 /// Most waiters on this node. Below the long polls that one node takes in (see

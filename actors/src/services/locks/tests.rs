@@ -4,8 +4,8 @@ use tokio::sync::oneshot;
 
 use super::state::*;
 use super::*;
+use crate::domain::time::Timestamp;
 use crate::ports::error::CallError;
-use crate::ports::seams::Timestamp;
 
 type Answer = oneshot::Receiver<Result<Acquired, CallError>>;
 

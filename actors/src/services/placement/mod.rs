@@ -16,4 +16,4 @@ mod state;
 
 pub use actor::{PlacementActor, PlacementArguments};
 pub use message::PlacementMessage;
-pub use state::{VOTERS_MAX, keeps_quorum};
+pub use state::keeps_quorum;

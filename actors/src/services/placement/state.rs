@@ -6,14 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::ids::NodeId;
+use crate::domain::voters::VOTERS_MAX;
 use crate::ports::ReplicaStatus;
 use crate::services::heartbeat::MemberHealth;
 
 use super::rounds::Rounds;
 
-/// Most voters of the system group: more would make each write wait for more disks, and buy
-/// nothing that five do not.
-pub const VOTERS_MAX: usize = 5;
 /// A voter that has been unhealthy for so long is replaced by a learner, if there is one.
 const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
 /// A member that has been unhealthy for so long, and whose address another member has now, has

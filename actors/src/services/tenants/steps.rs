@@ -22,11 +22,11 @@ use super::{TenantDeps, TenantMessage};
 use crate::command::{Command, StepResult, TenantCommand};
 use crate::domain::ids::{Epoch, GroupId, RunId, TenantId};
 use crate::domain::json::{self, Json};
+use crate::domain::time::Timestamp;
 use crate::domain::workflow::spec::{
     Action, BACKOFF_SECS_MAX, StepSpec, WAIT_SECS_MAX, millis, wait_secs,
 };
 use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
-use crate::ports::seams::Timestamp;
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
 use crate::services::mailbox::born;
 use crate::services::tenants::fair::FairGate;

@@ -17,8 +17,8 @@ use super::TenantMessage;
 use super::actor::TenantShell;
 use super::steps::{self, StepKey};
 use crate::domain::json::Json;
+use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
-use crate::ports::seams::Timestamp;
 use crate::state::tenant::{StepState, TenantState, Wait, Waiting};
 
 /// Longest time before a moment of the wall clock is looked at again: it may be set.

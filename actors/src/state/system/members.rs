@@ -6,63 +6,20 @@
 //! - a member that votes alone in a group is not removed;
 //! - join secrets and the admin token are kept as hashes only.
 
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
 use super::nodes::{MemberRecord, NodeRecord};
 use super::{Made, SystemEffect, SystemState};
-use crate::command::{Idempotency, Member};
-use crate::command::{Outcome, Refusal};
+use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::{NodeId, TokenId};
-use crate::domain::secret::{SecretBytes, SecretHash};
+use crate::domain::membership::{Authority, EXPIRED, JoinToken, Member, SHARED_SECRET};
+use crate::domain::secret::SecretHash;
+use crate::domain::time::Timestamp;
 use crate::ports::Peer;
-use crate::ports::seams::Timestamp;
 use crate::state::AGE_STEP_MS_MAX;
 
 /// Most members.
 pub const MEMBERS_MAX: usize = 64;
 /// Most join tokens.
 const TOKENS_MAX: usize = 1000;
-
-/// What founds a cluster: who signs its members' certificates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Authority {
-    /// The cluster.
-    pub cluster: Uuid,
-    /// Certificate of the cluster's authority, DER.
-    pub certificate: Vec<u8>,
-    /// Its private key, PKCS #8 DER. Every member has it, so that any can admit others.
-    pub key: SecretBytes,
-}
-
-/// Admits nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinToken {
-    /// Hash of its secret.
-    pub secret_hash: SecretHash,
-    /// When it ends.
-    pub expires_at: Option<Timestamp>,
-    /// How many nodes it still admits.
-    pub uses_left: Option<u32>,
-    /// When it was made.
-    pub created_at: Timestamp,
-}
-
-/// Said of a token whose time is over.
-const EXPIRED: &str = "it has expired";
-
-impl JoinToken {
-    /// Why it does not admit a node at time `at`, if it does not.
-    pub fn why_not(&self, at: Timestamp) -> Option<&'static str> {
-        if self.expires_at.is_some_and(|end| at >= end) {
-            return Some(EXPIRED);
-        }
-        (self.uses_left == Some(0)).then_some("it is used up")
-    }
-}
-
-/// The token that stands for the secret of the cluster's own choice.
-pub const SHARED_SECRET: TokenId = TokenId::from_uuid(Uuid::nil());
 
 type Applied = (Outcome, Vec<SystemEffect>);
 

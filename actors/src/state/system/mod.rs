@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use members::{Authority, JoinToken, MEMBERS_MAX, SHARED_SECRET};
+pub use members::MEMBERS_MAX;
 pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
-use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, SystemCommand};
-use crate::command::{LockView, Outcome, Refusal};
+use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, Outcome, Refusal, SystemCommand};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
+use crate::domain::lock::LockView;
 use crate::domain::secret::SecretHash;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
 use crate::state::tables::answered::{Answered, Known};
 use crate::state::tables::idempotency::{Done, IdempotencyTable};

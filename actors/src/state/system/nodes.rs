@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
-use crate::command::Idempotency;
-use crate::command::{Outcome, Refusal};
+use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::NodeId;
-use crate::ports::seams::Timestamp;
+use crate::domain::page::{ITEM_FRAME_BYTES, Weighed, quoted_bytes};
+use crate::domain::time::Timestamp;
 
 /// Most nodes listed.
 const NODES_MAX: usize = 10_000;
@@ -140,5 +140,15 @@ impl SystemState {
         self.dirty.nodes.insert(node);
         self.calls.remember(idempotency, self.time.aged(), Made::Node(node));
         (Outcome::Node { node, replayed: false }, Vec::new())
+    }
+}
+
+impl Weighed for NodeRecord {
+    fn json_bytes(&self) -> usize {
+        let node_addr = self.member.as_ref().map_or(0, |member| quoted_bytes(&member.node_addr));
+        let own = quoted_bytes(&self.address) + quoted_bytes(&self.region) + node_addr;
+        let metadata = self.metadata.iter();
+        let metadata = metadata.map(|(name, text)| quoted_bytes(name) + quoted_bytes(text) + 2);
+        ITEM_FRAME_BYTES + own + metadata.sum::<usize>()
     }
 }

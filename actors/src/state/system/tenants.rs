@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Made, SystemEffect, SystemState};
-use crate::command::Idempotency;
-use crate::command::{Outcome, Refusal};
+use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::tenant::{TenantChange, TenantRecord};
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// Most tenants, those deleted not counted.
 pub const TENANTS_MAX: usize = 100_000;

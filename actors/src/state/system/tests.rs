@@ -1,8 +1,8 @@
 //! Table tests of the control plane.
 
 use super::*;
-use crate::command::Refusal;
-use crate::command::{Idempotency, Member};
+use crate::command::{Idempotency, Refusal};
+use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use uuid::Uuid;

@@ -14,8 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Origin;
-use crate::command::Outcome;
+use crate::command::{Origin, Outcome};
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};

@@ -8,10 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Idempotency;
-use crate::command::Refusal;
+use crate::command::{Idempotency, Refusal};
+use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
-use crate::ports::seams::Timestamp;
 use crate::state::AGE_STEP_MS_MAX;
 
 /// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made

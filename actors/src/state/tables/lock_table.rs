@@ -11,11 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::command::LockCommand;
-use crate::command::{LockView, Outcome, Refusal};
+use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::json::Json;
+use crate::domain::lock::LockView;
+use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
-use crate::ports::seams::Timestamp;
 
 /// Most locks held at once in one key space.
 pub const LOCKS_MAX: usize = 100_000;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::TenantState;
-use crate::command::Cause;
-use crate::command::{Outcome, Refusal};
+use crate::command::{Cause, Outcome, Refusal};
 use crate::domain::ids::{JobId, RunId};
+use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
-use crate::ports::seams::Timestamp;
 
 /// Most named workflows of a tenant.
 const WORKFLOWS_MAX: usize = 1000;

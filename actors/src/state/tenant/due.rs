@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::ids::RunId;
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// A step that waits: when it is due, and its run, index and attempt.
 pub type Wait = (Timestamp, RunId, u16, u32);

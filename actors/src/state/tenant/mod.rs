@@ -30,12 +30,12 @@ pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::command::{
-    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, TenantCommand,
+    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, Outcome, Refusal,
+    TenantCommand,
 };
-use crate::command::{Outcome, Refusal};
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
-use crate::ports::seams::Timestamp;
+use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
 use crate::state::tables::answered::{Answered, Known};
 use crate::state::tables::idempotency::IdempotencyTable;

@@ -6,11 +6,11 @@
 use super::events::Fields;
 use super::run::RUN_PAYLOAD_BYTES_MAX;
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
-use crate::command::{Cause, StepResult};
-use crate::command::{Outcome, Refusal, RunStatus};
+use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
-use crate::ports::seams::Timestamp;
+use crate::domain::run::RunStatus;
+use crate::domain::time::Timestamp;
 
 impl TenantState {
     pub(super) fn step_result(

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::RunStatus;
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
+use crate::domain::run::RunStatus;
+use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
-use crate::ports::seams::Timestamp;
 
 /// Most bytes of a run's input and outputs together: a run is one row of the index.
 pub const RUN_PAYLOAD_BYTES_MAX: u64 = 16 << 20;

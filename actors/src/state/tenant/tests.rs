@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::command::RunStatus;
 use crate::command::{COMMAND_VERSION, Idempotency, StepResult, WorkflowSource};
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
+use crate::domain::run::RunStatus;
 use crate::domain::tenant::{Quotas, Settings};
 use crate::domain::workflow::{Workflow, spec};
 

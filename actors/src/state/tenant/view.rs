@@ -1,8 +1,8 @@
 //! Shows runs and jobs as clients see them.
 
 use super::{Job, Run, StepState, StepStatus, Waiting};
-use crate::command::RunStatus;
 use crate::domain::json::Json;
+use crate::domain::run::RunStatus;
 use crate::domain::views::{JobView, RunView, StepView};
 
 /// A run. `is_active` tells whether its tenant lets new steps begin.

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use shiioo_actors::command::Outcome;
-use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
-use shiioo_actors::ports::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
 
 /// What the part holds: texts by index.

@@ -7,7 +7,8 @@ use crate::command::{LockCommand, Origin};
 use crate::domain::json::Json;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::Quota;
-use crate::state::{Pause, reload};
+use crate::domain::time::Pause;
+use crate::state::reload;
 
 /// Numbers that one entry is made of.
 type Dice = (u8, u8, u8, u8, i64, bool);

@@ -1,7 +1,7 @@
 //! What a wall clock that is wrong for a while does to a tenant: nothing that lasts.
 
 use super::*;
-use crate::state::Pause;
+use crate::domain::time::Pause;
 use crate::state::tables::idempotency::KEPT_MS;
 
 const DAY: i64 = 86_400_000;

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{LockCommand, Origin};
-use crate::state::{Pause, reload};
+use crate::domain::time::Pause;
+use crate::state::reload;
 
 /// Numbers that one entry is made of.
 type Dice = (u8, u8, u8, u8, i64, bool);
