@@ -64,10 +64,12 @@ impl Renderer {
         let turn = self.turns.enter(tenant).await;
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = Cancel(Arc::clone(&cancelled));
+        let deadline = Instant::now() + RENDER_MAX;
+        let is_late = Arc::new(move || Instant::now() >= deadline);
         let tools = Tools {
             templates: Arc::clone(&self.templates),
             parsed: Arc::clone(&self.parsed),
-            limits: Limits { deadline: Some(Instant::now() + RENDER_MAX), cancelled },
+            limits: Limits { is_late: Some(is_late), cancelled },
         };
         let (reply, answer) = oneshot::channel();
         self.workers.run(Box::new(move || {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::value::{Enumerator, Object};
 use minijinja::{Error, ErrorKind, Value as TemplateValue};
-use tokio::time::Instant;
 
 use super::parsed::{Parsed, Part, tree_bytes};
 use crate::domain::ids::RunId;
@@ -37,10 +36,10 @@ pub struct Offer {
 }
 
 /// When a render is to be given up.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Limits {
-    /// At this moment of the monotonic clock.
-    pub deadline: Option<Instant>,
+    /// When this says that its time is up. The caller has the clock.
+    pub is_late: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
     /// When nobody waits for it any more.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -82,6 +81,12 @@ impl Context {
     }
 }
 
+impl fmt::Debug for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limits").field("cancelled", &self.cancelled).finish_non_exhaustive()
+    }
+}
+
 impl Limits {
     /// Whether nobody waits any more.
     pub fn is_cancelled(&self) -> bool {
@@ -93,7 +98,7 @@ impl Limits {
 impl Source {
     fn is_over(&self) -> bool {
         self.limits.is_cancelled()
-            || self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            || self.limits.is_late.as_ref().is_some_and(|is_late| is_late())
     }
 
     /// A part of the run as a value; an invalid one, which ends the render, when that costs too much.
