@@ -30,7 +30,7 @@ use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
-use crate::replica::PartDeps;
+use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
 use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
@@ -234,7 +234,7 @@ async fn start_under(
     let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
-    let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
+    let part = ReplicaDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
     let (says, claim) = watch::channel(None);

@@ -122,14 +122,14 @@ impl fmt::Display for Position {
 /// What applies a share of a group's log and makes it durable on its own: one tenant, or the
 /// control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum StateMachineId {
     /// The control plane, in group 0.
     System,
     /// One tenant, in its tenant group.
     Tenant(TenantId),
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for StateMachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System => f.write_str("system"),

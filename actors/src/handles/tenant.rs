@@ -22,7 +22,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Ledger, StoreError};
-use crate::replica::PartQueue;
+use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
 use crate::services::mailbox::{asked, born, call, until};
 use crate::services::tenants::{TenantMessage, TenantReader};
@@ -34,7 +34,7 @@ pub struct TenantHandle {
     pub(super) id: TenantId,
     pub(super) placed: Placed,
     pub(super) actor: ActorRef<TenantMessage>,
-    pub(super) queue: Arc<PartQueue>,
+    pub(super) queue: Arc<ApplyQueue>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,

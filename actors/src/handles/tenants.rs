@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, Placed};
 use crate::command::{Outcome, Refusal, SystemCommand};
-use crate::domain::ids::{GroupId, NodeId, Part, TenantId};
+use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageRequest, PageRoom};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
@@ -433,7 +433,7 @@ impl Tenants {
     pub fn with_files(&self) -> usize {
         let slots = self.0.registry.slots();
         // Of whom the disk does not tell is not counted.
-        let has_files = |tenant| self.0.stores.exists(Part::Tenant(tenant)).unwrap_or(false);
+        let has_files = |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
         slots.iter().filter(|slot| has_files(slot.tenant)).count()
     }
 }

@@ -26,7 +26,7 @@ pub use peers::{
 pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
 
 use crate::command::{Envelope, Outcome};
-use crate::domain::ids::{GroupId, Part, Position, TenantId};
+use crate::domain::ids::{GroupId, StateMachineId, Position, TenantId};
 use crate::domain::voters::Voters;
 use crate::ports::descriptors::is_exhausted;
 
@@ -59,7 +59,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn replay(
         &self,
         group: GroupId,
-        part: Part,
+        part: StateMachineId,
         from: u64,
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
@@ -69,29 +69,29 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// When they do not.
-    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog>;
+    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), NotOfLog>;
 
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
 
     /// Tells that the part has files, and that they hold everything up to `upto` durably. To be told
     /// before [`Ledger::durable`]: what the log need not keep must be missed when it is not there.
-    fn filed(&self, part: Part, upto: Position);
+    fn filed(&self, part: StateMachineId, upto: Position);
 
     /// The parts that have files, by what was told: whoever of them has none has lost them.
-    fn with_files(&self) -> BTreeSet<Part>;
+    fn with_files(&self) -> BTreeSet<StateMachineId>;
 
     /// Tells that the part's files are about to be removed. Returns once that is durable: then they
     /// may go, and are not missed.
-    fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn unfile(&self, group: GroupId, part: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
     /// the log need not keep it.
-    fn durable(&self, group: GroupId, part: Part, upto: Position);
+    fn durable(&self, group: GroupId, part: StateMachineId, upto: Position);
 
     /// Bytes of the group's log that are kept on account of `part` alone: what it has not made
     /// durable, up to where another part needs the log.
-    fn kept_for(&self, _group: GroupId, _part: Part) -> u64 {
+    fn kept_for(&self, _group: GroupId, _part: StateMachineId) -> u64 {
         0
     }
 
@@ -313,10 +313,10 @@ impl fmt::Debug for Reply {
 pub trait Stores: Send + Sync + 'static {
     /// Opens a part's files, making them where there are none. Recovers what a crash left: the
     /// events are cut to the length that the index recorded.
-    fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>>;
+    fn open(&self, part: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>>;
 
     /// Whether the part has files. An error is not a no.
-    fn exists(&self, part: Part) -> Result<bool, StoreError>;
+    fn exists(&self, part: StateMachineId) -> Result<bool, StoreError>;
 
     /// Removes a tenant's files. Returns once they are gone durably.
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>>;

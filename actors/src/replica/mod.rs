@@ -1,8 +1,8 @@
 //! A part: a pure state machine, its share of a group's log, and its files.
 //!
 //! The control plane and every tenant are run the same way: the group's apply loop pushes entries
-//! into a [`PartQueue`] and goes on; the part's actor takes them out in batches with a
-//! [`PartRunner`], applies them, answers whoever proposed them, and now and then makes what has
+//! into a [`ApplyQueue`] and goes on; the part's actor takes them out in batches with a
+//! [`ReplicaRunner`], applies them, answers whoever proposed them, and now and then makes what has
 //! changed durable, which lets the log be cut.
 //!
 //! Invariants:
@@ -13,8 +13,8 @@
 //! - a queue that overflows forgets entries and remembers that it did: they are read again from
 //!   the log.
 
-mod queue;
+mod apply_queue;
 mod runner;
 
-pub use queue::{PartQueue, QueueBytes};
-pub use runner::{PartDeps, PartRunner};
+pub use apply_queue::{ApplyQueue, QueueBytes};
+pub use runner::{ReplicaDeps, ReplicaRunner};

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::PartQueue;
-use super::queue::Batch;
+use super::ApplyQueue;
+use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
-use crate::domain::ids::{GroupId, Part, Position};
+use crate::domain::ids::{GroupId, StateMachineId, Position};
 use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
-use crate::state::{Machine, Overlay};
+use crate::state::{StateMachine, RowBuffer};
 
 /// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
 /// is written to an index before: what a full disk takes back of it would be lost to memory.
@@ -30,7 +30,7 @@ const KEY_BYTES_MAX: usize = 1024;
 
 /// What a runner needs from outside.
 #[derive(Clone)]
-pub struct PartDeps {
+pub struct ReplicaDeps {
     /// The replicated log.
     pub ledger: Arc<dyn Ledger>,
     /// The files.
@@ -38,15 +38,15 @@ pub struct PartDeps {
 }
 
 /// A part and how far it has come.
-pub struct PartRunner<M: Machine> {
-    deps: PartDeps,
+pub struct ReplicaRunner<M: StateMachine> {
+    deps: ReplicaDeps,
     group: GroupId,
-    part: Part,
-    queue: Arc<PartQueue>,
+    part: StateMachineId,
+    queue: Arc<ApplyQueue>,
     /// The state.
     pub machine: M,
     /// The rows.
-    pub rows: Overlay,
+    pub rows: RowBuffer,
     applied: Option<Position>,
     durable: Option<Position>,
     /// What the files hold durably; `durable` also rises where there is nothing to keep.
@@ -61,17 +61,17 @@ pub struct PartRunner<M: Machine> {
     to_install: Option<Dump>,
 }
 
-impl<M: Machine> PartRunner<M> {
+impl<M: StateMachine> ReplicaRunner<M> {
     /// Opens the part's files and brings its state up to what has been handed over so far. A tenant
     /// whose files cannot be opened for lack of room waits for it.
     ///
     /// # Errors
     /// When the files or the log cannot be read.
     pub async fn start(
-        deps: PartDeps,
+        deps: ReplicaDeps,
         group: GroupId,
-        part: Part,
-        queue: Arc<PartQueue>,
+        part: StateMachineId,
+        queue: Arc<ApplyQueue>,
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
         let store = if deps.stores.exists(part)? { Some(opened(&deps, part).await?) } else { None };
         let applied = store.as_ref().and_then(|store| store.position());
@@ -79,7 +79,7 @@ impl<M: Machine> PartRunner<M> {
         let held = store.as_ref().map(|store| store.position().unwrap_or_default());
         let belongs = deps.ledger.belongs(group, part, held);
         belongs.map_err(|why| not_of_log(part, &why))?;
-        let rows = Overlay::new(store);
+        let rows = RowBuffer::new(store);
         let machine = M::load(&rows)?;
         let mut runner = Self {
             deps,
@@ -175,7 +175,7 @@ impl<M: Machine> PartRunner<M> {
             unmarked => unmarked?,
         }
         (self.undurable_entries, self.undurable_bytes) = (0, 0);
-        self.rows.put(self.machine.take_settled_rows());
+        self.rows.put(self.machine.take_final_rows());
         self.rows.put(self.machine.take_dirty_rows());
         let pending = self.rows.take_pending();
         let kept = pending.clone();
@@ -252,7 +252,7 @@ impl<M: Machine> PartRunner<M> {
                 Ok(false)
             }
             // The control plane goes on without its file until there is a descriptor for it.
-            Err(error) if error.is_passing() && self.part == Part::System => {
+            Err(error) if error.is_passing() && self.part == StateMachineId::System => {
                 self.rows.shut();
                 Ok(false)
             }
@@ -265,7 +265,7 @@ impl<M: Machine> PartRunner<M> {
     /// repeated.
     async fn settle_files(&mut self) -> Result<bool, StoreError> {
         if self.rows.has_files() && !self.machine.needs_files() {
-            self.rows = Overlay::default();
+            self.rows = RowBuffer::default();
             self.in_files = None;
             self.has_to_remove = true;
         }
@@ -347,7 +347,7 @@ impl<M: Machine> PartRunner<M> {
 
     /// Lets go of the files, for an actor that stops.
     pub fn close_files(&mut self) {
-        self.rows = Overlay::default();
+        self.rows = RowBuffer::default();
         self.queue.files_given_up();
     }
 
@@ -485,7 +485,7 @@ impl<M: Machine> PartRunner<M> {
             return Ok(());
         }
         self.rows.put_events(&self.machine.take_events());
-        self.rows.put(self.machine.take_settled_rows());
+        self.rows.put(self.machine.take_final_rows());
         if !self.deps.ledger.has_room() || !self.settle_files().await? {
             return Ok(());
         }
@@ -503,7 +503,7 @@ impl<M: Machine> PartRunner<M> {
     }
 
     async fn remove_files(&mut self) -> Result<(), StoreError> {
-        let Part::Tenant(tenant) = self.part else { return Ok(()) };
+        let StateMachineId::Tenant(tenant) = self.part else { return Ok(()) };
         // Killed in between, the log says that there are none, and the next start applies the
         // deletion once more. The other way round they would be missed.
         self.deps.ledger.unfile(self.group, self.part).await?;
@@ -512,11 +512,11 @@ impl<M: Machine> PartRunner<M> {
 }
 
 /// Opens the files of a part that has some.
-async fn opened(deps: &PartDeps, part: Part) -> Result<Box<dyn Store>, StoreError> {
+async fn opened(deps: &ReplicaDeps, part: StateMachineId) -> Result<Box<dyn Store>, StoreError> {
     loop {
         match deps.stores.open(part).await {
             // Failing would put the tenant in quarantine, for something that passes by itself.
-            Err(StoreError::Full) if part != Part::System => {
+            Err(StoreError::Full) if part != StateMachineId::System => {
                 deps.ledger.found_no_room();
                 tokio::time::sleep(ROOM_RETRY).await;
             }
@@ -526,10 +526,10 @@ async fn opened(deps: &PartDeps, part: Part) -> Result<Box<dyn Store>, StoreErro
 }
 
 /// What is said of files that do not belong to the log beside them.
-fn not_of_log(part: Part, why: &NotOfLog) -> StoreError {
+fn not_of_log(part: StateMachineId, why: &NotOfLog) -> StoreError {
     let file = match part {
-        Part::System => "system.redb".to_owned(),
-        Part::Tenant(tenant) => format!("tenants/{tenant}"),
+        StateMachineId::System => "system.redb".to_owned(),
+        StateMachineId::Tenant(tenant) => format!("tenants/{tenant}"),
     };
     let way_out = "put the whole data directory back as it was, or, where other members hold the \
                    data, remove it and join anew";

@@ -26,10 +26,10 @@ struct Texts {
     works: bool,
 }
 
-impl Machine for Texts {
+impl StateMachine for Texts {
     type Effect = ();
 
-    fn load(rows: &Overlay) -> Result<Self, StoreError> {
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let (applied, works) = rows.get(b"t")?.unwrap_or_default();
         Ok(Self { applied, works })
     }
@@ -48,7 +48,7 @@ impl Machine for Texts {
         Vec::new()
     }
 
-    fn take_settled_rows(&mut self) -> Vec<Row> {
+    fn take_final_rows(&mut self) -> Vec<Row> {
         Vec::new()
     }
 
@@ -112,7 +112,7 @@ impl Ledger for World {
     fn replay(
         &self,
         _: GroupId,
-        _: Part,
+        _: StateMachineId,
         from: u64,
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
@@ -131,20 +131,20 @@ impl Ledger for World {
         self.replayed.lock().unwrap().push(bytes);
         Box::pin(async { Ok(replay) })
     }
-    fn belongs(&self, _: GroupId, _: Part, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
         None
     }
-    fn filed(&self, _: Part, _: Position) {}
-    fn with_files(&self) -> std::collections::BTreeSet<Part> {
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> std::collections::BTreeSet<StateMachineId> {
         std::collections::BTreeSet::new()
     }
-    fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
-    fn durable(&self, _: GroupId, _: Part, upto: Position) {
+    fn durable(&self, _: GroupId, _: StateMachineId, upto: Position) {
         // It is said again after each batch; once is told here.
         let told = format!("reported {}", upto.index);
         if self.reported.lock().unwrap().replace(upto) != Some(upto) {
@@ -239,12 +239,12 @@ impl Drop for MemStore {
 struct MemStores(Arc<World>);
 
 impl Stores for MemStores {
-    fn open(&self, _: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
+    fn open(&self, _: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
         self.0.tell("opened");
         *self.0.exists.lock().unwrap() = true;
         Box::pin(async { Ok(Box::new(MemStore(Arc::clone(&self.0))) as Box<dyn Store>) })
     }
-    fn exists(&self, _: Part) -> Result<bool, StoreError> {
+    fn exists(&self, _: StateMachineId) -> Result<bool, StoreError> {
         Ok(*self.0.exists.lock().unwrap())
     }
     fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -263,7 +263,7 @@ fn tenant() -> TenantId {
 }
 
 /// Hands an entry over; whoever proposed it counts in `told`.
-fn hand_over(world: &World, queue: &PartQueue, text: String, told: &Arc<AtomicUsize>) {
+fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicUsize>) {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
     let command = TenantCommand::CancelRun { run, reason: Some(text) };
     let command = Command::Tenant { tenant: tenant(), epoch: Epoch(1), command };
@@ -280,15 +280,15 @@ fn hand_over(world: &World, queue: &PartQueue, text: String, told: &Arc<AtomicUs
     queue.push(Handed { position, payload: Payload::Command(envelope), reply: Some(reply) });
 }
 
-async fn start(world: &Arc<World>, queue: &Arc<PartQueue>) -> PartRunner<Texts> {
+async fn start(world: &Arc<World>, queue: &Arc<ApplyQueue>) -> ReplicaRunner<Texts> {
     let stores = Arc::new(MemStores(Arc::clone(world)));
-    let deps = PartDeps { ledger: Arc::clone(world) as Arc<dyn Ledger>, stores };
-    let part = Part::Tenant(tenant());
-    PartRunner::start(deps, GroupId(1), part, Arc::clone(queue)).await.unwrap().0
+    let deps = ReplicaDeps { ledger: Arc::clone(world) as Arc<dyn Ledger>, stores };
+    let part = StateMachineId::Tenant(tenant());
+    ReplicaRunner::start(deps, GroupId(1), part, Arc::clone(queue)).await.unwrap().0
 }
 
-fn new_queue() -> Arc<PartQueue> {
-    Arc::new(PartQueue::sharing(Arc::new(QueueBytes::default())))
+fn new_queue() -> Arc<ApplyQueue> {
+    Arc::new(ApplyQueue::sharing(Arc::new(QueueBytes::default())))
 }
 
 #[tokio::test]
@@ -323,7 +323,7 @@ async fn many_bytes_are_made_durable_before_many_entries_are() {
 async fn the_mark_of_an_idle_part_goes_before_its_work_is_durable_and_comes_after_its_end_is() {
     let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
     let mut runner = start(&world, &queue).await;
-    let step = async |text: &str, runner: &mut PartRunner<Texts>| {
+    let step = async |text: &str, runner: &mut ReplicaRunner<Texts>| {
         hand_over(&world, &queue, text.to_owned(), &told);
         runner.drain().await.unwrap();
         runner.make_durable().await.unwrap();

@@ -2,19 +2,19 @@
 //!
 //! An entry carries the wall clock of whoever proposed it, and any of these clocks may be wrong.
 //! Three times are therefore kept apart:
-//! - [`PartTime::now`] labels things. It does not go back by less than [`SKEW_MS_MAX`], so that
+//! - [`StateClock::now`] labels things. It does not go back by less than [`SKEW_MS_MAX`], so that
 //!   two leaders whose clocks differ a little tell one story; it does go back by more, for then
 //!   the clock was ahead and has been set right;
-//! - [`PartTime::own`] is what the present entry itself says. Moments that lie ahead are computed
+//! - [`StateClock::own`] is what the present entry itself says. Moments that lie ahead are computed
 //!   from it;
-//! - [`PartTime::aged`] measures how long something has been kept. It only grows, from entry to
+//! - [`StateClock::aged`] measures how long something has been kept. It only grows, from entry to
 //!   entry by at most [`AGE_STEP_MS_MAX`], whatever the clocks say: a clock that is ahead for
 //!   years makes nothing older by more than that. A longer pause counts in full when a leader
 //!   that watched it with its monotonic clock says how long it was.
 
 use serde::{Deserialize, Serialize};
 
-use super::Overlay;
+use super::RowBuffer;
 use crate::domain::codec;
 use crate::domain::time::{Pause, Timestamp};
 use crate::mutants::{self, Mutant};
@@ -30,19 +30,19 @@ const TIME_ROW: u8 = b'y';
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartTime {
+pub struct StateClock {
     now: Timestamp,
     own: Timestamp,
     aged: Timestamp,
 }
 
-impl PartTime {
+impl StateClock {
     /// As it was written down. `last_at` is what a directory knows that was written before there
     /// was such a row.
     ///
     /// # Errors
     /// When the row cannot be read.
-    pub fn load(rows: &Overlay, last_at: Timestamp) -> Result<Self, StoreError> {
+    pub fn load(rows: &RowBuffer, last_at: Timestamp) -> Result<Self, StoreError> {
         let before = Self { now: last_at, own: last_at, aged: last_at };
         Ok(rows.get(&[TIME_ROW])?.unwrap_or(before))
     }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_small_difference_of_clocks_does_not_turn_time_back() {
-        let mut time = PartTime::default();
+        let mut time = StateClock::default();
         time.tell(Timestamp(10_000), None);
         time.tell(Timestamp(5_000), None);
         assert_eq!((time.now(), time.own()), (Timestamp(10_000), Timestamp(5_000)));
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_ahead_is_believed_no_longer_than_it_is() {
-        let mut time = PartTime::default();
+        let mut time = StateClock::default();
         time.tell(Timestamp(1_000), None);
         time.tell(Timestamp(30 * DAY), None);
         time.tell(Timestamp(2_000), None);
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_pause_counts_in_full_when_it_was_watched_from_its_beginning() {
-        let mut time = PartTime::default();
+        let mut time = StateClock::default();
         time.tell(Timestamp(1_000), None);
         let pause = |since| Some(Pause { since: Timestamp(since), ms: 25 * 3_600_000 });
         time.tell(Timestamp(2_000), pause(999));
@@ -124,7 +124,7 @@ mod tests {
     proptest! {
         #[test]
         fn age_grows_by_no_more_than_a_step_an_entry(at in prop::collection::vec(any::<i64>(), 1..50)) {
-            let mut time = PartTime::default();
+            let mut time = StateClock::default();
             for at in at {
                 let before = time;
                 time.tell(Timestamp(at), None);
@@ -138,12 +138,12 @@ mod tests {
 
         #[test]
         fn a_reload_changes_nothing(at in prop::collection::vec(0_i64..DAY, 0..20)) {
-            let mut time = PartTime::default();
+            let mut time = StateClock::default();
             for at in at {
                 time.tell(Timestamp(at), None);
-                let mut rows = Overlay::default();
+                let mut rows = RowBuffer::default();
                 rows.put(vec![time.row()]);
-                prop_assert_eq!(PartTime::load(&rows, Timestamp(7)).unwrap(), time);
+                prop_assert_eq!(StateClock::load(&rows, Timestamp(7)).unwrap(), time);
             }
         }
     }

@@ -3,10 +3,10 @@
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::Position;
 use crate::ports::{Row, StoreError};
-use crate::state::Overlay;
+use crate::state::RowBuffer;
 
 /// A replicated, deterministic state machine. It reads no clock, no chance and no file.
-pub trait Machine: Sized + Send + 'static {
+pub trait StateMachine: Sized + Send + 'static {
     /// What the leader is to do after a command has been applied.
     type Effect: Send;
 
@@ -14,7 +14,7 @@ pub trait Machine: Sized + Send + 'static {
     ///
     /// # Errors
     /// When the rows cannot be read or understood.
-    fn load(rows: &Overlay) -> Result<Self, StoreError>;
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError>;
 
     /// Applies one command. Changes nothing when it refuses.
     fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<Self::Effect>);
@@ -23,7 +23,7 @@ pub trait Machine: Sized + Send + 'static {
     fn take_events(&mut self) -> Vec<u8>;
 
     /// Rows that are complete and that the state itself has let go of (ended runs).
-    fn take_settled_rows(&mut self) -> Vec<Row>;
+    fn take_final_rows(&mut self) -> Vec<Row>;
 
     /// Rows of everything else that changed since the last call.
     fn take_dirty_rows(&mut self) -> Vec<Row>;

@@ -5,13 +5,13 @@
 
 mod clock;
 mod machine;
-mod overlay;
+mod row_buffer;
 #[cfg(test)]
 pub(crate) mod reload;
 pub mod system;
 pub mod tables;
 pub mod tenant;
 
-pub use clock::{AGE_STEP_MS_MAX, PartTime};
-pub use machine::Machine;
-pub use overlay::{Overlay, decode_row};
+pub use clock::{AGE_STEP_MS_MAX, StateClock};
+pub use machine::StateMachine;
+pub use row_buffer::{RowBuffer, decode_row};

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use super::{Machine, Overlay};
+use super::{StateMachine, RowBuffer};
 use crate::command::Envelope;
 use crate::domain::ids::Position;
 use crate::ports::Found;
@@ -23,11 +23,11 @@ pub(crate) fn run<M>(
     differ: impl Fn(&M, &M) -> Option<String>,
 ) -> Vec<crate::command::Outcome>
 where
-    M: Machine + Default,
+    M: StateMachine + Default,
     M::Effect: PartialEq + Debug,
 {
     let (mut kept, mut loaded) = (M::default(), M::default());
-    let (mut kept_rows, mut loaded_rows) = (Overlay::default(), Overlay::default());
+    let (mut kept_rows, mut loaded_rows) = (RowBuffer::default(), RowBuffer::default());
     let mut outcomes = Vec::new();
     for (index, (envelope, reload)) in (1..).zip(script) {
         let position = Position { term: TERM, index };
@@ -38,7 +38,7 @@ where
         outcomes.push(outcome);
         if !kept.needs_files() {
             // They are removed at once.
-            (kept_rows, loaded_rows) = (Overlay::default(), Overlay::default());
+            (kept_rows, loaded_rows) = (RowBuffer::default(), RowBuffer::default());
         }
         if *reload {
             write_down(&mut kept, &mut kept_rows);
@@ -53,8 +53,8 @@ where
     outcomes
 }
 
-fn write_down<M: Machine>(machine: &mut M, rows: &mut Overlay) {
-    let (settled, dirty) = (machine.take_settled_rows(), machine.take_dirty_rows());
+fn write_down<M: StateMachine>(machine: &mut M, rows: &mut RowBuffer) {
+    let (settled, dirty) = (machine.take_final_rows(), machine.take_dirty_rows());
     if machine.needs_files() {
         rows.put(settled);
         rows.put(dirty);
@@ -62,6 +62,6 @@ fn write_down<M: Machine>(machine: &mut M, rows: &mut Overlay) {
     assert_eq!(machine.take_dirty_rows(), [], "written down twice");
 }
 
-fn all(rows: &Overlay) -> Vec<Found> {
+fn all(rows: &RowBuffer) -> Vec<Found> {
     rows.scan(&[0], &[u8::MAX; 2], 1_000_000, false).expect("memory can be read")
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
-use shiioo_actors::domain::ids::{GroupId, NodeId, Part, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, NodeId, StateMachineId, Position, TenantId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
 
@@ -81,10 +81,10 @@ fn state() -> impl Strategy<Value = GroupState> {
         .prop_map(|(vote, purged, floor)| GroupState { vote, purged, floor })
 }
 
-fn part() -> impl Strategy<Value = Part> {
+fn part() -> impl Strategy<Value = StateMachineId> {
     prop::option::of(any::<u128>()).prop_map(|uuid| {
         let tenant = uuid.map(|uuid| TenantId::from_uuid(uuid::Uuid::from_u128(uuid)));
-        tenant.map_or(Part::System, Part::Tenant)
+        tenant.map_or(StateMachineId::System, StateMachineId::Tenant)
     })
 }
 

@@ -20,7 +20,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope, Outcome};
-use shiioo_actors::domain::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
 use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
@@ -97,14 +97,14 @@ impl FloorKeeper {
     }
 
     /// Notes that a part is durable up to a position.
-    pub fn durable(&self, part: Part, upto: Position) {
+    pub fn durable(&self, part: StateMachineId, upto: Position) {
         let mut floors = self.floors();
         let raised = floors.durable(part, upto);
         self.remember(raised);
     }
 
     /// Bytes of the log that are kept on account of a part alone.
-    pub fn kept_for(&self, part: Part) -> u64 {
+    pub fn kept_for(&self, part: StateMachineId) -> u64 {
         let Some(held) = self.floors().held_by(part) else { return 0 };
         self.log.bytes_between(self.group, held.start, held.end)
     }
@@ -184,10 +184,10 @@ impl FloorKeeper {
 type Body = EntryPayload<Arc<Envelope>, u64, openraft::EmptyNode>;
 
 /// The part that a command is for.
-pub(crate) fn part_of(envelope: &Envelope) -> Part {
+pub(crate) fn part_of(envelope: &Envelope) -> StateMachineId {
     match &envelope.command {
-        Command::System(_) => Part::System,
-        Command::Tenant { tenant, .. } => Part::Tenant(*tenant),
+        Command::System(_) => StateMachineId::System,
+        Command::Tenant { tenant, .. } => StateMachineId::Tenant(*tenant),
     }
 }
 

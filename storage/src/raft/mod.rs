@@ -41,7 +41,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use shiioo_actors::command::{Envelope, Outcome};
-use shiioo_actors::domain::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
@@ -270,7 +270,7 @@ impl Groups {
     async fn read_part(
         &self,
         id: GroupId,
-        part: Part,
+        part: StateMachineId,
         from: u64,
         upto: u64,
     ) -> Result<Replay, StoreError> {
@@ -336,14 +336,14 @@ impl Ledger for Groups {
     fn replay(
         &self,
         group: GroupId,
-        part: Part,
+        part: StateMachineId,
         from: u64,
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         Box::pin(self.read_part(group, part, from, upto))
     }
 
-    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), NotOfLog> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
@@ -371,28 +371,28 @@ impl Ledger for Groups {
         self.log.term_at(group, index)
     }
 
-    fn filed(&self, part: Part, upto: Position) {
+    fn filed(&self, part: StateMachineId, upto: Position) {
         self.log.set_part(part, upto);
     }
 
-    fn with_files(&self) -> BTreeSet<Part> {
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
         self.log.parts()
     }
 
-    fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(&self, group: GroupId, part: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let forgotten = self.log.forget_part(group, part).await;
             forgotten.map_err(|error| store_error(format!("forget the files of {part}"), error))
         })
     }
 
-    fn durable(&self, group: GroupId, part: Part, upto: Position) {
+    fn durable(&self, group: GroupId, part: StateMachineId, upto: Position) {
         if let Some(keeper) = self.keeper(group) {
             keeper.durable(part, upto);
         }
     }
 
-    fn kept_for(&self, group: GroupId, part: Part) -> u64 {
+    fn kept_for(&self, group: GroupId, part: StateMachineId) -> u64 {
         self.keeper(group).map_or(0, |keeper| keeper.kept_for(part))
     }
 

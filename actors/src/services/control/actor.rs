@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::{Control, ControlMessage, Syncs};
 use crate::cluster::routing::{Directory, Placed, Router};
-use crate::domain::ids::{GroupId, Part, TenantId};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
-use crate::replica::{PartDeps, PartQueue, PartRunner};
+use crate::replica::{ReplicaDeps, ApplyQueue, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
 use crate::state::system::{SystemEffect, SystemState};
@@ -40,11 +40,11 @@ pub struct ControlActor;
 /// What it starts with.
 pub struct ControlArguments {
     /// Log and files.
-    pub deps: PartDeps,
+    pub deps: ReplicaDeps,
     /// Time and chance.
     pub seams: Seams,
     /// Where the log hands entries over.
-    pub queue: Arc<PartQueue>,
+    pub queue: Arc<ApplyQueue>,
     /// What it publishes.
     pub directory: Arc<Directory>,
     /// Who keeps waiters and timers of locks.
@@ -77,7 +77,7 @@ pub struct ControlState {
     published: Vec<Peer>,
     /// Members that were removed, and until when they are kept reachable.
     removed: Vec<(Instant, Peer)>,
-    runner: PartRunner<SystemState>,
+    runner: ReplicaRunner<SystemState>,
     arguments: Arc<ControlArguments>,
     leadership: watch::Receiver<Leadership>,
     /// The term in which this node leads, if it does.
@@ -103,10 +103,10 @@ impl Actor for ControlActor {
             .leadership(GroupId::SYSTEM)
             .ok_or("the system group is not on this node")?;
         let queue = Arc::clone(&arguments.queue);
-        let (runner, _) = PartRunner::<SystemState>::start(
+        let (runner, _) = ReplicaRunner::<SystemState>::start(
             arguments.deps.clone(),
             GroupId::SYSTEM,
-            Part::System,
+            StateMachineId::System,
             Arc::clone(&queue),
         )
         .await?;

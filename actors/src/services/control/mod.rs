@@ -27,7 +27,7 @@ use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::Ledger;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::replica::PartQueue;
+use crate::replica::ApplyQueue;
 use crate::services::Call;
 use crate::services::mailbox::{asked, born, call, until};
 use crate::state::system::{SystemState, TenantEntry};
@@ -43,7 +43,7 @@ pub struct Control {
     router: Router,
     seams: Seams,
     syncs: Arc<Syncs>,
-    queue: Arc<PartQueue>,
+    queue: Arc<ApplyQueue>,
 }
 
 /// Tenants whose groups are being told of a new version: one at a time each, so that an older
@@ -78,7 +78,7 @@ impl Control {
         router: Router,
         seams: Seams,
         syncs: Arc<Syncs>,
-        queue: Arc<PartQueue>,
+        queue: Arc<ApplyQueue>,
     ) -> Self {
         Self { actor, ledger, router, seams, syncs, queue }
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::Envelope;
-use crate::domain::ids::{Part, Position};
+use crate::domain::ids::{StateMachineId, Position};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
@@ -60,14 +60,14 @@ impl Ledger for Scripted {
     fn replay(
         &self,
         _: GroupId,
-        _: Part,
+        _: StateMachineId,
         _: u64,
         _: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: Part, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
         Ok(())
     }
 
@@ -75,17 +75,17 @@ impl Ledger for Scripted {
         None
     }
 
-    fn filed(&self, _: Part, _: Position) {}
+    fn filed(&self, _: StateMachineId, _: Position) {}
 
-    fn with_files(&self) -> BTreeSet<Part> {
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
         BTreeSet::new()
     }
 
-    fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()
     }
 
-    fn durable(&self, _: GroupId, _: Part, _: Position) {}
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
 
     fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
         None

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, Outcome, SystemCommand};
-use crate::domain::ids::{Part, Position};
+use crate::domain::ids::{StateMachineId, Position};
 use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
 use crate::ports::seams::{Clock, Entropy, Seams};
@@ -58,27 +58,27 @@ impl Ledger for Stuck {
     fn replay(
         &self,
         _: GroupId,
-        _: Part,
+        _: StateMachineId,
         _: u64,
         _: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: Part, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
         None
     }
-    fn filed(&self, _: Part, _: Position) {}
-    fn with_files(&self) -> BTreeSet<Part> {
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
         BTreeSet::new()
     }
-    fn unfile(&self, _: GroupId, _: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }
-    fn durable(&self, _: GroupId, _: Part, _: Position) {}
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
 
     fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()

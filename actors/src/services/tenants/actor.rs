@@ -16,11 +16,11 @@ use super::rendering::Renderer;
 use super::steps::{self, Link, StepGates, StepKey, StepTask};
 use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
 use crate::command::Refusal;
-use crate::domain::ids::{Part, RunId};
+use crate::domain::ids::{StateMachineId, RunId};
 use crate::domain::tenant::Quota;
 use crate::ports::seams::Seams;
 use crate::ports::{HttpCaller, Leadership, UnderWay};
-use crate::replica::{PartDeps, PartRunner};
+use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::locks::{LockManager, Space};
 use crate::services::tenants::rate::RateWindow;
 use crate::state::tenant::{TenantEffect, TenantState};
@@ -30,7 +30,7 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
 /// What every tenant's actor needs from outside.
 pub struct TenantDeps {
     /// Log and files.
-    pub part: PartDeps,
+    pub part: ReplicaDeps,
     /// Time and chance.
     pub seams: Seams,
     /// Sends the requests of `http` steps.
@@ -52,7 +52,7 @@ pub(super) struct TenantActor;
 pub(super) struct TenantShell {
     slot: Arc<Slot>,
     pub(super) deps: Arc<TenantDeps>,
-    pub(super) runner: PartRunner<TenantState>,
+    pub(super) runner: ReplicaRunner<TenantState>,
     leadership: watch::Receiver<Leadership>,
     /// Tells this actor of changes of leadership.
     watcher: AbortHandle,
@@ -86,10 +86,10 @@ impl Actor for TenantActor {
         assert!(*slot.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
         let leadership =
             deps.part.ledger.leadership(slot.group).ok_or("the tenant's group is not here")?;
-        let part = Part::Tenant(slot.tenant);
+        let part = StateMachineId::Tenant(slot.tenant);
         let queue = Arc::clone(&slot.queue);
         let (runner, effects) =
-            PartRunner::<TenantState>::start(deps.part.clone(), slot.group, part, queue).await?;
+            ReplicaRunner::<TenantState>::start(deps.part.clone(), slot.group, part, queue).await?;
         let watcher = tokio::spawn(watch_leadership(myself.clone(), leadership.clone()));
         let mut shell = TenantShell {
             slot: Arc::clone(&slot),

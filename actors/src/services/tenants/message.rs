@@ -7,7 +7,7 @@ use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
 use crate::ports::StoreError;
-use crate::state::Overlay;
+use crate::state::RowBuffer;
 use crate::state::tenant::TenantState;
 
 /// Reads the state and answers.
@@ -18,7 +18,7 @@ pub struct TenantReader<'a> {
     /// The state.
     pub state: &'a TenantState,
     /// The rows: ended runs, jobs.
-    pub rows: &'a Overlay,
+    pub rows: &'a RowBuffer,
     /// Requests admitted in the last minute, and the seconds until some of it is free again.
     pub requests: (u64, u64),
     /// Set by a read that found the files damaged: the tenant is out of service then.

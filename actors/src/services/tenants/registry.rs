@@ -10,9 +10,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Slot, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
-use crate::domain::ids::{GroupId, Part, TenantId};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
-use crate::replica::{PartQueue, QueueBytes};
+use crate::replica::{ApplyQueue, QueueBytes};
 use crate::services::control::ControlMessage;
 
 /// Tenants of one group.
@@ -38,7 +38,7 @@ pub struct Quarantined {
 #[derive(Debug, Default)]
 pub struct Registry {
     /// What group 0 hands to the control plane.
-    pub control: Arc<PartQueue>,
+    pub control: Arc<ApplyQueue>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     /// Room for what waits in the tenants' queues.
     queued: Arc<QueueBytes>,
@@ -105,7 +105,7 @@ impl Registry {
     pub fn quarantined(&self, ledger: &dyn Ledger) -> Vec<Quarantined> {
         let told = self.slots().into_iter().filter_map(|slot| {
             let reason = slot.quarantined()?;
-            let log_bytes_kept = ledger.kept_for(slot.group, Part::Tenant(slot.tenant));
+            let log_bytes_kept = ledger.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
             Some(Quarantined { tenant: slot.tenant, reason, log_bytes_kept })
         });
         told.collect()

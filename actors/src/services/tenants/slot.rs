@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{SupervisorMessage, TenantMessage, TestHook};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::error::CallError;
-use crate::replica::{PartQueue, QueueBytes};
+use crate::replica::{ApplyQueue, QueueBytes};
 
 /// Calls to one tenant that may be under way at once.
 pub const TENANT_CALLS_MAX: usize = 1024;
@@ -46,7 +46,7 @@ pub struct Slot {
     /// Its group.
     pub group: GroupId,
     /// What the group's log handed over.
-    pub queue: Arc<PartQueue>,
+    pub queue: Arc<ApplyQueue>,
     /// The newest term whose first entry the group has handed over.
     pub(super) handed_term: Arc<AtomicU64>,
     pub(super) phase: watch::Sender<Phase>,
@@ -70,7 +70,7 @@ impl Slot {
         let slot = Arc::new(Self {
             tenant,
             group,
-            queue: Arc::new(PartQueue::sharing(queued)),
+            queue: Arc::new(ApplyQueue::sharing(queued)),
             handed_term,
             phase: watch::Sender::new(Phase::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),

@@ -14,7 +14,7 @@ use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
 use super::{Phase, Registry, Slot};
 use crate::cluster::routing::Directory;
-use crate::domain::ids::{GroupId, Part, TenantId};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::StoreError;
 
 /// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
@@ -224,7 +224,7 @@ impl SupervisorState {
             return self.start(myself, Arc::clone(slot));
         }
         let log_bytes_kept =
-            self.arguments.deps.part.ledger.kept_for(slot.group, Part::Tenant(slot.tenant));
+            self.arguments.deps.part.ledger.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
         tracing::error!(
             tenant = %slot.tenant, %why, log_bytes_kept,
             "a tenant keeps failing and is quarantined"
@@ -260,7 +260,7 @@ impl SupervisorState {
         tokio::spawn(async move {
             let (tenant, part) = (slot.tenant, &deps.part);
             let removed = async {
-                part.ledger.unfile(slot.group, Part::Tenant(tenant)).await?;
+                part.ledger.unfile(slot.group, StateMachineId::Tenant(tenant)).await?;
                 part.stores.remove(tenant).await
             };
             match removed.await {
@@ -338,8 +338,8 @@ async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
         let mut tenants = part.stores.tenants_with_work().await?;
         let listed: BTreeSet<TenantId> = part.stores.tenants()?.into_iter().collect();
         tenants.extend(part.ledger.with_files().into_iter().filter_map(|part| match part {
-            Part::Tenant(tenant) if !listed.contains(&tenant) => Some(tenant),
-            Part::Tenant(_) | Part::System => None,
+            StateMachineId::Tenant(tenant) if !listed.contains(&tenant) => Some(tenant),
+            StateMachineId::Tenant(_) | StateMachineId::System => None,
         }));
         Ok::<_, StoreError>(tenants)
     };

@@ -26,7 +26,7 @@ use crate::ports::{Row, StoreError};
 use crate::state::tables::answered::{Answered, Known};
 use crate::state::tables::idempotency::{Done, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
-use crate::state::{Machine, Overlay, PartTime};
+use crate::state::{StateMachine, RowBuffer, StateClock};
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
@@ -99,7 +99,7 @@ pub enum SystemEffect {
 #[derive(Debug, Default)]
 pub struct SystemState {
     meta: Meta,
-    time: PartTime,
+    time: StateClock,
     tenants: BTreeMap<TenantId, TenantEntry>,
     /// Tenants that exist, by the order they were created in.
     by_creation: BTreeMap<u64, TenantId>,
@@ -112,7 +112,7 @@ pub struct SystemState {
     answered: Answered,
     authority: Option<Authority>,
     tokens: BTreeMap<TokenId, JoinToken>,
-    /// When each token was made, by [`PartTime::aged`].
+    /// When each token was made, by [`StateClock::aged`].
     tokens_born: BTreeMap<TokenId, Timestamp>,
     admin_token: Option<SecretHash>,
     /// Bytes of the rows of tenants, tombstones too.
@@ -242,17 +242,17 @@ impl SystemState {
     }
 }
 
-impl Machine for SystemState {
+impl StateMachine for SystemState {
     type Effect = SystemEffect;
 
-    fn load(rows: &Overlay) -> Result<Self, StoreError> {
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let meta: Meta = rows.get(&[kind::META])?.unwrap_or_default();
         let locks = rows.all::<LockView>(kind::LOCK)?.into_iter().map(|(_, lock)| lock);
         let calls = rows.all::<Done<Made>>(kind::IDEMPOTENCY)?;
         let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
         let mut state = Self {
             meta,
-            time: PartTime::load(rows, meta.last_at)?,
+            time: StateClock::load(rows, meta.last_at)?,
             locks: LockTable::load(locks, meta.last_lock_token),
             calls: IdempotencyTable::load(calls),
             answered: Answered::load(rows)?,
@@ -307,7 +307,7 @@ impl Machine for SystemState {
         Vec::new()
     }
 
-    fn take_settled_rows(&mut self) -> Vec<Row> {
+    fn take_final_rows(&mut self) -> Vec<Row> {
         Vec::new()
     }
 

@@ -280,7 +280,7 @@ fn the_first_admin_token_stands_and_shuts_the_door() {
     assert!(is_refused(&apply(&mut state, admit(8, 2, None)).0));
     apply(&mut state, make_token(1, 1, 100));
     assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
-    let mut rows = Overlay::default();
+    let mut rows = RowBuffer::default();
     rows.put(state.take_dirty_rows());
     let again = SystemState::load(&rows).unwrap();
     assert_eq!(again.admin_token(), Some(SecretHash::new([1; 32])));
@@ -291,7 +291,7 @@ fn the_first_admin_token_stands_and_shuts_the_door() {
 /// members and tokens: a mark that is missed shows at once.
 #[test]
 fn members_and_tokens_survive_a_restart_after_any_command() {
-    let (mut state, mut rows) = (placed(), Overlay::default());
+    let (mut state, mut rows) = (placed(), RowBuffer::default());
     let mut restart = |state: &mut SystemState| {
         rows.put(state.take_dirty_rows());
         let again = SystemState::load(&rows).unwrap();

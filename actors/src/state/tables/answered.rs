@@ -18,7 +18,7 @@ use crate::command::{Origin, Outcome};
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
-use crate::state::Overlay;
+use crate::state::RowBuffer;
 
 /// Most lives of nodes that are remembered; the one that was silent for longest goes when there are
 /// more. A life is two of these: quick requests and long polls.
@@ -69,7 +69,7 @@ impl Answered {
     ///
     /// # Errors
     /// When the rows cannot be read.
-    pub fn load(rows: &Overlay) -> Result<Self, StoreError> {
+    pub fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let lives = rows.all::<(u64, Life)>(LIFE_ROW)?.into_iter().map(|(_, life)| life);
         let outcomes = rows.all::<((u64, u64), Answer)>(OUTCOME_ROW)?;
         let outcomes: BTreeMap<_, _> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
@@ -220,7 +220,7 @@ mod tests {
         }
         // The first one is heard again: the second is the most silent now.
         assert_eq!(table.check(&of(0, 1), lives), Known::New);
-        let mut rows = Overlay::default();
+        let mut rows = RowBuffer::default();
         rows.put(table.take_rows());
         assert_eq!(table.check(&of(lives, 0), lives + 1), Known::New);
         rows.put(table.take_rows());
@@ -239,7 +239,7 @@ mod tests {
         let mut table = Answered::default();
         table.check(&origin(3, 2), 5);
         table.remember(&origin(3, 2), 5, &Outcome::Released(true));
-        let mut rows = Overlay::default();
+        let mut rows = RowBuffer::default();
         rows.put(table.take_rows());
         let mut again = Answered::load(&rows).unwrap();
         for (sequence, known) in

@@ -40,7 +40,7 @@ use crate::ports::{Row, StoreError};
 use crate::state::tables::answered::{Answered, Known};
 use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
-use crate::state::{Machine, Overlay, PartTime};
+use crate::state::{StateMachine, RowBuffer, StateClock};
 
 /// What a creating call on a tenant made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +102,7 @@ struct Meta {
 #[derive(Debug, Default)]
 pub struct TenantState {
     meta: Meta,
-    time: PartTime,
+    time: StateClock,
     days: DayCount,
     /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
     payload_bytes: u64,
@@ -323,10 +323,10 @@ impl TenantState {
     }
 }
 
-impl Machine for TenantState {
+impl StateMachine for TenantState {
     type Effect = TenantEffect;
 
-    fn load(rows: &Overlay) -> Result<Self, StoreError> {
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         rows::load(rows)
     }
 
@@ -369,7 +369,7 @@ impl Machine for TenantState {
         std::mem::take(&mut self.events)
     }
 
-    fn take_settled_rows(&mut self) -> Vec<Row> {
+    fn take_final_rows(&mut self) -> Vec<Row> {
         std::mem::take(&mut self.settled)
     }
 

@@ -31,7 +31,7 @@ use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::answered::Answered;
 use crate::state::tables::idempotency::{Done, IdempotencyTable};
 use crate::state::tables::lock_table::LockTable;
-use crate::state::{Overlay, PartTime, decode_row};
+use crate::state::{RowBuffer, StateClock, decode_row};
 
 const META: u8 = b'm';
 const DAYS: u8 = b'd';
@@ -56,14 +56,14 @@ const BATCH_ROWS_FIRST: usize = if cfg!(test) { 2 } else { 8 };
 /// Bytes of rows read at once, about.
 const BATCH_BYTES: usize = 1 << 20;
 
-pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
+pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
     let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
     let calls = rows.all::<Done<Made>>(IDEMPOTENCY)?;
     let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
     let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
     let mut state = TenantState {
-        time: PartTime::load(rows, meta.last_at)?,
+        time: StateClock::load(rows, meta.last_at)?,
         days: rows.get(&[DAYS])?.unwrap_or(days),
         locks: LockTable::load(locks, meta.last_lock_token),
         calls: IdempotencyTable::load(calls),
@@ -93,7 +93,7 @@ pub(super) fn load(rows: &Overlay) -> Result<TenantState, StoreError> {
     Ok(state)
 }
 
-fn count_payloads(state: &TenantState, rows: &Overlay) -> Result<u64, StoreError> {
+fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreError> {
     let live: u64 = state.runs.values().map(|run| run.payload_bytes).sum();
     let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
     let mut bytes = live + named.sum::<u64>();
@@ -104,7 +104,7 @@ fn count_payloads(state: &TenantState, rows: &Overlay) -> Result<u64, StoreError
 
 /// Decodes the rows of a kind with a sequence number, a few at a time.
 fn for_each<T: serde::de::DeserializeOwned>(
-    rows: &Overlay,
+    rows: &RowBuffer,
     kind: u8,
     mut each: impl FnMut(T),
 ) -> Result<(), StoreError> {
@@ -176,7 +176,7 @@ impl TenantState {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn run(&self, rows: &Overlay, id: RunId) -> Result<Option<Run>, StoreError> {
+    pub fn run(&self, rows: &RowBuffer, id: RunId) -> Result<Option<Run>, StoreError> {
         if let Some(run) = self.runs.get(&id) {
             return Ok(Some(run.clone()));
         }
@@ -193,7 +193,7 @@ impl TenantState {
     /// When the index cannot be read.
     pub fn runs_before<T: Weighed>(
         &self,
-        rows: &Overlay,
+        rows: &RowBuffer,
         before: Option<u64>,
         limit: usize,
         show: impl Fn(&Run) -> Option<T>,
@@ -235,7 +235,7 @@ impl TenantState {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn job(&self, rows: &Overlay, id: JobId) -> Result<Option<Job>, StoreError> {
+    pub fn job(&self, rows: &RowBuffer, id: JobId) -> Result<Option<Job>, StoreError> {
         match rows.get::<u64>(&id_key(JOB_SEQ, id.uuid().as_bytes()))? {
             Some(seq) => rows.get(&seq_key(JOB, seq)),
             None => Ok(None),
@@ -248,7 +248,7 @@ impl TenantState {
     /// When the index cannot be read.
     pub fn jobs_after<T: Weighed>(
         &self,
-        rows: &Overlay,
+        rows: &RowBuffer,
         mut after: u64,
         limit: usize,
         show: impl Fn(&Job) -> T,

@@ -18,7 +18,7 @@ const TERM: u64 = 3;
 /// A tenant that is driven one command at a time, as a leader would.
 struct Driver {
     state: TenantState,
-    rows: Overlay,
+    rows: RowBuffer,
     events: Vec<u8>,
     at: i64,
     index: u64,
@@ -70,7 +70,7 @@ impl Driver {
     fn new() -> Self {
         let mut driver = Self {
             state: TenantState::default(),
-            rows: Overlay::default(),
+            rows: RowBuffer::default(),
             events: Vec::new(),
             at: 1_000,
             index: 0,
@@ -92,7 +92,7 @@ impl Driver {
         let position = Position { term: TERM, index: self.index };
         let (outcome, _) = self.state.apply(position, &envelope);
         self.events.extend(self.state.take_events());
-        self.rows.put(self.state.take_settled_rows());
+        self.rows.put(self.state.take_final_rows());
         outcome
     }
 

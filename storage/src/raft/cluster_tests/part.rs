@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
 
@@ -37,13 +37,13 @@ pub struct TestPart {
     is_full: AtomicBool,
 }
 
-pub fn part() -> Part {
-    Part::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap())
+pub fn part() -> StateMachineId {
+    StateMachineId::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap())
 }
 
 pub fn command(text: &str) -> Envelope {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let Part::Tenant(tenant) = part() else { unreachable!() };
+    let StateMachineId::Tenant(tenant) = part() else { unreachable!() };
     let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }

@@ -128,12 +128,12 @@ fn a_directory_without_rows_of_time_and_days_goes_on_from_its_counters() {
     let mut driver = Driver::new();
     driver.at = NOON + 30 * DAY;
     // As a program wrote it that took the latest time for the true one, and for the age of keys.
-    driver.state.time = PartTime::load(&Overlay::default(), Timestamp(driver.at)).unwrap();
+    driver.state.time = StateClock::load(&RowBuffer::default(), Timestamp(driver.at)).unwrap();
     driver.set(2, TenantStatus::Active, quotas);
     driver.start(1, Some((1, 1)));
     let mut rows = driver.state.take_dirty_rows();
     rows.retain(|(key, _)| key != b"d" && key != b"y");
-    let mut before = Overlay::default();
+    let mut before = RowBuffer::default();
     before.put(rows);
     driver.state = TenantState::load(&before).unwrap();
     driver.at = NOON;

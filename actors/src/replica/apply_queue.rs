@@ -47,7 +47,7 @@ impl QueueBytes {
 
 /// Entries handed to a part that it has not taken yet.
 #[derive(Default)]
-pub struct PartQueue {
+pub struct ApplyQueue {
     inner: Mutex<Inner>,
     shared: Arc<QueueBytes>,
     /// Whether others need the descriptors of the part's files.
@@ -98,7 +98,7 @@ impl Drop for Room {
     }
 }
 
-impl PartQueue {
+impl ApplyQueue {
     /// A queue that shares its room with those of other parts.
     pub fn sharing(shared: Arc<QueueBytes>) -> Self {
         Self { inner: Mutex::default(), shared, files_wanted: AtomicBool::new(false) }
@@ -209,14 +209,14 @@ impl PartQueue {
     }
 }
 
-impl Drop for PartQueue {
+impl Drop for ApplyQueue {
     fn drop(&mut self) {
         let bytes = self.lock().bytes;
         self.shared.give_back(bytes);
     }
 }
 
-impl fmt::Debug for PartQueue {
+impl fmt::Debug for ApplyQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.lock();
         let (entries, bytes, overflowed) = (inner.entries.len(), inner.bytes, inner.overflowed);
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    fn held(queue: &PartQueue) -> usize {
+    fn held(queue: &ApplyQueue) -> usize {
         queue.shared.0.load(Ordering::Acquire)
     }
 
@@ -284,7 +284,7 @@ mod tests {
             pushes in prop::collection::vec((0_usize..3, 0_usize..3 << 20, 0_u8..8), 1..60),
         ) {
             let shared = Arc::new(QueueBytes::default());
-            let queues = [(); 3].map(|()| PartQueue::sharing(Arc::clone(&shared)));
+            let queues = [(); 3].map(|()| ApplyQueue::sharing(Arc::clone(&shared)));
             let told = Arc::new(AtomicUsize::new(0));
             let mut next = [0_u64; 3];
             let mut seen = [0_u64; 3];
@@ -324,28 +324,28 @@ mod tests {
     fn all_queues_together_are_bounded_too() {
         let shared = Arc::new(QueueBytes::default());
         let told = Arc::new(AtomicUsize::new(0));
-        let queues: Vec<_> = (0..20).map(|_| PartQueue::sharing(Arc::clone(&shared))).collect();
+        let queues: Vec<_> = (0..20).map(|_| ApplyQueue::sharing(Arc::clone(&shared))).collect();
         for queue in &queues {
             for index in 0..8 {
                 queue.push(handed(index, 1 << 20, &told));
             }
         }
         assert!(held(&queues[0]) <= QUEUES_BYTES_MAX);
-        assert!(queues.iter().all(PartQueue::has_work), "who found no room reads the log");
+        assert!(queues.iter().all(ApplyQueue::has_work), "who found no room reads the log");
         drop(queues);
         assert_eq!(shared.0.load(Ordering::Acquire), 0, "a queue that goes gives its room back");
     }
 
     #[test]
     fn a_single_entry_is_taken_whatever_its_size() {
-        let queue = PartQueue::default();
+        let queue = ApplyQueue::default();
         queue.push(handed(0, QUEUE_BYTES_MAX + 1, &Arc::default()));
         assert_eq!(queue.take().entries.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_pause_is_told_from_the_last_command_on() {
-        let queue = PartQueue::default();
+        let queue = ApplyQueue::default();
         let push = |payload| {
             let position = Position { term: 1, index: 1 };
             queue.push(Handed { position, payload, reply: None });

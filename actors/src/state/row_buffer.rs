@@ -13,7 +13,7 @@ use crate::ports::{Found, Row, Store, StoreError};
 
 /// A part's rows.
 #[derive(Default)]
-pub struct Overlay {
+pub struct RowBuffer {
     /// The files, once the part has any.
     pub store: Option<Box<dyn Store>>,
     /// Whether the part has files that cannot be opened for lack of room: what is not in memory
@@ -30,7 +30,7 @@ pub struct Overlay {
     events_at: u64,
 }
 
-impl Overlay {
+impl RowBuffer {
     /// Rows in `store` alone.
     pub fn new(store: Option<Box<dyn Store>>) -> Self {
         let events_at = store.as_ref().map_or(0, |store| store.events_len());
@@ -319,7 +319,7 @@ mod tests {
             let row = |byte: u8| vec![byte];
             let mut model: BTreeMap<Vec<u8>, Vec<u8>> =
                 stored.iter().map(|(key, value)| (row(*key), row(*value))).collect();
-            let mut overlay = Overlay::new(Some(Box::new(MapStore(model.clone()))));
+            let mut overlay = RowBuffer::new(Some(Box::new(MapStore(model.clone()))));
             overlay.put(pending.iter().map(|(key, value)| (row(*key), value.map(row))).collect());
             for (key, value) in pending {
                 match value {
