@@ -29,7 +29,7 @@ use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
+use crate::ports::{HttpCaller, ReplicatedLog, Peers, Stores, UnderWay, Workers};
 use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
@@ -94,7 +94,7 @@ pub struct Doors {
 #[derive(Clone)]
 pub struct NodePorts {
     /// The replicated log, already running, handing over to `registry`.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// The files.
     pub stores: Arc<dyn Stores>,
     /// Sends the requests of `http` steps.
@@ -230,16 +230,16 @@ async fn start_under(
     ports: &NodePorts,
     open: impl FnOnce(Doors, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, .. } = ports.clone();
+    let NodePorts { log, stores, http, seams, registry, peers, .. } = ports.clone();
     let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
-    let part = ReplicaDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
+    let part = ReplicaDeps { log: Arc::clone(&log), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
     let (says, claim) = watch::channel(None);
     let router = Router::new(RouterSources {
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         peers: Arc::clone(&peers),
         directory: Arc::clone(&directory),
         claim: claim.clone(),
@@ -247,14 +247,14 @@ async fn start_under(
         raft_id,
     });
 
-    let arguments = LockArguments { ledger: Arc::clone(&ledger), seams: seams.clone() };
+    let arguments = LockArguments { log: Arc::clone(&log), seams: seams.clone() };
     let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
     let arguments = HeartbeatArguments {
         seams: seams.clone(),
         silent_after: profile.unhealthy_after,
         election_timeout: profile.election_timeout,
         peers: Arc::clone(&peers),
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         claim: says,
         node,
         node_addr: member.node_addr.clone(),
@@ -297,14 +297,14 @@ async fn start_under(
     registry.set_control(control_actor.clone());
     let control = Control::new(
         control_actor.clone(),
-        Arc::clone(&ledger),
+        Arc::clone(&log),
         router.clone(),
         seams.clone(),
         syncs,
         Arc::clone(&registry.control),
     );
 
-    let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
+    let leadership = log.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
         what: "the elector",
         why: "the system group is not on this node".to_owned(),
     })?;
@@ -314,13 +314,13 @@ async fn start_under(
     let elector = Elector::new(ElectorSources {
         leadership: leadership.clone(),
         claim,
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         heartbeats: heartbeats.clone(),
         raft_id,
         election_timeout: profile.election_timeout,
     });
     let arguments = PlacementArguments {
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         control: control.clone(),
         heartbeats: heartbeats.clone(),
         elector: elector.clone(),
@@ -331,14 +331,14 @@ async fn start_under(
 
     let doors = Doors {
         heartbeats: heartbeats.clone(),
-        calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
+        calls: NodeCalls::new(Arc::clone(&log), elector.clone(), Arc::clone(&seams.clock)),
         desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
     };
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
         directory: Arc::clone(&directory),
         registry,
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         stores,
         seams: seams.clone(),
         region,
@@ -350,7 +350,7 @@ async fn start_under(
         locks: Locks {
             manager: locks,
             control: control.clone(),
-            ledger: Arc::clone(&ledger),
+            log: Arc::clone(&log),
             seams: seams.clone(),
         },
         routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
@@ -359,7 +359,7 @@ async fn start_under(
             directory,
             elector,
             heartbeats,
-            ledger,
+            log,
             router,
             seams,
             node,

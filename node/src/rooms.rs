@@ -18,7 +18,7 @@ use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::ports::{CertificateIssuer, GroupStatus, Ledger, Peers, StoreError, UnderWay};
+use shiioo_actors::ports::{CertificateIssuer, GroupStatus, ReplicatedLog, Peers, StoreError, UnderWay};
 use shiioo_actors::services::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
@@ -206,7 +206,7 @@ impl Rooms {
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets, &descriptors)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
         let ports = NodePorts {
-            ledger: groups.clone(),
+            log: groups.clone(),
             stores,
             http: Arc::new(http),
             seams: seams.seams.clone(),

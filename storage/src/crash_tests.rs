@@ -9,7 +9,7 @@ use std::sync::Arc;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position, RunId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Row, Store, StoreError, Stores};
+use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, Row, Store, StoreError, Stores};
 
 use openraft::storage::RaftStateMachine;
 
@@ -129,7 +129,7 @@ struct Oracle {
 struct Nothing;
 
 impl ApplySink for Nothing {
-    fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+    fn hand_over(&self, _group: GroupId, _entry: CommittedEntry) {}
 
     fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
         Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })

@@ -1,4 +1,4 @@
-//! Groups as the actors see them: the `Ledger` port over a real and over a simulated disk.
+//! Groups as the actors see them: the `ReplicatedLog` port over a real and over a simulated disk.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use shiioo_actors::command::{Command, Envelope, Outcome, SystemCommand, TenantCo
 use shiioo_actors::domain::ids::{Epoch, GroupId, NodeId, StateMachineId, Position, RunId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,
+    ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, ProposeError, Replay, Reply, StoreError,
 };
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
@@ -61,7 +61,7 @@ impl Sink {
 }
 
 impl ApplySink for Sink {
-    fn hand_over(&self, group: GroupId, entry: Handed) {
+    fn hand_over(&self, group: GroupId, entry: CommittedEntry) {
         if let Payload::Command(_) = entry.payload {
             self.handed.lock().unwrap().entry(group).or_default().push(entry.position);
         }

@@ -10,7 +10,7 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, StoreError,
+    ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, ProposeError, StoreError,
 };
 use shiioo_actors::replica::{ReplicaDeps, ApplyQueue, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;
@@ -59,7 +59,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
 struct Sink(Arc<ApplyQueue>);
 
 impl ApplySink for Sink {
-    fn hand_over(&self, _: GroupId, entry: Handed) {
+    fn hand_over(&self, _: GroupId, entry: CommittedEntry) {
         if matches!(entry.payload, Payload::Command(_)) {
             self.0.push(entry);
         }

@@ -19,7 +19,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{GroupStatus, Ledger};
+use crate::ports::{GroupStatus, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
 use crate::services::heartbeat::Heartbeats;
@@ -36,7 +36,7 @@ pub struct Cluster {
     pub(crate) directory: Arc<Directory>,
     pub(crate) elector: Elector,
     pub(crate) heartbeats: Heartbeats,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) router: Router,
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
@@ -241,7 +241,7 @@ impl Cluster {
         let told = futures_util::future::join_all(asked).await;
         let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));
         let mut all: BTreeMap<GroupId, (u64, GroupStatus)> = BTreeMap::new();
-        for (teller, groups) in told.chain([(self.raft_id, self.ledger.groups())]) {
+        for (teller, groups) in told.chain([(self.raft_id, self.log.groups())]) {
             for status in groups {
                 let weight = |teller: u64, status: &GroupStatus| {
                     (status.term, status.leader == Some(teller))
@@ -277,7 +277,7 @@ impl Cluster {
         let heard = self.heartbeats.heard(over_http, deadline).await?;
         let health = self.heartbeats.health(deadline).await?;
         let leader = self.elector.current().leader;
-        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         // Who does not vote yet is no help when another fails, however well it is.
         let placed = |raft_id, status| match status {
             NodeStatus::Healthy if !voters.is_placed(raft_id) => NodeStatus::Degraded,
@@ -286,7 +286,7 @@ impl Cluster {
         let view = |(id, record): (NodeId, NodeRecord)| {
             let (status, heard_at) = match record.raft_id() {
                 Some(raft_id) if id == self.node => {
-                    let has_room = self.ledger.has_room();
+                    let has_room = self.log.has_room();
                     let own = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
                     (placed(raft_id, own), Some(self.seams.clock.now()))
                 }

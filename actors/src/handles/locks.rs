@@ -9,7 +9,7 @@ use crate::domain::lock::LockView;
 use crate::domain::page::{Page, PageRequest, PageRoom};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
-use crate::ports::Ledger;
+use crate::ports::ReplicatedLog;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::services::Call;
@@ -26,7 +26,7 @@ const RESERVED_PREFIX: &str = "cluster/";
 pub struct Locks {
     pub(crate) manager: LockManager,
     pub(crate) control: Control,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) seams: Seams,
 }
 
@@ -128,7 +128,7 @@ impl Locks {
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
         let envelope = asked(&self.seams, &call.cause, call.origin, command);
-        match until(call.deadline, self.ledger.propose(space.group, envelope)).await? {
+        match until(call.deadline, self.log.propose(space.group, envelope)).await? {
             Outcome::Released(released) => Ok(released),
             Outcome::Refused(refusal) => Err(refusal.into()),
             other => Err(super::tenants::unexpected(&other)),

@@ -56,7 +56,7 @@ impl Cluster {
 
     async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
-        let groups = self.ledger.groups();
+        let groups = self.log.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
         let voters = system.into_iter().flat_map(|status| &status.replicas);
         let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);

@@ -21,7 +21,7 @@ use crate::domain::workflow::Workflow;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{Ledger, StoreError};
+use crate::ports::{ReplicatedLog, StoreError};
 use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
 use crate::services::mailbox::{asked, born, call, until};
@@ -35,7 +35,7 @@ pub struct TenantHandle {
     pub(super) placed: Placed,
     pub(super) actor: ActorRef<TenantMessage>,
     pub(super) queue: Arc<ApplyQueue>,
-    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) log: Arc<dyn ReplicatedLog>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,
 }
@@ -365,7 +365,7 @@ impl TenantHandle {
         }
         let command = self.to_tenant(command);
         let envelope = asked(&self.seams, &call.cause, call.origin, command);
-        match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
+        match until(call.deadline, self.log.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
                 // Deleted since it was looked up, or not served here any more.
                 self.read(call, |_| ()).await?;
@@ -380,11 +380,11 @@ impl TenantHandle {
     /// fails to keeps the key for longer, which does no harm.
     async fn tell_pause(&self, call: &Call) {
         let Some(pause) = self.queue.pause() else { return };
-        let Some(leadership) = self.ledger.leadership(self.placed.group) else { return };
+        let Some(leadership) = self.log.leadership(self.placed.group) else { return };
         let now = *leadership.borrow();
         let command = self.to_tenant(TenantCommand::TimePassed(pause));
         let envelope = born(&self.seams, Some(now.term), command);
-        let told = until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await;
+        let told = until(call.deadline, self.log.propose(self.placed.group, envelope)).await;
         tracing::debug!(tenant = %self.id, ?told, "told of a pause");
     }
 
@@ -394,7 +394,7 @@ impl TenantHandle {
 
     /// Waits until everything that was committed before now has been handed over.
     pub(super) async fn catch_up(&self, call: &Call) -> Result<(), CallError> {
-        let ready = self.ledger.read_index(self.placed.group);
+        let ready = self.log.read_index(self.placed.group);
         match tokio::time::timeout_at(call.deadline, ready).await {
             Ok(ready) => Ok(ready?),
             Err(_) => Err(CallError::DeadlineExceeded),

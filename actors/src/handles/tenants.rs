@@ -16,7 +16,7 @@ use crate::domain::views::{RateLimit, TenantView, Usage};
 use crate::handles::TenantHandle;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{Ledger, StoreError, StoreStats, Stores};
+use crate::ports::{ReplicatedLog, StoreError, StoreStats, Stores};
 use crate::services::control::Control;
 use crate::services::mailbox::call;
 use crate::services::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
@@ -35,7 +35,7 @@ pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) seams: Seams,
     /// Region of this node: where tenants go that name none, when nobody is in `default`.
@@ -322,7 +322,7 @@ impl Tenants {
     /// take the change over, and nothing is to be decided that cannot be done.
     async fn refuse_damaged(&self, call: &Call, id: TenantId) -> Result<(), CallError> {
         let Some(placed) = self.0.directory.get(id) else { return Ok(()) };
-        if self.0.ledger.leadership(placed.group).is_none() {
+        if self.0.log.leadership(placed.group).is_none() {
             return Ok(());
         }
         // One that starts has a moment to show that it is damaged; the call needs its time itself.
@@ -370,9 +370,9 @@ impl Tenants {
         let slot = self.slot(id, placed)?;
         let permit: OwnedSemaphorePermit = slot.permit()?;
         let actor = slot.actor(deadline).await?;
-        let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
+        let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
         let queue = Arc::clone(&slot.queue);
-        Ok(TenantHandle { id, placed, actor, queue, ledger, seams, _permit: permit })
+        Ok(TenantHandle { id, placed, actor, queue, log, seams, _permit: permit })
     }
 
     /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a
@@ -426,7 +426,7 @@ impl Tenants {
 
     /// The tenants of this node that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.0.registry.quarantined(&*self.0.ledger)
+        self.0.registry.quarantined(&*self.0.log)
     }
 
     /// Tenants that have files on this node, for the metrics.

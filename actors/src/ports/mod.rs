@@ -31,7 +31,7 @@ use crate::domain::voters::Voters;
 use crate::ports::descriptors::is_exhausted;
 
 /// The replicated log of every group on this node.
-pub trait Ledger: Send + Sync + 'static {
+pub trait ReplicatedLog: Send + Sync + 'static {
     /// Proposes a command to a group. Answers with its outcome once the command is durable on a
     /// quorum and applied here.
     fn propose(
@@ -49,7 +49,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>>;
 
     /// The term in which this node leads the group now, if a quorum has confirmed it within the
-    /// lease: what [`Ledger::leadership`] publishes, looked at again at this moment. A process that
+    /// lease: what [`ReplicatedLog::leadership`] publishes, looked at again at this moment. A process that
     /// was stopped for a while does not know yet that time has passed; this does.
     fn leads(&self, group: GroupId) -> Option<u64>;
 
@@ -69,13 +69,13 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// When they do not.
-    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), NotOfLog>;
+    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), LogMismatch>;
 
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
 
     /// Tells that the part has files, and that they hold everything up to `upto` durably. To be told
-    /// before [`Ledger::durable`]: what the log need not keep must be missed when it is not there.
+    /// before [`ReplicatedLog::durable`]: what the log need not keep must be missed when it is not there.
     fn filed(&self, part: StateMachineId, upto: Position);
 
     /// The parts that have files, by what was told: whoever of them has none has lost them.
@@ -122,7 +122,7 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Hands the lead of the group over to the voter `to`, if this node leads. Returns at once:
-    /// [`Ledger::leadership`] tells whether it came to it.
+    /// [`ReplicatedLog::leadership`] tells whether it came to it.
     fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Whether the log takes what is proposed: not while its disk is full.
@@ -145,7 +145,7 @@ pub type LogEntry = (Position, Arc<Envelope>);
 
 /// Why files do not belong to the log beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotOfLog {
+pub enum LogMismatch {
     /// There are none, and there were.
     #[error("the files are missing, with everything that the log does not keep any more")]
     Missing,
@@ -235,10 +235,10 @@ pub struct ReplicaStatus {
 }
 
 /// Takes what a group's log hands over. Must neither block nor fail: a part that cannot keep up
-/// lets its entries go and fetches them again with [`Ledger::replay`].
+/// lets its entries go and fetches them again with [`ReplicatedLog::replay`].
 pub trait ApplySink: Send + Sync + 'static {
     /// Hands over the next entry of a group.
-    fn hand_over(&self, group: GroupId, entry: Handed);
+    fn hand_over(&self, group: GroupId, entry: CommittedEntry);
 
     /// Why a command should not be proposed, as nobody would apply it for now.
     fn refuses(&self, _group: GroupId, _envelope: &Envelope) -> Option<String> {
@@ -271,7 +271,7 @@ pub struct Dump {
 }
 
 /// An entry of a group's log, committed.
-pub struct Handed {
+pub struct CommittedEntry {
     /// Where it stands.
     pub position: Position,
     /// What it is.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::domain::codec;
 use crate::domain::ids::Position;
 use crate::domain::time::{Pause, Timestamp};
-use crate::ports::{Handed, Payload, Reply};
+use crate::ports::{CommittedEntry, Payload, Reply};
 use crate::state::AGE_STEP_MS_MAX;
 
 /// Entries that wait in memory for one part. A part further behind reads the log instead.
@@ -56,7 +56,7 @@ pub struct ApplyQueue {
 
 #[derive(Default)]
 struct Inner {
-    entries: VecDeque<Handed>,
+    entries: VecDeque<CommittedEntry>,
     /// Bytes of `entries`.
     bytes: usize,
     /// Entries after those in the queue were let go: they are in the log, up to `last`.
@@ -76,7 +76,7 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Entries, in order.
-    pub entries: VecDeque<Handed>,
+    pub entries: VecDeque<CommittedEntry>,
     /// After `entries`, read the log up to this index: the queue had overflowed.
     pub then_replay_to: Option<u64>,
     /// Whom to tell the outcomes of what is read from the log, by index, in order.
@@ -110,7 +110,7 @@ impl ApplyQueue {
     }
 
     /// Adds an entry. Never blocks for long and never fails.
-    pub fn push(&self, entry: Handed) {
+    pub fn push(&self, entry: CommittedEntry) {
         let bytes = match &entry.payload {
             Payload::Command(envelope) => codec::encoded_len(envelope.as_ref()),
             Payload::NewTerm => 0,
@@ -224,7 +224,7 @@ impl fmt::Debug for ApplyQueue {
     }
 }
 
-impl fmt::Debug for Handed {
+impl fmt::Debug for CommittedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Handed({})", self.position)
     }
@@ -243,7 +243,7 @@ mod tests {
     use crate::domain::ids::{Epoch, NodeId};
 
     /// An entry of about `bytes` bytes, whose proposer counts in `told`.
-    fn handed(index: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Handed {
+    fn handed(index: u64, bytes: usize, told: &Arc<AtomicUsize>) -> CommittedEntry {
         let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
         let tenant = "20000000-0000-0000-0000-000000000000".parse().unwrap();
         let command = TenantCommand::CancelRun { run, reason: Some("x".repeat(bytes)) };
@@ -260,7 +260,7 @@ mod tests {
         let reply = Reply::new(move |_| {
             told.fetch_add(1, Ordering::Relaxed);
         });
-        Handed {
+        CommittedEntry {
             position: Position { term: 1, index },
             payload: Payload::Command(Arc::new(envelope)),
             reply: Some(reply),
@@ -348,7 +348,7 @@ mod tests {
         let queue = ApplyQueue::default();
         let push = |payload| {
             let position = Position { term: 1, index: 1 };
-            queue.push(Handed { position, payload, reply: None });
+            queue.push(CommittedEntry { position, payload, reply: None });
         };
         tokio::time::advance(Duration::from_secs(90_000)).await;
         assert_eq!(queue.pause(), None, "nobody watched from a beginning");

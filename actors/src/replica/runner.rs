@@ -9,7 +9,7 @@ use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, StateMachineId, Position};
-use crate::ports::{Dump, Found, Ledger, NotOfLog, Payload, Reply, Store, StoreError, Stores};
+use crate::ports::{Dump, Found, ReplicatedLog, LogMismatch, Payload, Reply, Store, StoreError, Stores};
 use crate::state::{StateMachine, RowBuffer};
 
 /// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
@@ -32,7 +32,7 @@ const KEY_BYTES_MAX: usize = 1024;
 #[derive(Clone)]
 pub struct ReplicaDeps {
     /// The replicated log.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// The files.
     pub stores: Arc<dyn Stores>,
 }
@@ -77,7 +77,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let applied = store.as_ref().and_then(|store| store.position());
         // Files without a position were made and never written: they are not missing.
         let held = store.as_ref().map(|store| store.position().unwrap_or_default());
-        let belongs = deps.ledger.belongs(group, part, held);
+        let belongs = deps.log.belongs(group, part, held);
         belongs.map_err(|why| not_of_log(part, &why))?;
         let rows = RowBuffer::new(store);
         let machine = M::load(&rows)?;
@@ -167,7 +167,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     pub async fn make_durable(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied.filter(|_| self.is_dirty()) else { return Ok(()) };
         self.ensure_files().await?;
-        if !self.deps.ledger.has_room() || !self.settle_files().await? {
+        if !self.deps.log.has_room() || !self.settle_files().await? {
             return Ok(());
         }
         match self.unmark_idle().await {
@@ -205,9 +205,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
     /// floor that leaves entries behind must never stand in a log that does not miss them.
     fn tell_durable(&self, upto: Position) {
         if self.rows.store.is_some() {
-            self.deps.ledger.filed(self.part, upto);
+            self.deps.log.filed(self.part, upto);
         }
-        self.deps.ledger.durable(self.group, self.part, upto);
+        self.deps.log.durable(self.group, self.part, upto);
     }
 
     /// Why the files fail every call, once they do.
@@ -219,7 +219,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     /// rows and events since then are in memory.
     async fn wait_for_room(&mut self) -> Result<(), StoreError> {
         tracing::warn!(part = %self.part, "the disk is full: what changed waits in memory and the log");
-        self.deps.ledger.found_no_room();
+        self.deps.log.found_no_room();
         self.rows.store = None;
         self.rows.is_shut = self.deps.stores.exists(self.part)?;
         self.open_files().await.map(drop)
@@ -247,7 +247,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 Ok(true)
             }
             Err(StoreError::Full) => {
-                self.deps.ledger.found_no_room();
+                self.deps.log.found_no_room();
                 self.rows.shut();
                 Ok(false)
             }
@@ -272,7 +272,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if self.has_to_remove {
             match self.remove_files().await {
                 Err(StoreError::Full) => {
-                    self.deps.ledger.found_no_room();
+                    self.deps.log.found_no_room();
                     return Ok(false);
                 }
                 removed => removed?,
@@ -357,7 +357,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     /// # Errors
     /// When the files cannot be opened, or lack what they held when they were closed.
     pub async fn ensure_files(&mut self) -> Result<(), StoreError> {
-        let may_open = self.rows.is_let_go() || self.rows.is_shut && self.deps.ledger.has_room();
+        let may_open = self.rows.is_let_go() || self.rows.is_shut && self.deps.log.has_room();
         if self.rows.store.is_none() && may_open {
             self.open_files().await?;
         }
@@ -426,7 +426,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.ensure_files().await?;
         let mut from = self.applied.map_or(0, |applied| applied.index + 1);
         loop {
-            let batch = self.deps.ledger.replay(self.group, self.part, from, upto).await?;
+            let batch = self.deps.log.replay(self.group, self.part, from, upto).await?;
             let mut replies = Vec::new();
             for (position, envelope) in batch.entries {
                 let outcome = self.apply(position, &envelope, effects)?;
@@ -453,7 +453,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         effects: &mut Vec<M::Effect>,
     ) -> Result<Outcome, StoreError> {
         if let Some(applied) = self.applied {
-            let forked = || not_of_log(self.part, &NotOfLog::Foreign);
+            let forked = || not_of_log(self.part, &LogMismatch::Foreign);
             if position.index <= applied.index {
                 if position.index == applied.index && position.term != applied.term {
                     return Err(forked());
@@ -464,7 +464,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             }
             // Terms and indexes name entries: where the log has this one of the same term, it has
             // everything before it as it was applied here.
-            let term = || self.deps.ledger.term_at(self.group, applied.index);
+            let term = || self.deps.log.term_at(self.group, applied.index);
             if !self.is_continued && term().is_some_and(|term| term != applied.term) {
                 return Err(forked());
             }
@@ -486,7 +486,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
         self.rows.put_events(&self.machine.take_events());
         self.rows.put(self.machine.take_final_rows());
-        if !self.deps.ledger.has_room() || !self.settle_files().await? {
+        if !self.deps.log.has_room() || !self.settle_files().await? {
             return Ok(());
         }
         match self.rows.write_events() {
@@ -506,7 +506,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let StateMachineId::Tenant(tenant) = self.part else { return Ok(()) };
         // Killed in between, the log says that there are none, and the next start applies the
         // deletion once more. The other way round they would be missed.
-        self.deps.ledger.unfile(self.group, self.part).await?;
+        self.deps.log.unfile(self.group, self.part).await?;
         self.deps.stores.remove(tenant).await
     }
 }
@@ -517,7 +517,7 @@ async fn opened(deps: &ReplicaDeps, part: StateMachineId) -> Result<Box<dyn Stor
         match deps.stores.open(part).await {
             // Failing would put the tenant in quarantine, for something that passes by itself.
             Err(StoreError::Full) if part != StateMachineId::System => {
-                deps.ledger.found_no_room();
+                deps.log.found_no_room();
                 tokio::time::sleep(ROOM_RETRY).await;
             }
             opened => return opened,
@@ -526,7 +526,7 @@ async fn opened(deps: &ReplicaDeps, part: StateMachineId) -> Result<Box<dyn Stor
 }
 
 /// What is said of files that do not belong to the log beside them.
-fn not_of_log(part: StateMachineId, why: &NotOfLog) -> StoreError {
+fn not_of_log(part: StateMachineId, why: &LogMismatch) -> StoreError {
     let file = match part {
         StateMachineId::System => "system.redb".to_owned(),
         StateMachineId::Tenant(tenant) => format!("tenants/{tenant}"),

@@ -11,7 +11,7 @@ use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, GroupStatus, Handed, Leadership, LogEntry, NotOfLog, ProposeError, Replay, Row,
+    BoxFuture, GroupStatus, CommittedEntry, Leadership, LogEntry, LogMismatch, ProposeError, Replay, Row,
     Store, StoreStats, Stores,
 };
 use crate::replica::QueueBytes;
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-impl Ledger for World {
+impl ReplicatedLog for World {
     fn propose(&self, _: GroupId, _: Envelope) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
         unreachable!()
     }
@@ -131,7 +131,7 @@ impl Ledger for World {
         self.replayed.lock().unwrap().push(bytes);
         Box::pin(async { Ok(replay) })
     }
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
@@ -277,12 +277,12 @@ fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicU
     let reply = Reply::new(move |_| {
         told.fetch_add(1, Ordering::Relaxed);
     });
-    queue.push(Handed { position, payload: Payload::Command(envelope), reply: Some(reply) });
+    queue.push(CommittedEntry { position, payload: Payload::Command(envelope), reply: Some(reply) });
 }
 
 async fn start(world: &Arc<World>, queue: &Arc<ApplyQueue>) -> ReplicaRunner<Texts> {
     let stores = Arc::new(MemStores(Arc::clone(world)));
-    let deps = ReplicaDeps { ledger: Arc::clone(world) as Arc<dyn Ledger>, stores };
+    let deps = ReplicaDeps { log: Arc::clone(world) as Arc<dyn ReplicatedLog>, stores };
     let part = StateMachineId::Tenant(tenant());
     ReplicaRunner::start(deps, GroupId(1), part, Arc::clone(queue)).await.unwrap().0
 }

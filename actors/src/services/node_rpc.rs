@@ -9,20 +9,20 @@ use crate::command::{COMMAND_VERSION, Refusal};
 use crate::domain::codec;
 use crate::ports::error::CallError;
 use crate::ports::seams::Clock;
-use crate::ports::{Declined, Ledger, ProposeError};
+use crate::ports::{Declined, ReplicatedLog, ProposeError};
 use crate::services::elector::Elector;
 
 /// Answers the questions of other nodes.
 pub struct NodeCalls {
-    ledger: Arc<dyn Ledger>,
+    log: Arc<dyn ReplicatedLog>,
     elector: Elector,
     clock: Arc<dyn Clock>,
 }
 
 impl NodeCalls {
     /// About the groups of this node.
-    pub const fn new(ledger: Arc<dyn Ledger>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
-        Self { ledger, elector, clock }
+    pub const fn new(log: Arc<dyn ReplicatedLog>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
+        Self { log, elector, clock }
     }
 
     /// Answers one question.
@@ -41,12 +41,12 @@ impl NodeCalls {
             Question::Propose { group, mut envelope } => {
                 // The node that leads says what time it is, not whoever asks.
                 envelope.at = self.clock.now();
-                match timeout_at(deadline, self.ledger.propose(group, *envelope)).await {
+                match timeout_at(deadline, self.log.propose(group, *envelope)).await {
                     Ok(outcome) => Answer::Proposed(outcome),
                     Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
                 }
             }
-            Question::Groups => Answer::Groups(self.ledger.groups()),
+            Question::Groups => Answer::Groups(self.log.groups()),
             Question::StepDown { term } => {
                 Answer::SteppedDown(step_down_here(&self.elector, term, deadline).await)
             }

@@ -21,7 +21,7 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope, Outcome};
 use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
-use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
+use shiioo_actors::ports::{ApplySink, Dump, CommittedEntry, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::convert::stored_members;
@@ -268,7 +268,7 @@ impl GroupMachine {
             }
         };
         let reply = responder.map(|responder| Reply::new(move |outcome| responder.send(outcome)));
-        self.sink.hand_over(self.group, Handed { position, payload, reply });
+        self.sink.hand_over(self.group, CommittedEntry { position, payload, reply });
     }
 }
 

@@ -1,7 +1,7 @@
 //! The replicated log of every group on this node: openraft over the log.
 //!
 //! Architecture invariant: openraft's types do not leave this module; the actors see the
-//! [`Ledger`] port.
+//! [`ReplicatedLog`] port.
 //!
 //! Groups are independent of each other but for the log and its disk: when the log dies, or any
 //! group does, the node has to stop ([`Groups::failed`]).
@@ -44,7 +44,7 @@ use shiioo_actors::command::{Envelope, Outcome};
 use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
+    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, ReplicatedLog, LogMismatch, Peers, ProposeError,
     Replay, Service, StoreError,
 };
 use tokio::sync::watch;
@@ -95,7 +95,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Opens the log. No group runs before [`Ledger::open_group`].
+    /// Opens the log. No group runs before [`ReplicatedLog::open_group`].
     ///
     /// # Errors
     /// When the log cannot be read, or holds what no crash can have left; when the election timeout
@@ -299,7 +299,7 @@ impl fmt::Debug for Groups {
     }
 }
 
-impl Ledger for Groups {
+impl ReplicatedLog for Groups {
     fn propose(
         &self,
         group: GroupId,
@@ -343,25 +343,25 @@ impl Ledger for Groups {
         Box::pin(self.read_part(group, part, from, upto))
     }
 
-    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), LogMismatch> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
         let is_lone = self.group(group).is_some_and(|group| group.is_lone());
         match (self.log.part(part), held) {
-            (Some(_), None) => Err(NotOfLog::Missing),
-            (Some(known), Some(held)) if held.index < known.index => Err(NotOfLog::Older),
+            (Some(_), None) => Err(LogMismatch::Missing),
+            (Some(known), Some(held)) if held.index < known.index => Err(LogMismatch::Older),
             (Some(known), Some(held))
                 if held.term < known.term || held.index == known.index && held != known =>
             {
-                Err(NotOfLog::Foreign)
+                Err(LogMismatch::Foreign)
             }
             (_, Some(held))
                 if is_lone
                     && held != Position::default()
                     && last.is_none_or(|last| held.index > last.index) =>
             {
-                Err(NotOfLog::Ahead)
+                Err(LogMismatch::Ahead)
             }
             _ => Ok(()),
         }

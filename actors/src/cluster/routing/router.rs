@@ -15,7 +15,7 @@ use crate::cluster::routing::{Claim, Directory};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{Ledger, PeerError, Peers, ProposeError};
+use crate::ports::{ReplicatedLog, PeerError, Peers, ProposeError};
 
 /// Wait before the next attempt, at first.
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -36,7 +36,7 @@ pub enum Lead {
 /// See the module.
 #[derive(Clone)]
 pub struct Router {
-    ledger: Arc<dyn Ledger>,
+    log: Arc<dyn ReplicatedLog>,
     peers: Arc<dyn Peers>,
     directory: Arc<Directory>,
     claim: watch::Receiver<Option<Claim>>,
@@ -47,7 +47,7 @@ pub struct Router {
 /// What a router works with.
 pub struct RouterSources {
     /// The groups of this node.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// The way to other nodes.
     pub peers: Arc<dyn Peers>,
     /// Where groups live that are not here.
@@ -63,8 +63,8 @@ pub struct RouterSources {
 impl Router {
     /// See [`RouterSources`].
     pub fn new(sources: RouterSources) -> Self {
-        let RouterSources { ledger, peers, directory, claim, election_timeout, raft_id } = sources;
-        Self { ledger, peers, directory, claim, claim_valid: election_timeout, raft_id }
+        let RouterSources { log, peers, directory, claim, election_timeout, raft_id } = sources;
+        Self { log, peers, directory, claim, claim_valid: election_timeout, raft_id }
     }
 
     /// The way to other nodes.
@@ -74,7 +74,7 @@ impl Router {
 
     /// Where a group is led.
     pub fn lead(&self, group: GroupId) -> Lead {
-        let Some(leadership) = self.ledger.leadership(group) else {
+        let Some(leadership) = self.log.leadership(group) else {
             // A group that is not here has one voter, which leads it while it lives.
             let member = self.directory.members(group).into_iter().find(|id| *id != self.raft_id);
             return member.map_or(Lead::Unknown, Lead::There);
@@ -101,7 +101,7 @@ impl Router {
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.
     pub async fn moved(&self, group: GroupId, known: Lead) {
-        let Some(mut leadership) = self.ledger.leadership(group) else {
+        let Some(mut leadership) = self.log.leadership(group) else {
             // Known by placement alone, which does not change while one waits for it.
             return std::future::pending().await;
         };
@@ -186,7 +186,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<Outcome, CallError> {
         let to = match lead {
-            Lead::Here => return Ok(self.ledger.propose(group, envelope).await?),
+            Lead::Here => return Ok(self.log.propose(group, envelope).await?),
             Lead::There(to) => to,
             Lead::Unknown => return Err(CallError::NoLeader),
         };

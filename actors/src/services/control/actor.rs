@@ -99,7 +99,7 @@ impl Actor for ControlActor {
     ) -> Result<ControlState, ActorProcessingErr> {
         let leadership = arguments
             .deps
-            .ledger
+            .log
             .leadership(GroupId::SYSTEM)
             .ok_or("the system group is not on this node")?;
         let queue = Arc::clone(&arguments.queue);
@@ -298,14 +298,14 @@ impl ControlState {
             }
             let (group, members) = (*group, placement.members.clone());
             // Weak: a node that has stopped opens nothing any more.
-            let ledger = Arc::downgrade(&self.arguments.deps.ledger);
+            let log = Arc::downgrade(&self.arguments.deps.log);
             tokio::spawn(async move {
-                while let Some(ledger) = ledger.upgrade() {
-                    match ledger.open_group(group, members.clone()).await {
+                while let Some(log) = log.upgrade() {
+                    match log.open_group(group, members.clone()).await {
                         Ok(()) => return,
                         Err(error) => tracing::error!(%group, %error, "cannot start a group yet"),
                     }
-                    drop(ledger);
+                    drop(log);
                     tokio::time::sleep(OPEN_GROUP_RETRY).await;
                 }
             });
@@ -333,10 +333,10 @@ impl ControlState {
     }
 
     fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
-        let ledger = Arc::clone(&self.arguments.deps.ledger);
+        let log = Arc::clone(&self.arguments.deps.log);
         let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
         let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));
-        Control::new(myself.clone(), ledger, router, seams, syncs, queue)
+        Control::new(myself.clone(), log, router, seams, syncs, queue)
     }
 
     /// Has tenants buried that group 0 deleted and that have files here all the same: they came from

@@ -24,7 +24,7 @@ pub use message::ControlMessage;
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{Command, Outcome, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
-use crate::ports::Ledger;
+use crate::ports::ReplicatedLog;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
@@ -39,7 +39,7 @@ const NEXT_TERM: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Control {
     actor: ActorRef<ControlMessage>,
-    ledger: Arc<dyn Ledger>,
+    log: Arc<dyn ReplicatedLog>,
     router: Router,
     seams: Seams,
     syncs: Arc<Syncs>,
@@ -74,13 +74,13 @@ impl Control {
     /// A handle to `actor`.
     pub fn new(
         actor: ActorRef<ControlMessage>,
-        ledger: Arc<dyn Ledger>,
+        log: Arc<dyn ReplicatedLog>,
         router: Router,
         seams: Seams,
         syncs: Arc<Syncs>,
         queue: Arc<ApplyQueue>,
     ) -> Self {
-        Self { actor, ledger, router, seams, syncs, queue }
+        Self { actor, log, router, seams, syncs, queue }
     }
 
     /// Proposes a command that a client asked for.
@@ -93,7 +93,7 @@ impl Control {
         }
         let command = Command::System(command);
         let envelope = asked(&self.seams, &call.cause, call.origin, command);
-        match until(call.deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await? {
+        match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
         }
@@ -119,7 +119,7 @@ impl Control {
         command: SystemCommand,
     ) -> Result<Outcome, CallError> {
         let envelope = born(&self.seams, Some(term), Command::System(command));
-        until(deadline, self.ledger.propose(GroupId::SYSTEM, envelope)).await
+        until(deadline, self.log.propose(GroupId::SYSTEM, envelope)).await
     }
 
     /// Brings a command to whoever leads the system group. It may be applied twice.
@@ -189,7 +189,7 @@ impl Control {
         deadline: Instant,
         read: impl FnOnce(&SystemState) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout_at(deadline, self.ledger.read_index(GroupId::SYSTEM)).await {
+        match tokio::time::timeout_at(deadline, self.log.read_index(GroupId::SYSTEM)).await {
             Ok(ready) => ready?,
             Err(_) => return Err(CallError::DeadlineExceeded),
         }
@@ -274,7 +274,7 @@ impl Control {
 
     /// The term of a group that this node leads.
     fn term_here(&self, group: GroupId) -> Option<u64> {
-        let leadership = self.ledger.leadership(group)?;
+        let leadership = self.log.leadership(group)?;
         let now = *leadership.borrow();
         now.here.then_some(now.term)
     }

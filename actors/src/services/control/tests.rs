@@ -13,7 +13,7 @@ use crate::domain::ids::{StateMachineId, Position};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, NotOfLog, Peer, PeerError, Peers, ProposeError, Replay,
+    BoxFuture, GroupStatus, Leadership, LogMismatch, Peer, PeerError, Peers, ProposeError, Replay,
     Service, StoreError,
 };
 use crate::state::system::tests as testing;
@@ -33,7 +33,7 @@ struct Scripted {
     leadership: watch::Sender<Leadership>,
 }
 
-impl Ledger for Scripted {
+impl ReplicatedLog for Scripted {
     fn propose(&self, _: GroupId, envelope: Envelope) -> BoxFuture<'_, Answer> {
         let Command::Tenant { command, .. } = envelope.command else {
             return Box::pin(future::ready(Ok(Outcome::Done)));
@@ -67,7 +67,7 @@ impl Ledger for Scripted {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
         Ok(())
     }
 
@@ -188,7 +188,7 @@ async fn control(
 ) -> (Control, Arc<Scripted>) {
     let state = Arc::new(Mutex::new(testing::with_a_tenant()));
     let here = Leadership { term: TERM, leader: Some(1), here: true };
-    let ledger = Arc::new(Scripted {
+    let log = Arc::new(Scripted {
         state: Arc::clone(&state),
         answers: Mutex::new(answers.into_iter().collect()),
         proposed: Mutex::default(),
@@ -197,7 +197,7 @@ async fn control(
         leadership: watch::Sender::new(here),
     });
     let router = Router::new(RouterSources {
-        ledger: Arc::<Scripted>::clone(&ledger),
+        log: Arc::<Scripted>::clone(&log),
         peers: Arc::new(Alone),
         directory: Arc::default(),
         claim: watch::Sender::new(None).subscribe(),
@@ -207,7 +207,7 @@ async fn control(
     let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
     let (syncs, queue) = (Arc::default(), Arc::default());
-    (Control::new(actor, Arc::<Scripted>::clone(&ledger), router, seams, syncs, queue), ledger)
+    (Control::new(actor, Arc::<Scripted>::clone(&log), router, seams, syncs, queue), log)
 }
 
 async fn sync(control: &Control) -> Result<(), CallError> {
@@ -215,8 +215,8 @@ async fn sync(control: &Control) -> Result<(), CallError> {
 }
 
 /// The versions that were proposed, and whether they delete the tenant.
-fn versions(ledger: &Scripted) -> Vec<(u64, bool)> {
-    let proposed = ledger.proposed.lock().unwrap();
+fn versions(log: &Scripted) -> Vec<(u64, bool)> {
+    let proposed = log.proposed.lock().unwrap();
     let version = |(term, command): &(Option<u64>, TenantCommand)| match command {
         TenantCommand::Set { version, record } => {
             assert_eq!(*term, Some(TERM), "counts in no other term of the group");
@@ -234,23 +234,23 @@ fn unknown() -> Answer {
 #[tokio::test(start_paused = true)]
 async fn what_has_been_deleted_meanwhile_is_not_proposed_again() {
     let delete = |state: &mut SystemState| testing::delete(state);
-    let (control, ledger) = control([unknown()], delete, false).await;
+    let (control, log) = control([unknown()], delete, false).await;
     sync(&control).await.unwrap();
-    assert_eq!(versions(&ledger), [(1, false), (2, true)]);
+    assert_eq!(versions(&log), [(1, false), (2, true)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_ask_group_0_proposes_nothing() {
-    let (control, ledger) = control([], |_| (), true).await;
+    let (control, log) = control([], |_| (), true).await;
     assert!(matches!(sync(&control).await, Err(CallError::NoLeader)));
-    assert_eq!(versions(&ledger), []);
+    assert_eq!(versions(&log), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_did_nothing_in_a_later_term_is_proposed_again() {
-    let (control, ledger) = control([Ok(Outcome::Ignored)], |_| (), false).await;
+    let (control, log) = control([Ok(Outcome::Ignored)], |_| (), false).await;
     sync(&control).await.unwrap();
-    assert_eq!(versions(&ledger), [(1, false), (1, false)]);
+    assert_eq!(versions(&log), [(1, false), (1, false)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use crate::cluster::routing::Claim;
 use crate::command::Refusal;
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{Leadership, Ledger};
+use crate::ports::{Leadership, ReplicatedLog};
 use crate::services::heartbeat::Heartbeats;
 use state::successor;
 
@@ -30,7 +30,7 @@ use state::successor;
 pub struct Elector {
     leadership: watch::Receiver<Leadership>,
     claim: watch::Receiver<Option<Claim>>,
-    ledger: Arc<dyn Ledger>,
+    log: Arc<dyn ReplicatedLog>,
     heartbeats: Heartbeats,
     raft_id: u64,
     claim_valid: Duration,
@@ -49,7 +49,7 @@ pub struct ElectorSources {
     /// Who says that it leads.
     pub claim: watch::Receiver<Option<Claim>>,
     /// The groups.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// How the members are.
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
@@ -61,19 +61,19 @@ pub struct ElectorSources {
 impl Elector {
     /// A handle.
     pub fn new(sources: ElectorSources) -> Self {
-        let ElectorSources { leadership, claim, ledger, heartbeats, raft_id, election_timeout } =
+        let ElectorSources { leadership, claim, log, heartbeats, raft_id, election_timeout } =
             sources;
         // A leader's own lease is as long; both together stay within an election timeout and a
         // bit, and a claim may miss a ping.
         let claim_valid = election_timeout / 2;
-        Self { leadership, claim, ledger, heartbeats, raft_id, claim_valid }
+        Self { leadership, claim, log, heartbeats, raft_id, claim_valid }
     }
 
     /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
     /// A node that is cut off knows of none.
     pub fn current(&self) -> Leadership {
         let known = *self.leadership.borrow();
-        if let Some(term) = self.ledger.leads(GroupId::SYSTEM) {
+        if let Some(term) = self.log.leads(GroupId::SYSTEM) {
             return Leadership { term, leader: Some(self.raft_id), here: true };
         }
         let claim = *self.claim.borrow();
@@ -117,12 +117,12 @@ impl Elector {
     /// When this node does not lead, nobody else could, or nobody else did by `deadline`.
     pub async fn step_down(&self, deadline: Instant) -> Result<(), CallError> {
         let health = self.heartbeats.health(deadline).await?;
-        let groups = self.ledger.groups();
+        let groups = self.log.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
         let replicas = system.map_or(&[][..], |status| &status.replicas);
         let candidate = successor(replicas, &health, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
-        self.ledger.transfer(GroupId::SYSTEM, to).await?;
+        self.log.transfer(GroupId::SYSTEM, to).await?;
         let mut leadership = self.leadership.clone();
         let is_other = |now: &Leadership| now.leader.is_some_and(|leader| leader != self.raft_id);
         match timeout_at(deadline, leadership.wait_for(is_other)).await {

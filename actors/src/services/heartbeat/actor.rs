@@ -17,7 +17,7 @@ use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Seams;
-use crate::ports::{Ledger, Peers, Service};
+use crate::ports::{ReplicatedLog, Peers, Service};
 use crate::services::heartbeat::members::{Beat, Members};
 
 /// Pings in an election timeout.
@@ -39,7 +39,7 @@ pub struct HeartbeatArguments {
     /// The way to the members.
     pub peers: Arc<dyn Peers>,
     /// Who leads.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// Where it publishes who says that it leads.
     pub claim: watch::Sender<Option<Claim>>,
     /// This node, as the others are told of it.
@@ -85,7 +85,7 @@ impl Actor for HeartbeatActor {
         myself: ActorRef<HeartbeatMessage>,
         arguments: HeartbeatArguments,
     ) -> Result<HeartbeatState, ActorProcessingErr> {
-        let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
+        let leadership = arguments.log.leadership(GroupId::SYSTEM);
         let leadership = leadership.ok_or("the system group is not on this node")?;
         let every = arguments.election_timeout / PINGS_PER_TIMEOUT;
         myself.send_interval(every, || HeartbeatMessage::Ping);
@@ -174,9 +174,9 @@ impl HeartbeatState {
     fn beat(&self, now: Instant) -> Beat {
         Beat {
             at: self.arguments.seams.clock.now(),
-            leads: self.arguments.ledger.leads(GroupId::SYSTEM),
+            leads: self.arguments.log.leads(GroupId::SYSTEM),
             silent_ms: self.members.silent_ms(now),
-            has_room: self.arguments.ledger.has_room(),
+            has_room: self.arguments.log.has_room(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::domain::views::Acquired;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{Ledger, ProposeError};
+use crate::ports::{ReplicatedLog, ProposeError};
 use crate::services::mailbox::{asked, born, until};
 use crate::state::tables::lock_table::LockNotice;
 
@@ -33,7 +33,7 @@ pub struct LockActor;
 /// What it starts with.
 pub struct LockArguments {
     /// The replicated log.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// Time and chance.
     pub seams: Seams,
 }
@@ -134,7 +134,7 @@ impl LockState {
         tokio::spawn(async move {
             let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
             let result =
-                until(deadline, arguments.ledger.propose(request.space.group, envelope)).await;
+                until(deadline, arguments.log.propose(request.space.group, envelope)).await;
             let goes_on = was_first
                 || matches!(&result, Ok(Outcome::HeldByOther(_)) if request.wait_until.is_some());
             if goes_on {
@@ -181,7 +181,7 @@ impl LockState {
             asked(&self.arguments.seams, &request.cause, None, request.space.command(command));
         let arguments = Arc::clone(&self.arguments);
         tokio::spawn(async move {
-            let propose = arguments.ledger.propose(request.space.group, envelope);
+            let propose = arguments.log.propose(request.space.group, envelope);
             let result = until(request.deadline, propose).await;
             let _ = request.reply.send(result.and_then(locked));
         });
@@ -217,13 +217,13 @@ impl LockState {
 /// Proposes `Expire` until it has come to an outcome. A leader that lost the lead stops: the next
 /// one has timers of its own.
 async fn expire(arguments: Arc<LockArguments>, over: Over) {
-    let term = arguments.ledger.leadership(over.space.group).map(|lead| lead.borrow().term);
+    let term = arguments.log.leadership(over.space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
     let mut wait = EXPIRE_RETRY_MIN;
     loop {
         let envelope = born(&arguments.seams, term, over.space.command(command.clone()));
         // However long it takes: to propose again what only waits would fill the log.
-        match arguments.ledger.propose(over.space.group, envelope).await {
+        match arguments.log.propose(over.space.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
             Err(_) => tokio::time::sleep(wait).await,
         }
@@ -257,10 +257,10 @@ async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockVie
     if renewal > 0 {
         return;
     }
-    let term = arguments.ledger.leadership(space.group).map(|lead| lead.borrow().term);
+    let term = arguments.log.leadership(space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key, token, renewal };
     let envelope = born(&arguments.seams, term, space.command(command));
-    let propose = arguments.ledger.propose(space.group, envelope);
+    let propose = arguments.log.propose(space.group, envelope);
     if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
         tracing::debug!(%error, "a lock of a client that has gone will run out by itself");
     }

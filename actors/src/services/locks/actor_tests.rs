@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
 use crate::ports::seams::{Clock, Entropy, Seams};
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, Ledger, NotOfLog, ProposeError, Replay, StoreError,
+    BoxFuture, GroupStatus, Leadership, ReplicatedLog, LogMismatch, ProposeError, Replay, StoreError,
 };
 
 /// A log in which no expiry ever comes to be.
@@ -26,7 +26,7 @@ struct Stuck {
     is_expiring: AtomicBool,
 }
 
-impl Ledger for Stuck {
+impl ReplicatedLog for Stuck {
     fn propose(
         &self,
         _: GroupId,
@@ -65,7 +65,7 @@ impl Ledger for Stuck {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
@@ -145,13 +145,13 @@ fn lock() -> LockView {
 /// then the lock was not lost.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
-    let ledger = Arc::new(Stuck::default());
+    let log = Arc::new(Stuck::default());
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-    let arguments = LockArguments { ledger: ledger.clone(), seams };
+    let arguments = LockArguments { log: log.clone(), seams };
     let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
     let locks = LockManager::new(actor);
     locks.lead(Space::CLUSTER, vec![lock()]);
-    while !ledger.is_expiring.load(Ordering::Relaxed) {
+    while !log.is_expiring.load(Ordering::Relaxed) {
         tokio::time::advance(Duration::from_millis(100)).await;
         tokio::task::yield_now().await;
     }
@@ -160,5 +160,5 @@ async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     let request = ("k".to_owned(), "a".to_owned(), Some(1), None);
     let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
     assert_eq!(renewed.unwrap().token, 1);
-    assert_eq!(ledger.renewed.lock().unwrap().len(), 1);
+    assert_eq!(log.renewed.lock().unwrap().len(), 1);
 }

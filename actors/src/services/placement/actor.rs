@@ -13,7 +13,7 @@ use super::state::{MemberView, Memory, Step, View, others_can_elect};
 use crate::command::SystemCommand;
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{Leadership, Ledger};
+use crate::ports::{Leadership, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
 use crate::services::heartbeat::Heartbeats;
@@ -39,7 +39,7 @@ pub struct PlacementActor;
 #[derive(Clone)]
 pub struct PlacementArguments {
     /// The groups.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// The control plane.
     pub control: Control,
     /// How the members are.
@@ -74,7 +74,7 @@ impl Actor for PlacementActor {
         myself: ActorRef<PlacementMessage>,
         arguments: PlacementArguments,
     ) -> Result<PlacementState, ActorProcessingErr> {
-        let leadership = arguments.ledger.leadership(GroupId::SYSTEM);
+        let leadership = arguments.log.leadership(GroupId::SYSTEM);
         let leadership = leadership.ok_or("the system group is not on this node")?;
         let look_every = LOOK_EVERY_MAX.min(arguments.election_timeout / 3);
         myself.send_interval(look_every, || PlacementMessage::Look);
@@ -129,7 +129,7 @@ impl Actor for PlacementActor {
 impl PlacementState {
     /// Whether this leader's disk has been full for a while, and was not handed over for lately.
     fn has_to_vacate(&mut self, now: Instant) -> bool {
-        if self.arguments.ledger.has_room() {
+        if self.arguments.log.has_room() {
             self.full_since = None;
             return false;
         }
@@ -149,7 +149,7 @@ impl PlacementArguments {
     async fn vacate(&self) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let health = self.heartbeats.health(deadline).await?;
-        let groups = self.ledger.groups();
+        let groups = self.log.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
         if !system.is_some_and(|system| others_can_elect(&system.replicas, &health, self.raft_id)) {
             return Ok(());
@@ -163,7 +163,7 @@ impl PlacementArguments {
         let Some(term) = self.leads() else { return Ok(()) };
         let members = self.control.read(deadline, members).await?;
         let health = self.heartbeats.health(deadline).await?;
-        let groups = self.ledger.groups();
+        let groups = self.log.groups();
         let Some(system) = groups.iter().find(|status| status.group == GroupId::SYSTEM) else {
             return Ok(());
         };
@@ -187,7 +187,7 @@ impl PlacementArguments {
 
     /// The term in which this node leads, if it does.
     fn leads(&self) -> Option<u64> {
-        let now = *self.ledger.leadership(GroupId::SYSTEM)?.borrow();
+        let now = *self.log.leadership(GroupId::SYSTEM)?.borrow();
         now.here.then_some(now.term)
     }
 
@@ -195,9 +195,9 @@ impl PlacementArguments {
     async fn take(&self, step: Step, term: u64, deadline: Instant) -> Result<(), CallError> {
         tracing::info!(?step, "placement");
         match step {
-            Step::AddLearner(id) => self.ledger.add_learner(GroupId::SYSTEM, id).await?,
-            Step::SetVoters(voters) => self.ledger.set_voters(GroupId::SYSTEM, voters).await?,
-            Step::RemoveLearner(id) => self.ledger.remove_learner(GroupId::SYSTEM, id).await?,
+            Step::AddLearner(id) => self.log.add_learner(GroupId::SYSTEM, id).await?,
+            Step::SetVoters(voters) => self.log.set_voters(GroupId::SYSTEM, voters).await?,
+            Step::RemoveLearner(id) => self.log.remove_learner(GroupId::SYSTEM, id).await?,
             Step::HandOver => self.elector.step_down(deadline).await?,
             Step::Forget(node) => {
                 self.control.bring_up(term, deadline, SystemCommand::RemoveNode { node }).await?;

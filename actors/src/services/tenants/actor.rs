@@ -85,7 +85,7 @@ impl Actor for TenantActor {
     ) -> Result<TenantShell, ActorProcessingErr> {
         assert!(*slot.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
         let leadership =
-            deps.part.ledger.leadership(slot.group).ok_or("the tenant's group is not here")?;
+            deps.part.log.leadership(slot.group).ok_or("the tenant's group is not here")?;
         let part = StateMachineId::Tenant(slot.tenant);
         let queue = Arc::clone(&slot.queue);
         let (runner, effects) =
@@ -217,11 +217,11 @@ impl TenantShell {
     /// Applies what has been handed over, performs the effects, and follows leadership.
     async fn drain(&mut self, myself: &ActorRef<TenantMessage>) -> Result<(), ActorProcessingErr> {
         // Read first: what was handed over before this term began is applied before it counts.
-        let handed_term = self.slot.handed_term();
+        let delivered_term = self.slot.delivered_term();
         for effect in self.runner.drain().await? {
             self.perform(myself, effect).await?;
         }
-        if self.follow_leadership(myself, handed_term) {
+        if self.follow_leadership(myself, delivered_term) {
             // What was applied again after a start need not be applied again after the next.
             self.runner.make_durable().await?;
         }
@@ -265,9 +265,9 @@ impl TenantShell {
     }
 
     /// Begins to lead, or stops, when leadership of the group has moved. Whether it leads anew.
-    fn follow_leadership(&mut self, myself: &ActorRef<TenantMessage>, handed_term: u64) -> bool {
+    fn follow_leadership(&mut self, myself: &ActorRef<TenantMessage>, delivered_term: u64) -> bool {
         let now = *self.leadership.borrow_and_update();
-        let leads = (now.here && now.term == handed_term).then_some(now.term);
+        let leads = (now.here && now.term == delivered_term).then_some(now.term);
         if leads == self.leads {
             return false;
         }

@@ -11,14 +11,14 @@ use tokio::sync::{oneshot, watch};
 use super::{Slot, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::{ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, StoreError};
+use crate::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, StoreError};
 use crate::replica::{ApplyQueue, QueueBytes};
 use crate::services::control::ControlMessage;
 
 /// Tenants of one group.
 #[derive(Debug, Default)]
 struct GroupTenants {
-    handed_term: Arc<AtomicU64>,
+    delivered_term: Arc<AtomicU64>,
     slots: RwLock<BTreeMap<TenantId, Arc<Slot>>>,
 }
 
@@ -84,9 +84,9 @@ impl Registry {
         let supervisor = self.supervisor.get()?.clone();
         let mut slots = tenants.slots.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let (handed_term, queued) =
-                (Arc::clone(&tenants.handed_term), Arc::clone(&self.queued));
-            Slot::new(tenant, group, handed_term, queued, supervisor)
+            let (delivered_term, queued) =
+                (Arc::clone(&tenants.delivered_term), Arc::clone(&self.queued));
+            Slot::new(tenant, group, delivered_term, queued, supervisor)
         };
         Some(Arc::clone(slots.entry(tenant).or_insert_with(new)))
     }
@@ -102,10 +102,10 @@ impl Registry {
     }
 
     /// The tenants that are quarantined, and what of the log is kept for them.
-    pub fn quarantined(&self, ledger: &dyn Ledger) -> Vec<Quarantined> {
+    pub fn quarantined(&self, log: &dyn ReplicatedLog) -> Vec<Quarantined> {
         let told = self.slots().into_iter().filter_map(|slot| {
             let reason = slot.quarantined()?;
-            let log_bytes_kept = ledger.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
+            let log_bytes_kept = log.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
             Some(Quarantined { tenant: slot.tenant, reason, log_bytes_kept })
         });
         told.collect()
@@ -124,7 +124,7 @@ impl Registry {
     /// A new leader's term has begun in a tenant group: those who run look whether it is theirs.
     fn begin_term(&self, group: GroupId, term: u64) {
         let tenants = self.group(group);
-        tenants.handed_term.store(term, Ordering::Release);
+        tenants.delivered_term.store(term, Ordering::Release);
         let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
         for slot in slots.values() {
             slot.wake_if_running();
@@ -137,7 +137,7 @@ impl Registry {
 }
 
 impl ApplySink for Registry {
-    fn hand_over(&self, group: GroupId, entry: Handed) {
+    fn hand_over(&self, group: GroupId, entry: CommittedEntry) {
         let tenant = match &entry.payload {
             Payload::NewTerm if group == GroupId::SYSTEM => return,
             Payload::NewTerm => return self.begin_term(group, entry.position.term),

@@ -48,7 +48,7 @@ pub struct Slot {
     /// What the group's log handed over.
     pub queue: Arc<ApplyQueue>,
     /// The newest term whose first entry the group has handed over.
-    pub(super) handed_term: Arc<AtomicU64>,
+    pub(super) delivered_term: Arc<AtomicU64>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
@@ -63,7 +63,7 @@ impl Slot {
     pub(super) fn new(
         tenant: TenantId,
         group: GroupId,
-        handed_term: Arc<AtomicU64>,
+        delivered_term: Arc<AtomicU64>,
         queued: Arc<QueueBytes>,
         supervisor: ActorRef<SupervisorMessage>,
     ) -> Arc<Self> {
@@ -71,7 +71,7 @@ impl Slot {
             tenant,
             group,
             queue: Arc::new(ApplyQueue::sharing(queued)),
-            handed_term,
+            delivered_term,
             phase: watch::Sender::new(Phase::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
@@ -181,8 +181,8 @@ impl Slot {
     }
 
     /// The newest term whose first entry the group has handed over.
-    pub(super) fn handed_term(&self) -> u64 {
-        self.handed_term.load(Ordering::Acquire)
+    pub(super) fn delivered_term(&self) -> u64 {
+        self.delivered_term.load(Ordering::Acquire)
     }
 
     /// Sets how the actor misbehaves, for tests.

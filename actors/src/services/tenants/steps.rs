@@ -275,7 +275,7 @@ async fn propose(link: &Link, command: TenantCommand) {
         let command =
             Command::Tenant { tenant: link.tenant, epoch: link.epoch, command: command.clone() };
         let envelope = born(&link.deps.seams, Some(link.term), command);
-        match link.deps.part.ledger.propose(link.group, envelope).await {
+        match link.deps.part.log.propose(link.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
             Err(error) => tracing::debug!(tenant = %link.tenant, %error, "proposing again"),
         }

@@ -183,7 +183,7 @@ impl SupervisorState {
         // Opening files and reading the log takes a while: others are not to wait for it.
         tokio::spawn(async move {
             // A group hands entries over as soon as it runs, perhaps before it is listed.
-            while deps.part.ledger.leadership(slot.group).is_none() {
+            while deps.part.log.leadership(slot.group).is_none() {
                 tokio::time::sleep(GROUP_POLL).await;
             }
             let arguments = (Arc::clone(&slot), deps);
@@ -224,7 +224,7 @@ impl SupervisorState {
             return self.start(myself, Arc::clone(slot));
         }
         let log_bytes_kept =
-            self.arguments.deps.part.ledger.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
+            self.arguments.deps.part.log.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
         tracing::error!(
             tenant = %slot.tenant, %why, log_bytes_kept,
             "a tenant keeps failing and is quarantined"
@@ -260,7 +260,7 @@ impl SupervisorState {
         tokio::spawn(async move {
             let (tenant, part) = (slot.tenant, &deps.part);
             let removed = async {
-                part.ledger.unfile(slot.group, StateMachineId::Tenant(tenant)).await?;
+                part.log.unfile(slot.group, StateMachineId::Tenant(tenant)).await?;
                 part.stores.remove(tenant).await
             };
             match removed.await {
@@ -284,7 +284,7 @@ impl SupervisorState {
             let mut unplaced = with_work(&deps).await;
             let mut wait = LOOK_RETRY;
             // A later term looks again by itself.
-            while deps.part.ledger.leads(group).is_some() {
+            while deps.part.log.leads(group).is_some() {
                 let look = |tenant: &TenantId| directory.get(*tenant);
                 let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
                 for tenant in placed.copied().collect::<Vec<_>>() {
@@ -337,7 +337,7 @@ async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
     let look = async || {
         let mut tenants = part.stores.tenants_with_work().await?;
         let listed: BTreeSet<TenantId> = part.stores.tenants()?.into_iter().collect();
-        tenants.extend(part.ledger.with_files().into_iter().filter_map(|part| match part {
+        tenants.extend(part.log.with_files().into_iter().filter_map(|part| match part {
             StateMachineId::Tenant(tenant) if !listed.contains(&tenant) => Some(tenant),
             StateMachineId::Tenant(_) | StateMachineId::System => None,
         }));

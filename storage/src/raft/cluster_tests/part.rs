@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
+use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, Payload, StoreError};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -104,7 +104,7 @@ impl TestPart {
 }
 
 impl ApplySink for TestPart {
-    fn hand_over(&self, _group: GroupId, entry: Handed) {
+    fn hand_over(&self, _group: GroupId, entry: CommittedEntry) {
         let mut handed = self.handed.lock().unwrap();
         assert!(handed.last().is_none_or(|last| *last < entry.position), "out of order");
         handed.push(entry.position);
