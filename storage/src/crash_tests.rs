@@ -129,7 +129,7 @@ struct Oracle {
 struct Nothing;
 
 impl ApplySink for Nothing {
-    fn hand_over(&self, _group: GroupId, _entry: CommittedEntry) {}
+    fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
 
     fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
         Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })

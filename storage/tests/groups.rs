@@ -61,7 +61,7 @@ impl Sink {
 }
 
 impl ApplySink for Sink {
-    fn hand_over(&self, group: GroupId, entry: CommittedEntry) {
+    fn deliver(&self, group: GroupId, entry: CommittedEntry) {
         if let Payload::Command(_) = entry.payload {
             self.handed.lock().unwrap().entry(group).or_default().push(entry.position);
         }

@@ -59,7 +59,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
 struct Sink(Arc<ApplyQueue>);
 
 impl ApplySink for Sink {
-    fn hand_over(&self, _: GroupId, entry: CommittedEntry) {
+    fn deliver(&self, _: GroupId, entry: CommittedEntry) {
         if matches!(entry.payload, Payload::Command(_)) {
             self.0.push(entry);
         }
@@ -107,7 +107,7 @@ impl Life {
             "default",
             StoresConfig { log: Some(log), ..StoresConfig::default() },
         );
-        let deps = ReplicaDeps { ledger: groups.clone(), stores: stores.await? };
+        let deps = ReplicaDeps { log: groups.clone(), stores: stores.await? };
         match ReplicaRunner::start(deps, GROUP, StateMachineId::Tenant(tenant()), queue).await {
             Ok((runner, _)) => Ok(Self { groups, runner }),
             Err(error) => {

@@ -238,7 +238,7 @@ pub struct ReplicaStatus {
 /// lets its entries go and fetches them again with [`ReplicatedLog::replay`].
 pub trait ApplySink: Send + Sync + 'static {
     /// Hands over the next entry of a group.
-    fn hand_over(&self, group: GroupId, entry: CommittedEntry);
+    fn deliver(&self, group: GroupId, entry: CommittedEntry);
 
     /// Why a command should not be proposed, as nobody would apply it for now.
     fn refuses(&self, _group: GroupId, _envelope: &Envelope) -> Option<String> {

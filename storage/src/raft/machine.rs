@@ -268,7 +268,7 @@ impl GroupMachine {
             }
         };
         let reply = responder.map(|responder| Reply::new(move |outcome| responder.send(outcome)));
-        self.sink.hand_over(self.group, CommittedEntry { position, payload, reply });
+        self.sink.deliver(self.group, CommittedEntry { position, payload, reply });
     }
 }
 

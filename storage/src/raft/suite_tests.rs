@@ -19,7 +19,7 @@ use crate::log::Log;
 struct Nothing;
 
 impl ApplySink for Nothing {
-    fn hand_over(&self, _group: GroupId, _entry: CommittedEntry) {}
+    fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
 
     fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
         Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })

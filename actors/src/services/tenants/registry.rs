@@ -137,7 +137,7 @@ impl Registry {
 }
 
 impl ApplySink for Registry {
-    fn hand_over(&self, group: GroupId, entry: CommittedEntry) {
+    fn deliver(&self, group: GroupId, entry: CommittedEntry) {
         let tenant = match &entry.payload {
             Payload::NewTerm if group == GroupId::SYSTEM => return,
             Payload::NewTerm => return self.begin_term(group, entry.position.term),

@@ -104,7 +104,7 @@ impl TestPart {
 }
 
 impl ApplySink for TestPart {
-    fn hand_over(&self, _group: GroupId, entry: CommittedEntry) {
+    fn deliver(&self, _group: GroupId, entry: CommittedEntry) {
         let mut handed = self.handed.lock().unwrap();
         assert!(handed.last().is_none_or(|last| *last < entry.position), "out of order");
         handed.push(entry.position);
