@@ -19,7 +19,7 @@ use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, StoreError, StoreStats, Stores};
 use crate::services::control::Control;
 use crate::services::mailbox::call;
-use crate::services::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
+use crate::services::tenants::{AdmitReply, Quarantined, Registry, Activation, TenantMessage, TestHook};
 use crate::services::{Call, Created};
 use crate::state::system::SystemState;
 
@@ -312,9 +312,9 @@ impl Tenants {
     /// When there is no such tenant.
     pub fn test_hook(&self, id: TenantId, hook: TestHook) -> Result<(), CallError> {
         let placed = self.0.directory.get(id).ok_or(Refusal::TenantNotFound)?;
-        let slot = self.slot(id, placed)?;
-        slot.set_test_hook(hook);
-        slot.wake();
+        let activation = self.activation(id, placed)?;
+        activation.set_test_hook(hook);
+        activation.wake();
         Ok(())
     }
 
@@ -327,15 +327,15 @@ impl Tenants {
         }
         // One that starts has a moment to show that it is damaged; the call needs its time itself.
         let deadline = call.deadline.min(Instant::now() + DAMAGE_SHOWS_MAX);
-        match self.slot(id, placed)?.actor(deadline).await {
+        match self.activation(id, placed)?.actor(deadline).await {
             Err(error @ CallError::Quarantined { .. }) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    fn slot(&self, id: TenantId, placed: Placed) -> Result<Arc<Slot>, CallError> {
-        let slot = self.0.registry.slot(placed.group, id);
-        slot.ok_or(CallError::Starting { what: "the node" })
+    fn activation(&self, id: TenantId, placed: Placed) -> Result<Arc<Activation>, CallError> {
+        let activation = self.0.registry.activation(placed.group, id);
+        activation.ok_or(CallError::Starting { what: "the node" })
     }
 
     /// Where the tenant lives. The directory is a hint: that it does not know a tenant is asked of
@@ -367,11 +367,11 @@ impl Tenants {
 
     async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {
         let placed = self.placed(deadline, id).await?;
-        let slot = self.slot(id, placed)?;
-        let permit: OwnedSemaphorePermit = slot.permit()?;
-        let actor = slot.actor(deadline).await?;
+        let activation = self.activation(id, placed)?;
+        let permit: OwnedSemaphorePermit = activation.permit()?;
+        let actor = activation.actor(deadline).await?;
         let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
-        let queue = Arc::clone(&slot.queue);
+        let queue = Arc::clone(&activation.queue);
         Ok(TenantHandle { id, placed, actor, queue, log, seams, _permit: permit })
     }
 
@@ -431,10 +431,10 @@ impl Tenants {
 
     /// Tenants that have files on this node, for the metrics.
     pub fn with_files(&self) -> usize {
-        let slots = self.0.registry.slots();
+        let activations = self.0.registry.activations();
         // Of whom the disk does not tell is not counted.
         let has_files = |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
-        slots.iter().filter(|slot| has_files(slot.tenant)).count()
+        activations.iter().filter(|activation| has_files(activation.tenant)).count()
     }
 }
 

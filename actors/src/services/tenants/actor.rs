@@ -14,7 +14,7 @@ use super::alarms::Alarms;
 use super::message::{AdmitReply, TenantReader};
 use super::rendering::Renderer;
 use super::steps::{self, Link, StepGates, StepKey, StepTask};
-use super::{Phase, Slot, TENANT_CALLS_MAX, TenantMessage, TestHook};
+use super::{ActivationState, Activation, TENANT_CALLS_MAX, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{StateMachineId, RunId};
 use crate::domain::tenant::Quota;
@@ -50,7 +50,7 @@ pub(super) struct TenantActor;
 
 /// What it keeps.
 pub(super) struct TenantShell {
-    slot: Arc<Slot>,
+    activation: Arc<Activation>,
     pub(super) deps: Arc<TenantDeps>,
     pub(super) runner: ReplicaRunner<TenantState>,
     leadership: watch::Receiver<Leadership>,
@@ -76,23 +76,23 @@ pub(super) struct TenantShell {
 impl Actor for TenantActor {
     type Msg = TenantMessage;
     type State = TenantShell;
-    type Arguments = (Arc<Slot>, Arc<TenantDeps>);
+    type Arguments = (Arc<Activation>, Arc<TenantDeps>);
 
     async fn pre_start(
         &self,
         myself: ActorRef<TenantMessage>,
-        (slot, deps): Self::Arguments,
+        (activation, deps): Self::Arguments,
     ) -> Result<TenantShell, ActorProcessingErr> {
-        assert!(*slot.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
+        assert!(*activation.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
         let leadership =
-            deps.part.log.leadership(slot.group).ok_or("the tenant's group is not here")?;
-        let part = StateMachineId::Tenant(slot.tenant);
-        let queue = Arc::clone(&slot.queue);
+            deps.part.log.leadership(activation.group).ok_or("the tenant's group is not here")?;
+        let part = StateMachineId::Tenant(activation.tenant);
+        let queue = Arc::clone(&activation.queue);
         let (runner, effects) =
-            ReplicaRunner::<TenantState>::start(deps.part.clone(), slot.group, part, queue).await?;
+            ReplicaRunner::<TenantState>::start(deps.part.clone(), activation.group, part, queue).await?;
         let watcher = tokio::spawn(watch_leadership(myself.clone(), leadership.clone()));
         let mut shell = TenantShell {
-            slot: Arc::clone(&slot),
+            activation: Arc::clone(&activation),
             deps,
             runner,
             leadership,
@@ -111,8 +111,8 @@ impl Actor for TenantActor {
             shell.perform(&myself, effect).await?;
         }
         myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
-        slot.exhausted.store(false, Ordering::Release);
-        slot.phase.send_replace(Phase::Running(myself.clone()));
+        activation.exhausted.store(false, Ordering::Release);
+        activation.phase.send_replace(ActivationState::Running(myself.clone()));
         // Entries that came before the phase was set woke nobody.
         myself.send_message(TenantMessage::Drain)?;
         Ok(shell)
@@ -164,8 +164,8 @@ impl Actor for TenantActor {
                     shell.alarms.set((run, step, attempt), Instant::now());
                 }
             }
-            TenantMessage::Housekeeping => shell.keep_house(&myself).await?,
-            TenantMessage::Test(hook) => shell.misbehave(hook).await,
+            TenantMessage::Housekeeping => shell.flush_and_maybe_sleep(&myself).await?,
+            TenantMessage::Test(hook) => shell.apply_test_hook(hook).await,
         }
         shell.follow_waits(&myself);
         Ok(())
@@ -177,8 +177,8 @@ impl Actor for TenantActor {
         shell: &mut TenantShell,
     ) -> Result<(), ActorProcessingErr> {
         shell.stop_tasks();
-        let is_current = match &*shell.slot.phase.borrow() {
-            Phase::Running(current) => current.get_id() == myself.get_id(),
+        let is_current = match &*shell.activation.phase.borrow() {
+            ActivationState::Running(current) => current.get_id() == myself.get_id(),
             _ => false,
         };
         if !is_current {
@@ -217,7 +217,7 @@ impl TenantShell {
     /// Applies what has been handed over, performs the effects, and follows leadership.
     async fn drain(&mut self, myself: &ActorRef<TenantMessage>) -> Result<(), ActorProcessingErr> {
         // Read first: what was handed over before this term began is applied before it counts.
-        let delivered_term = self.slot.delivered_term();
+        let delivered_term = self.activation.delivered_term();
         for effect in self.runner.drain().await? {
             self.perform(myself, effect).await?;
         }
@@ -347,7 +347,7 @@ impl TenantShell {
     }
 
     /// Makes what has changed durable, and goes to sleep when nothing is left to do.
-    async fn keep_house(
+    async fn flush_and_maybe_sleep(
         &mut self,
         myself: &ActorRef<TenantMessage>,
     ) -> Result<(), ActorProcessingErr> {
@@ -357,19 +357,19 @@ impl TenantShell {
             return Ok(());
         }
         self.runner.mark_idle().await?;
-        self.slot.phase.send_replace(Phase::Closing);
+        self.activation.phase.send_replace(ActivationState::Closing);
         // Whoever took a permit before this line is seen here; whoever takes one after it sees
         // that the actor is closing, and wakes it again.
-        let is_called = self.slot.calls.available_permits() < TENANT_CALLS_MAX;
-        if is_called || self.slot.queue.has_work() {
-            self.slot.phase.send_replace(Phase::Running(myself.clone()));
+        let is_called = self.activation.calls.available_permits() < TENANT_CALLS_MAX;
+        if is_called || self.activation.queue.has_work() {
+            self.activation.phase.send_replace(ActivationState::Running(myself.clone()));
             return Ok(());
         }
         self.unlead();
         self.runner.close_files();
-        self.slot.phase.send_replace(Phase::Asleep);
-        if self.slot.queue.has_work() {
-            self.slot.wake();
+        self.activation.phase.send_replace(ActivationState::Asleep);
+        if self.activation.queue.has_work() {
+            self.activation.wake();
         }
         myself.stop(None);
         Ok(())
@@ -385,11 +385,11 @@ impl TenantShell {
             && self.requests.used(now) == 0
     }
 
-    async fn misbehave(&mut self, hook: TestHook) {
+    async fn apply_test_hook(&mut self, hook: TestHook) {
         match hook {
             TestHook::Panic | TestHook::Fail => panic!("asked to panic, for a test"),
             TestHook::Stall => {
-                let mut hooks = self.slot.test_hook.subscribe();
+                let mut hooks = self.activation.test_hook.subscribe();
                 // The sender lives in the slot, as long as this actor.
                 let _ = hooks.wait_for(|hook| *hook == TestHook::Heal).await;
             }
@@ -419,15 +419,15 @@ impl TenantShell {
 
     fn space(&self) -> Option<Space> {
         let epoch = self.runner.machine.epoch()?;
-        Some(Space { tenant: Some((self.slot.tenant, epoch)), group: self.slot.group })
+        Some(Space { tenant: Some((self.activation.tenant, epoch)), group: self.activation.group })
     }
 
     /// What a task needs to act for this tenant, while this node leads its group.
     pub(super) fn link(&self) -> Option<Link> {
         Some(Link {
             deps: Arc::clone(&self.deps),
-            group: self.slot.group,
-            tenant: self.slot.tenant,
+            group: self.activation.group,
+            tenant: self.activation.tenant,
             epoch: self.runner.machine.epoch()?,
             term: self.leads?,
         })

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
-use super::{Slot, SupervisorMessage};
+use super::{Activation, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, StoreError};
@@ -19,7 +19,7 @@ use crate::services::control::ControlMessage;
 #[derive(Debug, Default)]
 struct GroupTenants {
     delivered_term: Arc<AtomicU64>,
-    slots: RwLock<BTreeMap<TenantId, Arc<Slot>>>,
+    activations: RwLock<BTreeMap<TenantId, Arc<Activation>>>,
 }
 
 /// A tenant that was put aside because it keeps failing.
@@ -74,39 +74,39 @@ impl Registry {
     }
 
     /// The tenant's place; made when there is none. `None` before the supervisor is known.
-    pub fn slot(&self, group: GroupId, tenant: TenantId) -> Option<Arc<Slot>> {
+    pub fn activation(&self, group: GroupId, tenant: TenantId) -> Option<Arc<Activation>> {
         let tenants = self.group(group);
-        let known = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = known.get(&tenant) {
-            return Some(Arc::clone(slot));
+        let known = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(activation) = known.get(&tenant) {
+            return Some(Arc::clone(activation));
         }
         drop(known);
         let supervisor = self.supervisor.get()?.clone();
-        let mut slots = tenants.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let mut activations = tenants.activations.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (delivered_term, queued) =
                 (Arc::clone(&tenants.delivered_term), Arc::clone(&self.queued));
-            Slot::new(tenant, group, delivered_term, queued, supervisor)
+            Activation::new(tenant, group, delivered_term, queued, supervisor)
         };
-        Some(Arc::clone(slots.entry(tenant).or_insert_with(new)))
+        Some(Arc::clone(activations.entry(tenant).or_insert_with(new)))
     }
 
     /// Every place there is.
-    pub fn slots(&self) -> Vec<Arc<Slot>> {
+    pub fn activations(&self) -> Vec<Arc<Activation>> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let slots = groups.values().flat_map(|group| {
-            let slots = group.slots.read().unwrap_or_else(PoisonError::into_inner);
-            slots.values().cloned().collect::<Vec<_>>()
+        let activations = groups.values().flat_map(|group| {
+            let activations = group.activations.read().unwrap_or_else(PoisonError::into_inner);
+            activations.values().cloned().collect::<Vec<_>>()
         });
-        slots.collect()
+        activations.collect()
     }
 
     /// The tenants that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self, log: &dyn ReplicatedLog) -> Vec<Quarantined> {
-        let told = self.slots().into_iter().filter_map(|slot| {
-            let reason = slot.quarantined()?;
-            let log_bytes_kept = log.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
-            Some(Quarantined { tenant: slot.tenant, reason, log_bytes_kept })
+        let told = self.activations().into_iter().filter_map(|activation| {
+            let reason = activation.quarantined()?;
+            let log_bytes_kept = log.kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
+            Some(Quarantined { tenant: activation.tenant, reason, log_bytes_kept })
         });
         told.collect()
     }
@@ -125,11 +125,11 @@ impl Registry {
     fn begin_term(&self, group: GroupId, term: u64) {
         let tenants = self.group(group);
         tenants.delivered_term.store(term, Ordering::Release);
-        let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
-        for slot in slots.values() {
-            slot.wake_if_running();
+        let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+        for activation in activations.values() {
+            activation.wake_if_running();
         }
-        drop(slots);
+        drop(activations);
         if let Some(supervisor) = self.supervisor.get() {
             let _ = supervisor.send_message(SupervisorMessage::LookForWork(group));
         }
@@ -146,11 +146,11 @@ impl ApplySink for Registry {
                 Command::Tenant { tenant, .. } => *tenant,
             },
         };
-        let Some(slot) = self.slot(group, tenant) else { return };
+        let Some(activation) = self.activation(group, tenant) else { return };
         let deletes = is_deletion(&entry.payload);
-        slot.queue.push(entry);
+        activation.queue.push(entry);
         if deletes {
-            slot.bury();
+            activation.bury();
         }
     }
 
@@ -161,8 +161,8 @@ impl ApplySink for Registry {
             return None;
         }
         let tenants = self.group(group);
-        let slots = tenants.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.get(tenant)?.quarantined()
+        let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+        activations.get(tenant)?.quarantined()
     }
 
     fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {

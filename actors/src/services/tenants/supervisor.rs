@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
-use super::{Phase, Registry, Slot};
+use super::{ActivationState, Registry, Activation};
 use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::StoreError;
@@ -43,15 +43,15 @@ const LOOK_RETRY_MAX: Duration = Duration::from_secs(32);
 #[derive(Debug)]
 pub enum SupervisorMessage {
     /// Start the tenant's actor; its phase is `Starting` already.
-    Start(Arc<Slot>),
+    Start(Arc<Activation>),
     /// The actor could not be started.
-    StartFailed(Arc<Slot>, Failure),
+    StartFailed(Arc<Activation>, Failure),
     /// A tenant that is out of service for good was deleted.
-    Bury(Arc<Slot>),
+    Bury(Arc<Activation>),
     /// The actor failed for want of file descriptors only.
-    Exhausted(Arc<Slot>),
+    Exhausted(Arc<Activation>),
     /// Quarantine is over, or ended by hand.
-    TryAgain(Arc<Slot>),
+    TryAgain(Arc<Activation>),
     /// A new term has begun: start the group's tenants that have work, or may have.
     LookForWork(GroupId),
     /// Stop all tenants' actors and answer when they have stopped.
@@ -127,22 +127,22 @@ impl Actor for TenantSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMessage::Start(slot) => state.start(&myself, slot),
-            SupervisorMessage::StartFailed(slot, failure) => {
-                state.failed(&myself, &slot, failure);
+            SupervisorMessage::Start(activation) => state.start(&myself, activation),
+            SupervisorMessage::StartFailed(activation, failure) => {
+                state.failed(&myself, &activation, failure);
             }
-            SupervisorMessage::Bury(slot) => state.bury(&myself, slot),
-            SupervisorMessage::Exhausted(slot) => state.exhausted(&myself, slot),
-            SupervisorMessage::TryAgain(slot) => {
+            SupervisorMessage::Bury(activation) => state.bury(&myself, activation),
+            SupervisorMessage::Exhausted(activation) => state.exhausted(&myself, activation),
+            SupervisorMessage::TryAgain(activation) => {
                 let is_aside = matches!(
-                    &*slot.phase.borrow(),
-                    Phase::Quarantined { .. } | Phase::Damaged { .. }
+                    &*activation.state.borrow(),
+                    ActivationState::Quarantined { .. } | ActivationState::Damaged { .. }
                 );
                 if is_aside {
-                    slot.end_burial();
-                    state.failures.remove(&slot.tenant);
-                    slot.phase.send_replace(Phase::Starting);
-                    state.start(&myself, slot);
+                    activation.end_burial();
+                    state.failures.remove(&activation.tenant);
+                    activation.state.send_replace(ActivationState::Starting);
+                    state.start(&myself, activation);
                 }
             }
             SupervisorMessage::LookForWork(group) => state.look_for_work(group),
@@ -158,15 +158,15 @@ impl Actor for TenantSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
-            let is_it = |slot: &Arc<Slot>| match &*slot.phase.borrow() {
-                Phase::Running(actor) => actor.get_id() == cell.get_id(),
+            let is_it = |activation: &Arc<Activation>| match &*activation.state.borrow() {
+                ActivationState::Running(actor) => actor.get_id() == cell.get_id(),
                 _ => false,
             };
-            if let Some(slot) = state.arguments.registry.slots().into_iter().find(is_it) {
+            if let Some(activation) = state.arguments.registry.activations().into_iter().find(is_it) {
                 if is_passing(&error) {
-                    state.exhausted(&myself, slot);
+                    state.exhausted(&myself, activation);
                 } else {
-                    state.failed(&myself, &slot, Failure::of(&error));
+                    state.failed(&myself, &activation, Failure::of(&error));
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Actor for TenantSupervisor {
 }
 
 impl SupervisorState {
-    fn start(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+    fn start(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         if self.stopping {
             return;
         }
@@ -183,91 +183,91 @@ impl SupervisorState {
         // Opening files and reading the log takes a while: others are not to wait for it.
         tokio::spawn(async move {
             // A group hands entries over as soon as it runs, perhaps before it is listed.
-            while deps.part.log.leadership(slot.group).is_none() {
+            while deps.part.log.leadership(activation.group).is_none() {
                 tokio::time::sleep(GROUP_POLL).await;
             }
-            let arguments = (Arc::clone(&slot), deps);
+            let arguments = (Arc::clone(&activation), deps);
             let supervisor = myself.get_cell();
             let started = Actor::spawn_linked(None, TenantActor, arguments, supervisor).await;
             let _ = match started {
                 Ok(_) => Ok(()),
                 Err(SpawnErr::StartupFailed(error)) if is_passing(&error) => {
-                    myself.send_message(SupervisorMessage::Exhausted(slot))
+                    myself.send_message(SupervisorMessage::Exhausted(activation))
                 }
                 Err(error) => {
                     let failure = Failure::at_start(&error);
-                    myself.send_message(SupervisorMessage::StartFailed(slot, failure))
+                    myself.send_message(SupervisorMessage::StartFailed(activation, failure))
                 }
             };
         });
     }
 
     /// Starts the actor again, or puts the tenant aside when it has failed too often.
-    fn failed(&mut self, myself: &ActorRef<SupervisorMessage>, slot: &Arc<Slot>, failure: Failure) {
+    fn failed(&mut self, myself: &ActorRef<SupervisorMessage>, activation: &Arc<Activation>, failure: Failure) {
         let Failure { why, lasting } = failure;
         if let Some(reason) = lasting {
             // Another attempt would find the same. Whoever repairs the files starts the node again.
-            tracing::error!(tenant = %slot.tenant, %why, "a tenant's data is damaged: it is out of service");
-            slot.phase.send_replace(Phase::Damaged { reason });
-            if slot.queue.holds(is_deletion) {
-                self.bury(myself, Arc::clone(slot));
+            tracing::error!(tenant = %activation.tenant, %why, "a tenant's data is damaged: it is out of service");
+            activation.state.send_replace(ActivationState::Damaged { reason });
+            if activation.queue.holds(is_deletion) {
+                self.bury(myself, Arc::clone(activation));
             }
             return;
         }
         let now = Instant::now();
-        let failures = self.failures.entry(slot.tenant).or_default();
+        let failures = self.failures.entry(activation.tenant).or_default();
         failures.retain(|at| now.duration_since(*at) < RESTART_WINDOW);
         failures.push_back(now);
         if failures.len() <= RESTARTS_MAX {
-            tracing::warn!(tenant = %slot.tenant, %why, "a tenant's actor failed and is restarted");
-            slot.phase.send_replace(Phase::Starting);
-            return self.start(myself, Arc::clone(slot));
+            tracing::warn!(tenant = %activation.tenant, %why, "a tenant's actor failed and is restarted");
+            activation.state.send_replace(ActivationState::Starting);
+            return self.start(myself, Arc::clone(activation));
         }
         let log_bytes_kept =
-            self.arguments.deps.part.log.kept_for(slot.group, StateMachineId::Tenant(slot.tenant));
+            self.arguments.deps.part.log.kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
         tracing::error!(
-            tenant = %slot.tenant, %why, log_bytes_kept,
+            tenant = %activation.tenant, %why, log_bytes_kept,
             "a tenant keeps failing and is quarantined"
         );
         // The text names actors and files: it is for the log.
         let reason = "its actor failed again and again; the node's log says why".to_owned();
-        slot.phase.send_replace(Phase::Quarantined { reason });
+        activation.state.send_replace(ActivationState::Quarantined { reason });
         // Who proposes from now on is refused at once; who has proposed need not wait longer.
-        slot.queue.forget_proposers();
-        let slot = Arc::clone(slot);
-        myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(slot));
+        activation.queue.forget_proposers();
+        let activation = Arc::clone(activation);
+        myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(activation));
     }
 
     /// Starts the actor again in a moment. That the process has no descriptor left is no failure of
     /// the tenant's, so that it does not count.
-    fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
-        if !slot.exhausted.swap(true, Ordering::AcqRel) {
-            tracing::warn!(tenant = %slot.tenant, "no file descriptor is left to open a tenant with");
+    fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+        if !activation.exhausted.swap(true, Ordering::AcqRel) {
+            tracing::warn!(tenant = %activation.tenant, "no file descriptor is left to open a tenant with");
         }
         // Its callers wait, and are told that the node is busy when their time is up.
-        slot.phase.send_replace(Phase::Starting);
-        myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(slot));
+        activation.state.send_replace(ActivationState::Starting);
+        myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(activation));
     }
 
     /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
     /// nothing of what was in them.
-    fn bury(&self, myself: &ActorRef<SupervisorMessage>, slot: Arc<Slot>) {
+    fn bury(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         // A deletion that waits and one that comes may both ask: the first starts the tenant again.
-        if !slot.begin_burial() {
+        if !activation.begin_burial() {
             return;
         }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
         tokio::spawn(async move {
-            let (tenant, part) = (slot.tenant, &deps.part);
+            let (tenant, part) = (activation.tenant, &deps.part);
             let removed = async {
-                part.log.unfile(slot.group, StateMachineId::Tenant(tenant)).await?;
+                part.log.unfile(activation.group, StateMachineId::Tenant(tenant)).await?;
                 part.stores.remove(tenant).await
             };
             match removed.await {
-                Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(slot))),
+                Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(activation))),
                 Err(error) => {
                     tracing::warn!(%tenant, %error, "the files cannot be removed");
-                    slot.end_burial();
+                    activation.end_burial();
                 }
             }
         });
@@ -289,9 +289,9 @@ impl SupervisorState {
                 let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
                 for tenant in placed.copied().collect::<Vec<_>>() {
                     if look(&tenant).is_some_and(|placed| placed.group == group)
-                        && let Some(slot) = registry.slot(group, tenant)
+                        && let Some(activation) = registry.activation(group, tenant)
                     {
-                        start_for_work(slot, Arc::clone(&openings));
+                        start_for_work(activation, Arc::clone(&openings));
                     }
                 }
                 // Group 0 may have to tell first where a tenant is that was made shortly before
@@ -313,10 +313,10 @@ impl SupervisorState {
 
     fn stop_all(&mut self, done: oneshot::Sender<()>) {
         self.stopping = true;
-        let slots = self.arguments.registry.slots();
+        let activations = self.arguments.registry.activations();
         tokio::spawn(async move {
-            let stops = slots.iter().filter_map(|slot| match &*slot.phase.borrow() {
-                Phase::Running(actor) => Some(actor.clone()),
+            let stops = activations.iter().filter_map(|activation| match &*activation.state.borrow() {
+                ActivationState::Running(actor) => Some(actor.clone()),
                 _ => None,
             });
             let stops = stops.map(|actor| async move {
@@ -353,12 +353,12 @@ async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
 }
 
 /// Starts a tenant when it is its turn.
-fn start_for_work(slot: Arc<Slot>, openings: Arc<Semaphore>) {
+fn start_for_work(activation: Arc<Activation>, openings: Arc<Semaphore>) {
     tokio::spawn(async move {
         let Ok(_opening) = openings.acquire_owned().await else { return };
         let deadline = Instant::now() + OPEN_DEADLINE;
-        if let Err(error) = slot.actor(deadline).await {
-            tracing::warn!(tenant = %slot.tenant, %error, "cannot look for unfinished runs");
+        if let Err(error) = activation.actor(deadline).await {
+            tracing::warn!(tenant = %activation.tenant, %error, "cannot look for unfinished runs");
         }
     });
 }

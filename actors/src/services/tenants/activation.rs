@@ -17,7 +17,7 @@ pub const TENANT_CALLS_MAX: usize = 1024;
 
 /// Whether the tenant's actor runs.
 #[derive(Debug, Clone)]
-pub enum Phase {
+pub enum ActivationState {
     /// It does not; its files are closed.
     Asleep,
     /// It opens its files.
@@ -40,7 +40,7 @@ pub enum Phase {
 
 /// One tenant's place.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Activation {
     /// Whose.
     pub tenant: TenantId,
     /// Its group.
@@ -49,7 +49,7 @@ pub struct Slot {
     pub queue: Arc<ApplyQueue>,
     /// The newest term whose first entry the group has handed over.
     pub(super) delivered_term: Arc<AtomicU64>,
-    pub(super) phase: watch::Sender<Phase>,
+    pub(super) state: watch::Sender<ActivationState>,
     pub(super) calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
     /// Whether the last attempt to start the actor found no file descriptor.
@@ -59,7 +59,7 @@ pub struct Slot {
     supervisor: ActorRef<SupervisorMessage>,
 }
 
-impl Slot {
+impl Activation {
     pub(super) fn new(
         tenant: TenantId,
         group: GroupId,
@@ -67,37 +67,37 @@ impl Slot {
         queued: Arc<QueueBytes>,
         supervisor: ActorRef<SupervisorMessage>,
     ) -> Arc<Self> {
-        let slot = Arc::new(Self {
+        let activation = Arc::new(Self {
             tenant,
             group,
             queue: Arc::new(ApplyQueue::sharing(queued)),
             delivered_term,
-            phase: watch::Sender::new(Phase::Asleep),
+            state: watch::Sender::new(ActivationState::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
             exhausted: AtomicBool::new(false),
             is_buried: AtomicBool::new(false),
             supervisor,
         });
-        let weak = Arc::downgrade(&slot);
-        slot.queue.set_wake(move || {
-            if let Some(slot) = weak.upgrade() {
-                slot.wake();
+        let weak = Arc::downgrade(&activation);
+        activation.queue.set_wake(move || {
+            if let Some(activation) = weak.upgrade() {
+                activation.wake();
             }
         });
-        slot
+        activation
     }
 
     /// Has the actor look at its queue, starting it if it sleeps.
     pub fn wake(self: &Arc<Self>) {
         let mut must_start = false;
-        self.phase.send_if_modified(|phase| {
-            if let Phase::Running(actor) = phase {
+        self.state.send_if_modified(|state| {
+            if let ActivationState::Running(actor) = state {
                 let _ = actor.send_message(TenantMessage::Drain);
             }
-            must_start = matches!(phase, Phase::Asleep);
+            must_start = matches!(state, ActivationState::Asleep);
             if must_start {
-                *phase = Phase::Starting;
+                *state = ActivationState::Starting;
             }
             must_start
         });
@@ -108,14 +108,14 @@ impl Slot {
 
     /// Has the supervisor look at a tenant that is out of service and has just been deleted.
     pub(super) fn bury(self: &Arc<Self>) {
-        if matches!(&*self.phase.borrow(), Phase::Damaged { .. }) {
+        if matches!(&*self.state.borrow(), ActivationState::Damaged { .. }) {
             let _ = self.supervisor.send_message(SupervisorMessage::Bury(Arc::clone(self)));
         }
     }
 
     /// Whether the files of the damaged tenant are to be removed now: not while they already are.
     pub(super) fn begin_burial(&self) -> bool {
-        let is_damaged = matches!(&*self.phase.borrow(), Phase::Damaged { .. });
+        let is_damaged = matches!(&*self.state.borrow(), ActivationState::Damaged { .. });
         is_damaged && !self.is_buried.swap(true, Ordering::AcqRel)
     }
 
@@ -126,7 +126,7 @@ impl Slot {
 
     /// Has the actor look around, if it runs.
     pub(super) fn wake_if_running(&self) {
-        if let Phase::Running(actor) = &*self.phase.borrow() {
+        if let ActivationState::Running(actor) = &*self.state.borrow() {
             let _ = actor.send_message(TenantMessage::Drain);
         }
     }
@@ -148,21 +148,21 @@ impl Slot {
         self: &Arc<Self>,
         deadline: Instant,
     ) -> Result<ActorRef<TenantMessage>, CallError> {
-        if let Phase::Running(actor) = &*self.phase.borrow() {
+        if let ActivationState::Running(actor) = &*self.state.borrow() {
             return Ok(actor.clone());
         }
-        let mut phases = self.phase.subscribe();
+        let mut states = self.state.subscribe();
         loop {
-            let phase = phases.borrow_and_update().clone();
-            match phase {
-                Phase::Running(actor) => return Ok(actor),
-                Phase::Quarantined { reason } | Phase::Damaged { reason } => {
+            let state = states.borrow_and_update().clone();
+            match state {
+                ActivationState::Running(actor) => return Ok(actor),
+                ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => {
                     return Err(CallError::Quarantined { reason });
                 }
-                Phase::Asleep => self.wake(),
-                Phase::Starting | Phase::Closing => {}
+                ActivationState::Asleep => self.wake(),
+                ActivationState::Starting | ActivationState::Closing => {}
             }
-            match timeout_at(deadline, phases.changed()).await {
+            match timeout_at(deadline, states.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) if self.exhausted.load(Ordering::Acquire) => {
                     return Err(CallError::NodeBusy);
@@ -174,8 +174,8 @@ impl Slot {
 
     /// Why the tenant is out of service, if it is.
     pub fn quarantined(&self) -> Option<String> {
-        match &*self.phase.borrow() {
-            Phase::Quarantined { reason } | Phase::Damaged { reason } => Some(reason.clone()),
+        match &*self.state.borrow() {
+            ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => Some(reason.clone()),
             _ => None,
         }
     }
@@ -188,7 +188,7 @@ impl Slot {
     /// Sets how the actor misbehaves, for tests.
     pub fn set_test_hook(self: &Arc<Self>, hook: TestHook) {
         self.test_hook.send_replace(hook);
-        if let Phase::Running(actor) = &*self.phase.borrow() {
+        if let ActivationState::Running(actor) = &*self.state.borrow() {
             let _ = actor.send_message(TenantMessage::Test(hook));
         }
         if hook == TestHook::Heal {
