@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, Router, RouterSources};
-use crate::cluster::rpc_ids::Origins;
+use crate::cluster::rpc_ids::RpcIdSource;
 use crate::command::{Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
@@ -344,7 +344,7 @@ async fn start_under(
         region,
     });
     let (is_registered, registered) = watch::channel(false);
-    let origins = Arc::new(Origins::new(&seams));
+    let rpc_ids = Arc::new(RpcIdSource::new(&seams));
     let handles = Handles {
         tenants: tenant_handles.clone(),
         locks: Locks {
@@ -353,7 +353,7 @@ async fn start_under(
             log: Arc::clone(&log),
             seams: seams.clone(),
         },
-        routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
+        routes: Routes { router: router.clone(), tenants: tenant_handles, rpc_ids },
         cluster: Cluster {
             control: control.clone(),
             directory,

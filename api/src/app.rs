@@ -155,9 +155,9 @@ impl Ctx {
             cause: self.cause.clone(),
             deadline: self.attempt.deadline + wait,
             idempotency: None,
-            origin: self.attempt.origin,
-            waited: self.attempt.waited(),
-            asked: self.attempt.asked,
+            rpc_id: self.attempt.origin,
+            elapsed_upstream: self.attempt.waited(),
+            ingress_node: self.attempt.asked,
             stale: self.attempt.stale,
         }
     }

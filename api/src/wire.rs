@@ -21,7 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use shiioo_actors::command::Origin;
+use shiioo_actors::command::RpcId;
 use shiioo_actors::domain::codec;
 use tokio::time::{Duration, Instant};
 
@@ -109,7 +109,7 @@ pub(crate) struct Asked {
     /// Who the node that was asked let in.
     who: Who,
     request_id: Octets,
-    origin: Option<Origin>,
+    origin: Option<RpcId>,
     /// How long the client has waited already.
     waited_us: u64,
     /// How long calls may take that wait for nothing but the work itself. The sender bounds long
@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_survives_the_way_without_what_is_of_its_connection() {
         let mut attempt = Attempt::only(Duration::from_secs(5));
-        attempt.origin = Some(Origin { incarnation: 7, sequence: 3, answered_below: 2 });
+        attempt.origin = Some(RpcId { incarnation: 7, sequence: 3, first_incomplete: 2 });
         attempt.again = true;
         tokio::time::advance(Duration::from_secs(2)).await;
         let body = Bytes::from_static(b"{} ");

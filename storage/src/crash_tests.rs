@@ -43,7 +43,7 @@ fn entry(tenant: TenantId, term: u64, index: u64) -> LogEntry {
         command: TenantCommand::CancelRun { run, reason: Some(format!("term {term}")) },
     };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     LogEntry { position: Position { term, index }, body: Body::Command(Arc::new(envelope)) }
 }
 

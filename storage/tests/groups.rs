@@ -21,7 +21,7 @@ fn tenant(number: u8) -> TenantId {
 }
 
 fn envelope(command: Command) -> Envelope {
-    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 
 fn to_tenant(number: u8, text: &str) -> Envelope {

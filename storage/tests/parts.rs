@@ -51,7 +51,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
         at: Timestamp(0),
         term: None,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command: Command::Tenant { tenant: tenant(), epoch: Epoch(1), command },
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::command::Origin;
+use crate::command::RpcId;
 use crate::ports::seams::Seams;
 
 /// The requests of one life of this node that are under way.
@@ -11,7 +11,7 @@ use crate::ports::seams::Seams;
 /// Long polls are counted apart: else one that waits for minutes would keep the outcomes of all
 /// that came after it.
 #[derive(Debug)]
-pub struct Origins {
+pub struct RpcIdSource {
     quick: Arc<Sequence>,
     long: Arc<Sequence>,
 }
@@ -26,17 +26,17 @@ struct Sequence {
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    under_way: BTreeSet<u64>,
+    in_flight: BTreeSet<u64>,
 }
 
 /// A request under way. It is answered, and not asked again, when this is dropped.
 #[derive(Debug)]
-pub struct UnderWay {
-    origins: Arc<Sequence>,
+pub struct InFlight {
+    rpc_ids: Arc<Sequence>,
     sequence: u64,
 }
 
-impl Origins {
+impl RpcIdSource {
     /// A new life.
     pub fn new(seams: &Seams) -> Self {
         let sequence = || {
@@ -48,18 +48,18 @@ impl Origins {
     }
 
     /// Begins a request, a long poll or not.
-    pub fn begin(&self, is_long: bool) -> UnderWay {
+    pub fn begin(&self, is_long: bool) -> InFlight {
         if is_long { self.long.begin() } else { self.quick.begin() }
     }
 }
 
 impl Sequence {
-    fn begin(self: &Arc<Self>) -> UnderWay {
+    fn begin(self: &Arc<Self>) -> InFlight {
         let mut inner = self.lock();
         let sequence = inner.next;
         inner.next += 1;
-        inner.under_way.insert(sequence);
-        UnderWay { origins: Arc::clone(self), sequence }
+        inner.in_flight.insert(sequence);
+        InFlight { rpc_ids: Arc::clone(self), sequence }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -68,21 +68,21 @@ impl Sequence {
     }
 }
 
-impl UnderWay {
+impl InFlight {
     /// The name of the request, for an attempt that is sent now.
-    pub fn origin(&self) -> Origin {
-        let inner = self.origins.lock();
-        Origin {
-            incarnation: self.origins.incarnation,
+    pub fn rpc_id(&self) -> RpcId {
+        let inner = self.rpc_ids.lock();
+        RpcId {
+            incarnation: self.rpc_ids.incarnation,
             sequence: self.sequence,
-            answered_below: inner.under_way.first().copied().unwrap_or(inner.next),
+            first_incomplete: inner.in_flight.first().copied().unwrap_or(inner.next),
         }
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.origins.lock().under_way.remove(&self.sequence);
+        self.rpc_ids.lock().in_flight.remove(&self.sequence);
     }
 }
 
@@ -111,14 +111,14 @@ mod tests {
     #[test]
     fn what_is_answered_is_told_with_the_next_request() {
         let seams = Seams { clock: Arc::new(Never), entropy: Arc::new(Ones) };
-        let origins = Origins::new(&seams);
-        let (first, second) = (origins.begin(false), origins.begin(false));
-        assert_eq!((second.origin().sequence, second.origin().answered_below), (1, 0));
-        let poll = origins.begin(true);
+        let rpc_ids = RpcIdSource::new(&seams);
+        let (first, second) = (rpc_ids.begin(false), rpc_ids.begin(false));
+        assert_eq!((second.rpc_id().sequence, second.rpc_id().first_incomplete), (1, 0));
+        let poll = rpc_ids.begin(true);
         drop(first);
-        assert_eq!(second.origin().answered_below, 1);
+        assert_eq!(second.rpc_id().first_incomplete, 1);
         drop(second);
-        assert_eq!(origins.begin(false).origin().answered_below, 2);
-        assert_eq!(poll.origin().answered_below, 0);
+        assert_eq!(rpc_ids.begin(false).rpc_id().first_incomplete, 2);
+        assert_eq!(poll.rpc_id().first_incomplete, 0);
     }
 }

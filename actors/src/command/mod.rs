@@ -54,7 +54,7 @@ pub struct Envelope {
     /// For commands a client asked for: who did.
     pub cause: Option<Cause>,
     /// For commands that a node may send again when it does not hear the outcome.
-    pub origin: Option<Origin>,
+    pub rpc_id: Option<RpcId>,
     /// What to do.
     pub command: Command,
 }
@@ -63,13 +63,13 @@ pub struct Envelope {
 /// first. After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency"
 /// (RIFL, SOSP 2015): outcomes are kept until the node that asks says it has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct RpcId {
     /// The life of the node, by chance: a restarted node counts anew.
     pub incarnation: u64,
     /// The request.
     pub sequence: u64,
     /// Every request before this one has been answered, and will not be asked again.
-    pub answered_below: u64,
+    pub first_incomplete: u64,
 }
 
 impl Envelope {
@@ -118,7 +118,7 @@ impl fmt::Display for Envelope {
 
 impl fmt::Debug for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, at, term, cause: _, origin: _, command } = self;
+        let Self { version, at, term, cause: _, rpc_id: _, command } = self;
         write!(f, "Envelope({command:?}, version {version}, at {}, term {term:?})", at.0)
     }
 }

@@ -89,7 +89,7 @@ pub enum Outcome {
 impl Outcome {
     /// Whether a second attempt at the same request has to be told of it: it changed something,
     /// and doing it again would not come to the same by itself, as taking a lock does.
-    pub const fn is_worth_keeping(&self) -> bool {
+    pub const fn needs_completion_record(&self) -> bool {
         match self {
             Self::Ignored
             | Self::Refused(_)

@@ -126,7 +126,7 @@ fn an_entry_is_shown_by_its_kind_alone() {
             at: Timestamp(0),
             term: None,
             cause: Some(cause),
-            origin: None,
+            rpc_id: None,
             command,
         };
         for shown in [
@@ -147,7 +147,7 @@ fn envelope(version: u16) -> Envelope {
     let command = Command::System(SystemCommand::RemoveJoinToken {
         id: TokenId::from_uuid(Uuid::from_u128(1)),
     });
-    Envelope { version, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    Envelope { version, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Locks {
         space.check_key(&acquire.key)?;
         let AcquireLock { key, holder, ttl, wait, metadata } = acquire;
         let request = (key, holder, millis(ttl), metadata);
-        let (cause, waits) = (call.cause.clone(), (wait, call.waited));
+        let (cause, waits) = (call.cause.clone(), (wait, call.elapsed_upstream));
         self.manager.acquire(space.space(), cause, call.deadline, waits, request).await
     }
 
@@ -127,7 +127,7 @@ impl Locks {
         space.check_key(&key)?;
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
-        let envelope = asked(&self.seams, &call.cause, call.origin, command);
+        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(space.group, envelope)).await? {
             Outcome::Released(released) => Ok(released),
             Outcome::Refused(refusal) => Err(refusal.into()),

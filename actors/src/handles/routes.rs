@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Tenants;
 use crate::cluster::routing::{Lead, Router};
-use crate::cluster::rpc_ids::{Origins, UnderWay};
+use crate::cluster::rpc_ids::{RpcIdSource, InFlight};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::error::CallError;
 use crate::ports::{PeerError, Service};
@@ -33,7 +33,7 @@ pub struct Route {
 pub struct Routes {
     pub(crate) router: Router,
     pub(crate) tenants: Tenants,
-    pub(crate) origins: Arc<Origins>,
+    pub(crate) rpc_ids: Arc<RpcIdSource>,
 }
 
 impl std::fmt::Debug for Routes {
@@ -45,8 +45,8 @@ impl std::fmt::Debug for Routes {
 impl Routes {
     /// Names a write that is about to be tried, perhaps a long poll. It counts as answered when the
     /// name is dropped.
-    pub fn begin(&self, is_long: bool) -> UnderWay {
-        self.origins.begin(is_long)
+    pub fn begin(&self, is_long: bool) -> InFlight {
+        self.rpc_ids.begin(is_long)
     }
 
     /// Where a request has to go now. A tenant that does not exist is at home everywhere: whoever

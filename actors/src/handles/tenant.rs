@@ -364,7 +364,7 @@ impl TenantHandle {
             self.tell_pause(call).await;
         }
         let command = self.to_tenant(command);
-        let envelope = asked(&self.seams, &call.cause, call.origin, command);
+        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
                 // Deleted since it was looked up, or not served here any more.

@@ -410,7 +410,7 @@ impl Tenants {
 
     /// `default`, or the region of the node that was asked, where no node is in `default`.
     async fn fallback_region(&self, call: &Call) -> Result<String, CallError> {
-        let asked = call.asked;
+        let asked = call.ingress_node;
         let find = move |state: &SystemState| {
             let mut members = state.members();
             if members.any(|(_, node, _)| node.region == DEFAULT_REGION) {

@@ -253,7 +253,7 @@ mod tests {
             at: Timestamp(0),
             term: None,
             cause: None,
-            origin: None,
+            rpc_id: None,
             command,
         };
         let told = Arc::clone(told);
@@ -358,7 +358,7 @@ mod tests {
             at: Timestamp(7),
             term: None,
             cause: None,
-            origin: None,
+            rpc_id: None,
             command: Command::System(SystemCommand::MemberOffline { node }),
         })));
         tokio::time::advance(Duration::from_millis(AGE_STEP_MS_MAX)).await;

@@ -268,7 +268,7 @@ fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicU
     let command = TenantCommand::CancelRun { run, reason: Some(text) };
     let command = Command::Tenant { tenant: tenant(), epoch: Epoch(1), command };
     let envelope =
-        Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command };
+        Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command };
     let envelope = Arc::new(envelope);
     let mut entries = world.entries.lock().unwrap();
     let position = Position { term: 1, index: entries.len() as u64 };

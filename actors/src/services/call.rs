@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::command::{Cause, Idempotency, Origin};
+use crate::command::{Cause, Idempotency, RpcId};
 
 /// What comes with every call.
 #[derive(Debug, Clone)]
@@ -16,11 +16,11 @@ pub struct Call {
     /// The idempotency key, on calls that create.
     pub idempotency: Option<Idempotency>,
     /// Names the request, when it may be sent again: on writes.
-    pub origin: Option<Origin>,
+    pub rpc_id: Option<RpcId>,
     /// How long the client had been waiting when the request came to this node.
-    pub waited: Duration,
+    pub elapsed_upstream: Duration,
     /// Raft id of the node that the client asked, when it is not this one.
-    pub asked: Option<u64>,
+    pub ingress_node: Option<u64>,
     /// Whether a read may see this node's own view, however old.
     pub stale: bool,
 }

@@ -4,7 +4,7 @@ use ractor::{ActorRef, Message};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, Origin};
+use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, RpcId};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 
@@ -42,13 +42,13 @@ pub async fn until<T, E: Into<CallError>>(
 }
 
 /// A command a client asked for, stamped with the time.
-pub fn asked(seams: &Seams, cause: &Cause, origin: Option<Origin>, command: Command) -> Envelope {
+pub fn asked(seams: &Seams, cause: &Cause, rpc_id: Option<RpcId>, command: Command) -> Envelope {
     Envelope {
         version: COMMAND_VERSION,
         at: seams.clock.now(),
         term: None,
         cause: Some(cause.clone()),
-        origin,
+        rpc_id,
         command,
     }
 }
@@ -60,7 +60,7 @@ pub fn born(seams: &Seams, term: Option<u64>, command: Command) -> Envelope {
         at: seams.clock.now(),
         term,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command,
     }
 }

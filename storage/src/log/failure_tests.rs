@@ -482,7 +482,7 @@ fn a_job_that_is_too_large_leaves_nothing_behind() {
     let command = TenantCommand::CancelRun { run, reason };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     let body = Body::Command(Arc::new(envelope));
     let oversized = LogEntry { position: Position { term: 1, index: 1 }, body };
     let before = first_segment(&disk);

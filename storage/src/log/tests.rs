@@ -28,7 +28,7 @@ pub(crate) fn command(number: u64) -> Body {
         at: Timestamp(i64::try_from(number).unwrap()),
         term: None,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command: Command::System(SystemCommand::RemoveNode { node }),
     }))
 }

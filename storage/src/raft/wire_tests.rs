@@ -46,7 +46,7 @@ fn body() -> impl Strategy<Value = Body> {
         let command = TenantCommand::CancelRun { run, reason: Some(text) };
         let command = Command::Tenant { tenant, epoch: Epoch(at), command };
         let at = Timestamp(0);
-        let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+        let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
         Body::Command(Arc::new(envelope))
     });
     prop_oneof![Just(Body::Blank), command, members().prop_map(Body::Members)]
@@ -269,7 +269,7 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     let command = TenantCommand::CancelRun { run, reason: Some(text) };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     let body = Body::Command(Arc::new(envelope));
     let entries =
         (0..9).map(|index| LogEntry { position: Position { term: 1, index }, body: body.clone() });
@@ -301,7 +301,7 @@ fn an_entry_of_a_later_version_is_refused_and_named() {
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let envelope = |version| {
         let (at, command) = (Timestamp(0), command.clone());
-        let envelope = Envelope { version, at, term: None, cause: None, origin: None, command };
+        let envelope = Envelope { version, at, term: None, cause: None, rpc_id: None, command };
         Body::Command(Arc::new(envelope))
     };
     let vote = Vote { term: 1, node: 1, committed: true };

@@ -92,7 +92,7 @@ impl Control {
             self.tell_pause(call).await;
         }
         let command = Command::System(command);
-        let envelope = asked(&self.seams, &call.cause, call.origin, command);
+        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),

@@ -23,7 +23,7 @@ use crate::domain::lock::LockView;
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::answered::{Answered, Known};
+use crate::state::tables::completions::{CompletionRecords, RequestState};
 use crate::state::tables::idempotency::{Done, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{StateMachine, RowBuffer, StateClock};
@@ -109,7 +109,7 @@ pub struct SystemState {
     groups: BTreeMap<GroupId, GroupPlacement>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
-    answered: Answered,
+    completions: CompletionRecords,
     authority: Option<Authority>,
     tokens: BTreeMap<TokenId, JoinToken>,
     /// When each token was made, by [`StateClock::aged`].
@@ -255,7 +255,7 @@ impl StateMachine for SystemState {
             time: StateClock::load(rows, meta.last_at)?,
             locks: LockTable::load(locks, meta.last_lock_token),
             calls: IdempotencyTable::load(calls),
-            answered: Answered::load(rows)?,
+            completions: CompletionRecords::load(rows)?,
             authority: rows.get(&[kind::AUTHORITY])?,
             admin_token: rows.get(&[kind::ADMIN_TOKEN])?,
             ..Self::default()
@@ -290,16 +290,16 @@ impl StateMachine for SystemState {
         let at = self.time.now();
         self.meta.last_at = at;
         self.dirty.meta = true;
-        let Some(origin) = &envelope.origin else {
+        let Some(rpc_id) = &envelope.rpc_id else {
             return self.apply_command(position.term, command, at);
         };
-        match self.answered.check(origin, position.index) {
-            Known::New => {}
-            Known::Done(outcome) => return (outcome, Vec::new()),
-            Known::Answered => return (Outcome::Ignored, Vec::new()),
+        match self.completions.check(rpc_id, position.index) {
+            RequestState::New => {}
+            RequestState::Completed(outcome) => return (outcome, Vec::new()),
+            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
         }
         let (outcome, effects) = self.apply_command(position.term, command, at);
-        self.answered.remember(origin, position.index, &outcome);
+        self.completions.remember(rpc_id, position.index, &outcome);
         (outcome, effects)
     }
 
@@ -349,7 +349,7 @@ impl StateMachine for SystemState {
         for (id, done) in self.calls.take_dirty() {
             rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
         }
-        rows.extend(self.answered.take_rows());
+        rows.extend(self.completions.take_rows());
         rows
     }
 

@@ -16,7 +16,7 @@ fn envelope(command: SystemCommand) -> Envelope {
         at: Timestamp(5),
         term: None,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command: Command::System(command),
     }
 }
@@ -341,10 +341,10 @@ fn members_and_tokens_survive_a_restart_after_any_command() {
 #[test]
 fn a_request_that_is_sent_twice_is_done_once() {
     let mut state = placed();
-    let origin = crate::command::Origin { incarnation: 1, sequence: 1, answered_below: 0 };
+    let rpc_id = crate::command::RpcId { incarnation: 1, sequence: 1, first_incomplete: 0 };
     let twice = |id| {
         let mut envelope = envelope(create(id, "default", true, None));
-        envelope.origin = Some(origin);
+        envelope.rpc_id = Some(rpc_id);
         envelope
     };
     let position = Position { term: 1, index: 5 };

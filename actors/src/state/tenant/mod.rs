@@ -37,7 +37,7 @@ use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::answered::{Answered, Known};
+use crate::state::tables::completions::{CompletionRecords, RequestState};
 use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{StateMachine, RowBuffer, StateClock};
@@ -115,7 +115,7 @@ pub struct TenantState {
     workflows: BTreeMap<String, NamedWorkflow>,
     locks: LockTable,
     calls: IdempotencyTable<Made>,
-    answered: Answered,
+    completions: CompletionRecords,
     /// Whether the events of the command that is applied have checksums.
     checks_events: bool,
     /// Lines not yet taken by the actor.
@@ -352,16 +352,16 @@ impl StateMachine for TenantState {
         }
         self.tell_time(envelope);
         self.days.turn_to(self.meta.last_at.day());
-        let Some(origin) = &envelope.origin else {
+        let Some(rpc_id) = &envelope.rpc_id else {
             return self.apply_command(command, envelope.cause.as_ref());
         };
-        match self.answered.check(origin, position.index) {
-            Known::New => {}
-            Known::Done(outcome) => return (outcome, Vec::new()),
-            Known::Answered => return (Outcome::Ignored, Vec::new()),
+        match self.completions.check(rpc_id, position.index) {
+            RequestState::New => {}
+            RequestState::Completed(outcome) => return (outcome, Vec::new()),
+            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
         }
         let (outcome, effects) = self.apply_command(command, envelope.cause.as_ref());
-        self.answered.remember(origin, position.index, &outcome);
+        self.completions.remember(rpc_id, position.index, &outcome);
         (outcome, effects)
     }
 

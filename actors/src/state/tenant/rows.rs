@@ -28,7 +28,7 @@ use crate::domain::ids::{JobId, RunId};
 use crate::domain::lock::LockView;
 use crate::domain::page::{PageRoom, Weighed};
 use crate::ports::{Found, Row, StoreError};
-use crate::state::tables::answered::Answered;
+use crate::state::tables::completions::CompletionRecords;
 use crate::state::tables::idempotency::{Done, IdempotencyTable};
 use crate::state::tables::lock_table::LockTable;
 use crate::state::{RowBuffer, StateClock, decode_row};
@@ -67,7 +67,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
         days: rows.get(&[DAYS])?.unwrap_or(days),
         locks: LockTable::load(locks, meta.last_lock_token),
         calls: IdempotencyTable::load(calls),
-        answered: Answered::load(rows)?,
+        completions: CompletionRecords::load(rows)?,
         meta,
         ..TenantState::default()
     };
@@ -149,7 +149,7 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
     for (id, done) in state.calls.take_dirty() {
         rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
     }
-    rows.extend(state.answered.take_rows());
+    rows.extend(state.completions.take_rows());
     rows
 }
 

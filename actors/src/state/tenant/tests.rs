@@ -86,7 +86,7 @@ impl Driver {
             at: Timestamp(self.at),
             term,
             cause: Some(Cause { who: "admin".into(), request_id: "r".into() }),
-            origin: None,
+            rpc_id: None,
             command: Command::Tenant { tenant: tenant(), epoch: Epoch(epoch), command },
         };
         let position = Position { term: TERM, index: self.index };

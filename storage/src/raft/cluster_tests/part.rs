@@ -46,7 +46,7 @@ pub fn command(text: &str) -> Envelope {
     let StateMachineId::Tenant(tenant) = part() else { unreachable!() };
     let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
-    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 
 impl TestPart {

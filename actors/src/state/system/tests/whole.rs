@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{LockCommand, Origin};
+use crate::command::{LockCommand, RpcId};
 use crate::domain::json::Json;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::Quota;
@@ -161,14 +161,14 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             (None, _) => command(index, at, *dice),
         };
         let sequence = index.saturating_sub(u64::from(dice.1 % 3));
-        let origin = Origin {
+        let rpc_id = RpcId {
             incarnation: u64::from(dice.2 % 2),
             sequence,
-            answered_below: sequence.saturating_sub(u64::from(dice.3 % 8)),
+            first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
         };
         let envelope = Envelope {
             at: Timestamp(at),
-            origin: (dice.5 && index > 8).then_some(origin),
+            rpc_id: (dice.5 && index > 8).then_some(rpc_id),
             ..envelope(command)
         };
         (envelope, *reload)

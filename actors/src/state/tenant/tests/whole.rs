@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{LockCommand, Origin};
+use crate::command::{LockCommand, RpcId};
 use crate::domain::time::Pause;
 use crate::state::reload;
 
@@ -109,10 +109,10 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
         };
         // Requests of two lives of nodes, some asked twice, each answered a little later.
         let sequence = index.saturating_sub(u64::from(dice.1 % 3));
-        let origin = Origin {
+        let rpc_id = RpcId {
             incarnation: u64::from(dice.2 % 2),
             sequence,
-            answered_below: sequence.saturating_sub(u64::from(dice.3 % 8)),
+            first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
         };
         let is_set = matches!(command, TenantCommand::Set { .. });
         let envelope = Envelope {
@@ -120,7 +120,7 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             at: Timestamp(at),
             term: None,
             cause: dice.5.then(|| Cause { who: "admin".into(), request_id: "r".into() }),
-            origin: (dice.5 && !is_set).then_some(origin),
+            rpc_id: (dice.5 && !is_set).then_some(rpc_id),
             command: Command::Tenant { tenant: tenant(), epoch: Epoch(1), command },
         };
         (envelope, *reload)
