@@ -237,12 +237,12 @@ async fn start_under(
     let part = ReplicaDeps { log: Arc::clone(&log), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
-    let (says, claim) = watch::channel(None);
+    let (says, hint) = watch::channel(None);
     let router = Router::new(RouterSources {
         log: Arc::clone(&log),
         peers: Arc::clone(&peers),
         directory: Arc::clone(&directory),
-        claim: claim.clone(),
+        hint: hint.clone(),
         election_timeout: profile.election_timeout,
         raft_id,
     });
@@ -255,7 +255,7 @@ async fn start_under(
         election_timeout: profile.election_timeout,
         peers: Arc::clone(&peers),
         log: Arc::clone(&log),
-        claim: says,
+        hint: says,
         node,
         node_addr: member.node_addr.clone(),
     };
@@ -313,7 +313,7 @@ async fn start_under(
     spawn(root, "the elector", ElectorActor, arguments).await?;
     let elector = Elector::new(ElectorSources {
         leadership: leadership.clone(),
-        claim,
+        hint,
         log: Arc::clone(&log),
         heartbeats: heartbeats.clone(),
         raft_id,

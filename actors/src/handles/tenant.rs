@@ -8,7 +8,7 @@ use ractor::ActorRef;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
-use crate::cluster::routing::Placed;
+use crate::cluster::routing::TenantLocation;
 use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
@@ -32,7 +32,7 @@ use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
 pub struct TenantHandle {
     pub(super) id: TenantId,
-    pub(super) placed: Placed,
+    pub(super) placed: TenantLocation,
     pub(super) actor: ActorRef<TenantMessage>,
     pub(super) queue: Arc<ApplyQueue>,
     pub(super) log: Arc<dyn ReplicatedLog>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::cluster::routing::{Directory, Placed};
+use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageRequest, PageRoom};
@@ -333,20 +333,20 @@ impl Tenants {
         }
     }
 
-    fn activation(&self, id: TenantId, placed: Placed) -> Result<Arc<Activation>, CallError> {
+    fn activation(&self, id: TenantId, placed: TenantLocation) -> Result<Arc<Activation>, CallError> {
         let activation = self.0.registry.activation(placed.group, id);
         activation.ok_or(CallError::Starting { what: "the node" })
     }
 
     /// Where the tenant lives. The directory is a hint: that it does not know a tenant is asked of
     /// group 0 before it is believed.
-    async fn placed(&self, deadline: Instant, id: TenantId) -> Result<Placed, CallError> {
+    async fn placed(&self, deadline: Instant, id: TenantId) -> Result<TenantLocation, CallError> {
         if let Some(placed) = self.0.directory.get(id) {
             return Ok(placed);
         }
         let find = move |state: &SystemState| {
             let entry = state.tenant(id).filter(|entry| entry.record.is_some())?;
-            Some(Placed { group: entry.group, epoch: entry.epoch })
+            Some(TenantLocation { group: entry.group, epoch: entry.epoch })
         };
         let found = self.0.control.read_linearizable(deadline, find).await?;
         Ok(found.ok_or(Refusal::TenantNotFound)?)

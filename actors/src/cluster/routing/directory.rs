@@ -7,7 +7,7 @@ use crate::domain::ids::{Epoch, GroupId, TenantId};
 
 /// Where a tenant lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub struct TenantLocation {
     /// Its group.
     pub group: GroupId,
     /// Its epoch.
@@ -18,7 +18,7 @@ pub struct Placed {
 /// by the control plane's actor only.
 #[derive(Debug, Default)]
 pub struct Directory {
-    tenants: RwLock<BTreeMap<TenantId, Placed>>,
+    tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
     groups: RwLock<BTreeMap<GroupId, Vec<u64>>>,
 }
 
@@ -34,7 +34,7 @@ impl Directory {
     }
 
     /// Where the tenant lives, if it exists.
-    pub fn get(&self, tenant: TenantId) -> Option<Placed> {
+    pub fn get(&self, tenant: TenantId) -> Option<TenantLocation> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied()
     }
 
@@ -51,7 +51,7 @@ impl Directory {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn set(&self, tenant: TenantId, placed: Option<Placed>) {
+    pub(super) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         match placed {
             Some(placed) => tenants.insert(tenant, placed),

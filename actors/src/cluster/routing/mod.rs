@@ -1,9 +1,9 @@
 //! Where groups are led, and the way of a command to the node that leads its group.
 
-mod claim;
+mod leader_hint;
 mod directory;
 mod router;
 
-pub use claim::Claim;
-pub use directory::{Directory, Placed};
+pub use leader_hint::LeaderHint;
+pub use directory::{Directory, TenantLocation};
 pub use router::{Lead, Router, RouterSources};

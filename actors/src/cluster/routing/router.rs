@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::{Claim, Directory};
+use crate::cluster::routing::{LeaderHint, Directory};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
@@ -39,8 +39,8 @@ pub struct Router {
     log: Arc<dyn ReplicatedLog>,
     peers: Arc<dyn Peers>,
     directory: Arc<Directory>,
-    claim: watch::Receiver<Option<Claim>>,
-    claim_valid: Duration,
+    hint: watch::Receiver<Option<LeaderHint>>,
+    hint_valid: Duration,
     raft_id: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct RouterSources {
     /// Where groups live that are not here.
     pub directory: Arc<Directory>,
     /// Who says that it leads the cluster.
-    pub claim: watch::Receiver<Option<Claim>>,
+    pub hint: watch::Receiver<Option<LeaderHint>>,
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
     /// This node's id in Raft groups.
@@ -63,8 +63,8 @@ pub struct RouterSources {
 impl Router {
     /// See [`RouterSources`].
     pub fn new(sources: RouterSources) -> Self {
-        let RouterSources { log, peers, directory, claim, election_timeout, raft_id } = sources;
-        Self { log, peers, directory, claim, claim_valid: election_timeout, raft_id }
+        let RouterSources { log, peers, directory, hint, election_timeout, raft_id } = sources;
+        Self { log, peers, directory, hint, hint_valid: election_timeout, raft_id }
     }
 
     /// The way to other nodes.
@@ -83,8 +83,8 @@ impl Router {
         if now.here {
             return Lead::Here;
         }
-        if let Some(claim) = self.claim(group).filter(|claim| claim.term >= now.term) {
-            return Lead::There(claim.raft_id);
+        if let Some(hint) = self.hint(group).filter(|hint| hint.term >= now.term) {
+            return Lead::There(hint.raft_id);
         }
         match now.leader {
             Some(leader) if leader != self.raft_id => Lead::There(leader),
@@ -94,9 +94,9 @@ impl Router {
 
     /// Who said a moment ago that it leads. A node that has just started, perhaps at another
     /// address, hears that before the leader finds it.
-    fn claim(&self, group: GroupId) -> Option<Claim> {
-        let claim = (*self.claim.borrow()).filter(|_| group == GroupId::SYSTEM)?;
-        (claim.heard.elapsed() < self.claim_valid).then_some(claim)
+    fn hint(&self, group: GroupId) -> Option<LeaderHint> {
+        let hint = (*self.hint.borrow()).filter(|_| group == GroupId::SYSTEM)?;
+        (hint.heard.elapsed() < self.hint_valid).then_some(hint)
     }
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.
@@ -105,11 +105,11 @@ impl Router {
             // Known by placement alone, which does not change while one waits for it.
             return std::future::pending().await;
         };
-        let mut claim = self.claim.clone();
+        let mut hint = self.hint.clone();
         while self.lead(group) == known {
             let changed = tokio::select! {
                 changed = leadership.changed() => changed,
-                changed = claim.changed() => changed,
+                changed = hint.changed() => changed,
             };
             if changed.is_err() {
                 return std::future::pending().await;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Control, ControlMessage, Syncs};
-use crate::cluster::routing::{Directory, Placed, Router};
+use crate::cluster::routing::{Directory, TenantLocation, Router};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
@@ -282,7 +282,7 @@ impl ControlState {
 
     fn publish(&self, tenant: TenantId) {
         let entry = self.runner.machine.tenant(tenant).filter(|entry| entry.record.is_some());
-        let placed = entry.map(|entry| Placed { group: entry.group, epoch: entry.epoch });
+        let placed = entry.map(|entry| TenantLocation { group: entry.group, epoch: entry.epoch });
         self.arguments.directory.set(tenant, placed);
     }
 

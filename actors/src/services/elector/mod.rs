@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
-use crate::cluster::routing::Claim;
+use crate::cluster::routing::LeaderHint;
 use crate::command::Refusal;
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
@@ -29,11 +29,11 @@ use state::successor;
 #[derive(Clone)]
 pub struct Elector {
     leadership: watch::Receiver<Leadership>,
-    claim: watch::Receiver<Option<Claim>>,
+    hint: watch::Receiver<Option<LeaderHint>>,
     log: Arc<dyn ReplicatedLog>,
     heartbeats: Heartbeats,
     raft_id: u64,
-    claim_valid: Duration,
+    hint_valid: Duration,
 }
 
 impl std::fmt::Debug for Elector {
@@ -47,7 +47,7 @@ pub struct ElectorSources {
     /// Leadership of the system group, as Raft on this node knows it.
     pub leadership: watch::Receiver<Leadership>,
     /// Who says that it leads.
-    pub claim: watch::Receiver<Option<Claim>>,
+    pub hint: watch::Receiver<Option<LeaderHint>>,
     /// The groups.
     pub log: Arc<dyn ReplicatedLog>,
     /// How the members are.
@@ -61,12 +61,12 @@ pub struct ElectorSources {
 impl Elector {
     /// A handle.
     pub fn new(sources: ElectorSources) -> Self {
-        let ElectorSources { leadership, claim, log, heartbeats, raft_id, election_timeout } =
+        let ElectorSources { leadership, hint, log, heartbeats, raft_id, election_timeout } =
             sources;
         // A leader's own lease is as long; both together stay within an election timeout and a
         // bit, and a claim may miss a ping.
-        let claim_valid = election_timeout / 2;
-        Self { leadership, claim, log, heartbeats, raft_id, claim_valid }
+        let hint_valid = election_timeout / 2;
+        Self { leadership, hint, log, heartbeats, raft_id, hint_valid }
     }
 
     /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
@@ -76,11 +76,11 @@ impl Elector {
         if let Some(term) = self.log.leads(GroupId::SYSTEM) {
             return Leadership { term, leader: Some(self.raft_id), here: true };
         }
-        let claim = *self.claim.borrow();
-        let claim = claim
-            .filter(|claim| claim.term >= known.term && claim.heard.elapsed() < self.claim_valid);
-        match claim {
-            Some(Claim { raft_id, term, .. }) => {
+        let hint = *self.hint.borrow();
+        let hint = hint
+            .filter(|hint| hint.term >= known.term && hint.heard.elapsed() < self.hint_valid);
+        match hint {
+            Some(LeaderHint { raft_id, term, .. }) => {
                 Leadership { term, leader: Some(raft_id), here: false }
             }
             None => Leadership { leader: None, here: false, ..known },
@@ -92,7 +92,7 @@ impl Elector {
     /// # Errors
     /// When nobody does by `deadline`.
     pub async fn led(&self, deadline: Instant) -> Result<Leadership, CallError> {
-        let (mut leadership, mut claim) = (self.leadership.clone(), self.claim.clone());
+        let (mut leadership, mut hint) = (self.leadership.clone(), self.hint.clone());
         loop {
             let now = self.current();
             if now.leader.is_some() {
@@ -102,7 +102,7 @@ impl Elector {
                 changed = leadership.changed() => if changed.is_err() {
                     return Err(CallError::Stopping);
                 },
-                changed = claim.changed() => if changed.is_err() {
+                changed = hint.changed() => if changed.is_err() {
                     return Err(CallError::Stopping);
                 },
                 () = sleep_until(deadline) => return Err(CallError::NoLeader),

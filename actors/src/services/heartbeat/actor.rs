@@ -12,7 +12,7 @@ use super::HELLO_VERSION;
 use super::lives::{Hello, Life, Lives, OwnLife, Welcome};
 use super::message::HeartbeatMessage;
 use super::state::Listener;
-use crate::cluster::routing::Claim;
+use crate::cluster::routing::LeaderHint;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
@@ -41,7 +41,7 @@ pub struct HeartbeatArguments {
     /// Who leads.
     pub log: Arc<dyn ReplicatedLog>,
     /// Where it publishes who says that it leads.
-    pub claim: watch::Sender<Option<Claim>>,
+    pub hint: watch::Sender<Option<LeaderHint>>,
     /// This node, as the others are told of it.
     pub node: NodeId,
     /// Where it says that the others reach it.
@@ -187,8 +187,8 @@ impl HeartbeatState {
     }
 
     fn publish(&self) {
-        let claim = self.members.claim();
-        self.arguments.claim.send_if_modified(|known| std::mem::replace(known, claim) != claim);
+        let hint = self.members.hint();
+        self.arguments.hint.send_if_modified(|known| std::mem::replace(known, hint) != hint);
     }
 
     /// Tells the log who is better or worse than before.

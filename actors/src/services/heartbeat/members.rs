@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::cluster::routing::Claim;
+use crate::cluster::routing::LeaderHint;
 use crate::domain::time::Timestamp;
 use crate::domain::views::NodeStatus;
 
@@ -122,12 +122,12 @@ impl Members {
     }
 
     /// Who says that it leads, with the highest term.
-    pub(super) fn claim(&self) -> Option<Claim> {
-        let claims = self.known.iter().filter_map(|(id, known)| {
+    pub(super) fn hint(&self) -> Option<LeaderHint> {
+        let hints = self.known.iter().filter_map(|(id, known)| {
             let term = known.last.as_ref()?.1.leads?;
-            Some(Claim { raft_id: *id, term, heard: known.heard })
+            Some(LeaderHint { raft_id: *id, term, heard: known.heard })
         });
-        claims.max_by_key(|claim| claim.term)
+        hints.max_by_key(|hint| hint.term)
     }
 
     /// How everybody is now.
@@ -282,11 +282,11 @@ mod tests {
     async fn the_claim_of_the_highest_term_counts() {
         let start = Instant::now();
         let mut members = three(start);
-        assert_eq!(members.claim(), None);
+        assert_eq!(members.hint(), None);
         members.heard(2, beat(&[], Some(4)), None, start, Timestamp(0));
         members.heard(3, beat(&[], Some(5)), None, start, Timestamp(0));
-        assert_eq!(members.claim(), Some(Claim { raft_id: 3, term: 5, heard: start }));
+        assert_eq!(members.hint(), Some(LeaderHint { raft_id: 3, term: 5, heard: start }));
         members.set(&[2], start);
-        assert_eq!(members.claim().map(|claim| claim.raft_id), Some(2));
+        assert_eq!(members.hint().map(|hint| hint.raft_id), Some(2));
     }
 }

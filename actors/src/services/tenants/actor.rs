@@ -112,7 +112,7 @@ impl Actor for TenantActor {
         }
         myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
         activation.exhausted.store(false, Ordering::Release);
-        activation.phase.send_replace(ActivationState::Running(myself.clone()));
+        activation.state.send_replace(ActivationState::Running(myself.clone()));
         // Entries that came before the phase was set woke nobody.
         myself.send_message(TenantMessage::Drain)?;
         Ok(shell)
@@ -177,7 +177,7 @@ impl Actor for TenantActor {
         shell: &mut TenantShell,
     ) -> Result<(), ActorProcessingErr> {
         shell.stop_tasks();
-        let is_current = match &*shell.activation.phase.borrow() {
+        let is_current = match &*shell.activation.state.borrow() {
             ActivationState::Running(current) => current.get_id() == myself.get_id(),
             _ => false,
         };
@@ -357,17 +357,17 @@ impl TenantShell {
             return Ok(());
         }
         self.runner.mark_idle().await?;
-        self.activation.phase.send_replace(ActivationState::Closing);
+        self.activation.state.send_replace(ActivationState::Closing);
         // Whoever took a permit before this line is seen here; whoever takes one after it sees
         // that the actor is closing, and wakes it again.
         let is_called = self.activation.calls.available_permits() < TENANT_CALLS_MAX;
         if is_called || self.activation.queue.has_work() {
-            self.activation.phase.send_replace(ActivationState::Running(myself.clone()));
+            self.activation.state.send_replace(ActivationState::Running(myself.clone()));
             return Ok(());
         }
         self.unlead();
         self.runner.close_files();
-        self.activation.phase.send_replace(ActivationState::Asleep);
+        self.activation.state.send_replace(ActivationState::Asleep);
         if self.activation.queue.has_work() {
             self.activation.wake();
         }

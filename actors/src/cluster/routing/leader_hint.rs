@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 /// Who says that it leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
+pub struct LeaderHint {
     /// Raft id of who says so.
     pub raft_id: u64,
     /// Its term.
