@@ -9,16 +9,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::HELLO_VERSION;
-use super::lives::{Hello, Life, Lives, OwnLife, Welcome};
+use super::incarnations::{Hello, Incarnation, LatestIncarnations, OwnIncarnation, HelloReply};
 use super::message::HeartbeatMessage;
-use super::state::Listener;
+use super::http_nodes::HttpNodeLiveness;
 use crate::cluster::routing::LeaderHint;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, Peers, Service};
-use crate::services::heartbeat::members::{Beat, Members};
+use crate::services::heartbeat::failure_detector::{Heartbeat, FailureDetector};
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
@@ -63,14 +63,14 @@ struct Replaced {
 /// What it keeps.
 pub struct HeartbeatState {
     arguments: HeartbeatArguments,
-    listener: Listener,
-    members: Members,
+    http_nodes: HttpNodeLiveness,
+    detector: FailureDetector,
     /// Members that have a ping to answer.
     asked: BTreeSet<u64>,
     /// How each member was when it was last told to the log.
     told: BTreeMap<u64, NodeStatus>,
-    own: OwnLife,
-    lives: Lives,
+    own: OwnIncarnation,
+    incarnations: LatestIncarnations,
     /// When each member is to be told which process this is.
     hellos: BTreeMap<u64, Instant>,
 }
@@ -99,15 +99,15 @@ impl Actor for HeartbeatActor {
             }
         });
         Ok(HeartbeatState {
-            listener: Listener::new(arguments.silent_after),
-            members: Members::new(arguments.election_timeout),
+            http_nodes: HttpNodeLiveness::new(arguments.silent_after),
+            detector: FailureDetector::new(arguments.election_timeout),
             asked: BTreeSet::new(),
             told: BTreeMap::new(),
-            own: OwnLife::new(Life {
+            own: OwnIncarnation::new(Incarnation {
                 number: u64::try_from(arguments.seams.clock.now().0).unwrap_or(0),
                 chance: arguments.seams.uuid().as_u128(),
             }),
-            lives: Lives::default(),
+            incarnations: LatestIncarnations::default(),
             hellos: BTreeMap::new(),
             arguments,
         })
@@ -121,16 +121,16 @@ impl Actor for HeartbeatActor {
     ) -> Result<(), ActorProcessingErr> {
         let now = Instant::now();
         match message {
-            HeartbeatMessage::Beat(node) => {
-                state.listener.beat(node, now, state.arguments.seams.clock.now());
+            HeartbeatMessage::HttpHeartbeat(node) => {
+                state.http_nodes.beat(node, now, state.arguments.seams.clock.now());
             }
-            HeartbeatMessage::Forget(node) => state.listener.forget(node),
+            HeartbeatMessage::Forget(node) => state.http_nodes.forget(node),
             HeartbeatMessage::Heard { nodes, reply } => {
-                let _ = reply.send(state.listener.heard(nodes, now));
+                let _ = reply.send(state.http_nodes.heard(nodes, now));
             }
             HeartbeatMessage::SetMembers(members) => {
-                state.members.set(&members, now);
-                state.lives.retain(&members);
+                state.detector.set(&members, now);
+                state.incarnations.retain(&members);
                 state.hellos.retain(|id, _| members.contains(id));
                 state.publish();
             }
@@ -150,11 +150,11 @@ impl Actor for HeartbeatActor {
                 }
             }
             HeartbeatMessage::Hello { from, hello, reply } => {
-                let _ = reply.send(state.lives.hear(from, hello, now));
+                let _ = reply.send(state.incarnations.hear(from, hello, now));
             }
             HeartbeatMessage::Welcomed { by, said, welcome } => {
                 // With the next ping where there was no answer, or one that calls for another.
-                let is_known = matches!(welcome, Some(Welcome::Known)) && said == state.own.life;
+                let is_known = matches!(welcome, Some(HelloReply::Known)) && said == state.own.incarnation;
                 state.hellos.insert(by, if is_known { now + HELLO_EVERY } else { now });
                 if let Some(later) = welcome.and_then(|it| state.own.welcomed(said, it, now)) {
                     // The node stops with what this actor fails with.
@@ -163,7 +163,7 @@ impl Actor for HeartbeatActor {
                 }
             }
             HeartbeatMessage::Health(reply) => {
-                let _ = reply.send(state.members.health(now));
+                let _ = reply.send(state.detector.health(now));
             }
         }
         Ok(())
@@ -171,29 +171,29 @@ impl Actor for HeartbeatActor {
 }
 
 impl HeartbeatState {
-    fn beat(&self, now: Instant) -> Beat {
-        Beat {
+    fn beat(&self, now: Instant) -> Heartbeat {
+        Heartbeat {
             at: self.arguments.seams.clock.now(),
             leads: self.arguments.log.leads(GroupId::SYSTEM),
-            silent_ms: self.members.silent_ms(now),
+            silent_ms: self.detector.silent_ms(now),
             has_room: self.arguments.log.has_room(),
         }
     }
 
-    fn hear(&mut self, from: u64, beat: Beat, offset_ms: Option<u64>) {
+    fn hear(&mut self, from: u64, beat: Heartbeat, offset_ms: Option<u64>) {
         let at = self.arguments.seams.clock.now();
-        self.members.heard(from, beat, offset_ms, Instant::now(), at);
+        self.detector.heard(from, beat, offset_ms, Instant::now(), at);
         self.publish();
     }
 
     fn publish(&self) {
-        let hint = self.members.hint();
+        let hint = self.detector.hint();
         self.arguments.hint.send_if_modified(|known| std::mem::replace(known, hint) != hint);
     }
 
     /// Tells the log who is better or worse than before.
     fn tell_changes(&mut self, now: Instant) {
-        let health = self.members.health(now);
+        let health = self.detector.health(now);
         for (raft_id, health) in &health {
             let before = self.told.insert(*raft_id, health.status);
             if before.is_some_and(|before| before != health.status) {
@@ -205,11 +205,11 @@ impl HeartbeatState {
 
     /// Tells those whose time has come which process this is.
     fn say_hello(&mut self, myself: &ActorRef<HeartbeatMessage>, now: Instant) {
-        let life = self.own.life;
-        let hello = Hello { life, node_addr: self.arguments.node_addr.clone() };
+        let incarnation = self.own.incarnation;
+        let hello = Hello { incarnation, node_addr: self.arguments.node_addr.clone() };
         let hello = codec::encode(&(HELLO_VERSION, hello));
         let deadline = now + self.arguments.election_timeout;
-        for to in self.members.ids() {
+        for to in self.detector.ids() {
             if self.hellos.get(&to).is_some_and(|due| *due > now) {
                 continue;
             }
@@ -221,9 +221,9 @@ impl HeartbeatState {
                 let answer = peers.call(to, Service::Hello, hello, deadline).await.ok();
                 let welcome = answer.and_then(|answer| codec::decode(&answer).ok());
                 let welcome = welcome
-                    .filter(|(version, _): &(u16, Welcome)| *version == HELLO_VERSION)
+                    .filter(|(version, _): &(u16, HelloReply)| *version == HELLO_VERSION)
                     .map(|(_, welcome)| welcome);
-                let answered = HeartbeatMessage::Welcomed { by: to, said: life, welcome };
+                let answered = HeartbeatMessage::Welcomed { by: to, said: incarnation, welcome };
                 let _ = myself.send_message(answered);
             });
         }
@@ -234,7 +234,7 @@ impl HeartbeatState {
         let now = Instant::now();
         let beat = codec::encode(&self.beat(now));
         let deadline = now + self.arguments.election_timeout;
-        for to in self.members.ids() {
+        for to in self.detector.ids() {
             if !self.asked.insert(to) {
                 continue;
             }
@@ -244,7 +244,7 @@ impl HeartbeatState {
             tokio::spawn(async move {
                 let (asked, sent) = (Instant::now(), clock.now());
                 let answer = peers.call(to, Service::Ping, beat, deadline).await.ok();
-                let pong = answer.and_then(|answer| codec::decode::<Beat>(&answer).ok());
+                let pong = answer.and_then(|answer| codec::decode::<Heartbeat>(&answer).ok());
                 let pong = pong.map(|pong| {
                     // After D. Mills, NTP (RFC 5905): the clock was read half a round trip ago.
                     let there = asked.elapsed().as_millis() / 2;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::{Beat, Heard, Hello, Life, MemberHealth, Welcome};
+use super::{Heartbeat, Heard, Hello, Incarnation, MemberHealth, HelloReply};
 use crate::domain::ids::NodeId;
 
 /// A message to the heartbeat monitor.
 #[derive(Debug)]
 pub enum HeartbeatMessage {
     /// A node is alive.
-    Beat(NodeId),
+    HttpHeartbeat(NodeId),
     /// A node was removed.
     Forget(NodeId),
     /// What has been heard?
@@ -30,9 +30,9 @@ pub enum HeartbeatMessage {
         /// Raft id of who does.
         from: u64,
         /// What it says.
-        beat: Beat,
+        beat: Heartbeat,
         /// What to answer.
-        reply: oneshot::Sender<Beat>,
+        reply: oneshot::Sender<Heartbeat>,
     },
     /// A ping came to its end.
     Ponged {
@@ -40,7 +40,7 @@ pub enum HeartbeatMessage {
         from: u64,
         /// What it answered and how far its clock is from ours, milliseconds; nothing when it did
         /// not.
-        pong: Option<(Beat, u64)>,
+        pong: Option<(Heartbeat, u64)>,
     },
     /// A member says hello.
     Hello {
@@ -49,16 +49,16 @@ pub enum HeartbeatMessage {
         /// What it says.
         hello: Hello,
         /// What to answer.
-        reply: oneshot::Sender<Welcome>,
+        reply: oneshot::Sender<HelloReply>,
     },
     /// A hello came to its end.
     Welcomed {
         /// Raft id of who was greeted.
         by: u64,
         /// The life that was told.
-        said: Life,
+        said: Incarnation,
         /// The answer; nothing when there was none.
-        welcome: Option<Welcome>,
+        welcome: Option<HelloReply>,
     },
     /// How are the members?
     Health(oneshot::Sender<BTreeMap<u64, MemberHealth>>),

@@ -13,10 +13,10 @@
 //! again.
 
 mod actor;
-mod lives;
-mod members;
+mod incarnations;
+mod failure_detector;
 mod message;
-mod state;
+mod http_nodes;
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,10 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{HeartbeatActor, HeartbeatArguments};
-pub use lives::{Hello, Life, Welcome};
-pub use members::{Beat, MemberHealth};
+pub use incarnations::{Hello, Incarnation, HelloReply};
+pub use failure_detector::{Heartbeat, MemberHealth};
 pub use message::HeartbeatMessage;
-pub use state::Heard;
+pub use http_nodes::Heard;
 
 use crate::domain::codec;
 use crate::domain::ids::NodeId;
@@ -52,7 +52,7 @@ impl Heartbeats {
 
     /// A node said that it is alive.
     pub fn beat(&self, node: NodeId) {
-        self.tell(HeartbeatMessage::Beat(node));
+        self.tell(HeartbeatMessage::HttpHeartbeat(node));
     }
 
     /// A node was removed.

@@ -26,12 +26,12 @@ struct Last {
 
 /// The monitor's state.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct HttpNodeLiveness {
     silent_after: Duration,
     last: BTreeMap<NodeId, Last>,
 }
 
-impl Listener {
+impl HttpNodeLiveness {
     pub(super) const fn new(silent_after: Duration) -> Self {
         Self { silent_after, last: BTreeMap::new() }
     }
@@ -64,16 +64,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_begins_with_the_last_sign_of_life() {
         let node = NodeId::from_uuid(uuid::Uuid::from_u128(1));
-        let mut listener = Listener::new(Duration::from_secs(30));
+        let mut http_nodes = HttpNodeLiveness::new(Duration::from_secs(30));
         let start = Instant::now();
-        let silent = |listener: &mut Listener, secs| {
-            listener.heard(vec![node], start + Duration::from_secs(secs))[&node].is_silent
+        let silent = |http_nodes: &mut HttpNodeLiveness, secs| {
+            http_nodes.heard(vec![node], start + Duration::from_secs(secs))[&node].is_silent
         };
-        assert!(!silent(&mut listener, 0));
-        assert!(!silent(&mut listener, 30));
-        assert!(silent(&mut listener, 31));
-        listener.beat(node, start + Duration::from_secs(40), Timestamp(7));
-        assert!(!silent(&mut listener, 70));
-        assert!(silent(&mut listener, 71));
+        assert!(!silent(&mut http_nodes, 0));
+        assert!(!silent(&mut http_nodes, 30));
+        assert!(silent(&mut http_nodes, 31));
+        http_nodes.beat(node, start + Duration::from_secs(40), Timestamp(7));
+        assert!(!silent(&mut http_nodes, 70));
+        assert!(silent(&mut http_nodes, 71));
     }
 }

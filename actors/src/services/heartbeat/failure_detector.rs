@@ -22,7 +22,7 @@ const UNHEALTHY_TIMEOUTS: u32 = 4;
 
 /// What a member says of itself and of the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Beat {
+pub struct Heartbeat {
     /// What its wall clock says.
     pub at: Timestamp,
     /// The term in which it leads the cluster, while a quorum confirms it.
@@ -39,7 +39,7 @@ struct Known {
     /// When it was last heard of, or first known.
     heard: Instant,
     /// What its last beat said, by this node's wall clock when it came.
-    last: Option<(Timestamp, Beat)>,
+    last: Option<(Timestamp, Heartbeat)>,
     clock_offset_ms: u64,
     /// Since when it has been unhealthy.
     unhealthy_since: Option<Instant>,
@@ -68,12 +68,12 @@ impl Known {
 
 /// All members but this one.
 #[derive(Debug)]
-pub(super) struct Members {
+pub(super) struct FailureDetector {
     election_timeout: Duration,
     known: BTreeMap<u64, Known>,
 }
 
-impl Members {
+impl FailureDetector {
     pub(super) const fn new(election_timeout: Duration) -> Self {
         Self { election_timeout, known: BTreeMap::new() }
     }
@@ -107,7 +107,7 @@ impl Members {
     pub(super) fn heard(
         &mut self,
         from: u64,
-        beat: Beat,
+        beat: Heartbeat,
         offset_ms: Option<u64>,
         now: Instant,
         at: Timestamp,
@@ -200,13 +200,13 @@ mod tests {
 
     const T: Duration = Duration::from_millis(500);
 
-    fn beat(silent_ms: &[(u64, u64)], leads: Option<u64>) -> Beat {
+    fn beat(silent_ms: &[(u64, u64)], leads: Option<u64>) -> Heartbeat {
         let silent_ms = silent_ms.iter().copied().collect();
-        Beat { at: Timestamp(0), leads, silent_ms, has_room: true }
+        Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true }
     }
 
-    fn three(now: Instant) -> Members {
-        let mut members = Members::new(T);
+    fn three(now: Instant) -> FailureDetector {
+        let mut members = FailureDetector::new(T);
         members.set(&[2, 3], now);
         for id in [2, 3] {
             members.heard(id, beat(&[], None), None, now, Timestamp(0));
@@ -214,7 +214,7 @@ mod tests {
         members
     }
 
-    fn statuses(members: &mut Members, now: Instant) -> Vec<NodeStatus> {
+    fn statuses(members: &mut FailureDetector, now: Instant) -> Vec<NodeStatus> {
         members.health(now).values().map(|health| health.status).collect()
     }
 
@@ -235,7 +235,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_not_been_heard_of_is_not_healthy() {
         let start = Instant::now();
-        let mut members = Members::new(T);
+        let mut members = FailureDetector::new(T);
         members.set(&[2], start);
         assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded]);
         assert_eq!(statuses(&mut members, start + T * 4), [NodeStatus::Unhealthy]);
