@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
-use super::state::{Admission, LockQueues, Over};
+use super::state::{Admission, ExpiredLease, LockQueues};
 use crate::command::{LockCommand, Outcome};
 use crate::domain::lock::LockView;
 use crate::domain::time::Timestamp;
@@ -189,10 +189,10 @@ impl LockState {
 
     fn tick(&mut self, now: Instant) {
         self.armed = None;
-        for (request, holder, expires_at) in self.queues.give_up(now) {
+        for (request, holder, expires_at) in self.queues.expire_waits(now) {
             held(request, holder, expires_at);
         }
-        for over in self.queues.over(now) {
+        for over in self.queues.expired(now) {
             tokio::spawn(expire(Arc::clone(&self.arguments), over));
         }
     }
@@ -216,7 +216,7 @@ impl LockState {
 
 /// Proposes `Expire` until it has come to an outcome. A leader that lost the lead stops: the next
 /// one has timers of its own.
-async fn expire(arguments: Arc<LockArguments>, over: Over) {
+async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
     let term = arguments.log.leadership(over.space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
     let mut wait = EXPIRE_RETRY_MIN;

@@ -20,7 +20,7 @@ type Key = (Space, String);
 
 /// A term under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Term {
+struct Lease {
     holder: String,
     token: u64,
     renewal: u64,
@@ -28,17 +28,17 @@ struct Term {
     /// When it ends, as shown to clients.
     expires_at: Timestamp,
     /// Its timer has fired; the table has not been told yet, or not answered.
-    is_over: bool,
+    is_expired: bool,
 }
 
 /// The key's queue.
 #[derive(Debug, Default)]
-struct Line {
+struct WaitQueue {
     waiters: VecDeque<AcquireRequest>,
     /// Whose attempt is under way: the first one's.
-    serving: Option<String>,
+    in_flight_holder: Option<String>,
     /// When the term before ended, as shown to clients.
-    last_term_ended_at: Timestamp,
+    last_lease_ended_at: Timestamp,
 }
 
 /// What is to be done about an attempt to take a lock.
@@ -58,7 +58,7 @@ pub(super) enum Admission {
 
 /// A term whose time is over: to be proposed as `Expire`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Over {
+pub(super) struct ExpiredLease {
     pub(super) space: Space,
     pub(super) key: String,
     pub(super) token: u64,
@@ -69,9 +69,9 @@ pub(super) struct Over {
 #[derive(Debug, Default)]
 pub(super) struct LockQueues {
     led: BTreeSet<Space>,
-    terms: BTreeMap<Key, Term>,
+    leases: BTreeMap<Key, Lease>,
     ends: BTreeSet<(Instant, Key)>,
-    lines: BTreeMap<Key, Line>,
+    queues: BTreeMap<Key, WaitQueue>,
     waiting: usize,
     /// No waiter's time is up before this moment.
     first_wait_ends: Option<Instant>,
@@ -92,13 +92,13 @@ impl LockQueues {
     /// Forgets a space; its waiters are returned to be sent away.
     pub(super) fn unlead(&mut self, space: Space) -> Vec<AcquireRequest> {
         self.led.remove(&space);
-        self.terms.retain(|(of, _), _| *of != space);
+        self.leases.retain(|(of, _), _| *of != space);
         self.ends.retain(|(_, (of, _))| *of != space);
-        let lines = std::mem::take(&mut self.lines);
-        let (gone, kept) = lines.into_iter().partition(|((of, _), _)| *of == space);
-        self.lines = kept;
-        let gone: BTreeMap<Key, Line> = gone;
-        let gone: Vec<_> = gone.into_values().flat_map(|line| line.waiters).collect();
+        let queues = std::mem::take(&mut self.queues);
+        let (gone, kept) = queues.into_iter().partition(|((of, _), _)| *of == space);
+        self.queues = kept;
+        let gone: BTreeMap<Key, WaitQueue> = gone;
+        let gone: Vec<_> = gone.into_values().flat_map(|queue| queue.waiters).collect();
         self.waiting -= gone.len();
         gone
     }
@@ -121,8 +121,8 @@ impl LockQueues {
             LockNotice::Freed { key } => {
                 let key = (space, key);
                 let ended = self.end(&key);
-                if let (Some(line), Some(ended)) = (self.lines.get_mut(&key), ended) {
-                    line.last_term_ended_at = ended.expires_at;
+                if let (Some(queue), Some(ended)) = (self.queues.get_mut(&key), ended) {
+                    queue.last_lease_ended_at = ended.expires_at;
                 }
                 self.next(&key, now)
             }
@@ -133,13 +133,13 @@ impl LockQueues {
     /// that asked twice: they get the same term, not an answer that it is held.
     pub(super) fn take_own(&mut self, space: Space, key: &str) -> Vec<AcquireRequest> {
         let key = (space, key.to_owned());
-        let (Some(term), Some(line)) = (self.terms.get(&key), self.lines.get_mut(&key)) else {
+        let (Some(lease), Some(queue)) = (self.leases.get(&key), self.queues.get_mut(&key)) else {
             return Vec::new();
         };
-        let waiters = std::mem::take(&mut line.waiters);
+        let waiters = std::mem::take(&mut queue.waiters);
         let (own, others): (VecDeque<_>, VecDeque<_>) =
-            waiters.into_iter().partition(|waiter| waiter.holder == term.holder);
-        line.waiters = others;
+            waiters.into_iter().partition(|waiter| waiter.holder == lease.holder);
+        queue.waiters = others;
         self.waiting -= own.len();
         self.tidy(&key);
         own.into_iter().filter(|waiter| !waiter.reply.is_closed()).collect()
@@ -149,19 +149,19 @@ impl LockQueues {
     /// and that is willing to wait.
     pub(super) fn admit(&mut self, mut request: AcquireRequest, found_held: bool) -> Admission {
         let key = (request.space, request.key.clone());
-        let has_line = self.lines.contains_key(&key);
-        match self.terms.get(&key) {
-            Some(term) if term.holder == request.holder => {
-                if !term.is_over {
+        let has_queue = self.queues.contains_key(&key);
+        match self.leases.get(&key) {
+            Some(lease) if lease.holder == request.holder => {
+                if !lease.is_expired {
                     return Admission::Attempt(request);
                 }
                 // Its own term is running out at this moment: it gets a new one, not a renewal.
                 request.wait_until.get_or_insert(request.deadline);
             }
-            None if !has_line && (!found_held || self.led.contains(&request.space)) => {
+            None if !has_queue && (!found_held || self.led.contains(&request.space)) => {
                 return Admission::Attempt(request);
             }
-            Some(_) if !has_line && request.wait_until.is_none() => {
+            Some(_) if !has_queue && request.wait_until.is_none() => {
                 return Admission::Attempt(request);
             }
             _ => {}
@@ -192,10 +192,10 @@ impl LockQueues {
         now: Instant,
     ) -> Option<AcquireRequest> {
         let key = (space, key.to_owned());
-        if let Some(line) = self.lines.get_mut(&key) {
-            line.serving = None;
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.in_flight_holder = None;
         }
-        if self.terms.contains_key(&key) {
+        if self.leases.contains_key(&key) {
             self.tidy(&key);
             return None;
         }
@@ -216,43 +216,43 @@ impl LockQueues {
 
     /// How many wait for a key.
     pub(super) fn waiters(&self, space: Space, key: &str) -> u64 {
-        let line = self.lines.get(&(space, key.to_owned()));
-        line.map_or(0, |line| {
-            line.waiters.iter().filter(|waiter| !waiter.reply.is_closed()).count() as u64
+        let queue = self.queues.get(&(space, key.to_owned()));
+        queue.map_or(0, |queue| {
+            queue.waiters.iter().filter(|waiter| !waiter.reply.is_closed()).count() as u64
         })
     }
 
     /// The terms that are over by `now`, each once.
-    pub(super) fn over(&mut self, now: Instant) -> Vec<Over> {
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<ExpiredLease> {
         let mut over = Vec::new();
         while let Some((ends, _)) = self.ends.first()
             && *ends <= now
         {
             let Some((_, key)) = self.ends.pop_first() else { break };
-            if let Some(term) = self.terms.get_mut(&key) {
-                term.is_over = true;
+            if let Some(lease) = self.leases.get_mut(&key) {
+                lease.is_expired = true;
                 let (space, key) = key;
-                over.push(Over { space, key, token: term.token, renewal: term.renewal });
+                over.push(ExpiredLease { space, key, token: lease.token, renewal: lease.renewal });
             }
         }
         over
     }
 
     /// The waiters whose time is up by `now`, or whose client has gone, with whom holds the lock.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<(AcquireRequest, String, Timestamp)> {
+    pub(super) fn expire_waits(&mut self, now: Instant) -> Vec<(AcquireRequest, String, Timestamp)> {
         let mut given_up = Vec::new();
         if self.first_wait_ends.is_none_or(|first| first > now) {
             return given_up;
         }
-        let keys: Vec<Key> = self.lines.keys().cloned().collect();
+        let keys: Vec<Key> = self.queues.keys().cloned().collect();
         for key in keys {
-            let Some(line) = self.lines.get_mut(&key) else { continue };
-            let waiters = std::mem::take(&mut line.waiters);
+            let Some(queue) = self.queues.get_mut(&key) else { continue };
+            let waiters = std::mem::take(&mut queue.waiters);
             let (done, kept): (VecDeque<_>, VecDeque<_>) =
                 waiters.into_iter().partition(|waiter| {
                     waiter.reply.is_closed() || waiter.wait_until.is_none_or(|until| until <= now)
                 });
-            line.waiters = kept;
+            queue.waiters = kept;
             self.waiting -= done.len();
             for request in done {
                 let (holder, expires_at) = self.seen_holder(&key, &request);
@@ -260,17 +260,17 @@ impl LockQueues {
             }
             self.tidy(&key);
         }
-        let waiting = self.lines.values().flat_map(|line| &line.waiters);
+        let waiting = self.queues.values().flat_map(|queue| &queue.waiters);
         self.first_wait_ends = waiting.filter_map(|waiter| waiter.wait_until).min();
         given_up
     }
 
     /// Makes room: clients that have gone wait no more.
     fn forget_gone(&mut self) {
-        for line in self.lines.values_mut() {
-            line.waiters.retain(|waiter| !waiter.reply.is_closed());
+        for queue in self.queues.values_mut() {
+            queue.waiters.retain(|waiter| !waiter.reply.is_closed());
         }
-        self.waiting = self.lines.values().map(|line| line.waiters.len()).sum();
+        self.waiting = self.queues.values().map(|queue| queue.waiters.len()).sum();
     }
 
     /// The next moment something is over.
@@ -282,7 +282,7 @@ impl LockQueues {
     fn push(&mut self, key: Key, request: AcquireRequest, in_front: bool) {
         self.waiting += 1;
         self.first_wait_ends = self.first_wait_ends.into_iter().chain(request.wait_until).min();
-        let waiters = &mut self.lines.entry(key).or_default().waiters;
+        let waiters = &mut self.queues.entry(key).or_default().waiters;
         let is_before = |waiter: &AcquireRequest| {
             waiter.since < request.since || (waiter.since == request.since && !in_front)
         };
@@ -292,25 +292,25 @@ impl LockQueues {
 
     /// Takes the first waiter of a free key, if its attempt is not under way.
     fn next(&mut self, key: &Key, now: Instant) -> Option<AcquireRequest> {
-        let line = self.lines.get_mut(key)?;
-        if line.serving.is_some() {
+        let queue = self.queues.get_mut(key)?;
+        if queue.in_flight_holder.is_some() {
             return None;
         }
-        while let Some(waiter) = line.waiters.pop_front() {
+        while let Some(waiter) = queue.waiters.pop_front() {
             self.waiting -= 1;
             if !waiter.reply.is_closed() && waiter.wait_until.is_some_and(|until| until > now) {
-                line.serving = Some(waiter.holder.clone());
+                queue.in_flight_holder = Some(waiter.holder.clone());
                 return Some(waiter);
             }
         }
-        self.lines.remove(key);
+        self.queues.remove(key);
         None
     }
 
     fn tidy(&mut self, key: &Key) {
-        if self.lines.get(key).is_some_and(|line| line.waiters.is_empty() && line.serving.is_none())
+        if self.queues.get(key).is_some_and(|queue| queue.waiters.is_empty() && queue.in_flight_holder.is_none())
         {
-            self.lines.remove(key);
+            self.queues.remove(key);
         }
     }
 
@@ -319,34 +319,34 @@ impl LockQueues {
         self.end(&key);
         let ends = now + Duration::from_millis(lock.ttl_ms);
         self.ends.insert((ends, key.clone()));
-        let term = Term {
+        let lease = Lease {
             holder: lock.holder.clone(),
             token: lock.token,
             renewal: lock.renewal,
             ends,
             expires_at: lock.expires_at,
-            is_over: false,
+            is_expired: false,
         };
-        self.terms.insert(key, term);
+        self.leases.insert(key, lease);
     }
 
-    fn end(&mut self, key: &Key) -> Option<Term> {
-        let term = self.terms.remove(key)?;
-        self.ends.remove(&(term.ends, key.clone()));
-        Some(term)
+    fn end(&mut self, key: &Key) -> Option<Lease> {
+        let lease = self.leases.remove(key)?;
+        self.ends.remove(&(lease.ends, key.clone()));
+        Some(lease)
     }
 
     /// Whom to name as holder: the present one, or the waiter that is next.
     fn seen_holder(&self, key: &Key, asking: &AcquireRequest) -> (String, Timestamp) {
-        match self.terms.get(key) {
-            Some(term) => (term.holder.clone(), term.expires_at),
+        match self.leases.get(key) {
+            Some(lease) => (lease.holder.clone(), lease.expires_at),
             None => {
-                let line = self.lines.get(key);
-                let next = line.and_then(|line| {
-                    let first = line.waiters.front().map(|first| &first.holder);
-                    line.serving.as_ref().or(first)
+                let queue = self.queues.get(key);
+                let next = queue.and_then(|queue| {
+                    let first = queue.waiters.front().map(|first| &first.holder);
+                    queue.in_flight_holder.as_ref().or(first)
                 });
-                let ended_at = line.map(|line| line.last_term_ended_at);
+                let ended_at = queue.map(|queue| queue.last_lease_ended_at);
                 (next.unwrap_or(&asking.holder).clone(), ended_at.unwrap_or_default())
             }
         }

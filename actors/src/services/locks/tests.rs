@@ -103,7 +103,7 @@ async fn who_has_gone_or_waited_long_enough_is_not_served() {
     let (_, _short) = admitted(&mut queues, "short", Some(1));
     let (_, _long) = admitted(&mut queues, "long", Some(100));
     tokio::time::advance(Duration::from_secs(2)).await;
-    let given_up = queues.give_up(Instant::now());
+    let given_up = queues.expire_waits(Instant::now());
     let holders: Vec<_> =
         given_up.iter().map(|(waiter, holder, _)| (&*waiter.holder, &**holder)).collect();
     assert_eq!(holders, [("gone", "a"), ("short", "a")]);
@@ -117,11 +117,11 @@ async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
     tokio::time::advance(Duration::from_millis(900)).await;
     held(&mut queues, "a", 1, 1);
     tokio::time::advance(Duration::from_millis(900)).await;
-    assert_eq!(queues.over(Instant::now()), []);
+    assert_eq!(queues.expired(Instant::now()), []);
     tokio::time::advance(Duration::from_millis(100)).await;
-    let over = Over { space: Space::CLUSTER, key: "k".into(), token: 1, renewal: 1 };
-    assert_eq!(queues.over(Instant::now()), [over]);
-    assert_eq!(queues.over(Instant::now()), []);
+    let over = ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: 1, renewal: 1 };
+    assert_eq!(queues.expired(Instant::now()), [over]);
+    assert_eq!(queues.expired(Instant::now()), []);
     // Its holder asks again before the table knows: it waits for a new term.
     let (word, _a) = admitted(&mut queues, "a", None);
     assert_eq!(word, "queued");
@@ -135,10 +135,10 @@ async fn a_new_leader_grants_full_terms() {
     tokio::time::advance(Duration::from_secs(50)).await;
     queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], Instant::now());
     tokio::time::advance(Duration::from_millis(999)).await;
-    assert_eq!(queues.over(Instant::now()), []);
+    assert_eq!(queues.expired(Instant::now()), []);
     tokio::time::advance(Duration::from_millis(1)).await;
-    let over = Over { space: Space::CLUSTER, key: "k".into(), token: 7, renewal: 3 };
-    assert_eq!(queues.over(Instant::now()), [over]);
+    let over = ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: 7, renewal: 3 };
+    assert_eq!(queues.expired(Instant::now()), [over]);
     // Without the lead there is nothing to wake for.
     queues.lead(Space::CLUSTER, vec![lock("a", 7, 4)], Instant::now());
     queues.unlead(Space::CLUSTER);
@@ -154,7 +154,7 @@ async fn who_loses_the_lead_forgets_terms_and_sends_waiters_away() {
     let sent_away = queues.unlead(Space::CLUSTER);
     assert_eq!(sent_away.iter().map(|it| &*it.holder).collect::<Vec<_>>(), ["b", "c"]);
     tokio::time::advance(Duration::from_secs(5)).await;
-    assert_eq!(queues.over(Instant::now()), [], "the next leader's timers count");
+    assert_eq!(queues.expired(Instant::now()), [], "the next leader's timers count");
     assert_eq!(freed(&mut queues), None);
     let (found_held, _d) = request("d", Some(10));
     assert!(matches!(queues.admit(found_held, true), Admission::NotLed(_)), "only a leader queues");
