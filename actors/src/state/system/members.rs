@@ -7,7 +7,7 @@
 //! - join secrets and the admin token are kept as hashes only.
 
 use super::nodes::{MemberRecord, NodeRecord};
-use super::{Made, SystemEffect, SystemState};
+use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::membership::{Authority, EXPIRED, JoinToken, Member, SHARED_SECRET};
@@ -264,10 +264,10 @@ impl SystemState {
     ) -> Applied {
         match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return refused(refusal),
-            Ok(Some(Made::Token(token))) => {
+            Ok(Some(CreatedResource::Token(token))) => {
                 return (Outcome::Token { token, replayed: true }, Vec::new());
             }
-            Ok(Some(Made::Tenant(_) | Made::Node(_)) | None) => {}
+            Ok(Some(CreatedResource::Tenant(_) | CreatedResource::Node(_)) | None) => {}
         }
         self.forget_spent_tokens();
         if self.tokens.len() >= TOKENS_MAX {
@@ -279,7 +279,7 @@ impl SystemState {
         self.tokens.insert(id, token.clone());
         self.tokens_born.insert(id, self.time.aged());
         self.dirty.tokens.insert(id);
-        self.calls.remember(idempotency, self.time.aged(), Made::Token(id));
+        self.calls.remember(idempotency, self.time.aged(), CreatedResource::Token(id));
         (Outcome::Token { token: id, replayed: false }, Vec::new())
     }
 

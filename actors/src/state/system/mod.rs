@@ -24,7 +24,7 @@ use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
 use crate::state::tables::completions::{CompletionRecords, RequestState};
-use crate::state::tables::idempotency::{Done, IdempotencyTable};
+use crate::state::tables::idempotency::{IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{StateMachine, RowBuffer, StateClock};
 
@@ -56,7 +56,7 @@ pub struct GroupPlacement {
 
 /// What a creating call on the control plane made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Made {
+pub enum CreatedResource {
     /// A tenant.
     Tenant(TenantId),
     /// A node.
@@ -108,7 +108,7 @@ pub struct SystemState {
     nodes: BTreeMap<NodeId, NodeRecord>,
     groups: BTreeMap<GroupId, GroupPlacement>,
     locks: LockTable,
-    calls: IdempotencyTable<Made>,
+    calls: IdempotencyTable<CreatedResource>,
     completions: CompletionRecords,
     authority: Option<Authority>,
     tokens: BTreeMap<TokenId, JoinToken>,
@@ -248,7 +248,7 @@ impl StateMachine for SystemState {
     fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let meta: Meta = rows.get(&[kind::META])?.unwrap_or_default();
         let locks = rows.all::<LockView>(kind::LOCK)?.into_iter().map(|(_, lock)| lock);
-        let calls = rows.all::<Done<Made>>(kind::IDEMPOTENCY)?;
+        let calls = rows.all::<IdempotencyRecord<CreatedResource>>(kind::IDEMPOTENCY)?;
         let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
         let mut state = Self {
             meta,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Made, SystemEffect, SystemState};
+use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::NodeId;
 use crate::domain::page::{ITEM_FRAME_BYTES, Weighed, quoted_bytes};
@@ -121,10 +121,10 @@ impl SystemState {
     ) -> (Outcome, Vec<SystemEffect>) {
         match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
-            Ok(Some(Made::Node(node))) => {
+            Ok(Some(CreatedResource::Node(node))) => {
                 return (Outcome::Node { node, replayed: true }, Vec::new());
             }
-            Ok(Some(Made::Tenant(_) | Made::Token(_)) | None) => {}
+            Ok(Some(CreatedResource::Tenant(_) | CreatedResource::Token(_)) | None) => {}
         }
         if self.nodes.len() >= NODES_MAX {
             let refusal = Refusal::TooMany { what: "nodes".to_owned(), limit: NODES_MAX as u64 };
@@ -138,7 +138,7 @@ impl SystemState {
         }
         self.adopt_node(node, record);
         self.dirty.nodes.insert(node);
-        self.calls.remember(idempotency, self.time.aged(), Made::Node(node));
+        self.calls.remember(idempotency, self.time.aged(), CreatedResource::Node(node));
         (Outcome::Node { node, replayed: false }, Vec::new())
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Made, SystemEffect, SystemState};
+use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::tenant::{TenantChange, TenantRecord};
@@ -107,11 +107,11 @@ impl SystemState {
         let refuse = |refusal| (Outcome::Refused(refusal), Vec::new());
         match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return refuse(refusal),
-            Ok(Some(Made::Tenant(tenant))) => {
+            Ok(Some(CreatedResource::Tenant(tenant))) => {
                 let version = self.tenants.get(&tenant).map_or(0, |entry| entry.version);
                 return (Outcome::Tenant { tenant, version, replayed: true }, Vec::new());
             }
-            Ok(Some(Made::Node(_) | Made::Token(_)) | None) => {}
+            Ok(Some(CreatedResource::Node(_) | CreatedResource::Token(_)) | None) => {}
         }
         if self.by_creation.len() >= TENANTS_MAX {
             let limit = TENANTS_MAX as u64;
@@ -142,7 +142,7 @@ impl SystemState {
         self.meta.tenants_created += 1;
         self.adopt_tenant(id, entry);
         self.dirty.tenants.insert(id);
-        self.calls.remember(idempotency, self.time.aged(), Made::Tenant(id));
+        self.calls.remember(idempotency, self.time.aged(), CreatedResource::Tenant(id));
         (outcome, vec![SystemEffect::TenantChanged(id)])
     }
 

@@ -23,7 +23,7 @@ const FORGET_PER_CALL_MAX: usize = 4;
 
 /// A call that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done<R> {
+pub struct IdempotencyRecord<R> {
     /// Hash of its body.
     pub body: [u8; 16],
     /// When.
@@ -35,7 +35,7 @@ pub struct Done<R> {
 /// The calls of one scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyTable<R> {
-    done: BTreeMap<[u8; 16], Done<R>>,
+    done: BTreeMap<[u8; 16], IdempotencyRecord<R>>,
     /// When each key in `done` was done. Sorted and without anything else, so that it is the same
     /// after a reload: replicas must forget the same keys at the same entry of the log.
     by_age: BTreeSet<(Timestamp, [u8; 16])>,
@@ -50,7 +50,7 @@ impl<R> Default for IdempotencyTable<R> {
 
 impl<R: Clone> IdempotencyTable<R> {
     /// A table as it was written down.
-    pub fn load(rows: impl IntoIterator<Item = ([u8; 16], Done<R>)>) -> Self {
+    pub fn load(rows: impl IntoIterator<Item = ([u8; 16], IdempotencyRecord<R>)>) -> Self {
         let done: BTreeMap<_, _> = rows.into_iter().collect();
         let by_age = done.iter().map(|(key, done)| (done.at, *key)).collect();
         Self { done, by_age, dirty: BTreeSet::new() }
@@ -88,7 +88,7 @@ impl<R: Clone> IdempotencyTable<R> {
     /// Remembers what a call made.
     pub fn remember(&mut self, call: Option<&Idempotency>, at: Timestamp, resource: R) {
         if let Some(call) = call {
-            let done = Done { body: call.body, at, resource };
+            let done = IdempotencyRecord { body: call.body, at, resource };
             if let Some(old) = self.done.insert(call.key, done) {
                 self.by_age.remove(&(old.at, call.key));
             }
@@ -98,7 +98,7 @@ impl<R: Clone> IdempotencyTable<R> {
     }
 
     /// The keys that changed since the last call, each with its call, if it is still remembered.
-    pub fn take_dirty(&mut self) -> Vec<([u8; 16], Option<Done<R>>)> {
+    pub fn take_dirty(&mut self) -> Vec<([u8; 16], Option<IdempotencyRecord<R>>)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().map(|key| (key, self.done.get(&key).cloned())).collect()
     }
@@ -158,8 +158,8 @@ mod tests {
 
     /// What a store holds after the table's changes.
     fn write_down(
-        rows: &mut BTreeMap<[u8; 16], Done<u32>>,
-        changes: &[([u8; 16], Option<Done<u32>>)],
+        rows: &mut BTreeMap<[u8; 16], IdempotencyRecord<u32>>,
+        changes: &[([u8; 16], Option<IdempotencyRecord<u32>>)],
     ) {
         for (key, done) in changes {
             match done {

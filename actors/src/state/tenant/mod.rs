@@ -44,7 +44,7 @@ use crate::state::{StateMachine, RowBuffer, StateClock};
 
 /// What a creating call on a tenant made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Made {
+pub enum CreatedResource {
     /// A run.
     Run(RunId),
     /// A job, with the run started with it.
@@ -114,7 +114,7 @@ pub struct TenantState {
     due: due::DueSet,
     workflows: BTreeMap<String, NamedWorkflow>,
     locks: LockTable,
-    calls: IdempotencyTable<Made>,
+    calls: IdempotencyTable<CreatedResource>,
     completions: CompletionRecords,
     /// Whether the events of the command that is applied have checksums.
     checks_events: bool,

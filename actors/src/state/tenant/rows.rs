@@ -22,14 +22,14 @@ use std::collections::BTreeMap;
 
 use super::day::DayCount;
 use super::definitions::definition_bytes;
-use super::{Dirty, Job, Made, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use super::{Dirty, Job, CreatedResource, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::lock::LockView;
 use crate::domain::page::{PageRoom, Weighed};
 use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::completions::CompletionRecords;
-use crate::state::tables::idempotency::{Done, IdempotencyTable};
+use crate::state::tables::idempotency::{IdempotencyTable};
 use crate::state::tables::lock_table::LockTable;
 use crate::state::{RowBuffer, StateClock, decode_row};
 
@@ -59,7 +59,7 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
     let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
-    let calls = rows.all::<Done<Made>>(IDEMPOTENCY)?;
+    let calls = rows.all::<IdempotencyRecord<CreatedResource>>(IDEMPOTENCY)?;
     let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
     let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
     let mut state = TenantState {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::definitions::definition_bytes;
 use super::events::Fields;
-use super::{Job, Made, Run, StepState, TenantEffect, TenantState, rows};
+use super::{Job, CreatedResource, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{Cause, Idempotency, Outcome, Refusal, TenantCommand, WorkflowSource};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
@@ -49,7 +49,7 @@ impl TenantState {
                 let id = run.id;
                 self.room_to_store()?;
                 self.begin(run, cause, effects)?;
-                self.calls.remember(idempotency.as_ref(), self.time.aged(), Made::Run(id));
+                self.calls.remember(idempotency.as_ref(), self.time.aged(), CreatedResource::Run(id));
                 Ok(Outcome::Run { run: id, replayed: false })
             }
             TenantCommand::CreateJob { idempotency, .. } => {
@@ -66,15 +66,15 @@ impl TenantState {
     /// What [`Self::begin`] decides, for the mutant that decides it before.
     #[cfg(feature = "mutants")]
     pub(crate) fn may_begin(&self, call: Option<&Idempotency>) -> Result<(), Refusal> {
-        if self.calls.knows(call) { Ok(()) } else { self.room_to_run() }
+        if self.calls.knows(call) { Ok(()) } else { self.check_run_quotas() }
     }
 
     /// What the call made when it was done before.
     fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
         let made = self.calls.check(call, self.time.aged())?;
         Ok(made.map(|made| match made {
-            Made::Run(run) => Outcome::Run { run, replayed: true },
-            Made::Job(job, run) => Outcome::Job { job, run, replayed: true },
+            CreatedResource::Run(run) => Outcome::Run { run, replayed: true },
+            CreatedResource::Job(job, run) => Outcome::Job { job, run, replayed: true },
         }))
     }
 
@@ -131,7 +131,7 @@ impl TenantState {
         self.meta.next_job_seq += 1;
         self.audit(cause, "job_created", &job.to_string(), None);
         let call = idempotency.as_ref().filter(|_| !mutants::is(Mutant::JobsWithoutKeys));
-        self.calls.remember(call, self.time.aged(), Made::Job(*job, *run));
+        self.calls.remember(call, self.time.aged(), CreatedResource::Job(*job, *run));
         Ok(Outcome::Job { job: *job, run: *run, replayed: false })
     }
 
@@ -143,7 +143,7 @@ impl TenantState {
         effects: &mut Vec<TenantEffect>,
     ) -> Result<(), Refusal> {
         if !mutants::is(Mutant::QuotaBeforeApply) {
-            self.room_to_run()?;
+            self.check_run_quotas()?;
         }
         self.days.runs += 1;
         let (id, work_item) = (new.id, new.work_item.clone());
@@ -177,17 +177,17 @@ impl TenantState {
     }
 
     /// Refuses a run for which the quotas on runs leave no room.
-    fn room_to_run(&self) -> Result<(), Refusal> {
-        self.room_for(Quota::ConcurrentWorkflows)?;
-        self.room_for(Quota::WorkflowsPerDay)
+    fn check_run_quotas(&self) -> Result<(), Refusal> {
+        self.check_quota(Quota::ConcurrentWorkflows)?;
+        self.check_quota(Quota::WorkflowsPerDay)
     }
 
     /// Refuses what starts something when the stored bytes have reached the quota.
     pub(super) fn room_to_store(&self) -> Result<(), Refusal> {
-        self.room_for(Quota::StorageBytes)
+        self.check_quota(Quota::StorageBytes)
     }
 
-    fn room_for(&self, quota: Quota) -> Result<(), Refusal> {
+    fn check_quota(&self, quota: Quota) -> Result<(), Refusal> {
         let now = self.meta.last_at;
         let Some(limit) = self.meta.record.as_ref().and_then(|record| record.quotas.limit(quota))
         else {
