@@ -29,7 +29,7 @@ use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{HttpCaller, ReplicatedLog, Peers, Stores, UnderWay, Workers};
+use crate::ports::{HttpCaller, ReplicatedLog, Peers, Stores, AttemptJournal, WorkerPool};
 use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
@@ -37,10 +37,10 @@ use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats}
 use crate::services::locks::{LockActor, LockArguments, LockManager};
 use crate::services::placement::{PlacementActor, PlacementArguments};
 use crate::services::tenants::{
-    Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
+    Registry, Renderer, StepLimits, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
-use crate::services::{CertificateIssuer, JoinDesk, NodeCalls};
+use crate::services::{CertificateIssuer, JoinHandler, NodeRpcHandler};
 use crate::state::system::SystemState;
 
 /// How long a look at this node's own state may take.
@@ -81,13 +81,13 @@ pub struct Founding {
 }
 
 /// What answers the calls of other nodes.
-pub struct Doors {
+pub struct RpcHandlers {
     /// Pings.
     pub heartbeats: Heartbeats,
     /// Questions of actors.
-    pub calls: NodeCalls,
+    pub calls: NodeRpcHandler,
     /// Requests to join.
-    pub desk: JoinDesk,
+    pub join: JoinHandler,
 }
 
 /// What a node's actors need from outside.
@@ -120,9 +120,9 @@ pub struct NodePorts {
 #[derive(Clone)]
 pub struct StepPorts {
     /// Threads for what takes long.
-    pub workers: Arc<dyn Workers>,
+    pub workers: Arc<dyn WorkerPool>,
     /// Remembers what was under way when the process died.
-    pub under_way: Arc<dyn UnderWay>,
+    pub under_way: Arc<dyn AttemptJournal>,
 }
 
 /// Why a node's actors did not start.
@@ -177,7 +177,7 @@ pub struct NodeActors {
 pub async fn start(
     profile: NodeProfile,
     ports: NodePorts,
-    open: impl FnOnce(Doors, Option<Handles>) + Send,
+    open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
@@ -228,7 +228,7 @@ async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
-    open: impl FnOnce(Doors, Option<Handles>) + Send,
+    open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
     let NodePorts { log, stores, http, seams, registry, peers, .. } = ports.clone();
     let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
@@ -268,7 +268,7 @@ async fn start_under(
         http,
         locks: locks.clone(),
         renderer: Renderer::new(steps.workers),
-        gates: StepGates::new(descriptors.step_calls, descriptors.tenant_step_calls),
+        step_limits: StepLimits::new(descriptors.step_calls, descriptors.tenant_step_calls),
         under_way: steps.under_way,
     };
     let arguments = SupervisorArguments {
@@ -279,7 +279,7 @@ async fn start_under(
     let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
     registry.set_supervisor(tenants.clone());
 
-    let syncs = Arc::default();
+    let tenant_turns = Arc::default();
     let arguments = ControlArguments {
         deps: part,
         seams: seams.clone(),
@@ -290,7 +290,7 @@ async fn start_under(
         raft_id,
         router: router.clone(),
         peers,
-        syncs: Arc::clone(&syncs),
+        tenant_turns: Arc::clone(&tenant_turns),
         admin_token,
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
@@ -300,7 +300,7 @@ async fn start_under(
         Arc::clone(&log),
         router.clone(),
         seams.clone(),
-        syncs,
+        tenant_turns,
         Arc::clone(&registry.control),
     );
 
@@ -329,10 +329,10 @@ async fn start_under(
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 
-    let doors = Doors {
+    let doors = RpcHandlers {
         heartbeats: heartbeats.clone(),
-        calls: NodeCalls::new(Arc::clone(&log), elector.clone(), Arc::clone(&seams.clock)),
-        desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
+        calls: NodeRpcHandler::new(Arc::clone(&log), elector.clone(), Arc::clone(&seams.clock)),
+        join: JoinHandler::new(control.clone(), issuer, seams.clone()),
     };
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),

@@ -18,7 +18,7 @@ use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::ports::{CertificateIssuer, GroupStatus, ReplicatedLog, Peers, StoreError, UnderWay};
+use shiioo_actors::ports::{CertificateIssuer, GroupStatus, ReplicatedLog, Peers, StoreError, AttemptJournal};
 use shiioo_actors::services::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
@@ -154,7 +154,7 @@ impl Rooms {
         let under_way = Arc::new(under_way);
         let started = match seams.executor.workers() {
             Ok(workers) => {
-                let under_way = Arc::clone(&under_way) as Arc<dyn UnderWay>;
+                let under_way = Arc::clone(&under_way) as Arc<dyn AttemptJournal>;
                 let steps = StepPorts { workers, under_way };
                 let parts =
                     Parts { groups: &groups, registry, quic: &quic, door, steps, admin_token };

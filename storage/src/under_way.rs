@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shiioo_actors::domain::ids::{RunId, TenantId};
-use shiioo_actors::ports::{Attempt, DEATHS_MAX, UnderWay};
+use shiioo_actors::ports::{Attempt, DEATHS_MAX, AttemptJournal};
 use uuid::Uuid;
 
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -70,7 +70,7 @@ impl UnderWayFile {
     }
 }
 
-impl UnderWay for UnderWayFile {
+impl AttemptJournal for UnderWayFile {
     fn deaths(&self, attempt: &Attempt) -> u32 {
         lock(&self.deaths).get(attempt).copied().unwrap_or_default()
     }

@@ -52,7 +52,7 @@ pub enum CaExpectation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JoinBinding {
     /// A secret of this connection: the other end has the same in its
-    /// [`Stranger`](shiioo_actors::ports::Stranger).
+    /// [`UnauthenticatedPeer`](shiioo_actors::ports::Stranger).
     pub binding: [u8; 32],
     /// Fingerprint of the authority that vouches for the other end.
     pub authority: [u8; 32],

@@ -14,7 +14,7 @@ pub(crate) const VERSION: u16 = 1;
 
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Question {
+pub(crate) enum NodeRequest {
     Propose {
         group: GroupId,
         envelope: Box<Envelope>,
@@ -28,7 +28,7 @@ pub(crate) enum Question {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum NodeResponse {
     Proposed(Result<Outcome, ProposeError>),
     Groups(Vec<GroupStatus>),
     SteppedDown(Result<(), StepDownError>),
@@ -53,11 +53,11 @@ pub(crate) async fn propose(
     envelope: Envelope,
     deadline: Instant,
 ) -> Result<Result<Outcome, ProposeError>, PeerError> {
-    match ask(peers, to, &Question::Propose { group, envelope: Box::new(envelope) }, deadline)
+    match ask(peers, to, &NodeRequest::Propose { group, envelope: Box::new(envelope) }, deadline)
         .await?
     {
-        Answer::Proposed(outcome) => Ok(outcome),
-        Answer::Groups(_) | Answer::SteppedDown(_) => Err(strange(to)),
+        NodeResponse::Proposed(outcome) => Ok(outcome),
+        NodeResponse::Groups(_) | NodeResponse::SteppedDown(_) => Err(strange(to)),
     }
 }
 
@@ -67,9 +67,9 @@ pub(crate) async fn groups(
     of: u64,
     deadline: Instant,
 ) -> Result<Vec<GroupStatus>, PeerError> {
-    match ask(peers, of, &Question::Groups, deadline).await? {
-        Answer::Groups(groups) => Ok(groups),
-        Answer::Proposed(_) | Answer::SteppedDown(_) => Err(strange(of)),
+    match ask(peers, of, &NodeRequest::Groups, deadline).await? {
+        NodeResponse::Groups(groups) => Ok(groups),
+        NodeResponse::Proposed(_) | NodeResponse::SteppedDown(_) => Err(strange(of)),
     }
 }
 
@@ -80,18 +80,18 @@ pub(crate) async fn step_down(
     term: u64,
     deadline: Instant,
 ) -> Result<Result<(), StepDownError>, PeerError> {
-    match ask(peers, to, &Question::StepDown { term }, deadline).await? {
-        Answer::SteppedDown(done) => Ok(done),
-        Answer::Proposed(_) | Answer::Groups(_) => Err(strange(to)),
+    match ask(peers, to, &NodeRequest::StepDown { term }, deadline).await? {
+        NodeResponse::SteppedDown(done) => Ok(done),
+        NodeResponse::Proposed(_) | NodeResponse::Groups(_) => Err(strange(to)),
     }
 }
 
 async fn ask(
     peers: &dyn Peers,
     to: u64,
-    question: &Question,
+    question: &NodeRequest,
     deadline: Instant,
-) -> Result<Answer, PeerError> {
+) -> Result<NodeResponse, PeerError> {
     let request = codec::encode(&(VERSION, question));
     let answer = peers.call(to, Service::Node, request, deadline).await?;
     decode(&answer).map_err(|why| PeerError::Lost { to, why })

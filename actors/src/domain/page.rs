@@ -29,13 +29,13 @@ pub(crate) const ITEM_FRAME_BYTES: usize = 512;
 
 /// What still fits into a page: it ends by its limit or by bytes, whichever comes first.
 #[derive(Debug, Clone)]
-pub struct PageRoom {
+pub struct PageBudget {
     items: usize,
     bytes: usize,
     is_empty: bool,
 }
 
-impl PageRoom {
+impl PageBudget {
     /// An empty page.
     pub const fn new(limit: usize) -> Self {
         Self { items: limit, bytes: PAGE_BYTES_MAX - PAGE_FRAME_BYTES, is_empty: true }
@@ -43,7 +43,7 @@ impl PageRoom {
 
     /// Takes an item, unless it does not fit. An item that is larger than a page is a page of its
     /// own.
-    pub fn take(&mut self, item: &impl Weighed) -> bool {
+    pub fn take(&mut self, item: &impl JsonSize) -> bool {
         let bytes = item.json_bytes();
         if self.items == 0 || (bytes > self.bytes && !self.is_empty) {
             return false;
@@ -55,7 +55,7 @@ impl PageRoom {
     }
 
     /// Takes items as far as they fit, and tells whether there are more.
-    pub fn fill<T: Weighed>(mut self, items: impl IntoIterator<Item = T>) -> (Vec<T>, bool) {
+    pub fn fill<T: JsonSize>(mut self, items: impl IntoIterator<Item = T>) -> (Vec<T>, bool) {
         let mut page = Vec::new();
         for item in items {
             if !self.take(&item) {
@@ -68,7 +68,7 @@ impl PageRoom {
 }
 
 /// What stands in a list.
-pub trait Weighed {
+pub trait JsonSize {
     /// How many bytes it has at most in an answer, as JSON.
     fn json_bytes(&self) -> usize;
 }
@@ -87,20 +87,20 @@ pub(crate) fn json_bytes(json: Option<&Json>) -> usize {
     json.map_or(0, |json| json.as_str().len())
 }
 
-impl Weighed for Json {
+impl JsonSize for Json {
     fn json_bytes(&self) -> usize {
         self.as_str().len() + 1
     }
 }
 
-impl<T: Weighed, K> Weighed for (K, T) {
+impl<T: JsonSize, K> JsonSize for (K, T) {
     /// The key is not shown.
     fn json_bytes(&self) -> usize {
         self.1.json_bytes()
     }
 }
 
-impl<T: Weighed> Weighed for &T {
+impl<T: JsonSize> JsonSize for &T {
     fn json_bytes(&self) -> usize {
         (**self).json_bytes()
     }
@@ -118,7 +118,7 @@ mod tests {
             (0..count).map(move |_| Json::from_text("x".repeat(bytes)))
         };
         let filled = |limit, count, bytes| {
-            let (page, more) = PageRoom::new(limit).fill(items(count, bytes));
+            let (page, more) = PageBudget::new(limit).fill(items(count, bytes));
             (page.len(), more)
         };
         assert_eq!(filled(3, 3, 1), (3, false));

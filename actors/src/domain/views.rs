@@ -3,12 +3,12 @@
 use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
-use crate::domain::page::{ITEM_FRAME_BYTES, Weighed, json_bytes, quoted_bytes};
+use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, json_bytes, quoted_bytes};
 use crate::domain::run::RunStatus;
 use crate::domain::tenant::{Quota, TenantRecord};
 use crate::domain::time::Timestamp;
 
-impl Weighed for RunView {
+impl JsonSize for RunView {
     fn json_bytes(&self) -> usize {
         let text = |text: &Option<String>| text.as_deref().map_or(0, quoted_bytes);
         let steps = self.steps.iter().map(|step| {
@@ -21,13 +21,13 @@ impl Weighed for RunView {
     }
 }
 
-impl Weighed for WorkflowView {
+impl JsonSize for WorkflowView {
     fn json_bytes(&self) -> usize {
         ITEM_FRAME_BYTES + quoted_bytes(&self.name) + json_bytes(Some(&self.spec))
     }
 }
 
-impl Weighed for JobView {
+impl JsonSize for JobView {
     fn json_bytes(&self) -> usize {
         let text = |text: &Option<String>| text.as_deref().map_or(0, quoted_bytes);
         let own = quoted_bytes(&self.name) + text(&self.description) + text(&self.created_by);
@@ -35,7 +35,7 @@ impl Weighed for JobView {
     }
 }
 
-impl Weighed for TenantView {
+impl JsonSize for TenantView {
     fn json_bytes(&self) -> usize {
         let record = &self.record;
         let texts = [&record.name, &record.description, &record.region];
@@ -45,14 +45,14 @@ impl Weighed for TenantView {
     }
 }
 
-impl Weighed for LockView {
+impl JsonSize for LockView {
     fn json_bytes(&self) -> usize {
         let texts = quoted_bytes(&self.key) + quoted_bytes(&self.holder);
         ITEM_FRAME_BYTES + texts + json_bytes(Some(&self.metadata))
     }
 }
 
-impl Weighed for JoinTokenView {
+impl JsonSize for JoinTokenView {
     fn json_bytes(&self) -> usize {
         ITEM_FRAME_BYTES
     }

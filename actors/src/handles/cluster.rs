@@ -14,7 +14,7 @@ use crate::cluster::routing::{Directory, Router};
 use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
-use crate::domain::page::{Page, PageRequest, PageRoom, Weighed};
+use crate::domain::page::{Page, PageRequest, PageBudget, JsonSize};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
 use crate::ports::error::CallError;
@@ -320,13 +320,13 @@ pub(super) fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
 pub(super) fn page_by_key<K, T>(items: impl Iterator<Item = (K, T)>, page: &PageRequest) -> Page<T>
 where
     K: Ord + Serialize + DeserializeOwned,
-    T: Weighed,
+    T: JsonSize,
 {
     let after = page.cursor.as_deref().and_then(|key| serde_json::from_str::<K>(key).ok());
     let later = items.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let mut later: Vec<_> = later.collect();
     later.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let (items, more) = PageRoom::new(page.limit).fill(later);
+    let (items, more) = PageBudget::new(page.limit).fill(later);
     let last = items.last().filter(|_| more);
     let next_cursor = last.and_then(|(key, _)| serde_json::to_string(key).ok());
     Page { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }

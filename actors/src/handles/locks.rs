@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
-use crate::domain::page::{Page, PageRequest, PageRoom};
+use crate::domain::page::{Page, PageRequest, PageBudget};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
 use crate::ports::ReplicatedLog;
@@ -15,7 +15,7 @@ use crate::ports::seams::Seams;
 use crate::services::Call;
 use crate::services::control::Control;
 use crate::services::locks::{LockManager, Space};
-use crate::services::mailbox::{asked, until};
+use crate::services::mailbox::{client_envelope, until};
 use crate::state::tables::lock_table::LockTable;
 
 /// Keys of the cluster's own space that only the cluster itself may take.
@@ -127,7 +127,7 @@ impl Locks {
         space.check_key(&key)?;
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
-        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(space.group, envelope)).await? {
             Outcome::Released(released) => Ok(released),
             Outcome::Refused(refusal) => Err(refusal.into()),
@@ -166,7 +166,7 @@ impl Locks {
         let (locks, more) = self
             .read(call, space, move |locks| {
                 let found = locks.list(&prefix, page.cursor.as_deref());
-                PageRoom::new(page.limit).fill(found.cloned())
+                PageBudget::new(page.limit).fill(found.cloned())
             })
             .await?;
         let next_cursor = locks.last().filter(|_| more).map(|last| last.key.clone());

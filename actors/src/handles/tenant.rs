@@ -12,7 +12,7 @@ use crate::cluster::routing::TenantLocation;
 use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
-use crate::domain::page::{Page, PageRequest, PageRoom};
+use crate::domain::page::{Page, PageRequest, PageBudget};
 use crate::domain::run::RunStatus;
 use crate::domain::tenant::TenantStatus;
 use crate::domain::views::{JobView, RunView, WorkflowView};
@@ -24,7 +24,7 @@ use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, StoreError};
 use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
-use crate::services::mailbox::{asked, born, call, until};
+use crate::services::mailbox::{client_envelope, internal_envelope, call, until};
 use crate::services::tenants::{TenantMessage, TenantReader};
 use crate::services::{Call, Created};
 use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
@@ -169,7 +169,7 @@ impl TenantHandle {
         let events = self
             .read(call, move |reader| {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
-                let (mut room, mut lines) = (PageRoom::new(page.limit), Vec::new());
+                let (mut room, mut lines) = (PageBudget::new(page.limit), Vec::new());
                 for (at, span) in run.events.iter().enumerate().skip(from) {
                     let line = reader.rows.read_events(span.offset, span.bytes());
                     let text = line.and_then(|line| {
@@ -276,7 +276,7 @@ impl TenantHandle {
                 let after = page.cursor.unwrap_or_default();
                 let later = reader.state.workflows().range((Excluded(after), Unbounded));
                 let views = later.map(|(name, named)| workflow_view(name, named));
-                PageRoom::new(page.limit).fill(views)
+                PageBudget::new(page.limit).fill(views)
             })
             .await?;
         let next_cursor = items.last().filter(|_| more).map(|last| last.name.clone());
@@ -364,7 +364,7 @@ impl TenantHandle {
             self.tell_pause(call).await;
         }
         let command = self.to_tenant(command);
-        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
                 // Deleted since it was looked up, or not served here any more.
@@ -383,7 +383,7 @@ impl TenantHandle {
         let Some(leadership) = self.log.leadership(self.placed.group) else { return };
         let now = *leadership.borrow();
         let command = self.to_tenant(TenantCommand::TimePassed(pause));
-        let envelope = born(&self.seams, Some(now.term), command);
+        let envelope = internal_envelope(&self.seams, Some(now.term), command);
         let told = until(call.deadline, self.log.propose(self.placed.group, envelope)).await;
         tracing::debug!(tenant = %self.id, ?told, "told of a pause");
     }

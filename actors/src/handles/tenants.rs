@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
-use crate::domain::page::{Page, PageRequest, PageRoom};
+use crate::domain::page::{Page, PageRequest, PageBudget};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{RateLimit, TenantView, Usage};
@@ -182,7 +182,7 @@ impl Tenants {
                     .map(|(id, entry, record)| {
                         (entry.created_seq, show(state, id, entry.group, entry.version, record))
                     });
-                let (items, more) = PageRoom::new(page.limit).fill(found);
+                let (items, more) = PageBudget::new(page.limit).fill(found);
                 let last = items.last().filter(|_| more);
                 let next_cursor = last.map(|(created_seq, _)| created_seq.to_string());
                 Page { items: items.into_iter().map(|(_, view)| view).collect(), next_cursor }

@@ -20,10 +20,10 @@ pub use futures_util::future::BoxFuture;
 pub use certificates::CertificateIssuer;
 pub use peers::{
     API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
-    PeerError, PeerService, Peers, Service, Stranger,
+    PeerError, PeerService, Peers, Service, UnauthenticatedPeer,
 };
 
-pub use work::{Attempt, DEATHS_MAX, Job, UnderWay, Workers};
+pub use work::{Attempt, DEATHS_MAX, Job, AttemptJournal, WorkerPool};
 
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{GroupId, StateMachineId, Position, TenantId};

@@ -155,14 +155,14 @@ pub trait JoinService: Send + Sync + 'static {
     /// Answers it.
     fn join(
         &self,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>>;
 }
 
 /// Who wants to join, as far as the connection tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stranger {
+pub struct UnauthenticatedPeer {
     /// Where its packets come from.
     pub addr: SocketAddr,
     /// A secret of this connection that only its two ends know (RFC 8446, 7.5): what is proven

@@ -12,7 +12,7 @@ use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::membership::{Authority, JoinToken, Member};
 use crate::domain::secret::is_same;
 use crate::ports::seams::Seams;
-use crate::ports::{BoxFuture, Declined, JoinService, Stranger};
+use crate::ports::{BoxFuture, Declined, JoinService, UnauthenticatedPeer};
 use crate::services::control::Control;
 use crate::state::system::SystemState;
 
@@ -26,7 +26,7 @@ const BEING_FOUNDED: &str = "the cluster is being founded";
 const LABELS_MAX: usize = 64;
 
 /// Lets nodes in.
-pub struct JoinDesk {
+pub struct JoinHandler {
     control: Control,
     issuer: Arc<dyn CertificateIssuer>,
     seams: Seams,
@@ -42,13 +42,13 @@ struct Rules {
     members_on_loopback: bool,
 }
 
-impl JoinDesk {
+impl JoinHandler {
     /// A desk of this node.
     pub fn new(control: Control, issuer: Arc<dyn CertificateIssuer>, seams: Seams) -> Self {
         Self { control, issuer, seams, look_ups: tokio::sync::Mutex::default() }
     }
 
-    async fn admit(&self, stranger: Stranger, request: &[u8]) -> Result<JoinReply, JoinAnswer> {
+    async fn admit(&self, stranger: UnauthenticatedPeer, request: &[u8]) -> Result<JoinReply, JoinAnswer> {
         let request = JoinRequest::decode(request).map_err(JoinAnswer::Refused)?;
         check_member(&request.member)?;
         let deadline = Instant::now() + ADMIT_DEADLINE;
@@ -108,7 +108,7 @@ impl JoinDesk {
         &self,
         rules: &Rules,
         request: &JoinRequest,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
     ) -> Result<Option<[u8; 32]>, JoinAnswer> {
         let Some((_, shown)) = &request.token else {
             let on_loopback = rules.members_on_loopback
@@ -141,10 +141,10 @@ impl JoinDesk {
     }
 }
 
-impl JoinService for JoinDesk {
+impl JoinService for JoinHandler {
     fn join(
         &self,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {

@@ -42,7 +42,7 @@ pub async fn until<T, E: Into<CallError>>(
 }
 
 /// A command a client asked for, stamped with the time.
-pub fn asked(seams: &Seams, cause: &Cause, rpc_id: Option<RpcId>, command: Command) -> Envelope {
+pub fn client_envelope(seams: &Seams, cause: &Cause, rpc_id: Option<RpcId>, command: Command) -> Envelope {
     Envelope {
         version: COMMAND_VERSION,
         at: seams.clock.now(),
@@ -54,7 +54,7 @@ pub fn asked(seams: &Seams, cause: &Cause, rpc_id: Option<RpcId>, command: Comma
 }
 
 /// A command the leader of `term` brings up by itself, stamped with the time.
-pub fn born(seams: &Seams, term: Option<u64>, command: Command) -> Envelope {
+pub fn internal_envelope(seams: &Seams, term: Option<u64>, command: Command) -> Envelope {
     Envelope {
         version: COMMAND_VERSION,
         at: seams.clock.now(),

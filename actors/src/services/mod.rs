@@ -15,5 +15,5 @@ pub mod placement;
 pub mod tenants;
 
 pub use call::{Call, Created};
-pub use join::JoinDesk;
-pub use node_rpc::NodeCalls;
+pub use join::JoinHandler;
+pub use node_rpc::NodeRpcHandler;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::node_rpc::{Answer, Question, StepDownError, VERSION, decode};
+use crate::cluster::node_rpc::{NodeResponse, NodeRequest, StepDownError, VERSION, decode};
 use crate::command::{COMMAND_VERSION, Refusal};
 use crate::domain::codec;
 use crate::ports::error::CallError;
@@ -13,13 +13,13 @@ use crate::ports::{Declined, ReplicatedLog, ProposeError};
 use crate::services::elector::Elector;
 
 /// Answers the questions of other nodes.
-pub struct NodeCalls {
+pub struct NodeRpcHandler {
     log: Arc<dyn ReplicatedLog>,
     elector: Elector,
     clock: Arc<dyn Clock>,
 }
 
-impl NodeCalls {
+impl NodeRpcHandler {
     /// About the groups of this node.
     pub const fn new(log: Arc<dyn ReplicatedLog>, elector: Elector, clock: Arc<dyn Clock>) -> Self {
         Self { log, elector, clock }
@@ -31,24 +31,24 @@ impl NodeCalls {
     /// When it is none that this program understands, or the time is up.
     pub async fn serve(&self, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Declined> {
         let answer = match decode(request).map_err(Declined)? {
-            Question::Propose { envelope, .. } if envelope.version > COMMAND_VERSION => {
+            NodeRequest::Propose { envelope, .. } if envelope.version > COMMAND_VERSION => {
                 // It may have been misread: what it asks for has to wait until this node is newer.
                 return Err(Declined(format!(
                     "command version {} is not known here",
                     envelope.version
                 )));
             }
-            Question::Propose { group, mut envelope } => {
+            NodeRequest::Propose { group, mut envelope } => {
                 // The node that leads says what time it is, not whoever asks.
                 envelope.at = self.clock.now();
                 match timeout_at(deadline, self.log.propose(group, *envelope)).await {
-                    Ok(outcome) => Answer::Proposed(outcome),
-                    Err(_) => Answer::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
+                    Ok(outcome) => NodeResponse::Proposed(outcome),
+                    Err(_) => NodeResponse::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
                 }
             }
-            Question::Groups => Answer::Groups(self.log.groups()),
-            Question::StepDown { term } => {
-                Answer::SteppedDown(step_down_here(&self.elector, term, deadline).await)
+            NodeRequest::Groups => NodeResponse::Groups(self.log.groups()),
+            NodeRequest::StepDown { term } => {
+                NodeResponse::SteppedDown(step_down_here(&self.elector, term, deadline).await)
             }
         };
         Ok(codec::encode(&(VERSION, answer)))

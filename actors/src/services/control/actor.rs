@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Control, ControlMessage, Syncs};
+use super::{Control, ControlMessage, KeyedMutex};
 use crate::cluster::routing::{Directory, TenantLocation, Router};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
@@ -58,7 +58,7 @@ pub struct ControlArguments {
     /// Who is told who the members are.
     pub peers: Arc<dyn Peers>,
     /// Shared with every handle.
-    pub syncs: Arc<Syncs>,
+    pub tenant_turns: Arc<KeyedMutex>,
     /// Who guards the API is told which admin token the cluster has.
     pub admin_token: watch::Sender<Option<SecretHash>>,
 }
@@ -334,9 +334,9 @@ impl ControlState {
 
     fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
         let log = Arc::clone(&self.arguments.deps.log);
-        let (seams, syncs) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.syncs));
+        let (seams, tenant_turns) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.tenant_turns));
         let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));
-        Control::new(myself.clone(), log, router, seams, syncs, queue)
+        Control::new(myself.clone(), log, router, seams, tenant_turns, queue)
     }
 
     /// Has tenants buried that group 0 deleted and that have files here all the same: they came from
@@ -373,11 +373,11 @@ impl ControlState {
             return;
         }
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
-        let syncs = Arc::clone(&self.arguments.syncs);
+        let tenant_turns = Arc::clone(&self.arguments.tenant_turns);
         let control = self.control(myself);
         let late = unconfirmed.intersection(&self.unconfirmed_before);
         // What a tenant that does not answer has been sent is in its log: no need for more of it.
-        let late = late.filter(|tenant| !syncs.is_under_way(**tenant));
+        let late = late.filter(|tenant| !tenant_turns.is_under_way(**tenant));
         for tenant in late.copied().take(RECONCILE_AT_ONCE_MAX) {
             let control = control.clone();
             tokio::spawn(async move {

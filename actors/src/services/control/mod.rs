@@ -29,7 +29,7 @@ use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
 use crate::services::Call;
-use crate::services::mailbox::{asked, born, call, until};
+use crate::services::mailbox::{client_envelope, internal_envelope, call, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.
@@ -42,16 +42,16 @@ pub struct Control {
     log: Arc<dyn ReplicatedLog>,
     router: Router,
     seams: Seams,
-    syncs: Arc<Syncs>,
+    tenant_turns: Arc<KeyedMutex>,
     queue: Arc<ApplyQueue>,
 }
 
 /// Tenants whose groups are being told of a new version: one at a time each, so that an older
 /// version is never proposed after a newer one.
 #[derive(Debug, Default)]
-pub struct Syncs(Mutex<BTreeMap<TenantId, Arc<tokio::sync::Mutex<()>>>>);
+pub struct KeyedMutex(Mutex<BTreeMap<TenantId, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Syncs {
+impl KeyedMutex {
     fn turn(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -77,10 +77,10 @@ impl Control {
         log: Arc<dyn ReplicatedLog>,
         router: Router,
         seams: Seams,
-        syncs: Arc<Syncs>,
+        tenant_turns: Arc<KeyedMutex>,
         queue: Arc<ApplyQueue>,
     ) -> Self {
-        Self { actor, log, router, seams, syncs, queue }
+        Self { actor, log, router, seams, tenant_turns, queue }
     }
 
     /// Proposes a command that a client asked for.
@@ -92,7 +92,7 @@ impl Control {
             self.tell_pause(call).await;
         }
         let command = Command::System(command);
-        let envelope = asked(&self.seams, &call.cause, call.rpc_id, command);
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
         match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
             Outcome::Refused(refusal) => Err(refusal.into()),
             outcome => Ok(outcome),
@@ -118,7 +118,7 @@ impl Control {
         deadline: Instant,
         command: SystemCommand,
     ) -> Result<Outcome, CallError> {
-        let envelope = born(&self.seams, Some(term), Command::System(command));
+        let envelope = internal_envelope(&self.seams, Some(term), Command::System(command));
         until(deadline, self.log.propose(GroupId::SYSTEM, envelope)).await
     }
 
@@ -132,7 +132,7 @@ impl Control {
         command: SystemCommand,
     ) -> Result<Outcome, CallError> {
         let make = || {
-            let envelope = born(&self.seams, None, Command::System(command.clone()));
+            let envelope = internal_envelope(&self.seams, None, Command::System(command.clone()));
             std::future::ready(Ok(Some(envelope)))
         };
         let outcome = self.router.propose(GroupId::SYSTEM, deadline, make).await?;
@@ -233,7 +233,7 @@ impl Control {
         wanted: impl Fn(&TenantEntry) -> bool + Copy + Send + 'static,
         deadline: Instant,
     ) -> Result<(), CallError> {
-        let turn = self.syncs.turn(tenant);
+        let turn = self.tenant_turns.turn(tenant);
         let Ok(_turn) = tokio::time::timeout_at(deadline, turn.lock()).await else {
             return Err(CallError::DeadlineExceeded);
         };
@@ -252,7 +252,7 @@ impl Control {
                 told.store(entry.version, Ordering::Relaxed);
                 let set = TenantCommand::Set { version: entry.version, record: entry.record };
                 let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
-                Ok(Some(born(&self.seams, self.term_here(group), command)))
+                Ok(Some(internal_envelope(&self.seams, self.term_here(group), command)))
             };
             match self.router.propose(group, deadline, make).await? {
                 None => return Ok(()),

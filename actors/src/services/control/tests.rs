@@ -206,8 +206,8 @@ async fn control(
     });
     let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-    let (syncs, queue) = (Arc::default(), Arc::default());
-    (Control::new(actor, Arc::<Scripted>::clone(&log), router, seams, syncs, queue), log)
+    let (tenant_turns, queue) = (Arc::default(), Arc::default());
+    (Control::new(actor, Arc::<Scripted>::clone(&log), router, seams, tenant_turns, queue), log)
 }
 
 async fn sync(control: &Control) -> Result<(), CallError> {

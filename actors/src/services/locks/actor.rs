@@ -17,7 +17,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, ProposeError};
-use crate::services::mailbox::{asked, born, until};
+use crate::services::mailbox::{client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
 /// First wait between two attempts to have a term expired; doubled each time.
@@ -129,7 +129,7 @@ impl LockState {
             metadata: request.metadata.clone(),
         };
         let envelope =
-            asked(&self.arguments.seams, &request.cause, None, request.space.command(command));
+            client_envelope(&self.arguments.seams, &request.cause, None, request.space.command(command));
         let (arguments, myself) = (Arc::clone(&self.arguments), myself.clone());
         tokio::spawn(async move {
             let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
@@ -178,7 +178,7 @@ impl LockState {
             ttl_ms: request.ttl_ms,
         };
         let envelope =
-            asked(&self.arguments.seams, &request.cause, None, request.space.command(command));
+            client_envelope(&self.arguments.seams, &request.cause, None, request.space.command(command));
         let arguments = Arc::clone(&self.arguments);
         tokio::spawn(async move {
             let propose = arguments.log.propose(request.space.group, envelope);
@@ -221,7 +221,7 @@ async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
     let mut wait = EXPIRE_RETRY_MIN;
     loop {
-        let envelope = born(&arguments.seams, term, over.space.command(command.clone()));
+        let envelope = internal_envelope(&arguments.seams, term, over.space.command(command.clone()));
         // However long it takes: to propose again what only waits would fill the log.
         match arguments.log.propose(over.space.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
@@ -259,7 +259,7 @@ async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockVie
     }
     let term = arguments.log.leadership(space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key, token, renewal };
-    let envelope = born(&arguments.seams, term, space.command(command));
+    let envelope = internal_envelope(&arguments.seams, term, space.command(command));
     let propose = arguments.log.propose(space.group, envelope);
     if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
         tracing::debug!(%error, "a lock of a client that has gone will run out by itself");

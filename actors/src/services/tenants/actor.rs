@@ -10,16 +10,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::alarms::Alarms;
+use super::timers::Timers;
 use super::message::{AdmitReply, TenantReader};
 use super::rendering::Renderer;
-use super::steps::{self, Link, StepGates, StepKey, StepTask};
+use super::steps::{self, Link, StepLimits, StepKey, StepTask};
 use super::{ActivationState, Activation, TENANT_CALLS_MAX, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{StateMachineId, RunId};
 use crate::domain::tenant::Quota;
 use crate::ports::seams::Seams;
-use crate::ports::{HttpCaller, Leadership, UnderWay};
+use crate::ports::{HttpCaller, Leadership, AttemptJournal};
 use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::locks::{LockManager, Space};
 use crate::services::tenants::rate::RateWindow;
@@ -40,9 +40,9 @@ pub struct TenantDeps {
     /// Fills templates in, away from the runtime's threads.
     pub renderer: Renderer,
     /// How many steps are performed at once.
-    pub gates: StepGates,
+    pub step_limits: StepLimits,
     /// Remembers what was under way when the process died.
-    pub under_way: Arc<dyn UnderWay>,
+    pub under_way: Arc<dyn AttemptJournal>,
 }
 
 /// A tenant's actor.
@@ -66,7 +66,7 @@ pub(super) struct TenantShell {
     requests: RateWindow,
     started: Instant,
     /// When steps that wait go on.
-    pub(super) alarms: Alarms<StepKey>,
+    pub(super) timers: Timers<StepKey>,
     /// Those whose alarm went off while their task was under way still.
     pub(super) late: BTreeSet<StepKey>,
     /// When the next alarm is looked at, and what wakes this actor then.
@@ -103,7 +103,7 @@ impl Actor for TenantActor {
             waiters: BTreeMap::new(),
             requests: RateWindow::default(),
             started: Instant::now(),
-            alarms: Alarms::default(),
+            timers: Timers::default(),
             late: BTreeSet::new(),
             timer: None,
         };
@@ -161,7 +161,7 @@ impl Actor for TenantActor {
                 shell.tasks.remove(&(run, step, attempt));
                 // Its alarm may have gone off while its task was seen as under way.
                 if shell.late.remove(&(run, step, attempt)) {
-                    shell.alarms.set((run, step, attempt), Instant::now());
+                    shell.timers.set((run, step, attempt), Instant::now());
                 }
             }
             TenantMessage::Housekeeping => shell.flush_and_maybe_sleep(&myself).await?,
@@ -238,7 +238,7 @@ impl TenantShell {
                 self.perform_step(myself, run, step, attempt);
             }
             TenantEffect::StopStep { run, step, attempt } => {
-                self.alarms.clear((run, step, attempt));
+                self.timers.clear((run, step, attempt));
                 if let Some(task) = self.tasks.remove(&(run, step, attempt)) {
                     task.abort();
                 }
@@ -405,7 +405,7 @@ impl TenantShell {
     }
 
     fn stop_tasks(&mut self) {
-        self.alarms.clear_all();
+        self.timers.clear_all();
         self.late.clear();
         for task in std::mem::take(&mut self.tasks).into_values() {
             task.abort();

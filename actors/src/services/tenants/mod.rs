@@ -11,8 +11,8 @@
 //!   terms has been applied.
 
 mod actor;
-mod alarms;
-mod fair;
+mod timers;
+mod fair_semaphore;
 mod message;
 mod rate;
 mod registry;
@@ -27,5 +27,5 @@ pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
 pub use registry::{Quarantined, Registry};
 pub use rendering::Renderer;
 pub use activation::{ActivationState, Activation, TENANT_CALLS_MAX};
-pub use steps::StepGates;
+pub use steps::StepLimits;
 pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::domain::ids::{RunId, TenantId};
 use crate::domain::workflow::template::{Limits, Parsed, Templates};
-use crate::ports::Workers;
-use crate::services::tenants::fair::FairGate;
+use crate::ports::WorkerPool;
+use crate::services::tenants::fair_semaphore::FairSemaphore;
 
 /// Longest time for filling in the templates of one step.
 const RENDER_MAX: Duration = Duration::from_secs(5);
@@ -21,8 +21,8 @@ const RENDER_MAX: Duration = Duration::from_secs(5);
 pub struct Renderer {
     templates: Arc<Templates>,
     parsed: Arc<Parsed>,
-    workers: Arc<dyn Workers>,
-    turns: FairGate,
+    workers: Arc<dyn WorkerPool>,
+    turns: FairSemaphore,
 }
 
 /// What a piece of work has at hand.
@@ -43,9 +43,9 @@ impl Drop for Cancel {
 
 impl Renderer {
     /// Does its work on these threads.
-    pub fn new(workers: Arc<dyn Workers>) -> Self {
+    pub fn new(workers: Arc<dyn WorkerPool>) -> Self {
         let threads = workers.threads();
-        let turns = FairGate::new(threads, threads.saturating_sub(1));
+        let turns = FairSemaphore::new(threads, threads.saturating_sub(1));
         Self { templates: Arc::default(), parsed: Arc::default(), workers, turns }
     }
 

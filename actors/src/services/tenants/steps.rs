@@ -1,7 +1,7 @@
 //! Performs steps: the leader's side of a workflow. A task a step attempt; what comes of it is
 //! proposed, and recorded once however often it was performed.
 //!
-//! A task first waits for its turn ([`StepGates`]) and holds nothing meanwhile; then it takes what
+//! A task first waits for its turn ([`StepLimits`]) and holds nothing meanwhile; then it takes what
 //! the attempt is to do from the tenant's actor. An attempt that was under way at the last deaths of
 //! the process is performed alone, so that no other is suspected with it, and after
 //! [`DEATHS_MAX`] of them not at all.
@@ -28,8 +28,8 @@ use crate::domain::workflow::spec::{
 };
 use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
 use crate::ports::{Attempt, DEATHS_MAX, HttpCallError, HttpRequest, HttpResponse, ProposeError};
-use crate::services::mailbox::born;
-use crate::services::tenants::fair::FairGate;
+use crate::services::mailbox::internal_envelope;
+use crate::services::tenants::fair_semaphore::FairSemaphore;
 use crate::state::tenant::{StepStatus, TenantState};
 
 /// Other steps of one tenant that may be performed at once.
@@ -57,21 +57,21 @@ pub(super) type StepKey = (RunId, u16, u32);
 
 /// How many steps are performed at once: the others wait, tenants in turn.
 #[derive(Debug)]
-pub struct StepGates {
+pub struct StepLimits {
     /// Steps that hold a connection, for as long as a service takes.
-    calls: FairGate,
+    calls: FairSemaphore,
     /// Steps that end by themselves.
-    local: FairGate,
+    local: FairSemaphore,
     /// Attempts that are suspected of ending the process, one at a time.
     suspects: Semaphore,
 }
 
-impl StepGates {
+impl StepLimits {
     /// `calls` may be open at once on this node, `tenant_calls` of them of one tenant.
     pub fn new(calls: usize, tenant_calls: usize) -> Self {
         Self {
-            calls: FairGate::new(calls, tenant_calls),
-            local: FairGate::new(LOCAL_MAX, LOCAL_PER_TENANT_MAX),
+            calls: FairSemaphore::new(calls, tenant_calls),
+            local: FairSemaphore::new(LOCAL_MAX, LOCAL_PER_TENANT_MAX),
             suspects: Semaphore::new(1),
         }
     }
@@ -154,8 +154,8 @@ pub(super) async fn perform(
     spec: Json,
     actor: ActorRef<TenantMessage>,
 ) {
-    let gates = &link.deps.gates;
-    let gate = if is_call(&spec) { &gates.calls } else { &gates.local };
+    let step_limits = &link.deps.step_limits;
+    let gate = if is_call(&spec) { &step_limits.calls } else { &step_limits.local };
     // Held until the result is recorded: results that wait are bounded, too.
     let _pass = gate.enter(link.tenant).await;
     let key = Attempt { tenant: link.tenant, run, step, attempt };
@@ -193,7 +193,7 @@ fn forget(link: &Link, key: Attempt) {
 async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> StepResult {
     let mut alone = None;
     if deaths >= SUSPECTED_DEATHS {
-        alone = link.deps.gates.suspects.acquire().await.ok();
+        alone = link.deps.step_limits.suspects.acquire().await.ok();
     }
     let (number, max_attempts, backoff_ms) = (task.attempt, task.max_attempts, task.backoff_ms);
     // What only says a value cannot end the process.
@@ -274,7 +274,7 @@ async fn propose(link: &Link, command: TenantCommand) {
     loop {
         let command =
             Command::Tenant { tenant: link.tenant, epoch: link.epoch, command: command.clone() };
-        let envelope = born(&link.deps.seams, Some(link.term), command);
+        let envelope = internal_envelope(&link.deps.seams, Some(link.term), command);
         match link.deps.part.log.propose(link.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
             Err(error) => tracing::debug!(tenant = %link.tenant, %error, "proposing again"),

@@ -55,14 +55,14 @@ impl TenantShell {
         let Some(state) = step_of(&self.runner.machine, key) else { return };
         let now = self.deps.seams.clock.now();
         let left = left_of(due_at, state.attempt_at, now, self.is_until(key));
-        self.alarms.set(key, Instant::now() + left);
+        self.timers.set(key, Instant::now() + left);
     }
 
     /// Tells the group which steps' moments have come.
     fn tell_due(&mut self, myself: &ActorRef<TenantMessage>) {
         let now = Instant::now();
         for _ in 0..TOLD_AT_ONCE_MAX {
-            let Some(key) = self.alarms.take_due(now) else { return };
+            let Some(key) = self.timers.take_due(now) else { return };
             let Some(state) = step_of(&self.runner.machine, key) else { continue };
             let (Waiting::Timer(due_at) | Waiting::Retry(due_at)) = state.waiting else { continue };
             let (run, step, attempt) = key;
@@ -79,7 +79,7 @@ impl TenantShell {
     }
 
     fn set_timer(&mut self, myself: &ActorRef<TenantMessage>) {
-        let Some(next) = self.alarms.next() else { return };
+        let Some(next) = self.timers.next() else { return };
         match &self.timer {
             Some((at, timer)) if *at <= next && !timer.is_finished() => return,
             Some((_, timer)) => timer.abort(),
@@ -142,7 +142,7 @@ fn says_until(spec: &Json) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::alarms::Alarms;
+    use super::super::timers::Timers;
     use super::*;
 
     #[test]
@@ -175,14 +175,14 @@ mod tests {
     fn alarms_go_off_in_order_and_once() {
         let now = Instant::now();
         let at = |secs| now + Duration::from_secs(secs);
-        let mut alarms = Alarms::default();
+        let mut timers = Timers::default();
         for (key, secs) in [(1, 3), (2, 1), (3, 2), (1, 2)] {
-            alarms.set(key, at(secs));
+            timers.set(key, at(secs));
         }
-        alarms.clear(3);
-        assert_eq!(alarms.next(), Some(at(1)));
-        assert_eq!(alarms.take_due(now), None);
-        let taken: Vec<_> = std::iter::from_fn(|| alarms.take_due(at(2))).collect();
-        assert_eq!((taken, alarms.next()), (vec![2, 1], None));
+        timers.clear(3);
+        assert_eq!(timers.next(), Some(at(1)));
+        assert_eq!(timers.take_due(now), None);
+        let taken: Vec<_> = std::iter::from_fn(|| timers.take_due(at(2))).collect();
+        assert_eq!((taken, timers.next()), (vec![2, 1], None));
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal};
 use crate::domain::ids::NodeId;
-use crate::domain::page::{ITEM_FRAME_BYTES, Weighed, quoted_bytes};
+use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, quoted_bytes};
 use crate::domain::time::Timestamp;
 
 /// Most nodes listed.
@@ -143,7 +143,7 @@ impl SystemState {
     }
 }
 
-impl Weighed for NodeRecord {
+impl JsonSize for NodeRecord {
     fn json_bytes(&self) -> usize {
         let node_addr = self.member.as_ref().map_or(0, |member| quoted_bytes(&member.node_addr));
         let own = quoted_bytes(&self.address) + quoted_bytes(&self.region) + node_addr;

@@ -26,7 +26,7 @@ use super::{Dirty, Job, CreatedResource, Meta, NamedWorkflow, Run, TenantState, 
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::lock::LockView;
-use crate::domain::page::{PageRoom, Weighed};
+use crate::domain::page::{PageBudget, JsonSize};
 use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::completions::CompletionRecords;
 use crate::state::tables::idempotency::{IdempotencyTable};
@@ -191,7 +191,7 @@ impl TenantState {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn runs_before<T: Weighed>(
+    pub fn runs_before<T: JsonSize>(
         &self,
         rows: &RowBuffer,
         before: Option<u64>,
@@ -246,14 +246,14 @@ impl TenantState {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn jobs_after<T: Weighed>(
+    pub fn jobs_after<T: JsonSize>(
         &self,
         rows: &RowBuffer,
         mut after: u64,
         limit: usize,
         show: impl Fn(&Job) -> T,
     ) -> Result<(Vec<T>, Option<u64>), StoreError> {
-        let mut room = PageRoom::new(limit);
+        let mut room = PageBudget::new(limit);
         let mut found = Vec::new();
         let mut batch_rows = BATCH_ROWS_FIRST;
         loop {
@@ -278,7 +278,7 @@ impl TenantState {
 
 /// A page of runs in the making.
 struct RunPage<T, S> {
-    room: PageRoom,
+    room: PageBudget,
     show: S,
     found: Vec<T>,
     /// The last run examined; the next page begins before it.
@@ -287,9 +287,9 @@ struct RunPage<T, S> {
     examined_bytes: usize,
 }
 
-impl<T: Weighed, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
+impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
     fn new(limit: usize, show: S) -> Self {
-        let room = PageRoom::new(limit);
+        let room = PageBudget::new(limit);
         Self { room, show, found: Vec::new(), last: None, examined: 0, examined_bytes: 0 }
     }
 

@@ -10,7 +10,7 @@ use crate::domain::ids::TenantId;
 
 /// A gate. Clones are the same gate.
 #[derive(Debug, Clone)]
-pub struct FairGate(Arc<Mutex<Gate>>);
+pub struct FairSemaphore(Arc<Mutex<Gate>>);
 
 #[derive(Debug)]
 struct Gate {
@@ -26,18 +26,18 @@ struct Gate {
 #[derive(Debug, Default)]
 struct Queue {
     held: usize,
-    waiting: VecDeque<oneshot::Sender<Pass>>,
+    waiting: VecDeque<oneshot::Sender<FairPermit>>,
     has_turn: bool,
 }
 
 /// A place inside the gate, given back when dropped.
 #[derive(Debug)]
-pub struct Pass {
-    gate: FairGate,
+pub struct FairPermit {
+    gate: FairSemaphore,
     tenant: TenantId,
 }
 
-impl FairGate {
+impl FairSemaphore {
     /// A gate with `places`, of which one tenant may have `each_max`.
     pub fn new(places: usize, each_max: usize) -> Self {
         let gate = Gate {
@@ -50,7 +50,7 @@ impl FairGate {
     }
 
     /// Waits for a place. Whoever stops waiting loses its turn, and no place with it.
-    pub async fn enter(&self, tenant: TenantId) -> Pass {
+    pub async fn enter(&self, tenant: TenantId) -> FairPermit {
         let (give, mut place) = oneshot::channel();
         self.change(|gate| {
             gate.tenants.entry(tenant).or_default().waiting.push_back(give);
@@ -88,7 +88,7 @@ impl Gate {
     }
 
     /// Gives the free places, one to each tenant in turn.
-    fn let_in(&mut self, gate: &FairGate) -> Vec<Pass> {
+    fn let_in(&mut self, gate: &FairSemaphore) -> Vec<FairPermit> {
         let mut refused = Vec::new();
         while self.free > 0
             && let Some(tenant) = self.turns.pop_front()
@@ -101,7 +101,7 @@ impl Gate {
                 }
                 queue.held += 1;
                 self.free -= 1;
-                if let Err(pass) = waiter.send(Pass { gate: gate.clone(), tenant }) {
+                if let Err(pass) = waiter.send(FairPermit { gate: gate.clone(), tenant }) {
                     refused.push(pass);
                 }
                 break;
@@ -121,7 +121,7 @@ impl Gate {
     }
 }
 
-impl Drop for Pass {
+impl Drop for FairPermit {
     fn drop(&mut self) {
         let tenant = self.tenant;
         self.gate.change(|gate| {
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_go_round_among_tenants_and_none_is_lost() {
-        let gate = FairGate::new(3, 2);
+        let gate = FairSemaphore::new(3, 2);
         let (first, second) = (gate.enter(tenant(1)).await, gate.enter(tenant(1)).await);
         // The third of the same tenant waits, though there is a place; another tenant has it.
         let mut third = Box::pin(gate.enter(tenant(1)));

@@ -6,18 +6,18 @@ use tokio::time::Instant;
 
 /// Alarms by key.
 #[derive(Debug)]
-pub(super) struct Alarms<K> {
+pub(super) struct Timers<K> {
     at: BTreeMap<K, Instant>,
     by_time: BTreeSet<(Instant, K)>,
 }
 
-impl<K> Default for Alarms<K> {
+impl<K> Default for Timers<K> {
     fn default() -> Self {
         Self { at: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 }
 
-impl<K: Ord + Copy> Alarms<K> {
+impl<K: Ord + Copy> Timers<K> {
     /// Sets the alarm of `key`, in the place of one that is set.
     pub(super) fn set(&mut self, key: K, at: Instant) {
         self.clear(key);
