@@ -29,7 +29,7 @@ use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{HttpCaller, ReplicatedLog, Peers, Stores, AttemptJournal, WorkerPool};
+use crate::ports::{AttemptJournal, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool};
 use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};

@@ -4,7 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::handles::Handles;
 use shiioo_actors::node::RpcHandlers;
-use shiioo_actors::ports::{BoxFuture, Declined, JoinService, PeerService, Service, UnauthenticatedPeer};
+use shiioo_actors::ports::{
+    BoxFuture, Declined, JoinService, PeerService, Service, UnauthenticatedPeer,
+};
 use shiioo_api::Api;
 use shiioo_storage::Groups;
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{StoreError, Stores as _};
 use shiioo_actors::state::system::SystemState;
-use shiioo_actors::state::{StateMachine as _, RowBuffer};
+use shiioo_actors::state::{RowBuffer, StateMachine as _};
 use shiioo_storage::disk::{Disk, store_error};
 use shiioo_storage::{FileStores, has_log};
 use uuid::Uuid;

@@ -18,7 +18,9 @@ use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::ports::{CertificateIssuer, GroupStatus, ReplicatedLog, Peers, StoreError, AttemptJournal};
+use shiioo_actors::ports::{
+    AttemptJournal, CertificateIssuer, GroupStatus, Peers, ReplicatedLog, StoreError,
+};
 use shiioo_actors::services::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position, RunId, TenantId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RunId, StateMachineId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, Row, Store, StoreError, Stores};
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Row, Store, StoreError, Stores,
+};
 
 use openraft::storage::RaftStateMachine;
 

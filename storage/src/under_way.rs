@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shiioo_actors::domain::ids::{RunId, TenantId};
-use shiioo_actors::ports::{Attempt, DEATHS_MAX, AttemptJournal};
+use shiioo_actors::ports::{Attempt, AttemptJournal, DEATHS_MAX};
 use uuid::Uuid;
 
 use crate::disk::{Disk, DiskFile, OpenMode};

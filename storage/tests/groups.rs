@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shiioo_actors::command::{Command, Envelope, Outcome, SystemCommand, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, NodeId, StateMachineId, Position, RunId, TenantId};
+use shiioo_actors::domain::ids::{
+    Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
+};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, ProposeError, Replay, Reply, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, Replay, ReplicatedLog,
+    Reply, StoreError,
 };
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
@@ -214,7 +217,8 @@ fn a_part_is_replayed_its_own_entries() {
         let some = replay(first, handed[0].index + 1, handed[3].index).await.unwrap();
         assert_eq!(positions(some), [handed[2]]);
         assert!(replay(StateMachineId::System, 0, u64::MAX).await.unwrap().entries.is_empty());
-        let system = groups.replay(GroupId::SYSTEM, StateMachineId::System, 0, u64::MAX).await.unwrap();
+        let system =
+            groups.replay(GroupId::SYSTEM, StateMachineId::System, 0, u64::MAX).await.unwrap();
         assert_eq!(system.entries.len(), 1);
     });
 }
@@ -234,8 +238,9 @@ fn a_long_replay_comes_in_pieces() {
             let expected = handed.iter().enumerate().filter(|(at, _)| every.contains(&(at % 6)));
             let (mut from, mut pieces, mut found) = (0, 0, Vec::new());
             loop {
-                let piece =
-                    groups.replay(GROUP, StateMachineId::Tenant(tenant(number)), from, u64::MAX).await;
+                let piece = groups
+                    .replay(GROUP, StateMachineId::Tenant(tenant(number)), from, u64::MAX)
+                    .await;
                 let piece = piece.unwrap();
                 assert!(piece.entries.len() <= 5, "{} MiB at once", piece.entries.len());
                 found.extend(piece.entries.into_iter().map(|(position, _)| position));

@@ -10,9 +10,9 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, ProposeError, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, ReplicatedLog, StoreError,
 };
-use shiioo_actors::replica::{ReplicaDeps, ApplyQueue, ReplicaRunner};
+use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;
 use shiioo_storage::disk::{OpenMode, SimDisk};
 use shiioo_storage::{Executor, FileStores, Groups, GroupsConfig, LogClaim, NoPeers, StoresConfig};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::{StateMachineId, Position, TenantId};
+use shiioo_actors::domain::ids::{Position, StateMachineId, TenantId};
 use shiioo_actors::ports::{Row, Store, StoreError, Stores};
 use shiioo_storage::disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk, SimDisk, read_small, write_durably,

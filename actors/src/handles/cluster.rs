@@ -14,7 +14,7 @@ use crate::cluster::routing::{Directory, Router};
 use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
-use crate::domain::page::{Page, PageRequest, PageBudget, JsonSize};
+use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
 use crate::ports::error::CallError;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
-use crate::domain::page::{Page, PageRequest, PageBudget};
+use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
 use crate::ports::ReplicatedLog;

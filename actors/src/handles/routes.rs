@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Tenants;
 use crate::cluster::routing::{Lead, Router};
-use crate::cluster::rpc_ids::{RpcIdSource, InFlight};
+use crate::cluster::rpc_ids::{InFlight, RpcIdSource};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::error::CallError;
 use crate::ports::{PeerError, Service};

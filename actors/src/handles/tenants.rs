@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Outcome, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
-use crate::domain::page::{Page, PageRequest, PageBudget};
+use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{RateLimit, TenantView, Usage};
@@ -19,7 +19,9 @@ use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, StoreError, StoreStats, Stores};
 use crate::services::control::Control;
 use crate::services::mailbox::call;
-use crate::services::tenants::{AdmitReply, Quarantined, Registry, Activation, TenantMessage, TestHook};
+use crate::services::tenants::{
+    Activation, AdmitReply, Quarantined, Registry, TenantMessage, TestHook,
+};
 use crate::services::{Call, Created};
 use crate::state::system::SystemState;
 
@@ -333,7 +335,11 @@ impl Tenants {
         }
     }
 
-    fn activation(&self, id: TenantId, placed: TenantLocation) -> Result<Arc<Activation>, CallError> {
+    fn activation(
+        &self,
+        id: TenantId,
+        placed: TenantLocation,
+    ) -> Result<Arc<Activation>, CallError> {
         let activation = self.0.registry.activation(placed.group, id);
         activation.ok_or(CallError::Starting { what: "the node" })
     }
@@ -433,7 +439,8 @@ impl Tenants {
     pub fn with_files(&self) -> usize {
         let activations = self.0.registry.activations();
         // Of whom the disk does not tell is not counted.
-        let has_files = |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
+        let has_files =
+            |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
         activations.iter().filter(|activation| has_files(activation.tenant)).count()
     }
 }

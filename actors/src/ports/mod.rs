@@ -23,10 +23,10 @@ pub use peers::{
     PeerError, PeerService, Peers, Service, UnauthenticatedPeer,
 };
 
-pub use work::{Attempt, DEATHS_MAX, Job, AttemptJournal, WorkerPool};
+pub use work::{Attempt, AttemptJournal, DEATHS_MAX, Job, WorkerPool};
 
 use crate::command::{Envelope, Outcome};
-use crate::domain::ids::{GroupId, StateMachineId, Position, TenantId};
+use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::domain::voters::Voters;
 use crate::ports::descriptors::is_exhausted;
 
@@ -69,7 +69,12 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// When they do not.
-    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), LogMismatch>;
+    fn belongs(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        held: Option<Position>,
+    ) -> Result<(), LogMismatch>;
 
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
@@ -83,7 +88,8 @@ pub trait ReplicatedLog: Send + Sync + 'static {
 
     /// Tells that the part's files are about to be removed. Returns once that is durable: then they
     /// may go, and are not missed.
-    fn unfile(&self, group: GroupId, part: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn unfile(&self, group: GroupId, part: StateMachineId)
+    -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Tells that everything handed to `part` up to `upto` is durable in its own files, so that
     /// the log need not keep it.

@@ -8,9 +8,11 @@ use super::ApplyQueue;
 use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
-use crate::domain::ids::{GroupId, StateMachineId, Position};
-use crate::ports::{Dump, Found, ReplicatedLog, LogMismatch, Payload, Reply, Store, StoreError, Stores};
-use crate::state::{StateMachine, RowBuffer};
+use crate::domain::ids::{GroupId, Position, StateMachineId};
+use crate::ports::{
+    Dump, Found, LogMismatch, Payload, ReplicatedLog, Reply, Store, StoreError, Stores,
+};
+use crate::state::{RowBuffer, StateMachine};
 
 /// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
 /// is written to an index before: what a full disk takes back of it would be lost to memory.

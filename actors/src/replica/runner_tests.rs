@@ -11,8 +11,8 @@ use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, GroupStatus, CommittedEntry, Leadership, LogEntry, LogMismatch, ProposeError, Replay, Row,
-    Store, StoreStats, Stores,
+    BoxFuture, CommittedEntry, GroupStatus, Leadership, LogEntry, LogMismatch, ProposeError,
+    Replay, Row, Store, StoreStats, Stores,
 };
 use crate::replica::QueueBytes;
 
@@ -131,7 +131,12 @@ impl ReplicatedLog for World {
         self.replayed.lock().unwrap().push(bytes);
         Box::pin(async { Ok(replay) })
     }
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
@@ -277,7 +282,11 @@ fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicU
     let reply = Reply::new(move |_| {
         told.fetch_add(1, Ordering::Relaxed);
     });
-    queue.push(CommittedEntry { position, payload: Payload::Command(envelope), reply: Some(reply) });
+    queue.push(CommittedEntry {
+        position,
+        payload: Payload::Command(envelope),
+        reply: Some(reply),
+    });
 }
 
 async fn start(world: &Arc<World>, queue: &Arc<ApplyQueue>) -> ReplicaRunner<Texts> {

@@ -48,7 +48,11 @@ impl JoinHandler {
         Self { control, issuer, seams, look_ups: tokio::sync::Mutex::default() }
     }
 
-    async fn admit(&self, stranger: UnauthenticatedPeer, request: &[u8]) -> Result<JoinReply, JoinAnswer> {
+    async fn admit(
+        &self,
+        stranger: UnauthenticatedPeer,
+        request: &[u8],
+    ) -> Result<JoinReply, JoinAnswer> {
         let request = JoinRequest::decode(request).map_err(JoinAnswer::Refused)?;
         check_member(&request.member)?;
         let deadline = Instant::now() + ADMIT_DEADLINE;

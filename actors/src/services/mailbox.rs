@@ -42,7 +42,12 @@ pub async fn until<T, E: Into<CallError>>(
 }
 
 /// A command a client asked for, stamped with the time.
-pub fn client_envelope(seams: &Seams, cause: &Cause, rpc_id: Option<RpcId>, command: Command) -> Envelope {
+pub fn client_envelope(
+    seams: &Seams,
+    cause: &Cause,
+    rpc_id: Option<RpcId>,
+    command: Command,
+) -> Envelope {
     Envelope {
         version: COMMAND_VERSION,
         at: seams.clock.now(),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::node_rpc::{NodeResponse, NodeRequest, StepDownError, VERSION, decode};
+use crate::cluster::node_rpc::{NodeRequest, NodeResponse, StepDownError, VERSION, decode};
 use crate::command::{COMMAND_VERSION, Refusal};
 use crate::domain::codec;
 use crate::ports::error::CallError;
 use crate::ports::seams::Clock;
-use crate::ports::{Declined, ReplicatedLog, ProposeError};
+use crate::ports::{Declined, ProposeError, ReplicatedLog};
 use crate::services::elector::Elector;
 
 /// Answers the questions of other nodes.
@@ -43,7 +43,9 @@ impl NodeRpcHandler {
                 envelope.at = self.clock.now();
                 match timeout_at(deadline, self.log.propose(group, *envelope)).await {
                     Ok(outcome) => NodeResponse::Proposed(outcome),
-                    Err(_) => NodeResponse::Proposed(Err(ProposeError::Unknown("the time is up".into()))),
+                    Err(_) => {
+                        NodeResponse::Proposed(Err(ProposeError::Unknown("the time is up".into())))
+                    }
                 }
             }
             NodeRequest::Groups => NodeResponse::Groups(self.log.groups()),

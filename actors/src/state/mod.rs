@@ -5,9 +5,9 @@
 
 mod clock;
 mod machine;
-mod row_buffer;
 #[cfg(test)]
 pub(crate) mod reload;
+mod row_buffer;
 pub mod system;
 pub mod tables;
 pub mod tenant;

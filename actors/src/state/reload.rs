@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use super::{StateMachine, RowBuffer};
+use super::{RowBuffer, StateMachine};
 use crate::command::Envelope;
 use crate::domain::ids::Position;
 use crate::ports::Found;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use uuid::Uuid;
 
 use super::record::{Body, LogEntry};

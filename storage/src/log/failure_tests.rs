@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 
 use super::record::{Floor, GroupState, LogEntry, Vote};
 use crate::disk::DiskFile;

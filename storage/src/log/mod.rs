@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::ports::StoreError;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Envelope;
 use shiioo_actors::domain::codec;
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 
 /// Bytes before the payload.
 pub(crate) const FRAME_BYTES: usize = 12;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
-use shiioo_actors::domain::ids::{GroupId, NodeId, StateMachineId, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, NodeId, Position, StateMachineId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
 

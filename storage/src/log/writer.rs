@@ -14,7 +14,7 @@
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::descriptors::is_exhausted;
 use tokio::sync::oneshot;

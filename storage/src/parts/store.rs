@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use shiioo_actors::domain::ids::{StateMachineId, Position};
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
@@ -120,13 +120,15 @@ impl PartStore {
         let events_len = state.map_or(0, |state| state.events_len);
         let events = match part {
             StateMachineId::System => None,
-            StateMachineId::Tenant(_) => match open_events(disk.as_ref(), &paths.events, events_len) {
-                Ok(events) => Some(events),
-                Err(error) => {
-                    index.fence();
-                    return Err(error);
+            StateMachineId::Tenant(_) => {
+                match open_events(disk.as_ref(), &paths.events, events_len) {
+                    Ok(events) => Some(events),
+                    Err(error) => {
+                        index.fence();
+                        return Err(error);
+                    }
                 }
-            },
+            }
         };
         let (permit, listed) = lease.map(|(permit, all)| (permit, all.list())).unzip();
         let broken = OnceLock::new();

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use shiioo_actors::domain::ids::{StateMachineId, Position};
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 
 use crate::log::record::{Floor, Members};
 

@@ -20,8 +20,8 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use shiioo_actors::command::{Command, Envelope, Outcome};
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
-use shiioo_actors::ports::{ApplySink, Dump, CommittedEntry, Payload, Reply, StoreError};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::ports::{ApplySink, CommittedEntry, Dump, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::convert::stored_members;

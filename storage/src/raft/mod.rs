@@ -41,11 +41,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use shiioo_actors::command::{Envelope, Outcome};
-use shiioo_actors::domain::ids::{GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, ReplicatedLog, LogMismatch, Peers, ProposeError,
-    Replay, Service, StoreError,
+    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, LogMismatch, Peers, ProposeError,
+    Replay, ReplicatedLog, Service, StoreError,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -343,7 +343,12 @@ impl ReplicatedLog for Groups {
         Box::pin(self.read_part(group, part, from, upto))
     }
 
-    fn belongs(&self, group: GroupId, part: StateMachineId, held: Option<Position>) -> Result<(), LogMismatch> {
+    fn belongs(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        held: Option<Position>,
+    ) -> Result<(), LogMismatch> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
@@ -379,7 +384,11 @@ impl ReplicatedLog for Groups {
         self.log.parts()
     }
 
-    fn unfile(&self, group: GroupId, part: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let forgotten = self.log.forget_part(group, part).await;
             forgotten.map_err(|error| store_error(format!("forget the files of {part}"), error))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, StoreError};
+use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, StoreError};
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;

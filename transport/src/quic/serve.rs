@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use shiioo_actors::ports::{
-    Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service, UnauthenticatedPeer,
+    Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service,
+    UnauthenticatedPeer,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};

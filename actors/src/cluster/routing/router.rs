@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::{LeaderHint, Directory};
+use crate::cluster::routing::{Directory, LeaderHint};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{ReplicatedLog, PeerError, Peers, ProposeError};
+use crate::ports::{PeerError, Peers, ProposeError, ReplicatedLog};
 
 /// Wait before the next attempt, at first.
 const RETRY_MIN: Duration = Duration::from_millis(10);

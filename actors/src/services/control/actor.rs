@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Control, ControlMessage, KeyedMutex};
-use crate::cluster::routing::{Directory, TenantLocation, Router};
+use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, StoreError};
-use crate::replica::{ReplicaDeps, ApplyQueue, ReplicaRunner};
+use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
 use crate::state::system::{SystemEffect, SystemState};
@@ -334,7 +334,8 @@ impl ControlState {
 
     fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
         let log = Arc::clone(&self.arguments.deps.log);
-        let (seams, tenant_turns) = (self.arguments.seams.clone(), Arc::clone(&self.arguments.tenant_turns));
+        let (seams, tenant_turns) =
+            (self.arguments.seams.clone(), Arc::clone(&self.arguments.tenant_turns));
         let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));
         Control::new(myself.clone(), log, router, seams, tenant_turns, queue)
     }

@@ -29,7 +29,7 @@ use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
 use crate::services::Call;
-use crate::services::mailbox::{client_envelope, internal_envelope, call, until};
+use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.

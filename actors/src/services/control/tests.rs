@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::Envelope;
-use crate::domain::ids::{StateMachineId, Position};
+use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
@@ -67,7 +67,12 @@ impl ReplicatedLog for Scripted {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
         Ok(())
     }
 

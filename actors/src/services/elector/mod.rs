@@ -77,8 +77,8 @@ impl Elector {
             return Leadership { term, leader: Some(self.raft_id), here: true };
         }
         let hint = *self.hint.borrow();
-        let hint = hint
-            .filter(|hint| hint.term >= known.term && hint.heard.elapsed() < self.hint_valid);
+        let hint =
+            hint.filter(|hint| hint.term >= known.term && hint.heard.elapsed() < self.hint_valid);
         match hint {
             Some(LeaderHint { raft_id, term, .. }) => {
                 Leadership { term, leader: Some(raft_id), here: false }

@@ -9,16 +9,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::HELLO_VERSION;
-use super::incarnations::{Hello, Incarnation, LatestIncarnations, OwnIncarnation, HelloReply};
-use super::message::HeartbeatMessage;
 use super::http_nodes::HttpNodeLiveness;
+use super::incarnations::{Hello, HelloReply, Incarnation, LatestIncarnations, OwnIncarnation};
+use super::message::HeartbeatMessage;
 use crate::cluster::routing::LeaderHint;
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Seams;
-use crate::ports::{ReplicatedLog, Peers, Service};
-use crate::services::heartbeat::failure_detector::{Heartbeat, FailureDetector};
+use crate::ports::{Peers, ReplicatedLog, Service};
+use crate::services::heartbeat::failure_detector::{FailureDetector, Heartbeat};
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
@@ -154,7 +154,8 @@ impl Actor for HeartbeatActor {
             }
             HeartbeatMessage::Welcomed { by, said, welcome } => {
                 // With the next ping where there was no answer, or one that calls for another.
-                let is_known = matches!(welcome, Some(HelloReply::Known)) && said == state.own.incarnation;
+                let is_known =
+                    matches!(welcome, Some(HelloReply::Known)) && said == state.own.incarnation;
                 state.hellos.insert(by, if is_known { now + HELLO_EVERY } else { now });
                 if let Some(later) = welcome.and_then(|it| state.own.welcomed(said, it, now)) {
                     // The node stops with what this actor fails with.

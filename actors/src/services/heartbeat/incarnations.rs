@@ -93,7 +93,12 @@ impl OwnIncarnation {
     }
 
     /// Another member answered the hello of `said`. Gives the later life that replaces this one.
-    pub(super) fn welcomed(&mut self, said: Incarnation, welcome: HelloReply, now: Instant) -> Option<Hello> {
+    pub(super) fn welcomed(
+        &mut self,
+        said: Incarnation,
+        welcome: HelloReply,
+        now: Instant,
+    ) -> Option<Hello> {
         match welcome {
             // Of a number given up meanwhile nothing follows.
             _ if said != self.incarnation => None,
@@ -128,7 +133,11 @@ mod tests {
     }
 
     /// One member says hello to another.
-    fn says(own: &mut OwnIncarnation, other: &mut LatestIncarnations, now: Instant) -> Option<Hello> {
+    fn says(
+        own: &mut OwnIncarnation,
+        other: &mut LatestIncarnations,
+        now: Instant,
+    ) -> Option<Hello> {
         let said = own.incarnation;
         let welcome = other.hear(2, hello(said), now);
         own.welcomed(said, welcome, now)
@@ -142,8 +151,10 @@ mod tests {
         for number in [20, 10, 3] {
             for after in [1, 2, 60] {
                 let mut other = LatestIncarnations::default();
-                let (mut first, mut copy) =
-                    (OwnIncarnation::new(incarnation(10, 1)), OwnIncarnation::new(incarnation(number, 9)));
+                let (mut first, mut copy) = (
+                    OwnIncarnation::new(incarnation(10, 1)),
+                    OwnIncarnation::new(incarnation(number, 9)),
+                );
                 let mut replaced = None;
                 for second in 0..after + 10 {
                     let now = start + SECOND * second;
@@ -167,7 +178,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_start_under_a_clock_that_was_set_back_is_no_copy() {
         let start = Instant::now();
-        let (mut remembers, mut forgot) = (LatestIncarnations::default(), LatestIncarnations::default());
+        let (mut remembers, mut forgot) =
+            (LatestIncarnations::default(), LatestIncarnations::default());
         let mut before = OwnIncarnation::new(incarnation(1_000_000, 1));
         assert_eq!(says(&mut before, &mut remembers, start), None);
         // It ends, and starts again; the first that it meets has started again as well.
@@ -189,7 +201,10 @@ mod tests {
         assert_eq!(says(&mut copy, &mut other, start), None);
         let mut again = OwnIncarnation::new(incarnation(20, 1));
         assert_eq!(says(&mut again, &mut other, start + INCARNATION_KEPT), None);
-        assert_eq!((again.incarnation.number, again.known_since), (20, Some(start + INCARNATION_KEPT)));
+        assert_eq!(
+            (again.incarnation.number, again.known_since),
+            (20, Some(start + INCARNATION_KEPT))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,6 +225,9 @@ mod tests {
         let mut incarnations = LatestIncarnations::default();
         incarnations.hear(2, hello(incarnation(9, 9)), Instant::now());
         incarnations.retain(&[3]);
-        assert_eq!(incarnations.hear(2, hello(incarnation(1, 1)), Instant::now()), HelloReply::Known);
+        assert_eq!(
+            incarnations.hear(2, hello(incarnation(1, 1)), Instant::now()),
+            HelloReply::Known
+        );
     }
 }

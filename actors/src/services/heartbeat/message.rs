@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::{Heartbeat, Heard, Hello, Incarnation, MemberHealth, HelloReply};
+use super::{Heard, Heartbeat, Hello, HelloReply, Incarnation, MemberHealth};
 use crate::domain::ids::NodeId;
 
 /// A message to the heartbeat monitor.

@@ -13,10 +13,10 @@
 //! again.
 
 mod actor;
-mod incarnations;
 mod failure_detector;
-mod message;
 mod http_nodes;
+mod incarnations;
+mod message;
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,10 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{HeartbeatActor, HeartbeatArguments};
-pub use incarnations::{Hello, Incarnation, HelloReply};
 pub use failure_detector::{Heartbeat, MemberHealth};
-pub use message::HeartbeatMessage;
 pub use http_nodes::Heard;
+pub use incarnations::{Hello, HelloReply, Incarnation};
+pub use message::HeartbeatMessage;
 
 use crate::domain::codec;
 use crate::domain::ids::NodeId;

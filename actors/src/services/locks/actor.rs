@@ -16,7 +16,7 @@ use crate::domain::views::Acquired;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{ReplicatedLog, ProposeError};
+use crate::ports::{ProposeError, ReplicatedLog};
 use crate::services::mailbox::{client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
@@ -128,8 +128,12 @@ impl LockState {
             ttl_ms: request.ttl_ms,
             metadata: request.metadata.clone(),
         };
-        let envelope =
-            client_envelope(&self.arguments.seams, &request.cause, None, request.space.command(command));
+        let envelope = client_envelope(
+            &self.arguments.seams,
+            &request.cause,
+            None,
+            request.space.command(command),
+        );
         let (arguments, myself) = (Arc::clone(&self.arguments), myself.clone());
         tokio::spawn(async move {
             let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
@@ -177,8 +181,12 @@ impl LockState {
             token: request.token,
             ttl_ms: request.ttl_ms,
         };
-        let envelope =
-            client_envelope(&self.arguments.seams, &request.cause, None, request.space.command(command));
+        let envelope = client_envelope(
+            &self.arguments.seams,
+            &request.cause,
+            None,
+            request.space.command(command),
+        );
         let arguments = Arc::clone(&self.arguments);
         tokio::spawn(async move {
             let propose = arguments.log.propose(request.space.group, envelope);
@@ -221,7 +229,8 @@ async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
     let mut wait = EXPIRE_RETRY_MIN;
     loop {
-        let envelope = internal_envelope(&arguments.seams, term, over.space.command(command.clone()));
+        let envelope =
+            internal_envelope(&arguments.seams, term, over.space.command(command.clone()));
         // However long it takes: to propose again what only waits would fill the log.
         match arguments.log.propose(over.space.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,

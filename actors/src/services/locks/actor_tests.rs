@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, Outcome, SystemCommand};
-use crate::domain::ids::{StateMachineId, Position};
+use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
 use crate::ports::seams::{Clock, Entropy, Seams};
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, ReplicatedLog, LogMismatch, ProposeError, Replay, StoreError,
+    BoxFuture, GroupStatus, Leadership, LogMismatch, ProposeError, Replay, ReplicatedLog,
+    StoreError,
 };
 
 /// A log in which no expiry ever comes to be.
@@ -65,7 +66,12 @@ impl ReplicatedLog for Stuck {
         unreachable!()
     }
 
-    fn belongs(&self, _: GroupId, _: StateMachineId, _: Option<Position>) -> Result<(), LogMismatch> {
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
         Ok(())
     }
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {

@@ -239,7 +239,10 @@ impl LockQueues {
     }
 
     /// The waiters whose time is up by `now`, or whose client has gone, with whom holds the lock.
-    pub(super) fn expire_waits(&mut self, now: Instant) -> Vec<(AcquireRequest, String, Timestamp)> {
+    pub(super) fn expire_waits(
+        &mut self,
+        now: Instant,
+    ) -> Vec<(AcquireRequest, String, Timestamp)> {
         let mut given_up = Vec::new();
         if self.first_wait_ends.is_none_or(|first| first > now) {
             return given_up;
@@ -308,7 +311,10 @@ impl LockQueues {
     }
 
     fn tidy(&mut self, key: &Key) {
-        if self.queues.get(key).is_some_and(|queue| queue.waiters.is_empty() && queue.in_flight_holder.is_none())
+        if self
+            .queues
+            .get(key)
+            .is_some_and(|queue| queue.waiters.is_empty() && queue.in_flight_holder.is_none())
         {
             self.queues.remove(key);
         }

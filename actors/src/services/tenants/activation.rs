@@ -175,7 +175,9 @@ impl Activation {
     /// Why the tenant is out of service, if it is.
     pub fn quarantined(&self) -> Option<String> {
         match &*self.state.borrow() {
-            ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => Some(reason.clone()),
+            ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => {
+                Some(reason.clone())
+            }
             _ => None,
         }
     }

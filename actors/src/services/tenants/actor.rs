@@ -10,16 +10,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::timers::Timers;
 use super::message::{AdmitReply, TenantReader};
 use super::rendering::Renderer;
-use super::steps::{self, Link, StepLimits, StepKey, StepTask};
-use super::{ActivationState, Activation, TENANT_CALLS_MAX, TenantMessage, TestHook};
+use super::steps::{self, Link, StepKey, StepLimits, StepTask};
+use super::timers::Timers;
+use super::{Activation, ActivationState, TENANT_CALLS_MAX, TenantMessage, TestHook};
 use crate::command::Refusal;
-use crate::domain::ids::{StateMachineId, RunId};
+use crate::domain::ids::{RunId, StateMachineId};
 use crate::domain::tenant::Quota;
 use crate::ports::seams::Seams;
-use crate::ports::{HttpCaller, Leadership, AttemptJournal};
+use crate::ports::{AttemptJournal, HttpCaller, Leadership};
 use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::locks::{LockManager, Space};
 use crate::services::tenants::rate::RateWindow;
@@ -89,7 +89,8 @@ impl Actor for TenantActor {
         let part = StateMachineId::Tenant(activation.tenant);
         let queue = Arc::clone(&activation.queue);
         let (runner, effects) =
-            ReplicaRunner::<TenantState>::start(deps.part.clone(), activation.group, part, queue).await?;
+            ReplicaRunner::<TenantState>::start(deps.part.clone(), activation.group, part, queue)
+                .await?;
         let watcher = tokio::spawn(watch_leadership(myself.clone(), leadership.clone()));
         let mut shell = TenantShell {
             activation: Arc::clone(&activation),

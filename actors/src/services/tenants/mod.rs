@@ -10,22 +10,22 @@
 //! - effects are performed only by the leader of the tenant's group, after everything of earlier
 //!   terms has been applied.
 
+mod activation;
 mod actor;
-mod timers;
 mod fair_semaphore;
 mod message;
 mod rate;
 mod registry;
 mod rendering;
-mod activation;
 mod steps;
 mod supervisor;
+mod timers;
 mod waits;
 
+pub use activation::{Activation, ActivationState, TENANT_CALLS_MAX};
 pub use actor::TenantDeps;
 pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
 pub use registry::{Quarantined, Registry};
 pub use rendering::Renderer;
-pub use activation::{ActivationState, Activation, TENANT_CALLS_MAX};
 pub use steps::StepLimits;
 pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};

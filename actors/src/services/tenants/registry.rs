@@ -11,7 +11,9 @@ use tokio::sync::{oneshot, watch};
 use super::{Activation, SupervisorMessage};
 use crate::command::{Command, Envelope, TenantCommand};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, ReplicatedLog, Payload, StoreError};
+use crate::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ReplicatedLog, StoreError,
+};
 use crate::replica::{ApplyQueue, QueueBytes};
 use crate::services::control::ControlMessage;
 
@@ -105,7 +107,8 @@ impl Registry {
     pub fn quarantined(&self, log: &dyn ReplicatedLog) -> Vec<Quarantined> {
         let told = self.activations().into_iter().filter_map(|activation| {
             let reason = activation.quarantined()?;
-            let log_bytes_kept = log.kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
+            let log_bytes_kept =
+                log.kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
             Some(Quarantined { tenant: activation.tenant, reason, log_bytes_kept })
         });
         told.collect()

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
-use super::{ActivationState, Registry, Activation};
+use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::StoreError;
@@ -162,7 +162,8 @@ impl Actor for TenantSupervisor {
                 ActivationState::Running(actor) => actor.get_id() == cell.get_id(),
                 _ => false,
             };
-            if let Some(activation) = state.arguments.registry.activations().into_iter().find(is_it) {
+            if let Some(activation) = state.arguments.registry.activations().into_iter().find(is_it)
+            {
                 if is_passing(&error) {
                     state.exhausted(&myself, activation);
                 } else {
@@ -203,7 +204,12 @@ impl SupervisorState {
     }
 
     /// Starts the actor again, or puts the tenant aside when it has failed too often.
-    fn failed(&mut self, myself: &ActorRef<SupervisorMessage>, activation: &Arc<Activation>, failure: Failure) {
+    fn failed(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        activation: &Arc<Activation>,
+        failure: Failure,
+    ) {
         let Failure { why, lasting } = failure;
         if let Some(reason) = lasting {
             // Another attempt would find the same. Whoever repairs the files starts the node again.
@@ -223,8 +229,12 @@ impl SupervisorState {
             activation.state.send_replace(ActivationState::Starting);
             return self.start(myself, Arc::clone(activation));
         }
-        let log_bytes_kept =
-            self.arguments.deps.part.log.kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
+        let log_bytes_kept = self
+            .arguments
+            .deps
+            .part
+            .log
+            .kept_for(activation.group, StateMachineId::Tenant(activation.tenant));
         tracing::error!(
             tenant = %activation.tenant, %why, log_bytes_kept,
             "a tenant keeps failing and is quarantined"
@@ -315,10 +325,11 @@ impl SupervisorState {
         self.stopping = true;
         let activations = self.arguments.registry.activations();
         tokio::spawn(async move {
-            let stops = activations.iter().filter_map(|activation| match &*activation.state.borrow() {
-                ActivationState::Running(actor) => Some(actor.clone()),
-                _ => None,
-            });
+            let stops =
+                activations.iter().filter_map(|activation| match &*activation.state.borrow() {
+                    ActivationState::Running(actor) => Some(actor.clone()),
+                    _ => None,
+                });
             let stops = stops.map(|actor| async move {
                 if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
                     tracing::warn!(%error, "a tenant's actor did not stop in time");

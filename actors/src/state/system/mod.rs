@@ -24,9 +24,9 @@ use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
 use crate::state::tables::completions::{CompletionRecords, RequestState};
-use crate::state::tables::idempotency::{IdempotencyTable};
+use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
-use crate::state::{StateMachine, RowBuffer, StateClock};
+use crate::state::{RowBuffer, StateClock, StateMachine};
 
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";

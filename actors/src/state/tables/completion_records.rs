@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{RpcId, Outcome};
+use crate::command::{Outcome, RpcId};
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
@@ -70,7 +70,8 @@ impl CompletionRecords {
     /// # Errors
     /// When the rows cannot be read.
     pub fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
-        let sessions = rows.all::<(u64, ClientSession)>(SESSION_ROW)?.into_iter().map(|(_, session)| session);
+        let sessions =
+            rows.all::<(u64, ClientSession)>(SESSION_ROW)?.into_iter().map(|(_, session)| session);
         let outcomes = rows.all::<((u64, u64), CompletionRecord)>(OUTCOME_ROW)?;
         let outcomes: BTreeMap<_, _> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
         Ok(Self {
@@ -90,8 +91,10 @@ impl CompletionRecords {
         if !self.sessions.contains_key(&rpc_id.incarnation) && self.sessions.len() >= SESSIONS_MAX {
             self.forget_a_session();
         }
-        let session =
-            self.sessions.entry(rpc_id.incarnation).or_insert(ClientSession { first_incomplete: 0, seen: index });
+        let session = self
+            .sessions
+            .entry(rpc_id.incarnation)
+            .or_insert(ClientSession { first_incomplete: 0, seen: index });
         session.seen = index;
         self.dirty_sessions.insert(rpc_id.incarnation);
         if rpc_id.first_incomplete > session.first_incomplete {
@@ -154,7 +157,8 @@ impl CompletionRecords {
 
     /// Makes room for a life that is new.
     fn forget_a_session(&mut self) {
-        let silent = self.sessions.iter().min_by_key(|(_, session)| session.seen).map(|(id, _)| *id);
+        let silent =
+            self.sessions.iter().min_by_key(|(_, session)| session.seen).map(|(id, _)| *id);
         let Some(silent) = silent else { return };
         self.sessions.remove(&silent);
         self.dirty_sessions.insert(silent);
@@ -228,7 +232,11 @@ mod tests {
         assert_eq!(again, table);
         for table in [&mut table, &mut again] {
             assert_eq!(table.sessions.len(), SESSIONS_MAX);
-            assert_eq!(table.check(&of(0, 0), 9999), RequestState::Completed(Outcome::Done), "heard again");
+            assert_eq!(
+                table.check(&of(0, 0), 9999),
+                RequestState::Completed(Outcome::Done),
+                "heard again"
+            );
             assert_eq!(table.check(&of(2, 0), 9999), RequestState::Completed(Outcome::Done));
             assert!(!table.sessions.contains_key(&1) && !table.outcomes.contains_key(&(1, 0)));
         }
@@ -242,9 +250,11 @@ mod tests {
         let mut rows = RowBuffer::default();
         rows.put(table.take_rows());
         let mut again = CompletionRecords::load(&rows).unwrap();
-        for (sequence, known) in
-            [(1, RequestState::Stale), (2, RequestState::New), (3, RequestState::Completed(Outcome::Released(true)))]
-        {
+        for (sequence, known) in [
+            (1, RequestState::Stale),
+            (2, RequestState::New),
+            (3, RequestState::Completed(Outcome::Released(true))),
+        ] {
             assert_eq!(again.check(&rpc_id(sequence, 2), 6), known);
         }
         assert!(again.take_rows().iter().all(|(key, _)| key[0] == SESSION_ROW));

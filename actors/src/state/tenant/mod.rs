@@ -40,7 +40,7 @@ use crate::ports::{Row, StoreError};
 use crate::state::tables::completions::{CompletionRecords, RequestState};
 use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
-use crate::state::{StateMachine, RowBuffer, StateClock};
+use crate::state::{RowBuffer, StateClock, StateMachine};
 
 /// What a creating call on a tenant made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,14 +22,14 @@ use std::collections::BTreeMap;
 
 use super::day::DayCount;
 use super::definitions::definition_bytes;
-use super::{Dirty, Job, CreatedResource, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use super::{CreatedResource, Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::lock::LockView;
-use crate::domain::page::{PageBudget, JsonSize};
+use crate::domain::page::{JsonSize, PageBudget};
 use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::completions::CompletionRecords;
-use crate::state::tables::idempotency::{IdempotencyTable};
+use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::LockTable;
 use crate::state::{RowBuffer, StateClock, decode_row};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::definitions::definition_bytes;
 use super::events::Fields;
-use super::{Job, CreatedResource, Run, StepState, TenantEffect, TenantState, rows};
+use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{Cause, Idempotency, Outcome, Refusal, TenantCommand, WorkflowSource};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
@@ -49,7 +49,11 @@ impl TenantState {
                 let id = run.id;
                 self.room_to_store()?;
                 self.begin(run, cause, effects)?;
-                self.calls.remember(idempotency.as_ref(), self.time.aged(), CreatedResource::Run(id));
+                self.calls.remember(
+                    idempotency.as_ref(),
+                    self.time.aged(),
+                    CreatedResource::Run(id),
+                );
                 Ok(Outcome::Run { run: id, replayed: false })
             }
             TenantCommand::CreateJob { idempotency, .. } => {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{BoxFuture, ReplicatedLog, Peer, PeerError, Peers, ProposeError, Service};
+use shiioo_actors::ports::{
+    BoxFuture, Peer, PeerError, Peers, ProposeError, ReplicatedLog, Service,
+};
 use tokio::time::Instant;
 
 use super::part::{Contents, TestPart, command, part};

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{ReplicatedLog, ProposeError, Service};
+use shiioo_actors::ports::{ProposeError, ReplicatedLog, Service};
 use tokio::time::Instant;
 
 use super::wire;

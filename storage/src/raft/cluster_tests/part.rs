@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, CommittedEntry, Payload, StoreError};
+use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Payload, StoreError};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]

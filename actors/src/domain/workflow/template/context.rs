@@ -97,8 +97,7 @@ impl Limits {
 
 impl Source {
     fn is_over(&self) -> bool {
-        self.limits.is_cancelled()
-            || self.limits.is_late.as_ref().is_some_and(|is_late| is_late())
+        self.limits.is_cancelled() || self.limits.is_late.as_ref().is_some_and(|is_late| is_late())
     }
 
     /// A part of the run as a value; an invalid one, which ends the render, when that costs too much.
