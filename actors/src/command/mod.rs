@@ -322,12 +322,12 @@ pub enum LockCommand {
         key: String,
         /// Who wants it, 1-256 bytes.
         holder: String,
-        /// Length of a term, milliseconds.
+        /// Length of a lease, milliseconds.
         ttl_ms: u64,
         /// Free JSON shown with the lock.
         metadata: Json,
     },
-    /// Begins the holder's term again.
+    /// Begins the holder's lease again.
     Renew {
         /// Key.
         key: String,
@@ -335,7 +335,7 @@ pub enum LockCommand {
         holder: String,
         /// The token it must be held with, if the holder gives one.
         token: Option<u64>,
-        /// New length of a term, milliseconds; the present one if not given.
+        /// New length of a lease, milliseconds; the present one if not given.
         ttl_ms: Option<u64>,
     },
     /// Gives the lock back.
@@ -347,7 +347,7 @@ pub enum LockCommand {
         /// The token it must be held with, if the holder gives one.
         token: Option<u64>,
     },
-    /// The leader's timer for one term of the lock has run out. Does nothing unless token and
+    /// The leader's timer for one lease of the lock has run out. Does nothing unless token and
     /// renewal still match: a renewal that came first wins.
     Expire {
         /// Key.

@@ -16,11 +16,11 @@ pub struct LockView {
     pub token: u64,
     /// Renewals of this grant.
     pub renewal: u64,
-    /// Length of a term, milliseconds.
+    /// Length of a lease, milliseconds.
     pub ttl_ms: u64,
-    /// When it was granted (a label: terms are measured by the leader's monotonic clock).
+    /// When it was granted (a label: leases are measured by the leader's monotonic clock).
     pub acquired_at: Timestamp,
-    /// When the present term ends, by the same label.
+    /// When the present lease ends, by the same label.
     pub expires_at: Timestamp,
     /// The holder's JSON.
     pub metadata: Json,

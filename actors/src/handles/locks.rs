@@ -68,7 +68,7 @@ pub struct AcquireLock {
     pub key: String,
     /// Who wants it, 1-256 bytes.
     pub holder: String,
-    /// Length of a term.
+    /// Length of a lease.
     pub ttl: Duration,
     /// How long to queue for it.
     pub wait: Duration,
@@ -94,7 +94,7 @@ impl Locks {
         self.manager.acquire(space.space(), cause, call.deadline, waits, request).await
     }
 
-    /// Begins the holder's term again.
+    /// Begins the holder's lease again.
     ///
     /// # Errors
     /// When the lock is not (any more) held so, or it came to no outcome by the deadline.

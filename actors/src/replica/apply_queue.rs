@@ -226,7 +226,7 @@ impl fmt::Debug for ApplyQueue {
 
 impl fmt::Debug for CommittedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handed({})", self.position)
+        write!(f, "CommittedEntry({})", self.position)
     }
 }
 

@@ -20,9 +20,9 @@ use crate::ports::{ProposeError, ReplicatedLog};
 use crate::services::mailbox::{client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
-/// First wait between two attempts to have a term expired; doubled each time.
+/// First wait between two attempts to have a lease expired; doubled each time.
 const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest wait between two attempts to have a term expired.
+/// Longest wait between two attempts to have a lease expired.
 const EXPIRE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long giving back a lock may take that was granted to a client that has gone.
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(5);
@@ -258,7 +258,7 @@ async fn answer(
     }
 }
 
-/// Ends a term that nobody was told of. Only the first of a grant: a renewed one may have been told
+/// Ends a lease that nobody was told of. Only the first of a grant: a renewed one may have been told
 /// to the same holder before. An expiry, not a release: when the holder has asked again meanwhile,
 /// its renewal wins.
 async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockView) {

@@ -26,7 +26,7 @@ pub struct AcquireRequest {
     pub key: String,
     /// Who wants it.
     pub holder: String,
-    /// Length of a term, milliseconds.
+    /// Length of a lease, milliseconds.
     pub ttl_ms: u64,
     /// Shown with the lock.
     pub metadata: Json,
@@ -53,7 +53,7 @@ pub struct RenewRequest {
     pub holder: String,
     /// The token it is held with, if given.
     pub token: Option<u64>,
-    /// New length of a term, milliseconds.
+    /// New length of a lease, milliseconds.
     pub ttl_ms: Option<u64>,
     /// Who asks.
     pub cause: Cause,

@@ -2,12 +2,12 @@
 //!
 //! Invariants:
 //! - grants are replicated commands; the manager only decides *when* to propose them;
-//! - a term is measured by the leader's monotonic clock, from when the grant was applied, which is
-//!   later than when the holder asked: the leader never expires a term that the holder may still
+//! - a lease is measured by the leader's monotonic clock, from when the grant was applied, which is
+//!   later than when the holder asked: the leader never expires a lease that the holder may still
 //!   count on;
-//! - who leads anew grants every lock its full term again;
+//! - who leads anew grants every lock its full lease again;
 //! - waiters are served first come, first served; nobody barges past them;
-//! - whether a renewal or the expiry of its term came first is decided in the log alone: a leader
+//! - whether a renewal or the expiry of its lease came first is decided in the log alone: a leader
 //!   whose timer has fired may lose the lead before that counts.
 
 mod actor;
@@ -106,10 +106,10 @@ impl LockManager {
         .await?
     }
 
-    /// Begins a holder's term again.
+    /// Begins a holder's lease again.
     ///
     /// # Errors
-    /// When the term has ended, or the command came to no outcome by `deadline`.
+    /// When the lease has ended, or the command came to no outcome by `deadline`.
     pub async fn renew(
         &self,
         space: Space,

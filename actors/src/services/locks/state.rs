@@ -18,7 +18,7 @@ pub(super) const WAITERS_MAX: usize = 5_000;
 
 type Key = (Space, String);
 
-/// A term under way.
+/// A lease under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
     holder: String,
@@ -37,7 +37,7 @@ struct WaitQueue {
     waiters: VecDeque<AcquireRequest>,
     /// Whose attempt is under way: the first one's.
     in_flight_holder: Option<String>,
-    /// When the term before ended, as shown to clients.
+    /// When the lease before ended, as shown to clients.
     last_lease_ended_at: Timestamp,
 }
 
@@ -56,7 +56,7 @@ pub(super) enum Admission {
     Full(AcquireRequest),
 }
 
-/// A term whose time is over: to be proposed as `Expire`.
+/// A lease whose time is over: to be proposed as `Expire`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExpiredLease {
     pub(super) space: Space,
@@ -78,7 +78,7 @@ pub(super) struct LockQueues {
 }
 
 impl LockQueues {
-    /// Takes over the locks of a space that this node leads now: each a full term.
+    /// Takes over the locks of a space that this node leads now: each a full lease.
     pub(super) fn lead(&mut self, space: Space, locks: Vec<LockView>, now: Instant) {
         self.led.insert(space);
         for mut lock in locks {
@@ -130,7 +130,7 @@ impl LockQueues {
     }
 
     /// Takes the waiters of a key that wait for what their own holder was just granted, such as one
-    /// that asked twice: they get the same term, not an answer that it is held.
+    /// that asked twice: they get the same lease, not an answer that it is held.
     pub(super) fn take_own(&mut self, space: Space, key: &str) -> Vec<AcquireRequest> {
         let key = (space, key.to_owned());
         let (Some(lease), Some(queue)) = (self.leases.get(&key), self.queues.get_mut(&key)) else {
@@ -155,7 +155,7 @@ impl LockQueues {
                 if !lease.is_expired {
                     return Admission::Attempt(request);
                 }
-                // Its own term is running out at this moment: it gets a new one, not a renewal.
+                // Its own lease is running out at this moment: it gets a new one, not a renewal.
                 request.wait_until.get_or_insert(request.deadline);
             }
             None if !has_queue && (!found_held || self.led.contains(&request.space)) => {
@@ -222,7 +222,7 @@ impl LockQueues {
         })
     }
 
-    /// The terms that are over by `now`, each once.
+    /// The leases that are over by `now`, each once.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<ExpiredLease> {
         let mut over = Vec::new();
         while let Some((ends, _)) = self.ends.first()

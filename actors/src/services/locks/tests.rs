@@ -122,7 +122,7 @@ async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
     let over = ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: 1, renewal: 1 };
     assert_eq!(queues.expired(Instant::now()), [over]);
     assert_eq!(queues.expired(Instant::now()), []);
-    // Its holder asks again before the table knows: it waits for a new term.
+    // Its holder asks again before the table knows: it waits for a new lease.
     let (word, _a) = admitted(&mut queues, "a", None);
     assert_eq!(word, "queued");
     assert_eq!(freed(&mut queues).as_deref(), Some("a"));
@@ -131,7 +131,7 @@ async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_grants_full_terms() {
     let mut queues = LockQueues::default();
-    // Granted long ago, by whatever clock: the whole term begins here.
+    // Granted long ago, by whatever clock: the whole lease begins here.
     tokio::time::advance(Duration::from_secs(50)).await;
     queues.lead(Space::CLUSTER, vec![lock("a", 7, 3)], Instant::now());
     tokio::time::advance(Duration::from_millis(999)).await;
@@ -158,7 +158,7 @@ async fn who_loses_the_lead_forgets_terms_and_sends_waiters_away() {
     assert_eq!(freed(&mut queues), None);
     let (found_held, _d) = request("d", Some(10));
     assert!(matches!(queues.admit(found_held, true), Admission::NotLed(_)), "only a leader queues");
-    // Whoever has no lead knows of no term: it asks the table.
+    // Whoever has no lead knows of no lease: it asks the table.
     assert_eq!(admitted(&mut queues, "e", Some(10)).0, "attempt");
     // And those that were sent away take nobody's place, when it leads again.
     queues.lead(Space::CLUSTER, vec![lock("a", 7, 4)], Instant::now());

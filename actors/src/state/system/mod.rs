@@ -23,8 +23,8 @@ use crate::domain::lock::LockView;
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::completions::{CompletionRecords, RequestState};
-use crate::state::tables::idempotency::IdempotencyTable;
+use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};
 

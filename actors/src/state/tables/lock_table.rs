@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a key has at most one holder; a grant gets a token above every earlier one of the key space;
 //! - a renewal keeps the token and counts up `renewal`, so that an expiry armed for an earlier
-//!   term of the same grant does nothing;
+//!   lease of the same grant does nothing;
 //! - nothing expires by itself: the leader's monotonic timer proposes [`LockCommand::Expire`].
 //!
 //! Fencing tokens: M. Kleppmann, "How to do distributed locking" (2016); the lease idea is from
@@ -26,7 +26,7 @@ pub const METADATA_BYTES_MAX: usize = 64 << 20;
 /// What the leader's lock manager has to know about a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockNotice {
-    /// A term began: granted or renewed.
+    /// A lease began: granted or renewed.
     Held(LockView),
     /// The key is free.
     Freed {
@@ -197,7 +197,7 @@ impl LockTable {
         self.begin_term(key, ttl_ms, at)
     }
 
-    /// Begins a new term of a lock that is held.
+    /// Begins a new lease of a lock that is held.
     fn begin_term(
         &mut self,
         key: &str,
@@ -207,7 +207,7 @@ impl LockTable {
         let Some(lock) = self.locks.get_mut(key) else { return (Outcome::Ignored, None) };
         lock.ttl_ms = ttl_ms.unwrap_or(lock.ttl_ms);
         lock.renewal += 1;
-        // Labels of a clock that was ahead, and is not any more, are corrected with the next term.
+        // Labels of a clock that was ahead, and is not any more, are corrected with the next lease.
         lock.acquired_at = lock.acquired_at.min(at);
         lock.expires_at = at.plus_ms(lock.ttl_ms);
         self.dirty.insert(key.to_owned());

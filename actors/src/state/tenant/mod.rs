@@ -37,7 +37,7 @@ use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::completions::{CompletionRecords, RequestState};
+use crate::state::tables::completion_records::{CompletionRecords, RequestState};
 use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};

@@ -28,8 +28,8 @@ use crate::domain::ids::{JobId, RunId};
 use crate::domain::lock::LockView;
 use crate::domain::page::{JsonSize, PageBudget};
 use crate::ports::{Found, Row, StoreError};
-use crate::state::tables::completions::CompletionRecords;
-use crate::state::tables::idempotency::IdempotencyTable;
+use crate::state::tables::completion_records::CompletionRecords;
+use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
 use crate::state::tables::lock_table::LockTable;
 use crate::state::{RowBuffer, StateClock, decode_row};
 
