@@ -29,7 +29,9 @@ use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{AttemptJournal, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool};
+use crate::ports::{
+    AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
+};
 use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
@@ -40,7 +42,7 @@ use crate::services::tenants::{
     Registry, Renderer, StepLimits, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
-use crate::services::{CertificateIssuer, JoinHandler, NodeRpcHandler};
+use crate::services::{JoinHandler, NodeRpcHandler};
 use crate::state::system::SystemState;
 
 /// How long a look at this node's own state may take.

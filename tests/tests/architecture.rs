@@ -130,7 +130,10 @@ fn no_production_file_is_longer_than_a_person_reads() {
         }
     }
     assert!(seen > ARROWS.len(), "the sources were found");
-    assert!(too_long.is_empty(), "more lines than {FILE_LINES_MAX}, or {TEST_FILE_LINES_MAX} in tests: {too_long:#?}");
+    assert!(
+        too_long.is_empty(),
+        "more lines than {FILE_LINES_MAX}, or {TEST_FILE_LINES_MAX} in tests: {too_long:#?}"
+    );
 }
 
 fn sources(packages: &BTreeMap<String, Package>, name: &str) -> Sources {

@@ -19,7 +19,7 @@ pub use refusal::Refusal;
 use crate::domain::codec::{self, DecodeError};
 use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
-use crate::domain::membership::{Authority, JoinToken};
+use crate::domain::membership::{Authority, JoinToken, Member};
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::time::{Pause, Timestamp};
@@ -46,7 +46,7 @@ pub const COUNTS_PAYLOADS_FROM: u16 = 2;
 pub struct Envelope {
     /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
     pub version: u16,
-    /// When it was proposed, by the proposer's wall clock: what `part/time.rs` makes of it.
+    /// When it was proposed, by the proposer's wall clock: what `state/clock.rs` makes of it.
     pub at: Timestamp,
     /// For commands born of a timer or an effect: the term of the leader that armed it. In an
     /// entry of any other term the command does nothing.

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::Refusal;
 use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
-use crate::domain::json::Json;
-use crate::domain::tenant::{Quota, TenantRecord};
+use crate::domain::lock::LockView;
+use crate::domain::tenant::TenantRecord;
 use crate::domain::time::Timestamp;
 
 /// The answer of a state machine to one command.

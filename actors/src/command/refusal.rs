@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::NodeId;
+use crate::domain::run::RunStatus;
 use crate::domain::tenant::Quota;
 
 /// Why a state machine, or an actor before it, refused an operation. Nothing has changed.

@@ -55,7 +55,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// How long a leader saw nothing happen to a part, by its monotonic clock.
+/// How long a leader saw nothing happen to a state machine, by its monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// The time in the last entry before the pause.

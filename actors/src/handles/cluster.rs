@@ -236,7 +236,7 @@ impl Cluster {
     async fn gather(&self, others: Vec<u64>, deadline: Instant) -> BTreeMap<GroupId, GroupStatus> {
         let deadline = deadline.min(Instant::now() + GATHER_DEADLINE);
         let asked = others.into_iter().map(|raft_id| async move {
-            (raft_id, node_calls::groups(self.router.peers(), raft_id, deadline).await)
+            (raft_id, node_rpc::groups(self.router.peers(), raft_id, deadline).await)
         });
         let told = futures_util::future::join_all(asked).await;
         let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));

@@ -156,7 +156,7 @@ impl Cluster {
         let Some(leader) = known.leader.filter(|leader| *leader != self.raft_id) else {
             return self.elector.step_down(call.deadline).await;
         };
-        let asked = node_calls::step_down(self.router.peers(), leader, known.term, call.deadline);
+        let asked = node_rpc::step_down(self.router.peers(), leader, known.term, call.deadline);
         match asked.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(StepDownError::NoOtherCandidate)) => Err(Refusal::NoOtherCandidate.into()),

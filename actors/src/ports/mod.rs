@@ -64,8 +64,8 @@ pub trait ReplicatedLog: Send + Sync + 'static {
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
-    /// Whether files that hold the state at `held` belong to the log: looked at before a part goes on
-    /// from them. `None` for a part that has no files.
+    /// Whether files that hold the state at `held` belong to the log: looked at before a replica goes on
+    /// from them. `None` for a replica that has no files.
     ///
     /// # Errors
     /// When they do not.
@@ -79,14 +79,14 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
 
-    /// Tells that the part has files, and that they hold everything up to `upto` durably. To be told
+    /// Tells that the replica has files, and that they hold everything up to `upto` durably. To be told
     /// before [`ReplicatedLog::durable`]: what the log need not keep must be missed when it is not there.
     fn filed(&self, part: StateMachineId, upto: Position);
 
-    /// The parts that have files, by what was told: whoever of them has none has lost them.
+    /// The replicas that have files, by what was told: whoever of them has none has lost them.
     fn with_files(&self) -> BTreeSet<StateMachineId>;
 
-    /// Tells that the part's files are about to be removed. Returns once that is durable: then they
+    /// Tells that the replica's files are about to be removed. Returns once that is durable: then they
     /// may go, and are not missed.
     fn unfile(&self, group: GroupId, part: StateMachineId)
     -> BoxFuture<'_, Result<(), StoreError>>;
@@ -96,7 +96,7 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     fn durable(&self, group: GroupId, part: StateMachineId, upto: Position);
 
     /// Bytes of the group's log that are kept on account of `part` alone: what it has not made
-    /// durable, up to where another part needs the log.
+    /// durable, up to where another replica needs the log.
     fn kept_for(&self, _group: GroupId, _part: StateMachineId) -> u64 {
         0
     }
@@ -134,8 +134,8 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// Whether the log takes what is proposed: not while its disk is full.
     fn has_room(&self) -> bool;
 
-    /// Tells that a part found no room for its files. Nothing is proposed here from now on until
-    /// there is some: what was applied waits in memory, and that has to stay bounded. A ledger
+    /// Tells that a replica found no room for its files. Nothing is proposed here from now on until
+    /// there is some: what was applied waits in memory, and that has to stay bounded. A log
     /// without a disk has nothing to look at.
     fn found_no_room(&self) {}
 
@@ -166,10 +166,10 @@ pub enum LogMismatch {
     Ahead,
 }
 
-/// A piece of a part's entries.
+/// A piece of a replica's entries.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
-    /// Entries of the part, in order; none where only others' were found.
+    /// Entries of the replica, in order; none where only others' were found.
     pub entries: Vec<LogEntry>,
     /// The index to go on from; `None` when everything asked for has been read.
     pub next: Option<u64>,
@@ -240,7 +240,7 @@ pub struct ReplicaStatus {
     pub lag: u64,
 }
 
-/// Takes what a group's log hands over. Must neither block nor fail: a part that cannot keep up
+/// Takes what a group's log hands over. Must neither block nor fail: a replica that cannot keep up
 /// lets its entries go and fetches them again with [`ReplicatedLog::replay`].
 pub trait ApplySink: Send + Sync + 'static {
     /// Hands over the next entry of a group.
@@ -251,23 +251,23 @@ pub trait ApplySink: Send + Sync + 'static {
         None
     }
 
-    /// Everything the group's part holds now, for a replica that has to begin with it: at least
-    /// all that was handed over before. Only groups of one part have snapshots so far: group 0.
+    /// Everything the group's replica holds now, for a replica that has to begin with it: at least
+    /// all that was handed over before. Only groups of one state machine have snapshots so far: group 0.
     fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>>;
 
-    /// Replaces everything the group's part holds with another replica's [`ApplySink::dump`].
+    /// Replaces everything the group's replica holds with another replica's [`ApplySink::dump`].
     /// Returns once that is durable; nothing older is handed over afterwards. A dump that is older
-    /// than what the part holds changes nothing.
+    /// than what the replica holds changes nothing.
     ///
     /// [`StoreError::Full`] means that it was taken over and waits in memory for room:
     /// [`ApplySink::settle`] tells when it is durable.
     fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Makes durable what the group's part holds; [`StoreError::Full`] while there is no room.
+    /// Makes durable what the group's replica holds; [`StoreError::Full`] while there is no room.
     fn settle(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
-/// Everything a part holds, at one position.
+/// Everything a replica holds, at one position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dump {
     /// The last entry in it; `None` when it is empty.
@@ -315,13 +315,13 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The files of parts.
+/// The files of replicas.
 pub trait Stores: Send + Sync + 'static {
-    /// Opens a part's files, making them where there are none. Recovers what a crash left: the
+    /// Opens a replica's files, making them where there are none. Recovers what a crash left: the
     /// events are cut to the length that the index recorded.
     fn open(&self, part: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>>;
 
-    /// Whether the part has files. An error is not a no.
+    /// Whether the replica has files. An error is not a no.
     fn exists(&self, part: StateMachineId) -> Result<bool, StoreError>;
 
     /// Removes a tenant's files. Returns once they are gone durably.
@@ -340,7 +340,7 @@ pub type Row = (Vec<u8>, Option<Vec<u8>>);
 /// A row that was found: key and value.
 pub type Found = (Vec<u8>, Vec<u8>);
 
-/// The open files of one part: an index of ordered rows and, for tenants, an event log.
+/// The open files of one replica: an index of ordered rows and, for tenants, an event log.
 ///
 /// Nothing here is durable before [`Store::make_durable`] returns; the replicated log is.
 pub trait Store: Send {
@@ -398,16 +398,16 @@ pub trait Store: Send {
         None
     }
 
-    /// Sets what is called when other parts need the descriptors of these files. Until it is set
+    /// Sets what is called when other replicas need the descriptors of these files. Until it is set
     /// nobody asks for them.
     fn on_wanted(&mut self, _ask: Box<dyn Fn() + Send + Sync>) {}
 
-    /// Whether the files are marked as those of a part without work ([`Store::set_idle`]).
+    /// Whether the files are marked as those of a replica without work ([`Store::set_idle`]).
     fn is_idle(&self) -> bool {
         false
     }
 
-    /// Marks the files as those of a part without work, which a new leader need not start, or takes
+    /// Marks the files as those of a replica without work, which a new leader need not start, or takes
     /// the mark away. Taken away it is durably when this returns; set it may be lost again.
     fn set_idle(&mut self, _is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
@@ -420,7 +420,7 @@ pub trait Store: Send {
     fn stats(&self) -> Result<StoreStats, StoreError>;
 }
 
-/// Sizes of a part's files.
+/// Sizes of a replica's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreStats {
     /// Files.

@@ -1,7 +1,7 @@
-//! The queue between a group's apply loop and a part's actor.
+//! The queue between a group's apply loop and a replica's actor.
 //!
 //! Invariants:
-//! - what waits in memory is bounded in entries and in bytes, for each part and for all parts that
+//! - what waits in memory is bounded in entries and in bytes, for each replica and for all replicas that
 //!   share a [`QueueBytes`]: what finds no room is let go, and read from the log instead;
 //! - whoever proposed an entry that was let go is told its outcome all the same: the reply is kept.
 
@@ -18,16 +18,16 @@ use crate::domain::time::{Pause, Timestamp};
 use crate::ports::{CommittedEntry, Payload, Reply};
 use crate::state::AGE_STEP_MS_MAX;
 
-/// Entries that wait in memory for one part. A part further behind reads the log instead.
+/// Entries that wait in memory for one replica. A replica further behind reads the log instead.
 const QUEUE_ENTRIES_MAX: usize = 4096;
 
-/// Bytes of encoded entries that wait in memory for one part.
+/// Bytes of encoded entries that wait in memory for one replica.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of encoded entries that wait in memory for all parts that share a budget.
+/// Bytes of encoded entries that wait in memory for all replicas that share a budget.
 const QUEUES_BYTES_MAX: usize = 64 << 20;
 
-/// What the queues of many parts hold together.
+/// What the queues of many replicas hold together.
 #[derive(Debug, Default)]
 pub struct QueueBytes(AtomicUsize);
 
@@ -45,12 +45,12 @@ impl QueueBytes {
     }
 }
 
-/// Entries handed to a part that it has not taken yet.
+/// Entries handed to a replica that it has not taken yet.
 #[derive(Default)]
 pub struct ApplyQueue {
     inner: Mutex<Inner>,
     shared: Arc<QueueBytes>,
-    /// Whether others need the descriptors of the part's files.
+    /// Whether others need the descriptors of the replica's files.
     files_wanted: AtomicBool,
 }
 
@@ -65,14 +65,14 @@ struct Inner {
     asking: VecDeque<(u64, Reply)>,
     /// The last entry handed over, kept or not.
     last: Option<Position>,
-    /// The last entry that an actor of this part is responsible for.
+    /// The last entry that an actor of this replica is responsible for.
     taken: Option<Position>,
     wake: Option<Box<dyn Fn() + Send>>,
     /// The time in the last command handed over, and when that was by the monotonic clock.
     heard: Option<(Timestamp, Instant)>,
 }
 
-/// What a part takes out of its queue.
+/// What a replica takes out of its queue.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Entries, in order.
@@ -99,12 +99,12 @@ impl Drop for Room {
 }
 
 impl ApplyQueue {
-    /// A queue that shares its room with those of other parts.
+    /// A queue that shares its room with those of other replicas.
     pub fn sharing(shared: Arc<QueueBytes>) -> Self {
         Self { inner: Mutex::default(), shared, files_wanted: AtomicBool::new(false) }
     }
 
-    /// Sets what is called whenever the queue has something new for a part that had taken all.
+    /// Sets what is called whenever the queue has something new for a replica that had taken all.
     pub fn set_wake(&self, wake: impl Fn() + Send + 'static) {
         self.lock().wake = Some(Box::new(wake));
     }
@@ -171,14 +171,14 @@ impl ApplyQueue {
         !inner.entries.is_empty() || inner.overflowed
     }
 
-    /// The index up to which a part that starts anew has to read the log first: what an actor
+    /// The index up to which a replica that starts anew has to read the log first: what an actor
     /// before it took, and may have died with. Nothing at the first start on this node: what was
-    /// not handed over since is in the part's files.
+    /// not handed over since is in the replica's files.
     pub fn taken_up_to(&self) -> Option<u64> {
         self.lock().taken.map(|taken| taken.index)
     }
 
-    /// Has the part close its files as soon as it can: others need the descriptors.
+    /// Has the replica close its files as soon as it can: others need the descriptors.
     pub fn want_files(&self) {
         self.files_wanted.store(true, Ordering::Release);
         if let Some(wake) = &self.lock().wake {
@@ -196,7 +196,7 @@ impl ApplyQueue {
         self.files_wanted.store(false, Ordering::Release);
     }
 
-    /// How long nothing has come, where that is longer than the part believes by itself.
+    /// How long nothing has come, where that is longer than the replica believes by itself.
     pub fn pause(&self) -> Option<Pause> {
         let (since, heard) = self.lock().heard?;
         let ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);

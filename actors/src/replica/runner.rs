@@ -1,4 +1,4 @@
-//! Runs one part: takes entries, applies them, writes rows behind.
+//! Runs one replica: takes entries, applies them, writes rows behind.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct ReplicaDeps {
     pub stores: Arc<dyn Stores>,
 }
 
-/// A part and how far it has come.
+/// A replica and how far it has come.
 pub struct ReplicaRunner<M: StateMachine> {
     deps: ReplicaDeps,
     group: GroupId,
@@ -59,12 +59,12 @@ pub struct ReplicaRunner<M: StateMachine> {
     undurable_bytes: usize,
     /// Files of a state that needs none any more are still there.
     has_to_remove: bool,
-    /// What another replica's part sent, while it waits for room.
+    /// What another replica sent, while it waits for room.
     to_install: Option<Dump>,
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
-    /// Opens the part's files and brings its state up to what has been handed over so far. A tenant
+    /// Opens the replica's files and brings its state up to what has been handed over so far. A tenant
     /// whose files cannot be opened for lack of room waits for it.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     /// Applies everything that has been handed over.
     ///
     /// # Errors
-    /// When the files or the log fail; the part has to be started anew then.
+    /// When the files or the log fail; the replica has to be started anew then.
     pub async fn drain(&mut self) -> Result<Vec<M::Effect>, StoreError> {
         let mut effects = Vec::new();
         let mut has_taken = false;
@@ -160,7 +160,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.applied != self.durable
     }
 
-    /// Makes everything applied durable and tells the log. Where the disk is full the part goes on
+    /// Makes everything applied durable and tells the log. Where the disk is full the replica goes on
     /// from memory, stays dirty, and tries again with the next call: the log has what its files
     /// lack, and takes nothing more until there is room.
     ///
@@ -287,7 +287,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         Ok(true)
     }
 
-    /// Everything the part holds, which is durable then unless the disk is full.
+    /// Everything the replica holds, which is durable then unless the disk is full.
     ///
     /// # Errors
     /// When the files fail.
@@ -296,7 +296,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         Ok(Dump { position: self.applied, rows: self.all_rows()? })
     }
 
-    /// Takes over what another replica's part holds; whether it is newer than what is here. It is
+    /// Takes over what another replica holds; whether it is newer than what is here. It is
     /// durable then.
     ///
     /// # Errors
@@ -311,7 +311,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         Ok(is_newer)
     }
 
-    /// Makes everything durable, first of all what another replica's part sent.
+    /// Makes everything durable, first of all what another replica sent.
     ///
     /// # Errors
     /// [`StoreError::Full`] while there is no room for it, and when the files fail.
@@ -321,7 +321,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
     }
 
-    /// Puts what another replica's part sent in the place of what is here. For that the files have to
+    /// Puts what another replica sent in the place of what is here. For that the files have to
     /// be open: what they hold goes.
     async fn take_over(&mut self) -> Result<(), StoreError> {
         if self.to_install.is_none() {
@@ -393,9 +393,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
     }
 
-    /// Takes the mark of an idle part away when the part has work. Before what began the work is
+    /// Takes the mark of an idle replica away when the replica has work. Before what began the work is
     /// durable in the files, and before the log is told so: from then on nothing is handed over
-    /// that would start the part after a crash.
+    /// that would start the replica after a crash.
     async fn unmark_idle(&mut self) -> Result<(), StoreError> {
         match &mut self.rows.store {
             Some(store) if store.is_idle() && self.machine.has_work() => {
@@ -405,7 +405,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
     }
 
-    /// Marks the part as idle when it has no work and everything is durable. To be called before
+    /// Marks the replica as idle when it has no work and everything is durable. To be called before
     /// the files are closed.
     ///
     /// # Errors
@@ -418,7 +418,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
     }
 
-    /// Applies what the log has for this part up to an index, and tells who asks.
+    /// Applies what the log has for this replica up to an index, and tells who asks.
     async fn replay(
         &mut self,
         upto: u64,
@@ -513,7 +513,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     }
 }
 
-/// Opens the files of a part that has some.
+/// Opens the files of a replica that has some.
 async fn opened(deps: &ReplicaDeps, part: StateMachineId) -> Result<Box<dyn Store>, StoreError> {
     loop {
         match deps.stores.open(part).await {

@@ -1,4 +1,4 @@
-//! A part against a log and files that remember what was asked of them.
+//! A replica against a log and files that remember what was asked of them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,7 +65,7 @@ impl StateMachine for Texts {
     }
 }
 
-/// A log that has everything handed over, and the files of one part.
+/// A log that has everything handed over, and the files of one replica.
 #[derive(Default)]
 struct World {
     entries: Mutex<Vec<LogEntry>>,
@@ -347,7 +347,7 @@ async fn the_mark_of_an_idle_part_goes_before_its_work_is_durable_and_comes_afte
     assert_eq!(step("ended", again).await, ["durable 3", "reported 3", "marked"]);
 }
 
-/// redb makes what was committed durable when it closes, past what was reported: a part that is
+/// redb makes what was committed durable when it closes, past what was reported: a replica that is
 /// opened in such a state takes the mark away before it reports the state.
 #[tokio::test]
 async fn a_part_that_comes_back_with_work_is_not_marked_when_it_says_so() {

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest, Prover, proof};
 use crate::command::{Outcome, Refusal, SystemCommand};
-use crate::domain::ids::{NodeId, TokenId};
-use crate::domain::membership::{Authority, JoinToken, Member};
+use crate::domain::ids::TokenId;
+use crate::domain::membership::{JoinToken, Member};
 use crate::domain::secret::is_same;
 use crate::ports::seams::Seams;
-use crate::ports::{BoxFuture, Declined, JoinService, UnauthenticatedPeer};
+use crate::ports::{BoxFuture, CertificateIssuer, Declined, JoinService, UnauthenticatedPeer};
 use crate::services::control::Control;
 use crate::state::system::SystemState;
 

@@ -1,4 +1,4 @@
-//! The time of a part, as its log tells it. Pure; replicated with the part.
+//! The time of a state machine, as its log tells it. Pure; replicated with the state machine.
 //!
 //! An entry carries the wall clock of whoever proposed it, and any of these clocks may be wrong.
 //! Three times are therefore kept apart:

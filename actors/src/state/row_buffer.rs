@@ -1,4 +1,4 @@
-//! Rows of a part: those in its index, and over them those that are still to be written.
+//! Rows of a replica: those in its index, and over them those that are still to be written.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use crate::domain::codec;
 use crate::ports::{Found, Row, Store, StoreError};
 
-/// A part's rows.
+/// A replica's rows.
 #[derive(Default)]
 pub struct RowBuffer {
-    /// The files, once the part has any.
+    /// The files, once the replica has any.
     pub store: Option<Box<dyn Store>>,
-    /// Whether the part has files that cannot be opened for lack of room: what is not in memory
+    /// Whether the replica has files that cannot be opened for lack of room: what is not in memory
     /// cannot be read then, and is not to be taken for not there.
     pub is_shut: bool,
     pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
@@ -26,7 +26,7 @@ pub struct RowBuffer {
     /// Events since the last durable write. Most are in the file already; they are kept because a
     /// write that finds no room takes back what was not durable.
     events: Vec<u8>,
-    /// Where they begin, in all events of the part.
+    /// Where they begin, in all events of the replica.
     events_at: u64,
 }
 
@@ -53,7 +53,7 @@ impl RowBuffer {
         self.let_go
     }
 
-    /// Whether the part has files, open or not.
+    /// Whether the replica has files, open or not.
     pub const fn has_files(&self) -> bool {
         self.store.is_some() || self.let_go || self.is_shut
     }

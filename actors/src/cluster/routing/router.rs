@@ -190,7 +190,7 @@ impl Router {
             Lead::There(to) => to,
             Lead::Unknown => return Err(CallError::NoLeader),
         };
-        match node_calls::propose(&*self.peers, to, group, envelope, deadline).await {
+        match node_rpc::propose(&*self.peers, to, group, envelope, deadline).await {
             // The other node stops; this one may go on and ask the next.
             Ok(Err(ProposeError::Stopping)) => Err(CallError::NoLeader),
             Ok(outcome) => Ok(outcome?),

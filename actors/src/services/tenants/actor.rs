@@ -67,9 +67,9 @@ pub(super) struct TenantShell {
     started: Instant,
     /// When steps that wait go on.
     pub(super) timers: Timers<StepKey>,
-    /// Those whose alarm went off while their task was under way still.
+    /// Those whose timer went off while their task was under way still.
     pub(super) late: BTreeSet<StepKey>,
-    /// When the next alarm is looked at, and what wakes this actor then.
+    /// When the next timer is looked at, and what wakes this actor then.
     pub(super) timer: Option<(Instant, AbortHandle)>,
 }
 
@@ -160,7 +160,7 @@ impl Actor for TenantActor {
             }
             TenantMessage::Performed { run, step, attempt } => {
                 shell.tasks.remove(&(run, step, attempt));
-                // Its alarm may have gone off while its task was seen as under way.
+                // Its timer may have gone off while its task was seen as under way.
                 if shell.late.remove(&(run, step, attempt)) {
                     shell.timers.set((run, step, attempt), Instant::now());
                 }
@@ -391,7 +391,7 @@ impl TenantShell {
             TestHook::Panic | TestHook::Fail => panic!("asked to panic, for a test"),
             TestHook::Stall => {
                 let mut hooks = self.activation.test_hook.subscribe();
-                // The sender lives in the slot, as long as this actor.
+                // The sender lives in the activation, as long as this actor.
                 let _ = hooks.wait_for(|hook| *hook == TestHook::Heal).await;
             }
             TestHook::Heal => {}

@@ -1,10 +1,10 @@
-//! Alarms on the monotonic clock, one a waiting step.
+//! Timers on the monotonic clock, one a waiting step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-/// Alarms by key.
+/// Timers by key.
 #[derive(Debug)]
 pub(super) struct Timers<K> {
     at: BTreeMap<K, Instant>,
@@ -18,21 +18,21 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K: Ord + Copy> Timers<K> {
-    /// Sets the alarm of `key`, in the place of one that is set.
+    /// Sets the timer of `key`, in the place of one that is set.
     pub(super) fn set(&mut self, key: K, at: Instant) {
         self.clear(key);
         self.at.insert(key, at);
         self.by_time.insert((at, key));
     }
 
-    /// Takes the alarm of `key` away.
+    /// Takes the timer of `key` away.
     pub(super) fn clear(&mut self, key: K) {
         if let Some(at) = self.at.remove(&key) {
             self.by_time.remove(&(at, key));
         }
     }
 
-    /// Takes all alarms away.
+    /// Takes all timers away.
     pub(super) fn clear_all(&mut self) {
         *self = Self::default();
     }

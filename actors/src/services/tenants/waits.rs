@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn alarms_go_off_in_order_and_once() {
+    fn timers_go_off_in_order_and_once() {
         let now = Instant::now();
         let at = |secs| now + Duration::from_secs(secs);
         let mut timers = Timers::default();

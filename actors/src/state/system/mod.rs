@@ -20,6 +20,7 @@ use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, Outcome, Refusal, Sy
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::domain::lock::LockView;
+use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
@@ -31,7 +32,7 @@ use crate::state::{RowBuffer, StateClock, StateMachine};
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
 
-/// The kind of a row: the first byte of its key. `answered.rs` has `a` and `v`, `part/time.rs` `y`.
+/// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`, `clock.rs` `y`.
 mod kind {
     pub const ADMIN_TOKEN: u8 = b'p';
     pub const AUTHORITY: u8 = b'c';

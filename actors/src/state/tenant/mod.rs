@@ -4,7 +4,7 @@
 //! Invariants:
 //! - refusals (quotas, status, duplicates) are decided here and nowhere else, so that no race and
 //!   no failover can pass a limit; a refused command changes nothing but the latest time seen;
-//! - a wall clock that was wrong for a while does no lasting harm: `part/time.rs`, `day.rs`;
+//! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
 //! - a run that has ended leaves this state: its row and its events tell the rest;
 //! - events are a function of the commands: the same bytes on every replica.
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `m` | counters and record |
 //! | `d` | runs accepted by day |
-//! | `y` | time: `part/time.rs` |
+//! | `y` | time: `clock.rs` |
 //! | `p` | bytes of inputs, outputs and definitions; counted anew where it is missing |
 //! | `L` seq | live run |
 //! | `E` seq | ended run |
