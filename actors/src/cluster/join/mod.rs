@@ -95,7 +95,7 @@ impl JoinRequest {
         codec::encode(&(VERSION, self))
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         decode(bytes)
     }
 }

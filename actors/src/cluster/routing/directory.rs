@@ -29,7 +29,7 @@ impl Directory {
         groups.get(&group).cloned().unwrap_or_default()
     }
 
-    pub(super) fn set_groups(&self, groups: BTreeMap<GroupId, Vec<u64>>) {
+    pub(crate) fn set_groups(&self, groups: BTreeMap<GroupId, Vec<u64>>) {
         *self.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
@@ -47,11 +47,11 @@ impl Directory {
         counts
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    pub(super) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {
+    pub(crate) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         match placed {
             Some(placed) => tenants.insert(tenant, placed),

@@ -205,7 +205,7 @@ async fn control(
         log: Arc::<Scripted>::clone(&log),
         peers: Arc::new(Alone),
         directory: Arc::default(),
-        claim: watch::Sender::new(None).subscribe(),
+        hint: watch::Sender::new(None).subscribe(),
         election_timeout: Duration::from_secs(1),
         raft_id: 1,
     });

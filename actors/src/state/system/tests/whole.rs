@@ -188,7 +188,7 @@ fn differ(a: &SystemState, b: &SystemState) -> Option<String> {
         ("groups", a.groups == b.groups),
         ("locks", a.locks == b.locks),
         ("calls", a.calls == b.calls),
-        ("answered", a.answered == b.answered),
+        ("completions", a.completions == b.completions),
         ("authority", a.authority == b.authority),
         ("tokens", a.tokens == b.tokens),
         ("tokens_born", a.tokens_born == b.tokens_born),

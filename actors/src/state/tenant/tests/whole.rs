@@ -107,7 +107,7 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             }
             _ => command(index, *dice),
         };
-        // Requests of two lives of nodes, some asked twice, each answered a little later.
+        // Requests of two client sessions, some asked twice, each answered a little later.
         let sequence = index.saturating_sub(u64::from(dice.1 % 3));
         let rpc_id = RpcId {
             incarnation: u64::from(dice.2 % 2),
@@ -144,7 +144,7 @@ fn differ(a: &TenantState, b: &TenantState) -> Option<String> {
         ("workflows", a.workflows == b.workflows),
         ("locks", a.locks == b.locks),
         ("calls", a.calls == b.calls),
-        ("answered", a.answered == b.answered),
+        ("completions", a.completions == b.completions),
     ];
     same.into_iter().find(|(_, is_same)| !is_same).map(|(what, _)| what.to_owned())
 }
