@@ -66,6 +66,6 @@ impl JoinService for Door {
         stranger: UnauthenticatedPeer,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
-        Box::pin(async move { self.actors()?.desk.join(stranger, request).await })
+        Box::pin(async move { self.actors()?.join.join(stranger, request).await })
     }
 }

@@ -73,9 +73,8 @@ impl Sources {
         by_module.retain(|module, _| !is_test(module));
         files.retain(|module, _| !is_test(module));
         let mut sources = Self { by_module, files };
-        let exports: Vec<_> = sources
-            .by_module
-            .iter()
+        let exports = sources.by_module.iter();
+        let exports = exports
             .map(|(module, source)| (module.clone(), sources.exports_of(module, &source.text)));
         let exports: Vec<_> = exports.collect();
         for (module, exports) in exports {
@@ -195,10 +194,9 @@ pub fn circles(arrows: &BTreeSet<Arrow>) -> Vec<BTreeSet<&str>> {
         next.keys().map(|file| (*file, reached(file))).collect();
     let mut circles = Vec::new();
     for (file, others) in &reached {
-        let circle: BTreeSet<&str> = others
-            .iter()
-            .copied()
-            .filter(|other| reached.get(other).is_some_and(|back| back.contains(file)));
+        let circle = others.iter().copied();
+        let circle =
+            circle.filter(|other| reached.get(other).is_some_and(|back| back.contains(file)));
         let circle: BTreeSet<&str> = circle.collect();
         if circle.len() > 1 && !circles.contains(&circle) {
             circles.push(circle);
@@ -341,8 +339,7 @@ fn test_modules(file: &str, module: &Names, text: &str) -> Vec<Names> {
             is_for_tests = true;
         } else if let Some(path) = line.strip_prefix("#[path = \"") {
             named_file = path.strip_suffix("\"]");
-        } else if line.starts_with("#[") {
-        } else {
+        } else if !line.starts_with("#[") {
             let declared = line.strip_suffix(';').and_then(|line| line.rsplit_once("mod "));
             if let (true, Some((_, name))) = (is_for_tests, declared) {
                 let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);

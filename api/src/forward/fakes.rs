@@ -104,7 +104,7 @@ impl Fake {
         let asked = |(to, asked): (u64, Asked)| {
             let attempt = asked.into_request(Instant::now()).unwrap();
             let attempt = Attempt::of(&attempt.into_parts().0).unwrap();
-            (to, attempt.origin.map(|rpc_id: RpcId| origin.sequence), attempt.again)
+            (to, attempt.origin.map(|rpc_id: RpcId| rpc_id.sequence), attempt.again)
         };
         self.sent().into_iter().map(asked).collect()
     }
