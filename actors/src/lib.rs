@@ -1,8 +1,10 @@
-//! The innermost room of shiioo: the domain (ids, commands, pure state machines) and the actors
-//! around it.
+//! The innermost crate of shiioo: the domain and the actors around it.
+//!
+//! It is built in floors, from the bottom up: `domain`, `command`, `ports`, `state`, `replica`,
+//! `cluster`, `services`, `handles`, `node`. A file names what is in its own folder or below it.
 //!
 //! Architecture invariant: nothing here knows HTTP, QUIC, Raft or a database. What is needed from
-//! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
+//! outside is stated as traits in [`ports`]. `tests/tests/architecture.rs` keeps both so.
 
 pub mod cluster;
 pub mod command;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::command::RpcId;
 use crate::ports::seams::Seams;
 
-/// The requests of one life of this node that are under way.
+/// The requests of one incarnation of this node that are under way.
 ///
 /// Long polls are counted apart: else one that waits for minutes would keep the outcomes of all
 /// that came after it.
@@ -37,7 +37,7 @@ pub struct InFlight {
 }
 
 impl RpcIdSource {
-    /// A new life.
+    /// A new incarnation.
     pub fn new(seams: &Seams) -> Self {
         let sequence = || {
             let mut bytes = [0; 8];

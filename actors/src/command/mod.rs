@@ -59,12 +59,12 @@ pub struct Envelope {
     pub command: Command,
 }
 
-/// Names one request of one node's life, so that a second attempt at it finds the outcome of the
-/// first. After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency"
+/// Names one request of one incarnation of a node, so that a second attempt at it finds the outcome
+/// of the first. After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency"
 /// (RIFL, SOSP 2015): outcomes are kept until the node that asks says it has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RpcId {
-    /// The life of the node, by chance: a restarted node counts anew.
+    /// The incarnation of the node, by chance: a restarted node counts anew.
     pub incarnation: u64,
     /// The request.
     pub sequence: u64,

@@ -49,8 +49,8 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     fn leadership(&self, group: GroupId) -> Option<watch::Receiver<Leadership>>;
 
     /// The term in which this node leads the group now, if a quorum has confirmed it within the
-    /// lease: what [`ReplicatedLog::leadership`] publishes, looked at again at this moment. A process that
-    /// was stopped for a while does not know yet that time has passed; this does.
+    /// lease: what [`ReplicatedLog::leadership`] publishes, looked at again at this moment. A
+    /// process that was stopped for a while does not know yet that time has passed; this does.
     fn leads(&self, group: GroupId) -> Option<u64>;
 
     /// The first entries for `part` in the group's log from index `from` up to index `upto`
@@ -64,8 +64,8 @@ pub trait ReplicatedLog: Send + Sync + 'static {
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>>;
 
-    /// Whether files that hold the state at `held` belong to the log: looked at before a replica goes on
-    /// from them. `None` for a replica that has no files.
+    /// Whether files that hold the state at `held` belong to the log: looked at before a replica
+    /// goes on from them. `None` for a replica that has no files.
     ///
     /// # Errors
     /// When they do not.
@@ -79,15 +79,16 @@ pub trait ReplicatedLog: Send + Sync + 'static {
     /// The term of the entry that stands at an index of the group's log, as far as it is known.
     fn term_at(&self, group: GroupId, index: u64) -> Option<u64>;
 
-    /// Tells that the replica has files, and that they hold everything up to `upto` durably. To be told
-    /// before [`ReplicatedLog::durable`]: what the log need not keep must be missed when it is not there.
+    /// Tells that the replica has files, and that they hold everything up to `upto` durably. To be
+    /// told before [`ReplicatedLog::durable`]: what the log need not keep must be missed when it is
+    /// not there.
     fn filed(&self, part: StateMachineId, upto: Position);
 
     /// The replicas that have files, by what was told: whoever of them has none has lost them.
     fn with_files(&self) -> BTreeSet<StateMachineId>;
 
-    /// Tells that the replica's files are about to be removed. Returns once that is durable: then they
-    /// may go, and are not missed.
+    /// Tells that the replica's files are about to be removed. Returns once that is durable: then
+    /// they may go, and are not missed.
     fn unfile(&self, group: GroupId, part: StateMachineId)
     -> BoxFuture<'_, Result<(), StoreError>>;
 
@@ -252,7 +253,8 @@ pub trait ApplySink: Send + Sync + 'static {
     }
 
     /// Everything the group's replica holds now, for a replica that has to begin with it: at least
-    /// all that was handed over before. Only groups of one state machine have snapshots so far: group 0.
+    /// all that was handed over before. Only groups of one state machine have snapshots so far:
+    /// group 0.
     fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>>;
 
     /// Replaces everything the group's replica holds with another replica's [`ApplySink::dump`].
@@ -407,8 +409,8 @@ pub trait Store: Send {
         false
     }
 
-    /// Marks the files as those of a replica without work, which a new leader need not start, or takes
-    /// the mark away. Taken away it is durably when this returns; set it may be lost again.
+    /// Marks the files as those of a replica without work, which a new leader need not start, or
+    /// takes the mark away. Taken away it is durably when this returns; set it may be lost again.
     fn set_idle(&mut self, _is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
     }

@@ -150,7 +150,7 @@ pub trait PeerService: Send + Sync + 'static {
 #[error("{0}")]
 pub struct Declined(pub String);
 
-/// Takes the request of a node that is no member and wants to be one: a stranger.
+/// Takes the request of a node that is no member and wants to be one.
 pub trait JoinService: Send + Sync + 'static {
     /// Answers it.
     fn join(

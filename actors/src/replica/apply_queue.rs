@@ -1,8 +1,8 @@
 //! The queue between a group's apply loop and a replica's actor.
 //!
 //! Invariants:
-//! - what waits in memory is bounded in entries and in bytes, for each replica and for all replicas that
-//!   share a [`QueueBytes`]: what finds no room is let go, and read from the log instead;
+//! - what waits in memory is bounded in entries and in bytes, for each replica and for all replicas
+//!   that share a [`QueueBytes`]: what finds no room is let go, and read from the log instead;
 //! - whoever proposed an entry that was let go is told its outcome all the same: the reply is kept.
 
 use std::collections::VecDeque;

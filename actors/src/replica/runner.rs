@@ -64,8 +64,8 @@ pub struct ReplicaRunner<M: StateMachine> {
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
-    /// Opens the replica's files and brings its state up to what has been handed over so far. A tenant
-    /// whose files cannot be opened for lack of room waits for it.
+    /// Opens the replica's files and brings its state up to what has been handed over so far. A
+    /// tenant whose files cannot be opened for lack of room waits for it.
     ///
     /// # Errors
     /// When the files or the log cannot be read.
@@ -160,8 +160,8 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.applied != self.durable
     }
 
-    /// Makes everything applied durable and tells the log. Where the disk is full the replica goes on
-    /// from memory, stays dirty, and tries again with the next call: the log has what its files
+    /// Makes everything applied durable and tells the log. Where the disk is full the replica goes
+    /// on from memory, stays dirty, and tries again with the next call: the log has what its files
     /// lack, and takes nothing more until there is room.
     ///
     /// # Errors
@@ -393,8 +393,8 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
     }
 
-    /// Takes the mark of an idle replica away when the replica has work. Before what began the work is
-    /// durable in the files, and before the log is told so: from then on nothing is handed over
+    /// Takes the mark of an idle replica away when the replica has work. Before what began the work
+    /// is durable in the files, and before the log is told so: from then on nothing is handed over
     /// that would start the replica after a crash.
     async fn unmark_idle(&mut self) -> Result<(), StoreError> {
         match &mut self.rows.store {

@@ -1,4 +1,4 @@
-//! Where strangers ask to be let in.
+//! Answers nodes that ask to be let in.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct JoinHandler {
     look_ups: tokio::sync::Mutex<()>,
 }
 
-/// What the desk has to know of the cluster to decide.
+/// What the handler has to know of the cluster to decide.
 struct Rules {
     is_founded: bool,
     token: Option<JoinToken>,
@@ -43,7 +43,7 @@ struct Rules {
 }
 
 impl JoinHandler {
-    /// A desk of this node.
+    /// A handler of this node.
     pub fn new(control: Control, issuer: Arc<dyn CertificateIssuer>, seams: Seams) -> Self {
         Self { control, issuer, seams, look_ups: tokio::sync::Mutex::default() }
     }
@@ -99,7 +99,7 @@ impl JoinHandler {
         if token.is_none() || rules.token.is_some() {
             return Ok(rules);
         }
-        // It may have been made a moment ago, on another node. One stranger at a time can have that
+        // It may have been made a moment ago, on another node. One peer at a time can have that
         // looked up: nothing is proven yet.
         let Ok(_turn) = self.look_ups.try_lock() else {
             return Err(not_yet("another node is joining: try again"));
@@ -107,7 +107,7 @@ impl JoinHandler {
         self.control.read_linearizable(deadline, read).await.map_err(not_yet)
     }
 
-    /// Whether the stranger may come in. Gives the cluster's own proof.
+    /// Whether the peer may come in. Gives the cluster's own proof.
     fn check(
         &self,
         rules: &Rules,

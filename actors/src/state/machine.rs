@@ -32,7 +32,7 @@ pub trait StateMachine: Sized + Send + 'static {
     /// one that was deleted has not any more: its files are removed.
     fn needs_files(&self) -> bool;
 
-    /// Whether the replica has to be started with each new leader, though nothing is handed to it: it
-    /// has work that goes on, or timers to be armed.
+    /// Whether the replica has to be started with each new leader, though nothing is handed to it:
+    /// it has work that goes on, or timers to be armed.
     fn has_work(&self) -> bool;
 }

@@ -10,7 +10,7 @@
 //! fingerprint of the cluster's authority, which the joiner checks before it says anything.
 //!
 //! Invariants:
-//! - a stranger without a valid proof costs a hash and changes nothing;
+//! - a peer without a valid proof costs a hash and changes nothing;
 //! - without a token a node joins only where every address in play is loopback, and only a
 //!   cluster that was founded without a secret and has no admin token.
 

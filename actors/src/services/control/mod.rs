@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - the state changes by applied commands only; everyone else reads;
-//! - what it publishes (the [`Directory`](crate::cluster::routing::Directory)) is a hint: a tenant's own group decides;
+//! - what it publishes (the [`Directory`](crate::cluster::routing::Directory)) is a hint: a
+//!   tenant's own group decides;
 //! - while this node leads group 0, every tenant whose group lacks the newest version is sent it
 //!   again until the group confirms;
 //! - a tenant that group 0 deleted has no files: whoever finds some tells the tenant's group again.

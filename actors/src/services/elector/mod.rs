@@ -64,7 +64,7 @@ impl Elector {
         let ElectorSources { leadership, hint, log, heartbeats, raft_id, election_timeout } =
             sources;
         // A leader's own lease is as long; both together stay within an election timeout and a
-        // bit, and a claim may miss a ping.
+        // bit, and a hint may miss a ping.
         let hint_valid = election_timeout / 2;
         Self { leadership, hint, log, heartbeats, raft_id, hint_valid }
     }

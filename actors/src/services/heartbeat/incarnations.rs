@@ -1,14 +1,15 @@
 //! Which process is a member: of two with one identity, as after a data directory was copied, the
 //! one that started later. Pure.
 //!
-//! Each start of the program is a *life*. A node tells the others its life when it starts and every
-//! second after that, and each of them remembers the latest of every member. Whoever is told of a
-//! later life of itself that was heard since it was itself known has been replaced, and stops.
-//! A life that was not heard since then may be the one before it: the wall clock that lives are
-//! numbered by may have been set back. Then this one is the later, and takes a greater number.
+//! Each start of the program is an *incarnation*. A node tells the others its incarnation when it
+//! starts and every second after that, and each of them remembers the latest of every member.
+//! Whoever is told of a later incarnation of itself that was heard since it was itself known has
+//! been replaced, and stops. An incarnation that was not heard since then may be the one before it:
+//! the wall clock that incarnations are numbered by may have been set back. Then this one is the
+//! later, and takes a greater number.
 //!
-//! A life that has not been heard of for [`INCARNATION_KEPT`] is forgotten: a copy that is gone keeps
-//! nobody out.
+//! An incarnation that has not been heard of for [`INCARNATION_KEPT`] is forgotten: a copy that is
+//! gone keeps nobody out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// For how long a life that falls silent is remembered: several times as long as those that go on
-/// are silent.
+/// For how long an incarnation that falls silent is remembered: several times as long as those that
+/// go on are silent.
 const INCARNATION_KEPT: Duration = Duration::from_secs(10);
 
 /// For how long what a process said before it ended may still be on its way.
@@ -26,16 +27,17 @@ const IN_FLIGHT: Duration = Duration::from_secs(2);
 /// One start of the program. The later is the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Incarnation {
-    /// When it started, milliseconds by its own wall clock, or one more than a life before it.
+    /// When it started, milliseconds by its own wall clock, or one more than an incarnation before
+    /// it.
     pub number: u64,
-    /// Drawn by chance: no two processes have one life.
+    /// Drawn by chance: no two processes have one incarnation.
     pub chance: u128,
 }
 
 /// What a member says to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its life.
+    /// Its incarnation.
     pub incarnation: Incarnation,
     /// Where it says that the others reach it.
     pub node_addr: String,
@@ -44,7 +46,7 @@ pub struct Hello {
 /// What it is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HelloReply {
-    /// It is the latest life of the member.
+    /// It is the latest incarnation of the member.
     Known,
     /// There is a later one.
     Replaced {
@@ -55,11 +57,11 @@ pub enum HelloReply {
     },
 }
 
-/// The latest life of each member that was heard of.
+/// The latest incarnation of each member that was heard of.
 #[derive(Debug, Default)]
 pub(super) struct LatestIncarnations(BTreeMap<u64, (Hello, Instant)>);
 
-/// This process's own life.
+/// This process's own incarnation.
 #[derive(Debug)]
 pub(super) struct OwnIncarnation {
     pub(super) incarnation: Incarnation,
@@ -92,7 +94,8 @@ impl OwnIncarnation {
         Self { incarnation, known_since: None }
     }
 
-    /// Another member answered the hello of `said`. Gives the later life that replaces this one.
+    /// Another member answered the hello of `said`. Gives the later incarnation that replaces this
+    /// one.
     pub(super) fn welcomed(
         &mut self,
         said: Incarnation,
@@ -159,7 +162,7 @@ mod tests {
                 for second in 0..after + 10 {
                     let now = start + SECOND * second;
                     if second >= after {
-                        // Twice: who is told of a later life says hello again at once.
+                        // Twice: who is told of a later incarnation says hello again at once.
                         for _ in 0..2 {
                             assert_eq!(says(&mut copy, &mut other, now), None, "it is the later");
                         }

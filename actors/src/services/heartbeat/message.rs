@@ -55,7 +55,7 @@ pub enum HeartbeatMessage {
     Welcomed {
         /// Raft id of who was greeted.
         by: u64,
-        /// The life that was told.
+        /// The incarnation that was told.
         said: Incarnation,
         /// The answer; nothing when there was none.
         welcome: Option<HelloReply>,

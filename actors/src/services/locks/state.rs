@@ -12,8 +12,8 @@ use crate::mutants::{self, Mutant};
 use crate::state::tables::lock_table::LockNotice;
 
 /// Most waiters on this node. Below the long polls that one node takes in (see
-/// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiting for locks alone
-/// does not keep out who waits for runs.
+/// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiting for locks
+/// alone does not keep out who waits for runs.
 pub(super) const WAITERS_MAX: usize = 5_000;
 
 type Key = (Space, String);

@@ -32,7 +32,8 @@ use crate::state::{RowBuffer, StateClock, StateMachine};
 /// The lock that follows leadership of the system group.
 pub const LEADER_LOCK: &str = "cluster/leader";
 
-/// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`, `clock.rs` `y`.
+/// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`,
+/// `clock.rs` `y`.
 mod kind {
     pub const ADMIN_TOKEN: u8 = b'p';
     pub const AUTHORITY: u8 = b'c';

@@ -20,18 +20,19 @@ use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
 use crate::state::RowBuffer;
 
-/// Most lives of nodes that are remembered; the one that was silent for longest goes when there are
-/// more. A life is two of these: quick requests and long polls.
+/// Most client sessions that are remembered; the one that was silent for longest goes when there are
+/// more. A start of a node makes two of them: quick requests and long polls.
 pub const SESSIONS_MAX: usize = 512;
 /// Most outcomes kept; the oldest goes when there are more.
 pub const OUTCOMES_MAX: usize = 100_000;
 
-/// The kind of the rows of lives: the first byte of their keys, in every state machine.
+/// The kind of the rows of sessions: the first byte of their keys, in every state machine.
 const SESSION_ROW: u8 = b'v';
 /// The kind of the rows of outcomes.
 const OUTCOME_ROW: u8 = b'a';
 
-/// A life of a node: how far it has answered, and when it was last heard of.
+/// A client session, which is one start of a node: how far it has answered, and when it was last
+/// heard of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct ClientSession {
     first_incomplete: u64,
@@ -155,7 +156,7 @@ impl CompletionRecords {
         }
     }
 
-    /// Makes room for a life that is new.
+    /// Makes room for a session that is new.
     fn forget_a_session(&mut self) {
         let silent =
             self.sessions.iter().min_by_key(|(_, session)| session.seen).map(|(id, _)| *id);
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_lives_the_most_silent_is_forgotten_with_its_rows() {
+    fn of_many_sessions_the_most_silent_is_forgotten_with_its_rows() {
         let of = |incarnation, sequence| RpcId { incarnation, sequence, first_incomplete: 0 };
         let sessions = SESSIONS_MAX as u64;
         let mut table = CompletionRecords::default();

@@ -1,8 +1,8 @@
 //! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
 //! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
 //!
-//! The moments here are those of [`StateClock::aged`](crate::state::StateClock::aged): a wall clock that
-//! is wrong must not make a second run of a call that was done a minute ago.
+//! The moments here are those of [`StateClock::aged`](crate::state::StateClock::aged): a wall clock
+//! that is wrong must not make a second run of a call that was done a minute ago.
 
 use std::collections::{BTreeMap, BTreeSet};
 
