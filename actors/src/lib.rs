@@ -1,43 +1,18 @@
-//! The innermost room of shiioo: the domain (ids, commands, pure state machines) and the actors
-//! around it.
+//! The innermost crate of shiioo: the domain and the actors around it.
+//!
+//! It is built in floors, from the bottom up: `domain`, `command`, `ports`, `state`, `replica`,
+//! `cluster`, `services`, `handles`, `node`. A file names what is in its own folder or below it.
 //!
 //! Architecture invariant: nothing here knows HTTP, QUIC, Raft or a database. What is needed from
-//! outside is stated as traits in [`ports`]; a test over `cargo metadata` keeps it so.
+//! outside is stated as traits in [`ports`]. `tests/tests/architecture.rs` keeps both so.
 
-mod answered;
-pub mod codec;
+pub mod cluster;
 pub mod command;
-pub mod control;
-pub mod descriptors;
-pub mod elector;
-pub mod error;
-pub mod fair;
+pub mod domain;
 pub mod handles;
-pub mod heartbeat;
-pub mod idempotency;
-pub mod ids;
-pub mod join;
-pub mod json;
-pub mod lock_table;
-pub mod locks;
-mod mailbox;
 pub mod mutants;
 pub mod node;
-pub mod node_calls;
-pub mod origins;
-pub mod outcome;
-pub mod part;
-pub mod placement;
 pub mod ports;
-pub mod rate;
-mod registering;
-pub mod router;
-pub mod seams;
-pub mod secret;
-pub mod system;
-pub mod tenant;
-pub mod tenant_record;
-pub mod tenants;
-pub mod views;
-pub mod voters;
-pub mod workflow;
+pub mod replica;
+pub mod services;
+pub mod state;

@@ -9,6 +9,8 @@
 //! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
 //! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
 
+mod registration;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,31 +18,32 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::command::{Member, SystemCommand};
-use crate::control::{Control, ControlActor, ControlArguments, ControlMessage, Directory};
-use crate::descriptors::DescriptorBudget;
-use crate::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
-use crate::error::CallError;
+use crate::cluster::routing::{Directory, Router, RouterSources};
+use crate::cluster::rpc_ids::RpcIdSource;
+use crate::command::{Refusal, SystemCommand};
+use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::membership::{Authority, Member};
+use crate::domain::secret::SecretHash;
 use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
-use crate::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
-use crate::ids::{GroupId, NodeId};
-use crate::join::{CertificateIssuer, JoinDesk};
-use crate::locks::{LockActor, LockArguments, LockManager};
-use crate::node_calls::NodeCalls;
-use crate::origins::Origins;
-use crate::outcome::Refusal;
-use crate::part::PartDeps;
-use crate::placement::{PlacementActor, PlacementArguments};
-use crate::ports::{HttpCaller, Ledger, Peers, Stores, UnderWay, Workers};
-use crate::registering::{Registrar, keep_known, register};
-use crate::router::{Router, RouterSources};
-use crate::seams::Seams;
-use crate::secret::SecretHash;
-use crate::system::{Authority, SystemState};
-use crate::tenants::{
-    Registry, Renderer, StepGates, SupervisorArguments, SupervisorMessage, TenantDeps,
+use crate::node::registration::{Registrar, keep_known, register};
+use crate::ports::descriptors::DescriptorBudget;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::ports::{
+    AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
+};
+use crate::replica::ReplicaDeps;
+use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
+use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
+use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
+use crate::services::locks::{LockActor, LockArguments, LockManager};
+use crate::services::placement::{PlacementActor, PlacementArguments};
+use crate::services::tenants::{
+    Registry, Renderer, StepLimits, SupervisorArguments, SupervisorMessage, TenantDeps,
     TenantSupervisor,
 };
+use crate::services::{JoinHandler, NodeRpcHandler};
+use crate::state::system::SystemState;
 
 /// How long a look at this node's own state may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -80,20 +83,20 @@ pub struct Founding {
 }
 
 /// What answers the calls of other nodes.
-pub struct Doors {
+pub struct RpcHandlers {
     /// Pings.
     pub heartbeats: Heartbeats,
     /// Questions of actors.
-    pub calls: NodeCalls,
+    pub calls: NodeRpcHandler,
     /// Requests to join.
-    pub desk: JoinDesk,
+    pub join: JoinHandler,
 }
 
 /// What a node's actors need from outside.
 #[derive(Clone)]
 pub struct NodePorts {
     /// The replicated log, already running, handing over to `registry`.
-    pub ledger: Arc<dyn Ledger>,
+    pub log: Arc<dyn ReplicatedLog>,
     /// The files.
     pub stores: Arc<dyn Stores>,
     /// Sends the requests of `http` steps.
@@ -119,9 +122,9 @@ pub struct NodePorts {
 #[derive(Clone)]
 pub struct StepPorts {
     /// Threads for what takes long.
-    pub workers: Arc<dyn Workers>,
+    pub workers: Arc<dyn WorkerPool>,
     /// Remembers what was under way when the process died.
-    pub under_way: Arc<dyn UnderWay>,
+    pub under_way: Arc<dyn AttemptJournal>,
 }
 
 /// Why a node's actors did not start.
@@ -176,7 +179,7 @@ pub struct NodeActors {
 pub async fn start(
     profile: NodeProfile,
     ports: NodePorts,
-    open: impl FnOnce(Doors, Option<Handles>) + Send,
+    open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
     let root = Actor::spawn(None, NodeSupervisor, report).await;
@@ -227,34 +230,34 @@ async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
-    open: impl FnOnce(Doors, Option<Handles>) + Send,
+    open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { ledger, stores, http, seams, registry, peers, .. } = ports.clone();
+    let NodePorts { log, stores, http, seams, registry, peers, .. } = ports.clone();
     let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
-    let part = PartDeps { ledger: Arc::clone(&ledger), stores: Arc::clone(&stores) };
+    let part = ReplicaDeps { log: Arc::clone(&log), stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
-    let (says, claim) = watch::channel(None);
+    let (says, hint) = watch::channel(None);
     let router = Router::new(RouterSources {
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         peers: Arc::clone(&peers),
         directory: Arc::clone(&directory),
-        claim: claim.clone(),
+        hint: hint.clone(),
         election_timeout: profile.election_timeout,
         raft_id,
     });
 
-    let arguments = LockArguments { ledger: Arc::clone(&ledger), seams: seams.clone() };
+    let arguments = LockArguments { log: Arc::clone(&log), seams: seams.clone() };
     let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
     let arguments = HeartbeatArguments {
         seams: seams.clone(),
         silent_after: profile.unhealthy_after,
         election_timeout: profile.election_timeout,
         peers: Arc::clone(&peers),
-        ledger: Arc::clone(&ledger),
-        claim: says,
+        log: Arc::clone(&log),
+        hint: says,
         node,
         node_addr: member.node_addr.clone(),
     };
@@ -267,7 +270,7 @@ async fn start_under(
         http,
         locks: locks.clone(),
         renderer: Renderer::new(steps.workers),
-        gates: StepGates::new(descriptors.step_calls, descriptors.tenant_step_calls),
+        step_limits: StepLimits::new(descriptors.step_calls, descriptors.tenant_step_calls),
         under_way: steps.under_way,
     };
     let arguments = SupervisorArguments {
@@ -278,7 +281,7 @@ async fn start_under(
     let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
     registry.set_supervisor(tenants.clone());
 
-    let syncs = Arc::default();
+    let tenant_turns = Arc::default();
     let arguments = ControlArguments {
         deps: part,
         seams: seams.clone(),
@@ -289,21 +292,21 @@ async fn start_under(
         raft_id,
         router: router.clone(),
         peers,
-        syncs: Arc::clone(&syncs),
+        tenant_turns: Arc::clone(&tenant_turns),
         admin_token,
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
     registry.set_control(control_actor.clone());
     let control = Control::new(
         control_actor.clone(),
-        Arc::clone(&ledger),
+        Arc::clone(&log),
         router.clone(),
         seams.clone(),
-        syncs,
+        tenant_turns,
         Arc::clone(&registry.control),
     );
 
-    let leadership = ledger.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
+    let leadership = log.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
         what: "the elector",
         why: "the system group is not on this node".to_owned(),
     })?;
@@ -312,14 +315,14 @@ async fn start_under(
     spawn(root, "the elector", ElectorActor, arguments).await?;
     let elector = Elector::new(ElectorSources {
         leadership: leadership.clone(),
-        claim,
-        ledger: Arc::clone(&ledger),
+        hint,
+        log: Arc::clone(&log),
         heartbeats: heartbeats.clone(),
         raft_id,
         election_timeout: profile.election_timeout,
     });
     let arguments = PlacementArguments {
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         control: control.clone(),
         heartbeats: heartbeats.clone(),
         elector: elector.clone(),
@@ -328,37 +331,37 @@ async fn start_under(
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 
-    let doors = Doors {
+    let doors = RpcHandlers {
         heartbeats: heartbeats.clone(),
-        calls: NodeCalls::new(Arc::clone(&ledger), elector.clone(), Arc::clone(&seams.clock)),
-        desk: JoinDesk::new(control.clone(), issuer, seams.clone()),
+        calls: NodeRpcHandler::new(Arc::clone(&log), elector.clone(), Arc::clone(&seams.clock)),
+        join: JoinHandler::new(control.clone(), issuer, seams.clone()),
     };
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
         directory: Arc::clone(&directory),
         registry,
-        ledger: Arc::clone(&ledger),
+        log: Arc::clone(&log),
         stores,
         seams: seams.clone(),
         region,
     });
     let (is_registered, registered) = watch::channel(false);
-    let origins = Arc::new(Origins::new(&seams));
+    let rpc_ids = Arc::new(RpcIdSource::new(&seams));
     let handles = Handles {
         tenants: tenant_handles.clone(),
         locks: Locks {
             manager: locks,
             control: control.clone(),
-            ledger: Arc::clone(&ledger),
+            log: Arc::clone(&log),
             seams: seams.clone(),
         },
-        routes: Routes { router: router.clone(), tenants: tenant_handles, origins },
+        routes: Routes { router: router.clone(), tenants: tenant_handles, rpc_ids },
         cluster: Cluster {
             control: control.clone(),
             directory,
             elector,
             heartbeats,
-            ledger,
+            log,
             router,
             seams,
             node,

@@ -10,10 +10,10 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use shiioo_actors::command::{Cause, Idempotency};
-use shiioo_actors::error::CallError;
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::handles::{Call, Handles};
-use shiioo_actors::ids::TenantId;
-use shiioo_actors::seams::Seams;
+use shiioo_actors::ports::error::CallError;
+use shiioo_actors::ports::seams::Seams;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
@@ -155,9 +155,9 @@ impl Ctx {
             cause: self.cause.clone(),
             deadline: self.attempt.deadline + wait,
             idempotency: None,
-            origin: self.attempt.origin,
-            waited: self.attempt.waited(),
-            asked: self.attempt.asked,
+            rpc_id: self.attempt.origin,
+            elapsed_upstream: self.attempt.waited(),
+            ingress_node: self.attempt.asked,
             stale: self.attempt.stale,
         }
     }

@@ -5,7 +5,7 @@
 //! would have ended at the first attempt.
 
 use http::request::Parts;
-use shiioo_actors::command::Origin;
+use shiioo_actors::command::RpcId;
 use tokio::time::{Duration, Instant};
 
 /// What every request carries from the layer that tries it to its handler.
@@ -18,7 +18,7 @@ pub(crate) struct Attempt {
     /// When calls are answered that wait for nothing but the work itself.
     pub(crate) deadline: Instant,
     /// Names the request in every attempt, on writes.
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<RpcId>,
     /// Whether an earlier attempt at this write may have been applied.
     pub(crate) again: bool,
     /// Raft id of the node that was asked, when it is not this one.

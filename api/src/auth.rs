@@ -9,7 +9,7 @@ use std::fmt;
 
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
-use shiioo_actors::secret::SecretHash;
+use shiioo_actors::domain::secret::SecretHash;
 use tokio::sync::watch;
 
 use crate::problem::{Code, Problem};

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use shiioo_actors::json::Json;
+use shiioo_actors::domain::json::Json;
 
 use crate::values::VALUE_DEPTH_MAX;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::error::CallError;
+use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::{GroupView, NodeView, ReplicaView};
 use shiioo_actors::handles::{DEFAULT_REGION, NewNode};
-use shiioo_actors::ids::NodeId;
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::{GroupView, NodeView, ReplicaView};
+use shiioo_actors::ports::error::CallError;
 use utoipa::ToSchema;
 
 use crate::app::Ctx;

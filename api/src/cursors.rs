@@ -7,7 +7,7 @@
 use std::fmt::{Display, Write as _};
 
 use sha2::{Digest, Sha256};
-use shiioo_actors::views::PageRequest;
+use shiioo_actors::domain::page::PageRequest;
 
 use crate::problem::Problem;
 

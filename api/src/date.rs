@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike, Timelike};
 use http::HeaderValue;
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

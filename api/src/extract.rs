@@ -10,8 +10,8 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use shiioo_actors::ids::{JobId, NodeId, RunId, TenantId, TokenId};
-use shiioo_actors::views::PageRequest;
+use shiioo_actors::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
+use shiioo_actors::domain::page::PageRequest;
 use utoipa::IntoParams;
 
 use crate::fields::{LOCK_KEY_BYTES_MAX, check_bytes, check_name};

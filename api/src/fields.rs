@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use shiioo_actors::json::Json;
+use shiioo_actors::domain::json::Json;
 
 use crate::carried::Carried;
 

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
-use shiioo_actors::error::CallError;
+use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::cluster::rpc_ids::InFlight;
 use shiioo_actors::handles::{Owner, Route};
-use shiioo_actors::origins::UnderWay;
+use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::{PEER_CALL_MAX, PeerError};
-use shiioo_actors::router::Lead;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::app::App;
@@ -58,7 +58,7 @@ pub(crate) trait Ways: Clone + Send + Sync + 'static {
     fn applied_index(&self, deadline: Instant) -> impl Future<Output = Option<u64>> + Send;
 
     /// Names a write that is about to be tried, perhaps a long poll.
-    fn begin(&self, is_long: bool) -> Option<UnderWay>;
+    fn begin(&self, is_long: bool) -> Option<InFlight>;
 
     /// Where a request has to go now.
     fn find(
@@ -94,7 +94,7 @@ impl Ways for App {
         self.node().ok()?.cluster.applied_index(deadline).await.ok()
     }
 
-    fn begin(&self, is_long: bool) -> Option<UnderWay> {
+    fn begin(&self, is_long: bool) -> Option<InFlight> {
         self.node().ok().map(|handles| handles.routes.begin(is_long))
     }
 
@@ -236,7 +236,7 @@ struct Journey<'a, W> {
     /// When the client is to have an answer.
     until: Instant,
     /// On writes: names all attempts. Every attempt has been answered when it is dropped.
-    under_way: Option<UnderWay>,
+    under_way: Option<InFlight>,
     /// Whether an attempt at this write may have been applied.
     again: bool,
 }
@@ -315,7 +315,7 @@ impl<'a, W: Ways> Journey<'a, W> {
             waited_before: Duration::ZERO,
             // Of a long poll, which has more time, every attempt gets the usual.
             deadline: (now + self.layer.app.request_timeout).min(self.until),
-            origin: self.under_way.as_ref().map(UnderWay::origin),
+            origin: self.under_way.as_ref().map(InFlight::rpc_id),
             again: self.again,
             asked: None,
             stale: false,

@@ -12,8 +12,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
+use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::ports::{API_ANSWER_BYTES_MAX, Declined};
-use shiioo_actors::router::Lead;
 use tokio::time::Instant;
 use tower::ServiceExt;
 

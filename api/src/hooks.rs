@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::str::Utf8Error;
 
-use shiioo_actors::ids::TenantId;
-use shiioo_actors::tenants::TestHook;
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::services::tenants::TestHook;
 
 use crate::app::Ctx;
 use crate::extract::{InPath, PathParam};

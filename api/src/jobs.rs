@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use shiioo_actors::domain::ids::{JobId, RunId};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::JobView;
+use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
 use shiioo_actors::handles::NewJob;
-use shiioo_actors::ids::{JobId, RunId};
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::JobView;
-use shiioo_actors::workflow::spec::{self, WorkflowSpec};
 use utoipa::ToSchema;
 
 use crate::app::Ctx;

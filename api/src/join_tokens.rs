@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::ids::TokenId;
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::{JoinTokenView, NewJoinToken};
+use shiioo_actors::domain::ids::TokenId;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::{JoinTokenView, NewJoinToken};
 use tokio::time::Duration;
 use utoipa::ToSchema;
 

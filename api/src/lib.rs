@@ -52,11 +52,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::Router;
-use shiioo_actors::descriptors::DescriptorBudget;
+use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::Declined;
-use shiioo_actors::seams::{Seams, TcpListen};
-use shiioo_actors::secret::SecretHash;
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::{Seams, TcpListen};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -1,11 +1,11 @@
 //! `/api/locks` and `/api/tenants/{tenant_id}/locks`: the same operations on different key spaces.
 
 use serde::{Deserialize, Serialize};
+use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::lock::LockView;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::{Acquired, LockDetail};
 use shiioo_actors::handles::AcquireLock;
-use shiioo_actors::json::Json;
-use shiioo_actors::outcome::LockView;
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::{Acquired, LockDetail};
 use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::{Html, IntoResponse};
 use http::{HeaderName, header};
 use serde::Serialize;
-use shiioo_actors::tenants::Quarantined;
+use shiioo_actors::services::tenants::Quarantined;
 use utoipa::ToSchema;
 
 use crate::app::{App, Ctx};

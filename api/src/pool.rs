@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
 
 /// Bytes of bodies under way, all together.
 pub(crate) const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;

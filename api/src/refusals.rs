@@ -5,11 +5,11 @@
 //! without it a 5xx on a write means *unknown*. What another attempt may mend is marked so.
 
 use http::StatusCode;
-use shiioo_actors::error::CallError;
-use shiioo_actors::outcome::Refusal;
+use shiioo_actors::command::Refusal;
+use shiioo_actors::domain::tenant::Quota;
+use shiioo_actors::domain::workflow::spec::InvalidWorkflow;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::tenant_record::Quota;
-use shiioo_actors::workflow::spec::InvalidWorkflow;
+use shiioo_actors::ports::error::CallError;
 
 use crate::problem::{Code, Problem, Retry};
 

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use shiioo_actors::json::Json;
+use shiioo_actors::domain::json::Json;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;

@@ -5,7 +5,7 @@ use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
-use shiioo_actors::error::CallError;
+use shiioo_actors::ports::error::CallError;
 
 use crate::app::App;
 use crate::forward::{Layer, OwnedBy};

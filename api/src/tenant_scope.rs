@@ -11,11 +11,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use shiioo_actors::error::CallError;
+use shiioo_actors::command::Refusal;
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::domain::views::RateLimit;
 use shiioo_actors::handles::{LockSpace, TenantHandle};
-use shiioo_actors::ids::TenantId;
-use shiioo_actors::outcome::Refusal;
-use shiioo_actors::views::RateLimit;
+use shiioo_actors::ports::error::CallError;
 
 use crate::app::{App, Ctx};
 use crate::extract::path_param;
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_repeat_is_not_refused_for_its_rate() {
-        use shiioo_actors::tenant_record::Quota;
+        use shiioo_actors::domain::tenant::Quota;
         let over = Refusal::QuotaExceeded {
             quota: Quota::ApiRequestsPerMinute,
             limit: 1,

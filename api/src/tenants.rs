@@ -1,12 +1,12 @@
 //! `/api/tenants`: the registry of tenants, their quotas and settings.
 
 use serde::{Deserialize, Serialize};
+use shiioo_actors::domain::ids::{NodeId, TenantId};
+use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantStatus};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::{TenantView, Usage};
 use shiioo_actors::handles::{NewTenant, StorageStats};
-use shiioo_actors::ids::{NodeId, TenantId};
-use shiioo_actors::json::Json;
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantStatus};
-use shiioo_actors::views::{TenantView, Usage};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::Ctx;

@@ -5,7 +5,7 @@
 //! | request | version `u16`, then [`Asked`] |
 //! | answer | version `u16`, then [`Answer`] |
 //!
-//! Both in the encoding of `shiioo_actors::codec`. A node that gets another version than its own
+//! Both in the encoding of `shiioo_actors::domain::codec`. A node that gets another version than its own
 //! has not done anything: it declines.
 //!
 //! Invariants: credentials do not travel, who asked does; what belongs to one connection
@@ -21,8 +21,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use shiioo_actors::codec;
-use shiioo_actors::command::Origin;
+use shiioo_actors::command::RpcId;
+use shiioo_actors::domain::codec;
 use tokio::time::{Duration, Instant};
 
 use crate::app::Caller;
@@ -109,7 +109,7 @@ pub(crate) struct Asked {
     /// Who the node that was asked let in.
     who: Who,
     request_id: Octets,
-    origin: Option<Origin>,
+    origin: Option<RpcId>,
     /// How long the client has waited already.
     waited_us: u64,
     /// How long calls may take that wait for nothing but the work itself. The sender bounds long
@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_survives_the_way_without_what_is_of_its_connection() {
         let mut attempt = Attempt::only(Duration::from_secs(5));
-        attempt.origin = Some(Origin { incarnation: 7, sequence: 3, answered_below: 2 });
+        attempt.origin = Some(RpcId { incarnation: 7, sequence: 3, first_incomplete: 2 });
         attempt.again = true;
         tokio::time::advance(Duration::from_secs(2)).await;
         let body = Bytes::from_static(b"{} ");

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::Uri;
 use serde::Serialize;
-use shiioo_actors::error::CallError;
-use shiioo_actors::outcome::Refusal;
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::views::WorkflowView;
-use shiioo_actors::workflow::spec::{self, WorkflowSpec};
+use shiioo_actors::command::Refusal;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::WorkflowView;
+use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
+use shiioo_actors::ports::error::CallError;
 use utoipa::ToSchema;
 
 use crate::app::Ctx;

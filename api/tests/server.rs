@@ -7,9 +7,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use shiioo_actors::descriptors::DescriptorBudget;
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::seams::{ByteStream, TcpListen};
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::{ByteStream, TcpListen};
 use shiioo_api::Api;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};

@@ -3,8 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::handles::Handles;
-use shiioo_actors::node::Doors;
-use shiioo_actors::ports::{BoxFuture, Declined, JoinService, PeerService, Service, Stranger};
+use shiioo_actors::node::RpcHandlers;
+use shiioo_actors::ports::{
+    BoxFuture, Declined, JoinService, PeerService, Service, UnauthenticatedPeer,
+};
 use shiioo_api::Api;
 use shiioo_storage::Groups;
 use tokio::time::Instant;
@@ -14,7 +16,7 @@ pub(crate) struct Door {
     groups: Arc<Groups>,
     api: Arc<Api>,
     /// The actors, once they run.
-    actors: OnceLock<Doors>,
+    actors: OnceLock<RpcHandlers>,
 }
 
 impl Door {
@@ -24,14 +26,14 @@ impl Door {
     }
 
     /// Opens the way to the actors, once, and with `handles` that of the clients.
-    pub(crate) fn open(&self, actors: Doors, handles: Option<Handles>) {
+    pub(crate) fn open(&self, actors: RpcHandlers, handles: Option<Handles>) {
         let _ = self.actors.set(actors);
         if let Some(handles) = handles {
             self.api.open(handles);
         }
     }
 
-    fn actors(&self) -> Result<&Doors, Declined> {
+    fn actors(&self) -> Result<&RpcHandlers, Declined> {
         self.actors.get().ok_or_else(|| Declined("the node is starting".to_owned()))
     }
 }
@@ -61,9 +63,9 @@ impl PeerService for Door {
 impl JoinService for Door {
     fn join(
         &self,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
-        Box::pin(async move { self.actors()?.desk.join(stranger, request).await })
+        Box::pin(async move { self.actors()?.join.join(stranger, request).await })
     }
 }

@@ -13,10 +13,10 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::ids::NodeId;
-use shiioo_actors::join::PeerRow;
+use shiioo_actors::cluster::join::PeerRow;
+use shiioo_actors::domain::ids::NodeId;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::seams::Seams;
+use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::{Disk, read_small, store_error, write_durably};
 use shiioo_transport::pki::{Authority, MemberName, NodeKey, PkiError};
 use uuid::Uuid;

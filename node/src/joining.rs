@@ -7,11 +7,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use shiioo_actors::command::Member;
-use shiioo_actors::join::{
+use shiioo_actors::cluster::join::{
     JoinAnswer, JoinReply, JoinRequest, JoinSecret, ParseTokenError, Prover,
 };
-use shiioo_actors::secret::is_same;
+use shiioo_actors::domain::membership::Member;
+use shiioo_actors::domain::secret::is_same;
 use shiioo_transport::join::{self, CaExpectation, JoinBinding, JoinError, JoinWays};
 use tokio::time::{Instant, sleep};
 

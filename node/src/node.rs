@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::command::Member;
-use shiioo_actors::descriptors::DescriptorBudget;
-use shiioo_actors::ids::NodeId;
+use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::membership::Member;
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::TcpListen;
 use shiioo_actors::ports::{BoxFuture, GroupStatus, StoreError};
-use shiioo_actors::seams::TcpListen;
 use shiioo_storage::disk::{Disk, DiskLock, read_small, store_error, write_durably};
 use shiioo_transport::udp::AsyncUdpSocket;
 use tokio::task::AbortHandle;

@@ -4,11 +4,11 @@
 //! a log that is missing is never taken for one that is still to be begun. The identity names the log
 //! by its id, which stands in every segment of it.
 
-use shiioo_actors::ids::Part;
+use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::part::{Machine as _, Overlay};
 use shiioo_actors::ports::{StoreError, Stores as _};
-use shiioo_actors::system::SystemState;
+use shiioo_actors::state::system::SystemState;
+use shiioo_actors::state::{RowBuffer, StateMachine as _};
 use shiioo_storage::disk::{Disk, store_error};
 use shiioo_storage::{FileStores, has_log};
 use uuid::Uuid;
@@ -63,10 +63,10 @@ async fn is_alone(config: &Config, seams: &NodeSeams, identity: &Identity) -> bo
 async fn members(config: &Config, seams: &NodeSeams) -> Result<Option<usize>, StoreError> {
     let (disk, executor) = (seams.disk.clone(), seams.executor.clone());
     let stores = FileStores::open(disk, executor, &config.region).await?;
-    if !stores.exists(Part::System)? {
+    if !stores.exists(StateMachineId::System)? {
         return Ok(None);
     }
-    let rows = Overlay::new(Some(stores.open(Part::System).await?));
+    let rows = RowBuffer::new(Some(stores.open(StateMachineId::System).await?));
     Ok(Some(SystemState::load(&rows)?.members().count()))
 }
 

@@ -11,16 +11,17 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shiioo_actors::command::Member;
-use shiioo_actors::descriptors::DescriptorBudget;
-use shiioo_actors::ids::{GroupId, NodeId};
-use shiioo_actors::join::{CertificateIssuer, JoinSecret};
+use shiioo_actors::cluster::join::JoinSecret;
+use shiioo_actors::domain::ids::{GroupId, NodeId};
+use shiioo_actors::domain::membership::{Authority, Member};
+use shiioo_actors::domain::secret::{SecretBytes, SecretHash};
 use shiioo_actors::node::{self, Founding, NodeActors, NodePorts, NodeProfile, StepPorts};
-use shiioo_actors::ports::{GroupStatus, Ledger, Peers, StoreError, UnderWay};
-use shiioo_actors::seams::Seams;
-use shiioo_actors::secret::{SecretBytes, SecretHash};
-use shiioo_actors::system::Authority;
-use shiioo_actors::tenants::{Quarantined, Registry};
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::Seams;
+use shiioo_actors::ports::{
+    AttemptJournal, CertificateIssuer, GroupStatus, Peers, ReplicatedLog, StoreError,
+};
+use shiioo_actors::services::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
 use shiioo_transport::http_client::HttpSteps;
@@ -33,10 +34,9 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::door::Door;
 use crate::identity::{Identity, IdentityError};
-use crate::joining;
 use crate::node::Sockets;
-use crate::own_log;
 use crate::seams::NodeSeams;
+use crate::{joining, own_log};
 
 /// How long running requests get to end when the node stops, before the rest stops under them.
 const API_DRAIN: Duration = Duration::from_secs(2);
@@ -156,7 +156,7 @@ impl Rooms {
         let under_way = Arc::new(under_way);
         let started = match seams.executor.workers() {
             Ok(workers) => {
-                let under_way = Arc::clone(&under_way) as Arc<dyn UnderWay>;
+                let under_way = Arc::clone(&under_way) as Arc<dyn AttemptJournal>;
                 let steps = StepPorts { workers, under_way };
                 let parts =
                     Parts { groups: &groups, registry, quic: &quic, door, steps, admin_token };
@@ -208,7 +208,7 @@ impl Rooms {
         let http = HttpSteps::new(tcp, clock, config.deny_private_targets, &descriptors)
             .map_err(|error| RoomsError::Tls(error.to_string()))?;
         let ports = NodePorts {
-            ledger: groups.clone(),
+            log: groups.clone(),
             stores,
             http: Arc::new(http),
             seams: seams.seams.clone(),

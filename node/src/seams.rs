@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shiioo_actors::seams::{Clock, Entropy, Seams, Tcp, Timestamp};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams, Tcp};
 use shiioo_storage::Executor;
 use shiioo_storage::disk::{Disk, RealDisk};
 use shiioo_transport::tcp::RealTcp;

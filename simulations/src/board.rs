@@ -9,9 +9,8 @@ use std::time::Duration;
 use stateright::semantics::register::{RegisterOp, RegisterRet};
 
 use crate::checks::linear::Seen;
-use crate::checks::liveness;
 use crate::checks::lock_spec::{LockAnswer, LockOp};
-use crate::checks::{Checked, reads};
+use crate::checks::{Checked, liveness, reads};
 use crate::client::Reply;
 use crate::trace;
 use crate::workload::SharedObject;

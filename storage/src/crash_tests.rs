@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position, RunId, TenantId};
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Row, Store, StoreError, Stores};
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RunId, StateMachineId, TenantId};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Row, Store, StoreError, Stores,
+};
 
 use openraft::storage::RaftStateMachine;
 
@@ -43,7 +45,7 @@ fn entry(tenant: TenantId, term: u64, index: u64) -> LogEntry {
         command: TenantCommand::CancelRun { run, reason: Some(format!("term {term}")) },
     };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     LogEntry { position: Position { term, index }, body: Body::Command(Arc::new(envelope)) }
 }
 
@@ -129,7 +131,7 @@ struct Oracle {
 struct Nothing;
 
 impl ApplySink for Nothing {
-    fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+    fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
 
     fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
         Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
@@ -197,7 +199,7 @@ impl Life<'_> {
         store.make_durable(vec![row(position)], position).await?;
         let part = self.oracle.parts.get_mut(&tenant).unwrap();
         part.durable = part.states.len() - 1;
-        self.keeper.durable(Part::Tenant(tenant), position);
+        self.keeper.durable(StateMachineId::Tenant(tenant), position);
         self.oracle.floor_known = self.keeper.floor().map(|floor| floor.position.index);
         Ok(())
     }
@@ -214,7 +216,7 @@ async fn open_store(
 ) -> Result<Box<dyn Store>, StoreError> {
     let empty = PartModel { states: vec![PartState::default()], durable: 0 };
     oracle.parts.entry(tenant).or_insert(empty);
-    stores.open(Part::Tenant(tenant)).await
+    stores.open(StateMachineId::Tenant(tenant)).await
 }
 
 async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError> {
@@ -282,7 +284,7 @@ async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError> {
     // Closing and opening again in the same life loses nothing.
     let store = life.stores.remove(&tenant(1)).unwrap();
     drop(store);
-    files.open(Part::Tenant(tenant(1))).await?;
+    files.open(StateMachineId::Tenant(tenant(1))).await?;
     Ok(())
 }
 
@@ -328,7 +330,7 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
 
     let files = now(FileStores::open(disk.mount(), Executor::Inline, "default")).unwrap();
     for (&tenant, part) in &oracle.parts {
-        let is_there = files.exists(Part::Tenant(tenant)).unwrap();
+        let is_there = files.exists(StateMachineId::Tenant(tenant)).unwrap();
         if let Some((_, is_gone)) = oracle.removed.filter(|(removed, _)| *removed == tenant) {
             assert!(!(is_gone && is_there), "{story}: {tenant} came back");
             if !is_there {
@@ -339,7 +341,7 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
             assert_eq!(part.durable, 0, "{story}: the files of {tenant} are gone");
             continue;
         }
-        let store = now(files.open(Part::Tenant(tenant)));
+        let store = now(files.open(StateMachineId::Tenant(tenant)));
         let store = store.unwrap_or_else(|error| panic!("{story}, {tenant}: {error}"));
         let found = PartState::of(store.as_ref()).unwrap();
         // The durable commit of a state may write it a second time: one more is allowed.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use shiioo_actors::ports::{Job, Workers};
+use shiioo_actors::ports::{Job, WorkerPool};
 
 /// Where blocking work runs: on the caller's thread in a simulation, where every thread would be
 /// an unseen source of chance, else on threads that may block.
@@ -96,7 +96,7 @@ impl Executor {
     ///
     /// # Errors
     /// When the system gives no threads.
-    pub fn workers(&self) -> io::Result<Arc<dyn Workers>> {
+    pub fn workers(&self) -> io::Result<Arc<dyn WorkerPool>> {
         if !matches!(self, Self::Threads) {
             return Ok(Arc::new(InlineWorkers));
         }
@@ -124,7 +124,7 @@ fn take_job(next: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
 
 struct WorkerThreads(mpsc::Sender<Job>);
 
-impl Workers for WorkerThreads {
+impl WorkerPool for WorkerThreads {
     fn threads(&self) -> usize {
         WORKERS
     }
@@ -137,7 +137,7 @@ impl Workers for WorkerThreads {
 
 struct InlineWorkers;
 
-impl Workers for InlineWorkers {
+impl WorkerPool for InlineWorkers {
     fn threads(&self) -> usize {
         1
     }

@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::StoreError;
 
 use crate::disk::{Disk, OpenMode, store_error};
-use crate::log::record;
-use crate::log::recovery;
+use crate::log::{record, recovery};
 use crate::parts::index::PartIndex;
 
 /// Above every key of a row.

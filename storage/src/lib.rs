@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | [`disk`] | the only way to files | everybody |
 //! | [`Executor`] | where blocking work runs | `node` chooses |
-//! | [`Groups`] | Raft groups over one log | the actors' `Ledger`, and their replicas elsewhere |
+//! | [`Groups`] | Raft groups over one log | the actors' `ReplicatedLog`, and their replicas elsewhere |
 //! | [`FileStores`] | indexes and event logs | the actors' `Stores` |
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shiioo_actors::ids::{RunId, TenantId};
-use shiioo_actors::ports::{Attempt, DEATHS_MAX, UnderWay};
+use shiioo_actors::domain::ids::{RunId, TenantId};
+use shiioo_actors::ports::{Attempt, AttemptJournal, DEATHS_MAX};
 use uuid::Uuid;
 
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -70,7 +70,7 @@ impl UnderWayFile {
     }
 }
 
-impl UnderWay for UnderWayFile {
+impl AttemptJournal for UnderWayFile {
     fn deaths(&self, attempt: &Attempt) -> u32 {
         lock(&self.deaths).get(attempt).copied().unwrap_or_default()
     }

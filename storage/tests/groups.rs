@@ -1,16 +1,18 @@
-//! Groups as the actors see them: the `Ledger` port over a real and over a simulated disk.
+//! Groups as the actors see them: the `ReplicatedLog` port over a real and over a simulated disk.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, NodeId, Part, Position, RunId, TenantId};
-use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, Replay, Reply, StoreError,
+use shiioo_actors::command::{Command, Envelope, Outcome, SystemCommand, TenantCommand};
+use shiioo_actors::domain::ids::{
+    Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
 };
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, Replay, ReplicatedLog,
+    Reply, StoreError,
+};
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
 
@@ -22,7 +24,7 @@ fn tenant(number: u8) -> TenantId {
 }
 
 fn envelope(command: Command) -> Envelope {
-    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 
 fn to_tenant(number: u8, text: &str) -> Envelope {
@@ -62,7 +64,7 @@ impl Sink {
 }
 
 impl ApplySink for Sink {
-    fn hand_over(&self, group: GroupId, entry: Handed) {
+    fn deliver(&self, group: GroupId, entry: CommittedEntry) {
         if let Payload::Command(_) = entry.payload {
             self.handed.lock().unwrap().entry(group).or_default().push(entry.position);
         }
@@ -157,8 +159,8 @@ fn what_is_durable_is_not_handed_over_again_and_the_rest_is() {
         let handed = sink.handed(GROUP);
         assert_eq!(handed.len(), 10);
         // One part is durable up to the sixth, the other whole: the floor is the sixth.
-        groups.durable(GROUP, Part::Tenant(tenant(1)), handed[6]);
-        groups.durable(GROUP, Part::Tenant(tenant(2)), handed[9]);
+        groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), handed[6]);
+        groups.durable(GROUP, StateMachineId::Tenant(tenant(2)), handed[9]);
         groups.shutdown().await;
         disk.cut_power();
 
@@ -205,7 +207,7 @@ fn a_part_is_replayed_its_own_entries() {
         }
         let handed = sink.handed(GROUP);
         let replay = |part, from, upto| groups.replay(GROUP, part, from, upto);
-        let first = Part::Tenant(tenant(1));
+        let first = StateMachineId::Tenant(tenant(1));
         let positions = |found: Replay| -> Vec<Position> {
             assert_eq!(found.next, None);
             found.entries.into_iter().map(|(position, _)| position).collect()
@@ -214,8 +216,9 @@ fn a_part_is_replayed_its_own_entries() {
         assert_eq!(positions(all), [handed[0], handed[2], handed[4]]);
         let some = replay(first, handed[0].index + 1, handed[3].index).await.unwrap();
         assert_eq!(positions(some), [handed[2]]);
-        assert!(replay(Part::System, 0, u64::MAX).await.unwrap().entries.is_empty());
-        let system = groups.replay(GroupId::SYSTEM, Part::System, 0, u64::MAX).await.unwrap();
+        assert!(replay(StateMachineId::System, 0, u64::MAX).await.unwrap().entries.is_empty());
+        let system =
+            groups.replay(GroupId::SYSTEM, StateMachineId::System, 0, u64::MAX).await.unwrap();
         assert_eq!(system.entries.len(), 1);
     });
 }
@@ -235,8 +238,9 @@ fn a_long_replay_comes_in_pieces() {
             let expected = handed.iter().enumerate().filter(|(at, _)| every.contains(&(at % 6)));
             let (mut from, mut pieces, mut found) = (0, 0, Vec::new());
             loop {
-                let piece =
-                    groups.replay(GROUP, Part::Tenant(tenant(number)), from, u64::MAX).await;
+                let piece = groups
+                    .replay(GROUP, StateMachineId::Tenant(tenant(number)), from, u64::MAX)
+                    .await;
                 let piece = piece.unwrap();
                 assert!(piece.entries.len() <= 5, "{} MiB at once", piece.entries.len());
                 found.extend(piece.entries.into_iter().map(|(position, _)| position));
@@ -413,13 +417,13 @@ fn segments_go_as_the_floor_rises_also_those_of_an_idle_group() {
         let groups = start(disk.mount(), Executor::Inline, &sink).await;
         lead(&groups, GroupId::SYSTEM).await;
         propose(&groups, GroupId::SYSTEM, to_system()).await;
-        groups.durable(GroupId::SYSTEM, Part::System, sink.handed(GroupId::SYSTEM)[0]);
+        groups.durable(GroupId::SYSTEM, StateMachineId::System, sink.handed(GroupId::SYSTEM)[0]);
         lead(&groups, GROUP).await;
         let text = "x".repeat(1 << 20);
         for _ in 0..40 {
             propose(&groups, GROUP, to_tenant(1, &text)).await;
             let last = *sink.handed(GROUP).last().unwrap();
-            groups.durable(GROUP, Part::Tenant(tenant(1)), last);
+            groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), last);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let left = segments(&disk);

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, TenantId};
-use shiioo_actors::json::Json;
-use shiioo_actors::part::{PartDeps, PartQueue, PartRunner};
+use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
+use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Dump, Handed, Ledger, Payload, ProposeError, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, ReplicatedLog, StoreError,
 };
-use shiioo_actors::seams::Timestamp;
-use shiioo_actors::tenant::TenantState;
-use shiioo_actors::tenant_record::{Quotas, Settings, TenantRecord, TenantStatus};
+use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
+use shiioo_actors::state::tenant::TenantState;
 use shiioo_storage::disk::{OpenMode, SimDisk};
 use shiioo_storage::{Executor, FileStores, Groups, GroupsConfig, LogClaim, NoPeers, StoresConfig};
 use uuid::Uuid;
@@ -51,15 +51,15 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
         at: Timestamp(0),
         term: None,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command: Command::Tenant { tenant: tenant(), epoch: Epoch(1), command },
     }
 }
 
-struct Sink(Arc<PartQueue>);
+struct Sink(Arc<ApplyQueue>);
 
 impl ApplySink for Sink {
-    fn hand_over(&self, _: GroupId, entry: Handed) {
+    fn deliver(&self, _: GroupId, entry: CommittedEntry) {
         if matches!(entry.payload, Payload::Command(_)) {
             self.0.push(entry);
         }
@@ -81,12 +81,12 @@ impl ApplySink for Sink {
 /// One life of a node with one tenant.
 struct Life {
     groups: Arc<Groups>,
-    runner: PartRunner<TenantState>,
+    runner: ReplicaRunner<TenantState>,
 }
 
 impl Life {
     async fn begin(disk: &SimDisk) -> Result<Self, StoreError> {
-        let queue = Arc::new(PartQueue::default());
+        let queue = Arc::new(ApplyQueue::default());
         let log = LogClaim { expected: None, fresh: LOG, region: "default".to_owned() };
         let election_timeout = Duration::from_millis(1000);
         let config = GroupsConfig { log, raft_id: RAFT_ID, election_timeout };
@@ -107,8 +107,8 @@ impl Life {
             "default",
             StoresConfig { log: Some(log), ..StoresConfig::default() },
         );
-        let deps = PartDeps { ledger: groups.clone(), stores: stores.await? };
-        match PartRunner::start(deps, GROUP, Part::Tenant(tenant()), queue).await {
+        let deps = ReplicaDeps { log: groups.clone(), stores: stores.await? };
+        match ReplicaRunner::start(deps, GROUP, StateMachineId::Tenant(tenant()), queue).await {
             Ok((runner, _)) => Ok(Self { groups, runner }),
             Err(error) => {
                 groups.shutdown().await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::ids::{Part, Position, TenantId};
+use shiioo_actors::domain::ids::{Position, StateMachineId, TenantId};
 use shiioo_actors::ports::{Row, Store, StoreError, Stores};
 use shiioo_storage::disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk, SimDisk, read_small, write_durably,
@@ -20,8 +20,8 @@ fn tenant() -> TenantId {
     TENANT.parse().unwrap()
 }
 
-fn part() -> Part {
-    Part::Tenant(tenant())
+fn part() -> StateMachineId {
+    StateMachineId::Tenant(tenant())
 }
 
 fn at(index: u64) -> Position {
@@ -236,14 +236,14 @@ async fn a_removed_tenant_is_gone_and_its_leftovers_too() {
 async fn the_control_plane_has_an_index_and_no_events() {
     let disk = SimDisk::new(1);
     let files = stores(disk.mount()).await;
-    let mut store = files.open(Part::System).await.unwrap();
+    let mut store = files.open(StateMachineId::System).await.unwrap();
     store.make_durable(vec![put("a", "1")], at(1)).await.unwrap();
     assert!(store.append_events(b"no").is_err());
     let stats = store.stats().unwrap();
     assert_eq!((stats.file_count, stats.events_bytes), (1, 0));
     assert!(stats.index_bytes > 0);
     drop(store);
-    assert_eq!(files.open(Part::System).await.unwrap().position(), Some(at(1)));
+    assert_eq!(files.open(StateMachineId::System).await.unwrap().position(), Some(at(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,8 +313,8 @@ async fn files_that_cannot_be_looked_for_are_not_taken_for_missing_ones() {
     assert_eq!(files.open(part()).await.unwrap().position(), Some(at(3)));
 }
 
-fn numbered(number: u32) -> Part {
-    Part::Tenant(format!("00000000-0000-0000-0000-{number:012}").parse().unwrap())
+fn numbered(number: u32) -> StateMachineId {
+    StateMachineId::Tenant(format!("00000000-0000-0000-0000-{number:012}").parse().unwrap())
 }
 
 /// The one who used his files least recently is asked, each once, until somebody closes them.
@@ -346,7 +346,7 @@ async fn no_more_are_open_than_allowed_and_the_least_used_are_asked_to_close() {
     drop(open.remove(1));
     let fourth = fourth.await.unwrap();
     // The control plane is never asked and never waits.
-    drop(files.open(Part::System).await.unwrap());
+    drop(files.open(StateMachineId::System).await.unwrap());
     drop((fourth, open));
     for number in 0..20 {
         drop(files.open(numbered(number)).await.unwrap());

@@ -19,6 +19,7 @@
 // product reaches through its seams only.
 #![allow(clippy::disallowed_methods)]
 
+pub mod arrows;
 pub mod binary;
 pub mod chaos;
 mod client;

@@ -1,9 +1,10 @@
-//! The arrows between the rooms, and the size of what is in them.
+//! The arrows between the crates and between the folders in them, and the size of files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::Value;
+use tests::arrows::{self, Arrow, Sources};
 use tests::{binary, files};
 
 /// Which technology may be named in which crate only.
@@ -21,7 +22,42 @@ const ARROWS: [(&str, &[&str]); 5] = [
     ("shiioo-api", &["shiioo-actors"]),
     ("shiioo", &["shiioo-actors", "shiioo-api", "shiioo-storage", "shiioo-transport"]),
 ];
-const FILE_LINES_MAX: usize = 700;
+/// The folders of a crate, from the bottom up: a file names only what is in its own folder or in one
+/// that stands before it here. A name without a folder is a file of the root. A folder is listed whole,
+/// or by each folder in it.
+const FLOORS: [(&str, &[&str]); 1] = [(
+    "shiioo-actors",
+    &[
+        "mutants.rs",
+        "domain",
+        "command",
+        "ports",
+        "state",
+        "replica",
+        "cluster",
+        "services",
+        "handles",
+        "node",
+    ],
+)];
+/// Where nothing waits and nothing is looked at but what is given.
+const PURE: [(&str, &[&str]); 1] = [("shiioo-actors", &["domain", "command", "state"])];
+/// Crates that what is pure does not name.
+const IMPURE: [&str; 9] = [
+    "tokio",
+    "ractor",
+    "tracing_subscriber",
+    "shiioo_storage",
+    "shiioo_transport",
+    "shiioo_api",
+    "axum",
+    "quinn",
+    "openraft",
+];
+/// The longest file of a product crate, lines, with the tests inside it.
+const FILE_LINES_MAX: usize = 600;
+/// The longest file of nothing but tests.
+const TEST_FILE_LINES_MAX: usize = 700;
 
 struct Package {
     manifest: String,
@@ -86,12 +122,83 @@ fn no_production_file_is_longer_than_a_person_reads() {
             if path.extension().is_some_and(|extension| extension == "rs") {
                 let lines = files::read(&path).lines().count();
                 seen += 1;
-                if lines > FILE_LINES_MAX {
+                let is_test = path.to_string_lossy().contains("tests");
+                if lines > if is_test { TEST_FILE_LINES_MAX } else { FILE_LINES_MAX } {
                     too_long.push(format!("{}: {lines} lines", path.display()));
                 }
             }
         }
     }
     assert!(seen > ARROWS.len(), "the sources were found");
-    assert!(too_long.is_empty(), "at most {FILE_LINES_MAX} lines a file: {too_long:#?}");
+    assert!(
+        too_long.is_empty(),
+        "more lines than {FILE_LINES_MAX}, or {TEST_FILE_LINES_MAX} in tests: {too_long:#?}"
+    );
+}
+
+fn sources(packages: &BTreeMap<String, Package>, name: &str) -> Sources {
+    let folder = Path::new(&packages[name].manifest).parent().expect("a folder");
+    Sources::read(&folder.join("src"))
+}
+
+/// The floor that a file stands on.
+fn floor(file: &str, floors: &[&str]) -> Option<usize> {
+    let stands_in = |floor: &&str| {
+        let rest = file.strip_prefix(*floor);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == ".rs")
+    };
+    floors.iter().position(stands_in)
+}
+
+#[test]
+fn folders_import_downwards_only() {
+    let packages = packages();
+    let mut wrong = Vec::new();
+    for (name, floors) in FLOORS {
+        let sources = sources(&packages, name);
+        for (file, _) in sources.texts().filter(|(file, _)| *file != "lib.rs") {
+            assert!(floor(file, floors).is_some(), "{name}: {file} is on no floor of {floors:?}");
+        }
+        let arrows = sources.arrows();
+        assert!(arrows.len() > floors.len(), "{name}: the arrows were found");
+        let is_upward = |arrow: &&Arrow| floor(&arrow.from, floors) < floor(&arrow.to, floors);
+        wrong.extend(arrows.iter().filter(is_upward).map(|arrow| format!("{name}: {arrow}")));
+    }
+    assert!(wrong.is_empty(), "these name what stands above them: {wrong:#?}");
+}
+
+#[test]
+fn files_of_different_folders_form_no_circle() {
+    let packages = packages();
+    let mut wrong = Vec::new();
+    for (name, _) in FLOORS {
+        let sources = sources(&packages, name);
+        let all: BTreeSet<&str> = sources.texts().map(|(file, _)| file).collect();
+        let found = sources.arrows();
+        for circle in arrows::circles(&found) {
+            let inside = found.iter().filter(|arrow| {
+                circle.contains(arrow.from.as_str()) && circle.contains(arrow.to.as_str())
+            });
+            let between = inside.filter(|arrow| {
+                arrows::folder(&arrow.from, &all) != arrows::folder(&arrow.to, &all)
+            });
+            let between: Vec<_> = between.map(|arrow| format!("{name}: {arrow}")).collect();
+            wrong.extend((!between.is_empty()).then_some(between));
+        }
+    }
+    assert!(wrong.is_empty(), "these folders need each other: {wrong:#?}");
+}
+
+#[test]
+fn what_is_pure_names_nothing_that_waits() {
+    let packages = packages();
+    let mut wrong = Vec::new();
+    for (name, folders) in PURE {
+        let sources = sources(&packages, name);
+        for (file, text) in sources.texts().filter(|(file, _)| floor(file, folders).is_some()) {
+            let named = IMPURE.iter().filter(|impure| text.contains(&format!("{impure}::")));
+            wrong.extend(named.map(|impure| format!("{name}: {file} names {impure}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -16,18 +16,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use shiioo_actors::ports::Declined;
-use shiioo_actors::seams::{Seams, Tcp};
+use shiioo_actors::ports::seams::{Seams, Tcp};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::dial;
 use crate::frame::RequestHead;
 use crate::lookups::Lookups;
-use crate::pki;
 use crate::settings::{self, Side};
-use crate::tls;
 use crate::udp::Udp;
 use crate::wire::Exchange;
+use crate::{pki, tls};
 
 /// Longest request of a joiner and longest answer to it, bytes.
 pub const JOIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -53,7 +52,7 @@ pub enum CaExpectation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JoinBinding {
     /// A secret of this connection: the other end has the same in its
-    /// [`Stranger`](shiioo_actors::ports::Stranger).
+    /// [`UnauthenticatedPeer`](shiioo_actors::ports::Stranger).
     pub binding: [u8; 32],
     /// Fingerprint of the authority that vouches for the other end.
     pub authority: [u8; 32],

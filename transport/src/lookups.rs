@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shiioo_actors::ids::TenantId;
-use shiioo_actors::seams::Tcp;
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::ports::seams::Tcp;
 use tokio::sync::watch;
 
 use crate::shares::{Place, Shares};
@@ -150,7 +150,7 @@ mod tests {
     use std::time::Duration;
 
     use shiioo_actors::ports::BoxFuture;
-    use shiioo_actors::seams::{ByteStream, TcpListen};
+    use shiioo_actors::ports::seams::{ByteStream, TcpListen};
     use tokio::sync::Semaphore;
     use tokio::time::{sleep, timeout};
 

@@ -15,7 +15,7 @@ use quinn::{
 };
 use quinn_proto::InvalidCid;
 use ring::{hkdf, hmac};
-use shiioo_actors::seams::{Clock, Entropy, Seams};
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 
 /// Silence after which a connection is given up, ms. A leader that is heard and hears nobody is
 /// followed until then: with an election on top it must stay below two seconds.

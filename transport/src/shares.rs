@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The places, and who has them.

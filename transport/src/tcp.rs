@@ -1,4 +1,4 @@
-//! TCP of production: tokio's sockets behind [`shiioo_actors::seams::Tcp`].
+//! TCP of production: tokio's sockets behind [`shiioo_actors::ports::seams::Tcp`].
 //!
 //! Nagle's algorithm is off on every connection: requests and answers are written whole, so that
 //! waiting for more to send would only add delay.
@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::seams::{ByteStream, Tcp, TcpListen};
+use shiioo_actors::ports::seams::{ByteStream, Tcp, TcpListen};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The operating system's TCP and name resolution.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use ring::digest::{SHA256, digest};
-use shiioo_actors::ids::TenantId;
-use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 
 /// Entropy from a seed: the hashes of a counter.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use shiioo_actors::seams::{Clock, Seams};
+use shiioo_actors::ports::seams::{Clock, Seams};
 
 use crate::pki::{self, MemberName};
 

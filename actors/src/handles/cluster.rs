@@ -9,24 +9,22 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::command::SystemCommand;
-use crate::control::{Control, Directory};
-use crate::elector::Elector;
-use crate::error::CallError;
-use crate::handles::{Call, Created};
-use crate::heartbeat::Heartbeats;
-use crate::ids::{GroupId, NodeId};
-use crate::json::Json;
-use crate::node_calls;
-use crate::outcome::{Outcome, Refusal};
-use crate::ports::{GroupStatus, Ledger};
-use crate::router::Router;
-use crate::seams::{Seams, Timestamp};
-use crate::system::{NodeRecord, SystemState};
-use crate::views::{
-    GroupView, LeaderView, NodeRole, NodeStatus, NodeView, Page, PageRequest, PageRoom,
-    ReplicaView, Weighed,
-};
+use crate::cluster::node_rpc;
+use crate::cluster::routing::{Directory, Router};
+use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::json::Json;
+use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
+use crate::domain::time::Timestamp;
+use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::ports::{GroupStatus, ReplicatedLog};
+use crate::services::control::Control;
+use crate::services::elector::Elector;
+use crate::services::heartbeat::Heartbeats;
+use crate::services::{Call, Created};
+use crate::state::system::{NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);
@@ -38,7 +36,7 @@ pub struct Cluster {
     pub(crate) directory: Arc<Directory>,
     pub(crate) elector: Elector,
     pub(crate) heartbeats: Heartbeats,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) router: Router,
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
@@ -238,12 +236,12 @@ impl Cluster {
     async fn gather(&self, others: Vec<u64>, deadline: Instant) -> BTreeMap<GroupId, GroupStatus> {
         let deadline = deadline.min(Instant::now() + GATHER_DEADLINE);
         let asked = others.into_iter().map(|raft_id| async move {
-            (raft_id, node_calls::groups(self.router.peers(), raft_id, deadline).await)
+            (raft_id, node_rpc::groups(self.router.peers(), raft_id, deadline).await)
         });
         let told = futures_util::future::join_all(asked).await;
         let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));
         let mut all: BTreeMap<GroupId, (u64, GroupStatus)> = BTreeMap::new();
-        for (teller, groups) in told.chain([(self.raft_id, self.ledger.groups())]) {
+        for (teller, groups) in told.chain([(self.raft_id, self.log.groups())]) {
             for status in groups {
                 let weight = |teller: u64, status: &GroupStatus| {
                     (status.term, status.leader == Some(teller))
@@ -279,7 +277,7 @@ impl Cluster {
         let heard = self.heartbeats.heard(over_http, deadline).await?;
         let health = self.heartbeats.health(deadline).await?;
         let leader = self.elector.current().leader;
-        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         // Who does not vote yet is no help when another fails, however well it is.
         let placed = |raft_id, status| match status {
             NodeStatus::Healthy if !voters.is_placed(raft_id) => NodeStatus::Degraded,
@@ -288,7 +286,7 @@ impl Cluster {
         let view = |(id, record): (NodeId, NodeRecord)| {
             let (status, heard_at) = match record.raft_id() {
                 Some(raft_id) if id == self.node => {
-                    let has_room = self.ledger.has_room();
+                    let has_room = self.log.has_room();
                     let own = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
                     (placed(raft_id, own), Some(self.seams.clock.now()))
                 }
@@ -322,13 +320,13 @@ pub(super) fn without_texts(state: &SystemState) -> Vec<(NodeId, NodeRecord)> {
 pub(super) fn page_by_key<K, T>(items: impl Iterator<Item = (K, T)>, page: &PageRequest) -> Page<T>
 where
     K: Ord + Serialize + DeserializeOwned,
-    T: Weighed,
+    T: JsonSize,
 {
     let after = page.cursor.as_deref().and_then(|key| serde_json::from_str::<K>(key).ok());
     let later = items.filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let mut later: Vec<_> = later.collect();
     later.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let (items, more) = PageRoom::new(page.limit).fill(later);
+    let (items, more) = PageBudget::new(page.limit).fill(later);
     let last = items.last().filter(|_| more);
     let next_cursor = last.and_then(|(key, _)| serde_json::to_string(key).ok());
     Page { items: items.into_iter().map(|(_, item)| item).collect(), next_cursor }

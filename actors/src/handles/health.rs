@@ -8,11 +8,11 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Cluster;
 use super::cluster::without_texts;
-use crate::heartbeat::MemberHealth;
-use crate::ids::GroupId;
-use crate::system::SystemState;
-use crate::views::{ClusterHealth, NodeRole, NodeStatus};
-use crate::voters::{Voters, quorum};
+use crate::domain::ids::GroupId;
+use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
+use crate::domain::voters::{Voters, quorum};
+use crate::services::heartbeat::MemberHealth;
+use crate::state::system::SystemState;
 
 /// How long a look at this node's own view may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -27,11 +27,11 @@ impl Cluster {
         let leader = views.iter().find(|node| node.role == NodeRole::Leader);
         let placed = self.control.read(deadline, placements).await.unwrap_or_default();
         let health = self.heartbeats.health(deadline).await.unwrap_or_default();
-        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         let is_alive = |id: u64| self.is_alive(&health, id);
         // Of a group that is not here, its placement says who votes.
         let spare = |(group, members): (GroupId, Vec<u64>)| {
-            let voters = self.ledger.voters(group).unwrap_or_else(|| Voters::of(members));
+            let voters = self.log.voters(group).unwrap_or_else(|| Voters::of(members));
             voters.can_lose(is_alive)
         };
         let least = placed.into_iter().map(spare).chain([voters.can_lose(is_alive)]).min();
@@ -62,7 +62,7 @@ impl Cluster {
         if !self.has_started() {
             reasons.push("waits for the cluster to note that this node has started".to_owned());
         }
-        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         if !voters.is_placed(self.raft_id) {
             reasons.push("does not vote in the system group yet".to_owned());
         }
@@ -83,10 +83,10 @@ impl Cluster {
 
     /// What keeps this node's replica of a group from being read; nothing when it can be.
     async fn not_caught_up(&self, group: GroupId, deadline: Instant) -> Option<String> {
-        if self.ledger.leadership(group).is_none() {
+        if self.log.leadership(group).is_none() {
             return Some(format!("group {group} has not started here"));
         }
-        match timeout_at(deadline, self.ledger.read_index(group)).await {
+        match timeout_at(deadline, self.log.read_index(group)).await {
             Ok(Ok(())) => None,
             // Lost while it was being asked.
             _ if group == GroupId::SYSTEM && self.elector.current().leader.is_none() => {
@@ -100,7 +100,7 @@ impl Cluster {
     /// What a node of which nobody is known to lead waits for.
     async fn awaited(&self, deadline: Instant) -> String {
         let health = self.heartbeats.health(deadline).await.unwrap_or_default();
-        let voters = self.ledger.voters(GroupId::SYSTEM).unwrap_or_default();
+        let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         voters.awaited(|id| self.is_alive(&health, id))
     }
 

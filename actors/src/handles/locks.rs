@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::LockCommand;
-use crate::control::Control;
-use crate::error::CallError;
-use crate::handles::{Call, TenantHandle};
-use crate::json::Json;
-use crate::lock_table::LockTable;
-use crate::locks::{LockManager, Space};
-use crate::mailbox::{asked, until};
-use crate::outcome::{LockView, Outcome, Refusal};
-use crate::ports::Ledger;
-use crate::seams::Seams;
-use crate::views::{Acquired, LockDetail, Page, PageRequest, PageRoom};
+use crate::command::{LockCommand, Outcome, Refusal};
+use crate::domain::json::Json;
+use crate::domain::lock::LockView;
+use crate::domain::page::{Page, PageBudget, PageRequest};
+use crate::domain::views::{Acquired, LockDetail};
+use crate::handles::TenantHandle;
+use crate::ports::ReplicatedLog;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::services::Call;
+use crate::services::control::Control;
+use crate::services::locks::{LockManager, Space};
+use crate::services::mailbox::{client_envelope, until};
+use crate::state::tables::lock_table::LockTable;
 
 /// Keys of the cluster's own space that only the cluster itself may take.
 const RESERVED_PREFIX: &str = "cluster/";
@@ -24,7 +26,7 @@ const RESERVED_PREFIX: &str = "cluster/";
 pub struct Locks {
     pub(crate) manager: LockManager,
     pub(crate) control: Control,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) seams: Seams,
 }
 
@@ -66,7 +68,7 @@ pub struct AcquireLock {
     pub key: String,
     /// Who wants it, 1-256 bytes.
     pub holder: String,
-    /// Length of a term.
+    /// Length of a lease.
     pub ttl: Duration,
     /// How long to queue for it.
     pub wait: Duration,
@@ -88,11 +90,11 @@ impl Locks {
         space.check_key(&acquire.key)?;
         let AcquireLock { key, holder, ttl, wait, metadata } = acquire;
         let request = (key, holder, millis(ttl), metadata);
-        let (cause, waits) = (call.cause.clone(), (wait, call.waited));
+        let (cause, waits) = (call.cause.clone(), (wait, call.elapsed_upstream));
         self.manager.acquire(space.space(), cause, call.deadline, waits, request).await
     }
 
-    /// Begins the holder's term again.
+    /// Begins the holder's lease again.
     ///
     /// # Errors
     /// When the lock is not (any more) held so, or it came to no outcome by the deadline.
@@ -125,8 +127,8 @@ impl Locks {
         space.check_key(&key)?;
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
-        let envelope = asked(&self.seams, &call.cause, call.origin, command);
-        match until(call.deadline, self.ledger.propose(space.group, envelope)).await? {
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
+        match until(call.deadline, self.log.propose(space.group, envelope)).await? {
             Outcome::Released(released) => Ok(released),
             Outcome::Refused(refusal) => Err(refusal.into()),
             other => Err(super::tenants::unexpected(&other)),
@@ -164,7 +166,7 @@ impl Locks {
         let (locks, more) = self
             .read(call, space, move |locks| {
                 let found = locks.list(&prefix, page.cursor.as_deref());
-                PageRoom::new(page.limit).fill(found.cloned())
+                PageBudget::new(page.limit).fill(found.cloned())
             })
             .await?;
         let next_cursor = locks.last().filter(|_| more).map(|last| last.key.clone());
@@ -179,7 +181,7 @@ impl Locks {
     ) -> Result<T, CallError> {
         match space {
             LockSpace::Cluster => {
-                let read = move |state: &crate::system::SystemState| read(state.locks());
+                let read = move |state: &crate::state::system::SystemState| read(state.locks());
                 self.control.read_for(call, read).await
             }
             LockSpace::Tenant(tenant) => {

@@ -5,18 +5,19 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::Cluster;
-use crate::command::SystemCommand;
-use crate::error::CallError;
+use crate::cluster::join::JoinSecret;
+use crate::cluster::node_rpc::{self, StepDownError};
+use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::domain::ids::{GroupId, NodeId, TokenId};
+use crate::domain::membership::JoinToken;
+use crate::domain::page::{Page, PageRequest};
+use crate::domain::views::{JoinTokenView, NewJoinToken};
 use crate::handles::cluster::page_by_key;
-use crate::handles::{Call, Created};
-use crate::ids::{GroupId, NodeId, TokenId};
-use crate::join::JoinSecret;
-use crate::node_calls::{self, StepDownError};
-use crate::outcome::{Outcome, Refusal};
-use crate::placement::keeps_quorum;
 use crate::ports::PeerError;
-use crate::system::{JoinToken, SystemState};
-use crate::views::{JoinTokenView, NewJoinToken, Page, PageRequest};
+use crate::ports::error::CallError;
+use crate::services::placement::keeps_quorum;
+use crate::services::{Call, Created};
+use crate::state::system::SystemState;
 
 /// Wait before it is looked again whether a node is gone.
 const GONE_POLL: Duration = Duration::from_millis(50);
@@ -55,7 +56,7 @@ impl Cluster {
 
     async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
-        let groups = self.ledger.groups();
+        let groups = self.log.groups();
         let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
         let voters = system.into_iter().flat_map(|status| &status.replicas);
         let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);
@@ -155,7 +156,7 @@ impl Cluster {
         let Some(leader) = known.leader.filter(|leader| *leader != self.raft_id) else {
             return self.elector.step_down(call.deadline).await;
         };
-        let asked = node_calls::step_down(self.router.peers(), leader, known.term, call.deadline);
+        let asked = node_rpc::step_down(self.router.peers(), leader, known.term, call.deadline);
         match asked.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(StepDownError::NoOtherCandidate)) => Err(Refusal::NoOtherCandidate.into()),

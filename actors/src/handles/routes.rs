@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Tenants;
-use crate::error::CallError;
-use crate::ids::{GroupId, TenantId};
-use crate::origins::{Origins, UnderWay};
+use crate::cluster::routing::{Lead, Router};
+use crate::cluster::rpc_ids::{InFlight, RpcIdSource};
+use crate::domain::ids::{GroupId, TenantId};
+use crate::ports::error::CallError;
 use crate::ports::{PeerError, Service};
-use crate::router::{Lead, Router};
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Route {
 pub struct Routes {
     pub(crate) router: Router,
     pub(crate) tenants: Tenants,
-    pub(crate) origins: Arc<Origins>,
+    pub(crate) rpc_ids: Arc<RpcIdSource>,
 }
 
 impl std::fmt::Debug for Routes {
@@ -45,8 +45,8 @@ impl std::fmt::Debug for Routes {
 impl Routes {
     /// Names a write that is about to be tried, perhaps a long poll. It counts as answered when the
     /// name is dropped.
-    pub fn begin(&self, is_long: bool) -> UnderWay {
-        self.origins.begin(is_long)
+    pub fn begin(&self, is_long: bool) -> InFlight {
+        self.rpc_ids.begin(is_long)
     }
 
     /// Where a request has to go now. A tenant that does not exist is at home everywhere: whoever

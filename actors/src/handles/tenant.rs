@@ -8,33 +8,34 @@ use ractor::ActorRef;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
-use crate::command::{Command, TenantCommand, WorkflowSource};
-use crate::control::Placed;
-use crate::error::CallError;
-use crate::handles::{Call, Created};
-use crate::ids::{JobId, RunId, TenantId};
-use crate::json::Json;
-use crate::locks::Space;
-use crate::mailbox::{asked, born, call, until};
+use crate::cluster::routing::TenantLocation;
+use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::domain::ids::{JobId, RunId, TenantId};
+use crate::domain::json::Json;
+use crate::domain::page::{Page, PageBudget, PageRequest};
+use crate::domain::run::RunStatus;
+use crate::domain::tenant::TenantStatus;
+use crate::domain::views::{JobView, RunView, WorkflowView};
+use crate::domain::workflow::Workflow;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
-use crate::outcome::{Outcome, Refusal, RunStatus};
-use crate::part::PartQueue;
-use crate::ports::{Ledger, StoreError};
-use crate::seams::Seams;
-use crate::tenant::{NamedWorkflow, checked_event, job_view, run_view};
-use crate::tenant_record::TenantStatus;
-use crate::tenants::{TenantMessage, TenantReader};
-use crate::views::{JobView, Page, PageRequest, PageRoom, RunView, WorkflowView};
-use crate::workflow::Workflow;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::ports::{ReplicatedLog, StoreError};
+use crate::replica::ApplyQueue;
+use crate::services::locks::Space;
+use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
+use crate::services::tenants::{TenantMessage, TenantReader};
+use crate::services::{Call, Created};
+use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
 pub struct TenantHandle {
     pub(super) id: TenantId,
-    pub(super) placed: Placed,
+    pub(super) placed: TenantLocation,
     pub(super) actor: ActorRef<TenantMessage>,
-    pub(super) queue: Arc<PartQueue>,
-    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) queue: Arc<ApplyQueue>,
+    pub(super) log: Arc<dyn ReplicatedLog>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,
 }
@@ -141,7 +142,7 @@ impl TenantHandle {
         let (runs, next) = self
             .read(call, move |reader| {
                 let is_active = is_active(reader);
-                let show = |run: &crate::tenant::Run| {
+                let show = |run: &crate::state::tenant::Run| {
                     let wanted = status.is_none_or(|status| run.status == status);
                     wanted.then(|| run_view(run, is_active))
                 };
@@ -168,7 +169,7 @@ impl TenantHandle {
         let events = self
             .read(call, move |reader| {
                 let Some(run) = reader.state.run(reader.rows, id)? else { return Ok(None) };
-                let (mut room, mut lines) = (PageRoom::new(page.limit), Vec::new());
+                let (mut room, mut lines) = (PageBudget::new(page.limit), Vec::new());
                 for (at, span) in run.events.iter().enumerate().skip(from) {
                     let line = reader.rows.read_events(span.offset, span.bytes());
                     let text = line.and_then(|line| {
@@ -275,7 +276,7 @@ impl TenantHandle {
                 let after = page.cursor.unwrap_or_default();
                 let later = reader.state.workflows().range((Excluded(after), Unbounded));
                 let views = later.map(|(name, named)| workflow_view(name, named));
-                PageRoom::new(page.limit).fill(views)
+                PageBudget::new(page.limit).fill(views)
             })
             .await?;
         let next_cursor = items.last().filter(|_| more).map(|last| last.name.clone());
@@ -363,8 +364,8 @@ impl TenantHandle {
             self.tell_pause(call).await;
         }
         let command = self.to_tenant(command);
-        let envelope = asked(&self.seams, &call.cause, call.origin, command);
-        match until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await? {
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
+        match until(call.deadline, self.log.propose(self.placed.group, envelope)).await? {
             Outcome::Refused(Refusal::StaleEpoch) => {
                 // Deleted since it was looked up, or not served here any more.
                 self.read(call, |_| ()).await?;
@@ -379,11 +380,11 @@ impl TenantHandle {
     /// fails to keeps the key for longer, which does no harm.
     async fn tell_pause(&self, call: &Call) {
         let Some(pause) = self.queue.pause() else { return };
-        let Some(leadership) = self.ledger.leadership(self.placed.group) else { return };
+        let Some(leadership) = self.log.leadership(self.placed.group) else { return };
         let now = *leadership.borrow();
         let command = self.to_tenant(TenantCommand::TimePassed(pause));
-        let envelope = born(&self.seams, Some(now.term), command);
-        let told = until(call.deadline, self.ledger.propose(self.placed.group, envelope)).await;
+        let envelope = internal_envelope(&self.seams, Some(now.term), command);
+        let told = until(call.deadline, self.log.propose(self.placed.group, envelope)).await;
         tracing::debug!(tenant = %self.id, ?told, "told of a pause");
     }
 
@@ -393,7 +394,7 @@ impl TenantHandle {
 
     /// Waits until everything that was committed before now has been handed over.
     pub(super) async fn catch_up(&self, call: &Call) -> Result<(), CallError> {
-        let ready = self.ledger.read_index(self.placed.group);
+        let ready = self.log.read_index(self.placed.group);
         match tokio::time::timeout_at(call.deadline, ready).await {
             Ok(ready) => Ok(ready?),
             Err(_) => Err(CallError::DeadlineExceeded),

@@ -6,19 +6,24 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::command::SystemCommand;
-use crate::control::{Control, Directory, Placed};
-use crate::error::CallError;
-use crate::handles::{Call, Created, TenantHandle};
-use crate::ids::{GroupId, NodeId, Part, TenantId};
-use crate::mailbox::call;
-use crate::outcome::{Outcome, Refusal};
-use crate::ports::{Ledger, StoreError, StoreStats, Stores};
-use crate::seams::{Seams, Timestamp};
-use crate::system::SystemState;
-use crate::tenant_record::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
-use crate::tenants::{AdmitReply, Quarantined, Registry, Slot, TenantMessage, TestHook};
-use crate::views::{Page, PageRequest, PageRoom, RateLimit, TenantView, Usage};
+use crate::cluster::routing::{Directory, TenantLocation};
+use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
+use crate::domain::page::{Page, PageBudget, PageRequest};
+use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
+use crate::domain::time::Timestamp;
+use crate::domain::views::{RateLimit, TenantView, Usage};
+use crate::handles::TenantHandle;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::ports::{ReplicatedLog, StoreError, StoreStats, Stores};
+use crate::services::control::Control;
+use crate::services::mailbox::call;
+use crate::services::tenants::{
+    Activation, AdmitReply, Quarantined, Registry, TenantMessage, TestHook,
+};
+use crate::services::{Call, Created};
+use crate::state::system::SystemState;
 
 /// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.
 const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);
@@ -32,7 +37,7 @@ pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) seams: Seams,
     /// Region of this node: where tenants go that name none, when nobody is in `default`.
@@ -179,7 +184,7 @@ impl Tenants {
                     .map(|(id, entry, record)| {
                         (entry.created_seq, show(state, id, entry.group, entry.version, record))
                     });
-                let (items, more) = PageRoom::new(page.limit).fill(found);
+                let (items, more) = PageBudget::new(page.limit).fill(found);
                 let last = items.last().filter(|_| more);
                 let next_cursor = last.map(|(created_seq, _)| created_seq.to_string());
                 Page { items: items.into_iter().map(|(_, view)| view).collect(), next_cursor }
@@ -309,9 +314,9 @@ impl Tenants {
     /// When there is no such tenant.
     pub fn test_hook(&self, id: TenantId, hook: TestHook) -> Result<(), CallError> {
         let placed = self.0.directory.get(id).ok_or(Refusal::TenantNotFound)?;
-        let slot = self.slot(id, placed)?;
-        slot.set_test_hook(hook);
-        slot.wake();
+        let activation = self.activation(id, placed)?;
+        activation.set_test_hook(hook);
+        activation.wake();
         Ok(())
     }
 
@@ -319,31 +324,35 @@ impl Tenants {
     /// take the change over, and nothing is to be decided that cannot be done.
     async fn refuse_damaged(&self, call: &Call, id: TenantId) -> Result<(), CallError> {
         let Some(placed) = self.0.directory.get(id) else { return Ok(()) };
-        if self.0.ledger.leadership(placed.group).is_none() {
+        if self.0.log.leadership(placed.group).is_none() {
             return Ok(());
         }
         // One that starts has a moment to show that it is damaged; the call needs its time itself.
         let deadline = call.deadline.min(Instant::now() + DAMAGE_SHOWS_MAX);
-        match self.slot(id, placed)?.actor(deadline).await {
+        match self.activation(id, placed)?.actor(deadline).await {
             Err(error @ CallError::Quarantined { .. }) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    fn slot(&self, id: TenantId, placed: Placed) -> Result<Arc<Slot>, CallError> {
-        let slot = self.0.registry.slot(placed.group, id);
-        slot.ok_or(CallError::Starting { what: "the node" })
+    fn activation(
+        &self,
+        id: TenantId,
+        placed: TenantLocation,
+    ) -> Result<Arc<Activation>, CallError> {
+        let activation = self.0.registry.activation(placed.group, id);
+        activation.ok_or(CallError::Starting { what: "the node" })
     }
 
     /// Where the tenant lives. The directory is a hint: that it does not know a tenant is asked of
     /// group 0 before it is believed.
-    async fn placed(&self, deadline: Instant, id: TenantId) -> Result<Placed, CallError> {
+    async fn placed(&self, deadline: Instant, id: TenantId) -> Result<TenantLocation, CallError> {
         if let Some(placed) = self.0.directory.get(id) {
             return Ok(placed);
         }
         let find = move |state: &SystemState| {
             let entry = state.tenant(id).filter(|entry| entry.record.is_some())?;
-            Some(Placed { group: entry.group, epoch: entry.epoch })
+            Some(TenantLocation { group: entry.group, epoch: entry.epoch })
         };
         let found = self.0.control.read_linearizable(deadline, find).await?;
         Ok(found.ok_or(Refusal::TenantNotFound)?)
@@ -364,12 +373,12 @@ impl Tenants {
 
     async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {
         let placed = self.placed(deadline, id).await?;
-        let slot = self.slot(id, placed)?;
-        let permit: OwnedSemaphorePermit = slot.permit()?;
-        let actor = slot.actor(deadline).await?;
-        let (ledger, seams) = (Arc::clone(&self.0.ledger), self.0.seams.clone());
-        let queue = Arc::clone(&slot.queue);
-        Ok(TenantHandle { id, placed, actor, queue, ledger, seams, _permit: permit })
+        let activation = self.activation(id, placed)?;
+        let permit: OwnedSemaphorePermit = activation.permit()?;
+        let actor = activation.actor(deadline).await?;
+        let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
+        let queue = Arc::clone(&activation.queue);
+        Ok(TenantHandle { id, placed, actor, queue, log, seams, _permit: permit })
     }
 
     /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a
@@ -407,7 +416,7 @@ impl Tenants {
 
     /// `default`, or the region of the node that was asked, where no node is in `default`.
     async fn fallback_region(&self, call: &Call) -> Result<String, CallError> {
-        let asked = call.asked;
+        let asked = call.ingress_node;
         let find = move |state: &SystemState| {
             let mut members = state.members();
             if members.any(|(_, node, _)| node.region == DEFAULT_REGION) {
@@ -423,15 +432,16 @@ impl Tenants {
 
     /// The tenants of this node that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.0.registry.quarantined(&*self.0.ledger)
+        self.0.registry.quarantined(&*self.0.log)
     }
 
     /// Tenants that have files on this node, for the metrics.
     pub fn with_files(&self) -> usize {
-        let slots = self.0.registry.slots();
+        let activations = self.0.registry.activations();
         // Of whom the disk does not tell is not counted.
-        let has_files = |tenant| self.0.stores.exists(Part::Tenant(tenant)).unwrap_or(false);
-        slots.iter().filter(|slot| has_files(slot.tenant)).count()
+        let has_files =
+            |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
+        activations.iter().filter(|activation| has_files(activation.tenant)).count()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::BoxFuture;
-use crate::ids::NodeId;
+use crate::domain::ids::NodeId;
 
 /// What a request between nodes is for. The number is on the wire: never given to another service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,19 +150,19 @@ pub trait PeerService: Send + Sync + 'static {
 #[error("{0}")]
 pub struct Declined(pub String);
 
-/// Takes the request of a node that is no member and wants to be one: a stranger.
+/// Takes the request of a node that is no member and wants to be one.
 pub trait JoinService: Send + Sync + 'static {
     /// Answers it.
     fn join(
         &self,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
         request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>>;
 }
 
 /// Who wants to join, as far as the connection tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stranger {
+pub struct UnauthenticatedPeer {
     /// Where its packets come from.
     pub addr: SocketAddr,
     /// A secret of this connection that only its two ends know (RFC 8446, 7.5): what is proven

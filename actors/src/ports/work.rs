@@ -1,6 +1,6 @@
 //! Where work of tenants runs that takes long, and what of it was under way when a process died.
 
-use crate::ids::{RunId, TenantId};
+use crate::domain::ids::{RunId, TenantId};
 
 /// Deaths of this node's process in a row, with one attempt under way at each, after which the
 /// attempt is not performed here again.
@@ -11,7 +11,7 @@ pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Runs what takes long or needs a stack of known size, off the threads that everything else runs
 /// on.
-pub trait Workers: Send + Sync + 'static {
+pub trait WorkerPool: Send + Sync + 'static {
     /// Pieces of work that run at once; further ones wait in line.
     fn threads(&self) -> usize;
 
@@ -34,7 +34,7 @@ pub struct Attempt {
 
 /// Remembers which attempts are under way, over the death of the process but not over a clean stop.
 /// Only a hint, and never in the way: what cannot be written down is not remembered.
-pub trait UnderWay: Send + Sync + 'static {
+pub trait AttemptJournal: Send + Sync + 'static {
     /// In how many deaths in a row, the last one included, the attempt was under way.
     fn deaths(&self, attempt: &Attempt) -> u32;
 

@@ -9,11 +9,12 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::MethodRouter;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use shiioo_actors::command::Origin;
-use shiioo_actors::origins::Origins;
+use shiioo_actors::cluster::rpc_ids::RpcIdSource;
+use shiioo_actors::command::RpcId;
+use shiioo_actors::domain::secret::SecretHash;
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
-use shiioo_actors::secret::SecretHash;
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
@@ -72,7 +73,7 @@ pub(super) struct Fake(Arc<Inner>);
 
 struct Inner {
     lead: watch::Sender<Lead>,
-    origins: Arc<Origins>,
+    origins: Arc<RpcIdSource>,
     peers: BTreeMap<u64, Peer>,
     /// What was handed over, to whom.
     sent: Mutex<Vec<(u64, Asked)>>,
@@ -85,7 +86,7 @@ impl Fake {
 
     pub(super) fn with(lead: Lead, peers: BTreeMap<u64, Peer>) -> Self {
         let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-        let origins = Arc::new(Origins::new(&seams));
+        let origins = Arc::new(RpcIdSource::new(&seams));
         let lead = watch::Sender::new(lead);
         Self(Arc::new(Inner { lead, origins, peers, sent: Mutex::default() }))
     }
@@ -103,13 +104,13 @@ impl Fake {
         let asked = |(to, asked): (u64, Asked)| {
             let attempt = asked.into_request(Instant::now()).unwrap();
             let attempt = Attempt::of(&attempt.into_parts().0).unwrap();
-            (to, attempt.origin.map(|origin: Origin| origin.sequence), attempt.again)
+            (to, attempt.origin.map(|rpc_id: RpcId| rpc_id.sequence), attempt.again)
         };
         self.sent().into_iter().map(asked).collect()
     }
 
     pub(super) fn answered_below(&self) -> u64 {
-        self.0.origins.begin(false).origin().answered_below
+        self.0.origins.begin(false).rpc_id().first_incomplete
     }
 }
 
@@ -128,7 +129,7 @@ impl Ways for Fake {
         Some(7)
     }
 
-    fn begin(&self, is_long: bool) -> Option<UnderWay> {
+    fn begin(&self, is_long: bool) -> Option<InFlight> {
         Some(self.0.origins.begin(is_long))
     }
 

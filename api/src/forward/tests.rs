@@ -25,8 +25,8 @@ async fn echo(ctx: Ctx, headers: HeaderMap, body: Payload<Value>) -> (StatusCode
     let seen = json!({
         "who": call.cause.who,
         "request_id": call.cause.request_id,
-        "sequence": call.origin.map(|origin| origin.sequence),
-        "waited_secs": call.waited.as_secs_f64().round(),
+        "sequence": call.rpc_id.map(|origin| origin.sequence),
+        "waited_secs": call.elapsed_upstream.as_secs_f64().round(),
         "left_secs": ctx.left_of(Duration::from_secs(10)).as_secs_f64().round(),
         "deadline_secs": (call.deadline - Instant::now()).as_secs_f64().round(),
         "authorization": headers.contains_key("authorization"),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::descriptors::DescriptorBudget;
-use shiioo_actors::seams::{Clock, Entropy, Seams, Timestamp};
-use shiioo_actors::secret::SecretHash;
+use shiioo_actors::domain::secret::SecretHash;
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::descriptors::DescriptorBudget;
+use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 use shiioo_api::{Api, ApiConfig};
 
 /// 1994-11-06T08:49:37Z.

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_storage::inspect::{LogImage, PartImage};
 
 use super::Checked;

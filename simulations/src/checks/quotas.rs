@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::domain::time::Timestamp;
 
 use super::Checked;
 use crate::board::Limits;

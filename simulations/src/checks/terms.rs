@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::GroupStatus;
 
 use super::Checked;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
-use shiioo_actors::seams::{Clock, Entropy, Timestamp};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::seams::{Clock, Entropy};
 
 use crate::trace;
 

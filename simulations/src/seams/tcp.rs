@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use shiioo_actors::ports::BoxFuture;
-use shiioo_actors::seams::{ByteStream, Tcp, TcpListen};
+use shiioo_actors::ports::seams::{ByteStream, Tcp, TcpListen};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 

@@ -11,8 +11,7 @@ use crate::checks::linear::Seen;
 use crate::checks::lock_spec::{LockAnswer, LockOp, LockVerb};
 use crate::checks::{Checked, Violation};
 use crate::client::{Call, Reply};
-use crate::ensure;
-use crate::trace;
+use crate::{ensure, trace};
 
 /// Keys in each of the two key spaces.
 const KEYS: u64 = 2;

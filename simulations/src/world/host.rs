@@ -10,7 +10,7 @@ use std::time::Duration;
 use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::ports::GroupStatus;
-use shiioo_actors::seams::Seams;
+use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::SimDisk;
 use shiioo_storage::{Executor, Pace};
 use tokio::sync::Notify;

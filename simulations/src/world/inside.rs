@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::GroupStatus;
 
 use super::{NodeHost, World};

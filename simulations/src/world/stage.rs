@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::GroupStatus;
 
 use super::lives::NodeState;

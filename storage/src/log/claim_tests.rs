@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use uuid::Uuid;
 
 use super::record::{Body, LogEntry};
@@ -76,21 +76,21 @@ fn segments_of_two_logs_do_not_mix() {
 fn which_parts_have_files_is_known_in_time_and_survives() {
     let disk = SimDisk::new(1);
     let (at, later) = (Position { term: 1, index: 3 }, Position { term: 2, index: 9 });
-    let tenant = Part::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap());
+    let tenant = StateMachineId::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap());
     let log = Log::open_sized(disk.mount(), Executor::Inline, 300).unwrap();
     log.set_part(tenant, at);
-    log.set_part(Part::System, at);
+    log.set_part(StateMachineId::System, at);
     assert_eq!(log.part(tenant), Some(at), "before it is written");
     for index in 0..12 {
         append(&log, GROUP, vec![entry(1, index)]).unwrap();
     }
     assert!(log.segment_count() > 2);
     now(log.write(GROUP, vec![Op::Purge(Position { term: 1, index: 11 })])).unwrap();
-    log.set_part(Part::System, later);
+    log.set_part(StateMachineId::System, later);
     now(log.forget_part(GROUP, tenant)).unwrap();
     disk.cut_power();
     let log = open(&disk).unwrap();
-    assert_eq!((log.part(tenant), log.part(Part::System)), (None, Some(later)));
+    assert_eq!((log.part(tenant), log.part(StateMachineId::System)), (None, Some(later)));
 }
 
 #[test]

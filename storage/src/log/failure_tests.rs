@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::seams::Timestamp;
 
 use super::record::{self, Body, Floor, LogEntry, Members, Record, Vote};
 use super::segment::HEAD_BYTES;
@@ -52,7 +52,7 @@ fn batches(count: u64) -> Vec<Vec<u8>> {
 fn this_version_is_written_as_ever() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
-    log.set_part(Part::System, Position { term: 2, index: 0 });
+    log.set_part(StateMachineId::System, Position { term: 2, index: 0 });
     let vote = Vote { term: 2, node: 9, committed: true };
     now(log.write(GROUP, vec![Op::Vote(vote)])).unwrap();
     let position = Position { term: 2, index: 0 };
@@ -80,7 +80,7 @@ fn the_first_version_is_read_and_given_an_id() {
         assert_eq!(log.state(GROUP).vote, Some(Vote { term: 2, node: 9, committed: true }));
         assert_eq!(log.last(GROUP), Some(position));
         assert_eq!(log.segment_count(), 2, "given an id once");
-        assert_eq!(log.part(Part::System), Some(Position::default()));
+        assert_eq!(log.part(StateMachineId::System), Some(Position::default()));
     }
     append(&open(&disk).unwrap(), GROUP, vec![entry(3, 1)]).unwrap();
     assert_eq!(read(&open(&disk).unwrap(), GROUP), [entry(3, 1)]);
@@ -482,7 +482,7 @@ fn a_job_that_is_too_large_leaves_nothing_behind() {
     let command = TenantCommand::CancelRun { run, reason };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     let body = Body::Command(Arc::new(envelope));
     let oversized = LogEntry { position: Position { term: 1, index: 1 }, body };
     let before = first_segment(&disk);

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 
 use super::record::{Floor, GroupState, LogEntry, Vote};
 use crate::disk::DiskFile;
@@ -87,7 +87,7 @@ pub(crate) struct Index {
     groups: BTreeMap<GroupId, Group>,
     segments: BTreeMap<u32, Segment>,
     /// The parts that have files, and up to where those are durable at least.
-    parts: BTreeMap<Part, Position>,
+    parts: BTreeMap<StateMachineId, Position>,
     cached_bytes: usize,
     cached_count: usize,
     /// Cached entries that have a place, oldest first; some may be gone from the cache.
@@ -141,19 +141,19 @@ impl Index {
     }
 
     /// Where a part's files are durable up to, at least; `None` for one without files.
-    pub fn part(&self, part: Part) -> Option<Position> {
+    pub fn part(&self, part: StateMachineId) -> Option<Position> {
         self.parts.get(&part).copied()
     }
 
-    pub fn parts(&self) -> &BTreeMap<Part, Position> {
+    pub fn parts(&self) -> &BTreeMap<StateMachineId, Position> {
         &self.parts
     }
 
-    pub fn set_parts(&mut self, parts: BTreeMap<Part, Position>) {
+    pub fn set_parts(&mut self, parts: BTreeMap<StateMachineId, Position>) {
         self.parts = parts;
     }
 
-    pub fn set_part(&mut self, part: Part, upto: Option<Position>) {
+    pub fn set_part(&mut self, part: StateMachineId, upto: Option<Position>) {
         match upto {
             Some(upto) => drop(self.parts.insert(part, upto)),
             None => drop(self.parts.remove(&part)),

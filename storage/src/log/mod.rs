@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::ports::StoreError;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -99,7 +99,7 @@ pub(crate) struct Shared {
     index: Mutex<Index>,
     floors: Mutex<BTreeMap<GroupId, Floor>>,
     /// Which parts' files are durable up to where, as far as that is not in the log yet.
-    parts: Mutex<BTreeMap<Part, Position>>,
+    parts: Mutex<BTreeMap<StateMachineId, Position>>,
     /// Number of the segment that is written; changes when another is begun.
     rolled: watch::Sender<u32>,
     full: AtomicBool,
@@ -120,7 +120,7 @@ impl Shared {
         self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn parts(&self) -> MutexGuard<'_, BTreeMap<Part, Position>> {
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<StateMachineId, Position>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,21 +295,21 @@ impl Log {
 
     /// Notes that a part's files hold everything up to a position durably, to be written with the
     /// next batch, and before a floor that is noted later.
-    pub fn set_part(&self, part: Part, upto: Position) {
+    pub fn set_part(&self, part: StateMachineId, upto: Position) {
         if self.shared.index().part(part) != Some(upto) {
             self.shared.parts().insert(part, upto);
         }
     }
 
     /// Up to where a part's files were durable at the last report; `None` for one that has no files.
-    pub fn part(&self, part: Part) -> Option<Position> {
+    pub fn part(&self, part: StateMachineId) -> Option<Position> {
         let noted = self.shared.parts().get(&part).copied();
         noted.or_else(|| self.shared.index().part(part))
     }
 
     /// The parts that have files.
-    pub fn parts(&self) -> BTreeSet<Part> {
-        let noted: BTreeSet<Part> = self.shared.parts().keys().copied().collect();
+    pub fn parts(&self) -> BTreeSet<StateMachineId> {
+        let noted: BTreeSet<StateMachineId> = self.shared.parts().keys().copied().collect();
         self.shared.index().parts().keys().copied().chain(noted).collect()
     }
 
@@ -318,7 +318,7 @@ impl Log {
     ///
     /// # Errors
     /// When the log is dead or closed.
-    pub async fn forget_part(&self, group: GroupId, part: Part) -> io::Result<()> {
+    pub async fn forget_part(&self, group: GroupId, part: StateMachineId) -> io::Result<()> {
         self.shared.parts().remove(&part);
         self.write(group, vec![Op::Forget(part)]).await
     }
@@ -458,7 +458,7 @@ fn filed_before_names(
     disk: &dyn Disk,
     region: &str,
     index: &Index,
-) -> Result<BTreeMap<Part, Position>, StoreError> {
+) -> Result<BTreeMap<StateMachineId, Position>, StoreError> {
     let parts = parts::present(disk, region)?;
     let mut parts: BTreeMap<_, _> =
         parts.into_iter().map(|part| (part, Position::default())).collect();
@@ -467,7 +467,7 @@ fn filed_before_names(
     let is_command = |entry: &LogEntry| matches!(entry.body, Body::Command(_));
     let below = load(index.find(GroupId::SYSTEM, 0, floor))?;
     if state.purged.is_some() || below.iter().any(is_command) {
-        parts.entry(Part::System).or_default();
+        parts.entry(StateMachineId::System).or_default();
     }
     Ok(parts)
 }

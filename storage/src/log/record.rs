@@ -19,9 +19,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::codec;
 use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::{GroupId, Part, Position, TenantId};
+use shiioo_actors::domain::codec;
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 
 /// Bytes before the payload.
 pub(crate) const FRAME_BYTES: usize = 12;
@@ -96,7 +96,7 @@ pub(crate) struct GroupState {
 pub(crate) struct Checkpoint {
     pub groups: BTreeMap<GroupId, GroupState>,
     /// The parts that have files, and up to where those were durable at the last report.
-    pub parts: BTreeMap<Part, Position>,
+    pub parts: BTreeMap<StateMachineId, Position>,
 }
 
 /// An entry of a group's log.
@@ -128,7 +128,7 @@ pub(crate) enum Record {
     Floor(GroupId, Floor),
     /// The part's files hold everything up to here durably; `None` when they are about to be
     /// removed.
-    Part(Part, Option<Position>),
+    Part(StateMachineId, Option<Position>),
     /// Nothing: the witness that what is before was synced, left when the log is closed.
     Mark,
 }
@@ -141,21 +141,21 @@ pub(crate) fn put_checkpoint(checkpoint: &Checkpoint, bytes: &mut Vec<u8>) {
 }
 
 /// Writes the payload of what is known of a part's files.
-pub(crate) fn put_part(part: Part, upto: Option<Position>, bytes: &mut Vec<u8>) {
+pub(crate) fn put_part(part: StateMachineId, upto: Option<Position>, bytes: &mut Vec<u8>) {
     bytes.push(TAG_PART);
     codec::encode_into(&(tenant_of(part), upto), bytes);
 }
 
 /// A part as it is written: the control plane is nobody's.
-fn tenant_of(part: Part) -> Option<TenantId> {
+fn tenant_of(part: StateMachineId) -> Option<TenantId> {
     match part {
-        Part::System => None,
-        Part::Tenant(tenant) => Some(tenant),
+        StateMachineId::System => None,
+        StateMachineId::Tenant(tenant) => Some(tenant),
     }
 }
 
-fn part_of(tenant: Option<TenantId>) -> Part {
-    tenant.map_or(Part::System, Part::Tenant)
+fn part_of(tenant: Option<TenantId>) -> StateMachineId {
+    tenant.map_or(StateMachineId::System, StateMachineId::Tenant)
 }
 
 /// Writes a vote's payload.

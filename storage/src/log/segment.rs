@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::record::{self, Checkpoint};
 use crate::disk::{Disk, DiskFile, OpenMode, is_full};
-use shiioo_actors::descriptors::is_exhausted;
+use shiioo_actors::ports::descriptors::is_exhausted;
 
 /// Where the segments are, below the data directory.
 pub(crate) const LOG_DIR: &str = "log";

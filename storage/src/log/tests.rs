@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, SystemCommand};
-use shiioo_actors::ids::{GroupId, NodeId, Part, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, NodeId, Position, StateMachineId, TenantId};
+use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
-use shiioo_actors::seams::Timestamp;
 
 use super::record::{self, Body, Checkpoint, Floor, GroupState, LogEntry, Members, Record, Vote};
 use super::{Log, Op};
@@ -28,7 +28,7 @@ pub(crate) fn command(number: u64) -> Body {
         at: Timestamp(i64::try_from(number).unwrap()),
         term: None,
         cause: None,
-        origin: None,
+        rpc_id: None,
         command: Command::System(SystemCommand::RemoveNode { node }),
     }))
 }
@@ -81,10 +81,10 @@ fn state() -> impl Strategy<Value = GroupState> {
         .prop_map(|(vote, purged, floor)| GroupState { vote, purged, floor })
 }
 
-fn part() -> impl Strategy<Value = Part> {
+fn part() -> impl Strategy<Value = StateMachineId> {
     prop::option::of(any::<u128>()).prop_map(|uuid| {
         let tenant = uuid.map(|uuid| TenantId::from_uuid(uuid::Uuid::from_u128(uuid)));
-        tenant.map_or(Part::System, Part::Tenant)
+        tenant.map_or(StateMachineId::System, StateMachineId::Tenant)
     })
 }
 

@@ -14,9 +14,9 @@
 use std::io;
 use std::sync::Arc;
 
-use shiioo_actors::descriptors::is_exhausted;
-use shiioo_actors::ids::{GroupId, Part, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::mutants::{self, Mutant};
+use shiioo_actors::ports::descriptors::is_exhausted;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ pub(crate) enum Op {
     /// Entries up to this one go.
     Purge(Position),
     /// A part's files are about to be removed.
-    Forget(Part),
+    Forget(StateMachineId),
     /// The witness that all before was synced.
     Mark,
 }
@@ -86,7 +86,7 @@ enum Effect {
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
     Floor(GroupId, Floor),
-    Part(Part, Option<Position>),
+    Part(StateMachineId, Option<Position>),
 }
 
 pub(crate) struct Writer {

@@ -25,7 +25,7 @@ use redb::{
     Builder, Database, Durability, ReadableDatabase, ReadableTable as _, TableDefinition,
     WriteTransaction,
 };
-use shiioo_actors::ids::Position;
+use shiioo_actors::domain::ids::Position;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{Row, StoreError};
 use uuid::Uuid;

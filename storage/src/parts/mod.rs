@@ -18,7 +18,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shiioo_actors::ids::{Part, TenantId};
+use shiioo_actors::domain::ids::{StateMachineId, TenantId};
 use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -44,7 +44,7 @@ pub struct FileStores {
     /// Where this node's tenants are: a node holds tenants of its own region only.
     tenants_dir: Arc<str>,
     /// Who has a part open holds its place. A place that nobody knows any more is forgotten.
-    places: Mutex<BTreeMap<Part, Arc<tokio::sync::Mutex<()>>>>,
+    places: Mutex<BTreeMap<StateMachineId, Arc<tokio::sync::Mutex<()>>>>,
     /// Bounds the tenants that are open at the same time.
     open: Arc<OpenStores>,
 }
@@ -98,11 +98,11 @@ impl FileStores {
         Ok(Arc::new(Self { disk, executor, log: config.log, tenants_dir, places, open }))
     }
 
-    fn paths(&self, part: Part) -> Paths {
+    fn paths(&self, part: StateMachineId) -> Paths {
         Paths::of(part, &self.tenants_dir)
     }
 
-    async fn hold(&self, part: Part) -> OwnedMutexGuard<()> {
+    async fn hold(&self, part: StateMachineId) -> OwnedMutexGuard<()> {
         let place = {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             places.retain(|_, place| Arc::strong_count(place) > 1);
@@ -111,11 +111,11 @@ impl FileStores {
         place.lock_owned().await
     }
 
-    async fn try_open(&self, part: Part) -> Result<PartStore, StoreError> {
+    async fn try_open(&self, part: StateMachineId) -> Result<PartStore, StoreError> {
         let held = self.hold(part).await;
         let lease = match part {
-            Part::System => None,
-            Part::Tenant(_) => Some((self.open.permit().await, Arc::clone(&self.open))),
+            StateMachineId::System => None,
+            StateMachineId::Tenant(_) => Some((self.open.permit().await, Arc::clone(&self.open))),
         };
         let (disk, executor) = (Arc::clone(&self.disk), self.executor.clone());
         let (paths, log) = (self.paths(part), self.log);
@@ -124,7 +124,7 @@ impl FileStores {
     }
 
     async fn try_remove(&self, tenant: TenantId) -> Result<(), StoreError> {
-        let held = self.hold(Part::Tenant(tenant)).await;
+        let held = self.hold(StateMachineId::Tenant(tenant)).await;
         let (disk, dir) = (Arc::clone(&self.disk), Arc::clone(&self.tenants_dir));
         let remove = move || {
             let _held = held;
@@ -168,16 +168,16 @@ fn lacks_descriptors(error: &StoreError) -> bool {
 }
 
 /// The parts that have files below a data directory.
-pub(crate) fn present(disk: &dyn Disk, region: &str) -> Result<Vec<Part>, StoreError> {
+pub(crate) fn present(disk: &dyn Disk, region: &str) -> Result<Vec<StateMachineId>, StoreError> {
     let dir = tenants_dir(region);
     let failed = |error| store_error(format!("list {dir}"), error);
-    let system = Paths::of(Part::System, &dir).index;
+    let system = Paths::of(StateMachineId::System, &dir).index;
     let mut parts = Vec::new();
     if disk.exists(&system).map_err(|error| store_error(format!("look for {system}"), error))? {
-        parts.push(Part::System);
+        parts.push(StateMachineId::System);
     }
     if disk.exists(&dir).map_err(failed)? {
-        parts.extend(tenants(disk, &dir, |_| Ok(true))?.into_iter().map(Part::Tenant));
+        parts.extend(tenants(disk, &dir, |_| Ok(true))?.into_iter().map(StateMachineId::Tenant));
     }
     Ok(parts)
 }
@@ -210,14 +210,14 @@ fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io::Result<()
 }
 
 impl Stores for FileStores {
-    fn open(&self, part: Part) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
+    fn open(&self, part: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
         Box::pin(async move {
             let store = self.when_descriptors(|| Box::pin(self.try_open(part))).await?;
             Ok(Box::new(store) as Box<dyn Store>)
         })
     }
 
-    fn exists(&self, part: Part) -> Result<bool, StoreError> {
+    fn exists(&self, part: StateMachineId) -> Result<bool, StoreError> {
         let index = self.paths(part).index;
         self.disk.exists(&index).map_err(|error| store_error(format!("look for {index}"), error))
     }
@@ -256,7 +256,7 @@ fn tenants(
     let folders = entries.into_iter().filter(|entry| entry.is_dir);
     let mut tenants = Vec::new();
     for tenant in folders.filter_map(|entry| entry.name.parse().ok()) {
-        let paths = Paths::of(Part::Tenant(tenant), tenants_dir);
+        let paths = Paths::of(StateMachineId::Tenant(tenant), tenants_dir);
         if disk.exists(&paths.index).map_err(failed)? && wanted(&paths).map_err(failed)? {
             tenants.push(tenant);
         }

@@ -8,8 +8,8 @@
 
 use std::io;
 
+use shiioo_actors::domain::ids::{StateMachineId, TenantId};
 use shiioo_actors::handles::DEFAULT_REGION;
-use shiioo_actors::ids::{Part, TenantId};
 use shiioo_actors::ports::{StoreError, StoreStats};
 
 use crate::disk::{DirEntry, Disk, store_error};
@@ -34,7 +34,7 @@ const BLOB_DIRS_DEEP_MAX: usize = 4;
 /// The paths of one part.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
-    pub part: Part,
+    pub part: StateMachineId,
     /// The directory that holds the index.
     pub dir: String,
     pub index: String,
@@ -47,9 +47,9 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    pub fn of(part: Part, tenants_dir: &str) -> Self {
+    pub fn of(part: StateMachineId, tenants_dir: &str) -> Self {
         match part {
-            Part::System => Self {
+            StateMachineId::System => Self {
                 part,
                 dir: String::new(),
                 index: "system.redb".into(),
@@ -57,7 +57,7 @@ impl Paths {
                 blobs: None,
                 idle_mark: None,
             },
-            Part::Tenant(id) => {
+            StateMachineId::Tenant(id) => {
                 let dir = tenant_dir(tenants_dir, id);
                 Self {
                     part,
@@ -84,11 +84,11 @@ pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreE
     let mut stats = StoreStats::default();
     for entry in disk.list(&paths.dir).map_err(failed)? {
         match (part, entry.name.as_str()) {
-            (Part::System, "system.redb") | (Part::Tenant(_), "index.redb") => {
+            (StateMachineId::System, "system.redb") | (StateMachineId::Tenant(_), "index.redb") => {
                 stats.index_bytes = entry.len;
             }
-            (Part::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,
-            (Part::Tenant(_), IDLE_MARK) => {}
+            (StateMachineId::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,
+            (StateMachineId::Tenant(_), IDLE_MARK) => {}
             _ => continue,
         }
         stats.file_count += 1;

@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
@@ -29,7 +29,7 @@ use crate::executor::Executor;
 pub(crate) struct PartStore {
     disk: Arc<dyn Disk>,
     executor: Executor,
-    part: Part,
+    part: StateMachineId,
     /// Always there; taken out only to be dropped where blocking is allowed.
     files: Option<Arc<Files>>,
     state: Option<State>,
@@ -119,14 +119,16 @@ impl PartStore {
         let (index, state) = PartIndex::open(&paths.index, index, log)?;
         let events_len = state.map_or(0, |state| state.events_len);
         let events = match part {
-            Part::System => None,
-            Part::Tenant(_) => match open_events(disk.as_ref(), &paths.events, events_len) {
-                Ok(events) => Some(events),
-                Err(error) => {
-                    index.fence();
-                    return Err(error);
+            StateMachineId::System => None,
+            StateMachineId::Tenant(_) => {
+                match open_events(disk.as_ref(), &paths.events, events_len) {
+                    Ok(events) => Some(events),
+                    Err(error) => {
+                        index.fence();
+                        return Err(error);
+                    }
                 }
-            },
+            }
         };
         let (permit, listed) = lease.map(|(permit, all)| (permit, all.list())).unzip();
         let broken = OnceLock::new();
@@ -278,7 +280,7 @@ impl Store for PartStore {
     }
 }
 
-fn no_events(part: Part) -> StoreError {
+fn no_events(part: StateMachineId) -> StoreError {
     store_error(format!("events of {part}"), io::ErrorKind::Unsupported.into())
 }
 

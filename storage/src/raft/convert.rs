@@ -4,7 +4,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position};
 
 use super::types::{
     StoredMembership, TypeConfig, log_id, members, position, raft_entry, raft_vote, vote,

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use shiioo_actors::ids::{Part, Position};
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 
 use crate::log::record::{Floor, Members};
 
@@ -33,9 +33,9 @@ pub(crate) struct Floors {
     /// Up to here the parts hold everything durably, though it is not handed over yet: they were
     /// given the contents of another replica that was further than its snapshot claimed.
     ahead: Option<Position>,
-    dirty: BTreeMap<Part, Dirty>,
+    dirty: BTreeMap<StateMachineId, Dirty>,
     /// The parts of `dirty` by how far they are clean.
-    order: BTreeSet<(Option<Position>, Part)>,
+    order: BTreeSet<(Option<Position>, StateMachineId)>,
     /// The memberships from the last one at or below the floor on.
     memberships: VecDeque<(Position, Members)>,
 }
@@ -49,7 +49,7 @@ impl Floors {
     }
 
     /// Notes that an entry is handed over. Gives the floor when that raised it.
-    pub fn hand_over(&mut self, position: Position, part: Option<Part>) -> Option<Floor> {
+    pub fn hand_over(&mut self, position: Position, part: Option<StateMachineId>) -> Option<Floor> {
         let before = self.handed.replace(position);
         if let Some(part) = part.filter(|_| Some(position) > self.ahead) {
             let dirty = self.dirty.entry(part).or_insert_with(|| {
@@ -67,7 +67,7 @@ impl Floors {
     }
 
     /// Notes that a part is durable up to a position. Gives the floor when that raised it.
-    pub fn durable(&mut self, part: Part, upto: Position) -> Option<Floor> {
+    pub fn durable(&mut self, part: StateMachineId, upto: Position) -> Option<Floor> {
         let dirty = self.dirty.get_mut(&part)?;
         if Some(upto) <= dirty.clean {
             return None;
@@ -130,7 +130,7 @@ impl Floors {
 
     /// The indexes that the floor would pass if this part had everything durable; `None` when it
     /// would not move.
-    pub fn held_by(&self, part: Part) -> Option<Range<u64>> {
+    pub fn held_by(&self, part: StateMachineId) -> Option<Range<u64>> {
         let mut lowest = self.order.iter();
         if lowest.next()?.1 != part {
             return None;
@@ -150,7 +150,7 @@ impl Floors {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shiioo_actors::ids::TenantId;
+    use shiioo_actors::domain::ids::TenantId;
 
     use super::*;
 
@@ -158,10 +158,10 @@ mod tests {
         Position { term: 1, index }
     }
 
-    fn part(number: u8) -> Option<Part> {
+    fn part(number: u8) -> Option<StateMachineId> {
         (number > 0).then(|| {
             let uuid = format!("00000000-0000-0000-0000-0000000000{number:02}");
-            Part::Tenant(uuid.parse::<TenantId>().unwrap())
+            StateMachineId::Tenant(uuid.parse::<TenantId>().unwrap())
         })
     }
 
@@ -220,8 +220,8 @@ mod tests {
             steps in prop::collection::vec((0_u8..4, any::<bool>(), 0_u64..6), 1..120),
         ) {
             let mut floors = Floors::default();
-            let mut handed: Vec<Option<Part>> = Vec::new();
-            let mut durable: BTreeMap<Part, u64> = BTreeMap::new();
+            let mut handed: Vec<Option<StateMachineId>> = Vec::new();
+            let mut durable: BTreeMap<StateMachineId, u64> = BTreeMap::new();
             let mut last_floor = None;
             for (number, is_report, back) in steps {
                 let index = handed.len() as u64;

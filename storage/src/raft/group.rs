@@ -9,12 +9,11 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
-use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::command::{Envelope, Outcome};
+use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::outcome::Outcome;
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
-use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 
 use super::log_store::GroupLog;

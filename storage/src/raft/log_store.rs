@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, Stream, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use shiioo_actors::ids::GroupId;
+use shiioo_actors::domain::ids::GroupId;
 
 use super::types::{
     Entry, LogId, RaftVote, TypeConfig, io_error, log_entry, log_id, position, raft_entry,

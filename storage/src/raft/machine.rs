@@ -19,17 +19,16 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use shiioo_actors::command::{Command, Envelope};
-use shiioo_actors::ids::{GroupId, Part, Position};
-use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{ApplySink, Dump, Handed, Payload, Reply, StoreError};
+use shiioo_actors::command::{Command, Envelope, Outcome};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::ports::{ApplySink, CommittedEntry, Dump, Payload, Reply, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::convert::stored_members;
 use super::floor::Floors;
-use super::types::stored_membership;
 use super::types::{
     Entry, LogId, StoredMembership, TypeConfig, io_error, log_id, members, position,
+    stored_membership,
 };
 use crate::log::Log;
 use crate::log::record::Floor;
@@ -98,14 +97,14 @@ impl FloorKeeper {
     }
 
     /// Notes that a part is durable up to a position.
-    pub fn durable(&self, part: Part, upto: Position) {
+    pub fn durable(&self, part: StateMachineId, upto: Position) {
         let mut floors = self.floors();
         let raised = floors.durable(part, upto);
         self.remember(raised);
     }
 
     /// Bytes of the log that are kept on account of a part alone.
-    pub fn kept_for(&self, part: Part) -> u64 {
+    pub fn kept_for(&self, part: StateMachineId) -> u64 {
         let Some(held) = self.floors().held_by(part) else { return 0 };
         self.log.bytes_between(self.group, held.start, held.end)
     }
@@ -185,10 +184,10 @@ impl FloorKeeper {
 type Body = EntryPayload<Arc<Envelope>, u64, openraft::EmptyNode>;
 
 /// The part that a command is for.
-pub(crate) fn part_of(envelope: &Envelope) -> Part {
+pub(crate) fn part_of(envelope: &Envelope) -> StateMachineId {
     match &envelope.command {
-        Command::System(_) => Part::System,
-        Command::Tenant { tenant, .. } => Part::Tenant(*tenant),
+        Command::System(_) => StateMachineId::System,
+        Command::Tenant { tenant, .. } => StateMachineId::Tenant(*tenant),
     }
 }
 
@@ -269,7 +268,7 @@ impl GroupMachine {
             }
         };
         let reply = responder.map(|responder| Reply::new(move |outcome| responder.send(outcome)));
-        self.sink.hand_over(self.group, Handed { position, payload, reply });
+        self.sink.deliver(self.group, CommittedEntry { position, payload, reply });
     }
 }
 

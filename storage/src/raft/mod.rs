@@ -1,7 +1,7 @@
 //! The replicated log of every group on this node: openraft over the log.
 //!
 //! Architecture invariant: openraft's types do not leave this module; the actors see the
-//! [`Ledger`] port.
+//! [`ReplicatedLog`] port.
 //!
 //! Groups are independent of each other but for the log and its disk: when the log dies, or any
 //! group does, the node has to stop ([`Groups::failed`]).
@@ -40,14 +40,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::{GroupId, Part, Position};
-use shiioo_actors::outcome::Outcome;
+use shiioo_actors::command::{Envelope, Outcome};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, Ledger, NotOfLog, Peers, ProposeError,
-    Replay, Service, StoreError,
+    ApplySink, BoxFuture, Declined, GroupStatus, Leadership, LogMismatch, Peers, ProposeError,
+    Replay, ReplicatedLog, Service, StoreError,
 };
-use shiioo_actors::voters::Voters;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -96,7 +95,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Opens the log. No group runs before [`Ledger::open_group`].
+    /// Opens the log. No group runs before [`ReplicatedLog::open_group`].
     ///
     /// # Errors
     /// When the log cannot be read, or holds what no crash can have left; when the election timeout
@@ -271,7 +270,7 @@ impl Groups {
     async fn read_part(
         &self,
         id: GroupId,
-        part: Part,
+        part: StateMachineId,
         from: u64,
         upto: u64,
     ) -> Result<Replay, StoreError> {
@@ -300,7 +299,7 @@ impl fmt::Debug for Groups {
     }
 }
 
-impl Ledger for Groups {
+impl ReplicatedLog for Groups {
     fn propose(
         &self,
         group: GroupId,
@@ -337,32 +336,37 @@ impl Ledger for Groups {
     fn replay(
         &self,
         group: GroupId,
-        part: Part,
+        part: StateMachineId,
         from: u64,
         upto: u64,
     ) -> BoxFuture<'_, Result<Replay, StoreError>> {
         Box::pin(self.read_part(group, part, from, upto))
     }
 
-    fn belongs(&self, group: GroupId, part: Part, held: Option<Position>) -> Result<(), NotOfLog> {
+    fn belongs(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        held: Option<Position>,
+    ) -> Result<(), LogMismatch> {
         let last = self.log.last(group);
         // Where others vote, what they made sure of may have been applied before this node's own
         // log had it, and a kill came then: the log is told again.
         let is_lone = self.group(group).is_some_and(|group| group.is_lone());
         match (self.log.part(part), held) {
-            (Some(_), None) => Err(NotOfLog::Missing),
-            (Some(known), Some(held)) if held.index < known.index => Err(NotOfLog::Older),
+            (Some(_), None) => Err(LogMismatch::Missing),
+            (Some(known), Some(held)) if held.index < known.index => Err(LogMismatch::Older),
             (Some(known), Some(held))
                 if held.term < known.term || held.index == known.index && held != known =>
             {
-                Err(NotOfLog::Foreign)
+                Err(LogMismatch::Foreign)
             }
             (_, Some(held))
                 if is_lone
                     && held != Position::default()
                     && last.is_none_or(|last| held.index > last.index) =>
             {
-                Err(NotOfLog::Ahead)
+                Err(LogMismatch::Ahead)
             }
             _ => Ok(()),
         }
@@ -372,28 +376,32 @@ impl Ledger for Groups {
         self.log.term_at(group, index)
     }
 
-    fn filed(&self, part: Part, upto: Position) {
+    fn filed(&self, part: StateMachineId, upto: Position) {
         self.log.set_part(part, upto);
     }
 
-    fn with_files(&self) -> BTreeSet<Part> {
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
         self.log.parts()
     }
 
-    fn unfile(&self, group: GroupId, part: Part) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn unfile(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let forgotten = self.log.forget_part(group, part).await;
             forgotten.map_err(|error| store_error(format!("forget the files of {part}"), error))
         })
     }
 
-    fn durable(&self, group: GroupId, part: Part, upto: Position) {
+    fn durable(&self, group: GroupId, part: StateMachineId, upto: Position) {
         if let Some(keeper) = self.keeper(group) {
             keeper.durable(part, upto);
         }
     }
 
-    fn kept_for(&self, group: GroupId, part: Part) -> u64 {
+    fn kept_for(&self, group: GroupId, part: StateMachineId) -> u64 {
         self.keeper(group).map_or(0, |keeper| keeper.kept_for(part))
     }
 

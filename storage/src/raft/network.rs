@@ -23,7 +23,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service};
 use tokio::time::Instant;
 

@@ -9,7 +9,7 @@
 //!   claim may differ.
 //! - A group has at most one snapshot under way to it, and that is bounded.
 
-use shiioo_actors::ids::Position;
+use shiioo_actors::domain::ids::Position;
 use shiioo_actors::ports::{Dump, Found};
 use tokio::time::{Duration, Instant};
 

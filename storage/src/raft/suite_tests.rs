@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
-use shiioo_actors::ids::GroupId;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, StoreError};
+use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, StoreError};
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;
@@ -19,7 +19,7 @@ use crate::log::Log;
 struct Nothing;
 
 impl ApplySink for Nothing {
-    fn hand_over(&self, _group: GroupId, _entry: Handed) {}
+    fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
 
     fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
         Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use openraft::impls::leader_id_std;
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::{EmptyNode, EntryPayload, Membership};
-use shiioo_actors::command::Envelope;
-use shiioo_actors::ids::Position;
-use shiioo_actors::outcome::Outcome;
+use shiioo_actors::command::{Envelope, Outcome};
+use shiioo_actors::domain::ids::Position;
 use shiioo_actors::ports::StoreError;
 
 use crate::log::record::{Body, LogEntry, Members, Vote};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1 | version: [`WIRE_VERSION`] |
 //! | 4 | CRC-32 of what follows, little endian; from version 2 on |
-//! | n | a [`Request`] or an [`Answer`], as `shiioo_actors::codec` writes it |
+//! | n | a [`Request`] or an [`Answer`], as `shiioo_actors::domain::codec` writes it |
 //!
 //! An entry stands in it as the payload of its record in the log (`log::record`), so that both
 //! have one encoding.
@@ -16,8 +16,8 @@
 
 use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use shiioo_actors::codec;
-use shiioo_actors::ids::{GroupId, Position};
+use shiioo_actors::domain::codec;
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::Found;
 
 use crate::log::record::{self, LogEntry, Members, Vote};

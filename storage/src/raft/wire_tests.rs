@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Position};
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
+use shiioo_actors::domain::time::Timestamp;
 
 use super::convert;
 use super::types::log_entry;
@@ -46,7 +46,7 @@ fn body() -> impl Strategy<Value = Body> {
         let command = TenantCommand::CancelRun { run, reason: Some(text) };
         let command = Command::Tenant { tenant, epoch: Epoch(at), command };
         let at = Timestamp(0);
-        let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+        let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
         Body::Command(Arc::new(envelope))
     });
     prop_oneof![Just(Body::Blank), command, members().prop_map(Body::Members)]
@@ -129,7 +129,7 @@ fn look_at(bytes: &[u8]) -> bool {
 /// As the version before wrote it: without a checksum.
 fn bare<T: serde::Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = vec![1];
-    shiioo_actors::codec::encode_into(message, &mut bytes);
+    shiioo_actors::domain::codec::encode_into(message, &mut bytes);
     bytes
 }
 
@@ -269,7 +269,7 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     let command = TenantCommand::CancelRun { run, reason: Some(text) };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, origin: None, command };
+    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
     let body = Body::Command(Arc::new(envelope));
     let entries =
         (0..9).map(|index| LogEntry { position: Position { term: 1, index }, body: body.clone() });
@@ -301,7 +301,7 @@ fn an_entry_of_a_later_version_is_refused_and_named() {
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let envelope = |version| {
         let (at, command) = (Timestamp(0), command.clone());
-        let envelope = Envelope { version, at, term: None, cause: None, origin: None, command };
+        let envelope = Envelope { version, at, term: None, cause: None, rpc_id: None, command };
         Body::Command(Arc::new(envelope))
     };
     let vote = Vote { term: 1, node: 1, committed: true };

@@ -31,10 +31,10 @@ use rustls::client::Resumption;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
-use shiioo_actors::descriptors::{DescriptorBudget, is_exhausted};
-use shiioo_actors::ids::TenantId;
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::ports::descriptors::{DescriptorBudget, is_exhausted};
+use shiioo_actors::ports::seams::{ByteStream, Clock, Tcp};
 use shiioo_actors::ports::{BoxFuture, HttpCallError, HttpCaller, HttpRequest, HttpResponse};
-use shiioo_actors::seams::{ByteStream, Clock, Tcp};
 use tokio_rustls::TlsConnector;
 
 use connection::{Connection, ExchangeError};

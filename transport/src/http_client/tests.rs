@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use shiioo_actors::seams::{TcpListen, Timestamp};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::seams::TcpListen;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use shiioo_actors::seams::Entropy;
+use shiioo_actors::ports::seams::Entropy;
 
 use super::{PkiError, unreadable};
 

@@ -17,7 +17,7 @@ use rcgen::{
 };
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use shiioo_actors::seams::Entropy;
+use shiioo_actors::ports::seams::Entropy;
 use uuid::Uuid;
 
 pub use key::NodeKey;

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use shiioo_actors::ids::NodeId;
+use shiioo_actors::domain::ids::NodeId;
 use uuid::Uuid;
 
 /// The domain of all names: `.internal` is reserved for names that no public resolver knows.

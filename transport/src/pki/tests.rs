@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use rcgen::SanType;
 use rustls::pki_types::UnixTime;
-use shiioo_actors::ids::NodeId;
+use shiioo_actors::domain::ids::NodeId;
 
 use super::*;
 use crate::testing::Seeded;

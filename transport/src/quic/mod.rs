@@ -30,11 +30,11 @@ use std::time::Duration;
 use quinn::{
     AsyncUdpSocket, ClientConfig, Connection, Endpoint, ServerConfig, TokioRuntime, VarInt,
 };
+use shiioo_actors::ports::seams::{Seams, Tcp};
 use shiioo_actors::ports::{
     BoxFuture, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, PeerService,
     Peers, Service,
 };
-use shiioo_actors::seams::{Seams, Tcp};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 

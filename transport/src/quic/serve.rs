@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use shiioo_actors::ports::{
-    Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service, Stranger,
+    Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service,
+    UnauthenticatedPeer,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -98,7 +99,7 @@ pub(super) async fn stranger(
     asks: &AtomicBool,
 ) {
     let Some(binding) = tls::binding(connection) else { return };
-    let stranger = Stranger { addr: connection.remote_address(), binding };
+    let stranger = UnauthenticatedPeer { addr: connection.remote_address(), binding };
     let served = async {
         while let Ok((send, receive)) = connection.accept_bi().await {
             let exchange = Exchange::new(send, receive, JOIN_MESSAGE_BYTES_MAX);
@@ -112,7 +113,7 @@ pub(super) async fn stranger(
 /// One request of a stranger.
 async fn join(
     mut exchange: Exchange,
-    stranger: Stranger,
+    stranger: UnauthenticatedPeer,
     service: &dyn JoinService,
     joins: &Semaphore,
     asks: &AtomicBool,

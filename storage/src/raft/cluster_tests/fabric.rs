@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::ids::GroupId;
-use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{BoxFuture, Ledger, Peer, PeerError, Peers, ProposeError, Service};
+use shiioo_actors::command::Outcome;
+use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::ports::{
+    BoxFuture, Peer, PeerError, Peers, ProposeError, ReplicatedLog, Service,
+};
 use tokio::time::Instant;
 
 use super::part::{Contents, TestPart, command, part};

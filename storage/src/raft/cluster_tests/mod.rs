@@ -9,8 +9,8 @@ mod snapshots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shiioo_actors::ids::GroupId;
-use shiioo_actors::ports::{Ledger, ProposeError, Service};
+use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::ports::{ProposeError, ReplicatedLog, Service};
 use tokio::time::Instant;
 
 use super::wire;

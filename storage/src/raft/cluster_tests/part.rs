@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use shiioo_actors::command::{Command, Envelope, TenantCommand};
-use shiioo_actors::ids::{Epoch, GroupId, Part, Position};
-use shiioo_actors::outcome::Outcome;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Dump, Handed, Payload, StoreError};
-use shiioo_actors::seams::Timestamp;
+use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Payload, StoreError};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -38,16 +37,16 @@ pub struct TestPart {
     is_full: AtomicBool,
 }
 
-pub fn part() -> Part {
-    Part::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap())
+pub fn part() -> StateMachineId {
+    StateMachineId::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap())
 }
 
 pub fn command(text: &str) -> Envelope {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let Part::Tenant(tenant) = part() else { unreachable!() };
+    let StateMachineId::Tenant(tenant) = part() else { unreachable!() };
     let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
-    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, origin: None, command }
+    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 
 impl TestPart {
@@ -105,7 +104,7 @@ impl TestPart {
 }
 
 impl ApplySink for TestPart {
-    fn hand_over(&self, _group: GroupId, entry: Handed) {
+    fn deliver(&self, _group: GroupId, entry: CommittedEntry) {
         let mut handed = self.handed.lock().unwrap();
         assert!(handed.last().is_none_or(|last| *last < entry.position), "out of order");
         handed.push(entry.position);

@@ -222,7 +222,7 @@ async fn garbage_and_half_open_handshakes_cost_little_and_members_are_answered()
     let noise = Seeded::new(5);
     for length in (1..=1_200).cycle().take(GARBAGE) {
         let mut contents = vec![0; length];
-        shiioo_actors::seams::Entropy::fill(&noise, &mut contents);
+        shiioo_actors::ports::seams::Entropy::fill(&noise, &mut contents);
         // A socket that is full loses them, as a network would.
         drop(garbage.try_send(&datagram(two.addr(), &contents)));
     }

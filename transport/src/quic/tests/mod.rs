@@ -6,8 +6,8 @@ mod joining;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shiioo_actors::ids::NodeId;
-use shiioo_actors::ports::{Declined, Stranger};
+use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::ports::{Declined, UnauthenticatedPeer};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
@@ -109,12 +109,12 @@ impl Obedient {
 
 /// Notes who came; answers with the request turned round, or declines `no`.
 #[derive(Default)]
-struct Joins(Mutex<Vec<Stranger>>);
+struct Joins(Mutex<Vec<UnauthenticatedPeer>>);
 
 impl JoinService for Joins {
     fn join(
         &self,
-        stranger: Stranger,
+        stranger: UnauthenticatedPeer,
         mut request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {

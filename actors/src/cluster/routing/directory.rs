@@ -1,0 +1,61 @@
+//! Where each tenant lives, for every request to look up without asking an actor.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+use crate::domain::ids::{Epoch, GroupId, TenantId};
+
+/// Where a tenant lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantLocation {
+    /// Its group.
+    pub group: GroupId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// The tenants that exist, as group 0 last said on this node. A hint: the owner decides. Written
+/// by the control plane's actor only.
+#[derive(Debug, Default)]
+pub struct Directory {
+    tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
+    groups: RwLock<BTreeMap<GroupId, Vec<u64>>>,
+}
+
+impl Directory {
+    /// Raft ids of the members that a tenant group was placed on.
+    pub fn members(&self, group: GroupId) -> Vec<u64> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        groups.get(&group).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn set_groups(&self, groups: BTreeMap<GroupId, Vec<u64>>) {
+        *self.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
+    }
+
+    /// Where the tenant lives, if it exists.
+    pub fn get(&self, tenant: TenantId) -> Option<TenantLocation> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied()
+    }
+
+    /// How many tenants live in each group.
+    pub fn count_by_group(&self) -> BTreeMap<GroupId, u64> {
+        let mut counts = BTreeMap::new();
+        for placed in self.tenants.read().unwrap_or_else(PoisonError::into_inner).values() {
+            *counts.entry(placed.group).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn clear(&self) {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    pub(crate) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        match placed {
+            Some(placed) => tenants.insert(tenant, placed),
+            None => tenants.remove(&tenant),
+        };
+    }
+}

@@ -1,0 +1,205 @@
+//! Brings commands of the node itself to whoever leads their group, wherever that is.
+//!
+//! Requests of clients go another way: whole, to the node that owns what they are about (see
+//! [`Routes`](crate::handles::Routes)). What goes through here may be proposed twice without harm.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::node_rpc;
+use crate::cluster::routing::{Directory, LeaderHint};
+use crate::command::{Envelope, Outcome};
+use crate::domain::ids::GroupId;
+use crate::ports::error::CallError;
+use crate::ports::{PeerError, Peers, ProposeError, ReplicatedLog};
+
+/// Wait before the next attempt, at first.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+/// Wait before the next attempt, at most.
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// Where a group is led.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lead {
+    /// On this node, which a quorum has confirmed.
+    Here,
+    /// On the node with this raft id, as far as is known here.
+    There(u64),
+    /// Nobody knows at the moment.
+    Unknown,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Router {
+    log: Arc<dyn ReplicatedLog>,
+    peers: Arc<dyn Peers>,
+    directory: Arc<Directory>,
+    hint: watch::Receiver<Option<LeaderHint>>,
+    hint_valid: Duration,
+    raft_id: u64,
+}
+
+/// What a router works with.
+pub struct RouterSources {
+    /// The groups of this node.
+    pub log: Arc<dyn ReplicatedLog>,
+    /// The way to other nodes.
+    pub peers: Arc<dyn Peers>,
+    /// Where groups live that are not here.
+    pub directory: Arc<Directory>,
+    /// Who says that it leads the cluster.
+    pub hint: watch::Receiver<Option<LeaderHint>>,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+}
+
+impl Router {
+    /// See [`RouterSources`].
+    pub fn new(sources: RouterSources) -> Self {
+        let RouterSources { log, peers, directory, hint, election_timeout, raft_id } = sources;
+        Self { log, peers, directory, hint, hint_valid: election_timeout, raft_id }
+    }
+
+    /// The way to other nodes.
+    pub fn peers(&self) -> &dyn Peers {
+        &*self.peers
+    }
+
+    /// Where a group is led.
+    pub fn lead(&self, group: GroupId) -> Lead {
+        let Some(leadership) = self.log.leadership(group) else {
+            // A group that is not here has one voter, which leads it while it lives.
+            let member = self.directory.members(group).into_iter().find(|id| *id != self.raft_id);
+            return member.map_or(Lead::Unknown, Lead::There);
+        };
+        let now = *leadership.borrow();
+        if now.here {
+            return Lead::Here;
+        }
+        if let Some(hint) = self.hint(group).filter(|hint| hint.term >= now.term) {
+            return Lead::There(hint.raft_id);
+        }
+        match now.leader {
+            Some(leader) if leader != self.raft_id => Lead::There(leader),
+            _ => Lead::Unknown,
+        }
+    }
+
+    /// Who said a moment ago that it leads. A node that has just started, perhaps at another
+    /// address, hears that before the leader finds it.
+    fn hint(&self, group: GroupId) -> Option<LeaderHint> {
+        let hint = (*self.hint.borrow()).filter(|_| group == GroupId::SYSTEM)?;
+        (hint.heard.elapsed() < self.hint_valid).then_some(hint)
+    }
+
+    /// Waits until a group is led elsewhere than at `known`, as far as is known here.
+    pub async fn moved(&self, group: GroupId, known: Lead) {
+        let Some(mut leadership) = self.log.leadership(group) else {
+            // Known by placement alone, which does not change while one waits for it.
+            return std::future::pending().await;
+        };
+        let mut hint = self.hint.clone();
+        while self.lead(group) == known {
+            let changed = tokio::select! {
+                changed = leadership.changed() => changed,
+                changed = hint.changed() => changed,
+            };
+            if changed.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Proposes until there is an outcome. Each attempt is made anew by `make`, which looks whether
+    /// what is to be said is still true: an attempt may come long after the one before it. `None`
+    /// when it has nothing to say any more.
+    ///
+    /// # Errors
+    /// When there is none by `deadline`, or the disk is full, or the tenant is quarantined, or this
+    /// node stops.
+    pub async fn propose<F>(
+        &self,
+        group: GroupId,
+        deadline: Instant,
+        make: impl Fn() -> F,
+    ) -> Result<Option<Outcome>, CallError>
+    where
+        F: Future<Output = Result<Option<Envelope>, CallError>>,
+    {
+        let mut wait = RETRY_MIN;
+        let mut last = CallError::NoLeader;
+        loop {
+            let lead = self.lead(group);
+            let is_proposed = AtomicBool::new(false);
+            let attempt = async {
+                let Some(envelope) = make().await? else { return Ok(None) };
+                is_proposed.store(true, Ordering::Relaxed);
+                self.attempt(group, lead, envelope, deadline).await.map(Some)
+            };
+            let moved = async {
+                self.moved(group, lead).await;
+                Err(CallError::Unknown { why: "the group is led elsewhere now".to_owned() })
+            };
+            let attempted = tokio::select! {
+                biased;
+                attempted = attempt => attempted,
+                moved = moved => moved,
+                () = sleep_until(deadline) => {
+                    // What is under way may still come to be.
+                    let why = || "there was no outcome by the deadline".to_owned();
+                    let is_out = is_proposed.load(Ordering::Relaxed);
+                    return Err(if is_out { CallError::Unknown { why: why() } } else { last });
+                }
+            };
+            // What an earlier attempt may have done, no later one can deny.
+            let is_in_doubt = matches!(last, CallError::Unknown { .. });
+            match attempted {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) if error.ends_attempts() => {
+                    return Err(if is_in_doubt { last } else { error });
+                }
+                Err(_) if is_in_doubt => {}
+                Err(error) => last = error,
+            }
+            let again = Instant::now() + wait;
+            tokio::select! {
+                () = self.moved(group, lead) => {}
+                () = sleep_until(again) => {}
+                () = sleep_until(deadline) => return Err(last),
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        group: GroupId,
+        lead: Lead,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        let to = match lead {
+            Lead::Here => return Ok(self.log.propose(group, envelope).await?),
+            Lead::There(to) => to,
+            Lead::Unknown => return Err(CallError::NoLeader),
+        };
+        match node_rpc::propose(&*self.peers, to, group, envelope, deadline).await {
+            // The other node stops; this one may go on and ask the next.
+            Ok(Err(ProposeError::Stopping)) => Err(CallError::NoLeader),
+            Ok(outcome) => Ok(outcome?),
+            Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {
+                Err(CallError::NoLeader)
+            }
+            Err(error @ PeerError::Lost { .. }) => {
+                Err(CallError::Unknown { why: error.to_string() })
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! What is replicated: commands, and the envelope they travel in.
+//!
+//! Everything that changes state is one of these, with every id and moment in it that `apply`
+//! needs: the proposer makes them, so that `apply` is a function of its state and the entry alone.
+//! The encoding is `codec`'s; [`Envelope::version`] says which shape of [`Command`] is inside.
+
+mod outcome;
+mod refusal;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
+
+pub use outcome::Outcome;
+pub use refusal::Refusal;
+
+use crate::domain::codec::{self, DecodeError};
+use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
+use crate::domain::json::Json;
+use crate::domain::membership::{Authority, JoinToken, Member};
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::{TenantChange, TenantRecord};
+use crate::domain::time::{Pause, Timestamp};
+use crate::domain::workflow::Workflow;
+
+/// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
+/// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of
+/// commands to those of 1.
+pub const COMMAND_VERSION: u16 = 2;
+
+/// From this version on the events that come of a command have checksums. Commands that are in logs
+/// already write what they wrote before: all replicas hold the same bytes.
+pub const EVENTS_CHECKED_FROM: u16 = 2;
+
+/// From this version of a command on, the tables of group 0 are bounded in bytes.
+pub const BOUNDS_TABLES_FROM: u16 = 2;
+
+/// From this version of a command on, inputs, outputs and definitions count when the storage quota
+/// is looked at. What was accepted without them is accepted again when it is replayed.
+pub const COUNTS_PAYLOADS_FROM: u16 = 2;
+
+/// One replicated entry.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Shape of `command`; [`COMMAND_VERSION`] when this program wrote it.
+    pub version: u16,
+    /// When it was proposed, by the proposer's wall clock: what `state/clock.rs` makes of it.
+    pub at: Timestamp,
+    /// For commands born of a timer or an effect: the term of the leader that armed it. In an
+    /// entry of any other term the command does nothing.
+    pub term: Option<u64>,
+    /// For commands a client asked for: who did.
+    pub cause: Option<Cause>,
+    /// For commands that a node may send again when it does not hear the outcome.
+    pub rpc_id: Option<RpcId>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// Names one request of one incarnation of a node, so that a second attempt at it finds the outcome
+/// of the first. After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency"
+/// (RIFL, SOSP 2015): outcomes are kept until the node that asks says it has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RpcId {
+    /// The incarnation of the node, by chance: a restarted node counts anew.
+    pub incarnation: u64,
+    /// The request.
+    pub sequence: u64,
+    /// Every request before this one has been answered, and will not be asked again.
+    pub first_incomplete: u64,
+}
+
+impl Envelope {
+    /// Decodes an envelope, of this or an earlier version: a later one may have another shape.
+    ///
+    /// # Errors
+    /// When `bytes` hold none, or one of a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::check_version(bytes)?;
+        codec::decode(bytes)
+    }
+
+    /// Looks at the version alone, which every envelope begins with.
+    ///
+    /// # Errors
+    /// As [`Envelope::decode`], as far as can be told from the version.
+    pub fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
+        let version: u16 = codec::decode_first(bytes)?;
+        if version <= COMMAND_VERSION {
+            return Ok(());
+        }
+        Err(DecodeError::TooNew {
+            what: "command",
+            version: version.into(),
+            known: COMMAND_VERSION.into(),
+        })
+    }
+
+    /// The pause that it tells of.
+    pub const fn pause(&self) -> Option<Pause> {
+        match &self.command {
+            Command::System(SystemCommand::TimePassed(pause))
+            | Command::Tenant { command: TenantCommand::TimePassed(pause), .. } => Some(*pause),
+            _ => None,
+        }
+    }
+}
+
+/// Names the kind of command alone: commands hold what tenants keep to themselves, as in headers of
+/// `http` steps, and the log of the consensus library shows every entry at its finer levels.
+impl fmt::Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.command)
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, at, term, cause: _, rpc_id: _, command } = self;
+        write!(f, "Envelope({command:?}, version {version}, at {}, term {term:?})", at.0)
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(command) => write!(f, "{command:?}"),
+            Self::Tenant { tenant, epoch, command } => {
+                write!(f, "{command:?} of tenant {tenant} in epoch {epoch:?}")
+            }
+        }
+    }
+}
+
+/// The name of the kind.
+impl fmt::Debug for SystemCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.into())
+    }
+}
+
+/// The name of the kind.
+impl fmt::Debug for TenantCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.into())
+    }
+}
+
+/// Who asked for a command, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Kind and name of the credential: `anonymous`, `admin`.
+    pub who: String,
+    /// The request id, as in logs and in `X-Request-Id`.
+    pub request_id: String,
+}
+
+/// A command to one state machine.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// To the control plane, in group 0.
+    System(SystemCommand),
+    /// To a tenant, in its group.
+    Tenant {
+        /// Whose.
+        tenant: TenantId,
+        /// The epoch of the tenant that the proposer knew.
+        epoch: Epoch,
+        /// What to do.
+        command: TenantCommand,
+    },
+}
+
+/// Remembers the outcome of a creating call under the client's key. Both are hashes: the key of
+/// scope (tenant or cluster, method, path) and header, the body of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// First 16 bytes of SHA-256 over scope and key.
+    pub key: [u8; 16],
+    /// First 16 bytes of SHA-256 over the body.
+    pub body: [u8; 16],
+}
+
+/// Changes to the control plane.
+#[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+pub enum SystemCommand {
+    /// Founds the cluster, with its first member. A second founding does nothing.
+    Found {
+        /// Who signs the members' certificates.
+        authority: Authority,
+        /// The first member.
+        member: Member,
+        /// Its public key.
+        public_key: [u8; 32],
+        /// Hash of the secret that admits others, if one was chosen.
+        secret_hash: Option<SecretHash>,
+    },
+    /// Lets a node in and gives it an id in Raft groups.
+    AdmitMember {
+        /// The node; its `raft_id` is not looked at.
+        member: Member,
+        /// Its public key.
+        public_key: [u8; 32],
+        /// The token whose secret it proved.
+        token: Option<TokenId>,
+    },
+    /// A member started, perhaps at another address than before.
+    RegisterMember(Member),
+    /// A member said goodbye.
+    MemberOffline {
+        /// Which.
+        node: NodeId,
+    },
+    /// A member is to lose its vote and then be removed.
+    DrainMember {
+        /// Which.
+        node: NodeId,
+    },
+    /// A new join token.
+    CreateJoinToken {
+        /// Its new id.
+        id: TokenId,
+        /// What it is.
+        token: JoinToken,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Revokes a join token.
+    RemoveJoinToken {
+        /// Which.
+        id: TokenId,
+    },
+    /// A node that heartbeats over HTTP.
+    RegisterNode {
+        /// Its new id.
+        node: NodeId,
+        /// Where its owner says it is; never dialled.
+        address: String,
+        /// Its region.
+        region: String,
+        /// Free text.
+        metadata: BTreeMap<String, String>,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Forgets a node registered over HTTP, or a member that has been drained.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node leads the system group in the entry's own term.
+    LeaderElected {
+        /// The leader.
+        node: NodeId,
+    },
+    /// The initial members of new tenant groups; exactly these initialise them.
+    PlaceGroups {
+        /// Region the groups serve.
+        region: String,
+        /// The groups, none of them known before.
+        groups: Vec<GroupId>,
+        /// Raft ids of their first voters.
+        members: Vec<u64>,
+    },
+    /// A new tenant.
+    CreateTenant {
+        /// Its new id.
+        tenant: TenantId,
+        /// Its first state.
+        record: TenantRecord,
+        /// Whether an unknown `record.region` is refused (it was named in the field) or replaced
+        /// by `fallback_region`.
+        strict_region: bool,
+        /// Region to use where the wished one has no node.
+        fallback_region: String,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// A change to a tenant.
+    UpdateTenant {
+        /// Which.
+        tenant: TenantId,
+        /// What.
+        change: TenantChange,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// Deletes a tenant, leaving a tombstone.
+    DeleteTenant {
+        /// Which.
+        tenant: TenantId,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// The tenant's group holds this version of the record.
+    ConfirmTenant {
+        /// Which.
+        tenant: TenantId,
+        /// Version confirmed.
+        version: u64,
+    },
+    /// A lock of the cluster's key space.
+    Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
+    /// Sets the cluster's admin token, where it has none.
+    SetAdminToken {
+        /// Hash of the token.
+        hash: SecretHash,
+    },
+}
+
+/// A change to a lock table: the cluster's, or a tenant's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LockCommand {
+    /// Takes the lock if it is free; renews it if `holder` has it.
+    Acquire {
+        /// Key, 1-512 bytes.
+        key: String,
+        /// Who wants it, 1-256 bytes.
+        holder: String,
+        /// Length of a lease, milliseconds.
+        ttl_ms: u64,
+        /// Free JSON shown with the lock.
+        metadata: Json,
+    },
+    /// Begins the holder's lease again.
+    Renew {
+        /// Key.
+        key: String,
+        /// Who must hold it.
+        holder: String,
+        /// The token it must be held with, if the holder gives one.
+        token: Option<u64>,
+        /// New length of a lease, milliseconds; the present one if not given.
+        ttl_ms: Option<u64>,
+    },
+    /// Gives the lock back.
+    Release {
+        /// Key.
+        key: String,
+        /// Who must hold it.
+        holder: String,
+        /// The token it must be held with, if the holder gives one.
+        token: Option<u64>,
+    },
+    /// The leader's timer for one lease of the lock has run out. Does nothing unless token and
+    /// renewal still match: a renewal that came first wins.
+    Expire {
+        /// Key.
+        key: String,
+        /// The token of the grant.
+        token: u64,
+        /// The count of renewals the timer was armed for.
+        renewal: u64,
+    },
+}
+
+/// Where a run's workflow comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum WorkflowSource {
+    /// Given with the call.
+    Inline(std::sync::Arc<Workflow>),
+    /// The present version of a named one.
+    Named(String),
+}
+
+/// Changes to a tenant.
+#[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+pub enum TenantCommand {
+    /// What group 0 decided about the tenant; creates the tenant's state when there is none.
+    /// Idempotent: an older `(epoch, version)` than the one held does nothing.
+    Set {
+        /// Version of the record.
+        version: u64,
+        /// The record; `None` deletes the tenant and leaves the epoch as tombstone.
+        record: Option<TenantRecord>,
+    },
+    /// Starts a run.
+    StartRun {
+        /// Its new id.
+        run: RunId,
+        /// What the run works on: a job's id, or an id of its own.
+        work_item: String,
+        /// Its workflow.
+        workflow: WorkflowSource,
+        /// Its input.
+        input: Json,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Keeps a named workflow with its run as a job.
+    CreateJob {
+        /// Its new id.
+        job: JobId,
+        /// Name shown.
+        name: String,
+        /// Free text.
+        description: Option<String>,
+        /// Who made it, as the client says.
+        created_by: Option<String>,
+        /// Its workflow.
+        workflow: std::sync::Arc<Workflow>,
+        /// The run to start with it, if it is to be executed.
+        run: Option<RunId>,
+        /// Remembers the call.
+        idempotency: Option<Idempotency>,
+    },
+    /// Stops a run.
+    CancelRun {
+        /// Which.
+        run: RunId,
+        /// Why, as the client says.
+        reason: Option<String>,
+    },
+    /// A named workflow, new or in a new version.
+    PutWorkflow {
+        /// Its name.
+        name: String,
+        /// Its spec.
+        workflow: std::sync::Arc<Workflow>,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// Forgets a named workflow; runs keep the version they started with.
+    DeleteWorkflow {
+        /// Its name.
+        name: String,
+        /// The version the client saw (`If-Match`).
+        if_version: Option<u64>,
+    },
+    /// What became of one attempt of a step. Recorded once: a second result does nothing.
+    StepResult {
+        /// Run.
+        run: RunId,
+        /// Index of the step in the workflow.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+        /// What it came to.
+        result: StepResult,
+    },
+    /// The moment a step waited for has come: its wait is over, or its retry is due.
+    StepDue {
+        /// Run.
+        run: RunId,
+        /// Index of the step in the workflow.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// A lock of the tenant's own key space.
+    Lock(LockCommand),
+    /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
+    /// kept for a time has become so much older.
+    TimePassed(Pause),
+}
+
+/// What one attempt of a step came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum StepResult {
+    /// Done, with its output.
+    Succeeded {
+        /// Output of the step.
+        output: Json,
+    },
+    /// Failed.
+    Failed {
+        /// Why, for a person.
+        error: String,
+        /// Whether another attempt may help, and how long to wait before it, milliseconds (the
+        /// leader's backoff with jitter; `apply` rolls no dice).
+        retry_in_ms: Option<u64>,
+    },
+    /// A `wait` step learned when it is over.
+    WaitsUntil {
+        /// When.
+        due_at: Timestamp,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! A replica against a log and files that remember what was asked of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::command::{Command, TenantCommand};
+use crate::domain::ids::{Epoch, TenantId};
+use crate::domain::time::Timestamp;
+use crate::ports::{
+    BoxFuture, CommittedEntry, GroupStatus, Leadership, LogEntry, LogMismatch, ProposeError,
+    Replay, Row, Store, StoreStats, Stores,
+};
+use crate::replica::QueueBytes;
+
+/// Bytes of entries that the log gives at once.
+const LOG_BYTES_AT_ONCE: usize = 4 << 20;
+
+/// Counts what it is told; has work while the last text began with "work".
+#[derive(Default)]
+struct Texts {
+    applied: u64,
+    works: bool,
+}
+
+impl StateMachine for Texts {
+    type Effect = ();
+
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
+        let (applied, works) = rows.get(b"t")?.unwrap_or_default();
+        Ok(Self { applied, works })
+    }
+
+    fn apply(&mut self, _: Position, envelope: &Envelope) -> (Outcome, Vec<()>) {
+        if let Command::Tenant { command: TenantCommand::CancelRun { reason, .. }, .. } =
+            &envelope.command
+        {
+            self.applied += 1;
+            self.works = reason.as_ref().is_some_and(|text| text.starts_with("work"));
+        }
+        (Outcome::Done, Vec::new())
+    }
+
+    fn take_events(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn take_final_rows(&mut self) -> Vec<Row> {
+        Vec::new()
+    }
+
+    fn take_dirty_rows(&mut self) -> Vec<Row> {
+        vec![(b"t".to_vec(), Some(codec::encode(&(self.applied, self.works))))]
+    }
+
+    fn needs_files(&self) -> bool {
+        true
+    }
+
+    fn has_work(&self) -> bool {
+        self.works
+    }
+}
+
+/// A log that has everything handed over, and the files of one replica.
+#[derive(Default)]
+struct World {
+    entries: Mutex<Vec<LogEntry>>,
+    /// How many bytes each replay gave.
+    replayed: Mutex<Vec<usize>>,
+    /// What was asked of the files, in order, and what was reported as durable.
+    story: Mutex<Vec<String>>,
+    rows: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    position: Mutex<Option<Position>>,
+    reported: Mutex<Option<Position>>,
+    is_idle: Mutex<bool>,
+    exists: Mutex<bool>,
+}
+
+struct MemStore(Arc<World>);
+
+impl World {
+    fn tell(&self, what: impl Into<String>) {
+        self.story.lock().unwrap().push(what.into());
+    }
+
+    fn story(&self) -> Vec<String> {
+        std::mem::take(&mut self.story.lock().unwrap())
+    }
+
+    fn position(&self) -> MutexGuard<'_, Option<Position>> {
+        self.position.lock().unwrap()
+    }
+}
+
+impl ReplicatedLog for World {
+    fn propose(&self, _: GroupId, _: Envelope) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
+        unreachable!()
+    }
+    fn read_index(&self, _: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+    fn leadership(&self, _: GroupId) -> Option<watch::Receiver<Leadership>> {
+        None
+    }
+    fn leads(&self, _: GroupId) -> Option<u64> {
+        None
+    }
+    fn replay(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        from: u64,
+        upto: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        let mut replay = Replay::default();
+        let mut bytes = 0;
+        for (position, envelope) in &*self.entries.lock().unwrap() {
+            if (from..=upto).contains(&position.index) {
+                if bytes >= LOG_BYTES_AT_ONCE {
+                    replay.next = Some(position.index);
+                    break;
+                }
+                bytes += codec::encoded_len(envelope.as_ref());
+                replay.entries.push((*position, Arc::clone(envelope)));
+            }
+        }
+        self.replayed.lock().unwrap().push(bytes);
+        Box::pin(async { Ok(replay) })
+    }
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
+        Ok(())
+    }
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> std::collections::BTreeSet<StateMachineId> {
+        std::collections::BTreeSet::new()
+    }
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn durable(&self, _: GroupId, _: StateMachineId, upto: Position) {
+        // It is said again after each batch; once is told here.
+        let told = format!("reported {}", upto.index);
+        if self.reported.lock().unwrap().replace(upto) != Some(upto) {
+            self.tell(told);
+        }
+    }
+    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
+        None
+    }
+
+    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+    fn set_voters(
+        &self,
+        _: GroupId,
+        _: std::collections::BTreeSet<u64>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+    fn has_room(&self) -> bool {
+        true
+    }
+    fn groups(&self) -> Vec<GroupStatus> {
+        Vec::new()
+    }
+}
+
+impl Store for MemStore {
+    fn position(&self) -> Option<Position> {
+        *self.0.position()
+    }
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.rows.lock().unwrap().get(key).cloned())
+    }
+    fn scan(&self, _: &[u8], _: &[u8], _: usize, _: bool) -> Result<Vec<Found>, StoreError> {
+        unreachable!()
+    }
+    fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn events_len(&self) -> u64 {
+        0
+    }
+    fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
+        unreachable!()
+    }
+    fn commit(&mut self, rows: Vec<Row>, position: Position) -> Result<(), StoreError> {
+        for (key, value) in rows {
+            self.0.rows.lock().unwrap().insert(key, value.unwrap());
+        }
+        *self.0.position() = Some(position);
+        Ok(())
+    }
+    fn make_durable(
+        &mut self,
+        rows: Vec<Row>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.tell(format!("durable {}", position.index));
+        let committed = self.commit(rows, position);
+        Box::pin(async { committed })
+    }
+    fn is_idle(&self) -> bool {
+        *self.0.is_idle.lock().unwrap()
+    }
+    fn set_idle(&mut self, is_idle: bool) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.tell(if is_idle { "marked" } else { "unmarked" });
+        *self.0.is_idle.lock().unwrap() = is_idle;
+        Box::pin(async { Ok(()) })
+    }
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        unreachable!()
+    }
+}
+
+impl Drop for MemStore {
+    fn drop(&mut self) {
+        self.0.tell("closed");
+    }
+}
+
+struct MemStores(Arc<World>);
+
+impl Stores for MemStores {
+    fn open(&self, _: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
+        self.0.tell("opened");
+        *self.0.exists.lock().unwrap() = true;
+        Box::pin(async { Ok(Box::new(MemStore(Arc::clone(&self.0))) as Box<dyn Store>) })
+    }
+    fn exists(&self, _: StateMachineId) -> Result<bool, StoreError> {
+        Ok(*self.0.exists.lock().unwrap())
+    }
+    fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        unreachable!()
+    }
+    fn tenants_with_work(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>> {
+        unreachable!()
+    }
+}
+
+fn tenant() -> TenantId {
+    "20000000-0000-0000-0000-000000000000".parse().unwrap()
+}
+
+/// Hands an entry over; whoever proposed it counts in `told`.
+fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicUsize>) {
+    let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
+    let command = TenantCommand::CancelRun { run, reason: Some(text) };
+    let command = Command::Tenant { tenant: tenant(), epoch: Epoch(1), command };
+    let envelope =
+        Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command };
+    let envelope = Arc::new(envelope);
+    let mut entries = world.entries.lock().unwrap();
+    let position = Position { term: 1, index: entries.len() as u64 };
+    entries.push((position, Arc::clone(&envelope)));
+    let told = Arc::clone(told);
+    let reply = Reply::new(move |_| {
+        told.fetch_add(1, Ordering::Relaxed);
+    });
+    queue.push(CommittedEntry {
+        position,
+        payload: Payload::Command(envelope),
+        reply: Some(reply),
+    });
+}
+
+async fn start(world: &Arc<World>, queue: &Arc<ApplyQueue>) -> ReplicaRunner<Texts> {
+    let stores = Arc::new(MemStores(Arc::clone(world)));
+    let deps = ReplicaDeps { log: Arc::clone(world) as Arc<dyn ReplicatedLog>, stores };
+    let part = StateMachineId::Tenant(tenant());
+    ReplicaRunner::start(deps, GroupId(1), part, Arc::clone(queue)).await.unwrap().0
+}
+
+fn new_queue() -> Arc<ApplyQueue> {
+    Arc::new(ApplyQueue::sharing(Arc::new(QueueBytes::default())))
+}
+
+#[tokio::test]
+async fn what_the_queue_let_go_is_read_in_pieces_and_everybody_is_told() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for _ in 0..40 {
+        hand_over(&world, &queue, "x".repeat(1 << 20), &told);
+    }
+    runner.drain().await.unwrap();
+    assert_eq!(runner.machine.applied, 40);
+    assert_eq!(told.load(Ordering::Relaxed), 40, "whoever asked is told");
+    let replayed = world.replayed.lock().unwrap().clone();
+    assert!(replayed.len() > 4, "in pieces: {replayed:?}");
+    assert!(replayed.iter().all(|bytes| *bytes < LOG_BYTES_AT_ONCE + (2 << 20)), "{replayed:?}");
+}
+
+#[tokio::test]
+async fn many_bytes_are_made_durable_before_many_entries_are() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for _ in 0..UNDURABLE_BYTES_MAX >> 20 {
+        hand_over(&world, &queue, "x".repeat(1 << 20), &told);
+        runner.drain().await.unwrap();
+    }
+    let story = world.story();
+    let durable = story.iter().filter(|told| told.starts_with("durable")).count();
+    assert_eq!(durable, 1, "{story:?}");
+}
+
+#[tokio::test]
+async fn the_mark_of_an_idle_part_goes_before_its_work_is_durable_and_comes_after_its_end_is() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    let step = async |text: &str, runner: &mut ReplicaRunner<Texts>| {
+        hand_over(&world, &queue, text.to_owned(), &told);
+        runner.drain().await.unwrap();
+        runner.make_durable().await.unwrap();
+        runner.mark_idle().await.unwrap();
+        world.story()
+    };
+    let (made, again) = (["opened", "durable 0", "reported 0", "marked"], &mut runner);
+    assert_eq!(step("created", again).await, made);
+    let begun = ["unmarked", "durable 1", "reported 1"];
+    assert_eq!(step("work begins", again).await, begun);
+    assert_eq!(step("work goes on", again).await, ["durable 2", "reported 2"]);
+    assert_eq!(step("ended", again).await, ["durable 3", "reported 3", "marked"]);
+}
+
+/// redb makes what was committed durable when it closes, past what was reported: a replica that is
+/// opened in such a state takes the mark away before it reports the state.
+#[tokio::test]
+async fn a_part_that_comes_back_with_work_is_not_marked_when_it_says_so() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let position = Position { term: 1, index: 0 };
+    hand_over(&world, &queue, "work".into(), &told);
+    let mut store = MemStore(Arc::clone(&world));
+    store.commit(vec![(b"t".to_vec(), Some(codec::encode(&(1_u64, true))))], position).unwrap();
+    drop(store);
+    *world.is_idle.lock().unwrap() = true;
+    *world.exists.lock().unwrap() = true;
+    let _ = world.story();
+    let runner = start(&world, &queue).await;
+    assert_eq!(runner.machine.applied, 1, "not twice");
+    assert_eq!(world.story(), ["opened", "unmarked", "reported 0"]);
+}
+
+#[tokio::test]
+async fn files_that_others_need_are_closed_and_opened_again_when_they_are_needed() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    hand_over(&world, &queue, "work".into(), &told);
+    runner.drain().await.unwrap();
+    let _ = world.story();
+    queue.want_files();
+    runner.drain().await.unwrap();
+    assert_eq!(world.story(), ["durable 0", "reported 0", "closed"]);
+    assert!(runner.rows.get::<(u64, bool)>(b"t").is_err(), "closed is not empty");
+    runner.make_durable().await.unwrap();
+    assert!(world.story().is_empty(), "nothing to write: they stay closed");
+    runner.ensure_files().await.unwrap();
+    assert_eq!(runner.rows.get(b"t").unwrap(), Some((1_u64, true)));
+    queue.want_files();
+    runner.drain().await.unwrap();
+    hand_over(&world, &queue, "ended".into(), &told);
+    runner.drain().await.unwrap();
+    runner.make_durable().await.unwrap();
+    let story = world.story();
+    assert_eq!(story, ["opened", "closed", "opened", "durable 1", "reported 1"]);
+    // Whatever happened to them meanwhile is damage.
+    queue.want_files();
+    runner.drain().await.unwrap();
+    *world.position() = Some(Position { term: 1, index: 0 });
+    assert!(matches!(runner.ensure_files().await, Err(StoreError::Damaged { .. })));
+    *world.exists.lock().unwrap() = false;
+    assert!(matches!(runner.ensure_files().await, Err(StoreError::Damaged { .. })));
+}

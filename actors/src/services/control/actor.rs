@@ -1,0 +1,393 @@
+//! The shell around the control plane's state.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Control, ControlMessage, KeyedMutex};
+use crate::cluster::routing::{Directory, Router, TenantLocation};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::secret::SecretHash;
+use crate::ports::seams::Seams;
+use crate::ports::{Leadership, Peer, Peers, StoreError};
+use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
+use crate::services::heartbeat::Heartbeats;
+use crate::services::locks::{LockManager, Space};
+use crate::state::system::{SystemEffect, SystemState};
+
+/// What changes is made durable this often, at least.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// How long a member that was removed is kept reachable.
+const REMOVED_KEPT: Duration = Duration::from_secs(4);
+/// Wait between two attempts to start a group.
+const OPEN_GROUP_RETRY: Duration = Duration::from_secs(5);
+/// Unconfirmed tenants are sent again this often.
+const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+/// Files of tenants that were deleted are looked for this often.
+const REVENANTS_EVERY: Duration = Duration::from_secs(60);
+/// How long one attempt to confirm a tenant may take.
+const RECONCILE_DEADLINE: Duration = Duration::from_secs(10);
+/// Tenants confirmed at the same time, at most.
+const RECONCILE_AT_ONCE_MAX: usize = 64;
+
+/// The control plane's actor.
+pub struct ControlActor;
+
+/// What it starts with.
+pub struct ControlArguments {
+    /// Log and files.
+    pub deps: ReplicaDeps,
+    /// Time and chance.
+    pub seams: Seams,
+    /// Where the log hands entries over.
+    pub queue: Arc<ApplyQueue>,
+    /// What it publishes.
+    pub directory: Arc<Directory>,
+    /// Who keeps waiters and timers of locks.
+    pub locks: LockManager,
+    /// Who watches nodes.
+    pub heartbeats: Heartbeats,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+    /// The way to who leads.
+    pub router: Router,
+    /// Who is told who the members are.
+    pub peers: Arc<dyn Peers>,
+    /// Shared with every handle.
+    pub tenant_turns: Arc<KeyedMutex>,
+    /// Who guards the API is told which admin token the cluster has.
+    pub admin_token: watch::Sender<Option<SecretHash>>,
+}
+
+/// This node was removed from its cluster.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this node was removed from the cluster; to join it again, start it with an empty data \
+     directory"
+)]
+struct Removed;
+
+/// What it keeps.
+pub struct ControlState {
+    /// The other members, as they were published last.
+    published: Vec<Peer>,
+    /// Members that were removed, and until when they are kept reachable.
+    removed: Vec<(Instant, Peer)>,
+    runner: ReplicaRunner<SystemState>,
+    arguments: Arc<ControlArguments>,
+    leadership: watch::Receiver<Leadership>,
+    /// The term in which this node leads, if it does.
+    leads: Option<u64>,
+    unconfirmed_before: BTreeSet<TenantId>,
+    /// When the files were last looked through.
+    last_look: Option<Instant>,
+}
+
+impl Actor for ControlActor {
+    type Msg = ControlMessage;
+    type State = ControlState;
+    type Arguments = ControlArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ControlMessage>,
+        arguments: ControlArguments,
+    ) -> Result<ControlState, ActorProcessingErr> {
+        let leadership = arguments
+            .deps
+            .log
+            .leadership(GroupId::SYSTEM)
+            .ok_or("the system group is not on this node")?;
+        let queue = Arc::clone(&arguments.queue);
+        let (runner, _) = ReplicaRunner::<SystemState>::start(
+            arguments.deps.clone(),
+            GroupId::SYSTEM,
+            StateMachineId::System,
+            Arc::clone(&queue),
+        )
+        .await?;
+        let mut state = ControlState {
+            runner,
+            arguments: Arc::new(arguments),
+            leadership: leadership.clone(),
+            leads: None,
+            published: Vec::new(),
+            removed: Vec::new(),
+            unconfirmed_before: BTreeSet::new(),
+            last_look: None,
+        };
+        state.publish_all()?;
+        let drain = myself.clone();
+        queue.set_wake(move || drop(drain.send_message(ControlMessage::Drain)));
+        tokio::spawn(watch_leadership(myself.clone(), leadership));
+        myself.send_interval(FLUSH_EVERY, || ControlMessage::Flush);
+        myself.send_interval(RECONCILE_EVERY, || ControlMessage::Reconcile);
+        // Entries that came before the wake-up call was set.
+        myself.send_message(ControlMessage::Drain)?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ControlMessage>,
+        message: ControlMessage,
+        state: &mut ControlState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.drain().await?;
+        match message {
+            ControlMessage::Drain => {}
+            ControlMessage::Leadership => {
+                if state.follow_leadership() {
+                    // What was applied again after a start need not be after the next.
+                    state.runner.make_durable().await?;
+                }
+            }
+            ControlMessage::Flush => {
+                state.runner.make_durable().await?;
+                if !state.removed.is_empty() {
+                    state.publish_members()?;
+                }
+            }
+            ControlMessage::Reconcile => {
+                state.reconcile(&myself);
+                state.look_for_revenants(&myself);
+            }
+            ControlMessage::Read(read) => read(&state.runner.machine),
+            ControlMessage::Applied(reply) => {
+                let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
+            }
+            ControlMessage::Dump(reply) => {
+                let dumped = state.runner.dump().await;
+                let damage = dumped.as_ref().err().filter(|error| error.lasting().is_some());
+                let damage = damage.cloned();
+                let _ = reply.send(dumped);
+                if let Some(error) = damage {
+                    // What cannot be given away is not to be served either.
+                    return Err(error.into());
+                }
+            }
+            ControlMessage::Install(dump, reply) => {
+                let installed = state.runner.install(dump).await;
+                // Without room it is taken over all the same, and waits in memory.
+                if matches!(installed, Ok(true) | Err(StoreError::Full)) {
+                    state.publish_all()?;
+                }
+                let _ = reply.send(installed.map(drop));
+            }
+            ControlMessage::Settle(reply) => {
+                let settled = state.runner.settle().await;
+                if settled.is_ok() {
+                    state.publish_all()?;
+                }
+                let _ = reply.send(settled);
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<ControlMessage>,
+        state: &mut ControlState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.drain().await?;
+        state.runner.make_durable().await?;
+        Ok(())
+    }
+}
+
+/// Tells the actor whenever leadership changes.
+async fn watch_leadership(
+    actor: ActorRef<ControlMessage>,
+    mut leadership: watch::Receiver<Leadership>,
+) {
+    while actor.send_message(ControlMessage::Leadership).is_ok() {
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl ControlState {
+    async fn drain(&mut self) -> Result<(), ActorProcessingErr> {
+        for effect in self.runner.drain().await? {
+            if effect == SystemEffect::MembersChanged {
+                // Who restarts has to know whom to ask.
+                self.runner.make_durable().await?;
+                self.publish_members()?;
+            }
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    fn perform(&self, effect: SystemEffect) {
+        match effect {
+            SystemEffect::MembersChanged => {}
+            SystemEffect::TenantChanged(tenant) => self.publish(tenant),
+            SystemEffect::GroupsPlaced => self.open_groups(),
+            SystemEffect::NodeRemoved(node) => self.arguments.heartbeats.forget(node),
+            SystemEffect::Lock(notice) if self.leads.is_some() => {
+                self.arguments.locks.notice(Space::CLUSTER, notice);
+            }
+            SystemEffect::Lock(_) => {}
+            SystemEffect::AdminTokenSet => self.publish_admin_token(),
+        }
+    }
+
+    fn publish_all(&mut self) -> Result<(), Removed> {
+        self.arguments.directory.clear();
+        for (tenant, _) in self.runner.machine.tenants() {
+            self.publish(*tenant);
+        }
+        self.open_groups();
+        self.publish_admin_token();
+        self.publish_members()
+    }
+
+    /// Until the cluster has one, the token that the node was started with stands.
+    fn publish_admin_token(&self) {
+        if let Some(hash) = self.runner.machine.admin_token() {
+            self.arguments.admin_token.send_replace(Some(hash));
+        }
+    }
+
+    /// Tells who the members are. Fails when this node is none any more.
+    /// Whoever was removed stays reachable for a moment: it has to hear of it.
+    fn publish_members(&mut self) -> Result<(), Removed> {
+        let me = self.arguments.raft_id;
+        let (others, own): (Vec<_>, Vec<_>) =
+            self.runner.machine.peers().into_iter().partition(|peer| peer.raft_id != me);
+        if own.is_empty() {
+            // Ids are given in order: one that was given and is not listed was removed. Before
+            // that, as long as the log has not come to it, this node knows who let it in.
+            let was_admitted = self.runner.machine.last_raft_id() >= me;
+            return if was_admitted { Err(Removed) } else { Ok(()) };
+        }
+        self.arguments.heartbeats.set_members(others.iter().map(|peer| peer.raft_id).collect());
+        let is_listed = |peer: &Peer| others.iter().any(|other| other.raft_id == peer.raft_id);
+        let now = Instant::now();
+        let gone = self.published.iter().filter(|peer| !is_listed(peer)).cloned();
+        self.removed.extend(gone.map(|peer| (now + REMOVED_KEPT, peer)));
+        self.removed.retain(|(until, _)| *until > now);
+        let kept = self.removed.iter().map(|(_, peer)| peer.clone());
+        self.arguments.peers.set_members(others.iter().cloned().chain(kept).collect());
+        self.published = others;
+        Ok(())
+    }
+
+    fn publish(&self, tenant: TenantId) {
+        let entry = self.runner.machine.tenant(tenant).filter(|entry| entry.record.is_some());
+        let placed = entry.map(|entry| TenantLocation { group: entry.group, epoch: entry.epoch });
+        self.arguments.directory.set(tenant, placed);
+    }
+
+    /// Starts the groups that are placed on this node.
+    fn open_groups(&self) {
+        let groups = self.runner.machine.groups().iter();
+        let groups = groups.map(|(group, placement)| (*group, placement.members.clone()));
+        self.arguments.directory.set_groups(groups.collect());
+        let raft_id = self.arguments.raft_id;
+        for (group, placement) in self.runner.machine.groups() {
+            if !placement.members.contains(&raft_id) {
+                continue;
+            }
+            let (group, members) = (*group, placement.members.clone());
+            // Weak: a node that has stopped opens nothing any more.
+            let log = Arc::downgrade(&self.arguments.deps.log);
+            tokio::spawn(async move {
+                while let Some(log) = log.upgrade() {
+                    match log.open_group(group, members.clone()).await {
+                        Ok(()) => return,
+                        Err(error) => tracing::error!(%group, %error, "cannot start a group yet"),
+                    }
+                    drop(log);
+                    tokio::time::sleep(OPEN_GROUP_RETRY).await;
+                }
+            });
+        }
+    }
+
+    /// Hands the locks to the lock manager when this node begins to lead, and takes them back.
+    /// Whether it leads anew.
+    fn follow_leadership(&mut self) -> bool {
+        let now = *self.leadership.borrow_and_update();
+        let leads = now.here.then_some(now.term);
+        if leads == self.leads {
+            return false;
+        }
+        self.leads = leads;
+        if leads.is_some() {
+            let locks = self.runner.machine.locks().list("", None);
+            // The lock that follows leadership ends with leadership, not with a timer.
+            let timed = locks.filter(|lock| lock.key != crate::state::system::LEADER_LOCK);
+            self.arguments.locks.lead(Space::CLUSTER, timed.cloned().collect());
+        } else {
+            self.arguments.locks.unlead(Space::CLUSTER);
+        }
+        leads.is_some()
+    }
+
+    fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
+        let log = Arc::clone(&self.arguments.deps.log);
+        let (seams, tenant_turns) =
+            (self.arguments.seams.clone(), Arc::clone(&self.arguments.tenant_turns));
+        let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));
+        Control::new(myself.clone(), log, router, seams, tenant_turns, queue)
+    }
+
+    /// Has tenants buried that group 0 deleted and that have files here all the same: they came from
+    /// a copy, or with a message that was under way for very long.
+    fn look_for_revenants(&mut self, myself: &ActorRef<ControlMessage>) {
+        if self.last_look.is_some_and(|last| last.elapsed() < REVENANTS_EVERY) {
+            return;
+        }
+        self.last_look = Some(Instant::now());
+        // A directory that cannot be read now is read the next time.
+        let found = self.arguments.deps.stores.tenants().unwrap_or_default();
+        let is_deleted = |tenant: &TenantId| {
+            let entry = self.runner.machine.tenant(*tenant);
+            // What is not confirmed yet, the reconciler sees to.
+            entry.is_some_and(|it| it.record.is_none() && it.confirmed >= it.version)
+        };
+        let found = found.into_iter().filter(is_deleted);
+        for tenant in found.take(RECONCILE_AT_ONCE_MAX) {
+            // A replica that is only behind is found here, too: no reason to warn.
+            tracing::info!(%tenant, "a deleted tenant has files here and is deleted again");
+            let control = self.control(myself);
+            tokio::spawn(async move {
+                let deadline = Instant::now() + RECONCILE_DEADLINE;
+                if let Err(error) = control.bury(tenant, deadline).await {
+                    tracing::warn!(%tenant, %error, "a deleted tenant still has files");
+                }
+            });
+        }
+    }
+
+    /// Sends tenants again that were unconfirmed at the last look already.
+    fn reconcile(&mut self, myself: &ActorRef<ControlMessage>) {
+        if self.leads.is_none() {
+            return;
+        }
+        let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
+        let tenant_turns = Arc::clone(&self.arguments.tenant_turns);
+        let control = self.control(myself);
+        let late = unconfirmed.intersection(&self.unconfirmed_before);
+        // What a tenant that does not answer has been sent is in its log: no need for more of it.
+        let late = late.filter(|tenant| !tenant_turns.is_under_way(**tenant));
+        for tenant in late.copied().take(RECONCILE_AT_ONCE_MAX) {
+            let control = control.clone();
+            tokio::spawn(async move {
+                let deadline = Instant::now() + RECONCILE_DEADLINE;
+                if let Err(error) = control.sync_tenant(tenant, None, deadline).await {
+                    tracing::warn!(%tenant, %error, "the tenant's group has not confirmed yet");
+                }
+            });
+        }
+        self.unconfirmed_before = unconfirmed;
+    }
+}

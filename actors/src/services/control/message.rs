@@ -1,0 +1,31 @@
+//! What the control plane's actor is told and asked.
+
+use tokio::sync::oneshot;
+
+use crate::ports::{Dump, StoreError};
+use crate::state::system::SystemState;
+
+/// Reads the state and answers.
+pub type ReadSystem = Box<dyn FnOnce(&SystemState) + Send>;
+
+/// A message to the control plane's actor.
+pub enum ControlMessage {
+    /// The queue has entries.
+    Drain,
+    /// Make what has changed durable.
+    Flush,
+    /// Leadership of group 0 may have changed.
+    Leadership,
+    /// Send again what tenants' groups have not confirmed.
+    Reconcile,
+    /// Read the state.
+    Read(ReadSystem),
+    /// Index of the last entry applied.
+    Applied(oneshot::Sender<u64>),
+    /// Everything there is, for another replica.
+    Dump(oneshot::Sender<Result<Dump, StoreError>>),
+    /// Another replica's state, which replaces this one's.
+    Install(Dump, oneshot::Sender<Result<(), StoreError>>),
+    /// Make durable what there is, and say whether there was room for it.
+    Settle(oneshot::Sender<Result<(), StoreError>>),
+}

@@ -1,0 +1,285 @@
+//! The control plane's actor: owns [`SystemState`](crate::state::system::SystemState) on this node.
+//!
+//! Invariants:
+//! - the state changes by applied commands only; everyone else reads;
+//! - what it publishes (the [`Directory`](crate::cluster::routing::Directory)) is a hint: a
+//!   tenant's own group decides;
+//! - while this node leads group 0, every tenant whose group lacks the newest version is sent it
+//!   again until the group confirms;
+//! - a tenant that group 0 deleted has no files: whoever finds some tells the tenant's group again.
+
+mod actor;
+mod message;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+pub use actor::{ControlActor, ControlArguments};
+pub use message::ControlMessage;
+
+use crate::cluster::routing::Router;
+use crate::command::{Command, Outcome, SystemCommand, TenantCommand};
+use crate::domain::ids::{GroupId, TenantId};
+use crate::ports::ReplicatedLog;
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::replica::ApplyQueue;
+use crate::services::Call;
+use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
+use crate::state::system::{SystemState, TenantEntry};
+
+/// Wait before a tenant's group is told again in a new term of its leader.
+const NEXT_TERM: Duration = Duration::from_millis(20);
+
+/// Handle to the control plane.
+#[derive(Clone)]
+pub struct Control {
+    actor: ActorRef<ControlMessage>,
+    log: Arc<dyn ReplicatedLog>,
+    router: Router,
+    seams: Seams,
+    tenant_turns: Arc<KeyedMutex>,
+    queue: Arc<ApplyQueue>,
+}
+
+/// Tenants whose groups are being told of a new version: one at a time each, so that an older
+/// version is never proposed after a newer one.
+#[derive(Debug, Default)]
+pub struct KeyedMutex(Mutex<BTreeMap<TenantId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl KeyedMutex {
+    fn turn(&self, tenant: TenantId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(tenant).or_default())
+    }
+
+    /// Whether somebody is at it.
+    fn is_under_way(&self, tenant: TenantId) -> bool {
+        self.turn(tenant).try_lock().is_err()
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+impl Control {
+    /// A handle to `actor`.
+    pub fn new(
+        actor: ActorRef<ControlMessage>,
+        log: Arc<dyn ReplicatedLog>,
+        router: Router,
+        seams: Seams,
+        tenant_turns: Arc<KeyedMutex>,
+        queue: Arc<ApplyQueue>,
+    ) -> Self {
+        Self { actor, log, router, seams, tenant_turns, queue }
+    }
+
+    /// Proposes a command that a client asked for.
+    ///
+    /// # Errors
+    /// When it was refused, or came to no outcome by `deadline`.
+    pub async fn ask(&self, call: &Call, command: SystemCommand) -> Result<Outcome, CallError> {
+        if call.idempotency.is_some() {
+            self.tell_pause(call).await;
+        }
+        let command = Command::System(command);
+        let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
+        match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Tells the control plane how long it was left alone, before a call whose key may have had its
+    /// time. Who fails to keeps the key for longer, which does no harm.
+    async fn tell_pause(&self, call: &Call) {
+        let Some(pause) = self.queue.pause() else { return };
+        let Some(term) = self.term_here(GroupId::SYSTEM) else { return };
+        let told = self.bring_up(term, call.deadline, SystemCommand::TimePassed(pause)).await;
+        tracing::debug!(?told, "told of a pause");
+    }
+
+    /// Proposes a command that the leader of `term`, this node, brings up.
+    ///
+    /// # Errors
+    /// When it came to no outcome by `deadline`.
+    pub async fn bring_up(
+        &self,
+        term: u64,
+        deadline: Instant,
+        command: SystemCommand,
+    ) -> Result<Outcome, CallError> {
+        let envelope = internal_envelope(&self.seams, Some(term), Command::System(command));
+        until(deadline, self.log.propose(GroupId::SYSTEM, envelope)).await
+    }
+
+    /// Brings a command to whoever leads the system group. It may be applied twice.
+    ///
+    /// # Errors
+    /// When it came to no outcome by `deadline`.
+    pub async fn send(
+        &self,
+        deadline: Instant,
+        command: SystemCommand,
+    ) -> Result<Outcome, CallError> {
+        let make = || {
+            let envelope = internal_envelope(&self.seams, None, Command::System(command.clone()));
+            std::future::ready(Ok(Some(envelope)))
+        };
+        let outcome = self.router.propose(GroupId::SYSTEM, deadline, make).await?;
+        outcome.ok_or(CallError::NoLeader)
+    }
+
+    /// Reads the state as it is on this node.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        call(&self.actor, deadline, |reply| {
+            ControlMessage::Read(Box::new(move |state| {
+                // Whoever asked may have gone; nobody minds.
+                let _ = reply.send(read(state));
+            }))
+        })
+        .await
+    }
+
+    /// Index of the last entry that is in the state on this node.
+    ///
+    /// # Errors
+    /// When no answer came by `deadline`.
+    pub async fn applied(&self, deadline: Instant) -> Result<u64, CallError> {
+        call(&self.actor, deadline, ControlMessage::Applied).await
+    }
+
+    /// Reads the state as the call wants it: linearizably, or as it is on this node.
+    ///
+    /// # Errors
+    /// When there is no quorum, or no answer came by the deadline.
+    pub async fn read_for<T: Send + 'static>(
+        &self,
+        call: &Call,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        if call.stale {
+            return self.read(call.deadline, read).await;
+        }
+        self.read_linearizable(call.deadline, read).await
+    }
+
+    /// Reads the state, linearizably.
+    ///
+    /// # Errors
+    /// When there is no quorum, or no answer came by `deadline`.
+    pub async fn read_linearizable<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        read: impl FnOnce(&SystemState) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout_at(deadline, self.log.read_index(GroupId::SYSTEM)).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(CallError::DeadlineExceeded),
+        }
+        self.read(deadline, read).await
+    }
+
+    /// Brings a tenant's group up to version `version` of what group 0 says of the tenant, or to the
+    /// newest one, and has group 0 remember that it did. Idempotent.
+    ///
+    /// # Errors
+    /// When the tenant's group did not confirm by `deadline`.
+    pub async fn sync_tenant(
+        &self,
+        tenant: TenantId,
+        version: Option<u64>,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let wanted = move |entry: &TenantEntry| {
+            entry.confirmed < version.unwrap_or(entry.version).min(entry.version)
+        };
+        self.tell_group(tenant, wanted, deadline).await
+    }
+
+    /// Tells a tenant's group again that the tenant was deleted: files of it have been found.
+    ///
+    /// # Errors
+    /// When the tenant's group did not confirm by `deadline`.
+    pub(super) async fn bury(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+        self.tell_group(tenant, |entry| entry.record.is_none(), deadline).await
+    }
+
+    /// Tells a tenant's group what group 0 says, while that is `wanted`.
+    ///
+    /// Group 0 is looked at before each attempt, linearizably: an attempt that failed while this node
+    /// was cut off may be followed by one that succeeds long afterwards, and must not bring back a
+    /// tenant that another leader has deleted meanwhile. What is proposed here counts only in the
+    /// term of the tenant's group that it is proposed in.
+    async fn tell_group(
+        &self,
+        tenant: TenantId,
+        wanted: impl Fn(&TenantEntry) -> bool + Copy + Send + 'static,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let turn = self.tenant_turns.turn(tenant);
+        let Ok(_turn) = tokio::time::timeout_at(deadline, turn.lock()).await else {
+            return Err(CallError::DeadlineExceeded);
+        };
+        let group =
+            self.read(deadline, move |state| state.tenant(tenant).map(|it| it.group)).await?;
+        let Some(group) = group else { return Ok(()) };
+        let told = AtomicU64::new(0);
+        loop {
+            let make = async || {
+                let find = move |state: &SystemState| {
+                    state.tenant(tenant).filter(|entry| wanted(entry)).cloned()
+                };
+                let Some(entry) = self.read_linearizable(deadline, find).await? else {
+                    return Ok(None);
+                };
+                told.store(entry.version, Ordering::Relaxed);
+                let set = TenantCommand::Set { version: entry.version, record: entry.record };
+                let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
+                Ok(Some(internal_envelope(&self.seams, self.term_here(group), command)))
+            };
+            match self.router.propose(group, deadline, make).await? {
+                None => return Ok(()),
+                // The term ended before it was proposed.
+                Some(Outcome::Ignored) => tokio::time::sleep(NEXT_TERM).await,
+                Some(_) => break,
+            }
+        }
+        // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
+        let confirm = SystemCommand::ConfirmTenant { tenant, version: told.into_inner() };
+        let control = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = control.send(deadline, confirm).await {
+                tracing::debug!(%tenant, %error, "not confirmed, will be sent again");
+            }
+        });
+        Ok(())
+    }
+
+    /// The term of a group that this node leads.
+    fn term_here(&self, group: GroupId) -> Option<u64> {
+        let leadership = self.log.leadership(group)?;
+        let now = *leadership.borrow();
+        now.here.then_some(now.term)
+    }
+}
+
+#[cfg(test)]
+mod tests;

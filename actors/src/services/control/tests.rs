@@ -1,0 +1,268 @@
+//! Telling a tenant's group what group 0 says, over a log that goes wrong.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::future;
+
+use ractor::{Actor, ActorProcessingErr};
+use tokio::sync::watch;
+
+use super::*;
+use crate::cluster::routing::RouterSources;
+use crate::command::Envelope;
+use crate::domain::ids::{Position, StateMachineId};
+use crate::domain::time::Timestamp;
+use crate::ports::seams::{Clock, Entropy};
+use crate::ports::{
+    BoxFuture, GroupStatus, Leadership, LogMismatch, Peer, PeerError, Peers, ProposeError, Replay,
+    Service, StoreError,
+};
+use crate::state::system::tests as testing;
+
+const TERM: u64 = 7;
+const DEADLINE: Duration = Duration::from_secs(5);
+
+type Answer = Result<Outcome, ProposeError>;
+
+/// What is proposed, and what comes of it: `after` happens to group 0 before the answer.
+struct Scripted {
+    state: Arc<Mutex<SystemState>>,
+    answers: Mutex<VecDeque<Answer>>,
+    proposed: Mutex<Vec<(Option<u64>, TenantCommand)>>,
+    after: fn(&mut SystemState),
+    is_cut_off: bool,
+    leadership: watch::Sender<Leadership>,
+}
+
+impl ReplicatedLog for Scripted {
+    fn propose(&self, _: GroupId, envelope: Envelope) -> BoxFuture<'_, Answer> {
+        let Command::Tenant { command, .. } = envelope.command else {
+            return Box::pin(future::ready(Ok(Outcome::Done)));
+        };
+        self.proposed.lock().unwrap().push((envelope.term, command));
+        (self.after)(&mut self.state.lock().unwrap());
+        let answer = self.answers.lock().unwrap().pop_front().unwrap_or(Ok(Outcome::Done));
+        Box::pin(future::ready(answer))
+    }
+
+    fn read_index(&self, _: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
+        let index = if self.is_cut_off { Err(ProposeError::NoLeader) } else { Ok(()) };
+        Box::pin(future::ready(index))
+    }
+
+    fn leadership(&self, _: GroupId) -> Option<watch::Receiver<Leadership>> {
+        Some(self.leadership.subscribe())
+    }
+
+    fn leads(&self, _: GroupId) -> Option<u64> {
+        Some(TERM)
+    }
+
+    fn replay(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        unreachable!()
+    }
+
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
+        Ok(())
+    }
+
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+
+    fn filed(&self, _: StateMachineId, _: Position) {}
+
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
+        BTreeSet::new()
+    }
+
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
+
+    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
+        None
+    }
+
+    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+
+    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn set_voters(&self, _: GroupId, _: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn groups(&self) -> Vec<GroupStatus> {
+        Vec::new()
+    }
+}
+
+struct Alone;
+
+impl Peers for Alone {
+    fn call(
+        &self,
+        _: u64,
+        _: Service,
+        _: Vec<u8>,
+        _: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        unreachable!()
+    }
+
+    fn set_members(&self, _: Vec<Peer>) {}
+}
+
+/// Shows a state that the test changes.
+struct Shown;
+
+impl Actor for Shown {
+    type Msg = ControlMessage;
+    type State = Arc<Mutex<SystemState>>;
+    type Arguments = Arc<Mutex<SystemState>>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<ControlMessage>,
+        state: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<ControlMessage>,
+        message: ControlMessage,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let ControlMessage::Read(read) = message {
+            read(&state.lock().unwrap());
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+    }
+}
+
+/// A control plane with one tenant, which its group has not been told of.
+async fn control(
+    answers: impl IntoIterator<Item = Answer>,
+    after: fn(&mut SystemState),
+    is_cut_off: bool,
+) -> (Control, Arc<Scripted>) {
+    let state = Arc::new(Mutex::new(testing::with_a_tenant()));
+    let here = Leadership { term: TERM, leader: Some(1), here: true };
+    let log = Arc::new(Scripted {
+        state: Arc::clone(&state),
+        answers: Mutex::new(answers.into_iter().collect()),
+        proposed: Mutex::default(),
+        after,
+        is_cut_off,
+        leadership: watch::Sender::new(here),
+    });
+    let router = Router::new(RouterSources {
+        log: Arc::<Scripted>::clone(&log),
+        peers: Arc::new(Alone),
+        directory: Arc::default(),
+        hint: watch::Sender::new(None).subscribe(),
+        election_timeout: Duration::from_secs(1),
+        raft_id: 1,
+    });
+    let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
+    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
+    let (tenant_turns, queue) = (Arc::default(), Arc::default());
+    (Control::new(actor, Arc::<Scripted>::clone(&log), router, seams, tenant_turns, queue), log)
+}
+
+async fn sync(control: &Control) -> Result<(), CallError> {
+    control.sync_tenant(testing::TENANT, Some(1), Instant::now() + DEADLINE).await
+}
+
+/// The versions that were proposed, and whether they delete the tenant.
+fn versions(log: &Scripted) -> Vec<(u64, bool)> {
+    let proposed = log.proposed.lock().unwrap();
+    let version = |(term, command): &(Option<u64>, TenantCommand)| match command {
+        TenantCommand::Set { version, record } => {
+            assert_eq!(*term, Some(TERM), "counts in no other term of the group");
+            (*version, record.is_none())
+        }
+        other => panic!("{other:?}"),
+    };
+    proposed.iter().map(version).collect()
+}
+
+fn unknown() -> Answer {
+    Err(ProposeError::Unknown("cut off".into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_been_deleted_meanwhile_is_not_proposed_again() {
+    let delete = |state: &mut SystemState| testing::delete(state);
+    let (control, log) = control([unknown()], delete, false).await;
+    sync(&control).await.unwrap();
+    assert_eq!(versions(&log), [(1, false), (2, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_ask_group_0_proposes_nothing() {
+    let (control, log) = control([], |_| (), true).await;
+    assert!(matches!(sync(&control).await, Err(CallError::NoLeader)));
+    assert_eq!(versions(&log), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_did_nothing_in_a_later_term_is_proposed_again() {
+    let (control, log) = control([Ok(Outcome::Ignored)], |_| (), false).await;
+    sync(&control).await.unwrap();
+    assert_eq!(versions(&log), [(1, false), (1, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_does_not_deny_what_an_earlier_attempt_may_have_done() {
+    let full = || Err(ProposeError::DiskFull);
+    let (first, _) = control([full()], |_| (), false).await;
+    assert!(matches!(sync(&first).await, Err(CallError::DiskFull)));
+    let (second, _) = control([unknown(), full()], |_| (), false).await;
+    assert!(matches!(sync(&second).await, Err(CallError::Unknown { .. })));
+}

@@ -1,0 +1,136 @@
+//! The elector: publishes and steers leadership of the system group. It never votes: Raft does.
+//!
+//! Invariants:
+//! - `current` names a leader only while this node knows one that a quorum confirmed;
+//! - each term this node leads is visible as the lock `cluster/leader`, with a fencing token.
+
+mod actor;
+mod message;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+pub use actor::{ElectorActor, ElectorArguments};
+pub use message::ElectorMessage;
+
+use crate::cluster::routing::LeaderHint;
+use crate::command::Refusal;
+use crate::domain::ids::GroupId;
+use crate::ports::error::CallError;
+use crate::ports::{Leadership, ReplicatedLog};
+use crate::services::heartbeat::Heartbeats;
+use state::successor;
+
+/// Handle to the elector.
+#[derive(Clone)]
+pub struct Elector {
+    leadership: watch::Receiver<Leadership>,
+    hint: watch::Receiver<Option<LeaderHint>>,
+    log: Arc<dyn ReplicatedLog>,
+    heartbeats: Heartbeats,
+    raft_id: u64,
+    hint_valid: Duration,
+}
+
+impl std::fmt::Debug for Elector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Elector")
+    }
+}
+
+/// What an elector's handle works with.
+pub struct ElectorSources {
+    /// Leadership of the system group, as Raft on this node knows it.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Who says that it leads.
+    pub hint: watch::Receiver<Option<LeaderHint>>,
+    /// The groups.
+    pub log: Arc<dyn ReplicatedLog>,
+    /// How the members are.
+    pub heartbeats: Heartbeats,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
+    /// After so long without a leader there is a new one.
+    pub election_timeout: Duration,
+}
+
+impl Elector {
+    /// A handle.
+    pub fn new(sources: ElectorSources) -> Self {
+        let ElectorSources { leadership, hint, log, heartbeats, raft_id, election_timeout } =
+            sources;
+        // A leader's own lease is as long; both together stay within an election timeout and a
+        // bit, and a hint may miss a ping.
+        let hint_valid = election_timeout / 2;
+        Self { leadership, hint, log, heartbeats, raft_id, hint_valid }
+    }
+
+    /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
+    /// A node that is cut off knows of none.
+    pub fn current(&self) -> Leadership {
+        let known = *self.leadership.borrow();
+        if let Some(term) = self.log.leads(GroupId::SYSTEM) {
+            return Leadership { term, leader: Some(self.raft_id), here: true };
+        }
+        let hint = *self.hint.borrow();
+        let hint =
+            hint.filter(|hint| hint.term >= known.term && hint.heard.elapsed() < self.hint_valid);
+        match hint {
+            Some(LeaderHint { raft_id, term, .. }) => {
+                Leadership { term, leader: Some(raft_id), here: false }
+            }
+            None => Leadership { leader: None, here: false, ..known },
+        }
+    }
+
+    /// Who leads, once somebody does.
+    ///
+    /// # Errors
+    /// When nobody does by `deadline`.
+    pub async fn led(&self, deadline: Instant) -> Result<Leadership, CallError> {
+        let (mut leadership, mut hint) = (self.leadership.clone(), self.hint.clone());
+        loop {
+            let now = self.current();
+            if now.leader.is_some() {
+                return Ok(now);
+            }
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() {
+                    return Err(CallError::Stopping);
+                },
+                changed = hint.changed() => if changed.is_err() {
+                    return Err(CallError::Stopping);
+                },
+                () = sleep_until(deadline) => return Err(CallError::NoLeader),
+            }
+        }
+    }
+
+    /// Hands the lead over to another voter that is well and has caught up best. Returns when
+    /// another leads.
+    ///
+    /// # Errors
+    /// When this node does not lead, nobody else could, or nobody else did by `deadline`.
+    pub async fn step_down(&self, deadline: Instant) -> Result<(), CallError> {
+        let health = self.heartbeats.health(deadline).await?;
+        let groups = self.log.groups();
+        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
+        let replicas = system.map_or(&[][..], |status| &status.replicas);
+        let candidate = successor(replicas, &health, self.raft_id);
+        let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
+        self.log.transfer(GroupId::SYSTEM, to).await?;
+        let mut leadership = self.leadership.clone();
+        let is_other = |now: &Leadership| now.leader.is_some_and(|leader| leader != self.raft_id);
+        match timeout_at(deadline, leadership.wait_for(is_other)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(CallError::Stopping),
+            Err(_) => {
+                Err(CallError::Unknown { why: "no other node has taken the lead yet".to_owned() })
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the elector has announced, and who could lead next. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::domain::views::NodeStatus;
+use crate::ports::{Leadership, ReplicaStatus};
+use crate::services::heartbeat::MemberHealth;
+
+/// The elector's state.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    announced: Option<u64>,
+}
+
+impl Announcements {
+    /// The term that is to be announced now, once each.
+    pub(super) fn changed(&mut self, now: Leadership) -> Option<u64> {
+        let is_new = now.here && self.announced.is_none_or(|announced| announced < now.term);
+        is_new.then(|| {
+            self.announced = Some(now.term);
+            now.term
+        })
+    }
+
+    /// The announcement of a term has failed. Gives the term when it is worth another attempt now;
+    /// else it is announced when the lead is confirmed again.
+    pub(super) fn again(&mut self, term: u64, now: Leadership) -> Option<u64> {
+        if self.announced != Some(term) {
+            return None;
+        }
+        self.announced = None;
+        self.changed(now)
+    }
+}
+
+/// The voter that should lead after `leader`: well, and least behind.
+pub(super) fn successor(
+    replicas: &[ReplicaStatus],
+    health: &BTreeMap<u64, MemberHealth>,
+    leader: u64,
+) -> Option<u64> {
+    let rank = |status: NodeStatus| match status {
+        NodeStatus::Healthy => Some(0),
+        NodeStatus::Degraded => Some(1),
+        NodeStatus::Unhealthy | NodeStatus::Offline => None,
+    };
+    let candidates = replicas.iter().filter(|replica| replica.voter && replica.raft_id != leader);
+    let ranked = candidates.filter_map(|replica| {
+        let rank = rank(health.get(&replica.raft_id)?.status)?;
+        Some((rank, replica.lag, replica.raft_id))
+    });
+    ranked.min().map(|(_, _, raft_id)| raft_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_term_led_here_is_announced_once() {
+        let leads = |term, here| Leadership { term, leader: Some(1), here };
+        let mut state = Announcements::default();
+        assert_eq!(state.changed(leads(1, false)), None);
+        assert_eq!(state.changed(leads(2, true)), Some(2));
+        assert_eq!(state.changed(leads(2, true)), None);
+        assert_eq!(state.again(2, leads(2, true)), Some(2));
+        // Not confirmed at the moment: announced once it is.
+        assert_eq!(state.again(2, leads(2, false)), None);
+        assert_eq!(state.changed(leads(2, true)), Some(2));
+        assert_eq!(state.changed(leads(3, true)), Some(3));
+        assert_eq!(state.again(2, leads(3, true)), None);
+    }
+
+    #[test]
+    fn the_healthy_voter_that_is_least_behind_succeeds() {
+        let replica = |raft_id, voter, lag| ReplicaStatus { raft_id, voter, applied: 0, lag };
+        let health = |status| MemberHealth {
+            status,
+            heard_at: None,
+            unhealthy_for: std::time::Duration::ZERO,
+            is_heard: true,
+            has_room: true,
+        };
+        let replicas =
+            [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
+        let mut all: BTreeMap<u64, MemberHealth> =
+            (2..=4).map(|id| (id, health(NodeStatus::Healthy))).collect();
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        // Whoever leads is no successor of itself, also where it is the best.
+        all.insert(1, health(NodeStatus::Healthy));
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        // Nor is anybody whose health is not known.
+        assert_eq!(successor(&replicas, &BTreeMap::new(), 1), None);
+        // Of two that are as well and as far, the same one everywhere.
+        let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
+        assert_eq!(successor(&alike, &all, 1), Some(2));
+        all.insert(3, health(NodeStatus::Degraded));
+        assert_eq!(successor(&replicas, &all, 1), Some(2));
+        all.insert(2, health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        all.insert(3, health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all, 1), None);
+    }
+}

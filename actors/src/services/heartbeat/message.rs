@@ -1,0 +1,65 @@
+//! What the heartbeat monitor is told and asked.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::oneshot;
+
+use super::{Heard, Heartbeat, Hello, HelloReply, Incarnation, MemberHealth};
+use crate::domain::ids::NodeId;
+
+/// A message to the heartbeat monitor.
+#[derive(Debug)]
+pub enum HeartbeatMessage {
+    /// A node is alive.
+    HttpHeartbeat(NodeId),
+    /// A node was removed.
+    Forget(NodeId),
+    /// What has been heard?
+    Heard {
+        /// Of whom.
+        nodes: Vec<NodeId>,
+        /// Whom to tell.
+        reply: oneshot::Sender<BTreeMap<NodeId, Heard>>,
+    },
+    /// Who the other members are now, by raft id.
+    SetMembers(Vec<u64>),
+    /// Ping them.
+    Ping,
+    /// A member pings.
+    Pinged {
+        /// Raft id of who does.
+        from: u64,
+        /// What it says.
+        beat: Heartbeat,
+        /// What to answer.
+        reply: oneshot::Sender<Heartbeat>,
+    },
+    /// A ping came to its end.
+    Ponged {
+        /// Raft id of who was pinged.
+        from: u64,
+        /// What it answered and how far its clock is from ours, milliseconds; nothing when it did
+        /// not.
+        pong: Option<(Heartbeat, u64)>,
+    },
+    /// A member says hello.
+    Hello {
+        /// Raft id of who does.
+        from: u64,
+        /// What it says.
+        hello: Hello,
+        /// What to answer.
+        reply: oneshot::Sender<HelloReply>,
+    },
+    /// A hello came to its end.
+    Welcomed {
+        /// Raft id of who was greeted.
+        by: u64,
+        /// The incarnation that was told.
+        said: Incarnation,
+        /// The answer; nothing when there was none.
+        welcome: Option<HelloReply>,
+    },
+    /// How are the members?
+    Health(oneshot::Sender<BTreeMap<u64, MemberHealth>>),
+}

@@ -1,0 +1,295 @@
+//! The shell around the lock manager's state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::message::{AcquireRequest, LockMessage, RenewRequest};
+use super::state::{Admission, ExpiredLease, LockQueues};
+use crate::command::{LockCommand, Outcome};
+use crate::domain::lock::LockView;
+use crate::domain::time::Timestamp;
+use crate::domain::views::Acquired;
+use crate::mutants::{self, Mutant};
+use crate::ports::error::CallError;
+use crate::ports::seams::Seams;
+use crate::ports::{ProposeError, ReplicatedLog};
+use crate::services::mailbox::{client_envelope, internal_envelope, until};
+use crate::state::tables::lock_table::LockNotice;
+
+/// First wait between two attempts to have a lease expired; doubled each time.
+const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest wait between two attempts to have a lease expired.
+const EXPIRE_RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long giving back a lock may take that was granted to a client that has gone.
+const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The lock manager's actor.
+pub struct LockActor;
+
+/// What it starts with.
+pub struct LockArguments {
+    /// The replicated log.
+    pub log: Arc<dyn ReplicatedLog>,
+    /// Time and chance.
+    pub seams: Seams,
+}
+
+/// What it keeps.
+pub struct LockState {
+    queues: LockQueues,
+    arguments: Arc<LockArguments>,
+    /// When the next tick is armed for.
+    armed: Option<(Instant, AbortHandle)>,
+}
+
+impl Actor for LockActor {
+    type Msg = LockMessage;
+    type State = LockState;
+    type Arguments = LockArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<LockMessage>,
+        arguments: LockArguments,
+    ) -> Result<LockState, ActorProcessingErr> {
+        let arguments = Arc::new(arguments);
+        Ok(LockState { queues: LockQueues::default(), arguments, armed: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LockMessage>,
+        message: LockMessage,
+        state: &mut LockState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = Instant::now();
+        match message {
+            LockMessage::Acquire(request) => state.admit(&myself, request, false),
+            LockMessage::Renew(request) => state.renew(request),
+            LockMessage::Settled { request, was_first, result } => {
+                state.settled(&myself, request, was_first, result);
+            }
+            LockMessage::Notice { space, notice } => {
+                let held = match &notice {
+                    LockNotice::Held(lock) => Some(lock.key.clone()),
+                    LockNotice::Freed { .. } => None,
+                };
+                if let Some(first) = state.queues.notice(space, notice, now) {
+                    state.attempt(&myself, first, true);
+                }
+                if let Some(key) = held {
+                    for own in state.queues.take_own(space, &key) {
+                        state.attempt(&myself, own, false);
+                    }
+                }
+            }
+            LockMessage::Lead { space, mut locks } => {
+                if mutants::is(Mutant::TermsByWallClock) {
+                    let now = state.arguments.seams.clock.now();
+                    locks.iter_mut().for_each(|lock| lock.ttl_ms = lock.expires_at.ms_since(now));
+                }
+                send_away(state.queues.unlead(space));
+                state.queues.lead(space, locks, now);
+            }
+            LockMessage::Unlead { space } => send_away(state.queues.unlead(space)),
+            LockMessage::Tick => state.tick(now),
+            LockMessage::Waiters { space, keys, reply } => {
+                let counts = keys.iter().map(|key| state.queues.waiters(space, key)).collect();
+                let _ = reply.send(counts);
+            }
+        }
+        state.arm(&myself);
+        Ok(())
+    }
+}
+
+impl LockState {
+    fn admit(&mut self, myself: &ActorRef<LockMessage>, request: AcquireRequest, found: bool) {
+        match self.queues.admit(request, found) {
+            Admission::Attempt(request) => self.attempt(myself, request, false),
+            Admission::Queued => {}
+            Admission::Held(request, holder, expires_at) => held(request, holder, expires_at),
+            Admission::NotLed(request) => send_away(vec![request]),
+            Admission::Full(request) => {
+                let _ = request.reply.send(Err(CallError::Busy));
+            }
+        }
+    }
+
+    /// Proposes to take the lock, in a task of its own.
+    fn attempt(&self, myself: &ActorRef<LockMessage>, request: AcquireRequest, was_first: bool) {
+        let command = LockCommand::Acquire {
+            key: request.key.clone(),
+            holder: request.holder.clone(),
+            ttl_ms: request.ttl_ms,
+            metadata: request.metadata.clone(),
+        };
+        let envelope = client_envelope(
+            &self.arguments.seams,
+            &request.cause,
+            None,
+            request.space.command(command),
+        );
+        let (arguments, myself) = (Arc::clone(&self.arguments), myself.clone());
+        tokio::spawn(async move {
+            let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
+            let result =
+                until(deadline, arguments.log.propose(request.space.group, envelope)).await;
+            let goes_on = was_first
+                || matches!(&result, Ok(Outcome::HeldByOther(_)) if request.wait_until.is_some());
+            if goes_on {
+                let _ = myself.send_message(LockMessage::Settled { request, was_first, result });
+            } else {
+                answer(&arguments, request, result).await;
+            }
+        });
+    }
+
+    fn settled(
+        &mut self,
+        myself: &ActorRef<LockMessage>,
+        request: AcquireRequest,
+        was_first: bool,
+        result: Result<Outcome, CallError>,
+    ) {
+        let is_held = matches!(result, Ok(Outcome::HeldByOther(_)));
+        if !was_first {
+            return self.admit(myself, request, true);
+        }
+        let now = Instant::now();
+        let next = if is_held {
+            self.queues.put_back(request, now)
+        } else {
+            let next = self.queues.served(request.space, &request.key, now);
+            let arguments = Arc::clone(&self.arguments);
+            tokio::spawn(async move { answer(&arguments, request, result).await });
+            next
+        };
+        if let Some(next) = next {
+            self.attempt(myself, next, true);
+        }
+    }
+
+    fn renew(&self, request: RenewRequest) {
+        let command = LockCommand::Renew {
+            key: request.key,
+            holder: request.holder,
+            token: request.token,
+            ttl_ms: request.ttl_ms,
+        };
+        let envelope = client_envelope(
+            &self.arguments.seams,
+            &request.cause,
+            None,
+            request.space.command(command),
+        );
+        let arguments = Arc::clone(&self.arguments);
+        tokio::spawn(async move {
+            let propose = arguments.log.propose(request.space.group, envelope);
+            let result = until(request.deadline, propose).await;
+            let _ = request.reply.send(result.and_then(locked));
+        });
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.armed = None;
+        for (request, holder, expires_at) in self.queues.expire_waits(now) {
+            held(request, holder, expires_at);
+        }
+        for over in self.queues.expired(now) {
+            tokio::spawn(expire(Arc::clone(&self.arguments), over));
+        }
+    }
+
+    /// Has a tick come at the next moment something is over.
+    fn arm(&mut self, myself: &ActorRef<LockMessage>) {
+        let Some(next) = self.queues.next_moment() else { return };
+        match &self.armed {
+            Some((armed, _)) if *armed <= next => return,
+            Some((_, later)) => later.abort(),
+            None => {}
+        }
+        let myself = myself.clone();
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep_until(next).await;
+            let _ = myself.send_message(LockMessage::Tick);
+        });
+        self.armed = Some((next, timer.abort_handle()));
+    }
+}
+
+/// Proposes `Expire` until it has come to an outcome. A leader that lost the lead stops: the next
+/// one has timers of its own.
+async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
+    let term = arguments.log.leadership(over.space.group).map(|lead| lead.borrow().term);
+    let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
+    let mut wait = EXPIRE_RETRY_MIN;
+    loop {
+        let envelope =
+            internal_envelope(&arguments.seams, term, over.space.command(command.clone()));
+        // However long it takes: to propose again what only waits would fill the log.
+        match arguments.log.propose(over.space.group, envelope).await {
+            Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
+            Err(_) => tokio::time::sleep(wait).await,
+        }
+        wait = (wait * 2).min(EXPIRE_RETRY_MAX);
+    }
+}
+
+/// Tells the client; what was granted to one that has gone is given back.
+async fn answer(
+    arguments: &LockArguments,
+    request: AcquireRequest,
+    result: Result<Outcome, CallError>,
+) {
+    let answer = match result {
+        Ok(Outcome::HeldByOther(lock)) => {
+            Ok(Acquired::HeldByOther { holder: lock.holder, expires_at: lock.expires_at })
+        }
+        other => other.and_then(locked).map(Acquired::Yes),
+    };
+    let unheard = request.reply.send(answer);
+    if let Err(Ok(Acquired::Yes(lock))) = unheard {
+        give_back(arguments, request.space, lock).await;
+    }
+}
+
+/// Ends a lease that nobody was told of. Only the first of a grant: a renewed one may have been told
+/// to the same holder before. An expiry, not a release: when the holder has asked again meanwhile,
+/// its renewal wins.
+async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockView) {
+    let LockView { key, token, renewal, .. } = lock;
+    if renewal > 0 {
+        return;
+    }
+    let term = arguments.log.leadership(space.group).map(|lead| lead.borrow().term);
+    let command = LockCommand::Expire { key, token, renewal };
+    let envelope = internal_envelope(&arguments.seams, term, space.command(command));
+    let propose = arguments.log.propose(space.group, envelope);
+    if let Err(error) = until(Instant::now() + GIVE_BACK_DEADLINE, propose).await {
+        tracing::debug!(%error, "a lock of a client that has gone will run out by itself");
+    }
+}
+
+/// Tells waiters that nobody here can serve them at the moment.
+fn send_away(waiters: Vec<AcquireRequest>) {
+    for waiter in waiters {
+        let _ = waiter.reply.send(Err(CallError::NoLeader));
+    }
+}
+
+fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
+    let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
+}
+
+fn locked(outcome: Outcome) -> Result<LockView, CallError> {
+    match outcome {
+        Outcome::Locked(lock) => Ok(lock),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        other => Err(CallError::Unknown { why: format!("unexpected outcome {other:?}") }),
+    }
+}

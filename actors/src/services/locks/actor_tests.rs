@@ -1,0 +1,170 @@
+//! The lock manager over a log that goes no further.
+
+use std::collections::BTreeSet;
+use std::future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ractor::Actor as _;
+use tokio::sync::watch;
+
+use super::actor::{LockActor, LockArguments};
+use super::*;
+use crate::command::{Command, Envelope, Outcome, SystemCommand};
+use crate::domain::ids::{Position, StateMachineId};
+use crate::domain::time::Timestamp;
+use crate::domain::voters::Voters;
+use crate::ports::seams::{Clock, Entropy, Seams};
+use crate::ports::{
+    BoxFuture, GroupStatus, Leadership, LogMismatch, ProposeError, Replay, ReplicatedLog,
+    StoreError,
+};
+
+/// A log in which no expiry ever comes to be.
+#[derive(Default)]
+struct Stuck {
+    renewed: Mutex<Vec<LockCommand>>,
+    is_expiring: AtomicBool,
+}
+
+impl ReplicatedLog for Stuck {
+    fn propose(
+        &self,
+        _: GroupId,
+        envelope: Envelope,
+    ) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
+        let Command::System(SystemCommand::Lock(command)) = envelope.command else {
+            panic!("no command of a lock");
+        };
+        if matches!(command, LockCommand::Expire { .. }) {
+            self.is_expiring.store(true, Ordering::Relaxed);
+            return Box::pin(future::pending());
+        }
+        self.renewed.lock().unwrap().push(command);
+        Box::pin(future::ready(Ok(Outcome::Locked(lock()))))
+    }
+
+    fn read_index(&self, _: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn leadership(&self, _: GroupId) -> Option<watch::Receiver<Leadership>> {
+        None
+    }
+
+    fn leads(&self, _: GroupId) -> Option<u64> {
+        Some(1)
+    }
+
+    fn replay(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        unreachable!()
+    }
+
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
+        Ok(())
+    }
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
+        BTreeSet::new()
+    }
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
+
+    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+
+    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn set_voters(&self, _: GroupId, _: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unreachable!()
+    }
+
+    fn voters(&self, _: GroupId) -> Option<Voters> {
+        None
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn groups(&self) -> Vec<GroupStatus> {
+        Vec::new()
+    }
+}
+
+#[derive(Debug)]
+struct Fixed;
+
+impl Clock for Fixed {
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
+}
+
+fn lock() -> LockView {
+    LockView {
+        key: "k".into(),
+        holder: "a".into(),
+        token: 1,
+        renewal: 0,
+        ttl_ms: 1000,
+        acquired_at: Timestamp(0),
+        expires_at: Timestamp(1000),
+        metadata: Json::null(),
+    }
+}
+
+/// A leader that refuses because its own timer has fired may lose the lead before the expiry counts:
+/// then the lock was not lost.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
+    let log = Arc::new(Stuck::default());
+    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
+    let arguments = LockArguments { log: log.clone(), seams };
+    let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
+    let locks = LockManager::new(actor);
+    locks.lead(Space::CLUSTER, vec![lock()]);
+    while !log.is_expiring.load(Ordering::Relaxed) {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        tokio::task::yield_now().await;
+    }
+    let cause = Cause { who: "admin".into(), request_id: String::new() };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let request = ("k".to_owned(), "a".to_owned(), Some(1), None);
+    let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
+    assert_eq!(renewed.unwrap().token, 1);
+    assert_eq!(log.renewed.lock().unwrap().len(), 1);
+}

@@ -1,0 +1,19 @@
+//! The services of a node: supervised actors, and what answers the calls of other nodes with them.
+//!
+//! A service has the same plan everywhere: `mod.rs` (handle, invariants), `message.rs`, `state.rs`
+//! (pure), `actor.rs` (shell).
+
+mod call;
+pub mod control;
+pub mod elector;
+pub mod heartbeat;
+mod join;
+pub mod locks;
+pub(crate) mod mailbox;
+mod node_rpc;
+pub mod placement;
+pub mod tenants;
+
+pub use call::{Call, Created};
+pub use join::JoinHandler;
+pub use node_rpc::NodeRpcHandler;

@@ -1,0 +1,233 @@
+//! What is to be done next about the members of the system group. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::ids::NodeId;
+use crate::domain::voters::VOTERS_MAX;
+use crate::ports::ReplicaStatus;
+use crate::services::heartbeat::MemberHealth;
+
+use super::rounds::Rounds;
+
+/// A voter that has been unhealthy for so long is replaced by a learner, if there is one.
+const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
+/// A member that has been unhealthy for so long, and whose address another member has now, has
+/// lost its data and does not come back.
+const REPLACED_AFTER: Duration = Duration::from_secs(60);
+/// So long a removed member's replica is kept: it learns of its removal from the log.
+const ORPHAN_KEPT: Duration = Duration::from_secs(2);
+
+/// A member, as far as placement looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MemberView {
+    pub(super) node: NodeId,
+    pub(super) raft_id: u64,
+    pub(super) node_addr: String,
+    pub(super) is_leaving: bool,
+    pub(super) is_offline: bool,
+    /// Whether tenant groups live on it: it cannot leave.
+    pub(super) has_groups: bool,
+}
+
+/// Everything a decision is made from.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    /// This node, the leader.
+    pub(super) leader: u64,
+    /// The members, by id in Raft groups.
+    pub(super) members: &'a BTreeMap<u64, MemberView>,
+    /// The replicas of the system group.
+    pub(super) replicas: &'a [ReplicaStatus],
+    /// How the other members are.
+    pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    /// After so long without a leader there is a new one.
+    pub(super) election_timeout: Duration,
+    /// The voters that a change was to come to, when it was left in the middle.
+    pub(super) unfinished: Option<&'a BTreeSet<u64>>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Give a member a replica.
+    AddLearner(u64),
+    /// Make these the voters.
+    SetVoters(BTreeSet<u64>),
+    /// Take away the replica of who is no member any more.
+    RemoveLearner(u64),
+    /// Forget a member that has lost its vote.
+    Forget(NodeId),
+    /// Have a member leave.
+    Drain(NodeId),
+    /// Let another lead: the leader is to leave.
+    HandOver,
+}
+
+/// What is remembered from look to look, while this node leads.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Replicas of nodes that are no members any more, since when.
+    orphans: BTreeMap<u64, Instant>,
+    /// How learners catch up.
+    rounds: Rounds,
+}
+
+/// Whether a majority of `voters` is alive, as far as is known on `leader`.
+pub fn keeps_quorum(
+    voters: &BTreeSet<u64>,
+    health: &BTreeMap<u64, MemberHealth>,
+    leader: u64,
+) -> bool {
+    let alive = voters.iter().filter(|id| **id == leader || is_alive(health, **id)).count();
+    !voters.is_empty() && alive > voters.len() / 2
+}
+
+/// Whether the voters beside `leader` that can write down a vote are a majority.
+pub(super) fn others_can_elect(
+    replicas: &[ReplicaStatus],
+    health: &BTreeMap<u64, MemberHealth>,
+    leader: u64,
+) -> bool {
+    let voters = || replicas.iter().filter(|replica| replica.voter);
+    let can_write = |raft_id: u64| {
+        health.get(&raft_id).is_some_and(|health| health.is_heard && health.has_room)
+    };
+    let able = voters().filter(|voter| voter.raft_id != leader && can_write(voter.raft_id));
+    able.count() > voters().count() / 2
+}
+
+/// By what the leader itself hears: the word of others carries no entries.
+fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+    health.get(&raft_id).is_some_and(|health| health.is_heard)
+}
+
+impl View<'_> {
+    fn voters(&self) -> BTreeSet<u64> {
+        self.replicas
+            .iter()
+            .filter(|replica| replica.voter)
+            .map(|replica| replica.raft_id)
+            .collect()
+    }
+
+    fn is_alive(&self, raft_id: u64) -> bool {
+        raft_id == self.leader || is_alive(self.health, raft_id)
+    }
+
+    fn unhealthy_for(&self, raft_id: u64) -> Duration {
+        self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.unhealthy_for)
+    }
+
+    fn keeps_quorum(&self, voters: &BTreeSet<u64>) -> bool {
+        keeps_quorum(voters, self.health, self.leader)
+    }
+
+    /// The next step, if any.
+    pub(super) fn next(&self, memory: &mut Memory, now: Instant) -> Option<Step> {
+        memory.rounds.look(self.replicas, now);
+        if let Some(target) = self.unfinished {
+            return Some(Step::SetVoters(target.clone()));
+        }
+        self.leaving()
+            .or_else(|| self.orphaned(&mut memory.orphans, now))
+            .or_else(|| self.joining())
+            .or_else(|| self.promotable(&memory.rounds, now))
+            .or_else(|| self.replaced())
+    }
+
+    fn leaving(&self) -> Option<Step> {
+        let voters = self.voters();
+        for member in self.members.values().filter(|member| member.is_leaving && !member.has_groups)
+        {
+            if !voters.contains(&member.raft_id) {
+                return Some(Step::Forget(member.node));
+            }
+            let mut rest = voters.clone();
+            rest.remove(&member.raft_id);
+            if !self.keeps_quorum(&rest) {
+                continue;
+            }
+            if member.raft_id == self.leader {
+                return Some(Step::HandOver);
+            }
+            return Some(Step::SetVoters(rest));
+        }
+        None
+    }
+
+    fn orphaned(&self, orphans: &mut BTreeMap<u64, Instant>, now: Instant) -> Option<Step> {
+        let is_orphan = |id: &u64| !self.members.contains_key(id);
+        let ids: BTreeSet<u64> = self.replicas.iter().map(|replica| replica.raft_id).collect();
+        orphans.retain(|id, _| ids.contains(id) && is_orphan(id));
+        let voters = self.voters();
+        for id in ids.into_iter().filter(is_orphan) {
+            let since = *orphans.entry(id).or_insert(now);
+            let mut rest = voters.clone();
+            if rest.remove(&id) && self.keeps_quorum(&rest) {
+                return Some(Step::SetVoters(rest));
+            }
+            if !voters.contains(&id) && now.duration_since(since) >= ORPHAN_KEPT {
+                return Some(Step::RemoveLearner(id));
+            }
+        }
+        None
+    }
+
+    fn joining(&self) -> Option<Step> {
+        let has_replica = |id: u64| self.replicas.iter().any(|replica| replica.raft_id == id);
+        let mut joining = self.members.values().filter(|member| {
+            !member.is_leaving && !member.is_offline && !has_replica(member.raft_id)
+        });
+        joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
+    }
+
+    /// A learner becomes a voter, where there is room for one or a voter is lost.
+    fn promotable(&self, rounds: &Rounds, now: Instant) -> Option<Step> {
+        let candidate = self.replicas.iter().find(|replica| {
+            let member = self.members.get(&replica.raft_id);
+            !replica.voter
+                // A voter that is far behind would hold up every write.
+                && rounds.has_caught_up(replica.raft_id, self.election_timeout, now)
+                && self.is_alive(replica.raft_id)
+                && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
+        })?;
+        let mut voters = self.voters();
+        if voters.iter().all(|id| self.is_alive(*id)) {
+            if voters.len() >= VOTERS_MAX {
+                return None;
+            }
+        } else {
+            // A further voter beside a dead one would make the quorum larger, not safer.
+            let lost =
+                voters.iter().copied().find(|id| self.unhealthy_for(*id) >= VOTER_LOST_AFTER)?;
+            voters.remove(&lost);
+        }
+        voters.insert(candidate.raft_id);
+        self.keeps_quorum(&voters).then_some(Step::SetVoters(voters))
+    }
+
+    /// A member whose address another has now, and that has long been silent, is to leave.
+    fn replaced(&self) -> Option<Step> {
+        let is_replaced = |old: &&MemberView| {
+            !old.is_leaving
+                && !old.has_groups
+                && self.unhealthy_for(old.raft_id) >= REPLACED_AFTER
+                && self.members.values().any(|new| {
+                    new.raft_id > old.raft_id
+                        && new.node_addr == old.node_addr
+                        && self.is_alive(new.raft_id)
+                })
+        };
+        let old = self.members.values().find(is_replaced)?;
+        let mut rest = self.voters();
+        rest.remove(&old.raft_id);
+        self.keeps_quorum(&rest).then_some(Step::Drain(old.node))
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

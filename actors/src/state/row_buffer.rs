@@ -1,0 +1,341 @@
+//! Rows of a replica: those in its index, and over them those that are still to be written.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::domain::codec;
+use crate::ports::{Found, Row, Store, StoreError};
+
+/// A replica's rows.
+#[derive(Default)]
+pub struct RowBuffer {
+    /// The files, once the replica has any.
+    pub store: Option<Box<dyn Store>>,
+    /// Whether the replica has files that cannot be opened for lack of room: what is not in memory
+    /// cannot be read then, and is not to be taken for not there.
+    pub is_shut: bool,
+    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pending_bytes: usize,
+    /// The files are there and closed for now: nothing can be read, and nothing is missing.
+    let_go: bool,
+    /// Events since the last durable write. Most are in the file already; they are kept because a
+    /// write that finds no room takes back what was not durable.
+    events: Vec<u8>,
+    /// Where they begin, in all events of the replica.
+    events_at: u64,
+}
+
+impl RowBuffer {
+    /// Rows in `store` alone.
+    pub fn new(store: Option<Box<dyn Store>>) -> Self {
+        let events_at = store.as_ref().map_or(0, |store| store.events_len());
+        Self { store, events_at, ..Self::default() }
+    }
+
+    /// Closes the files for a while. All rows and events must be in them.
+    pub fn let_go(&mut self) {
+        self.let_go |= self.store.take().is_some();
+    }
+
+    /// Notes that the files cannot be opened for lack of room.
+    pub fn shut(&mut self) {
+        self.is_shut |= self.let_go;
+        self.let_go = false;
+    }
+
+    /// Whether the files are closed for a while.
+    pub const fn is_let_go(&self) -> bool {
+        self.let_go
+    }
+
+    /// Whether the replica has files, open or not.
+    pub const fn has_files(&self) -> bool {
+        self.store.is_some() || self.let_go || self.is_shut
+    }
+
+    /// Takes the files, which were opened.
+    pub fn take_back(&mut self, store: Box<dyn Store>) {
+        self.store = Some(store);
+        (self.let_go, self.is_shut) = (false, false);
+    }
+
+    /// Fails while the files are closed: rows that cannot be read are not rows that are missing.
+    fn check(&self) -> Result<(), StoreError> {
+        if !self.let_go {
+            return Ok(());
+        }
+        let source = Arc::new(io::Error::other("they are closed at the moment"));
+        Err(StoreError::Io { what: "read the files of a part".to_owned(), source })
+    }
+
+    /// Adds events that are still to be made durable.
+    pub fn put_events(&mut self, events: &[u8]) {
+        self.events.extend_from_slice(events);
+    }
+
+    /// Appends to the file what it lacks of the events.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_events(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let written = store.events_len().saturating_sub(self.events_at);
+        let written = usize::try_from(written).unwrap_or(usize::MAX);
+        match self.events.get(written..) {
+            Some(missing) if !missing.is_empty() => store.append_events(missing),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what has become durable: rows that were taken are in the index, events in the file.
+    pub fn settled(&mut self) {
+        self.events = Vec::new();
+        self.events_at = self.store.as_ref().map_or(0, |store| store.events_len());
+    }
+
+    /// Reads events, where they are.
+    ///
+    /// # Errors
+    /// When the file cannot be read or they are not there.
+    pub fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.check()?;
+        let in_memory = offset.checked_sub(self.events_at).and_then(|from| {
+            let from = usize::try_from(from).ok()?;
+            self.events.get(from..from.checked_add(len)?)
+        });
+        match (in_memory, &self.store) {
+            (Some(events), _) => Ok(events.to_vec()),
+            (None, Some(store)) => store.read_events(offset, len),
+            (None, None) => Err(StoreError::Full),
+        }
+    }
+
+    /// Bytes of events that the file does not have.
+    pub fn events_to_write(&self) -> u64 {
+        let written = self.store.as_ref().map_or(self.events_at, |store| store.events_len());
+        (self.events_at + self.events.len() as u64).saturating_sub(written)
+    }
+
+    /// Adds rows that are still to be written.
+    pub fn put(&mut self, rows: Vec<Row>) {
+        for (key, value) in rows {
+            self.pending_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            self.pending.insert(key, value);
+        }
+    }
+
+    /// Bytes still to be made durable, counting rewritten rows each time.
+    pub const fn pending_bytes(&self) -> usize {
+        self.pending_bytes + self.events.len()
+    }
+
+    /// The rows still to be written; they are taken for written from now on.
+    pub fn take_pending(&mut self) -> Vec<Row> {
+        self.pending_bytes = 0;
+        std::mem::take(&mut self.pending).into_iter().collect()
+    }
+
+    /// The decoded value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read or the value cannot be decoded.
+    pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.check()?;
+        let value = match (self.pending.get(key), &self.store) {
+            (Some(pending), _) => pending.clone(),
+            (None, Some(store)) => store.get(key)?,
+            (None, None) if self.is_shut => return Err(StoreError::Full),
+            (None, None) => None,
+        };
+        value.map(|value| decode_row(key, &value)).transpose()
+    }
+
+    /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        descending: bool,
+    ) -> Result<Vec<Found>, StoreError> {
+        self.check()?;
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let pending = self.pending.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let Some(store) = &self.store else {
+            if self.is_shut {
+                return Err(StoreError::Full);
+            }
+            let mut rows: Vec<Found> =
+                pending.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
+            if descending {
+                rows.reverse();
+            }
+            rows.truncate(limit);
+            return Ok(rows);
+        };
+        // A pending row may hide a stored one, so that a batch of stored rows may not be enough:
+        // then the next is read. Never more than `limit` rows are held.
+        let mut rows = Vec::new();
+        let (mut from, mut to) = (from.to_vec(), to.to_vec());
+        while rows.len() < limit && from < to {
+            let wanted = limit - rows.len();
+            let stored = store.scan(&from, &to, wanted, descending)?;
+            let edge = stored.last().filter(|_| stored.len() >= wanted).map(|(key, _)| key.clone());
+            let (mut next_from, mut next_to) = (to.clone(), to.clone());
+            let (mut first, mut end) = (from.clone(), to.clone());
+            if let Some(edge) = edge {
+                // Pending rows beyond the edge are for the next batch.
+                if descending {
+                    (next_from, next_to) = (from.clone(), edge.clone());
+                    first = edge;
+                } else {
+                    next_from = edge;
+                    next_from.push(0);
+                    end.clone_from(&next_from);
+                }
+            }
+            let mut batch: BTreeMap<Cow<'_, [u8]>, Option<Cow<'_, [u8]>>> = stored
+                .into_iter()
+                .map(|(key, value)| (Cow::Owned(key), Some(Cow::Owned(value))))
+                .collect();
+            let within = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
+            for (key, value) in self.pending.range::<[u8], _>(within) {
+                batch.insert(Cow::Borrowed(key), value.as_deref().map(Cow::Borrowed));
+            }
+            let batch = batch
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value?)))
+                .map(|(key, value)| (key.into_owned(), value.into_owned()));
+            if descending {
+                rows.extend(batch.rev().take(wanted));
+            } else {
+                rows.extend(batch.take(wanted));
+            }
+            (from, to) = (next_from, next_to);
+        }
+        Ok(rows)
+    }
+
+    /// Every row whose key begins with the byte `kind`, without it, decoded.
+    ///
+    /// # Errors
+    /// When the index cannot be read or a value cannot be decoded.
+    pub fn all<T: DeserializeOwned>(&self, kind: u8) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+        let rows = self.scan(&[kind], &[kind + 1], usize::MAX / 2, false)?;
+        rows.into_iter()
+            .map(|(key, value)| Ok((key[1..].to_vec(), decode_row(&key, &value)?)))
+            .collect()
+    }
+}
+
+/// Decodes a row of the index.
+///
+/// # Errors
+/// When it is no encoding of a `T`.
+pub fn decode_row<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+    codec::decode(value).map_err(|error| StoreError::Damaged {
+        file: "index".to_owned(),
+        offset: 0,
+        what: format!("row {:?}: {error}", String::from_utf8_lossy(key)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::ids::Position;
+    use crate::ports::{BoxFuture, StoreStats};
+
+    /// Rows in a map: enough of a store to read from.
+    struct MapStore(BTreeMap<Vec<u8>, Vec<u8>>);
+
+    impl Store for MapStore {
+        fn position(&self) -> Option<Position> {
+            None
+        }
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(self.0.get(key).cloned())
+        }
+        fn scan(
+            &self,
+            from: &[u8],
+            to: &[u8],
+            limit: usize,
+            descending: bool,
+        ) -> Result<Vec<Found>, StoreError> {
+            let rows = self.0.range(from.to_vec()..to.to_vec());
+            let pair = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.clone(), value.clone());
+            Ok(if descending {
+                rows.rev().take(limit).map(pair).collect()
+            } else {
+                rows.take(limit).map(pair).collect()
+            })
+        }
+        fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn events_len(&self) -> u64 {
+            0
+        }
+        fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
+            Ok(Vec::new())
+        }
+        fn commit(&mut self, _: Vec<Row>, _: Position) -> Result<(), StoreError> {
+            Ok(())
+        }
+        fn make_durable(
+            &mut self,
+            _: Vec<Row>,
+            _: Position,
+        ) -> BoxFuture<'_, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn stats(&self) -> Result<StoreStats, StoreError> {
+            Ok(StoreStats::default())
+        }
+    }
+
+    proptest! {
+        /// Pending rows over stored ones read like one ordered map.
+        #[test]
+        fn reads_like_one_map(
+            stored in prop::collection::btree_map(0_u8..20, any::<u8>(), 0..15),
+            pending in prop::collection::btree_map(0_u8..20, prop::option::of(any::<u8>()), 0..15),
+            (from, to, limit) in (0_u8..20, 0_u8..20, 0_usize..12),
+            descending: bool,
+        ) {
+            let row = |byte: u8| vec![byte];
+            let mut model: BTreeMap<Vec<u8>, Vec<u8>> =
+                stored.iter().map(|(key, value)| (row(*key), row(*value))).collect();
+            let mut overlay = RowBuffer::new(Some(Box::new(MapStore(model.clone()))));
+            overlay.put(pending.iter().map(|(key, value)| (row(*key), value.map(row))).collect());
+            for (key, value) in pending {
+                match value {
+                    Some(value) => model.insert(row(key), row(value)),
+                    None => model.remove(&row(key)),
+                };
+            }
+            let mut expected: Vec<Found> = model
+                .into_iter()
+                .filter(|(key, _)| (row(from)..row(to)).contains(key))
+                .collect();
+            if descending {
+                expected.reverse();
+            }
+            expected.truncate(limit);
+            prop_assert_eq!(overlay.scan(&[from], &[to], limit, descending).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The control plane's state machine: tenants, nodes, locks, placement. Pure; group 0 replicates
+//! it on every node.
+//!
+//! Group 0 is the authority on tenants: what it decides travels to a tenant's own group as
+//! `(epoch, version, record)`, and `unconfirmed` remembers what has not arrived there yet.
+
+mod members;
+mod nodes;
+mod tenants;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use members::MEMBERS_MAX;
+pub use nodes::{MemberRecord, NodeRecord};
+pub use tenants::TenantEntry;
+
+use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, Outcome, Refusal, SystemCommand};
+use crate::domain::codec;
+use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
+use crate::domain::lock::LockView;
+use crate::domain::membership::{Authority, JoinToken};
+use crate::domain::secret::SecretHash;
+use crate::domain::time::Timestamp;
+use crate::ports::{Row, StoreError};
+use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
+use crate::state::tables::lock_table::{LockNotice, LockTable};
+use crate::state::{RowBuffer, StateClock, StateMachine};
+
+/// The lock that follows leadership of the system group.
+pub const LEADER_LOCK: &str = "cluster/leader";
+
+/// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`,
+/// `clock.rs` `y`.
+mod kind {
+    pub const ADMIN_TOKEN: u8 = b'p';
+    pub const AUTHORITY: u8 = b'c';
+    pub const GROUP: u8 = b'g';
+    pub const IDEMPOTENCY: u8 = b'i';
+    pub const LOCK: u8 = b'l';
+    pub const META: u8 = b'm';
+    pub const NODE: u8 = b'n';
+    pub const TENANT: u8 = b't';
+    pub const TOKEN: u8 = b'j';
+    pub const TOKEN_BORN: u8 = b'b';
+}
+
+/// Where a tenant group lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPlacement {
+    /// Region it serves.
+    pub region: String,
+    /// Raft ids of its first voters.
+    pub members: Vec<u64>,
+}
+
+/// What a creating call on the control plane made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CreatedResource {
+    /// A tenant.
+    Tenant(TenantId),
+    /// A node.
+    Node(NodeId),
+    /// A join token.
+    Token(TokenId),
+}
+
+/// Counters of the control plane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    /// What labels are made with: `SystemState::time` says.
+    last_at: Timestamp,
+    last_lock_token: u64,
+    tenants_created: u64,
+    /// The last id in Raft groups that was given.
+    last_raft_id: u64,
+    /// Whether also nodes on the same machine need a token to join.
+    needs_token: bool,
+}
+
+/// What the leader, or this node, is to do after a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SystemEffect {
+    /// A tenant was created, changed or deleted: its group is to learn it.
+    TenantChanged(TenantId),
+    /// Groups were placed: their first members start them.
+    GroupsPlaced,
+    /// Members came, went, or changed their addresses.
+    MembersChanged,
+    /// A node is gone.
+    NodeRemoved(NodeId),
+    /// A lock changed.
+    Lock(LockNotice),
+    /// The cluster has an admin token now.
+    AdminTokenSet,
+}
+
+/// The control plane.
+#[derive(Debug, Default)]
+pub struct SystemState {
+    meta: Meta,
+    time: StateClock,
+    tenants: BTreeMap<TenantId, TenantEntry>,
+    /// Tenants that exist, by the order they were created in.
+    by_creation: BTreeMap<u64, TenantId>,
+    /// Tenants whose group may not have the newest version yet.
+    unconfirmed: BTreeSet<TenantId>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    groups: BTreeMap<GroupId, GroupPlacement>,
+    locks: LockTable,
+    calls: IdempotencyTable<CreatedResource>,
+    completions: CompletionRecords,
+    authority: Option<Authority>,
+    tokens: BTreeMap<TokenId, JoinToken>,
+    /// When each token was made, by [`StateClock::aged`].
+    tokens_born: BTreeMap<TokenId, Timestamp>,
+    admin_token: Option<SecretHash>,
+    /// Bytes of the rows of tenants, tombstones too.
+    tenants_bytes: u64,
+    /// Bytes of the rows of nodes that are no members.
+    http_nodes_bytes: u64,
+    /// Whether the command at hand is judged by bounds in bytes.
+    bounds_tables: bool,
+    dirty: Dirty,
+}
+
+/// What a row is taken to cost beside its value, bytes.
+const ROW_BYTES: u64 = 96;
+
+/// Bytes of the row of a value.
+fn row_bytes<T: Serialize>(value: &T) -> u64 {
+    codec::encoded_len(value) as u64 + ROW_BYTES
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    meta: bool,
+    authority: bool,
+    admin_token: bool,
+    tokens: BTreeSet<TokenId>,
+    tenants: BTreeSet<TenantId>,
+    nodes: BTreeSet<NodeId>,
+    groups: BTreeSet<GroupId>,
+}
+
+impl SystemState {
+    /// The locks of the cluster.
+    pub const fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// Where the tenant groups live.
+    pub const fn groups(&self) -> &BTreeMap<GroupId, GroupPlacement> {
+        &self.groups
+    }
+
+    fn apply_command(
+        &mut self,
+        term: u64,
+        command: &SystemCommand,
+        at: Timestamp,
+    ) -> (Outcome, Vec<SystemEffect>) {
+        match command {
+            SystemCommand::Found { authority, member, public_key, secret_hash } => {
+                self.found(authority, member, *public_key, *secret_hash, at)
+            }
+            SystemCommand::AdmitMember { member, public_key, token } => {
+                self.admit_member(member, *public_key, *token, at)
+            }
+            SystemCommand::RegisterMember(member) => self.register_member(member, at),
+            SystemCommand::MemberOffline { node } => self.member_offline(*node),
+            SystemCommand::DrainMember { node } => self.drain_member(*node),
+            SystemCommand::CreateJoinToken { id, token, idempotency } => {
+                self.create_token(*id, token, idempotency.as_ref())
+            }
+            SystemCommand::RemoveJoinToken { id } => self.remove_token(*id),
+            SystemCommand::RegisterNode { node, address, region, metadata, idempotency } => {
+                let record = NodeRecord::http(address, region, metadata, at);
+                self.register_node(*node, record, idempotency.as_ref())
+            }
+            SystemCommand::RemoveNode { node } => self.remove_node(*node),
+            SystemCommand::LeaderElected { node } => {
+                let lock = self.locks.seize(LEADER_LOCK, &node.to_string(), at);
+                tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
+                (Outcome::Locked(lock), Vec::new())
+            }
+            SystemCommand::PlaceGroups { region, groups, members } => {
+                self.place_groups(region, groups, members)
+            }
+            SystemCommand::CreateTenant {
+                tenant,
+                record,
+                strict_region,
+                fallback_region,
+                idempotency,
+            } => {
+                let fallback = (!strict_region).then_some(fallback_region.as_str());
+                self.create_tenant(*tenant, record, fallback, idempotency.as_ref(), at)
+            }
+            SystemCommand::UpdateTenant { tenant, change, if_version } => {
+                self.update_tenant(*tenant, change, *if_version, at)
+            }
+            SystemCommand::DeleteTenant { tenant, if_version } => {
+                self.delete_tenant(*tenant, *if_version)
+            }
+            SystemCommand::ConfirmTenant { tenant, version } => {
+                self.confirm_tenant(*tenant, *version)
+            }
+            SystemCommand::Lock(command) => {
+                let (outcome, notice) = self.locks.apply(command, at);
+                (outcome, notice.map(SystemEffect::Lock).into_iter().collect())
+            }
+            SystemCommand::TimePassed(_) => (Outcome::Done, Vec::new()),
+            SystemCommand::SetAdminToken { hash } => self.set_admin_token(*hash),
+        }
+    }
+
+    fn place_groups(
+        &mut self,
+        region: &str,
+        groups: &[GroupId],
+        members: &[u64],
+    ) -> (Outcome, Vec<SystemEffect>) {
+        let is_staying = |id: &u64| {
+            self.members().any(|(_, _, member)| member.raft_id == *id && !member.leaving)
+        };
+        if !members.iter().all(is_staying) {
+            return (Outcome::Refused(Refusal::NotAMember), Vec::new());
+        }
+        let known = groups.iter().any(|group| self.groups.contains_key(group))
+            || self.groups.values().any(|placement| placement.region == region);
+        if known {
+            // Two leaders wanted the same: the first one's choice stands.
+            return (Outcome::Ignored, Vec::new());
+        }
+        for group in groups {
+            let placement = GroupPlacement { region: region.to_owned(), members: members.to_vec() };
+            self.groups.insert(*group, placement);
+            self.dirty.groups.insert(*group);
+        }
+        (Outcome::Done, vec![SystemEffect::GroupsPlaced])
+    }
+}
+
+impl StateMachine for SystemState {
+    type Effect = SystemEffect;
+
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
+        let meta: Meta = rows.get(&[kind::META])?.unwrap_or_default();
+        let locks = rows.all::<LockView>(kind::LOCK)?.into_iter().map(|(_, lock)| lock);
+        let calls = rows.all::<IdempotencyRecord<CreatedResource>>(kind::IDEMPOTENCY)?;
+        let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+        let mut state = Self {
+            meta,
+            time: StateClock::load(rows, meta.last_at)?,
+            locks: LockTable::load(locks, meta.last_lock_token),
+            calls: IdempotencyTable::load(calls),
+            completions: CompletionRecords::load(rows)?,
+            authority: rows.get(&[kind::AUTHORITY])?,
+            admin_token: rows.get(&[kind::ADMIN_TOKEN])?,
+            ..Self::default()
+        };
+        for (_, (group, placement)) in rows.all::<(GroupId, GroupPlacement)>(kind::GROUP)? {
+            state.groups.insert(group, placement);
+        }
+        for (_, (node, record)) in rows.all::<(NodeId, NodeRecord)>(kind::NODE)? {
+            state.adopt_node(node, record);
+        }
+        for (_, (id, token)) in rows.all::<(TokenId, JoinToken)>(kind::TOKEN)? {
+            state.tokens.insert(id, token);
+        }
+        for (_, (id, born)) in rows.all::<(TokenId, Timestamp)>(kind::TOKEN_BORN)? {
+            state.tokens_born.insert(id, born);
+        }
+        for (_, (tenant, entry)) in rows.all::<(TenantId, TenantEntry)>(kind::TENANT)? {
+            state.adopt_tenant(tenant, entry);
+        }
+        Ok(state)
+    }
+
+    fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
+        let Command::System(command) = &envelope.command else {
+            return (Outcome::Ignored, Vec::new());
+        };
+        if envelope.term.is_some_and(|term| term != position.term) {
+            return (Outcome::Ignored, Vec::new());
+        }
+        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
+        self.time.tell(envelope.at, envelope.pause());
+        let at = self.time.now();
+        self.meta.last_at = at;
+        self.dirty.meta = true;
+        let Some(rpc_id) = &envelope.rpc_id else {
+            return self.apply_command(position.term, command, at);
+        };
+        match self.completions.check(rpc_id, position.index) {
+            RequestState::New => {}
+            RequestState::Completed(outcome) => return (outcome, Vec::new()),
+            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
+        }
+        let (outcome, effects) = self.apply_command(position.term, command, at);
+        self.completions.remember(rpc_id, position.index, &outcome);
+        (outcome, effects)
+    }
+
+    fn take_events(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn take_final_rows(&mut self) -> Vec<Row> {
+        Vec::new()
+    }
+
+    fn take_dirty_rows(&mut self) -> Vec<Row> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut rows = Vec::new();
+        if dirty.meta {
+            self.meta.last_lock_token = self.locks.last_token();
+            rows.push((vec![kind::META], Some(codec::encode(&self.meta))));
+            rows.push(self.time.row());
+        }
+        for id in dirty.tenants {
+            let entry = self.tenants.get(&id).map(|entry| codec::encode(&(id, entry)));
+            rows.push((key(kind::TENANT, id.uuid().as_bytes()), entry));
+        }
+        for id in dirty.nodes {
+            let record = self.nodes.get(&id).map(|record| codec::encode(&(id, record)));
+            rows.push((key(kind::NODE, id.uuid().as_bytes()), record));
+        }
+        if dirty.authority {
+            rows.push((vec![kind::AUTHORITY], self.authority.as_ref().map(codec::encode)));
+        }
+        if dirty.admin_token {
+            rows.push((vec![kind::ADMIN_TOKEN], self.admin_token.as_ref().map(codec::encode)));
+        }
+        for id in dirty.tokens {
+            let token = self.tokens.get(&id).map(|token| codec::encode(&(id, token)));
+            rows.push((key(kind::TOKEN, id.uuid().as_bytes()), token));
+            let born = self.tokens_born.get(&id).map(|born| codec::encode(&(id, born)));
+            rows.push((key(kind::TOKEN_BORN, id.uuid().as_bytes()), born));
+        }
+        for id in dirty.groups {
+            let placement = self.groups.get(&id).map(|placement| codec::encode(&(id, placement)));
+            rows.push((key(kind::GROUP, &id.0.to_be_bytes()), placement));
+        }
+        for (id, lock) in self.locks.take_dirty() {
+            rows.push((key(kind::LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+        }
+        for (id, done) in self.calls.take_dirty() {
+            rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
+        }
+        rows.extend(self.completions.take_rows());
+        rows
+    }
+
+    fn needs_files(&self) -> bool {
+        true
+    }
+
+    fn has_work(&self) -> bool {
+        true
+    }
+}
+
+/// The key of a row.
+fn key(kind: u8, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + id.len());
+    key.push(kind);
+    key.extend_from_slice(id);
+    key
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

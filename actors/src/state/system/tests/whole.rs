@@ -1,0 +1,253 @@
+//! Every command of the control plane in any order, written down and loaded again at any moment.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::command::{LockCommand, RpcId};
+use crate::domain::json::Json;
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::Quota;
+use crate::domain::time::Pause;
+use crate::state::reload;
+
+/// Numbers that one entry is made of.
+type Dice = (u8, u8, u8, u8, i64, bool);
+
+fn dice() -> impl Strategy<Value = (Dice, bool)> {
+    let step = prop_oneof![4 => -500_i64..2_000, 1 => -90_000_000_i64..90_000_000];
+    let dice = (any::<u8>(), any::<u8>(), any::<u8>(), any::<u8>(), step, any::<bool>());
+    (dice, prop::bool::weighted(0.3))
+}
+
+fn token(n: u8) -> TokenId {
+    TokenId::from_uuid(Uuid::from_u128(1 + u128::from(n % 3)))
+}
+
+fn some_member(a: u8, b: u8) -> Member {
+    let n = 1 + u64::from(a % 6);
+    Member {
+        raft_id: n.max(u64::from(b % 8)),
+        node_addr: format!("n{}", b % 3),
+        region: ["default", "eu"][usize::from(b % 2)].into(),
+        ..member(n)
+    }
+}
+
+fn lock(a: u8, b: u8, c: u8) -> LockCommand {
+    let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
+    let holder = holder.to_owned();
+    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
+    match a / 2 % 4 {
+        0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata: Json::null() },
+        1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
+        2 => LockCommand::Release { key, holder, token },
+        _ => LockCommand::Expire { key, token: u64::from(c % 8), renewal: u64::from(b % 3) },
+    }
+}
+
+/// A command by its dice; `at` is what the proposer's clock says.
+fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
+    let id = |n: u8| tenant(2 + u128::from(n % 6));
+    let idempotency =
+        (c.is_multiple_of(3)).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
+    let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 5));
+    match kind % 20 {
+        0 => SystemCommand::Found {
+            authority: Authority {
+                cluster: Uuid::from_u128(9),
+                certificate: vec![a],
+                key: crate::domain::secret::SecretBytes::new(vec![2]),
+            },
+            member: member(1),
+            public_key: [1; 32],
+            secret_hash: (b.is_multiple_of(2)).then_some(SecretHash::new([b; 32])),
+        },
+        1..4 => SystemCommand::AdmitMember {
+            member: some_member(a, b),
+            public_key: [a % 6 + c % 8 / 7; 32],
+            token: (!b.is_multiple_of(3)).then(|| token(b / 3)),
+        },
+        4 => SystemCommand::RegisterMember(some_member(a, b)),
+        5 => SystemCommand::MemberOffline { node: node(1 + u128::from(a % 6)) },
+        6 => SystemCommand::DrainMember { node: node(1 + u128::from(a % 6)) },
+        7..9 => SystemCommand::CreateJoinToken {
+            id: token(a),
+            token: JoinToken {
+                secret_hash: SecretHash::new([b; 32]),
+                expires_at: (b.is_multiple_of(2)).then_some(Timestamp(at + i64::from(b) * 100_000)),
+                uses_left: (c.is_multiple_of(2)).then_some(u32::from(c % 3)),
+                created_at: Timestamp(at),
+            },
+            idempotency,
+        },
+        9 => SystemCommand::RemoveJoinToken { id: token(a) },
+        10 => SystemCommand::RegisterNode {
+            node: node(100 + u128::from(index)),
+            address: "a".into(),
+            region: "r".into(),
+            metadata: BTreeMap::new(),
+            idempotency,
+        },
+        11 => {
+            let member = 1 + u128::from(a % 6);
+            let over_http = 100 + u128::from(index.saturating_sub(u64::from(b % 16)));
+            SystemCommand::RemoveNode {
+                node: node(if c.is_multiple_of(2) { member } else { over_http }),
+            }
+        }
+        12 => SystemCommand::LeaderElected { node: node(1 + u128::from(a % 3)) },
+        13 => SystemCommand::PlaceGroups {
+            region: ["default", "eu"][usize::from(a % 2)].into(),
+            groups: vec![GroupId(1 + u32::from(a % 2) * 2), GroupId(2 + u32::from(a % 2) * 2)],
+            members: vec![1 + u64::from(b % 4)],
+        },
+        14 => {
+            let region = ["default", "eu", "us"][usize::from(a % 3)];
+            let key = idempotency.map(|call| (call.key[0], call.body[0]));
+            // Ids are given once.
+            create(1_000 + u128::from(index), region, b.is_multiple_of(2), key)
+        }
+        15 => SystemCommand::UpdateTenant {
+            tenant: id(a),
+            change: TenantChange {
+                name: (b.is_multiple_of(2)).then(|| format!("n{c}")),
+                quotas: if b.is_multiple_of(3) {
+                    vec![(Quota::Routines, None)]
+                } else {
+                    Vec::new()
+                },
+                region: (b.is_multiple_of(5)).then(|| "us".into()),
+                ..TenantChange::default()
+            },
+            if_version,
+        },
+        16 => SystemCommand::DeleteTenant { tenant: id(a), if_version },
+        17 => SystemCommand::ConfirmTenant { tenant: id(a), version: u64::from(b % 6) },
+        _ => SystemCommand::Lock(lock(a, b, c)),
+    }
+}
+
+/// The entries that dice make. The first ones make a cluster with some tenants to change.
+fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
+    let mut at = 1_000_000_000;
+    let founding = |index| match index {
+        1 => Some(SystemCommand::Found {
+            authority: Authority {
+                cluster: Uuid::from_u128(9),
+                certificate: vec![1],
+                key: crate::domain::secret::SecretBytes::new(vec![2]),
+            },
+            member: member(1),
+            public_key: [1; 32],
+            secret_hash: None,
+        }),
+        2 => Some(SystemCommand::PlaceGroups {
+            region: "default".into(),
+            groups: vec![GroupId(1), GroupId(2)],
+            members: vec![1],
+        }),
+        3..9 => Some(create(u128::from(index) - 1, "default", true, None)),
+        _ => None,
+    };
+    let entry = |(index, (dice, reload)): (u64, &(Dice, bool))| {
+        let before = at;
+        at += dice.4;
+        let command = match (founding(index), dice.0) {
+            (Some(command), _) => command,
+            (None, 250..) => {
+                let since = Timestamp(before + i64::from(dice.1 % 2));
+                SystemCommand::TimePassed(Pause { since, ms: u64::from(dice.2) * 1_000_000 })
+            }
+            (None, _) => command(index, at, *dice),
+        };
+        let sequence = index.saturating_sub(u64::from(dice.1 % 3));
+        let rpc_id = RpcId {
+            incarnation: u64::from(dice.2 % 2),
+            sequence,
+            first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
+        };
+        let envelope = Envelope {
+            at: Timestamp(at),
+            rpc_id: (dice.5 && index > 8).then_some(rpc_id),
+            ..envelope(command)
+        };
+        (envelope, *reload)
+    };
+    (1..).zip(dice).map(entry).collect()
+}
+
+/// What is not the same in two states that have nothing to write down.
+fn differ(a: &SystemState, b: &SystemState) -> Option<String> {
+    let same = [
+        ("meta", a.meta == b.meta),
+        ("time", a.time == b.time),
+        ("tenants", a.tenants == b.tenants),
+        ("by_creation", a.by_creation == b.by_creation),
+        ("unconfirmed", a.unconfirmed == b.unconfirmed),
+        ("nodes", a.nodes == b.nodes),
+        ("groups", a.groups == b.groups),
+        ("locks", a.locks == b.locks),
+        ("calls", a.calls == b.calls),
+        ("completions", a.completions == b.completions),
+        ("authority", a.authority == b.authority),
+        ("tokens", a.tokens == b.tokens),
+        ("tokens_born", a.tokens_born == b.tokens_born),
+    ];
+    same.into_iter().find(|(_, is_same)| !is_same).map(|(what, _)| what.to_owned())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// A state that is written down and loaded again at any moment goes on with the same outcomes,
+    /// effects and rows as one that never was.
+    #[test]
+    fn a_reload_changes_nothing(dice in prop::collection::vec(dice(), 1..150)) {
+        reload::run::<SystemState>(&script(&dice), differ);
+    }
+}
+
+/// The dice reach every kind of outcome: else the property above would say little.
+#[test]
+fn the_script_reaches_what_it_is_to_test() {
+    use proptest::strategy::ValueTree as _;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
+        for outcome in reload::run::<SystemState>(&script(&dice), differ) {
+            let text = format!("{outcome:?}");
+            let replayed = text.contains("replayed: true");
+            let name = text.trim_start_matches("Refused(");
+            let name = name.split(['(', ' ', ')']).next().unwrap_or_default();
+            seen.insert(format!("{name}{}", if replayed { " again" } else { "" }));
+        }
+    }
+    for wanted in [
+        "Tenant",
+        "Tenant again",
+        "Node",
+        "Node again",
+        "Token",
+        "Token again",
+        "Admitted",
+        "Done",
+        "Ignored",
+        "Locked",
+        "HeldByOther",
+        "Released",
+        "LockLost",
+        "IdempotencyKeyReused",
+        "TenantNotFound",
+        "PreconditionFailed",
+        "NodeNotFound",
+        "TokenNotFound",
+        "TokenInvalid",
+        "NotAMember",
+        "WouldLoseQuorum",
+        "UnknownRegion",
+        "CannotMove",
+    ] {
+        assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
+//! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
+//!
+//! The moments here are those of [`StateClock::aged`](crate::state::StateClock::aged): a wall clock
+//! that is wrong must not make a second run of a call that was done a minute ago.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Idempotency, Refusal};
+use crate::domain::time::Timestamp;
+use crate::mutants::{self, Mutant};
+use crate::state::AGE_STEP_MS_MAX;
+
+/// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made
+/// it older by one step.
+pub const KEPT_MS: u64 = 24 * 60 * 60 * 1000 + AGE_STEP_MS_MAX;
+/// Most keys remembered in one scope.
+pub const KEYS_MAX: usize = 100_000;
+/// Keys forgotten for each new one, at most: keeps `apply` short.
+const FORGET_PER_CALL_MAX: usize = 4;
+
+/// A call that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyRecord<R> {
+    /// Hash of its body.
+    pub body: [u8; 16],
+    /// When.
+    pub at: Timestamp,
+    /// What it made.
+    pub resource: R,
+}
+
+/// The calls of one scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyTable<R> {
+    done: BTreeMap<[u8; 16], IdempotencyRecord<R>>,
+    /// When each key in `done` was done. Sorted and without anything else, so that it is the same
+    /// after a reload: replicas must forget the same keys at the same entry of the log.
+    by_age: BTreeSet<(Timestamp, [u8; 16])>,
+    dirty: BTreeSet<[u8; 16]>,
+}
+
+impl<R> Default for IdempotencyTable<R> {
+    fn default() -> Self {
+        Self { done: BTreeMap::new(), by_age: BTreeSet::new(), dirty: BTreeSet::new() }
+    }
+}
+
+impl<R: Clone> IdempotencyTable<R> {
+    /// A table as it was written down.
+    pub fn load(rows: impl IntoIterator<Item = ([u8; 16], IdempotencyRecord<R>)>) -> Self {
+        let done: BTreeMap<_, _> = rows.into_iter().collect();
+        let by_age = done.iter().map(|(key, done)| (done.at, *key)).collect();
+        Self { done, by_age, dirty: BTreeSet::new() }
+    }
+
+    /// What the call made when it was done before; nothing when it is new and may go on.
+    ///
+    /// # Errors
+    /// Refuses a known key with another body, and a new key when the table is full.
+    pub fn check(
+        &mut self,
+        call: Option<&Idempotency>,
+        at: Timestamp,
+    ) -> Result<Option<R>, Refusal> {
+        let call = call.filter(|_| !mutants::is(Mutant::NoIdempotencyKeys));
+        let Some(call) = call else { return Ok(None) };
+        self.forget_old(at);
+        match self.done.get(&call.key) {
+            Some(done) if at.ms_since(done.at) > KEPT_MS => Ok(None),
+            Some(done) if done.body == call.body => Ok(Some(done.resource.clone())),
+            Some(_) => Err(Refusal::IdempotencyKeyReused),
+            None if self.done.len() >= KEYS_MAX => {
+                Err(Refusal::TooManyKeys { limit: KEYS_MAX as u64 })
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a call was done before, as far as is remembered.
+    #[cfg(feature = "mutants")]
+    pub fn knows(&self, call: Option<&Idempotency>) -> bool {
+        call.is_some_and(|call| self.done.contains_key(&call.key))
+    }
+
+    /// Remembers what a call made.
+    pub fn remember(&mut self, call: Option<&Idempotency>, at: Timestamp, resource: R) {
+        if let Some(call) = call {
+            let done = IdempotencyRecord { body: call.body, at, resource };
+            if let Some(old) = self.done.insert(call.key, done) {
+                self.by_age.remove(&(old.at, call.key));
+            }
+            self.by_age.insert((at, call.key));
+            self.dirty.insert(call.key);
+        }
+    }
+
+    /// The keys that changed since the last call, each with its call, if it is still remembered.
+    pub fn take_dirty(&mut self) -> Vec<([u8; 16], Option<IdempotencyRecord<R>>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().map(|key| (key, self.done.get(&key).cloned())).collect()
+    }
+
+    fn forget_old(&mut self, at: Timestamp) {
+        for _ in 0..FORGET_PER_CALL_MAX {
+            match self.by_age.first() {
+                Some(&(since, key)) if at.ms_since(since) > KEPT_MS => {
+                    self.by_age.pop_first();
+                    self.done.remove(&key);
+                    self.dirty.insert(key);
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_key_replays_for_a_day_and_only_with_its_body() {
+        let mut table = IdempotencyTable::<u32>::default();
+        let call = Idempotency { key: [1; 16], body: [2; 16] };
+        assert_eq!(table.check(Some(&call), Timestamp(0)), Ok(None));
+        table.remember(Some(&call), Timestamp(0), 7);
+        assert_eq!(table.check(Some(&call), Timestamp(5)), Ok(Some(7)));
+        let day = Timestamp(24 * 60 * 60 * 1000);
+        assert_eq!(table.check(Some(&call), day), Ok(Some(7)), "a day is 24 hours");
+        assert_eq!(table.check(Some(&call), day.plus_ms(AGE_STEP_MS_MAX)), Ok(Some(7)));
+        let other = Idempotency { body: [3; 16], ..call };
+        assert_eq!(table.check(Some(&other), Timestamp(5)), Err(Refusal::IdempotencyKeyReused));
+        let later = Timestamp(0).plus_ms(KEPT_MS + 1);
+        assert_eq!(table.check(Some(&other), later), Ok(None));
+        assert_eq!(table.take_dirty(), vec![([1; 16], None)]);
+        assert_eq!(table.check(None, later), Ok(None));
+    }
+
+    #[test]
+    fn a_key_used_again_after_its_time_is_kept_from_then() {
+        let mut table = IdempotencyTable::<u32>::default();
+        let calls = [0, 1, 2, 3, 4, 5].map(|key| Idempotency { key: [key; 16], body: [0; 16] });
+        for call in &calls {
+            table.remember(Some(call), Timestamp(0), 7);
+        }
+        let later = Timestamp(0).plus_ms(KEPT_MS + 1);
+        // Four are forgotten; the last has had its time but is still there.
+        assert_eq!(table.check(Some(&calls[5]), later), Ok(None));
+        table.remember(Some(&calls[5]), later, 8);
+        assert_eq!(table.by_age.len(), table.done.len());
+        assert_eq!(table.check(Some(&calls[5]), later.plus_ms(KEPT_MS)), Ok(Some(8)));
+    }
+
+    /// What a store holds after the table's changes.
+    fn write_down(
+        rows: &mut BTreeMap<[u8; 16], IdempotencyRecord<u32>>,
+        changes: &[([u8; 16], Option<IdempotencyRecord<u32>>)],
+    ) {
+        for (key, done) in changes {
+            match done {
+                Some(done) => rows.insert(*key, done.clone()),
+                None => rows.remove(key),
+            };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_reload_changes_nothing(
+            // Key, body, hours until then, whether the check is followed by an effect, and
+            // whether the second table is loaded again.
+            steps in prop::collection::vec(
+                (0_u8..12, 0_u8..2, 0_u64..16, any::<bool>(), any::<bool>()), 1..120,
+            ),
+        ) {
+            let mut kept = IdempotencyTable::<u32>::default();
+            let (mut loaded, mut rows) = (kept.clone(), BTreeMap::new());
+            let mut now = Timestamp(0);
+            for (made, (key, body, hours, effect, reload)) in (0..).zip(steps) {
+                // Small steps first, so that several keys run out together.
+                now = now.plus_ms(hours / 8 * hours * 60 * 60 * 1000 + hours % 2);
+                let call = Idempotency { key: [key; 16], body: [body; 16] };
+                let answer = kept.check(Some(&call), now);
+                prop_assert_eq!(&answer, &loaded.check(Some(&call), now));
+                if effect && answer == Ok(None) {
+                    kept.remember(Some(&call), now, made);
+                    loaded.remember(Some(&call), now, made);
+                }
+                let changes = kept.take_dirty();
+                prop_assert_eq!(&changes, &loaded.take_dirty());
+                write_down(&mut rows, &changes);
+                if reload {
+                    loaded = IdempotencyTable::load(rows.clone());
+                }
+                prop_assert_eq!(&kept, &loaded);
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The lock table: who holds what, under which fencing token. Pure; replicated by its owner.
+//!
+//! Invariants:
+//! - a key has at most one holder; a grant gets a token above every earlier one of the key space;
+//! - a renewal keeps the token and counts up `renewal`, so that an expiry armed for an earlier
+//!   lease of the same grant does nothing;
+//! - nothing expires by itself: the leader's monotonic timer proposes [`LockCommand::Expire`].
+//!
+//! Fencing tokens: M. Kleppmann, "How to do distributed locking" (2016); the lease idea is from
+//! C. Gray and D. Cheriton, "Leases" (SOSP 1989).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::command::{LockCommand, Outcome, Refusal};
+use crate::domain::json::Json;
+use crate::domain::lock::LockView;
+use crate::domain::time::Timestamp;
+use crate::mutants::{self, Mutant};
+
+/// Most locks held at once in one key space.
+pub const LOCKS_MAX: usize = 100_000;
+/// Most bytes of metadata of all locks of one key space together: a replica that begins is sent all
+/// of it at once.
+pub const METADATA_BYTES_MAX: usize = 64 << 20;
+
+/// What the leader's lock manager has to know about a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockNotice {
+    /// A lease began: granted or renewed.
+    Held(LockView),
+    /// The key is free.
+    Freed {
+        /// Which.
+        key: String,
+    },
+}
+
+/// All locks of one key space.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LockTable {
+    locks: BTreeMap<String, LockView>,
+    last_token: u64,
+    metadata_bytes: usize,
+    dirty: BTreeSet<String>,
+}
+
+impl LockTable {
+    /// A table as it was written down.
+    pub fn load(locks: impl IntoIterator<Item = LockView>, last_token: u64) -> Self {
+        let locks = locks.into_iter().map(|lock| (lock.key.clone(), lock));
+        let locks: BTreeMap<_, LockView> = locks.collect();
+        let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
+        Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() }
+    }
+
+    /// The last token given.
+    pub const fn last_token(&self) -> u64 {
+        self.last_token
+    }
+
+    /// One lock.
+    pub fn get(&self, key: &str) -> Option<&LockView> {
+        self.locks.get(key)
+    }
+
+    /// The locks whose keys begin with `prefix` and come after `after`, by key.
+    pub fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a LockView> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        self.locks
+            .range::<str, _>((from, Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(_, lock)| lock)
+    }
+
+    /// The keys that changed since the last call, each with its lock, if it is held.
+    pub fn take_dirty(&mut self) -> Vec<(String, Option<LockView>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().map(|key| (key.clone(), self.locks.get(&key).cloned())).collect()
+    }
+
+    /// How many changed keys wait to be written.
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Applies a command at time `at`.
+    pub fn apply(&mut self, command: &LockCommand, at: Timestamp) -> (Outcome, Option<LockNotice>) {
+        match command {
+            LockCommand::Acquire { key, holder, ttl_ms, metadata } => {
+                self.acquire(key, holder, *ttl_ms, metadata, at)
+            }
+            LockCommand::Renew { key, holder, token, ttl_ms } => {
+                self.renew(key, holder, *token, *ttl_ms, at)
+            }
+            LockCommand::Release { key, holder, token } => {
+                if self.held_by(key, holder, *token).is_none() {
+                    return (Outcome::Released(false), None);
+                }
+                (Outcome::Released(true), Some(self.free(key)))
+            }
+            LockCommand::Expire { key, token, renewal } => match self.locks.get(key) {
+                Some(lock)
+                    if lock.token == *token
+                        && (lock.renewal == *renewal || mutants::is(Mutant::ExpireRenewed)) =>
+                {
+                    (Outcome::Done, Some(self.free(key)))
+                }
+                _ => (Outcome::Ignored, None),
+            },
+        }
+    }
+
+    /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
+    pub fn seize(&mut self, key: &str, holder: &str, at: Timestamp) -> LockView {
+        self.last_token += 1;
+        let before = self.locks.get(key).map_or(0, |lock| lock.metadata.as_str().len());
+        self.metadata_bytes = self.metadata_bytes - before + Json::null().as_str().len();
+        let lock = LockView {
+            key: key.to_owned(),
+            holder: holder.to_owned(),
+            token: self.last_token,
+            renewal: 0,
+            ttl_ms: 0,
+            acquired_at: at,
+            expires_at: at,
+            metadata: Json::null(),
+        };
+        self.dirty.insert(key.to_owned());
+        self.locks.insert(key.to_owned(), lock.clone());
+        lock
+    }
+
+    fn acquire(
+        &mut self,
+        key: &str,
+        holder: &str,
+        ttl_ms: u64,
+        metadata: &Json,
+        at: Timestamp,
+    ) -> (Outcome, Option<LockNotice>) {
+        let held = self.locks.get(key);
+        if let Some(lock) = held.filter(|lock| lock.holder != holder) {
+            return (Outcome::HeldByOther(lock.clone()), None);
+        }
+        let before = held.map_or(0, |lock| lock.metadata.as_str().len());
+        let metadata_bytes = self.metadata_bytes - before + metadata.as_str().len();
+        if metadata_bytes > METADATA_BYTES_MAX {
+            let what = "bytes of metadata of locks".to_owned();
+            let limit = METADATA_BYTES_MAX as u64;
+            return (Outcome::Refused(Refusal::TooMany { what, limit }), None);
+        }
+        if let Some(lock) = self.locks.get_mut(key) {
+            lock.metadata = metadata.clone();
+            self.metadata_bytes = metadata_bytes;
+            return self.begin_term(key, Some(ttl_ms), at);
+        }
+        if self.locks.len() >= LOCKS_MAX {
+            let refusal = Refusal::TooMany { what: "locks".to_owned(), limit: LOCKS_MAX as u64 };
+            return (Outcome::Refused(refusal), None);
+        }
+        self.metadata_bytes = metadata_bytes;
+        self.last_token += 1;
+        let lock = LockView {
+            key: key.to_owned(),
+            holder: holder.to_owned(),
+            token: self.last_token,
+            renewal: 0,
+            ttl_ms,
+            acquired_at: at,
+            expires_at: at.plus_ms(ttl_ms),
+            metadata: metadata.clone(),
+        };
+        self.dirty.insert(key.to_owned());
+        self.locks.insert(key.to_owned(), lock.clone());
+        (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock)))
+    }
+
+    fn renew(
+        &mut self,
+        key: &str,
+        holder: &str,
+        token: Option<u64>,
+        ttl_ms: Option<u64>,
+        at: Timestamp,
+    ) -> (Outcome, Option<LockNotice>) {
+        if self.held_by(key, holder, token).is_none() {
+            return (Outcome::Refused(Refusal::LockLost { key: key.to_owned() }), None);
+        }
+        self.begin_term(key, ttl_ms, at)
+    }
+
+    /// Begins a new lease of a lock that is held.
+    fn begin_term(
+        &mut self,
+        key: &str,
+        ttl_ms: Option<u64>,
+        at: Timestamp,
+    ) -> (Outcome, Option<LockNotice>) {
+        let Some(lock) = self.locks.get_mut(key) else { return (Outcome::Ignored, None) };
+        lock.ttl_ms = ttl_ms.unwrap_or(lock.ttl_ms);
+        lock.renewal += 1;
+        // Labels of a clock that was ahead, and is not any more, are corrected with the next lease.
+        lock.acquired_at = lock.acquired_at.min(at);
+        lock.expires_at = at.plus_ms(lock.ttl_ms);
+        self.dirty.insert(key.to_owned());
+        (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))
+    }
+
+    fn held_by(&self, key: &str, holder: &str, token: Option<u64>) -> Option<&LockView> {
+        let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
+        self.locks
+            .get(key)
+            .filter(|lock| lock.holder == holder && token.is_none_or(|token| token == lock.token))
+    }
+
+    fn free(&mut self, key: &str) -> LockNotice {
+        if let Some(lock) = self.locks.remove(key) {
+            self.metadata_bytes -= lock.metadata.as_str().len();
+        }
+        self.dirty.insert(key.to_owned());
+        LockNotice::Freed { key: key.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn acquire(table: &mut LockTable, key: &str, holder: &str) -> Outcome {
+        let command = LockCommand::Acquire {
+            key: key.into(),
+            holder: holder.into(),
+            ttl_ms: 1000,
+            metadata: Json::null(),
+        };
+        table.apply(&command, Timestamp(0)).0
+    }
+
+    fn token(outcome: &Outcome) -> u64 {
+        match outcome {
+            Outcome::Locked(lock) => lock.token,
+            other => panic!("not locked: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_same_holder_renews_and_another_waits() {
+        let mut table = LockTable::default();
+        let first = token(&acquire(&mut table, "k", "a"));
+        assert_eq!(token(&acquire(&mut table, "k", "a")), first);
+        assert!(
+            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder == "a")
+        );
+    }
+
+    #[test]
+    fn an_expiry_armed_before_a_renewal_does_nothing() {
+        let mut table = LockTable::default();
+        let first = token(&acquire(&mut table, "k", "a"));
+        acquire(&mut table, "k", "a");
+        let expire = |renewal| LockCommand::Expire { key: "k".into(), token: first, renewal };
+        assert_eq!(table.apply(&expire(0), Timestamp(0)).0, Outcome::Ignored);
+        assert_eq!(table.apply(&expire(1), Timestamp(0)).0, Outcome::Done);
+        assert!(token(&acquire(&mut table, "k", "a")) > first);
+    }
+
+    #[test]
+    fn only_the_holder_gives_back_and_under_the_newest_token_it_was_given() {
+        let mut table = LockTable::default();
+        let old = token(&acquire(&mut table, "k", "a"));
+        let release = |holder: &str, token| LockCommand::Release {
+            key: "k".into(),
+            holder: holder.into(),
+            token,
+        };
+        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
+        assert_eq!(apply(release("b", None)), Outcome::Released(false));
+        assert_eq!(apply(release("b", Some(old))), Outcome::Released(false));
+        assert_eq!(apply(release("a", Some(old))), Outcome::Released(true));
+        let new = token(&acquire(&mut table, "k", "a"));
+        assert!(new > old);
+        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
+        let renew = |holder: &str, token| LockCommand::Renew {
+            key: "k".into(),
+            holder: holder.into(),
+            token,
+            ttl_ms: None,
+        };
+        let lost = Outcome::Refused(Refusal::LockLost { key: "k".into() });
+        for wrong in [old, new + 1] {
+            assert_eq!(apply(release("a", Some(wrong))), Outcome::Released(false), "{wrong}");
+            assert_eq!(apply(renew("a", Some(wrong))), lost, "{wrong}");
+        }
+        assert_eq!(apply(renew("b", Some(new))), lost);
+        assert!(matches!(apply(renew("a", Some(new))), Outcome::Locked(_)));
+        assert!(matches!(apply(renew("a", None)), Outcome::Locked(_)));
+        assert_eq!(apply(release("a", None)), Outcome::Released(true));
+    }
+
+    #[test]
+    fn pages_go_on_after_their_cursor() {
+        let mut table = LockTable::default();
+        for key in ["a", "b/1", "b/2", "b/3", "c"] {
+            acquire(&mut table, key, "x");
+        }
+        let keys = |prefix, after| -> Vec<String> {
+            table.list(prefix, after).map(|lock| lock.key.clone()).collect()
+        };
+        assert_eq!(keys("b/", None), ["b/1", "b/2", "b/3"]);
+        assert_eq!(keys("b/", Some("b/1")), ["b/2", "b/3"]);
+        assert_eq!(keys("b/", Some("b/3")), [""; 0]);
+        // A cursor before the prefix, and one between two keys.
+        assert_eq!(keys("b/", Some("a")), ["b/1", "b/2", "b/3"]);
+        assert_eq!(keys("", Some("b/20")), ["b/3", "c"]);
+    }
+
+    #[test]
+    fn metadata_is_counted_while_it_is_held() {
+        let half = Json::from_value(&"m".repeat(METADATA_BYTES_MAX / 2 - 2).into());
+        let mut table = LockTable::default();
+        let mut acquire = |key: &str, metadata: &Json| {
+            let command = LockCommand::Acquire {
+                key: key.into(),
+                holder: "a".into(),
+                ttl_ms: 1,
+                metadata: metadata.clone(),
+            };
+            let outcome = table.apply(&command, Timestamp(0)).0;
+            let is_locked = matches!(outcome, Outcome::Locked(_));
+            let free = LockCommand::Release { key: "a".into(), holder: "a".into(), token: None };
+            // The first key is given back again and again: its metadata is not counted any more.
+            table.apply(&free, Timestamp(0));
+            is_locked
+        };
+        assert!(acquire("b", &half));
+        for _ in 0..3 {
+            assert!(acquire("a", &half));
+        }
+        assert!(acquire("c", &half));
+        assert!(!acquire("d", &half), "it would be more than is kept");
+        assert!(!acquire("d", &Json::null()), "not even a little more");
+        assert!(acquire("c", &Json::null()), "what takes its place counts instead");
+        assert!(acquire("d", &Json::null()));
+    }
+
+    fn commands() -> impl Strategy<Value = LockCommand> {
+        let key = prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
+        let holder = prop::sample::select(vec!["x", "y"]).prop_map(str::to_owned);
+        let token = prop::option::of(0_u64..6);
+        (0..4, key, holder, token, 0_u64..3).prop_map(|(kind, key, holder, token, renewal)| {
+            match kind {
+                0 => LockCommand::Acquire { key, holder, ttl_ms: 5, metadata: Json::null() },
+                1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
+                2 => LockCommand::Release { key, holder, token },
+                _ => LockCommand::Expire { key, token: token.unwrap_or(1), renewal },
+            }
+        })
+    }
+
+    proptest! {
+        /// Whatever is asked for: a new hold has a token above all earlier ones, and only a free
+        /// key changes hands.
+        #[test]
+        fn tokens_grow_and_holds_do_not_overlap(script in prop::collection::vec(commands(), 0..60)) {
+            let mut table = LockTable::default();
+            let mut last = 0;
+            for command in script {
+                let before = table.clone();
+                let (outcome, notice) = table.apply(&command, Timestamp(1));
+                if let Outcome::Locked(lock) = &outcome {
+                    match before.get(&lock.key) {
+                        Some(held) => prop_assert_eq!((&held.holder, held.token), (&lock.holder, lock.token)),
+                        None => {
+                            prop_assert!(lock.token > last);
+                            last = lock.token;
+                        }
+                    }
+                }
+                if let LockCommand::Release { key, holder, token } = &command {
+                    let held = before.get(key).filter(|held| {
+                        held.holder == *holder && token.is_none_or(|token| token == held.token)
+                    });
+                    prop_assert_eq!(outcome.clone(), Outcome::Released(held.is_some()));
+                }
+                if matches!(outcome, Outcome::Refused(_) | Outcome::Ignored | Outcome::HeldByOther(_)) {
+                    prop_assert!(notice.is_none());
+                    prop_assert_eq!(&before.locks, &table.locks);
+                }
+            }
+        }
+    }
+}

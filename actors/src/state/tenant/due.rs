@@ -1,0 +1,55 @@
+//! When steps that wait for a moment are due.
+
+use std::collections::BTreeSet;
+
+use crate::domain::ids::RunId;
+use crate::domain::time::Timestamp;
+
+/// A step that waits: when it is due, and its run, index and attempt.
+pub type Wait = (Timestamp, RunId, u16, u32);
+
+/// The waits there are, and which of them the actor has not been told of.
+#[derive(Debug, Default)]
+pub(super) struct DueSet {
+    all: BTreeSet<Wait>,
+    new: Vec<Wait>,
+}
+
+impl DueSet {
+    pub(super) fn insert(&mut self, wait: Wait) {
+        if self.all.insert(wait) {
+            self.new.push(wait);
+        }
+    }
+
+    pub(super) fn remove(&mut self, wait: &Wait) {
+        self.all.remove(wait);
+    }
+
+    pub(super) fn contains(&self, wait: &Wait) -> bool {
+        self.all.contains(wait)
+    }
+
+    /// The next.
+    pub(super) fn first(&self) -> Option<&Wait> {
+        self.all.first()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Wait> {
+        self.all.iter().copied()
+    }
+
+    /// Those that have begun since the last call and last still.
+    pub(super) fn take_new(&mut self) -> Vec<Wait> {
+        let mut new = std::mem::take(&mut self.new);
+        new.retain(|wait| self.contains(wait));
+        new
+    }
+}
+
+/// What the actor has been told does not count.
+impl PartialEq for DueSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all
+    }
+}

@@ -1,0 +1,390 @@
+//! One tenant's state machine: its record, quota counters, workflows, runs, jobs and locks. Pure;
+//! the tenant's group replicates it.
+//!
+//! Invariants:
+//! - refusals (quotas, status, duplicates) are decided here and nowhere else, so that no race and
+//!   no failover can pass a limit; a refused command changes nothing but the latest time seen;
+//! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
+//! - a run that has ended leaves this state: its row and its events tell the rest;
+//! - events are a function of the commands: the same bytes on every replica.
+
+mod day;
+mod definitions;
+mod due;
+mod events;
+mod progress;
+mod rows;
+mod run;
+mod start;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use day::DayCount;
+pub use definitions::{Job, NamedWorkflow};
+pub use due::Wait;
+pub use events::checked_event;
+pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
+pub use view::{job_view, run_view};
+
+use crate::command::{
+    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, Outcome, Refusal,
+    TenantCommand,
+};
+use crate::domain::ids::{Epoch, JobId, Position, RunId};
+use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
+use crate::domain::time::Timestamp;
+use crate::ports::{Row, StoreError};
+use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::tables::idempotency::IdempotencyTable;
+use crate::state::tables::lock_table::{LockNotice, LockTable};
+use crate::state::{RowBuffer, StateClock, StateMachine};
+
+/// What a creating call on a tenant made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CreatedResource {
+    /// A run.
+    Run(RunId),
+    /// A job, with the run started with it.
+    Job(JobId, Option<RunId>),
+}
+
+/// What the leader is to do after a command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TenantEffect {
+    /// Perform one attempt of a step.
+    PerformStep {
+        /// Run.
+        run: RunId,
+        /// Index of the step.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// Stop performing this attempt: it has been settled.
+    StopStep {
+        /// Run.
+        run: RunId,
+        /// Index of the step.
+        step: u16,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// A run has ended: tell who waits for it.
+    RunEnded(RunId),
+    /// A lock changed.
+    Lock(LockNotice),
+    /// The tenant was deleted: nothing is to be performed for it any more.
+    Deleted,
+}
+
+/// What of the state is more than its collections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Meta {
+    epoch: Epoch,
+    version: u64,
+    record: Option<TenantRecord>,
+    /// What labels are made with: `TenantState::time` says.
+    last_at: Timestamp,
+    /// As in `TenantState::days`, for programs that do not know its row.
+    day: i64,
+    runs_today: u64,
+    next_run_seq: u64,
+    next_job_seq: u64,
+    next_event_seq: u64,
+    events_bytes: u64,
+    last_lock_token: u64,
+}
+
+/// A tenant.
+#[derive(Debug, Default)]
+pub struct TenantState {
+    meta: Meta,
+    time: StateClock,
+    days: DayCount,
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    payload_bytes: u64,
+    /// Whether the command at hand is judged by a quota that includes `payload_bytes`.
+    counts_payloads: bool,
+    /// Runs that have not ended.
+    runs: BTreeMap<RunId, Run>,
+    /// When steps that wait for a moment are due.
+    due: due::DueSet,
+    workflows: BTreeMap<String, NamedWorkflow>,
+    locks: LockTable,
+    calls: IdempotencyTable<CreatedResource>,
+    completions: CompletionRecords,
+    /// Whether the events of the command that is applied have checksums.
+    checks_events: bool,
+    /// Lines not yet taken by the actor.
+    events: Vec<u8>,
+    /// Rows of ended runs and jobs not yet taken by the actor.
+    settled: Vec<Row>,
+    dirty: Dirty,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    meta: bool,
+    payload_bytes: bool,
+    runs: BTreeSet<RunId>,
+    workflows: BTreeSet<String>,
+}
+
+impl TenantState {
+    /// What group 0 said about the tenant last; `None` before and after its life.
+    pub const fn record(&self) -> Option<&TenantRecord> {
+        self.meta.record.as_ref()
+    }
+
+    /// The epoch of its placement; `None` while it does not exist.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.meta.record.as_ref().map(|_| self.meta.epoch)
+    }
+
+    /// Runs that have not ended.
+    pub const fn runs(&self) -> &BTreeMap<RunId, Run> {
+        &self.runs
+    }
+
+    /// Its named workflows.
+    pub const fn workflows(&self) -> &BTreeMap<String, NamedWorkflow> {
+        &self.workflows
+    }
+
+    /// Its locks.
+    pub const fn locks(&self) -> &LockTable {
+        &self.locks
+    }
+
+    /// What the tenant's last command said the time was.
+    pub const fn last_told(&self) -> Timestamp {
+        self.time.own()
+    }
+
+    /// The next moment a step waits for.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, ..)| *at)
+    }
+
+    /// What steps wait for that is a moment, the next first.
+    pub fn waits(&self) -> impl Iterator<Item = Wait> {
+        self.due.iter()
+    }
+
+    /// The waits that have begun since this was asked last.
+    pub fn take_new_waits(&mut self) -> Vec<Wait> {
+        self.due.take_new()
+    }
+
+    /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
+    pub const fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    fn add_payload(&mut self, bytes: u64) {
+        self.payload_bytes += bytes;
+        self.dirty.payload_bytes = true;
+    }
+
+    fn remove_payload(&mut self, bytes: u64) {
+        self.payload_bytes = self.payload_bytes.saturating_sub(bytes);
+        self.dirty.payload_bytes = true;
+    }
+
+    /// What is used of a quota as the replicated state counts it, at time `now`.
+    pub fn used(&self, quota: Quota, now: Timestamp) -> u64 {
+        match quota {
+            Quota::ConcurrentWorkflows => self.runs.len() as u64,
+            Quota::WorkflowsPerDay => self.days.used(now.day()),
+            Quota::StorageBytes => self.meta.events_bytes + self.payload_bytes,
+            // Routines cannot be defined yet; requests are counted by the owner, not replicated.
+            Quota::Routines | Quota::ApiRequestsPerMinute => 0,
+        }
+    }
+
+    /// The effects a new leader performs: what earlier leaders may have left undone.
+    pub fn outstanding(&self) -> Vec<TenantEffect> {
+        let mut effects = Vec::new();
+        for (id, run) in &self.runs {
+            for (index, step) in (0_u16..).zip(&run.steps) {
+                if step.status == StepStatus::Running && step.waiting == Waiting::Nothing {
+                    effects.push(TenantEffect::PerformStep {
+                        run: *id,
+                        step: index,
+                        attempt: step.attempt,
+                    });
+                }
+            }
+        }
+        effects
+    }
+
+    fn apply_command(
+        &mut self,
+        command: &TenantCommand,
+        cause: Option<&Cause>,
+    ) -> (Outcome, Vec<TenantEffect>) {
+        let mut effects = Vec::new();
+        let outcome = match command {
+            TenantCommand::Set { .. } => Ok(Outcome::Ignored),
+            TenantCommand::TimePassed(_) => Ok(Outcome::Done),
+            TenantCommand::StartRun { .. } | TenantCommand::CreateJob { .. } => {
+                self.start(command, cause, &mut effects)
+            }
+            TenantCommand::CancelRun { run, reason } => {
+                self.cancel_run(*run, reason.as_deref(), cause, &mut effects)
+            }
+            TenantCommand::PutWorkflow { name, workflow, if_version } => {
+                self.put_workflow(name, workflow, *if_version, cause)
+            }
+            TenantCommand::DeleteWorkflow { name, if_version } => {
+                self.delete_workflow(name, *if_version, cause)
+            }
+            TenantCommand::StepResult { run, step, attempt, result } => {
+                Ok(self.step_result(*run, *step, *attempt, result, &mut effects))
+            }
+            TenantCommand::StepDue { run, step, attempt } => {
+                Ok(self.step_due(*run, *step, *attempt, &mut effects))
+            }
+            TenantCommand::Lock(command) => self.allowed_to_lock(command).map(|()| {
+                let (outcome, notice) = self.locks.apply(command, self.meta.last_at);
+                effects.extend(notice.map(TenantEffect::Lock));
+                outcome
+            }),
+        };
+        (outcome.unwrap_or_else(Outcome::Refused), effects)
+    }
+
+    /// Taking a lock starts work; renewal and release wind it down.
+    fn allowed_to_lock(&self, command: &crate::command::LockCommand) -> Result<(), Refusal> {
+        match command {
+            crate::command::LockCommand::Acquire { .. } => self.may_start(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the tenant's status allows new work.
+    fn may_start(&self) -> Result<(), Refusal> {
+        match self.meta.record.as_ref().map(|record| record.status) {
+            Some(TenantStatus::Active) => Ok(()),
+            Some(TenantStatus::Suspended) => Err(Refusal::TenantSuspended),
+            Some(TenantStatus::Disabled) => Err(Refusal::TenantDisabled),
+            None => Err(Refusal::StaleEpoch),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.may_start().is_ok()
+    }
+
+    fn tell_time(&mut self, envelope: &Envelope) {
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
+        self.dirty.meta = true;
+    }
+
+    /// Takes over what group 0 decided, which is newer than what is known here.
+    fn set(
+        &mut self,
+        epoch: Epoch,
+        version: u64,
+        record: Option<&TenantRecord>,
+    ) -> (Outcome, Vec<TenantEffect>) {
+        let before = self.meta.record.take();
+        let is_new = before.is_none();
+        self.meta.epoch = epoch;
+        self.meta.version = version;
+        self.meta.record = record.cloned();
+        if is_new {
+            self.meta.next_run_seq = self.meta.next_run_seq.max(1);
+            self.meta.next_job_seq = self.meta.next_job_seq.max(1);
+            self.meta.next_event_seq = self.meta.next_event_seq.max(1);
+            self.dirty.payload_bytes = true;
+        }
+        let mut effects = Vec::new();
+        match record {
+            None => {
+                effects.extend(self.runs.keys().map(|run| TenantEffect::RunEnded(*run)));
+                // Its files go, and with them everything but what came with this command: whoever
+                // loads it again must not differ from whoever did not.
+                *self =
+                    Self { meta: Meta { epoch, version, ..Meta::default() }, ..Self::default() };
+                effects.push(TenantEffect::Deleted);
+            }
+            Some(record) => {
+                self.tenant_event(before.as_ref(), record);
+                self.resume(&mut effects);
+            }
+        }
+        (Outcome::Done, effects)
+    }
+}
+
+impl StateMachine for TenantState {
+    type Effect = TenantEffect;
+
+    fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
+        rows::load(rows)
+    }
+
+    fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<TenantEffect>) {
+        let Command::Tenant { epoch, command, .. } = &envelope.command else {
+            return (Outcome::Ignored, Vec::new());
+        };
+        if envelope.term.is_some_and(|term| term != position.term) {
+            return (Outcome::Ignored, Vec::new());
+        }
+        self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
+        self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
+        if let TenantCommand::Set { version, record } = command {
+            if (*epoch, *version) <= (self.meta.epoch, self.meta.version) {
+                return (Outcome::Done, Vec::new());
+            }
+            self.tell_time(envelope);
+            return self.set(*epoch, *version, record.as_ref());
+        }
+        // Before anything changes: a tenant that does not exist has no files to remember it in.
+        if self.meta.record.is_none() || *epoch != self.meta.epoch {
+            return (Outcome::Refused(Refusal::StaleEpoch), Vec::new());
+        }
+        self.tell_time(envelope);
+        self.days.turn_to(self.meta.last_at.day());
+        let Some(rpc_id) = &envelope.rpc_id else {
+            return self.apply_command(command, envelope.cause.as_ref());
+        };
+        match self.completions.check(rpc_id, position.index) {
+            RequestState::New => {}
+            RequestState::Completed(outcome) => return (outcome, Vec::new()),
+            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
+        }
+        let (outcome, effects) = self.apply_command(command, envelope.cause.as_ref());
+        self.completions.remember(rpc_id, position.index, &outcome);
+        (outcome, effects)
+    }
+
+    fn take_events(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn take_final_rows(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.settled)
+    }
+
+    fn take_dirty_rows(&mut self) -> Vec<Row> {
+        rows::take_dirty(self)
+    }
+
+    fn needs_files(&self) -> bool {
+        self.meta.record.is_some()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.runs.is_empty() || self.locks.list("", None).next().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! Moves runs forward: results, moments that have come, failures, cancellation.
+//!
+//! A step that fails for good fails its run: attempts under way finish and are recorded, what only
+//! waits is given up, what has not begun is skipped.
+
+use super::events::Fields;
+use super::run::RUN_PAYLOAD_BYTES_MAX;
+use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
+use crate::command::{Cause, Outcome, Refusal, StepResult};
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
+use crate::domain::run::RunStatus;
+use crate::domain::time::Timestamp;
+
+impl TenantState {
+    pub(super) fn step_result(
+        &mut self,
+        id: RunId,
+        step: u16,
+        attempt: u32,
+        result: &StepResult,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Outcome {
+        if !self.is_under_way(id, step, attempt, |waiting| waiting == Waiting::Nothing) {
+            return Outcome::Ignored;
+        }
+        match result {
+            StepResult::Succeeded { output } if !self.has_room_for(id, output) => {
+                let error = format!(
+                    "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
+                );
+                self.fail_attempt(id, step, &error, None);
+            }
+            StepResult::Succeeded { output } => self.complete_step(id, step, output.clone()),
+            StepResult::Failed { error, retry_in_ms } => {
+                self.fail_attempt(id, step, error, *retry_in_ms);
+            }
+            StepResult::WaitsUntil { due_at } => {
+                self.wait(id, step, *due_at, Waiting::Timer(*due_at));
+            }
+        }
+        self.advance(id, effects);
+        Outcome::Done
+    }
+
+    pub(super) fn step_due(
+        &mut self,
+        id: RunId,
+        step: u16,
+        attempt: u32,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Outcome {
+        // The leader that armed the timer says that the moment has come, in its own term: no clock
+        // is asked again here, for the wall clock may have been set since.
+        let is_waiting = |waiting| matches!(waiting, Waiting::Timer(_) | Waiting::Retry(_));
+        if !self.is_under_way(id, step, attempt, is_waiting) {
+            return Outcome::Ignored;
+        }
+        match self.stop_waiting(id, step) {
+            Waiting::Timer(_) => self.complete_step(id, step, Json::null()),
+            Waiting::Retry(_) if self.is_active() => self.begin_attempt(id, step, effects),
+            Waiting::Retry(_) => self.set_waiting(id, step, Waiting::Resume),
+            Waiting::Nothing | Waiting::Resume => {}
+        }
+        self.advance(id, effects);
+        Outcome::Done
+    }
+
+    pub(super) fn cancel_run(
+        &mut self,
+        id: RunId,
+        reason: Option<&str>,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<Outcome, Refusal> {
+        // Whether it ended or never was, its row tells: the actor looks there.
+        if !self.runs.contains_key(&id) {
+            return Err(Refusal::RunNotFound);
+        }
+        for step in self.unfinished(id) {
+            self.stop_step(id, step, "the run was cancelled", effects);
+        }
+        self.audit(cause, "run_cancelled", &id.to_string(), Some(id));
+        let reason = reason.map(str::to_owned);
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.error = Some(reason.clone().unwrap_or_else(|| "cancelled".to_owned()));
+        }
+        let fields = Fields::new("run_cancelled").optional("reason", reason.as_deref());
+        self.end_run(id, RunStatus::Cancelled, fields, effects);
+        Ok(Outcome::Done)
+    }
+
+    /// Goes on with every run that stood still while the tenant was not active.
+    pub(super) fn resume(&mut self, effects: &mut Vec<TenantEffect>) {
+        if !self.is_active() {
+            return;
+        }
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for id in runs {
+            let waiting = self.steps_of(id, |run, step| run.steps[step].waiting == Waiting::Resume);
+            for step in waiting {
+                self.stop_waiting(id, step);
+                self.begin_attempt(id, step, effects);
+            }
+            self.advance(id, effects);
+        }
+    }
+
+    /// Begins what is ready, and ends the run when nothing is left to do.
+    pub(super) fn advance(&mut self, id: RunId, effects: &mut Vec<TenantEffect>) {
+        self.dirty.runs.insert(id);
+        if self.runs.get(&id).is_some_and(|run| run.error.is_some()) {
+            return self.wind_down(id, effects);
+        }
+        if self.is_active() {
+            for step in self.runs.get(&id).map(Run::ready).unwrap_or_default() {
+                self.begin_step(id, step, effects);
+            }
+        }
+        let Some(run) = self.runs.get(&id) else { return };
+        if run.steps.iter().all(|step| step.status == StepStatus::Completed) {
+            let duration = run.duration_secs(self.meta.last_at);
+            let fields = Fields::new("run_completed").number("duration_secs", duration);
+            self.end_run(id, RunStatus::Completed, fields, effects);
+        }
+    }
+
+    /// Ends a run that has failed, once no attempt is under way.
+    fn wind_down(&mut self, id: RunId, effects: &mut Vec<TenantEffect>) {
+        for step in self.unfinished(id) {
+            let is_busy = self.runs.get(&id).is_some_and(|run| {
+                let step = &run.steps[usize::from(step)];
+                step.status == StepStatus::Running && step.waiting == Waiting::Nothing
+            });
+            if !is_busy {
+                self.stop_step(id, step, "the run failed", effects);
+            }
+        }
+        let Some(run) = self.runs.get(&id) else { return };
+        if run.steps.iter().all(super::StepState::has_ended) {
+            let fields = Fields::new("run_failed")
+                .text("error", run.error.as_deref().unwrap_or_default())
+                .number("duration_secs", run.duration_secs(self.meta.last_at));
+            self.end_run(id, RunStatus::Failed, fields, effects);
+        }
+    }
+
+    fn begin_step(&mut self, id: RunId, step: u16, effects: &mut Vec<TenantEffect>) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let spec = &run.workflow.steps[usize::from(step)];
+        let fields = Fields::new("step_scheduled")
+            .text("step_id", &spec.id)
+            .json("step_spec", spec.json.as_str());
+        self.run_event(id, fields);
+        self.begin_attempt(id, step, effects);
+    }
+
+    fn begin_attempt(&mut self, id: RunId, step: u16, effects: &mut Vec<TenantEffect>) {
+        let (at, own) = (self.meta.last_at, self.time.own());
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let state = &mut run.steps[usize::from(step)];
+        state.status = StepStatus::Running;
+        state.attempt += 1;
+        state.started_at.get_or_insert(at.max(run.started_at));
+        state.attempt_at = Some(own);
+        let attempt = state.attempt;
+        let fields = Fields::new("step_started")
+            .text("step_id", run.workflow.id(step))
+            .number("attempt", u64::from(attempt));
+        self.run_event(id, fields);
+        effects.push(TenantEffect::PerformStep { run: id, step, attempt });
+    }
+
+    fn complete_step(&mut self, id: RunId, step: u16, output: Json) {
+        let at = self.meta.last_at;
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let state = &mut run.steps[usize::from(step)];
+        let bytes = output.as_str().len() as u64;
+        run.payload_bytes += bytes;
+        state.status = StepStatus::Completed;
+        state.completed_at = Some(state.ends_at(at));
+        state.output = Some(output);
+        let duration = state.started_at.map_or(0, |started| at.ms_since(started) / 1000);
+        let fields = Fields::new("step_completed")
+            .text("step_id", run.workflow.id(step))
+            .number("duration_secs", duration);
+        self.run_event(id, fields);
+        self.add_payload(bytes);
+    }
+
+    fn has_room_for(&self, id: RunId, output: &Json) -> bool {
+        let used = self.runs.get(&id).map_or(0, |run| run.payload_bytes);
+        used + output.as_str().len() as u64 <= RUN_PAYLOAD_BYTES_MAX
+    }
+
+    fn fail_attempt(&mut self, id: RunId, step: u16, error: &str, retry_in_ms: Option<u64>) {
+        let at = self.meta.last_at;
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let max_attempts = run.workflow.steps[usize::from(step)].max_attempts;
+        let is_failing = run.error.is_some();
+        let state = &mut run.steps[usize::from(step)];
+        state.error = Some(error.to_owned());
+        let retry = retry_in_ms.filter(|_| state.attempt < max_attempts && !is_failing);
+        if retry.is_none() {
+            state.status = StepStatus::Failed;
+            state.completed_at = Some(state.ends_at(at));
+        }
+        let attempt = u64::from(state.attempt);
+        let step_id = run.workflow.id(step).to_owned();
+        if retry.is_none() && !is_failing {
+            run.error = Some(format!("step {step_id:?} failed: {error}"));
+        }
+        let fields = Fields::new("step_failed")
+            .text("step_id", &step_id)
+            .text("error", error)
+            .number("attempt", attempt)
+            .json("will_retry", if retry.is_some() { "true" } else { "false" });
+        self.run_event(id, fields);
+        if let Some(retry_in_ms) = retry {
+            let due_at = self.time.own().plus_ms(retry_in_ms);
+            self.wait(id, step, due_at, Waiting::Retry(due_at));
+        }
+    }
+
+    /// Ends a step that will not be done.
+    fn stop_step(&mut self, id: RunId, step: u16, why: &str, effects: &mut Vec<TenantEffect>) {
+        self.stop_waiting(id, step);
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let state = &mut run.steps[usize::from(step)];
+        if state.status == StepStatus::Running {
+            effects.push(TenantEffect::StopStep { run: id, step, attempt: state.attempt });
+        }
+        state.status = StepStatus::Skipped;
+        state.completed_at = Some(state.ends_at(self.meta.last_at));
+        let fields =
+            Fields::new("step_skipped").text("step_id", run.workflow.id(step)).text("reason", why);
+        self.run_event(id, fields);
+    }
+
+    fn end_run(
+        &mut self,
+        id: RunId,
+        status: RunStatus,
+        fields: Fields,
+        effects: &mut Vec<TenantEffect>,
+    ) {
+        self.run_event(id, fields);
+        let Some(mut run) = self.runs.remove(&id) else { return };
+        run.status = status;
+        run.completed_at = Some(self.meta.last_at.max(run.started_at));
+        self.settled.extend(rows::ended_run(&run));
+        self.dirty.runs.remove(&id);
+        effects.push(TenantEffect::RunEnded(id));
+    }
+
+    fn wait(&mut self, id: RunId, step: u16, due_at: Timestamp, waiting: Waiting) {
+        self.set_waiting(id, step, waiting);
+        let own = self.time.own();
+        if let Some(run) = self.runs.get_mut(&id) {
+            let state = &mut run.steps[usize::from(step)];
+            state.attempt_at = Some(own);
+            self.due.insert((due_at, id, step, state.attempt));
+        }
+    }
+
+    fn stop_waiting(&mut self, id: RunId, step: u16) -> Waiting {
+        let Some(run) = self.runs.get_mut(&id) else { return Waiting::Nothing };
+        let state = &mut run.steps[usize::from(step)];
+        let waiting = std::mem::replace(&mut state.waiting, Waiting::Nothing);
+        if let Waiting::Timer(at) | Waiting::Retry(at) = waiting {
+            self.due.remove(&(at, id, step, state.attempt));
+        }
+        waiting
+    }
+
+    fn set_waiting(&mut self, id: RunId, step: u16, waiting: Waiting) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.steps[usize::from(step)].waiting = waiting;
+        }
+    }
+
+    fn is_under_way(
+        &self,
+        id: RunId,
+        step: u16,
+        attempt: u32,
+        waits: impl Fn(Waiting) -> bool,
+    ) -> bool {
+        let state = self.runs.get(&id).and_then(|run| run.steps.get(usize::from(step)));
+        state.is_some_and(|state| {
+            state.status == StepStatus::Running && state.attempt == attempt && waits(state.waiting)
+        })
+    }
+
+    fn unfinished(&self, id: RunId) -> Vec<u16> {
+        self.steps_of(id, |run, step| !run.steps[step].has_ended())
+    }
+
+    fn steps_of(&self, id: RunId, wanted: impl Fn(&Run, usize) -> bool) -> Vec<u16> {
+        let Some(run) = self.runs.get(&id) else { return Vec::new() };
+        (0_u16..).take(run.steps.len()).filter(|step| wanted(run, usize::from(*step))).collect()
+    }
+}

@@ -1,0 +1,344 @@
+//! How a tenant's state is laid out in its index.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` | counters and record |
+//! | `d` | runs accepted by day |
+//! | `y` | time: `clock.rs` |
+//! | `p` | bytes of inputs, outputs and definitions; counted anew where it is missing |
+//! | `L` seq | live run |
+//! | `E` seq | ended run |
+//! | `i` run id | seq of the run |
+//! | `w` name | named workflow, with its name |
+//! | `J` seq | job |
+//! | `j` job id | seq of the job |
+//! | `l` key | lock |
+//! | `k` hash | idempotent call |
+//! | `v`, `a` | requests that may be sent again: `answered.rs` |
+//!
+//! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
+
+use std::collections::BTreeMap;
+
+use super::day::DayCount;
+use super::definitions::definition_bytes;
+use super::{CreatedResource, Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use crate::domain::codec;
+use crate::domain::ids::{JobId, RunId};
+use crate::domain::lock::LockView;
+use crate::domain::page::{JsonSize, PageBudget};
+use crate::ports::{Found, Row, StoreError};
+use crate::state::tables::completion_records::CompletionRecords;
+use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
+use crate::state::tables::lock_table::LockTable;
+use crate::state::{RowBuffer, StateClock, decode_row};
+
+const META: u8 = b'm';
+const DAYS: u8 = b'd';
+const PAYLOAD_BYTES: u8 = b'p';
+const LIVE_RUN: u8 = b'L';
+const ENDED_RUN: u8 = b'E';
+const RUN_SEQ: u8 = b'i';
+const WORKFLOW: u8 = b'w';
+const JOB: u8 = b'J';
+const JOB_SEQ: u8 = b'j';
+const LOCK: u8 = b'l';
+const IDEMPOTENCY: u8 = b'k';
+
+/// Runs examined for one page at most, so that a rare status does not cost a whole scan.
+const EXAMINED_MAX: usize = 10_000;
+/// Bytes of rows examined for one page at most: a run may have many.
+const EXAMINED_BYTES_MAX: usize = 32 << 20;
+/// Rows read at once at most; few in tests, so that they see more than one batch.
+const BATCH_ROWS_MAX: usize = if cfg!(test) { 3 } else { 256 };
+/// Rows read at first, when it is not known yet how large they are.
+const BATCH_ROWS_FIRST: usize = if cfg!(test) { 2 } else { 8 };
+/// Bytes of rows read at once, about.
+const BATCH_BYTES: usize = 1 << 20;
+
+pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
+    let meta: Meta = rows.get(&[META])?.unwrap_or_default();
+    let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
+    let calls = rows.all::<IdempotencyRecord<CreatedResource>>(IDEMPOTENCY)?;
+    let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+    let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
+    let mut state = TenantState {
+        time: StateClock::load(rows, meta.last_at)?,
+        days: rows.get(&[DAYS])?.unwrap_or(days),
+        locks: LockTable::load(locks, meta.last_lock_token),
+        calls: IdempotencyTable::load(calls),
+        completions: CompletionRecords::load(rows)?,
+        meta,
+        ..TenantState::default()
+    };
+    for (_, run) in rows.all::<Run>(LIVE_RUN)? {
+        for (step, waiting) in (0_u16..).zip(&run.steps) {
+            if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
+                state.due.insert((at, run.id, step, waiting.attempt));
+            }
+        }
+        state.runs.insert(run.id, run);
+    }
+    for (_, (name, named)) in rows.all::<(String, NamedWorkflow)>(WORKFLOW)? {
+        state.workflows.insert(name, named);
+    }
+    match rows.get::<u64>(&[PAYLOAD_BYTES])? {
+        Some(bytes) => state.payload_bytes = bytes,
+        None => {
+            // Rows of a version that did not count.
+            state.payload_bytes = count_payloads(&state, rows)?;
+            state.dirty.payload_bytes = true;
+        }
+    }
+    Ok(state)
+}
+
+fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreError> {
+    let live: u64 = state.runs.values().map(|run| run.payload_bytes).sum();
+    let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
+    let mut bytes = live + named.sum::<u64>();
+    for_each(rows, ENDED_RUN, |run: Run| bytes += run.payload_bytes)?;
+    for_each(rows, JOB, |job: Job| bytes += definition_bytes(&job.workflow))?;
+    Ok(bytes)
+}
+
+/// Decodes the rows of a kind with a sequence number, a few at a time.
+fn for_each<T: serde::de::DeserializeOwned>(
+    rows: &RowBuffer,
+    kind: u8,
+    mut each: impl FnMut(T),
+) -> Result<(), StoreError> {
+    let mut from = seq_key(kind, 0);
+    loop {
+        let found = rows.scan(&from, &[kind + 1], BATCH_ROWS_FIRST, false)?;
+        for (key, value) in &found {
+            each(decode_row(key, value)?);
+        }
+        match found.last().and_then(|(key, _)| seq_of(key)) {
+            Some(last) if found.len() == BATCH_ROWS_FIRST => {
+                from = seq_key(kind, last.saturating_add(1))
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
+    let Dirty { meta, payload_bytes, runs, workflows } = std::mem::take(&mut state.dirty);
+    let mut rows = Vec::new();
+    if payload_bytes {
+        rows.push((vec![PAYLOAD_BYTES], Some(codec::encode(&state.payload_bytes))));
+    }
+    if meta {
+        state.meta.last_lock_token = state.locks.last_token();
+        (state.meta.day, state.meta.runs_today) = (state.days.day, state.days.runs);
+        rows.push((vec![META], Some(codec::encode(&state.meta))));
+        rows.push((vec![DAYS], Some(codec::encode(&state.days))));
+        rows.push(state.time.row());
+    }
+    for run in runs.iter().filter_map(|id| state.runs.get(id)) {
+        rows.push((seq_key(LIVE_RUN, run.seq), Some(codec::encode(run))));
+    }
+    for name in workflows {
+        let named = state.workflows.get(&name).map(|named| codec::encode(&(&name, named)));
+        rows.push((id_key(WORKFLOW, name.as_bytes()), named));
+    }
+    for (id, lock) in state.locks.take_dirty() {
+        rows.push((id_key(LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+    }
+    for (id, done) in state.calls.take_dirty() {
+        rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
+    }
+    rows.extend(state.completions.take_rows());
+    rows
+}
+
+/// The rows of a run that has ended.
+pub(super) fn ended_run(run: &Run) -> [Row; 2] {
+    [(seq_key(LIVE_RUN, run.seq), None), (seq_key(ENDED_RUN, run.seq), Some(codec::encode(run)))]
+}
+
+/// The row that finds a run by its id.
+pub(super) fn run_seq(id: RunId, seq: u64) -> Row {
+    (id_key(RUN_SEQ, id.uuid().as_bytes()), Some(codec::encode(&seq)))
+}
+
+/// The rows of a job.
+pub(super) fn job(seq: u64, job: &Job) -> [Row; 2] {
+    [
+        (seq_key(JOB, seq), Some(codec::encode(job))),
+        (id_key(JOB_SEQ, job.id.uuid().as_bytes()), Some(codec::encode(&seq))),
+    ]
+}
+
+impl TenantState {
+    /// A run, live or ended.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn run(&self, rows: &RowBuffer, id: RunId) -> Result<Option<Run>, StoreError> {
+        if let Some(run) = self.runs.get(&id) {
+            return Ok(Some(run.clone()));
+        }
+        match rows.get::<u64>(&id_key(RUN_SEQ, id.uuid().as_bytes()))? {
+            Some(seq) => rows.get(&seq_key(ENDED_RUN, seq)),
+            None => Ok(None),
+        }
+    }
+
+    /// A page of runs accepted before `before`, newest first, as `show` shows those that are
+    /// wanted, and where to go on. One run is decoded at a time.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn runs_before<T: JsonSize>(
+        &self,
+        rows: &RowBuffer,
+        before: Option<u64>,
+        limit: usize,
+        show: impl Fn(&Run) -> Option<T>,
+    ) -> Result<(Vec<T>, Option<u64>), StoreError> {
+        let mut before = before.unwrap_or(u64::MAX);
+        let live = self.runs.values().filter(|run| run.seq < before);
+        let mut live: BTreeMap<u64, &Run> = live.map(|run| (run.seq, run)).collect();
+        let mut page = RunPage::new(limit, show);
+        let mut batch_rows = BATCH_ROWS_FIRST;
+        loop {
+            let from = seq_key(ENDED_RUN, 0);
+            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), batch_rows, true)?;
+            let is_last = ended.len() < batch_rows;
+            batch_rows = rows_of_next_batch(&ended);
+            for (key, value) in &ended {
+                before = seq_of(key).unwrap_or_default();
+                // Live runs that are newer come first.
+                while let Some(newer) = live.last_entry().filter(|run| *run.key() > before) {
+                    if !page.add(newer.remove(), 0) {
+                        return Ok(page.cut());
+                    }
+                }
+                if !page.has_room() || !page.add(&decode_row(key, value)?, value.len()) {
+                    return Ok(page.cut());
+                }
+            }
+            if is_last {
+                while let Some((_, run)) = live.pop_last() {
+                    if !page.add(run, 0) {
+                        return Ok(page.cut());
+                    }
+                }
+                return Ok((page.found, None));
+            }
+        }
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn job(&self, rows: &RowBuffer, id: JobId) -> Result<Option<Job>, StoreError> {
+        match rows.get::<u64>(&id_key(JOB_SEQ, id.uuid().as_bytes()))? {
+            Some(seq) => rows.get(&seq_key(JOB, seq)),
+            None => Ok(None),
+        }
+    }
+
+    /// A page of jobs created after `after`, as `show` shows them, and where to go on.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn jobs_after<T: JsonSize>(
+        &self,
+        rows: &RowBuffer,
+        mut after: u64,
+        limit: usize,
+        show: impl Fn(&Job) -> T,
+    ) -> Result<(Vec<T>, Option<u64>), StoreError> {
+        let mut room = PageBudget::new(limit);
+        let mut found = Vec::new();
+        let mut batch_rows = BATCH_ROWS_FIRST;
+        loop {
+            let from = seq_key(JOB, after.saturating_add(1));
+            let jobs = rows.scan(&from, &[JOB + 1], batch_rows, false)?;
+            let is_last = jobs.len() < batch_rows;
+            batch_rows = rows_of_next_batch(&jobs);
+            for (key, value) in &jobs {
+                let job = show(&decode_row(key, value)?);
+                if !room.take(&job) {
+                    return Ok((found, Some(after)));
+                }
+                found.push(job);
+                after = seq_of(key).unwrap_or_default();
+            }
+            if is_last {
+                return Ok((found, None));
+            }
+        }
+    }
+}
+
+/// A page of runs in the making.
+struct RunPage<T, S> {
+    room: PageBudget,
+    show: S,
+    found: Vec<T>,
+    /// The last run examined; the next page begins before it.
+    last: Option<u64>,
+    examined: usize,
+    examined_bytes: usize,
+}
+
+impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
+    fn new(limit: usize, show: S) -> Self {
+        let room = PageBudget::new(limit);
+        Self { room, show, found: Vec::new(), last: None, examined: 0, examined_bytes: 0 }
+    }
+
+    /// Whether another run may be looked at. The first always may.
+    const fn has_room(&self) -> bool {
+        self.examined < EXAMINED_MAX && self.examined_bytes < EXAMINED_BYTES_MAX
+    }
+
+    /// Adds a run, unless it is not wanted; `false` when the page is full without it.
+    fn add(&mut self, run: &Run, bytes: usize) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        if let Some(shown) = (self.show)(run) {
+            if !self.room.take(&shown) {
+                return false;
+            }
+            self.found.push(shown);
+        }
+        self.last = Some(run.seq);
+        self.examined += 1;
+        self.examined_bytes += bytes;
+        true
+    }
+
+    /// The page that is full, and where to go on.
+    fn cut(self) -> (Vec<T>, Option<u64>) {
+        (self.found, self.last)
+    }
+}
+
+/// How many rows to read next: about as many as are a batch in bytes, by those just read.
+fn rows_of_next_batch(rows: &[Found]) -> usize {
+    let bytes: usize = rows.iter().map(|(_, value)| value.len()).sum();
+    let fit = BATCH_BYTES.saturating_mul(rows.len()) / bytes.max(1);
+    fit.clamp(1, BATCH_ROWS_MAX)
+}
+
+fn seq_key(kind: u8, seq: u64) -> Vec<u8> {
+    id_key(kind, &seq.to_be_bytes())
+}
+
+fn seq_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
+}
+
+fn id_key(kind: u8, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + id.len());
+    key.push(kind);
+    key.extend_from_slice(id);
+    key
+}

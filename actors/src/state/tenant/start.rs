@@ -1,0 +1,211 @@
+//! Starts runs: the one place where a run is let in or refused.
+
+use std::sync::Arc;
+
+use super::definitions::definition_bytes;
+use super::events::Fields;
+use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
+use crate::command::{Cause, Idempotency, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::domain::ids::RunId;
+use crate::domain::json::Json;
+use crate::domain::run::RunStatus;
+use crate::domain::tenant::Quota;
+use crate::domain::workflow::Workflow;
+use crate::mutants::{self, Mutant};
+
+/// A run to be started.
+struct NewRun {
+    id: RunId,
+    work_item: String,
+    workflow: Arc<Workflow>,
+    workflow_name: Option<String>,
+    input: Json,
+}
+
+impl TenantState {
+    /// Applies the commands that start runs.
+    pub(super) fn start(
+        &mut self,
+        command: &TenantCommand,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<Outcome, Refusal> {
+        match command {
+            TenantCommand::StartRun { run, work_item, workflow, input, idempotency } => {
+                // Before all refusals: what was done under the key stays done, whatever has become
+                // of the tenant since.
+                if let Some(outcome) = self.replayed(idempotency.as_ref())? {
+                    return Ok(outcome);
+                }
+                self.may_start()?;
+                let (workflow, workflow_name) = self.resolve(workflow)?;
+                let run = NewRun {
+                    id: *run,
+                    work_item: work_item.clone(),
+                    workflow,
+                    workflow_name,
+                    input: input.clone(),
+                };
+                let id = run.id;
+                self.room_to_store()?;
+                self.begin(run, cause, effects)?;
+                self.calls.remember(
+                    idempotency.as_ref(),
+                    self.time.aged(),
+                    CreatedResource::Run(id),
+                );
+                Ok(Outcome::Run { run: id, replayed: false })
+            }
+            TenantCommand::CreateJob { idempotency, .. } => {
+                if let Some(outcome) = self.replayed(idempotency.as_ref())? {
+                    return Ok(outcome);
+                }
+                self.may_start()?;
+                self.create_job(command, cause, effects)
+            }
+            _ => Ok(Outcome::Ignored),
+        }
+    }
+
+    /// What [`Self::begin`] decides, for the mutant that decides it before.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn may_begin(&self, call: Option<&Idempotency>) -> Result<(), Refusal> {
+        if self.calls.knows(call) { Ok(()) } else { self.check_run_quotas() }
+    }
+
+    /// What the call made when it was done before.
+    fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
+        let made = self.calls.check(call, self.time.aged())?;
+        Ok(made.map(|made| match made {
+            CreatedResource::Run(run) => Outcome::Run { run, replayed: true },
+            CreatedResource::Job(job, run) => Outcome::Job { job, run, replayed: true },
+        }))
+    }
+
+    fn resolve(&self, source: &WorkflowSource) -> Result<(Arc<Workflow>, Option<String>), Refusal> {
+        match source {
+            WorkflowSource::Inline(workflow) => Ok((Arc::clone(workflow), None)),
+            WorkflowSource::Named(name) => match self.workflows.get(name) {
+                Some(named) => Ok((Arc::clone(&named.workflow), Some(name.clone()))),
+                None => Err(Refusal::UnknownWorkflow { name: name.clone() }),
+            },
+        }
+    }
+
+    fn create_job(
+        &mut self,
+        command: &TenantCommand,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<Outcome, Refusal> {
+        let TenantCommand::CreateJob {
+            job,
+            name,
+            description,
+            created_by,
+            workflow,
+            run,
+            idempotency,
+        } = command
+        else {
+            return Ok(Outcome::Ignored);
+        };
+        self.room_to_store()?;
+        if let Some(run) = run {
+            let new = NewRun {
+                id: *run,
+                work_item: job.to_string(),
+                workflow: Arc::clone(workflow),
+                workflow_name: None,
+                input: Json::null(),
+            };
+            self.begin(new, cause, effects)?;
+        }
+        let record = Job {
+            id: *job,
+            name: name.clone(),
+            description: description.clone(),
+            created_by: created_by.clone(),
+            created_at: self.meta.last_at,
+            workflow: Arc::clone(workflow),
+            run: *run,
+        };
+        self.add_payload(definition_bytes(&record.workflow));
+        self.settled.extend(rows::job(self.meta.next_job_seq, &record));
+        self.meta.next_job_seq += 1;
+        self.audit(cause, "job_created", &job.to_string(), None);
+        let call = idempotency.as_ref().filter(|_| !mutants::is(Mutant::JobsWithoutKeys));
+        self.calls.remember(call, self.time.aged(), CreatedResource::Job(*job, *run));
+        Ok(Outcome::Job { job: *job, run: *run, replayed: false })
+    }
+
+    /// Lets a run in if the quotas on runs allow it, and begins it.
+    fn begin(
+        &mut self,
+        new: NewRun,
+        cause: Option<&Cause>,
+        effects: &mut Vec<TenantEffect>,
+    ) -> Result<(), Refusal> {
+        if !mutants::is(Mutant::QuotaBeforeApply) {
+            self.check_run_quotas()?;
+        }
+        self.days.runs += 1;
+        let (id, work_item) = (new.id, new.work_item.clone());
+        let spec = new.workflow.json();
+        let run = Run {
+            id,
+            seq: self.meta.next_run_seq,
+            work_item: new.work_item,
+            steps: vec![StepState::pending(); new.workflow.steps.len()],
+            workflow: new.workflow,
+            workflow_name: new.workflow_name,
+            status: RunStatus::Running,
+            started_at: self.meta.last_at,
+            completed_at: None,
+            payload_bytes: new.input.as_str().len() as u64,
+            input: new.input,
+            error: None,
+            events: Vec::new(),
+        };
+        self.meta.next_run_seq += 1;
+        self.add_payload(run.payload_bytes);
+        self.settled.push(rows::run_seq(id, run.seq));
+        self.runs.insert(id, run);
+        let fields = Fields::new("run_started")
+            .text("work_item_id", &work_item)
+            .json("workflow_spec", spec.as_str());
+        self.run_event(id, fields);
+        self.audit(cause, "run_started", &id.to_string(), Some(id));
+        self.advance(id, effects);
+        Ok(())
+    }
+
+    /// Refuses a run for which the quotas on runs leave no room.
+    fn check_run_quotas(&self) -> Result<(), Refusal> {
+        self.check_quota(Quota::ConcurrentWorkflows)?;
+        self.check_quota(Quota::WorkflowsPerDay)
+    }
+
+    /// Refuses what starts something when the stored bytes have reached the quota.
+    pub(super) fn room_to_store(&self) -> Result<(), Refusal> {
+        self.check_quota(Quota::StorageBytes)
+    }
+
+    fn check_quota(&self, quota: Quota) -> Result<(), Refusal> {
+        let now = self.meta.last_at;
+        let Some(limit) = self.meta.record.as_ref().and_then(|record| record.quotas.limit(quota))
+        else {
+            return Ok(());
+        };
+        let used = match quota {
+            Quota::StorageBytes if !self.counts_payloads => self.meta.events_bytes,
+            _ => self.used(quota, now),
+        };
+        if used < limit {
+            return Ok(());
+        }
+        let retry_after_secs =
+            (quota == Quota::WorkflowsPerDay).then(|| now.next_day().ms_since(now).div_ceil(1000));
+        Err(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs })
+    }
+}
