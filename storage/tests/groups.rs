@@ -12,7 +12,7 @@ use shiioo_actors::ports::{
 };
 use shiioo_actors::seams::Timestamp;
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
-use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
+use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};
 
 const GROUP: GroupId = GroupId(1);
 const RAFT_ID: u64 = 11;
@@ -88,7 +88,7 @@ impl ApplySink for Sink {
 
 fn config() -> GroupsConfig {
     let fresh = uuid::Uuid::from_u128(1);
-    let log = LogClaim { expected: None, fresh, region: "default".to_owned() };
+    let log = LogIdentity { expected: None, fresh, region: "default".to_owned() };
     GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 

@@ -1,4 +1,4 @@
-//! openraft's types as this program fills them in, and how they become records of the log.
+//! openraft's types as this program fills them in, and their conversion to records of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -98,7 +98,7 @@ pub(crate) fn stored_membership(members: Option<&(Position, Members)>) -> Stored
     }
 }
 
-/// What openraft is told of an error of ours: it stops the group.
+/// Turns an error of ours into the one that openraft is given, which stops the group.
 pub(crate) fn io_error(error: StoreError) -> io::Error {
     match error {
         StoreError::Full => io::ErrorKind::StorageFull.into(),

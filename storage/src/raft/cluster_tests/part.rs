@@ -31,7 +31,7 @@ pub struct TestPart {
     /// Survives power cuts.
     durable: Arc<Mutex<Contents>>,
     stall: Mutex<Stall>,
-    /// Positions handed over in this life.
+    /// Positions delivered in this life.
     handed: Mutex<Vec<Position>>,
     installed: Mutex<Vec<Option<Position>>>,
     /// Whether nothing can be made durable for lack of room.
