@@ -21,7 +21,9 @@ pub fn read_small(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>, StoreE
         };
         let len = file.len()?;
         if len > SMALL_FILE_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than expected"));
+            let why =
+                format!("it has {len} bytes, and at most {SMALL_FILE_BYTES_MAX} are expected");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         file.read_at(0, &mut bytes)?;

@@ -143,8 +143,8 @@ impl Store for FileStore {
             .write_at(self.events_len, bytes)
             .map_err(|error| store_error(format!("write {}", files.paths.events), error));
         files.noted(written)?;
-        // Moves only after a whole write. After a failed one the store is broken, and the bytes are cut
-        // off when it is opened again.
+        // Moves only after a whole write. After a failed one the store is broken, and the bytes are
+        // cut off when it is opened again.
         self.events_len += bytes.len() as u64;
         Ok(())
     }

@@ -93,7 +93,8 @@ impl OpenStores {
             let Some(least) = least.min_by_key(|holder| holder.used.load(Ordering::Acquire)) else {
                 return;
             };
-            // Each is asked once: one that does not answer must not keep the others from being asked.
+            // Each is asked once: one that does not answer must not keep the others from being
+            // asked.
             least.is_asked.store(true, Ordering::Release);
             least.ask.lock().clone()
         };

@@ -102,10 +102,13 @@ impl RowIndex {
                 let what = format!("{path} has format {format}");
                 return Err(StoreError::TooNew { what, known: FORMAT.into() });
             }
-            _ => return Err(index.damaged("its format is not known".into())),
+            _ => {
+                return Err(index
+                    .damaged("its format cannot be read; put the file back from a copy".into()));
+            }
         }
-        // An index without an owner is of a program that gave logs no id: the log itself says then, by its
-        // report of files, whether it knows this one.
+        // An index without an owner is of a program that gave logs no id: the log itself says then,
+        // by its report of files, whether it knows this one.
         let owner = index.verified_meta(META_LOG)?;
         if let (Some(owner), Some(log)) = (owner, log)
             && owner != log.as_bytes()
@@ -119,9 +122,9 @@ impl RowIndex {
         }
         let state = match index.verified_meta(META_STATE)? {
             None => None,
-            Some(bytes) => Some(
-                decode_state(&bytes).ok_or_else(|| index.damaged("the state is garbled".into()))?,
-            ),
+            Some(bytes) => Some(decode_state(&bytes).ok_or_else(|| {
+                index.damaged("its state cannot be read; put the file back from a copy".into())
+            })?),
         };
         Ok((index, state))
     }
@@ -180,7 +183,10 @@ impl RowIndex {
     /// Gives the value of a row without its checksum, which must be right.
     fn verified(&self, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
         if !has_valid_checksum(key, &value) {
-            let what = format!("the checksum of row \"{}\" does not match", key.escape_ascii());
+            let what = format!(
+                "the checksum of row \"{}\" does not match; put the file back from a copy",
+                key.escape_ascii()
+            );
             return Err(self.damaged(what));
         }
         value.truncate(value.len() - CHECKSUM_BYTES);

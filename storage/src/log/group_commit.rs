@@ -45,8 +45,8 @@ impl GroupCommit {
 
     /// Takes a job, or completes it with an error where the log is closed or too many wait.
     pub fn push(&mut self, job: Job) {
-        // The record that closes the log is a witness for everything before it. A record behind it would
-        // be without one.
+        // The record that closes the log is a witness for everything before it. A record behind it
+        // would be without one.
         if self.is_closed {
             (job.completion)(Err(self.shared.error()));
         } else if self.waiting.len() >= QUEUE_JOBS_MAX {
@@ -69,8 +69,8 @@ impl GroupCommit {
                 Ok(()) => self.shared.set_exhausted(false),
                 Err(CommitError::ShortOf(shortage)) => {
                     self.shared.set_short_of(shortage);
-                    // The batch and all jobs behind it wait; their owners wait with them. A node that stops
-                    // cannot, and nobody was told that these jobs are durable.
+                    // The batch and all jobs behind it wait; their owners wait with them. A node
+                    // that stops cannot, and nobody was told that these jobs are durable.
                     if !self.shared.is_closing() {
                         return Pause::Blocked(shortage);
                     }
@@ -82,8 +82,8 @@ impl GroupCommit {
         if !self.shared.is_full() || self.is_closed {
             return Pause::Idle;
         }
-        // The reserve is filled again before the disk counts as having room: the next shortage must find
-        // it whole.
+        // The reserve is filled again before the disk counts as having room: the next shortage must
+        // find it whole.
         if !self.writer.has_room() {
             return Pause::Probing;
         }
@@ -92,7 +92,8 @@ impl GroupCommit {
     }
 
     fn run_batch(&mut self) -> Result<(), CommitError> {
-        // A batch that was short of something is committed as it is: its jobs are taken from the queue.
+        // A batch that was short of something is committed as it is: its jobs are taken from the
+        // queue.
         if self.batch.is_none() {
             self.writer.begin()?;
             self.batch = Some(self.fill());

@@ -46,8 +46,9 @@ fn load_stored(stored: &StoredEntry) -> Result<LogEntry, StoreError> {
     // read.
     file.read_at(location.offset, &mut bytes)
         .map_err(|error| store_error(format!("read {path}"), error))?;
-    let framed = record::read_frame(location.segment, &bytes, 0)
-        .ok_or_else(|| damaged("the checksum does not match".into()))?;
+    let framed = record::read_frame(location.segment, &bytes, 0).ok_or_else(|| {
+        damaged("the checksum does not match; put the log back from a copy".into())
+    })?;
     let (_, entry) = record::decode_entry(&bytes[framed.payload]).map_err(damaged)?;
     if entry.position == *position {
         Ok(entry)

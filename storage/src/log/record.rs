@@ -164,7 +164,8 @@ pub(crate) fn put_vote(group: GroupId, vote: Vote, bytes: &mut Vec<u8>) {
 
 /// Writes an entry's payload.
 pub(crate) fn put_entry(group: GroupId, entry: &LogEntry, bytes: &mut Vec<u8>) {
-    // By hand and of fixed length, so that recovery reads group and position without decoding the body.
+    // By hand and of fixed length, so that recovery reads group and position without decoding the
+    // body.
     bytes.push(TAG_ENTRY);
     bytes.extend_from_slice(&group.0.to_le_bytes());
     bytes.extend_from_slice(&entry.position.index.to_le_bytes());
@@ -349,7 +350,8 @@ fn parse_frame(bytes: &[u8], offset: usize) -> Option<Framed> {
 }
 
 fn checksum(segment: u32, batch: u32, payload: &[u8]) -> u32 {
-    // The length is not in it: a wrong length takes other bytes for the payload, which do not match.
+    // The length is not in it: a wrong length takes other bytes for the payload, which do not
+    // match.
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&segment.to_le_bytes());
     hasher.update(&batch.to_le_bytes());

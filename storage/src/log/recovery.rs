@@ -166,7 +166,12 @@ impl Recovery<'_> {
                 record::read_frame(number, &bytes, offset)
             }
             Head::Unknown(version) => {
-                return Err(damaged(8, &format!("version {version} is not known")));
+                return Err(damaged(
+                    8,
+                    &format!(
+                        "version {version} is not known: start the newer shiioo that wrote it"
+                    ),
+                ));
             }
             Head::Broken => None,
         };
@@ -237,7 +242,7 @@ impl Recovery<'_> {
                  node: its id is {log}, and {known} is expected"
             )),
             (_, None) if self.log.is_some() => {
-                Err("the segment is older than the one before it".into())
+                Err(format!("the segment has no id, and the one before it has; {REMEDY}"))
             }
             (_, log) => {
                 self.log = log;
@@ -253,7 +258,7 @@ impl Recovery<'_> {
             Some(previous) if previous.len != expected => Err(StoreError::Damaged {
                 file: segment::path(previous.number),
                 offset: previous.len.min(expected),
-                what: format!("it is {} bytes long and was {expected}", previous.len),
+                what: format!("it is {} bytes long and was {expected}; {REMEDY}", previous.len),
             }),
             _ => Ok(()),
         }

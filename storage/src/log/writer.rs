@@ -194,7 +194,11 @@ impl Writer {
             if !fits {
                 self.buffer.truncate(length);
                 self.changes.truncate(count);
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "entry too large"));
+                let why = format!(
+                    "an entry of group {group} is larger than the {} bytes that a record may have",
+                    record::PAYLOAD_BYTES_MAX
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
         }
         Ok(())

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_without_a_part_do_not_hold_the_mark() {
+    fn entries_for_no_state_machine_do_not_hold_the_mark() {
         let mut tracker = DurabilityTracker::default();
         tracker.add_membership(at(0), Members { voters: vec![vec![1]], nodes: vec![1] });
         let mark = tracker.deliver(at(0), None).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_part_alone_holds_is_told() {
+    fn what_one_state_machine_alone_holds_is_told() {
         let mut tracker = DurabilityTracker::default();
         let held = |tracker: &DurabilityTracker, number| tracker.held_by(part(number).unwrap());
         for (index, number) in [(0, 1), (1, 2), (2, 2), (3, 1), (4, 0)] {
@@ -235,7 +235,7 @@ mod tests {
         })]
 
         /// Against the definition: the highest position at or below which nothing is undurable;
-        /// the mark is at most that, and is that once every part has reported.
+        /// the mark is at most that, and is that once every state machine has reported.
         #[test]
         fn the_mark_is_a_lower_bound_that_arrives(
             steps in prop::collection::vec((0_u8..4, any::<bool>(), 0_u64..6), 1..120),

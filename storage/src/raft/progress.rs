@@ -50,8 +50,8 @@ impl GroupProgress {
     /// Runs an installation, and tells meanwhile that there is one.
     pub async fn while_installing<T>(&self, installs: impl Future<Output = T>) -> T {
         self.is_installing.store(true, Ordering::Release);
-        // When the installation is dropped in the middle the group ends, and with it this node: then it
-        // does not matter that the flag stays.
+        // When the installation is dropped in the middle the group ends, and with it this node:
+        // then it does not matter that the flag stays.
         let installed = installs.await;
         self.is_installing.store(false, Ordering::Release);
         installed

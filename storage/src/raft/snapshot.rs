@@ -125,8 +125,8 @@ impl SnapshotAssembler {
 
     fn begin(&mut self, chunk: &Chunk, now: Instant) -> Result<(), String> {
         let (vote, transfer) = (chunk.vote, chunk.transfer);
-        // By term, then by the leader's own number: a chunk of an earlier transfer may be late, and must not
-        // throw away what a later one has sent.
+        // By term, then by the leader's own number: a chunk of an earlier transfer may be late, and
+        // must not throw away what a later one has sent.
         if self.0.as_ref().is_some_and(|it| (it.vote.term, it.transfer) > (vote.term, transfer)) {
             return Err("a newer snapshot is under way".into());
         }

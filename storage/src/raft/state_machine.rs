@@ -98,8 +98,8 @@ impl GroupStateMachine {
     /// Has the state machine take a dump over durably. Without room it waits: an error here would
     /// end the group, and with it the node, for a lack that passes by itself.
     async fn install(&self, dump: Dump) -> Result<(), io::Error> {
-        // The dump is taken over in memory first. `settle` only tries to make that durable again, so the
-        // dump need not be kept for it.
+        // The dump is taken over in memory first. `settle` only tries to make that durable again,
+        // so the dump need not be kept for it.
         let mut installed = self.sink.install(self.group, dump).await;
         while matches!(installed, Err(StoreError::Full)) && !self.progress.is_closing() {
             tokio::time::sleep(ROOM_RETRY).await;
@@ -132,7 +132,8 @@ impl GroupStateMachine {
             EntryPayload::Blank => Payload::NewTerm,
             EntryPayload::Normal(envelope) => Payload::Command(envelope),
             EntryPayload::Membership(_) => {
-                // Nobody applies it: openraft keeps the membership, and the tracker what is durable.
+                // Nobody applies it: openraft keeps the membership, and the tracker what is
+                // durable.
                 if let Some(responder) = responder {
                     responder.send(Outcome::Ignored);
                 }
@@ -156,8 +157,8 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        // Never waits for a state machine: its queue takes the entry, or lets entries go and reads them
-        // from the log later.
+        // Never waits for a state machine: its queue takes the entry, or lets entries go and reads
+        // them from the log later.
         while let Some(entry) = entries.try_next().await? {
             self.deliver(entry);
         }
@@ -197,8 +198,8 @@ impl RaftSnapshotBuilder<TypeConfig> for GroupStateMachine {
     type SnapshotData = SnapshotHandle;
 
     async fn build_snapshot(&mut self) -> Result<HandleSnapshot, io::Error> {
-        // The mark as it is in memory, which the log may not have yet. The purge that follows from this
-        // snapshot is a later job than the mark, so the log has it first.
+        // The mark as it is in memory, which the log may not have yet. The purge that follows from
+        // this snapshot is a later job than the mark, so the log has it first.
         let (last_log_id, last_membership) = self.at_low_water_mark();
         let meta = Meta { last_log_id, last_membership };
         self.keep(&meta);

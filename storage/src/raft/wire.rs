@@ -191,7 +191,8 @@ impl Append {
                 Some(prev) => prev.index.checked_add(1) == Some(at.index) && at.term >= prev.term,
                 None => at.index == 0,
             };
-            // The group stands in each entry, too: an entry of another group is a fault of the sender's.
+            // The group stands in each entry, too: an entry of another group is a fault of the
+            // sender's.
             if of != group || !follows || at.term > term {
                 return Err(format!("entry {at} of group {of} cannot follow {prev:?} here"));
             }
