@@ -23,7 +23,7 @@ use shiioo_actors::ports::{
 };
 use shiioo_actors::services::tenants::{Quarantined, Registry};
 use shiioo_api::{Api, ApiConfig};
-use shiioo_storage::{FileStores, Groups, GroupsConfig, LogClaim, StoresConfig, UnderWayFile};
+use shiioo_storage::{FileStores, Groups, GroupsConfig, LogIdentity, StoresConfig, UnderWayFile};
 use shiioo_transport::http_client::HttpSteps;
 use shiioo_transport::pki::{self, MemberName};
 use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
@@ -124,7 +124,7 @@ impl Rooms {
             // A dropped sender says the same as a message.
             serving.serve(sockets.api, async { drop(stopped.await) }).await;
         });
-        let log = LogClaim {
+        let log = LogIdentity {
             expected: identity.log_id,
             fresh: seams.seams.uuid(),
             region: config.region.clone(),

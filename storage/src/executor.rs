@@ -1,38 +1,40 @@
-//! Where blocking work runs.
+//! Runs work that blocks: on threads in production, on the caller's thread in a simulation.
 #![allow(clippy::disallowed_methods, reason = "this file is the seam that the others go through")]
 
 use std::future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use shiioo_actors::ports::{Job, WorkerPool};
 
-/// Where blocking work runs: on the caller's thread in a simulation, where every thread would be
-/// an unseen source of chance, else on threads that may block.
+/// Runs work that blocks. In a simulation it runs on the caller's thread, because a thread would be
+/// a source of chance that no seed controls; else on threads that may block.
 #[derive(Debug, Clone)]
 pub enum Executor {
-    /// At once, on the caller's thread. No thread is ever made.
+    /// Runs work at once on the caller's thread. No thread is ever made.
     Inline,
-    /// On the caller's thread, after the time that a simulated disk takes for it.
+    /// Runs work on the caller's thread, after the time that a simulated disk takes for it.
     Paced(Pace),
-    /// On the runtime's threads for blocking work; the log's writer has a thread of its own.
+    /// Runs work on the runtime's threads for blocking work. The log's writer has a thread of its
+    /// own.
     Threads,
 }
 
-/// How long a simulated disk takes for a piece of work with a sync in it. Others wait meanwhile, and
-/// what they bring to the log becomes one batch. Set from outside, while the program runs.
+/// The simulated latency of a piece of work with a sync in it. Jobs that reach the log meanwhile
+/// become one batch. A simulation changes it while the program runs.
 #[derive(Debug, Clone, Default)]
 pub struct Pace(Arc<AtomicU64>);
 
 impl Pace {
-    /// Sets what work takes that begins from now on; zero for none, and no waiting at all.
+    /// Sets the simulated latency of work that starts from now on. Zero disables it.
     pub fn set(&self, pace: Duration) {
         self.0.store(u64::try_from(pace.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// What work takes now.
+    /// Gives the simulated latency of work that starts now.
     pub fn get(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
@@ -58,7 +60,7 @@ impl Executor {
         }
     }
 
-    /// The pace of the disk, where it has one.
+    /// Gives the latency of the simulated disk; zero where there is none.
     pub(crate) fn pace(&self) -> Pace {
         match self {
             Self::Paced(pace) => pace.clone(),
@@ -85,14 +87,14 @@ impl Executor {
     }
 }
 
-/// Threads that work of tenants runs on: rendering, and reading what services answered.
+/// Threads for tenants' work: rendering templates, and reading services' answers.
 const WORKERS: usize = 2;
-/// Stack of such a thread, bytes. Only what is used of it takes memory.
+/// Stack of such a thread, bytes. Only the pages in use take memory.
 const WORKER_STACK_BYTES: usize = 16 << 20;
 
 impl Executor {
-    /// Starts the threads for tenants' work; in a simulation there are none, and it runs where it is
-    /// asked for.
+    /// Starts the threads for tenants' work. In a simulation there are none, and the work runs on
+    /// the caller's thread.
     ///
     /// # Errors
     /// When the system gives no threads.
@@ -105,7 +107,7 @@ impl Executor {
         for _ in 0..WORKERS {
             let next = Arc::clone(&next);
             let work = move || {
-                // They end when nobody is left who could bring more.
+                // Ends when the last sender is gone.
                 while let Some(job) = take_job(&next) {
                     job();
                 }
@@ -117,9 +119,10 @@ impl Executor {
     }
 }
 
-/// Waits for a job, with the line locked, and runs it without.
+/// Waits for a job. The queue is locked during the wait and free during the job, so that the other
+/// threads wait for the next one meanwhile.
 fn take_job(next: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
-    next.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    next.lock().recv().ok()
 }
 
 struct WorkerThreads(mpsc::Sender<Job>);
@@ -130,7 +133,7 @@ impl WorkerPool for WorkerThreads {
     }
 
     fn run(&self, job: Job) {
-        // The threads live as long as this sender.
+        // Cannot fail: the threads live as long as this sender.
         let _ = self.0.send(job);
     }
 }
@@ -147,7 +150,7 @@ impl WorkerPool for InlineWorkers {
     }
 }
 
-/// What a job came to; its panic is the caller's.
+/// Gives the result of a job. Its panic goes on in the caller.
 async fn ended<T>(done: Result<T, tokio::task::JoinError>) -> T {
     match done.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(done) => done,

@@ -1,7 +1,7 @@
-//! Looks at the disk of a node that does not run: what its log holds of every group, and the
-//! state of every part. For checks that compare what several nodes hold.
+//! Reads the disk of a node that does not run: the log of every group, and the state of every state
+//! machine. For checks that compare several nodes.
 //!
-//! It opens the files as a start does, which may repair them: give it a copy
+//! It opens the files as a start does, which cuts torn writes off: give it a copy
 //! ([`SimDisk::fork`](crate::disk::SimDisk::fork)).
 
 use std::collections::BTreeMap;
@@ -11,27 +11,28 @@ use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::StoreError;
 
 use crate::disk::{Disk, OpenMode, store_error};
-use crate::log::{record, recovery};
-use crate::parts::index::PartIndex;
+use crate::index::row_index::RowIndex;
+use crate::log::record;
+use crate::log::recovery;
 
 /// Above every key of a row.
 const KEY_END: [u8; 64] = [0xff; 64];
 
-/// What a log holds.
+/// The contents of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogImage {
-    /// The entries of each group, in order: where they stand, and their bytes as they are written.
+    /// The entries of each group, in order: their positions, and their bytes as they are written.
     pub groups: BTreeMap<GroupId, Vec<(Position, Vec<u8>)>>,
 }
 
-/// What a part holds.
+/// The contents of a state machine's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartImage {
-    /// The last entry whose effect is in it.
+    /// The last entry whose effect is in the files.
     pub applied: Position,
-    /// The rows of its index.
+    /// The rows of the index.
     pub rows: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Its event log up to that entry.
+    /// The event log up to that entry.
     pub events: Vec<u8>,
 }
 
@@ -54,14 +55,15 @@ pub fn log(disk: &dyn Disk) -> Result<LogImage, StoreError> {
     Ok(image)
 }
 
-/// Reads a part by the path of its index; `None` when nothing was ever applied to it.
+/// Reads a state machine's files by the path of its index; `None` when nothing was ever applied to
+/// it.
 ///
 /// # Errors
 /// When a file cannot be read or is damaged.
 pub fn part(disk: &Arc<dyn Disk>, index_path: &str) -> Result<Option<PartImage>, StoreError> {
     let failed = |error| store_error(format!("read {index_path}"), error);
     let file = disk.open(index_path, OpenMode::Existing).map_err(failed)?;
-    let (index, state) = PartIndex::open(index_path, file, None)?;
+    let (index, state) = RowIndex::open(index_path, file, None)?;
     let Some(state) = state else { return Ok(None) };
     let rows = index.scan(&[], &KEY_END, usize::MAX, false)?.into_iter().collect();
     let mut events = vec![0; usize::try_from(state.events_len).unwrap_or(usize::MAX)];

@@ -1,35 +1,49 @@
-//! What shiioo keeps, and how it is kept: the disk seam, the replicated log of every group, and the
-//! files of every part.
+//! The durable side of shiioo: the disk seam, the replicated log of every group, and the files that
+//! state machines keep.
 //!
 //! | here | is | for |
 //! |---|---|---|
 //! | [`disk`] | the only way to files | everybody |
-//! | [`Executor`] | where blocking work runs | `node` chooses |
-//! | [`Groups`] | Raft groups over one log | the actors' `ReplicatedLog`, and their replicas elsewhere |
+//! | [`Executor`] | runs work that blocks | `node` chooses |
 //! | [`FileStores`] | indexes and event logs | the actors' `Stores` |
+//! | [`Groups`] | Raft groups over one log | the actors' `ReplicatedLog`, and their replicas elsewhere |
+//!
+//! The log is the durability point: an entry that [`Groups`] acknowledges is synced there. The
+//! files in `index` follow later, and report to the log how far they are, which is what lets it be
+//! cut. The rules, and why a torn write can be told from damage, are told at the head of `log`,
+//! `raft` and `index`.
+//!
+//! # Floors
+//!
+//! Folders and files of this crate import only what is above them in this list:
+//!
+//! 1. `disk`: the seam, and its simulation
+//! 2. `executor`: where blocking work runs
+//! 3. `index`: files of state machines
+//! 4. `log`: the write-ahead log of the node; asks `index` who had files beside a log of version 1
+//! 5. `raft`: openraft over `log`
+//! 6. `under_way`: the file of attempts under way, over `disk` alone
+//! 7. `inspect`: reads a dead node's disk, for the simulator
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
-//! face. It knows nothing of HTTP or QUIC, and of the domain only what a command is for.
-//!
-//! The durability point is the log: what [`Groups`] acknowledges is synced there. The parts' files
-//! follow when their actors say so, and tell the log by the floor what it may forget. The rules, and
-//! why a torn write can be told from damage, are in the modules `log` and `raft::floor`.
+//! face. It knows nothing of HTTP or QUIC, and of the domain only which state machine a command is
+//! for.
 
 #[cfg(test)]
 mod crash_tests;
 pub mod disk;
 mod executor;
+mod index;
 #[cfg(feature = "sim")]
 pub mod inspect;
 mod log;
-mod parts;
 mod raft;
 mod under_way;
 
 pub use executor::{Executor, Pace};
+pub use index::{FileStores, StoresConfig};
 #[cfg(any(test, feature = "sim"))]
 pub use log::witnessed_log_bytes;
-pub use log::{LogClaim, has_log};
-pub use parts::{FileStores, StoresConfig};
+pub use log::{LogIdentity, has_log};
 pub use raft::{Groups, GroupsConfig, NoPeers};
 pub use under_way::UnderWayFile;

@@ -1,13 +1,14 @@
-//! A small file that says which attempts of steps are under way, so that one that ends the process
-//! again and again is found at the next start.
+//! A small file that says which attempts of steps are under way, so that a step that ends the
+//! process again and again is found at the next start.
 //!
-//! It is never synced: what it is for is the death of the process, which the page cache outlives.
-//! After a power cut it may be old or torn; each entry has a checksum, and what does not check is
-//! taken for nothing. Whatever is wrong with it, the node starts: it is a hint.
+//! The file is never synced: it is for the death of the process, which the page cache outlives.
+//! After a power cut it may be old or torn. Each entry has a checksum, and an entry that does not
+//! match it is ignored. Whatever is wrong with the file, the node starts: it is a hint.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{RunId, TenantId};
 use shiioo_actors::ports::{Attempt, AttemptJournal, DEATHS_MAX};
 use uuid::Uuid;
@@ -16,30 +17,30 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 
 /// The file, relative to the data directory.
 const FILE: &str = "under_way.bin";
-/// What the file begins with; the last byte is the version.
+/// The first bytes of the file; the last of them is the version.
 const MAGIC: [u8; 8] = *b"SHIIUWY\x01";
-/// Where the file says whether the process has stopped cleanly.
+/// Offset of the byte that says whether the process has stopped cleanly.
 const CLEAN_AT: u64 = 8;
 /// Bytes of the head and of each entry.
 const ENTRY_BYTES: usize = 64;
-/// Most entries. More attempts than that are not under way at once.
+/// Entries at most. Fewer attempts than that are under way at once.
 const ENTRIES_MAX: usize = 4096;
-/// An entry's state: performed at the moment.
+/// State of an entry whose attempt is performed at the moment.
 const UNDER_WAY: u8 = 1;
-/// An entry's state: it was under way at a death, and has not been performed since.
+/// State of an entry whose attempt was under way at a death, and has not been performed since.
 const SUSPECTED: u8 = 2;
 
-/// The file, and what it said at the start.
+/// The file, and the deaths that it told of at the start.
 #[derive(Debug)]
 pub struct UnderWayFile {
-    /// Deaths of attempts that were under way at the last one.
+    /// Deaths in a row, of attempts that were under way at the last one.
     deaths: Mutex<BTreeMap<Attempt, u32>>,
     slots: Mutex<Slots>,
 }
 
 #[derive(Debug)]
 struct Slots {
-    /// `None` when the file cannot be used: then nothing is remembered.
+    /// `None` when the file cannot be used. Then nothing is remembered.
     file: Option<Arc<dyn DiskFile>>,
     taken: BTreeMap<Attempt, usize>,
     free: Vec<usize>,
@@ -47,13 +48,16 @@ struct Slots {
 }
 
 impl UnderWayFile {
-    /// Reads what was under way when the process ended, and begins anew. Blocks.
+    /// Reads which attempts were under way when the process ended, and begins anew. Blocks.
     pub fn open(disk: &dyn Disk) -> Self {
         let mut slots = Slots { file: None, taken: BTreeMap::new(), free: Vec::new(), len: 0 };
         let deaths = match slots.open(disk) {
             Ok(deaths) => deaths,
             Err(error) => {
-                tracing::warn!(%error, "cannot use {FILE}: steps that end the process are not found");
+                tracing::warn!(
+                    %error,
+                    "cannot use {FILE}: steps that end the process are not found"
+                );
                 slots.file = None;
                 BTreeMap::new()
             }
@@ -61,9 +65,9 @@ impl UnderWayFile {
         Self { deaths: Mutex::new(deaths), slots: Mutex::new(slots) }
     }
 
-    /// Says that the process stops cleanly. Blocks.
+    /// Notes that the process stops cleanly. Blocks.
     pub fn close(&self) {
-        let slots = lock(&self.slots);
+        let slots = self.slots.lock();
         if let Some(file) = &slots.file {
             let _ = file.write_at(CLEAN_AT, &[1]);
         }
@@ -72,20 +76,20 @@ impl UnderWayFile {
 
 impl AttemptJournal for UnderWayFile {
     fn deaths(&self, attempt: &Attempt) -> u32 {
-        lock(&self.deaths).get(attempt).copied().unwrap_or_default()
+        self.deaths.lock().get(attempt).copied().unwrap_or_default()
     }
 
     fn begin(&self, attempt: &Attempt) {
         let deaths = self.deaths(attempt);
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         if let Some(slot) = slots.slot(*attempt) {
             slots.write(slot, &encode(attempt, UNDER_WAY, deaths));
         }
     }
 
     fn end(&self, attempt: &Attempt) {
-        lock(&self.deaths).remove(attempt);
-        let mut slots = lock(&self.slots);
+        self.deaths.lock().remove(attempt);
+        let mut slots = self.slots.lock();
         if let Some(slot) = slots.taken.remove(attempt) {
             slots.write(slot, &[0; ENTRY_BYTES]);
             slots.free.push(slot);
@@ -108,6 +112,8 @@ impl Slots {
             self.len += 1;
             bytes.extend(encode(attempt, SUSPECTED, *deaths));
         }
+        // Written over in place, and cut after that: a death in between leaves entries that are
+        // counted once too often, never too seldom.
         file.write_at(0, &bytes)?;
         file.set_len(bytes.len() as u64)?;
         self.file = Some(file);
@@ -137,7 +143,7 @@ impl Slots {
     }
 }
 
-/// How often in a row each attempt was under way when the process died.
+/// Counts how often in a row each attempt was under way when the process died.
 fn deaths_in(bytes: &[u8]) -> BTreeMap<Attempt, u32> {
     let mut entries = bytes.chunks_exact(ENTRY_BYTES);
     let is_clean = match entries.next() {
@@ -163,7 +169,7 @@ fn encode(attempt: &Attempt, state: u8, deaths: u32) -> Vec<u8> {
     entry
 }
 
-/// An attempt that was under way, with its deaths, this one included.
+/// Reads an attempt that was under way, with its deaths, this one included.
 fn decode(entry: &[u8]) -> Option<(Attempt, u32)> {
     let (body, rest) = entry.split_at_checked(40)?;
     let sum = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
@@ -180,10 +186,6 @@ fn decode(entry: &[u8]) -> Option<(Attempt, u32)> {
     };
     let deaths = deaths + u32::from(state == UNDER_WAY);
     Some((attempt, deaths.min(DEATHS_MAX)))
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

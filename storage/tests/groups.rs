@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::{Command, Envelope, Outcome, SystemCommand, TenantCommand};
+use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{
     Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
 };
@@ -14,7 +15,7 @@ use shiioo_actors::ports::{
     Reply, StoreError,
 };
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
-use shiioo_storage::{Executor, Groups, GroupsConfig, LogClaim, NoPeers};
+use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};
 
 const GROUP: GroupId = GroupId(1);
 const RAFT_ID: u64 = 11;
@@ -90,7 +91,7 @@ impl ApplySink for Sink {
 
 fn config() -> GroupsConfig {
     let fresh = uuid::Uuid::from_u128(1);
-    let log = LogClaim { expected: None, fresh, region: "default".to_owned() };
+    let log = LogIdentity { expected: None, fresh, region: "default".to_owned() };
     GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 

@@ -15,7 +15,9 @@ use shiioo_actors::ports::{
 use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;
 use shiioo_storage::disk::{OpenMode, SimDisk};
-use shiioo_storage::{Executor, FileStores, Groups, GroupsConfig, LogClaim, NoPeers, StoresConfig};
+use shiioo_storage::{
+    Executor, FileStores, Groups, GroupsConfig, LogIdentity, NoPeers, StoresConfig,
+};
 use uuid::Uuid;
 
 const GROUP: GroupId = GroupId(1);
@@ -87,7 +89,7 @@ struct Life {
 impl Life {
     async fn begin(disk: &SimDisk) -> Result<Self, StoreError> {
         let queue = Arc::new(ApplyQueue::default());
-        let log = LogClaim { expected: None, fresh: LOG, region: "default".to_owned() };
+        let log = LogIdentity { expected: None, fresh: LOG, region: "default".to_owned() };
         let election_timeout = Duration::from_millis(1000);
         let config = GroupsConfig { log, raft_id: RAFT_ID, election_timeout };
         let sink = Arc::new(Sink(Arc::clone(&queue)));

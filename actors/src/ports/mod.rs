@@ -382,13 +382,11 @@ pub trait Store: Send {
     /// When the file cannot be read or is too short.
     fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
 
-    /// Writes rows and the position whose state they complete, without syncing.
+    /// Writes rows and the position whose state they complete, and makes everything durable: first the
+    /// event log, then the index.
     ///
     /// # Errors
-    /// When the index cannot be written.
-    fn commit(&mut self, rows: Vec<Row>, position: Position) -> Result<(), StoreError>;
-
-    /// As [`Store::commit`], and makes everything durable: first the event log, then the index.
+    /// When a file cannot be written.
     fn make_durable(
         &mut self,
         rows: Vec<Row>,

@@ -94,6 +94,13 @@ impl World {
     fn position(&self) -> MutexGuard<'_, Option<Position>> {
         self.position.lock().unwrap()
     }
+
+    fn write(&self, rows: Vec<Row>, position: Position) {
+        for (key, value) in rows {
+            self.rows.lock().unwrap().insert(key, value.unwrap());
+        }
+        *self.position() = Some(position);
+    }
 }
 
 impl ReplicatedLog for World {
@@ -206,21 +213,14 @@ impl Store for MemStore {
     fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
         unreachable!()
     }
-    fn commit(&mut self, rows: Vec<Row>, position: Position) -> Result<(), StoreError> {
-        for (key, value) in rows {
-            self.0.rows.lock().unwrap().insert(key, value.unwrap());
-        }
-        *self.0.position() = Some(position);
-        Ok(())
-    }
     fn make_durable(
         &mut self,
         rows: Vec<Row>,
         position: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         self.0.tell(format!("durable {}", position.index));
-        let committed = self.commit(rows, position);
-        Box::pin(async { committed })
+        self.0.write(rows, position);
+        Box::pin(async { Ok(()) })
     }
     fn is_idle(&self) -> bool {
         *self.0.is_idle.lock().unwrap()
@@ -347,16 +347,14 @@ async fn the_mark_of_an_idle_part_goes_before_its_work_is_durable_and_comes_afte
     assert_eq!(step("ended", again).await, ["durable 3", "reported 3", "marked"]);
 }
 
-/// redb makes what was committed durable when it closes, past what was reported: a replica that is
-/// opened in such a state takes the mark away before it reports the state.
+/// A kill may come between a durable write and its report: a replica that is opened in such a state
+/// takes the mark away before it reports the state.
 #[tokio::test]
 async fn a_part_that_comes_back_with_work_is_not_marked_when_it_says_so() {
     let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
     let position = Position { term: 1, index: 0 };
     hand_over(&world, &queue, "work".into(), &told);
-    let mut store = MemStore(Arc::clone(&world));
-    store.commit(vec![(b"t".to_vec(), Some(codec::encode(&(1_u64, true))))], position).unwrap();
-    drop(store);
+    world.write(vec![(b"t".to_vec(), Some(codec::encode(&(1_u64, true))))], position);
     *world.is_idle.lock().unwrap() = true;
     *world.exists.lock().unwrap() = true;
     let _ = world.story();

@@ -292,9 +292,6 @@ mod tests {
         fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
             Ok(Vec::new())
         }
-        fn commit(&mut self, _: Vec<Row>, _: Position) -> Result<(), StoreError> {
-            Ok(())
-        }
         fn make_durable(
             &mut self,
             _: Vec<Row>,

@@ -1,16 +1,52 @@
-//! The file seam of the whole program: everything that reads or writes a file does it through a
-//! [`Disk`], so that the simulator can put one under it that loses power.
+//! The file seam: everything in the program that reads or writes a file goes through a [`Disk`].
 //!
-//! Invariants that every implementation keeps, and every caller relies on:
+//! In production it is the operating system's ([`RealDisk`]). Under test it is `SimDisk`, a disk
+//! in memory that loses power, so that the very code that ships is run through every crash there
+//! is. The traits are therefore as narrow as the program's use of files, and say only what POSIX
+//! says.
+//!
+//! # What a disk promises
+//!
+//! | after | a power cut leaves |
+//! |---|---|
+//! | `write_at` or `set_len` | any of it: all, nothing, or torn at sectors |
+//! | `sync_data` | bytes and length, if the *name* is durable |
+//! | creation, rename, removal | any prefix of the changes to a directory |
+//! | `sync_dir` of the directory | the names in it |
+//! | a failed `sync_data` | unknown, and a second sync would lie: never sync that file again |
+//!
+//! So every durable step has the same order: bytes, sync of the file, name, sync of the directory.
+//! [`write_durably`] is that order for a small file. The longer ones say at their place why they
+//! are in the order they are in: `log::segment::begin`, `log::writer`, `index::files`,
+//! `index::directory`.
+//!
+//! # What `SimDisk` can do
+//!
+//! Cut power, or kill the program, in the middle of any chosen operation; let each unsynced write
+//! survive, vanish or tear, by its seed; fail writes, reads or syncs; run out of room or of
+//! descriptors; flip bits; lie about syncs, so that a test can show that it would notice. It cannot
+//! be slow: calls are synchronous and simulated time does not pass in them.
+//! [`Executor::Paced`](crate::Executor::Paced) waits before them instead.
+//!
+//! # Invariants
+//!
 //! - Paths are relative to the data directory, written with `/`, and never leave it.
 //! - Nothing is durable before it is synced: bytes and lengths with [`DiskFile::sync_data`], names
-//!   (creations, renames, removals) with [`Disk::sync_dir`] of the directory that holds them.
-//! - All calls are synchronous; whoever must not block runs them through an
+//!   with [`Disk::sync_dir`] of the directory that holds them.
+//! - All calls block. A caller that must not block runs them through an
 //!   [`Executor`](crate::Executor).
+//!
+//! # What this seam does not do
+//!
+//! It has no streams, no memory maps and no asynchronous I/O: files are written whole or appended
+//! to, by threads that may block. It does not retry: lacks that pass by themselves are named in
+//! `shortage`, and their callers wait.
 
 mod real;
+mod shortage;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
+mod small_file;
 
 use std::any::Any;
 use std::fmt;
@@ -20,20 +56,19 @@ use std::sync::Arc;
 use shiioo_actors::ports::StoreError;
 
 pub use real::RealDisk;
+pub(crate) use shortage::Shortage;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::SimDisk;
-
-/// The largest file that [`read_small`] reads, bytes.
-pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
+pub use small_file::{SMALL_FILE_BYTES_MAX, read_small, write_durably};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
-    /// It must be there.
+    /// The file must be there.
     Existing,
-    /// It must not be there, and is made empty.
+    /// The file must not be there, and is made empty.
     CreateNew,
-    /// It is made empty where it is not there.
+    /// The file is made empty where it is not there.
     OpenOrCreate,
 }
 
@@ -75,20 +110,21 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// When the system says no.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
 
-    /// What is in a directory, by name.
+    /// Lists a directory by name.
     ///
     /// # Errors
     /// When the system says no; `NotFound` when there is none.
     fn list(&self, path: &str) -> io::Result<Vec<DirEntry>>;
 
-    /// Whether there is a file or a directory.
+    /// Tells whether there is a file or a directory.
     ///
     /// # Errors
-    /// When the system does not say. That is not a no: what is taken for not there is made anew.
+    /// When the system does not say. That is not a no: a file that is taken for missing is made
+    /// anew.
     fn exists(&self, path: &str) -> io::Result<bool>;
 
-    /// Takes an exclusive lock on a file, making it where it is not there. The lock lasts as long
-    /// as what is returned, and at most as long as the process.
+    /// Takes an exclusive lock on a file, which is made where it is not there. The lock lasts until
+    /// the returned value is dropped, and at most as long as the process.
     ///
     /// # Errors
     /// `WouldBlock` when another holds it, else what the system says.
@@ -105,13 +141,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// `UnexpectedEof` when the file ends before, else what the system says.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `bytes` at `offset`, making the file longer where need be.
+    /// Writes all of `bytes` at `offset`, and makes the file longer where need be.
     ///
     /// # Errors
     /// When the system says no; some of it may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Length, bytes.
+    /// Gives the length in bytes.
     ///
     /// # Errors
     /// When the system says no.
@@ -148,7 +184,7 @@ pub struct DiskLock {
 }
 
 impl DiskLock {
-    /// Wraps what holds the lock.
+    /// Wraps the value that holds the lock until it is dropped.
     pub fn new(held: impl Any + Send + Sync) -> Self {
         Self { _held: Box::new(held) }
     }
@@ -160,46 +196,8 @@ impl fmt::Debug for DiskLock {
     }
 }
 
-/// Reads a whole small file; `None` when it is not there.
-///
-/// # Errors
-/// When it cannot be read or is longer than [`SMALL_FILE_BYTES_MAX`].
-pub fn read_small(disk: &dyn Disk, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let read = || {
-        let file = match disk.open(path, OpenMode::Existing) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        let len = file.len()?;
-        if len > SMALL_FILE_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than expected"));
-        }
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        file.read_at(0, &mut bytes)?;
-        Ok(Some(bytes))
-    };
-    read().map_err(|error| store_error(format!("read {path}"), error))
-}
-
-/// Replaces a small file so that after a power cut either the old or the new contents are there,
-/// and after the return the new: writes beside it, syncs, renames, syncs the directory.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_durably(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    let beside = format!("{path}.tmp");
-    let write = || {
-        let file = disk.open(&beside, OpenMode::OpenOrCreate)?;
-        file.set_len(0)?;
-        file.write_at(0, bytes)?;
-        file.sync_data()?;
-        disk.rename(&beside, path)?;
-        disk.sync_dir(parent(path))
-    };
-    write().map_err(|error| store_error(format!("write {path}"), error))
-}
-
-/// Makes a directory and its parents, all durably.
+/// Makes a directory and its parents, all durably. Parents are synced also when the directory was
+/// there already: an earlier process may have made it and died before the sync.
 ///
 /// # Errors
 /// When the system says no.
@@ -213,21 +211,17 @@ pub(crate) fn create_dir_durably(disk: &dyn Disk, path: &str) -> io::Result<()> 
     Ok(())
 }
 
-/// The directory that holds a path; `""` for one at the top.
+/// Gives the directory that holds a path; `""` for one at the top.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
-/// What an operating system's error means to the actors. `what` names the file.
+/// Turns an operating system's error into what the actors are told. `what` says what was done to
+/// which file.
 pub fn store_error(what: impl Into<String>, error: io::Error) -> StoreError {
-    if is_full(&error) {
+    if Shortage::of(&error) == Some(Shortage::Room) {
         StoreError::Full
     } else {
         StoreError::Io { what: what.into(), source: Arc::new(error) }
     }
-}
-
-/// Whether an error says that there is no room: then trying again later helps.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
-/// Permissions of new files.
+/// Permissions of new files: keys, secrets and tenants' data are for the node's own user.
 const FILE_MODE: u32 = 0o600;
 
 /// A directory of the operating system.
@@ -19,7 +19,7 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Makes the directory where it is missing.
+    /// Opens a directory, which is made where it is missing.
     ///
     /// # Errors
     /// When the directory cannot be made.
@@ -29,7 +29,7 @@ impl RealDisk {
         Ok(Self { root })
     }
 
-    /// Where the files are.
+    /// Gives the directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -47,7 +47,6 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        // Keys, secrets and tenants' data: for the node's own user.
         options.read(true).write(true).mode(FILE_MODE);
         match mode {
             OpenMode::Existing => {}
@@ -78,6 +77,8 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
+        // A directory is synced through a descriptor of its own, which is why this can fail for
+        // want of one.
         File::open(self.path(path)?)?.sync_all()
     }
 
@@ -108,6 +109,8 @@ impl Disk for RealDisk {
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).open(self.path(path)?)?;
+        // The lock belongs to the open file: the kernel lets it go with the process, however that
+        // ends.
         match file.try_lock() {
             Ok(()) => Ok(DiskLock::new(file)),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -137,6 +140,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        // `fdatasync`: it includes the length, and leaves out times that nobody reads.
         self.0.sync_data()
     }
 }

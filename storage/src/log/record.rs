@@ -32,31 +32,31 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = codec::DECODE_BYTES_MAX + ENTRY_HEAD
 /// Tag, group, index, term and kind of an entry, before its body.
 const ENTRY_HEAD_BYTES: usize = 1 + 4 + 8 + 8 + 1;
 
-/// Of version 1: without parts.
+/// A checkpoint of version 1, which does not say who has files.
 const TAG_CHECKPOINT: u8 = 1;
 const TAG_VOTE: u8 = 2;
 const TAG_ENTRY: u8 = 3;
 const TAG_TRUNCATE: u8 = 4;
 const TAG_PURGE: u8 = 5;
-const TAG_FLOOR: u8 = 6;
-const TAG_MARK: u8 = 7;
-const TAG_CHECKPOINT_WITH_PARTS: u8 = 8;
-const TAG_PART: u8 = 9;
+const TAG_LOW_WATER_MARK: u8 = 6;
+const TAG_CLOSED: u8 = 7;
+const TAG_CHECKPOINT_WITH_FILES: u8 = 8;
+const TAG_FILES: u8 = 9;
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
-/// A vote of this node in a group.
+/// The vote of this node in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vote {
     pub term: u64,
     pub node: u64,
-    /// Whether a quorum gave the same vote: its node leads the term.
+    /// Whether a quorum gave the same vote, so that the node leads the term.
     pub committed: bool,
 }
 
-/// Who is in a group: one set of voters, or two while it changes.
+/// The members of a group: one set of voters, or two while it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Members {
     pub voters: Vec<Vec<u64>>,
@@ -65,7 +65,7 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// Whether a group can consist of these: openraft takes it for granted.
+    /// Checks that a group can consist of these members. openraft takes it for granted.
     pub fn check(&self) -> Result<(), String> {
         let has_quorum = !self.voters.is_empty() && self.voters.iter().all(|set| !set.is_empty());
         let is_known = self.voters.iter().flatten().all(|voter| self.nodes.contains(voter));
@@ -73,30 +73,29 @@ impl Members {
     }
 }
 
-/// A place below which everything handed over is durable in the parts, and who was in the group
-/// there.
+/// The position up to which every entry is durable in files, and the members of the group there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Floor {
+pub(crate) struct LowWaterMark {
     pub position: Position,
     /// The last membership at or below `position`, and where it stands.
     pub members: Option<(Position, Members)>,
 }
 
-/// What a group has beside its entries.
+/// The state of a group beside its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub(crate) struct GroupState {
     pub vote: Option<Vote>,
-    /// The last entry that was given up.
+    /// The last entry that was given up; entries begin behind it.
     pub purged: Option<Position>,
-    pub floor: Option<Floor>,
+    pub low_water_mark: Option<LowWaterMark>,
 }
 
 /// The state of the whole log beside its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Checkpoint {
     pub groups: BTreeMap<GroupId, GroupState>,
-    /// The parts that have files, and up to where those were durable at the last report.
-    pub parts: BTreeMap<StateMachineId, Position>,
+    /// Who has files, and up to where those were durable at the last report.
+    pub files: BTreeMap<StateMachineId, Position>,
 }
 
 /// An entry of a group's log.
@@ -106,7 +105,7 @@ pub(crate) struct LogEntry {
     pub body: Body,
 }
 
-/// What an entry holds.
+/// The contents of an entry.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Body {
     Blank,
@@ -114,39 +113,38 @@ pub(crate) enum Body {
     Members(Members),
 }
 
-/// One record, as recovery sees it: an entry's body stays undecoded.
+/// One record, as recovery sees it. The body of an entry is not decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Record {
-    /// First in every segment: the state of all groups, so that older segments can go.
+    /// Stands first in every segment: the state of all groups, so that older segments can go.
     Checkpoint(Checkpoint),
     Vote(GroupId, Vote),
     Entry(GroupId, Position),
-    /// The group's entries from this index on are gone.
+    /// Removes the group's entries from this index on.
     Truncate(GroupId, u64),
-    /// The group's entries up to this one are given up.
+    /// Gives up the group's entries up to this one.
     Purge(GroupId, Position),
-    Floor(GroupId, Floor),
-    /// The part's files hold everything up to here durably; `None` when they are about to be
-    /// removed.
-    Part(StateMachineId, Option<Position>),
-    /// Nothing: the witness that what is before was synced, left when the log is closed.
-    Mark,
+    LowWaterMark(GroupId, LowWaterMark),
+    /// Says up to where files are durable; `None` when they are about to be removed.
+    Files(StateMachineId, Option<Position>),
+    /// Ends a log that is closed: the witness that everything before was synced.
+    Closed,
 }
 
 /// Writes a checkpoint's payload.
 pub(crate) fn put_checkpoint(checkpoint: &Checkpoint, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_CHECKPOINT_WITH_PARTS);
-    let parts: Vec<_> = checkpoint.parts.iter().map(|(part, at)| (tenant_of(*part), *at)).collect();
-    codec::encode_into(&(&checkpoint.groups, parts), bytes);
+    bytes.push(TAG_CHECKPOINT_WITH_FILES);
+    let files: Vec<_> = checkpoint.files.iter().map(|(part, at)| (tenant_of(*part), *at)).collect();
+    codec::encode_into(&(&checkpoint.groups, files), bytes);
 }
 
-/// Writes the payload of what is known of a part's files.
-pub(crate) fn put_part(part: StateMachineId, upto: Option<Position>, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_PART);
+/// Writes the payload of a report of files.
+pub(crate) fn put_files(part: StateMachineId, upto: Option<Position>, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_FILES);
     codec::encode_into(&(tenant_of(part), upto), bytes);
 }
 
-/// A part as it is written: the control plane is nobody's.
+/// Gives the tenant whose files are meant; `None` for the control plane.
 fn tenant_of(part: StateMachineId) -> Option<TenantId> {
     match part {
         StateMachineId::System => None,
@@ -166,6 +164,8 @@ pub(crate) fn put_vote(group: GroupId, vote: Vote, bytes: &mut Vec<u8>) {
 
 /// Writes an entry's payload.
 pub(crate) fn put_entry(group: GroupId, entry: &LogEntry, bytes: &mut Vec<u8>) {
+    // By hand and of fixed length, so that recovery reads group and position without decoding the
+    // body.
     bytes.push(TAG_ENTRY);
     bytes.extend_from_slice(&group.0.to_le_bytes());
     bytes.extend_from_slice(&entry.position.index.to_le_bytes());
@@ -195,37 +195,38 @@ pub(crate) fn put_purge(group: GroupId, upto: Position, bytes: &mut Vec<u8>) {
     codec::encode_into(&(group, upto), bytes);
 }
 
-/// Writes a floor's payload.
-pub(crate) fn put_floor(group: GroupId, floor: &Floor, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_FLOOR);
-    codec::encode_into(&(group, floor), bytes);
+/// Writes a low-water mark's payload.
+pub(crate) fn put_low_water_mark(group: GroupId, mark: &LowWaterMark, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_LOW_WATER_MARK);
+    codec::encode_into(&(group, mark), bytes);
 }
 
-/// Writes a mark's payload.
-pub(crate) fn put_mark(bytes: &mut Vec<u8>) {
-    bytes.push(TAG_MARK);
+/// Writes the payload of the record that closes a log.
+pub(crate) fn put_closed(bytes: &mut Vec<u8>) {
+    bytes.push(TAG_CLOSED);
 }
 
-/// Decodes a payload; of an entry only where it stands.
+/// Decodes a payload; of an entry only its position.
 pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
     fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         codec::decode(bytes).map_err(|error| error.to_string())
     }
+    // The checksum was right, so a payload that cannot be decoded was written by another version.
     let (tag, rest) = payload.split_first().ok_or("an empty record")?;
     Ok(match *tag {
         TAG_CHECKPOINT => {
             let groups: Vec<(GroupId, GroupState)> = body(rest)?;
             let groups = groups.into_iter().collect();
-            Record::Checkpoint(Checkpoint { groups, parts: BTreeMap::new() })
+            Record::Checkpoint(Checkpoint { groups, files: BTreeMap::new() })
         }
-        TAG_CHECKPOINT_WITH_PARTS => {
-            let (groups, parts): (_, Vec<(Option<TenantId>, Position)>) = body(rest)?;
-            let parts = parts.into_iter().map(|(tenant, at)| (part_of(tenant), at)).collect();
-            Record::Checkpoint(Checkpoint { groups, parts })
+        TAG_CHECKPOINT_WITH_FILES => {
+            let (groups, files): (_, Vec<(Option<TenantId>, Position)>) = body(rest)?;
+            let files = files.into_iter().map(|(tenant, at)| (part_of(tenant), at)).collect();
+            Record::Checkpoint(Checkpoint { groups, files })
         }
-        TAG_PART => {
+        TAG_FILES => {
             let (tenant, upto) = body(rest)?;
-            Record::Part(part_of(tenant), upto)
+            Record::Files(part_of(tenant), upto)
         }
         TAG_VOTE => {
             let (group, vote) = body(rest)?;
@@ -247,11 +248,11 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
             let (group, upto) = body(rest)?;
             Record::Purge(group, upto)
         }
-        TAG_FLOOR => {
-            let (group, floor) = body(rest)?;
-            Record::Floor(group, floor)
+        TAG_LOW_WATER_MARK => {
+            let (group, mark) = body(rest)?;
+            Record::LowWaterMark(group, mark)
         }
-        TAG_MARK if rest.is_empty() => Record::Mark,
+        TAG_CLOSED if rest.is_empty() => Record::Closed,
         tag => return Err(format!("a record of unknown kind {tag}")),
     })
 }
@@ -279,14 +280,16 @@ fn entry_head(payload: &[u8]) -> Result<(GroupId, Position, u8, &[u8]), String> 
     Ok((group, position, payload[21], &payload[ENTRY_HEAD_BYTES..]))
 }
 
-/// Frames a payload behind what `bytes` holds. Gives the length of the whole record; `None` when
-/// the payload is larger than one may be, and then `bytes` is as before.
+/// Frames a payload behind what `bytes` holds, and gives the length of the whole record. Gives
+/// `None` and leaves `bytes` as it was when the payload is larger than [`PAYLOAD_BYTES_MAX`].
 pub(crate) fn frame(
     segment: u32,
     batch: u32,
     bytes: &mut Vec<u8>,
     put: impl FnOnce(&mut Vec<u8>),
 ) -> Option<u32> {
+    // Room for the frame first, and the payload behind it: its length and checksum are known only
+    // then, and it is not copied.
     let start = bytes.len();
     bytes.extend_from_slice(&[0; FRAME_BYTES]);
     put(bytes);
@@ -310,25 +313,32 @@ pub(crate) struct Framed {
     pub payload: Range<usize>,
 }
 
-/// Reads the frame at `offset` of a segment's bytes; `None` when what is there is no record.
+/// Reads the frame at `offset` of a segment's bytes; `None` when no whole record stands there.
 pub(crate) fn read_frame(segment: u32, bytes: &[u8], offset: usize) -> Option<Framed> {
-    let framed = look_at_frame(bytes, offset)?;
+    let framed = parse_frame(bytes, offset)?;
     let crc = u32_at(bytes, offset + 4);
     (checksum(segment, framed.batch, &bytes[framed.payload.clone()]) == crc).then_some(framed)
 }
 
-/// Whether there is a record anywhere behind `broken` that was written after `broken` was synced.
+/// Tells whether a record behind `broken` was written after `broken` was synced.
+///
+/// The record may stand anywhere: the length of a broken record cannot be trusted, so every offset
+/// is tried. A record that begins in the batch of the broken place (`batch <= broken`) proves
+/// nothing.
 pub(crate) fn is_witnessed(segment: u32, bytes: &[u8], broken: usize) -> bool {
     (broken + 1..bytes.len().saturating_sub(FRAME_BYTES)).any(|offset| {
-        // Looked at first, because it is cheap and almost never so in what is not a record.
-        look_at_frame(bytes, offset).is_some_and(|framed| {
+        // The batch is checked before the checksum, because it is cheap and almost never right in
+        // bytes that are no record.
+        parse_frame(bytes, offset).is_some_and(|framed| {
             let batch = framed.batch as usize;
             batch > broken && batch <= offset
         }) && read_frame(segment, bytes, offset).is_some()
     })
 }
 
-fn look_at_frame(bytes: &[u8], offset: usize) -> Option<Framed> {
+/// Parses a frame without looking at its checksum. Bytes that are no record give any lengths, so
+/// all arithmetic is checked.
+fn parse_frame(bytes: &[u8], offset: usize) -> Option<Framed> {
     let start = offset.checked_add(FRAME_BYTES)?;
     if start > bytes.len() {
         return None;
@@ -340,6 +350,8 @@ fn look_at_frame(bytes: &[u8], offset: usize) -> Option<Framed> {
 }
 
 fn checksum(segment: u32, batch: u32, payload: &[u8]) -> u32 {
+    // The length is not in it: a wrong length takes other bytes for the payload, which do not
+    // match.
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&segment.to_le_bytes());
     hasher.update(&batch.to_le_bytes());

@@ -1,52 +1,52 @@
 //! Room that the log keeps for itself: a file of zeros that gives way when the disk is full.
 //!
-//! A disk fills up at any moment, and then the log still has something to write: what was proposed
-//! before anybody knew, and the vote without which a node that starts has no leader, so that nobody
-//! could read. It takes that room from here. From then on the disk counts as full until the reserve is
-//! whole again and there is something beside it.
+//! A disk fills up at any moment, and then the log still has something to write: entries that were
+//! proposed before anybody knew, and votes, without which a node that starts has no leader and
+//! nobody can read. That room is taken from here. From then on the disk counts as full until the
+//! reserve is whole again and there is some room beside it.
 
 use std::io;
 use std::sync::Arc;
 
 use super::segment::LOG_DIR;
-use crate::disk::{Disk, DiskFile, OpenMode, is_full};
+use crate::disk::{Disk, DiskFile, OpenMode, Shortage};
 
 /// Length of the reserve, bytes: more than the largest batch of one command.
 pub(crate) const RESERVE_BYTES: u64 = 2 << 20;
 
-/// What large batches leave of it, bytes: for votes, of which each is some hundred.
-const KEPT_BYTES: u64 = 512 << 10;
+/// Share of the reserve that large batches leave for votes, bytes. A vote takes some hundred.
+const VOTE_BYTES: u64 = 512 << 10;
 
-/// A batch that is no longer than this may have all of it, bytes.
+/// A batch that is no longer than this may have all of the reserve, bytes.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// What a file system needs beside what is written, bytes.
+/// Room that a file system needs beside the bytes that are written, bytes.
 const SLACK_BYTES: u64 = 32 << 10;
 
-/// What there has to be beside the reserve for the disk not to be full, bytes.
+/// Room beside the reserve without which the disk counts as full, bytes.
 const ROOM_BYTES: u64 = 1 << 20;
 
-/// The least that is tried when the reserve grows back, bytes.
+/// The smallest step in which the reserve grows back, bytes.
 const GROWTH_BYTES_MIN: u64 = 64 << 10;
 
 /// Name of the file, in the log's directory.
 pub(crate) const NAME: &str = "reserve";
 
-/// See the module.
+/// The reserve of one log.
 #[derive(Debug)]
 pub(crate) struct Reserve {
-    /// `None` where there is none, or it cannot be used.
+    /// `None` where there is no reserve, or its file cannot be used.
     file: Option<Arc<dyn DiskFile>>,
     len: u64,
 }
 
 impl Reserve {
-    /// No reserve: a disk is full only while something cannot be written.
+    /// Makes a log go without a reserve: its disk is full only while a write finds no room.
     pub const fn none() -> Self {
         Self { file: None, len: 0 }
     }
 
-    /// Opens it, as long as it was left.
+    /// Opens the reserve as long as it was left.
     pub fn open(disk: &dyn Disk) -> Self {
         let path = format!("{LOG_DIR}/{NAME}");
         let open = || {
@@ -60,21 +60,22 @@ impl Reserve {
         }
     }
 
-    /// The log goes on without: nothing that it promises depends on the reserve.
+    /// Goes on without a reserve: nothing that the log promises depends on it.
     fn unusable(error: &io::Error) -> Self {
         tracing::warn!(%error, "the log has no room in reserve");
         Self::none()
     }
 
-    /// Makes room for a batch of so many bytes; whether there was some to make.
-    pub fn give_way(&mut self, bytes: usize) -> bool {
+    /// Gives up room for a batch of so many bytes, and tells whether there was some to give.
+    pub fn release(&mut self, bytes: usize) -> bool {
         let Some(file) = &self.file else { return false };
         let needed = bytes as u64 + SLACK_BYTES;
-        let kept = if bytes > SMALL_BYTES { KEPT_BYTES } else { 0 };
+        let kept = if bytes > SMALL_BYTES { VOTE_BYTES } else { 0 };
         if self.len == 0 || (kept > 0 && self.len < needed + kept) {
             return false;
         }
         let len = self.len.saturating_sub(needed);
+        // Synced before the batch is written: a file system may free the blocks only then.
         match file.set_len(len).and_then(|()| file.sync_data()) {
             Ok(()) => {
                 self.len = len;
@@ -87,8 +88,8 @@ impl Reserve {
         }
     }
 
-    /// Takes back what it gave; whether it is whole, and there is room beside it.
-    pub fn restore(&mut self) -> bool {
+    /// Takes back the room it gave, and tells whether it is whole with room beside it.
+    pub fn refill(&mut self) -> bool {
         let Some(file) = self.file.clone() else { return true };
         match self.grow(file.as_ref()) {
             Ok(is_whole) => is_whole,
@@ -99,6 +100,8 @@ impl Reserve {
         }
     }
 
+    /// Grows by writing zeros, because a length that is only set takes no room. Each step that
+    /// finds no room is undone and tried smaller.
     fn grow(&mut self, file: &dyn DiskFile) -> io::Result<bool> {
         let before = self.len;
         let mut step = RESERVE_BYTES.saturating_sub(self.len);
@@ -117,18 +120,20 @@ impl Reserve {
         if self.len < RESERVE_BYTES {
             return Ok(false);
         }
+        // Whether there is room beside the reserve shows only by taking it for a moment. Not
+        // synced: it is given back at once.
         let has_room = fill(file, self.len, ROOM_BYTES)?;
         file.set_len(self.len)?;
         Ok(has_room)
     }
 }
 
-/// Writes zeros; whether there was room for them.
+/// Writes zeros, and tells whether there was room for them.
 fn fill(file: &dyn DiskFile, at: u64, bytes: u64) -> io::Result<bool> {
     let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
     match file.write_at(at, &zeros) {
         Ok(()) => Ok(true),
-        Err(error) if is_full(&error) => Ok(false),
+        Err(error) if Shortage::of(&error) == Some(Shortage::Room) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -149,41 +154,41 @@ mod tests {
     fn it_is_whole_when_there_is_room_beside_it() {
         let (disk, mut reserve) = fresh();
         disk.set_capacity(Some(RESERVE_BYTES + ROOM_BYTES - 1));
-        assert!(!reserve.restore());
+        assert!(!reserve.refill());
         assert_eq!(reserve.len, RESERVE_BYTES, "it takes what it gets");
         disk.set_capacity(Some(RESERVE_BYTES + ROOM_BYTES));
-        assert!(reserve.restore());
+        assert!(reserve.refill());
         assert_eq!(Reserve::open(&*disk.mount()).len, RESERVE_BYTES);
     }
 
     #[test]
     fn large_batches_leave_room_for_votes() {
         let (disk, mut reserve) = fresh();
-        assert!(reserve.restore());
+        assert!(reserve.refill());
         disk.set_capacity(Some(0));
-        assert!(reserve.give_way(1 << 20));
-        assert!(!reserve.give_way(1 << 20), "the rest is kept");
-        let votes = (0..1000).take_while(|_| reserve.give_way(300)).count();
+        assert!(reserve.release(1 << 20));
+        assert!(!reserve.release(1 << 20), "the rest is kept");
+        let votes = (0..1000).take_while(|_| reserve.release(300)).count();
         assert!(votes >= 10, "{votes}");
-        assert!(!reserve.give_way(1));
-        assert!(!reserve.restore());
+        assert!(!reserve.release(1));
+        assert!(!reserve.refill());
     }
 
     #[test]
     fn a_node_that_starts_on_a_full_disk_finds_what_was_left() {
         let (disk, mut reserve) = fresh();
-        assert!(reserve.restore());
-        assert!(reserve.give_way(1 << 20));
+        assert!(reserve.refill());
+        assert!(reserve.release(1 << 20));
         let len = reserve.len;
         disk.set_capacity(Some(0));
         let mut reserve = Reserve::open(&*disk.mount());
         assert_eq!(reserve.len, len);
-        assert!(!reserve.restore() && reserve.give_way(300));
+        assert!(!reserve.refill() && reserve.release(300));
     }
 
     #[test]
     fn without_a_reserve_nothing_depends_on_it() {
         let mut none = Reserve::none();
-        assert!(none.restore() && !none.give_way(1));
+        assert!(none.refill() && !none.release(1));
     }
 }

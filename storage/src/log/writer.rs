@@ -1,13 +1,13 @@
-//! The one writer of the log: makes a batch of what waits, writes it with one write and one sync,
-//! and only then lets it show.
+//! The one writer of the log: puts a batch on disk with one write and one sync, and only then lets
+//! its changes show.
 //!
 //! Invariants:
 //! - A batch begins only where everything before it is synced.
-//! - After a failed write or sync nothing is ever written again: what the kernel dropped cannot be
-//!   known, and a second sync of the same file would report success for it. A full disk is the one
-//!   exception: the file is cut back to the end of the last batch, that is synced, and the batch
-//!   waits until there is room. A file that cannot be opened for want of descriptors is no failed
-//!   write: it is waited for, too.
+//! - After a failed write or sync nothing is ever written again. What the kernel dropped cannot be
+//!   known, and a second sync of the same file would report success for it. There are two
+//!   exceptions. A full disk: the file is cut back to the end of the last batch, that is synced,
+//!   and the batch waits for room. A file that cannot be opened for want of descriptors: nothing
+//!   was written.
 //! - Segments go only when the records that emptied them are synced, oldest first, each removal
 //!   synced before the next.
 
@@ -16,19 +16,18 @@ use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::descriptors::is_exhausted;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::Shared;
-use super::index::Place;
-use super::record::{self, Checkpoint, Floor, LogEntry, Vote};
+use super::entry_index::{EntryIndex, RecordLocation};
+use super::record::{self, Checkpoint, LogEntry, LowWaterMark, Vote};
 use super::recovery::Recovered;
 use super::reserve::Reserve;
 use super::segment::{self, LOG_DIR};
-use crate::disk::{Disk, DiskFile, is_full};
+use super::shared::Shared;
+use crate::disk::{Disk, DiskFile, Shortage};
 
-/// A batch takes nothing more once it is so long, bytes.
+/// A batch takes no more jobs once it is so long, bytes.
 pub(crate) const BATCH_BYTES: usize = 4 << 20;
 
 /// The buffer of a batch is given back when it grew beyond this, bytes.
@@ -39,69 +38,66 @@ const BUFFER_BYTES_KEPT: usize = 8 << 20;
 pub(crate) enum Op {
     Vote(Vote),
     Append(Vec<LogEntry>),
-    /// Entries from this index on go.
+    /// Removes the entries from this index on.
     Truncate(u64),
-    /// Entries up to this one go.
+    /// Gives up the entries up to this one.
     Purge(Position),
-    /// A part's files are about to be removed.
-    Forget(StateMachineId),
-    /// The witness that all before was synced.
-    Mark,
+    /// Notes that files are about to be removed.
+    ForgetFiles(StateMachineId),
+    /// Ends the log with a witness that everything before was synced.
+    Close,
 }
 
-/// Told once what became of a job.
-pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+/// Called once with what became of a job.
+pub(crate) type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// Changes to one group's part of the log, made durable together.
+/// Changes to one group that become durable together.
 pub(crate) struct Job {
     pub group: GroupId,
     pub ops: Vec<Op>,
-    pub done: Done,
+    pub completion: Completion,
 }
 
 impl Job {
-    /// A job, and what it comes to.
+    /// Makes a job, and a receiver for what becomes of it.
     pub fn new(group: GroupId, ops: Vec<Op>) -> (Self, oneshot::Receiver<io::Result<()>>) {
         let (tell, told) = oneshot::channel();
-        let done = Box::new(move |result| drop(tell.send(result)));
-        (Self { group, ops, done }, told)
+        let completion = Box::new(move |result| drop(tell.send(result)));
+        (Self { group, ops, completion }, told)
     }
 }
 
-/// Why a batch is not written.
+/// Why a batch is not durable.
 #[derive(Debug)]
-pub(crate) enum Trouble {
-    /// No room: the same batch can be tried again.
-    Full,
-    /// No descriptor is left to open a file with: the same batch can be tried again.
-    Exhausted,
+pub(crate) enum CommitError {
+    /// The same batch can be tried again later.
+    ShortOf(Shortage),
     /// The log is dead.
     Dead,
 }
 
-/// A change that shows once the batch is durable.
-enum Effect {
+/// A change that shows in memory once the batch is durable.
+enum PendingChange {
     Vote(GroupId, Vote),
-    Placed(GroupId, Position, Place),
+    Stored(GroupId, Position, RecordLocation),
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
-    Floor(GroupId, Floor),
-    Part(StateMachineId, Option<Position>),
+    LowWaterMark(GroupId, LowWaterMark),
+    Files(StateMachineId, Option<Position>),
 }
 
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
-    /// The log's id, in the head of every segment.
     log: Uuid,
-    /// What is durable beside the entries.
-    states: Checkpoint,
+    /// The durable state beside the entries, for the checkpoint of the next segment.
+    checkpoint: Checkpoint,
     number: u32,
     file: Arc<dyn DiskFile>,
-    /// Length of the segment that is synced: where the next batch begins.
+    /// Length of the segment that is synced, where the next batch begins.
     len: u64,
     buffer: Vec<u8>,
-    effects: Vec<Effect>,
+    changes: Vec<PendingChange>,
     /// A segment that is removed, where that is not synced yet.
     removing: Option<u32>,
     dead: bool,
@@ -117,18 +113,18 @@ impl Writer {
         reserve: Reserve,
         segment_bytes: u64,
     ) -> Self {
-        let RecoveredEnd { log, states, number, file, len } = recovered;
-        let (buffer, effects) = (Vec::new(), Vec::new());
+        let RecoveredEnd { log, checkpoint, number, file, len } = recovered;
+        let (buffer, changes) = (Vec::new(), Vec::new());
         Self {
             disk,
             shared,
             log,
-            states,
+            checkpoint,
             number,
             file,
             len,
             buffer,
-            effects,
+            changes,
             removing: None,
             dead: false,
             reserve,
@@ -136,66 +132,73 @@ impl Writer {
         }
     }
 
-    /// Makes ready for a new batch: begins another segment when this one is long enough.
-    pub fn begin(&mut self) -> Result<(), Trouble> {
+    /// Starts a new batch, in another segment when this one is long enough.
+    pub fn begin(&mut self) -> Result<(), CommitError> {
         if self.dead {
-            return Err(Trouble::Dead);
+            return Err(CommitError::Dead);
         }
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        self.effects.clear();
+        self.changes.clear();
+        // Before the marks are taken: a roll that fails for want of room must not lose them.
         if self.len >= self.segment_bytes {
             self.roll()?;
         }
-        // Floors are taken first and written last: whoever raises one has said before which files
-        // hold what it leaves behind.
-        let floors = std::mem::take(&mut *self.shared.floors());
-        let parts = std::mem::take(&mut *self.shared.parts());
-        for (part, upto) in parts {
-            self.put(|bytes| record::put_part(part, Some(upto), bytes));
-            self.effects.push(Effect::Part(part, Some(upto)));
+        // Low-water marks are taken first and written last. Whoever raises a mark has reported
+        // before which files hold the entries below it. So with any mark taken here its report is
+        // taken, too; and a batch that is torn between the two has the report without the mark,
+        // never the mark without the report.
+        let marks = std::mem::take(&mut *self.shared.low_water_marks.lock());
+        let files = std::mem::take(&mut *self.shared.files.lock());
+        for (part, upto) in files {
+            self.put(|bytes| record::put_files(part, Some(upto), bytes));
+            self.changes.push(PendingChange::Files(part, Some(upto)));
         }
-        for (group, floor) in floors {
-            self.put(|bytes| record::put_floor(group, &floor, bytes));
-            self.effects.push(Effect::Floor(group, floor));
+        for (group, mark) in marks {
+            self.put(|bytes| record::put_low_water_mark(group, &mark, bytes));
+            self.changes.push(PendingChange::LowWaterMark(group, mark));
         }
         Ok(())
     }
 
-    /// Takes a job into the batch. Gives it back when something in it is too large ever to be
-    /// written.
+    /// Takes a job into the batch, or leaves no trace of it when something in it is too large ever
+    /// to be written.
     pub fn add(&mut self, job: &Job) -> io::Result<()> {
-        let (length, count) = (self.buffer.len(), self.effects.len());
+        let (length, count) = (self.buffer.len(), self.changes.len());
         let group = job.group;
         for op in &job.ops {
             let fits = match op {
                 Op::Vote(vote) if mutants::is(Mutant::NoVoteOnDisk) => {
-                    self.effects.push(Effect::Vote(group, *vote));
-                    self.put(record::put_mark).is_some()
+                    self.changes.push(PendingChange::Vote(group, *vote));
+                    self.put(record::put_closed).is_some()
                 }
                 Op::Vote(vote) => {
-                    self.effects.push(Effect::Vote(group, *vote));
+                    self.changes.push(PendingChange::Vote(group, *vote));
                     self.put(|bytes| record::put_vote(group, *vote, bytes)).is_some()
                 }
                 Op::Append(entries) => entries.iter().all(|entry| self.add_entry(group, entry)),
                 Op::Truncate(from) => {
-                    self.effects.push(Effect::Truncate(group, *from));
+                    self.changes.push(PendingChange::Truncate(group, *from));
                     self.put(|bytes| record::put_truncate(group, *from, bytes)).is_some()
                 }
                 Op::Purge(upto) => {
-                    self.effects.push(Effect::Purge(group, *upto));
+                    self.changes.push(PendingChange::Purge(group, *upto));
                     self.put(|bytes| record::put_purge(group, *upto, bytes)).is_some()
                 }
-                Op::Forget(part) => {
-                    self.effects.push(Effect::Part(*part, None));
-                    self.put(|bytes| record::put_part(*part, None, bytes)).is_some()
+                Op::ForgetFiles(part) => {
+                    self.changes.push(PendingChange::Files(*part, None));
+                    self.put(|bytes| record::put_files(*part, None, bytes)).is_some()
                 }
-                Op::Mark => self.put(record::put_mark).is_some(),
+                Op::Close => self.put(record::put_closed).is_some(),
             };
             if !fits {
                 self.buffer.truncate(length);
-                self.effects.truncate(count);
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "entry too large"));
+                self.changes.truncate(count);
+                let why = format!(
+                    "an entry of group {group} is larger than the {} bytes that a record may have",
+                    record::PAYLOAD_BYTES_MAX
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
         }
         Ok(())
@@ -206,8 +209,8 @@ impl Writer {
         let Some(len) = self.put(|bytes| record::put_entry(group, entry, bytes)) else {
             return false;
         };
-        let place = Place { segment: self.number, len, offset };
-        self.effects.push(Effect::Placed(group, entry.position, place));
+        let location = RecordLocation { segment: self.number, len, offset };
+        self.changes.push(PendingChange::Stored(group, entry.position, location));
         true
     }
 
@@ -217,152 +220,171 @@ impl Writer {
         record::frame(self.number, batch, &mut self.buffer, put)
     }
 
-    /// Whether the batch should take no more.
+    /// Tells whether the batch should take no more.
     pub fn is_batch_full(&self) -> bool {
         self.buffer.len() >= BATCH_BYTES
     }
 
-    /// Makes the batch durable and lets it show. After [`Trouble::Full`] it can be called again.
-    pub fn commit(&mut self) -> Result<(), Trouble> {
+    /// Makes the batch durable and lets it show. Can be called again when it was short of
+    /// something.
+    pub fn commit(&mut self) -> Result<(), CommitError> {
         if self.dead {
-            return Err(Trouble::Dead);
+            return Err(CommitError::Dead);
         }
         if self.buffer.is_empty() {
             return Ok(());
         }
+        // One write at the synced end of the file: `batch` in every record of it is `self.len`.
         while let Err(error) = self.file.write_at(self.len, &self.buffer) {
-            let trouble = self.not_written(error);
-            if !matches!(trouble, Trouble::Full) || !self.make_room(self.buffer.len()) {
-                return Err(trouble);
+            let error = self.not_written(error);
+            let needs_room = matches!(error, CommitError::ShortOf(Shortage::Room));
+            if !needs_room || !self.make_room(self.buffer.len()) {
+                return Err(error);
             }
         }
+        // The sync comes before `len` moves and before anything shows: a batch that is not durable
+        // must neither be built upon nor be seen.
         if !mutants::is(Mutant::NoLogSync)
             && let Err(error) = self.file.sync_data()
         {
+            // Never tried again: the kernel may have marked the pages clean without writing them.
             return Err(self.die("sync", &error));
         }
         self.len += self.buffer.len() as u64;
-        self.show();
+        self.publish();
+        // Last: the purge that emptied a segment is durable now, so a crash from here on finds
+        // either the segment or no need for it.
         self.remove_segments()
     }
 
-    /// Takes from the reserve; whether there was something to take. From then on the disk is full.
+    /// Takes room from the reserve, and tells whether there was some. From then on the disk is
+    /// full.
     fn make_room(&mut self, bytes: usize) -> bool {
         self.shared.set_full(true);
-        self.reserve.give_way(bytes)
+        self.reserve.release(bytes)
     }
 
-    /// Whether the disk has room again, after it had none.
+    /// Tells whether the disk has room again, after it had none.
     pub fn has_room(&mut self) -> bool {
-        self.dead || self.reserve.restore()
+        self.dead || self.reserve.refill()
     }
 
-    fn show(&mut self) {
-        let mut index = self.shared.index();
-        for effect in self.effects.drain(..) {
-            match effect {
-                Effect::Vote(group, vote) => {
-                    self.states.groups.entry(group).or_default().vote = Some(vote);
+    /// Lets the changes of the batch show, all under one lock, so that no reader sees half of a
+    /// job.
+    fn publish(&mut self) {
+        let mut index = self.shared.index.lock();
+        for change in self.changes.drain(..) {
+            match change {
+                PendingChange::Vote(group, vote) => {
+                    self.checkpoint.groups.entry(group).or_default().vote = Some(vote);
                     index.set_vote(group, vote);
                 }
-                Effect::Placed(group, position, place) => index.place(group, position, place),
-                Effect::Truncate(group, from) => index.truncate(group, from),
-                Effect::Purge(group, upto) => {
-                    self.states.groups.entry(group).or_default().purged = Some(upto);
+                PendingChange::Stored(group, position, location) => {
+                    index.store(group, position, location);
+                }
+                PendingChange::Truncate(group, from) => index.truncate(group, from),
+                PendingChange::Purge(group, upto) => {
+                    self.checkpoint.groups.entry(group).or_default().purged = Some(upto);
                     index.purge(group, upto);
                 }
-                Effect::Floor(group, floor) => {
-                    self.states.groups.entry(group).or_default().floor = Some(floor.clone());
-                    index.set_floor(group, floor);
+                PendingChange::LowWaterMark(group, mark) => {
+                    self.checkpoint.groups.entry(group).or_default().low_water_mark =
+                        Some(mark.clone());
+                    index.set_low_water_mark(group, mark);
                 }
-                Effect::Part(part, upto) => {
-                    index.set_part(part, upto);
+                PendingChange::Files(part, upto) => {
+                    index.set_files(part, upto);
                     match upto {
-                        Some(upto) => drop(self.states.parts.insert(part, upto)),
-                        None => drop(self.states.parts.remove(&part)),
+                        Some(upto) => drop(self.checkpoint.files.insert(part, upto)),
+                        None => drop(self.checkpoint.files.remove(&part)),
                     }
                 }
             }
         }
     }
 
-    /// Begins another segment.
-    pub fn roll(&mut self) -> Result<(), Trouble> {
+    /// Begins another segment. Everything in this one is synced: it is called between batches only.
+    pub fn roll(&mut self) -> Result<(), CommitError> {
         let begin = |writer: &Self| {
             let (disk, number) = (writer.disk.as_ref(), writer.number + 1);
-            segment::begin(disk, number, writer.len, writer.log, &writer.states)
+            segment::begin(disk, number, writer.len, writer.log, &writer.checkpoint)
         };
-        let begun = match begin(self) {
-            Err(error) if is_full(&error) && self.make_room(0) => begin(self),
-            begun => begun,
-        };
-        let begun = match begun {
-            Err(error) if is_full(&error) => return Err(Trouble::Full),
-            Err(error) if is_exhausted(&error) => return Err(Trouble::Exhausted),
-            Err(error) => return Err(self.die("begin a segment after", &error)),
-            Ok(begun) => begun,
-        };
+        let mut begun = begin(self);
+        if let Err(error) = &begun
+            && Shortage::of(error) == Some(Shortage::Room)
+            && self.make_room(0)
+        {
+            begun = begin(self);
+        }
+        let begun = begun.map_err(|error| match Shortage::of(&error) {
+            Some(shortage) => CommitError::ShortOf(shortage),
+            None => self.die("begin a segment after", &error),
+        })?;
         self.number += 1;
         self.len = begun.len;
         self.file = Arc::clone(&begun.file);
-        self.shared.index().add_segment(self.number, begun.file);
+        self.shared.index.lock().add_segment(self.number, begun.file);
         self.shared.rolled.send_replace(self.number);
         Ok(())
     }
 
-    fn remove_segments(&mut self) -> Result<(), Trouble> {
+    /// Removes segments from the front while nothing in them is needed.
+    fn remove_segments(&mut self) -> Result<(), CommitError> {
         loop {
-            let Some(number) = self.shared.index().oldest_unneeded() else { return Ok(()) };
+            let Some(number) = self.shared.index.lock().oldest_unneeded() else { return Ok(()) };
             let removed = match self.removing {
                 Some(removing) if removing == number => Ok(()),
                 _ => self.disk.remove_file(&segment::path(number)),
             };
+            // Each removal is synced before the next one. Otherwise a power cut could keep an older
+            // segment and lose a newer one, which recovery would rightly take for damage.
             match removed.and_then(|()| self.disk.sync_dir(LOG_DIR)) {
                 // The batch is durable, and an old segment more does no harm: the next batch syncs.
-                Err(error) if is_exhausted(&error) => {
+                Err(error) if Shortage::of(&error) == Some(Shortage::Descriptors) => {
                     self.removing = Some(number);
                     return Ok(());
                 }
                 Err(error) => return Err(self.die("remove a segment before", &error)),
                 Ok(()) => self.removing = None,
             }
-            self.shared.index().remove_segment(number);
+            self.shared.index.lock().remove_segment(number);
         }
     }
 
-    fn not_written(&mut self, error: io::Error) -> Trouble {
-        if !is_full(&error) {
+    /// Makes the file what it was before a write that failed for want of room.
+    fn not_written(&mut self, error: io::Error) -> CommitError {
+        if Shortage::of(&error) != Some(Shortage::Room) {
             return self.die("write", &error);
         }
-        // What got written must be gone before anything else is written in its place: a mixture
-        // of two batches could look whole.
+        // What got written must be gone, durably, before anything else is written in its place: a
+        // mixture of two batches could look whole.
         match self.file.set_len(self.len).and_then(|()| self.file.sync_data()) {
-            Ok(()) => Trouble::Full,
+            Ok(()) => CommitError::ShortOf(Shortage::Room),
             Err(error) => self.die("cut back", &error),
         }
     }
 
-    fn die(&mut self, what: &str, error: &io::Error) -> Trouble {
+    fn die(&mut self, what: &str, error: &io::Error) -> CommitError {
         self.dead = true;
         self.shared.fail(format!("cannot {what} {}: {error}", segment::path(self.number)));
-        Trouble::Dead
+        CommitError::Dead
     }
 }
 
-/// Where recovery left off.
+/// Where recovery left off and the writer goes on.
 pub(crate) struct RecoveredEnd {
     log: Uuid,
-    states: Checkpoint,
+    checkpoint: Checkpoint,
     number: u32,
     file: Arc<dyn DiskFile>,
     len: u64,
 }
 
 impl RecoveredEnd {
-    /// Splits what recovery found into what is read and where to go on writing.
-    pub fn split(recovered: Recovered, log: Uuid) -> (super::index::Index, Self) {
+    /// Splits what recovery found into what is read from and where to go on writing.
+    pub fn split(recovered: Recovered, log: Uuid) -> (EntryIndex, Self) {
         let Recovered { index, number, file, len, .. } = recovered;
-        let states = Checkpoint { groups: index.states(), parts: index.parts().clone() };
-        (index, Self { log, states, number, file, len })
+        let checkpoint = Checkpoint { groups: index.states(), files: index.all_files().clone() };
+        (index, Self { log, checkpoint, number, file, len })
     }
 }

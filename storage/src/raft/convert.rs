@@ -1,4 +1,4 @@
-//! openraft's messages and those on the wire, into each other.
+//! Converts openraft's messages to those on the wire, and back.
 
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
@@ -9,7 +9,7 @@ use shiioo_actors::domain::ids::{GroupId, Position};
 use super::types::{
     StoredMembership, TypeConfig, log_id, members, position, raft_entry, raft_vote, vote,
 };
-use super::wire::{Append, Appended, Ballot, Transfer, Transferred, Voted};
+use super::wire::{Append, AppendReply, Ballot, Transfer, TransferReply, VoteReply};
 use crate::log::record::Members;
 
 pub(crate) fn append_from_wire(
@@ -25,12 +25,14 @@ pub(crate) fn append_from_wire(
     })
 }
 
-pub(crate) fn appended_to_wire(appended: &AppendEntriesResponse<TypeConfig>) -> Appended {
+pub(crate) fn appended_to_wire(appended: &AppendEntriesResponse<TypeConfig>) -> AppendReply {
     match appended {
-        // What a follower has taken it has taken whole: openraft knows parts on the sender only.
-        AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => Appended::Done,
-        AppendEntriesResponse::Conflict => Appended::Conflict,
-        AppendEntriesResponse::HigherVote(higher) => Appended::HigherVote(vote(higher)),
+        // A follower takes all of a message or nothing: openraft reports parts on the sender only.
+        AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => {
+            AppendReply::Done
+        }
+        AppendEntriesResponse::Conflict => AppendReply::Conflict,
+        AppendEntriesResponse::HigherVote(higher) => AppendReply::HigherVote(vote(higher)),
     }
 }
 
@@ -50,15 +52,15 @@ pub(crate) fn ballot_from_wire(ballot: &Ballot) -> VoteRequest<TypeConfig> {
     }
 }
 
-pub(crate) fn voted_to_wire(response: &VoteResponse<TypeConfig>) -> Voted {
-    Voted {
+pub(crate) fn voted_to_wire(response: &VoteResponse<TypeConfig>) -> VoteReply {
+    VoteReply {
         vote: vote(&response.vote),
         is_granted: response.vote_granted,
         last: response.last_log_id.as_ref().map(position),
     }
 }
 
-pub(crate) fn voted_from_wire(voted: Voted) -> VoteResponse<TypeConfig> {
+pub(crate) fn voted_from_wire(voted: VoteReply) -> VoteResponse<TypeConfig> {
     VoteResponse::new(raft_vote(voted.vote), voted.last.map(log_id), voted.is_granted)
 }
 
@@ -67,36 +69,36 @@ pub(crate) fn transfer_from_wire(transfer: &Transfer) -> TransferLeaderRequest<T
     TransferLeaderRequest::new(raft_vote(transfer.vote), transfer.to, last)
 }
 
-pub(crate) fn transferred_to_wire(response: &TransferLeaderResponse<TypeConfig>) -> Transferred {
+pub(crate) fn transferred_to_wire(response: &TransferLeaderResponse<TypeConfig>) -> TransferReply {
     match response {
-        Ok(()) => Transferred::Taken,
+        Ok(()) => TransferReply::Taken,
         Err(TransferLeaderError::VoteChanged { actual, .. }) => {
-            Transferred::VoteChanged(vote(actual))
+            TransferReply::VoteChanged(vote(actual))
         }
         Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
-            Transferred::NotFlushed(actual.as_ref().map(position))
+            TransferReply::NotFlushed(actual.as_ref().map(position))
         }
     }
 }
 
 pub(crate) fn transferred_from_wire(
-    answer: Transferred,
+    answer: TransferReply,
     request: &TransferLeaderRequest<TypeConfig>,
 ) -> TransferLeaderResponse<TypeConfig> {
     match answer {
-        Transferred::Taken => Ok(()),
-        Transferred::VoteChanged(actual) => Err(TransferLeaderError::VoteChanged {
+        TransferReply::Taken => Ok(()),
+        TransferReply::VoteChanged(actual) => Err(TransferLeaderError::VoteChanged {
             expected: *request.from_leader(),
             actual: raft_vote(actual),
         }),
-        Transferred::NotFlushed(actual) => Err(TransferLeaderError::LogNotFlushed {
+        TransferReply::NotFlushed(actual) => Err(TransferLeaderError::LogNotFlushed {
             expected: request.last_log_id().copied(),
             actual: actual.map(log_id),
         }),
     }
 }
 
-/// A membership and where it stands; `None` when there has been none.
+/// Gives a membership and its position; `None` when there has been none.
 pub(crate) fn stored_members(stored: &StoredMembership) -> Option<(Position, Members)> {
     let at = stored.log_id().as_ref().map(position)?;
     Some((at, members(stored.membership())))

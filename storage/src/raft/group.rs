@@ -1,7 +1,7 @@
-//! One Raft group on this node: openraft's handle, and a task that follows it.
+//! One Raft group on this node: openraft's handle, its settings, and a task that follows it.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -9,7 +9,9 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
-use shiioo_actors::command::{Envelope, Outcome};
+use parking_lot::Mutex;
+use shiioo_actors::command::Envelope;
+use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
@@ -17,28 +19,29 @@ use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus,
 use tokio::sync::watch;
 
 use super::log_store::GroupLog;
-use super::machine::{FloorKeeper, GroupMachine};
 use super::network::Network;
+use super::progress::GroupProgress;
 use super::read::ReadRounds;
-use super::snapshot::Assembly;
+use super::snapshot::SnapshotAssembler;
+use super::state_machine::GroupStateMachine;
 use super::types::TypeConfig;
 use crate::disk::store_error;
 
 /// Proposals that may wait for a group's core.
 const PROPOSALS_MAX: u64 = 4096;
 
-/// Entries that are appended, or sent to a replica, at once.
+/// Entries that are appended or sent to a replica at once.
 const BATCH_ENTRIES_MAX: u64 = 256;
 
-/// See the module.
+/// One group on this node.
 pub(crate) struct Group {
     id: GroupId,
     raft_id: u64,
-    raft: openraft::Raft<TypeConfig, GroupMachine>,
-    keeper: Arc<FloorKeeper>,
+    raft: openraft::Raft<TypeConfig, GroupStateMachine>,
+    progress: Arc<GroupProgress>,
     network: Network,
     read_rounds: ReadRounds,
-    assembly: Mutex<Assembly>,
+    assembler: Mutex<SnapshotAssembler>,
     leadership: watch::Sender<Leadership>,
     has_ended: watch::Sender<bool>,
 }
@@ -59,17 +62,20 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
         // A leader that comes back in the same term after a power cut may have lost what it had
         // not synced, and would give the same index twice.
         enable_leader_restore: Some(mutants::is(Mutant::RestoreLeader)),
-        // A leader that hears no quorum falls silent for T, so that those who hear it, but whom it
-        // does not hear, elect another.
+        // After losing its quorum a leader sends no heartbeats for T, then sends for T, and so on.
+        // Followers behind a one-way partition (they hear it, it does not hear them) can then elect
+        // another.
         quorum_loss_probe_interval: Some(total),
-        // Whoever cannot be reached is tried again soon enough to be back within T.
+        // A replica that cannot be reached is tried again soon enough to be back within T.
         backoff: format!("{heartbeat}ms ..{}ms", total.max(heartbeat)),
-        // A follower that lacks what it acknowledged is refused in `network.rs`. Where its answer
-        // overtakes that, as when two processes have one identity for a moment, openraft would
-        // otherwise have the leader, which lacks nothing, panic for it.
+        // A follower that lacks what it acknowledged is refused in `network`. An answer of it may
+        // get past that check, as when two processes have one identity for a moment. openraft would
+        // then have the leader panic, which lacks nothing.
         allow_log_reversion: Some(true),
-        // Snapshots are asked for when the floor has risen, and claim no more than it.
+        // Snapshots are triggered when the low-water mark has risen, and claim no more than it.
         snapshot_policy: SnapshotPolicy::Never,
+        // The log is cut up to the snapshot: what replicas that are behind may need is kept by the
+        // mark, which rises in steps.
         max_in_snapshot_log_to_keep: 0,
         purge_batch_size: 1,
         max_payload_entries: BATCH_ENTRIES_MAX,
@@ -82,28 +88,29 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
 }
 
 impl Group {
-    /// Starts the group's Raft, and makes it new where it is.
+    /// Starts the group's Raft, and initializes a new group where this node is the first member.
     pub async fn open(
         id: GroupId,
         raft_id: u64,
         config: Arc<Config>,
         members: &[u64],
         store: GroupLog,
-        machine: GroupMachine,
+        machine: GroupStateMachine,
         network: Network,
     ) -> Result<Arc<Self>, StoreError> {
-        let keeper = machine.keeper();
+        let progress = machine.progress();
         let failed = |error: &dyn std::fmt::Display| {
             store_error(format!("open group {id}"), std::io::Error::other(error.to_string()))
         };
         let raft = openraft::Raft::new(raft_id, config, network.clone(), store, machine)
             .await
             .map_err(|fatal| failed(&fatal))?;
-        // Asked always: once it is answered, the group tells who is in it.
+        // Asked always: once it is answered, openraft has loaded its state, and the group tells its
+        // members.
         let is_initialized = raft.is_initialized().await.map_err(|fatal| failed(&fatal))?;
         if members.first() == Some(&raft_id) && !is_initialized {
             match raft.initialize(BTreeSet::from_iter(members.iter().copied())).await {
-                // Somebody else made it between the two questions.
+                // Another member initialized it between the two questions.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => return Err(failed(&error)),
             }
@@ -112,10 +119,10 @@ impl Group {
             id,
             raft_id,
             raft,
-            keeper,
+            progress,
             network,
             read_rounds: ReadRounds::default(),
-            assembly: Mutex::default(),
+            assembler: Mutex::default(),
             leadership: watch::Sender::new(Leadership::default()),
             has_ended: watch::Sender::new(false),
         }))
@@ -129,12 +136,12 @@ impl Group {
         self.raft_id
     }
 
-    pub(super) fn raft(&self) -> &openraft::Raft<TypeConfig, GroupMachine> {
+    pub(super) fn raft(&self) -> &openraft::Raft<TypeConfig, GroupStateMachine> {
         &self.raft
     }
 
-    pub(super) fn keeper(&self) -> &FloorKeeper {
-        &self.keeper
+    pub(super) fn progress(&self) -> &GroupProgress {
+        &self.progress
     }
 
     pub(super) fn network(&self) -> &Network {
@@ -145,11 +152,11 @@ impl Group {
         &self.read_rounds
     }
 
-    pub(super) fn assembly_lock(&self) -> &Mutex<Assembly> {
-        &self.assembly
+    pub(super) fn assembler(&self) -> &Mutex<SnapshotAssembler> {
+        &self.assembler
     }
 
-    /// Waits until the group runs no more.
+    /// Waits until the group has ended.
     pub(super) async fn ended(&self) {
         // The sender is here: waiting cannot fail.
         let _ = self.has_ended.subscribe().wait_for(|has_ended| *has_ended).await;
@@ -165,7 +172,7 @@ impl Group {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(self.not_here(&forward))
             }
-            // Accepted first: it may have reached a quorum, or may yet.
+            // openraft took it and then failed: it may have reached a quorum, or may yet.
             Err(error) => Err(ProposeError::Unknown(error.to_string())),
         }
     }
@@ -212,8 +219,8 @@ impl Group {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let committed = metrics.committed_membership_config.membership();
         let newest = metrics.membership_config.membership();
-        // What is committed counts until the newest is: a leader that dies now may take the newest
-        // along.
+        // The committed membership counts until the newest one is committed: a leader that dies now
+        // may take the newest along.
         let sets = newest.get_joint_config().iter().chain(committed.get_joint_config());
         Voters {
             sets: sets.filter(|set| !set.is_empty()).cloned().collect(),
@@ -227,8 +234,8 @@ impl Group {
         }
     }
 
-    /// Publishes the leadership and asks for snapshots, until the group ends. Says why it did,
-    /// when it was not told to.
+    /// Publishes the leadership and triggers snapshots until the group ends. Gives the reason when
+    /// it was not told to end.
     pub async fn follow(self: Arc<Self>, mut rolled: watch::Receiver<u32>) -> Option<String> {
         let config = Arc::clone(self.raft.config());
         let lease = Duration::from_millis(config.election_timeout_max);
@@ -238,7 +245,7 @@ impl Group {
             let now = self.observe(&metrics, &server, lease);
             self.leadership.send_if_modified(|published| std::mem::replace(published, now) != now);
             let voters = server.borrow_watched().membership_config.voter_ids().count();
-            // A lease runs out by time alone; a lone voter needs none.
+            // A lease runs out by time alone, which no metric tells. A lone voter needs none.
             let must_look_again = now.leader == Some(self.raft_id) && voters > 1;
             tokio::select! {
                 changed = server.changed() => if changed.is_err() {
@@ -247,7 +254,7 @@ impl Group {
                 () = tokio::time::sleep(Duration::from_millis(config.heartbeat_interval)),
                     if must_look_again => {}
                 Ok(()) = rolled.changed() => self.snapshot().await,
-                () = self.keeper.snapshot_due() => self.snapshot().await,
+                () = self.progress.snapshot_due() => self.snapshot().await,
             }
         }
         self.leadership.send_replace(Leadership::default());
@@ -260,26 +267,28 @@ impl Group {
     }
 
     pub(super) async fn snapshot(&self) {
-        // An error means that the group has stopped, which shows otherwise.
+        // An error means that the group has stopped, which `follow` finds by itself.
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::debug!(group = %self.id, %error, "no snapshot");
         }
     }
 
-    /// Whether this node is the group's only replica.
-    pub fn is_lone(&self) -> bool {
+    /// Tells whether this node is the group's only replica.
+    pub fn is_only_replica(&self) -> bool {
         let server = self.raft.server_metrics();
         let server = server.borrow_watched();
         server.membership_config.nodes().map(|(id, _)| *id).eq(std::iter::once(self.raft_id))
     }
 
-    /// The term in which this node leads, by what a quorum has confirmed up to this moment.
+    /// Gives the term in which this node leads, by what a quorum has confirmed up to this moment.
     pub fn leads(&self) -> Option<u64> {
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);
         let now = self.observe(&self.raft.metrics(), &self.raft.server_metrics(), lease);
         now.here.then_some(now.term)
     }
 
+    /// Computes the leadership. This node leads only while a quorum has answered it within the
+    /// lease: a leader that is cut off says so before others can have elected another.
     fn observe(
         &self,
         metrics: &WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
@@ -288,8 +297,9 @@ impl Group {
     ) -> Leadership {
         let server = server.borrow_watched();
         let leads = server.state == ServerState::Leader;
-        let is_lone = server.membership_config.voter_ids().eq(std::iter::once(self.raft_id));
-        let is_confirmed = is_lone
+        let is_only_replica =
+            server.membership_config.voter_ids().eq(std::iter::once(self.raft_id));
+        let is_confirmed = is_only_replica
             || metrics.borrow_watched().last_quorum_acked.is_some_and(|acked| {
                 use openraft::Instant as _;
                 acked.elapsed() < lease

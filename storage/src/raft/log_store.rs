@@ -19,10 +19,10 @@ use crate::log::{Log, Op};
 /// Entries that are read for replication at once.
 const READ_ENTRIES_MAX: u64 = 256;
 
-/// Bytes of entries that are read at once, to be sent or to be handed over.
+/// Bytes of entries that are read at once, to be sent or to be delivered.
 const READ_BYTES_MAX: usize = 4 << 20;
 
-/// See the module.
+/// The log of one group.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupLog {
     group: GroupId,
@@ -59,8 +59,8 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         Ok(read.map_err(io_error)?.into_iter().map(raft_entry).collect())
     }
 
-    /// Reads a little at a time: after a restart the range is everything above the floor, which
-    /// may be gigabytes.
+    /// Reads a little at a time: after a restart the range is everything above the low-water mark,
+    /// which may be gigabytes.
     async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,
@@ -77,7 +77,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
     }
 }
 
-/// The first index of a range, and the one behind its last.
+/// Gives the first index of a range, and the one behind its last.
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
         Bound::Included(index) => *index,
@@ -107,6 +107,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, cast: &RaftVote) -> Result<(), io::Error> {
+        // Durable before it is answered: a vote that is forgotten can be given twice.
         self.log.write(self.group, vec![Op::Vote(vote(cast))]).await
     }
 
@@ -120,12 +121,16 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(log_entry).collect();
+        // Returns before the entries are durable, so that openraft sends them meanwhile. The
+        // callback is what lets it count this node towards the quorum, or answer the leader.
         let done = Box::new(move |result| callback.io_completed(result));
         self.log.append(self.group, entries, done).await;
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        // Durable before openraft appends what replaces them. Jobs of a group are carried out in
+        // order, so it need not be; but a truncation that fails must stop the group here.
         let from = last.map_or(0, |last| last.index().saturating_add(1));
         self.log.write(self.group, vec![Op::Truncate(from)]).await
     }

@@ -1,12 +1,12 @@
-//! Who is in a group, as its leader changes it.
+//! Changes the members of a group, on its leader.
 //!
 //! Invariants:
-//! - Voters change through openraft's joint membership only, so that no two quorums ever miss each
-//!   other.
+//! - Voters change through openraft's joint membership only, so that any two quorums have a member
+//!   in common.
 //! - A change that finds the membership as it wants it appends nothing, so that a reconciler may
 //!   ask again as often as it likes.
-//! - Whoever loses a vote stays as a learner.
-//! - A leader that loses its own hands over: openraft would let it lead on without a vote.
+//! - A voter that loses its vote stays as a learner.
+//! - A leader that loses its own vote hands over: openraft would let it lead on without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use shiioo_actors::ports::ProposeError;
 use super::group::Group;
 use super::types::TypeConfig;
 
-/// Entries that the next leader may lack when the lead is handed over to it: it has to fetch them
+/// Entries that the next leader may lack when leadership is transferred to it. It has to fetch them
 /// while the group takes no proposals.
 const TRANSFER_LAG_ENTRIES_MAX: u64 = 1024;
 
@@ -43,7 +43,8 @@ impl Group {
         let keeps_vote = voters.contains(&self.raft_id());
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
         if !keeps_vote {
-            self.hand_over().await;
+            // After the change is committed: until then this node's own vote may be needed for it.
+            self.transfer_to_best().await;
         }
         Ok(())
     }
@@ -56,8 +57,9 @@ impl Group {
         self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await
     }
 
-    /// Refused where it would leave the group without a leader for long: from then on this node
-    /// neither takes proposals nor sends heartbeats, whether the other takes over or not.
+    /// Transfers leadership to a voter. Refuses where that would leave the group without a leader
+    /// for long: from then on this node neither takes proposals nor sends heartbeats, whether the
+    /// other takes over or not.
     pub async fn transfer(&self, to: u64) -> Result<(), ProposeError> {
         let metrics = self.leading()?;
         if to == self.raft_id() {
@@ -68,15 +70,18 @@ impl Group {
         let matched = matched.map_or(0, openraft::LogId::index);
         let lag = metrics.last_log_index.unwrap_or(0).saturating_sub(matched);
         if !is_voter || lag > TRANSFER_LAG_ENTRIES_MAX {
-            tracing::info!(group = %self.id(), to, is_voter, lag, "the lead is not handed over");
+            tracing::info!(
+                group = %self.id(), to, is_voter, lag,
+                "leadership is not transferred: no voter, or too far behind"
+            );
             return Err(ProposeError::NoLeader);
         }
         self.raft().trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopping)
     }
 
-    /// Hands the lead over to the voter that lacks least. Where there is none the group goes on
+    /// Transfers leadership to the voter that lacks least. Where there is none the group goes on
     /// with this node, until it is asked again.
-    async fn hand_over(&self) {
+    async fn transfer_to_best(&self) {
         let Ok(metrics) = self.leading() else { return };
         let matched = metrics.replication.unwrap_or_default();
         let voters = metrics.membership_config.voter_ids();
@@ -88,7 +93,7 @@ impl Group {
         }
     }
 
-    /// What is known of the group, if this node leads it.
+    /// Gives openraft's metrics of the group, if this node leads it.
     fn leading(&self) -> Result<RaftMetrics<TypeConfig>, ProposeError> {
         let metrics = self.raft().metrics().borrow_watched().clone();
         match metrics.current_leader {
@@ -106,8 +111,9 @@ impl Group {
                 Err(self.not_here(&forward))
             }
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refused))) => {
-                // Nothing was appended. A change under way ends by itself; the rest is a mistake
-                // of the caller's, who finds no more than this to say it with.
+                // Nothing was appended. A change under way ends by itself. Anything else is a
+                // mistake of the caller's, and the port has no word for it: it is logged, and may
+                // be tried again.
                 if !matches!(refused, ChangeMembershipError::InProgress(_)) {
                     tracing::error!(group = %self.id(), change = told, %refused, "refused");
                 }
@@ -118,7 +124,7 @@ impl Group {
     }
 }
 
-/// Whether the membership in force is committed, and not one of the two steps of a change.
+/// Tells whether the membership in force is committed.
 fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
     metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
 }

@@ -2,17 +2,18 @@
 //!
 //! Invariants:
 //! - Every call has a deadline, which grows with the bytes that it sends.
-//! - What reached nobody, or was declined, is `Unreachable`: openraft waits before it tries again.
-//!   What was sent and not answered is a `NetworkError`: it may have been done.
-//! - A replica that lacks what it has acknowledged in the same term is sent nothing more: it may have
-//!   voted as if what it lost had never been, and openraft takes for granted that logs do not revert.
-//!   It is told, and stops.
+//! - A request that reached nobody, or was declined, is `Unreachable`: openraft waits before it
+//!   tries again. A request that was sent and not answered is a `NetworkError`: it may have been
+//!   carried out.
+//! - A replica that lacks an entry that it has acknowledged in the same term is sent nothing more.
+//!   It may have voted as if that entry had never been, and openraft takes for granted that logs do
+//!   not revert. The replica is told, and stops.
 //! - Appends to one replica are sent one after another, so that they cannot overtake each other.
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -23,32 +24,36 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service};
 use tokio::time::Instant;
 
 use super::convert;
-use super::machine::SnapshotHandle;
-use super::pace::{Batch, patience};
+use super::flow_control::{BatchLimit, time_allowed};
 use super::snapshot::chunks;
+use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
-use super::wire::{self, Answer, Append, Appended, Ask, Request, Reverted, Transfer};
+use super::wire::{
+    self, Append, AppendReply, LogReverted, Request, RequestBody, Response, Transfer,
+};
 use crate::log::record::Vote;
 
-/// How much longer entries may take than the heartbeat that openraft measures them by, beside the
-/// time for their bytes: they are synced before they are answered.
-const ENTRIES_PATIENCE: u32 = 5;
+/// Entries may take so many times the heartbeat interval that openraft gives them, beside the time
+/// for their bytes: they are synced before they are answered.
+const ENTRIES_TIMEOUT_FACTOR: u32 = 5;
 
-/// Entries that are answered within so many heartbeats came soon: more can be sent at once.
-const ENTRIES_SOON: u32 = 2;
+/// Entries that are answered within so many heartbeat intervals came soon: more can be sent at
+/// once.
+const ENTRIES_FAST_FACTOR: u32 = 2;
 
-/// How long a chunk of a snapshot may take, beside the time for its bytes.
-const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
+/// Time for a chunk of a snapshot, beside the time for its bytes.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the last chunk may take, after which the whole is installed.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(60);
+/// Time for the last chunk, which is answered when the whole snapshot is installed.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A node that knows no other.
+/// The peers of a node that knows no other.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoPeers;
 
@@ -79,16 +84,16 @@ pub(crate) struct Network {
     acknowledged: Arc<Mutex<Acknowledged>>,
 }
 
-/// Up to where each replica has acknowledged entries, and to the leader of which term.
+/// The last entry that each replica has acknowledged, with the term of the leader it told.
 type Acknowledged = BTreeMap<u64, (u64, Position)>;
 
-/// One of them.
+/// The way to one of them.
 #[derive(Clone)]
 pub(crate) struct Replica {
     network: Network,
     raft_id: u64,
     /// How much of the log is sent to it at once.
-    batch: Batch,
+    batch: BatchLimit,
 }
 
 impl Network {
@@ -96,45 +101,44 @@ impl Network {
         Self { group, peers, sink, transfers: Arc::default(), acknowledged: Arc::default() }
     }
 
-    /// Up to where a replica has acknowledged entries to this node as the leader of `term`. In another
-    /// term it may have been told to drop them.
+    /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
+    /// In another term it may have been told to truncate.
     fn acknowledged(&self, raft_id: u64, term: u64) -> Option<Position> {
-        let known = self.known().get(&raft_id).copied();
+        let known = self.acknowledged.lock().get(&raft_id).copied();
         known.filter(|(of, _)| *of == term).map(|(_, upto)| upto)
     }
 
     fn acknowledge(&self, raft_id: u64, term: u64, upto: Position) {
-        let mut known = self.known();
+        let mut known = self.acknowledged.lock();
         let entry = known.entry(raft_id).or_insert((term, upto));
         // By term first: what an earlier leader was told does not count any more.
         *entry = (*entry).max((term, upto));
     }
 
-    fn known(&self) -> MutexGuard<'_, Acknowledged> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn replica(&self, raft_id: u64) -> Replica {
-        Replica { network: self.clone(), raft_id, batch: Batch::default() }
+        Replica { network: self.clone(), raft_id, batch: BatchLimit::default() }
     }
 }
 
 impl Replica {
-    /// Asks it about the group: `base` is how long it may take beside the time for the bytes.
-    pub async fn ask(&self, body: Ask, base: Duration) -> Result<Answer, PeerError> {
-        let service = if matches!(body, Ask::Chunk(_)) { Service::Snapshot } else { Service::Raft };
+    /// Calls the replica about the group. `base` is the time it may take beside the time for the
+    /// bytes.
+    pub async fn call(&self, body: RequestBody, base: Duration) -> Result<Response, PeerError> {
+        let service =
+            if matches!(body, RequestBody::Chunk(_)) { Service::Snapshot } else { Service::Raft };
         let request = wire::encode(&Request { group: self.network.group, body });
-        let deadline = Instant::now() + patience(base, request.len());
+        let deadline = Instant::now() + time_allowed(base, request.len());
         let call = self.network.peers.call(self.raft_id, service, request, deadline);
         let to = self.raft_id;
+        // The time is bounded here, too: what a transport does with a deadline is its own matter.
         let answer = tokio::time::timeout_at(deadline, call)
             .await
             .map_err(|_| PeerError::Lost { to, why: "too late".into() })??;
-        // A peer that speaks another language is left alone for a while, like one that declines.
+        // A peer whose answer cannot be decoded is left alone for a while, like one that declines.
         wire::decode(&answer).map_err(|why| PeerError::Declined { to, why })
     }
 
-    fn nonsense(&self) -> PeerError {
+    fn unexpected_reply(&self) -> PeerError {
         PeerError::Declined { to: self.raft_id, why: "the answer is for another question".into() }
     }
 
@@ -146,7 +150,8 @@ impl Replica {
         let prev = request.prev_log_id.as_ref().map(position);
         let (sender, last) =
             (vote(&request.vote), request.entries.last().map(|entry| position(&entry.log_id)));
-        // What it had acknowledged before this was sent: the answer may be overtaken by others.
+        // Read before the request is sent. An answer may be overtaken by a later one, and the
+        // conflict of an old request must not be judged by what was acknowledged after it.
         let acknowledged = self.network.acknowledged(self.raft_id, sender.term);
         let (append, left_off_after) = Append::new(
             self.network.group,
@@ -157,49 +162,51 @@ impl Replica {
             self.batch.bytes_max(),
         );
         let answer = if append.is_heartbeat() {
-            self.ask(Ask::Append(append), option.soft_ttl()).await
+            self.call(RequestBody::Append(append), option.soft_ttl()).await
         } else {
             self.send_entries(append, option.hard_ttl()).await
         };
         match answer? {
-            Answer::Append(Appended::Conflict) if prev.is_some() && prev <= acknowledged => {
+            // 'I do not have `prev`', of an entry that it has acknowledged in this very term.
+            Response::Append(AppendReply::Conflict) if prev.is_some() && prev <= acknowledged => {
                 Err(self.reverted(sender, acknowledged, option).await)
             }
-            Answer::Append(Appended::Done) => {
+            Response::Append(AppendReply::Done) => {
                 Ok(match self.done(sender, prev, last, left_off_after) {
                     Some(last) => AppendEntriesResponse::PartialSuccess(Some(log_id(last))),
                     None => AppendEntriesResponse::Success,
                 })
             }
             // Nothing comes before the first entry, so nothing can be in conflict with it.
-            Answer::Append(Appended::Conflict) if prev.is_some() => {
+            Response::Append(AppendReply::Conflict) if prev.is_some() => {
                 Ok(AppendEntriesResponse::Conflict)
             }
-            Answer::Append(Appended::HigherVote(vote)) => {
+            Response::Append(AppendReply::HigherVote(vote)) => {
                 Ok(AppendEntriesResponse::HigherVote(raft_vote(vote)))
             }
-            _ => Err(self.nonsense()),
+            _ => Err(self.unexpected_reply()),
         }
     }
 
-    /// Sends entries, and learns from it how many to send.
+    /// Sends entries, and learns from the answer how many to send at once.
     async fn send_entries(
         &mut self,
         append: Append,
         heartbeat: Duration,
-    ) -> Result<Answer, PeerError> {
+    ) -> Result<Response, PeerError> {
         let (bytes, sent) = (append.bytes(), Instant::now());
-        let answer = self.ask(Ask::Append(append), heartbeat * ENTRIES_PATIENCE).await;
+        let answer =
+            self.call(RequestBody::Append(append), heartbeat * ENTRIES_TIMEOUT_FACTOR).await;
         match &answer {
-            Ok(_) => self.batch.answered(bytes, sent.elapsed(), heartbeat * ENTRIES_SOON),
+            Ok(_) => self.batch.answered(bytes, sent.elapsed(), heartbeat * ENTRIES_FAST_FACTOR),
             Err(PeerError::Lost { .. }) => self.batch.lost(),
-            // Nothing was sent: that says nothing about the link.
+            // Nothing was sent, which says nothing about the link.
             Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {}
         }
         answer
     }
 
-    /// Remembers what a replica has acknowledged. Gives the last entry sent, if not all were.
+    /// Notes what a replica has acknowledged. Gives the last entry sent, if not all were.
     fn done(
         &self,
         sender: Vote,
@@ -213,7 +220,7 @@ impl Replica {
         left_off_after
     }
 
-    /// Tells a replica that it has lost what it acknowledged.
+    /// Tells a replica that it has lost an entry that it acknowledged.
     async fn reverted(
         &self,
         vote: Vote,
@@ -227,17 +234,21 @@ impl Replica {
              directory and have it join anew"
         );
         if let Some(acknowledged) = acknowledged {
-            // Whether it hears is its own matter: it is refused all the same.
-            let notice = Ask::Reverted(Reverted { vote, acknowledged });
-            let _ = self.ask(notice, option.soft_ttl()).await;
+            // The notice may be lost: the replica is refused all the same.
+            let notice = RequestBody::LogReverted(LogReverted { vote, acknowledged });
+            let _ = self.call(notice, option.soft_ttl()).await;
         }
         PeerError::Declined { to, why: "it lacks what it has acknowledged".into() }
     }
 
-    async fn ballot(&self, ask: Ask, option: &RPCOption) -> Result<Voted, PeerError> {
-        match self.ask(ask, option.soft_ttl()).await? {
-            Answer::Vote(voted) => Ok(convert::voted_from_wire(voted)),
-            _ => Err(self.nonsense()),
+    async fn ballot(
+        &self,
+        request: RequestBody,
+        option: &RPCOption,
+    ) -> Result<RaftVoteReply, PeerError> {
+        match self.call(request, option.soft_ttl()).await? {
+            Response::Vote(voted) => Ok(convert::voted_from_wire(voted)),
+            _ => Err(self.unexpected_reply()),
         }
     }
 
@@ -253,24 +264,26 @@ impl Replica {
         };
         let upto = snapshot.meta.last_log_id.as_ref().map(position);
         let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
+        // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot claims,
+        // or more.
         let dump = self.network.sink.dump(group).await.map_err(|e| unsendable(e.to_string()))?;
         let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
         let members = convert::stored_members(&snapshot.meta.last_membership);
         for chunk in chunks(vote(&sender), transfer, upto, members, dump) {
-            let base = if chunk.is_last { INSTALL_PATIENCE } else { CHUNK_PATIENCE };
-            match self.ask(Ask::Chunk(chunk), base).await.map_err(rpc_error)? {
-                Answer::Chunk(None) => {}
-                Answer::Chunk(Some(theirs)) => {
+            let base = if chunk.is_last { INSTALL_TIMEOUT } else { CHUNK_TIMEOUT };
+            match self.call(RequestBody::Chunk(chunk), base).await.map_err(rpc_error)? {
+                Response::Chunk(None) => {}
+                Response::Chunk(Some(theirs)) => {
                     return Ok(SnapshotResponse::new(raft_vote(theirs)));
                 }
-                _ => return Err(rpc_error(self.nonsense()).into()),
+                _ => return Err(rpc_error(self.unexpected_reply()).into()),
             }
         }
-        Err(rpc_error(self.nonsense()).into())
+        Err(rpc_error(self.unexpected_reply()).into())
     }
 }
 
-type Voted = VoteResponse<TypeConfig>;
+type RaftVoteReply = VoteResponse<TypeConfig>;
 
 fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
     match error {
@@ -304,18 +317,18 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         &mut self,
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
-    ) -> Result<Voted, RPCError<TypeConfig>> {
+    ) -> Result<RaftVoteReply, RPCError<TypeConfig>> {
         let ballot = convert::ballot_to_wire(&request);
-        self.ballot(Ask::Vote(ballot), &option).await.map_err(rpc_error)
+        self.ballot(RequestBody::Vote(ballot), &option).await.map_err(rpc_error)
     }
 
     async fn pre_vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
-    ) -> Result<Voted, RPCError<TypeConfig>> {
+    ) -> Result<RaftVoteReply, RPCError<TypeConfig>> {
         let ballot = convert::ballot_to_wire(&request);
-        self.ballot(Ask::PreVote(ballot), &option).await.map_err(rpc_error)
+        self.ballot(RequestBody::PreVote(ballot), &option).await.map_err(rpc_error)
     }
 
     async fn full_snapshot(
@@ -342,9 +355,13 @@ impl RaftNetworkV2<TypeConfig> for Replica {
             to: *request.to_node_id(),
             last: request.last_log_id().map(position),
         };
-        match self.ask(Ask::Transfer(transfer), option.soft_ttl()).await.map_err(rpc_error)? {
-            Answer::Transfer(answer) => Ok(convert::transferred_from_wire(answer, &request)),
-            _ => Err(rpc_error(self.nonsense())),
+        match self
+            .call(RequestBody::Transfer(transfer), option.soft_ttl())
+            .await
+            .map_err(rpc_error)?
+        {
+            Response::Transfer(answer) => Ok(convert::transferred_from_wire(answer, &request)),
+            _ => Err(rpc_error(self.unexpected_reply())),
         }
     }
 }

@@ -1,9 +1,12 @@
-//! Linearizable reads, by read index: the leader confirms with a round of heartbeats that it still
-//! leads, and whoever reads waits until what was committed then has been handed over here.
+//! Linearizable reads, by read index.
+//!
+//! The leader takes its commit index and confirms with a round of heartbeats that it still leads.
+//! The reader waits until everything up to that index has been delivered to the replica that it
+//! reads.
 //!
 //! Invariants:
-//! - A read counts on a round that began after it was asked for, never on an earlier one.
-//! - At most one round is under way; those who come meanwhile share the next.
+//! - A read relies on a round that began after the read was asked for, never on an earlier one.
+//! - At most one round is under way. Reads that come meanwhile share the next.
 //! - A lease is never trusted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,18 +19,18 @@ use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::ProposeError;
 
 use super::group::Group;
-use super::wire::{Answer, Ask};
+use super::wire::{RequestBody, Response};
 
 /// How long a read waits for this node to catch up with the index it was told.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
 type Confirmed = Result<u64, ProposeError>;
 
-/// The rounds of one group.
+/// The rounds of heartbeats of one group.
 #[derive(Debug)]
 pub(crate) struct ReadRounds {
     begun: AtomicU64,
-    /// The last round that ended, and what came of it. Held while one is under way.
+    /// The number of the last round that ended, and its result. Held while a round is under way.
     last: tokio::sync::Mutex<(u64, Confirmed)>,
 }
 
@@ -39,7 +42,7 @@ impl Default for ReadRounds {
 }
 
 impl Group {
-    /// Returns once everything that was committed before the call has been handed over here.
+    /// Returns once everything that was committed before the call has been delivered here.
     pub async fn read_index(&self) -> Result<(), ProposeError> {
         if mutants::is(Mutant::NoReadIndex) {
             return Ok(());
@@ -52,17 +55,21 @@ impl Group {
         };
         tokio::select! {
             biased;
-            () = self.keeper().handed_at_least(index) => Ok(()),
+            () = self.progress().delivered_at_least(index) => Ok(()),
             () = self.ended() => Err(ProposeError::Stopping),
             () = tokio::time::sleep(CATCH_UP_MAX) => Err(ProposeError::NoLeader),
         }
     }
 
-    /// Up to where a read that was asked for by now has to have come, if this node leads.
+    /// Gives the index that a read asked for by now has to wait for, if this node leads.
     pub async fn confirmed_index(&self) -> Confirmed {
         let rounds = self.read_rounds();
+        // Before the lock: rounds that have begun by now may have missed a write that this read
+        // must see.
         let asked_after = rounds.begun.load(Ordering::SeqCst);
         let mut last = rounds.last.lock().await;
+        // While this call waited for the lock, one of those that waited with it may have run a
+        // round that began after all of them were asked.
         if last.0 <= asked_after {
             let round = rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
             *last = (round, self.round().await);
@@ -87,13 +94,13 @@ impl Group {
         }
     }
 
-    /// The same, asked of another node. Whatever goes wrong, nothing was done: the leader that was
-    /// known does not lead, as far as this node can tell.
+    /// Asks another node for the index. Whatever goes wrong, nothing was done, and the leader that
+    /// was known does not lead as far as this node can tell.
     async fn index_of(&self, leader: u64) -> Confirmed {
         // A round takes as long as the lease at most; twice that leaves time for the way.
-        let patience = Duration::from_millis(self.raft().config().election_timeout_max) * 2;
-        match self.network().replica(leader).ask(Ask::ReadIndex, patience).await {
-            Ok(Answer::ReadIndex(Some(index))) => Ok(index),
+        let time = Duration::from_millis(self.raft().config().election_timeout_max) * 2;
+        match self.network().replica(leader).call(RequestBody::ReadIndex, time).await {
+            Ok(Response::ReadIndex(Some(index))) => Ok(index),
             Ok(_) => Err(ProposeError::NoLeader),
             Err(error) => {
                 tracing::debug!(group = %self.id(), %error, "no read index");

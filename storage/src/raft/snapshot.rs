@@ -1,13 +1,13 @@
 //! Snapshots on their way: cut into chunks here, put together there.
 //!
-//! A snapshot claims a position and carries a dump, which holds at least what is claimed and may
-//! hold more: it is made while the group goes on. What it holds beyond the claim is handed over
-//! once more and skipped by the part, which knows what it has.
+//! A snapshot claims a position and carries a dump, which holds what is claimed or more: it is made
+//! while the group goes on. Entries that it holds beyond the claim are delivered once more and
+//! skipped by the state machine, which knows what it has.
 //!
 //! Invariants:
-//! - Chunks are put together only in order, of one transfer of one leader: two dumps of the same
-//!   claim may differ.
-//! - A group has at most one snapshot under way to it, and that is bounded.
+//! - Chunks are put together only in order, and only of one transfer of one leader: two dumps of
+//!   the same claim may differ.
+//! - A group receives at most one snapshot at a time, and its size is bounded.
 
 use shiioo_actors::domain::ids::Position;
 use shiioo_actors::ports::{Dump, Found};
@@ -22,13 +22,13 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Bytes of rows in a snapshot.
 const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
 
-/// What a row is taken to cost beside its key and value, bytes.
+/// Bytes of memory that a row is taken to cost beside its key and value.
 const ROW_BYTES: usize = 64;
 
-/// A snapshot whose next chunk does not come for so long is given up.
+/// Time without another chunk after which a snapshot is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The chunks of a snapshot that claims everything up to `upto`, at least one.
+/// Cuts a snapshot that claims everything up to `upto` into chunks, at least one.
 pub(crate) fn chunks(
     vote: Vote,
     transfer: u64,
@@ -62,7 +62,7 @@ fn cost((key, value): &Found) -> usize {
     key.len() + value.len() + ROW_BYTES
 }
 
-/// A snapshot that was put together.
+/// A snapshot with all its chunks.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Assembled {
     pub vote: Vote,
@@ -73,10 +73,10 @@ pub(crate) struct Assembled {
 
 /// Puts the snapshot of one group together.
 #[derive(Debug, Default)]
-pub(crate) struct Assembly(Option<UnderWay>);
+pub(crate) struct SnapshotAssembler(Option<Incoming>);
 
 #[derive(Debug)]
-struct UnderWay {
+struct Incoming {
     vote: Vote,
     transfer: u64,
     next: u32,
@@ -85,28 +85,30 @@ struct UnderWay {
     touched: Instant,
 }
 
-impl Assembly {
-    /// Takes a chunk. Gives the snapshot with its last one.
-    pub fn take(&mut self, chunk: Chunk, now: Instant) -> Result<Option<Assembled>, String> {
+impl SnapshotAssembler {
+    /// Adds a chunk. Gives the snapshot with its last one.
+    pub fn add(&mut self, chunk: Chunk, now: Instant) -> Result<Option<Assembled>, String> {
         chunk.check()?;
         self.drop_idle(now);
+        // A first chunk begins anew, also after one that was lost: a transfer is not resumed.
         if chunk.number == 0 {
             self.begin(&chunk, now)?;
         }
-        let Some(under_way) = self.0.as_mut().filter(|it| it.is_next(&chunk)) else {
+        let Some(incoming) = self.0.as_mut().filter(|it| it.is_next(&chunk)) else {
             return Err("a chunk of a snapshot that is not under way here".into());
         };
         let (upto, members, position) = (chunk.upto, chunk.members.clone(), chunk.dumped);
         let (vote, is_last) = (chunk.vote, chunk.is_last);
         let rows = chunk.into_rows();
-        under_way.bytes += rows.iter().map(cost).sum::<usize>();
-        if under_way.bytes > SNAPSHOT_BYTES_MAX {
+        incoming.bytes += rows.iter().map(cost).sum::<usize>();
+        // Counted before the rows are kept, so that the bound is never passed.
+        if incoming.bytes > SNAPSHOT_BYTES_MAX {
             self.0 = None;
             return Err(format!("a snapshot of more than {SNAPSHOT_BYTES_MAX} bytes"));
         }
-        under_way.rows.extend(rows);
-        under_way.next += 1;
-        under_way.touched = now;
+        incoming.rows.extend(rows);
+        incoming.next += 1;
+        incoming.touched = now;
         if !is_last {
             return Ok(None);
         }
@@ -114,7 +116,7 @@ impl Assembly {
         Ok(Some(Assembled { vote, upto, members, dump: Dump { position, rows } }))
     }
 
-    /// Gives up what nobody goes on with.
+    /// Gives up a snapshot that nobody goes on with.
     pub fn drop_idle(&mut self, now: Instant) {
         if self.0.as_ref().is_some_and(|it| now.duration_since(it.touched) > IDLE_MAX) {
             self.0 = None;
@@ -123,16 +125,18 @@ impl Assembly {
 
     fn begin(&mut self, chunk: &Chunk, now: Instant) -> Result<(), String> {
         let (vote, transfer) = (chunk.vote, chunk.transfer);
+        // By term, then by the leader's own number: a chunk of an earlier transfer may be late, and
+        // must not throw away what a later one has sent.
         if self.0.as_ref().is_some_and(|it| (it.vote.term, it.transfer) > (vote.term, transfer)) {
             return Err("a newer snapshot is under way".into());
         }
         let rows = Vec::new();
-        self.0 = Some(UnderWay { vote, transfer, next: 0, bytes: 0, rows, touched: now });
+        self.0 = Some(Incoming { vote, transfer, next: 0, bytes: 0, rows, touched: now });
         Ok(())
     }
 }
 
-impl UnderWay {
+impl Incoming {
     fn is_next(&self, chunk: &Chunk) -> bool {
         (self.vote, self.transfer, self.next) == (chunk.vote, chunk.transfer, chunk.number)
     }
@@ -165,12 +169,12 @@ mod tests {
                     || crate::raft::wire::encode(chunk).len() <= CHUNK_BYTES_MAX
             };
             assert!(chunks.iter().all(small));
-            let mut assembly = Assembly::default();
+            let mut assembler = SnapshotAssembler::default();
             let (last, others) = chunks.split_last().unwrap();
             for chunk in others {
-                assert_eq!(assembly.take(chunk.clone(), Instant::now()), Ok(None));
+                assert_eq!(assembler.add(chunk.clone(), Instant::now()), Ok(None));
             }
-            let whole = assembly.take(last.clone(), Instant::now()).unwrap().unwrap();
+            let whole = assembler.add(last.clone(), Instant::now()).unwrap().unwrap();
             assert_eq!((whole.upto, whole.dump), (UPTO, dump));
         }
     }
@@ -178,8 +182,8 @@ mod tests {
     #[test]
     fn chunks_of_two_transfers_do_not_mix() {
         let (old, new) = (sent(0, &dump(4, 900_000)), sent(1, &dump(4, 800_000)));
-        let mut assembly = Assembly::default();
-        let mut take = |chunk: &Chunk| assembly.take(chunk.clone(), Instant::now());
+        let mut assembler = SnapshotAssembler::default();
+        let mut take = |chunk: &Chunk| assembler.add(chunk.clone(), Instant::now());
         assert_eq!(take(&old[0]), Ok(None));
         assert_eq!(take(&new[0]), Ok(None));
         assert!(take(&old[1]).is_err(), "of the one before");
@@ -194,8 +198,8 @@ mod tests {
     #[test]
     fn what_no_leader_sends_is_refused() {
         let chunk = sent(0, &dump(1, 1)).remove(0);
-        let mut assembly = Assembly::default();
-        let mut refuses = |chunk| assembly.take(chunk, Instant::now()).is_err();
+        let mut assembler = SnapshotAssembler::default();
+        let mut refuses = |chunk| assembler.add(chunk, Instant::now()).is_err();
         assert!(refuses(Chunk::empty(Vote { committed: false, ..VOTE }, 0, UPTO, None, None)));
         assert!(refuses(Chunk::empty(VOTE, 0, Position { term: 4, index: 1 }, None, None)));
         let nobody = Members { voters: vec![vec![]], nodes: vec![] };
@@ -206,9 +210,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_nobody_goes_on_with_is_given_up() {
         let chunks = sent(0, &dump(2, 900_000));
-        let mut assembly = Assembly::default();
-        assert_eq!(assembly.take(chunks[0].clone(), Instant::now()), Ok(None));
+        let mut assembler = SnapshotAssembler::default();
+        assert_eq!(assembler.add(chunks[0].clone(), Instant::now()), Ok(None));
         tokio::time::advance(IDLE_MAX * 2).await;
-        assert!(assembly.take(chunks[1].clone(), Instant::now()).is_err());
+        assert!(assembler.add(chunks[1].clone(), Instant::now()).is_err());
     }
 }

@@ -9,13 +9,15 @@ use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, StoreErro
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;
-use super::machine::{FloorKeeper, GroupMachine};
+use super::progress::GroupProgress;
+use super::state_machine::GroupStateMachine;
 use super::types::TypeConfig;
 use crate::disk::{Disk, RealDisk, SimDisk};
 use crate::executor::Executor;
 use crate::log::Log;
 
-/// Takes everything and keeps nothing: the suite has no commands, so no part holds the floor.
+/// Takes everything and keeps nothing: the suite has no commands, so nothing holds the low-water
+/// mark.
 struct Nothing;
 
 impl ApplySink for Nothing {
@@ -34,18 +36,20 @@ impl ApplySink for Nothing {
     }
 }
 
-fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupMachine) {
+fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupStateMachine) {
     let group = GroupId(7);
     let log = Log::open(disk, executor).unwrap();
-    let keeper = Arc::new(FloorKeeper::new(group, Arc::clone(&log)));
-    let machine = GroupMachine::new(group, keeper, Arc::new(Nothing));
+    let progress = Arc::new(GroupProgress::new(group, Arc::clone(&log)));
+    let machine = GroupStateMachine::new(group, progress, Arc::new(Nothing));
     (GroupLog::new(group, log), machine)
 }
 
 struct OnFiles;
 
-impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for OnFiles {
-    async fn build(&self) -> Result<(TempDir, GroupLog, GroupMachine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine, TempDir> for OnFiles {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, GroupLog, GroupStateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let (log, machine) = build(Arc::new(RealDisk::new(dir.path()).unwrap()), Executor::Threads);
         Ok((dir, log, machine))
@@ -54,8 +58,8 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupMachine, TempDir> for OnFiles {
 
 struct Simulated;
 
-impl StoreBuilder<TypeConfig, GroupLog, GroupMachine> for Simulated {
-    async fn build(&self) -> Result<((), GroupLog, GroupMachine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Simulated {
+    async fn build(&self) -> Result<((), GroupLog, GroupStateMachine), StorageError<TypeConfig>> {
         let (log, machine) = build(SimDisk::new(1).mount(), Executor::Inline);
         Ok(((), log, machine))
     }

@@ -1,4 +1,4 @@
-//! openraft's types as this program fills them in, and how they become records of the log.
+//! openraft's types as this program fills them in, and their conversion to records of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use openraft::impls::leader_id_std;
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::{EmptyNode, EntryPayload, Membership};
-use shiioo_actors::command::{Envelope, Outcome};
+use shiioo_actors::command::Envelope;
+use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::Position;
 use shiioo_actors::ports::StoreError;
 
@@ -97,7 +98,7 @@ pub(crate) fn stored_membership(members: Option<&(Position, Members)>) -> Stored
     }
 }
 
-/// What openraft is told of an error of ours: it stops the group.
+/// Turns an error of ours into the one that openraft is given, which stops the group.
 pub(crate) fn io_error(error: StoreError) -> io::Error {
     match error {
         StoreError::Full => io::ErrorKind::StorageFull.into(),

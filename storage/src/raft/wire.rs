@@ -1,17 +1,17 @@
-//! What replicas of a group say to each other, and how it is written.
+//! The messages between replicas of a group, and their encoding.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version: [`WIRE_VERSION`] |
 //! | 4 | CRC-32 of what follows, little endian; from version 2 on |
-//! | n | a [`Request`] or an [`Answer`], as `shiioo_actors::domain::codec` writes it |
+//! | n | a [`Request`] or a [`Response`], as `shiioo_actors::domain::codec` writes it |
 //!
-//! An entry stands in it as the payload of its record in the log (`log::record`), so that both
-//! have one encoding.
+//! An entry is encoded as the payload of its record in the log (`log::record`), so that both have
+//! one encoding.
 //!
 //! Invariants:
 //! - Bytes that are no message decode to an error, whatever they are.
-//! - What is taken out of a message keeps the rules that openraft asserts: entries follow on each
+//! - Values taken out of a message keep the rules that openraft asserts: entries follow on each
 //!   other, and nothing in a leader's message is of a later term than its own.
 
 use serde::de::{DeserializeOwned, Error, Visitor};
@@ -22,49 +22,48 @@ use shiioo_actors::ports::Found;
 
 use crate::log::record::{self, LogEntry, Members, Vote};
 
-/// The shape of messages that this program writes. It reads the one before, too.
+/// Version of the messages that this program writes. It reads the version before, too.
 pub(crate) const WIRE_VERSION: u8 = 2;
-/// The shape without a checksum.
-const WIRE_VERSION_BARE: u8 = 1;
-/// Bytes of a checksum. Connections have their own, but not the memory on both sides of them: what
-/// one replica has wrong must not become what another has.
-const SEAL_BYTES: usize = 4;
+/// The version without a checksum.
+const WIRE_VERSION_WITHOUT_CHECKSUM: u8 = 1;
+/// Bytes of a checksum. Connections have checksums of their own, but they do not cover the memory
+/// on both sides: a bit that flips on one replica must not reach the log of another.
+const CHECKSUM_BYTES: usize = 4;
 
-/// A question about a group.
+/// A request about a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub group: GroupId,
-    pub body: Ask,
+    pub body: RequestBody,
 }
 
-/// What is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Ask {
+pub(crate) enum RequestBody {
     Append(Append),
     Vote(Ballot),
     PreVote(Ballot),
     Transfer(Transfer),
-    /// Up to where a linearizable read has to have come.
+    /// Asks for the index that a linearizable read has to wait for.
     ReadIndex,
     Chunk(Chunk),
-    Reverted(Reverted),
+    LogReverted(LogReverted),
 }
 
-/// What is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Answer {
-    Append(Appended),
-    Vote(Voted),
-    Transfer(Transferred),
-    /// `None` when who was asked does not lead, or could not confirm that it does.
+pub(crate) enum Response {
+    Append(AppendReply),
+    Vote(VoteReply),
+    Transfer(TransferReply),
+    /// `None` when the node does not lead, or could not confirm that it does.
     ReadIndex(Option<u64>),
-    /// The vote of the receiver when the snapshot is installed or refused; before, `None`.
+    /// `None` for a chunk that was kept; the vote of the receiver when the snapshot is installed or
+    /// refused.
     Chunk(Option<Vote>),
-    /// A notice was taken.
+    /// Confirms a notice.
     Noted,
 }
 
-/// Entries of a leader, or none: a heartbeat.
+/// Entries of a leader. Without entries it is a heartbeat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Append {
     pub vote: Vote,
@@ -74,13 +73,13 @@ pub(crate) struct Append {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Appended {
+pub(crate) enum AppendReply {
     Done,
     Conflict,
     HigherVote(Vote),
 }
 
-/// A candidate's wish.
+/// A candidate's request for a vote.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ballot {
     pub vote: Vote,
@@ -89,13 +88,13 @@ pub(crate) struct Ballot {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Voted {
+pub(crate) struct VoteReply {
     pub vote: Vote,
     pub is_granted: bool,
     pub last: Option<Position>,
 }
 
-/// A leader's wish that `to` leads from now on.
+/// A leader's request that `to` lead from now on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Transfer {
     pub vote: Vote,
@@ -104,16 +103,16 @@ pub(crate) struct Transfer {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Transferred {
+pub(crate) enum TransferReply {
     Taken,
     VoteChanged(Vote),
     NotFlushed(Option<Position>),
 }
 
-/// A leader's notice that a replica lacks what it has acknowledged to this very leader: its log is
-/// an older copy, or its disk lost what it had called durable.
+/// A leader's notice that a replica lacks an entry that it has acknowledged to this very leader.
+/// Its log is an older copy, or its disk lost bytes that it had called durable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Reverted {
+pub(crate) struct LogReverted {
     pub vote: Vote,
     pub acknowledged: Position,
 }
@@ -122,22 +121,23 @@ pub(crate) struct Reverted {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Chunk {
     pub vote: Vote,
-    /// Tells transfers of one leader in one term apart.
+    /// Number that tells transfers of one leader in one term apart.
     pub transfer: u64,
-    /// 0, 1, 2, ...
+    /// Number of the chunk, from 0.
     pub number: u32,
     pub is_last: bool,
-    /// What the snapshot claims: everything up to here, and who was in the group there.
+    /// Last position that the snapshot claims.
     pub upto: Position,
     pub members: Option<(Position, Members)>,
-    /// What the dump holds, which may be more.
+    /// Last position that the dump holds, which may be further.
     pub dumped: Option<Position>,
     rows: Vec<(Blob, Blob)>,
 }
 
 impl Append {
-    /// Takes as many of the entries as `bytes_max` allows, and at least one where there is one: an
-    /// entry that is larger by itself travels alone. Gives the last one taken, if not all were.
+    /// Makes a message of as many entries as `bytes_max` allows, and at least one where there is
+    /// one: an entry that is larger by itself travels alone. Gives the last one taken, if not all
+    /// were.
     pub fn new(
         group: GroupId,
         vote: Vote,
@@ -167,12 +167,13 @@ impl Append {
         self.entries.is_empty()
     }
 
-    /// Bytes of its entries.
+    /// Counts the bytes of the entries.
     pub fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.0.len()).sum()
     }
 
-    /// The entries, once it is certain that a leader can have sent them.
+    /// Gives the entries, after checking that a leader can have sent them: openraft asserts what is
+    /// checked here, and a member's faulty message must not end this process.
     pub fn entries(&self, group: GroupId) -> Result<Vec<LogEntry>, String> {
         let term = self.vote.term;
         if !self.vote.committed {
@@ -190,6 +191,8 @@ impl Append {
                 Some(prev) => prev.index.checked_add(1) == Some(at.index) && at.term >= prev.term,
                 None => at.index == 0,
             };
+            // The group stands in each entry, too: an entry of another group is a fault of the
+            // sender's.
             if of != group || !follows || at.term > term {
                 return Err(format!("entry {at} of group {of} cannot follow {prev:?} here"));
             }
@@ -204,7 +207,7 @@ impl Append {
 }
 
 impl Chunk {
-    /// One without rows.
+    /// Makes a chunk without rows.
     pub fn empty(
         vote: Vote,
         transfer: u64,
@@ -225,7 +228,7 @@ impl Chunk {
         self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect()
     }
 
-    /// Whether a leader can have sent this.
+    /// Checks that a leader can have sent this.
     pub fn check(&self) -> Result<(), String> {
         let members = self.members.as_ref();
         let latest = self.dumped.max(Some(self.upto));
@@ -274,9 +277,9 @@ impl<'de> Deserialize<'de> for Blob {
 /// Writes a request or an answer.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     let mut bytes = vec![WIRE_VERSION];
-    bytes.extend_from_slice(&[0; SEAL_BYTES]);
+    bytes.extend_from_slice(&[0; CHECKSUM_BYTES]);
     codec::encode_into(message, &mut bytes);
-    let (head, message) = bytes.split_at_mut(1 + SEAL_BYTES);
+    let (head, message) = bytes.split_at_mut(1 + CHECKSUM_BYTES);
     head[1..].copy_from_slice(&crc32fast::hash(message).to_le_bytes());
     bytes
 }
@@ -284,14 +287,14 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Reads a request or an answer.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let message = match bytes.split_first() {
-        Some((&WIRE_VERSION, sealed)) => {
-            let (seal, message) = sealed.split_first_chunk().ok_or("a message cut off")?;
-            if crc32fast::hash(message) != u32::from_le_bytes(*seal) {
+        Some((&WIRE_VERSION, checked)) => {
+            let (checksum, message) = checked.split_first_chunk().ok_or("a message cut off")?;
+            if crc32fast::hash(message) != u32::from_le_bytes(*checksum) {
                 return Err("the checksum of a message does not match".into());
             }
             message
         }
-        Some((&WIRE_VERSION_BARE, message)) => message,
+        Some((&WIRE_VERSION_WITHOUT_CHECKSUM, message)) => message,
         Some((version, _)) => return Err(format!("a message of version {version}")),
         None => return Err("an empty message".into()),
     };

@@ -11,8 +11,8 @@ use shiioo_actors::domain::time::Timestamp;
 use super::convert;
 use super::types::log_entry;
 use super::wire::{
-    Answer, Append, Appended, Ask, Ballot, Chunk, Request, Reverted, Transfer, Transferred, Voted,
-    decode, encode,
+    Append, AppendReply, Ballot, Chunk, LogReverted, Request, RequestBody, Response, Transfer,
+    TransferReply, VoteReply, decode, encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -57,57 +57,60 @@ fn rows() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
     prop::collection::vec((bytes(), bytes()), 0..5)
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+fn ask() -> impl Strategy<Value = RequestBody> {
     let entries = prop::collection::vec((position(), body()), 0..5);
     let append = (vote(), prop::option::of(position()), prop::option::of(position()), entries)
         .prop_map(|(vote, prev, commit, entries)| {
             let entries = entries.into_iter().map(|(position, body)| LogEntry { position, body });
-            Ask::Append(Append::new(GROUP, vote, prev, commit, entries, usize::MAX).0)
+            RequestBody::Append(Append::new(GROUP, vote, prev, commit, entries, usize::MAX).0)
         });
     let ballot = || {
         (vote(), prop::option::of(position()), any::<bool>())
             .prop_map(|(vote, last, is_transfer)| Ballot { vote, last, is_transfer })
     };
     let transfer = (vote(), any::<u64>(), prop::option::of(position()))
-        .prop_map(|(vote, to, last)| Ask::Transfer(Transfer { vote, to, last }));
+        .prop_map(|(vote, to, last)| RequestBody::Transfer(Transfer { vote, to, last }));
     let membership = prop::option::of((position(), members()));
     let chunk = (vote(), position(), membership, prop::option::of(position()), rows()).prop_map(
         |(vote, upto, members, dumped, rows)| {
-            Ask::Chunk(Chunk::empty(vote, 3, upto, members, dumped).with_rows(2, false, rows))
+            RequestBody::Chunk(
+                Chunk::empty(vote, 3, upto, members, dumped).with_rows(2, false, rows),
+            )
         },
     );
-    let reverted = (vote(), position())
-        .prop_map(|(vote, acknowledged)| Ask::Reverted(Reverted { vote, acknowledged }));
+    let reverted = (vote(), position()).prop_map(|(vote, acknowledged)| {
+        RequestBody::LogReverted(LogReverted { vote, acknowledged })
+    });
     prop_oneof![
         append,
         reverted,
-        ballot().prop_map(Ask::Vote),
-        ballot().prop_map(Ask::PreVote),
+        ballot().prop_map(RequestBody::Vote),
+        ballot().prop_map(RequestBody::PreVote),
         transfer,
-        Just(Ask::ReadIndex),
+        Just(RequestBody::ReadIndex),
         chunk
     ]
 }
 
-fn answer() -> impl Strategy<Value = Answer> {
+fn answer() -> impl Strategy<Value = Response> {
     let voted = (vote(), any::<bool>(), prop::option::of(position()))
-        .prop_map(|(vote, is_granted, last)| Answer::Vote(Voted { vote, is_granted, last }));
+        .prop_map(|(vote, is_granted, last)| Response::Vote(VoteReply { vote, is_granted, last }));
     prop_oneof![
         prop_oneof![
-            Just(Appended::Done),
-            Just(Appended::Conflict),
-            vote().prop_map(Appended::HigherVote)
+            Just(AppendReply::Done),
+            Just(AppendReply::Conflict),
+            vote().prop_map(AppendReply::HigherVote)
         ]
-        .prop_map(Answer::Append),
+        .prop_map(Response::Append),
         voted,
         prop_oneof![
-            Just(Transferred::Taken),
-            vote().prop_map(Transferred::VoteChanged),
-            prop::option::of(position()).prop_map(Transferred::NotFlushed)
+            Just(TransferReply::Taken),
+            vote().prop_map(TransferReply::VoteChanged),
+            prop::option::of(position()).prop_map(TransferReply::NotFlushed)
         ]
-        .prop_map(Answer::Transfer),
-        prop::option::of(any::<u64>()).prop_map(Answer::ReadIndex),
-        prop::option::of(vote()).prop_map(Answer::Chunk),
+        .prop_map(Response::Transfer),
+        prop::option::of(any::<u64>()).prop_map(Response::ReadIndex),
+        prop::option::of(vote()).prop_map(Response::Chunk),
     ]
 }
 
@@ -115,11 +118,11 @@ fn answer() -> impl Strategy<Value = Answer> {
 /// for a message.
 fn look_at(bytes: &[u8]) -> bool {
     let request = decode::<Request>(bytes);
-    let is_message = request.is_ok() || decode::<Answer>(bytes).is_ok();
+    let is_message = request.is_ok() || decode::<Response>(bytes).is_ok();
     if let Ok(request) = request {
         match request.body {
-            Ask::Append(append) => drop(convert::append_from_wire(request.group, &append)),
-            Ask::Chunk(chunk) => drop(chunk.check()),
+            RequestBody::Append(append) => drop(convert::append_from_wire(request.group, &append)),
+            RequestBody::Chunk(chunk) => drop(chunk.check()),
             _ => {}
         }
     }
@@ -158,7 +161,7 @@ proptest! {
 
     #[test]
     fn answers_come_back(answer in answer()) {
-        prop_assert_eq!(decode::<Answer>(&encode(&answer)), Ok(answer));
+        prop_assert_eq!(decode::<Response>(&encode(&answer)), Ok(answer));
     }
 
     #[test]
@@ -187,7 +190,7 @@ proptest! {
     fn messages_of_the_version_before_are_read(ask in ask(), answer in answer()) {
         let request = Request { group: GROUP, body: ask };
         prop_assert_eq!(decode::<Request>(&bare(&request)), Ok(request));
-        prop_assert_eq!(decode::<Answer>(&bare(&answer)), Ok(answer));
+        prop_assert_eq!(decode::<Response>(&bare(&answer)), Ok(answer));
     }
 
     #[test]

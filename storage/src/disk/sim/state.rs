@@ -8,12 +8,12 @@ use rand::{Rng, SeedableRng};
 
 use crate::disk::parent;
 
-/// What Linux calls a device that fails.
+/// The number of `EIO`, the error of a device that fails.
 const EIO: i32 = 5;
 /// The number of `EMFILE`.
 const EMFILE: i32 = 24;
 
-/// What survives or is lost whole when a write is torn, bytes.
+/// Length that survives or is lost whole when a write is torn, bytes.
 const SECTOR_BYTES: u64 = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,40 +59,39 @@ pub(super) struct File {
     pub(super) pending: Vec<Pending>,
 }
 
-/// Everything, as the program sees it and as a power cut would leave it.
+/// The contents of the disk, as the program sees them and as a power cut would leave them.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) files: BTreeMap<u64, File>,
-    /// What the program sees, by whole path.
+    /// Names as the program sees them, by whole path.
     pub(super) names: BTreeMap<String, Node>,
-    /// What a power cut would leave.
+    /// Names as a power cut would leave them at worst.
     pub(super) durable_names: BTreeMap<String, Node>,
-    /// What is between the two, in order.
+    /// Changes of names that are not durable, in order.
     pub(super) changes: Vec<Change>,
     pub(super) locks: BTreeSet<String>,
     pub(super) next_inode: u64,
-    /// How often a program ended; what was mounted before is dead.
+    /// Lives of the program that have ended. Mounts of earlier epochs are fenced.
     pub(super) epoch: u64,
     pub(super) ops: u64,
     pub(super) syncs: u64,
     pub(super) end_after: Option<(u64, End)>,
     pub(super) has_ended: bool,
     pub(super) fail_syncs: bool,
-    /// How likely a write or a change of names fails, and how likely a read.
+    /// Likelihood that a write or a change of names fails.
     pub(super) write_errors: f64,
     pub(super) read_errors: f64,
-    /// How many failed so.
     pub(super) failed_writes: u64,
     pub(super) failed_reads: u64,
     pub(super) ignore_syncs: bool,
     pub(super) capacity: Option<u64>,
-    /// How often a file or a directory can still be opened.
+    /// Number of times that files and directories can still be opened.
     pub(super) opens_left: Option<u64>,
     pub(super) rng: SmallRng,
 }
 
 impl State {
-    /// An empty disk.
+    /// Makes an empty disk.
     pub(super) fn new(seed: u64) -> Self {
         let root = BTreeMap::from([(String::new(), Node::Dir)]);
         Self {
@@ -119,7 +118,7 @@ impl State {
         }
     }
 
-    /// A healthy disk that holds the same.
+    /// Makes a healthy disk that holds the same.
     pub(super) fn fork(&self) -> Self {
         Self {
             files: self.files.clone(),
@@ -141,7 +140,7 @@ impl State {
                     End::Kill => self.fence(),
                 }
                 self.has_ended = true;
-                Err(no_power())
+                Err(fenced())
             }
             Some((left, _)) => {
                 *left -= 1;
@@ -151,7 +150,7 @@ impl State {
         }
     }
 
-    /// Fails now and then, as was asked for.
+    /// Lets a read fail, by the likelihood that was asked for.
     pub(super) fn read(&mut self) -> io::Result<()> {
         if self.read_errors > 0.0 && self.rng.random_bool(self.read_errors) {
             self.failed_reads += 1;
@@ -172,7 +171,7 @@ impl State {
         }
     }
 
-    /// The same for a write.
+    /// Lets a write or a change of names fail, by the likelihood that was asked for.
     pub(super) fn write(&mut self) -> io::Result<()> {
         if self.write_errors > 0.0 && self.rng.random_bool(self.write_errors) {
             self.failed_writes += 1;
@@ -182,6 +181,8 @@ impl State {
     }
 
     pub(super) fn cut_power(&mut self) {
+        // Changes to a directory survive in order: behind the first that is lost, the directory
+        // takes no more. A rename between two directories is lost in both, or in neither.
         let mut blocked = BTreeSet::new();
         for change in std::mem::take(&mut self.changes) {
             let dirs = change.dirs();
@@ -218,8 +219,8 @@ impl State {
         self.count()
     }
 
-    /// What is pending for a directory becomes durable, and what came before it in directories
-    /// that share a rename with it.
+    /// Makes durable what is pending for a directory, and what came before it in directories that
+    /// share a rename with it.
     pub(super) fn sync_dir(&mut self, path: &str) -> io::Result<()> {
         self.count()?;
         self.syncs += 1;
@@ -229,6 +230,8 @@ impl State {
         if self.ignore_syncs {
             return Ok(());
         }
+        // Backwards: a rename that becomes durable takes its other directory along, and with that
+        // the earlier changes there.
         let mut needed = BTreeSet::from([path.to_owned()]);
         let mut kept = Vec::new();
         let mut durable = Vec::new();
@@ -252,7 +255,7 @@ impl State {
         self.files.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Whether files may grow by so much.
+    /// Tells whether files may grow by so many bytes.
     pub(super) fn has_room(&self, more: u64) -> bool {
         let Some(capacity) = self.capacity else { return true };
         let used: u64 = self
@@ -305,7 +308,7 @@ fn make_change(names: &mut BTreeMap<String, Node>, change: Change) {
     }
 }
 
-/// A name in a directory that is not there is not there.
+/// Drops names in directories that are not there.
 fn drop_orphans(names: &mut BTreeMap<String, Node>) {
     let dirs: Vec<String> = names
         .iter()
@@ -326,7 +329,7 @@ fn drop_orphans(names: &mut BTreeMap<String, Node>) {
     names.retain(|path, _| path.is_empty() || dirs.contains(parent(path)));
 }
 
-/// What a power cut makes of one pending write.
+/// Lets a power cut make of one pending write what chance wants.
 fn survive(durable: &mut Vec<u8>, pending: Pending, rng: &mut SmallRng) {
     match pending {
         Pending::Len(len) if rng.random_bool(0.5) => resize(durable, len),
@@ -365,8 +368,8 @@ pub(super) fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("simulated files fit in memory")
 }
 
-/// The one error of this kind: whoever runs the program can tell its end from a fault.
-pub(super) fn no_power() -> io::Error {
+/// Makes the one error of this kind, by which a test can tell the program's end from a fault.
+pub(super) fn fenced() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the program has ended: its disk is fenced")
 }
 

@@ -136,7 +136,7 @@ impl Cluster {
 
     pub async fn boot(&mut self, raft_id: u64, disk: SimDisk, durable: Arc<Mutex<Contents>>) {
         let part = TestPart::open(Arc::clone(&durable));
-        let config = GroupsConfig { log: claim(), raft_id, election_timeout: ELECTION_TIMEOUT };
+        let config = GroupsConfig { log: identity(), raft_id, election_timeout: ELECTION_TIMEOUT };
         let peers = Arc::new(Link { from: raft_id, links: Arc::clone(&self.links) });
         let sink = Arc::clone(&part) as _;
         let groups = Groups::start(config, disk.mount(), Executor::Inline, sink, peers);
@@ -264,11 +264,11 @@ impl Cluster {
     /// Has the node forget of its log what is durable in its part.
     pub async fn purge(&self, raft_id: u64) -> u64 {
         let groups = self.groups(raft_id);
-        let floor = groups.keeper(GROUP).unwrap().floor().unwrap().position.index;
+        let mark = groups.progress(GROUP).unwrap().low_water_mark().unwrap().position.index;
         groups.group(GROUP).unwrap().snapshot().await;
         let purged = || groups.log.state(GROUP).purged.map(|purged| purged.index);
-        until("a purge", || purged() == Some(floor)).await;
-        floor
+        until("a purge", || purged() == Some(mark)).await;
+        mark
     }
 }
 
@@ -299,7 +299,7 @@ pub fn story(body: impl Future<Output = ()>) {
 }
 
 /// Any log there is.
-fn claim() -> crate::log::LogClaim {
+fn identity() -> crate::log::LogIdentity {
     let fresh = uuid::Uuid::from_u128(1);
-    crate::log::LogClaim { expected: None, fresh, region: "default".to_owned() }
+    crate::log::LogIdentity { expected: None, fresh, region: "default".to_owned() }
 }

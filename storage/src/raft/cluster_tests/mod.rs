@@ -313,7 +313,7 @@ fn strangers_and_liars_are_declined() {
             let request = wire::encode(&wire::Request { group, body });
             cluster.groups(1).serve(from, service, request, deadline)
         };
-        let (raft, vote) = (Service::Raft, wire::Ask::Vote(ballot(0)));
+        let (raft, vote) = (Service::Raft, wire::RequestBody::Vote(ballot(0)));
         assert!(ask(GROUP, 2, raft, vote.clone()).await.is_ok());
         assert!(ask(GROUP, 3, raft, vote.clone()).await.is_err(), "3 speaks for 2");
         assert!(ask(GROUP, 2, Service::Snapshot, vote.clone()).await.is_err());

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use shiioo_actors::command::{Command, Envelope, Outcome, TenantCommand};
+use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Payload, StoreError};
@@ -30,7 +31,7 @@ pub struct TestPart {
     /// Survives power cuts.
     durable: Arc<Mutex<Contents>>,
     stall: Mutex<Stall>,
-    /// Positions handed over in this life.
+    /// Positions delivered in this life.
     handed: Mutex<Vec<Position>>,
     installed: Mutex<Vec<Option<Position>>>,
     /// Whether nothing can be made durable for lack of room.

@@ -50,7 +50,8 @@ fn a_learner_catches_up_over_a_slow_link_and_writes_go_on() {
     }
 }
 
-/// A follower that comes back far behind does not cost the leader its lease, and a fast link is used.
+/// A follower that comes back far behind does not cost the leader its lease, and a fast link is
+/// used.
 #[test]
 fn a_follower_that_is_far_behind_disturbs_nobody() {
     story(async {

@@ -38,17 +38,17 @@ fn a_dump_may_be_ahead_of_what_the_snapshot_claims() {
     story(async {
         let (mut cluster, leader) = purged(1, 10).await;
         // These are in the dump, and the log has them too: the snapshot claims less.
-        cluster.propose_many(leader, 10, "beyond the floor").await;
+        cluster.propose_many(leader, 10, "beyond the mark").await;
         cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.part(2).texts().len(), 20);
         let position = cluster.part(leader).live().position;
         assert_eq!(cluster.part(2).installed(), [position]);
-        until("all of it handed over", || cluster.part(2).handed().last() >= position.as_ref())
-            .await;
-        // All that was handed over is durable there already, so nothing pins the log.
-        let floor = || cluster.groups(2).keeper(GROUP).unwrap().floor().map(|f| f.position);
-        until("a floor", || floor() >= position).await;
+        until("all of it delivered", || cluster.part(2).handed().last() >= position.as_ref()).await;
+        // All that was delivered is durable there already, so nothing pins the log.
+        let mark =
+            || cluster.groups(2).progress(GROUP).unwrap().low_water_mark().map(|f| f.position);
+        until("a low-water mark", || mark() >= position).await;
 
         // And after a restart the log gives again what it has, of which nothing is new.
         let down = cluster.kill(2).await;
@@ -136,8 +136,8 @@ async fn power_cut_while_installing(stall: Stall, has_state: bool) {
     cluster.same(leader, &[2]).await;
     let position = cluster.part(2).flush().unwrap();
     cluster.groups(2).durable(GROUP, part(), position);
-    let floor = || cluster.groups(2).keeper(GROUP).unwrap().floor().map(|f| f.position);
-    until("a floor", || floor() >= Some(position)).await;
+    let mark = || cluster.groups(2).progress(GROUP).unwrap().low_water_mark().map(|f| f.position);
+    until("a low-water mark", || mark() >= Some(position)).await;
 }
 
 /// Power goes at every single operation of the disk of a joiner, from the first on.
@@ -175,7 +175,7 @@ fn a_snapshot_that_finds_no_room_waits_for_it() {
         // Longer than the leader waits for it: the next one is declined, not piled up.
         tokio::time::sleep(Duration::from_secs(150)).await;
         assert_eq!(cluster.part(2).installed().len(), 1);
-        assert!(cluster.groups(2).log.state(GROUP).floor.is_none(), "nothing is durable");
+        assert!(cluster.groups(2).log.state(GROUP).low_water_mark.is_none(), "nothing is durable");
         let failed = tokio::time::timeout(Duration::from_secs(1), cluster.groups(2).failed());
         assert!(failed.await.is_err(), "the node stays");
         cluster.propose(leader, "meanwhile").await;

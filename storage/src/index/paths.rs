@@ -1,6 +1,6 @@
-//! Where the files of a part are, below the data directory.
+//! The paths of the files, below the data directory.
 //!
-//! | part | files |
+//! | of | files |
 //! |---|---|
 //! | the control plane | `system.redb` |
 //! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
@@ -14,10 +14,11 @@ use shiioo_actors::ports::{StoreError, StoreStats};
 
 use crate::disk::{DirEntry, Disk, store_error};
 
-/// Where the tenants of the region `default` are.
+/// Directory of the tenants of the region `default`.
 const TENANTS_DIR: &str = "tenants";
 
-/// Where the tenants of a region are. Its name is none of our own folders': the edge checked it.
+/// Gives the directory of the tenants of a region. The caller has checked that the region is not
+/// named like another folder of ours.
 pub(crate) fn tenants_dir(region: &str) -> String {
     if region == DEFAULT_REGION { TENANTS_DIR.to_owned() } else { region.to_owned() }
 }
@@ -25,24 +26,24 @@ pub(crate) fn tenants_dir(region: &str) -> String {
 /// The file that marks a tenant without work.
 const IDLE_MARK: &str = "idle";
 
-/// What the name of a folder that is being removed begins with. No tenant's id does.
+/// Prefix of the name of a folder that is being removed. No tenant's id begins so.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
 
 /// Directories below `blobs/` that are walked at most.
 const BLOB_DIRS_DEEP_MAX: usize = 4;
 
-/// The paths of one part.
+/// The paths of one state machine's files.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub part: StateMachineId,
     /// The directory that holds the index.
     pub dir: String,
     pub index: String,
-    /// Of a tenant.
+    /// A tenant's; the control plane has no events.
     pub events: String,
-    /// Of a tenant.
+    /// A tenant's.
     pub blobs: Option<String>,
-    /// Of a tenant: an empty file that is there while the tenant has no work.
+    /// A tenant's: an empty file that is there while the tenant has no work.
     pub idle_mark: Option<String>,
 }
 
@@ -72,12 +73,12 @@ impl Paths {
     }
 }
 
-/// The folder of a tenant.
+/// Gives the folder of a tenant.
 pub(crate) fn tenant_dir(tenants_dir: &str, tenant: TenantId) -> String {
     format!("{tenants_dir}/{tenant}")
 }
 
-/// Sizes of a part's files, as the file system has them.
+/// Counts the files of one state machine and their bytes, as the file system has them.
 pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreError> {
     let part = paths.part;
     let failed = |error| store_error(format!("list files of {part}"), error);

@@ -1,30 +1,28 @@
-//! Whose log it is, which parts have files, and what a later version wrote.
+//! The identity of a log, who has files, and entries that a later version wrote.
 
 use std::sync::Arc;
 
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 use uuid::Uuid;
 
-use super::record::{Body, LogEntry};
-use super::reserve::Reserve;
-use super::tests::{append, command, entry, now, open};
-use super::{Log, LogClaim, Op, segment};
+use super::{GROUP, append, command, entry, now, open, purge, segment_bytes};
 use crate::disk::{OpenMode, SimDisk};
 use crate::executor::Executor;
+use crate::log::record::{Body, LogEntry};
+use crate::log::reserve::Reserve;
+use crate::log::{Log, LogIdentity, segment};
 
-const GROUP: GroupId = GroupId(3);
-
-fn claim(expected: Option<u128>) -> LogClaim {
-    LogClaim {
+fn identity(expected: Option<u128>) -> LogIdentity {
+    LogIdentity {
         expected: expected.map(Uuid::from_u128),
         fresh: Uuid::from_u128(7),
         region: "default".to_owned(),
     }
 }
 
-fn open_claimed(disk: &SimDisk, expected: Option<u128>) -> Result<Uuid, String> {
-    let opened = Log::open_claimed(disk.mount(), Executor::Inline, &claim(expected));
+fn open_as(disk: &SimDisk, expected: Option<u128>) -> Result<Uuid, String> {
+    let opened = Log::open_as(disk.mount(), Executor::Inline, &identity(expected));
     opened.map(|log| log.id()).map_err(|error| error.to_string())
 }
 
@@ -32,14 +30,14 @@ fn open_claimed(disk: &SimDisk, expected: Option<u128>) -> Result<Uuid, String> 
 fn a_log_is_begun_once_and_never_taken_for_another() {
     let disk = SimDisk::new(1);
     let refused = |disk, expected, words: &str| {
-        let why = open_claimed(disk, expected).unwrap_err();
+        let why = open_as(disk, expected).unwrap_err();
         assert!(why.contains(words), "{why}");
     };
     refused(&disk, Some(7), "is missing");
     assert!(disk.mount().list(segment::LOG_DIR).unwrap().is_empty(), "none was begun");
     // Begun, and the node died before its identity could name it.
     for expected in [None, None, Some(7)] {
-        assert_eq!(open_claimed(&disk, expected), Ok(Uuid::from_u128(7)));
+        assert_eq!(open_as(&disk, expected), Ok(Uuid::from_u128(7)));
     }
     refused(&disk, Some(8), "another node");
     disk.mount().remove_file(&segment::path(1)).unwrap();
@@ -55,42 +53,41 @@ fn a_log_is_begun_once_and_never_taken_for_another() {
 fn segments_of_two_logs_do_not_mix() {
     let (one, two) = (SimDisk::new(1), SimDisk::new(1));
     for (disk, fresh) in [(&one, 1), (&two, 2)] {
-        let claim = LogClaim { fresh: Uuid::from_u128(fresh), ..claim(None) };
-        let log = Log::open_with(disk.mount(), Executor::Inline, 1000, |_| Reserve::none(), &claim)
-            .unwrap();
+        let identity = LogIdentity { fresh: Uuid::from_u128(fresh), ..identity(None) };
+        let log =
+            Log::open_with(disk.mount(), Executor::Inline, 1000, |_| Reserve::none(), &identity)
+                .unwrap();
         for index in 0..25 {
             append(&log, GROUP, vec![entry(1, index)]).unwrap();
         }
     }
-    let from = two.mount().open(&segment::path(2), OpenMode::Existing).unwrap();
-    let mut bytes = vec![0; usize::try_from(from.len().unwrap()).unwrap()];
-    from.read_at(0, &mut bytes).unwrap();
+    let bytes = segment_bytes(&two, 2);
     let to = one.mount().open(&segment::path(2), OpenMode::Existing).unwrap();
     to.set_len(0).unwrap();
     to.write_at(0, &bytes).unwrap();
-    let why = open_claimed(&one, None).unwrap_err();
+    let why = open_as(&one, None).unwrap_err();
     assert!(why.contains("another node"), "{why}");
 }
 
 #[test]
-fn which_parts_have_files_is_known_in_time_and_survives() {
+fn who_has_files_is_known_in_time_and_survives() {
     let disk = SimDisk::new(1);
     let (at, later) = (Position { term: 1, index: 3 }, Position { term: 2, index: 9 });
     let tenant = StateMachineId::Tenant("00000000-0000-0000-0000-000000000001".parse().unwrap());
     let log = Log::open_sized(disk.mount(), Executor::Inline, 300).unwrap();
-    log.set_part(tenant, at);
-    log.set_part(StateMachineId::System, at);
-    assert_eq!(log.part(tenant), Some(at), "before it is written");
+    log.note_files(tenant, at);
+    log.note_files(StateMachineId::System, at);
+    assert_eq!(log.files(tenant), Some(at), "before it is written");
     for index in 0..12 {
         append(&log, GROUP, vec![entry(1, index)]).unwrap();
     }
     assert!(log.segment_count() > 2);
-    now(log.write(GROUP, vec![Op::Purge(Position { term: 1, index: 11 })])).unwrap();
-    log.set_part(StateMachineId::System, later);
-    now(log.forget_part(GROUP, tenant)).unwrap();
+    purge(&log, GROUP, 11);
+    log.note_files(StateMachineId::System, later);
+    now(log.forget_files(GROUP, tenant)).unwrap();
     disk.cut_power();
     let log = open(&disk).unwrap();
-    assert_eq!((log.part(tenant), log.part(StateMachineId::System)), (None, Some(later)));
+    assert_eq!((log.files(tenant), log.files(StateMachineId::System)), (None, Some(later)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! redb over a file of the disk.
+//! Lets redb use a file of the disk seam.
 
 use std::io;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ impl Backend {
         Self { file, is_fenced: Arc::default() }
     }
 
-    /// Lets nothing more reach the file: redb makes pending commits durable when it is closed, and
-    /// must not when what they speak of is not.
+    /// Lets nothing more reach the file. redb writes when it is closed, and must not once its file,
+    /// or the events beside it, are not known to be what it takes them for.
     pub fn fence(&self) {
         self.is_fenced.store(true, Ordering::Release);
     }

@@ -1,62 +1,68 @@
-//! What of the log is in memory: where every entry is, the recent ones decoded, and the state of
-//! every group beside its entries.
+//! The log in memory: where every entry stands, the recent entries decoded, and the state of every
+//! group beside its entries.
 //!
-//! An entry can be read from the moment it is appended; it has a place in a segment only once it
-//! is durable. Until then it is kept decoded, whatever the cache's bound says. Everything else
-//! (votes, truncations, purges, floors) shows here only when it is durable.
+//! An entry can be read from the moment it is appended. It has a location in a segment only once it
+//! is durable; until then it is kept decoded, whatever the cache's bound says. Everything else
+//! (votes, truncations, purges, low-water marks) shows here only once it is durable.
+//!
+//! Invariants:
+//! - The indexes of a group's slots have no gap.
+//! - A segment's count of live entries is the number of slots located in it. It goes when that is
+//!   0.
+//! - The cache never drops an entry that has no location.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 
-use super::record::{Floor, GroupState, LogEntry, Vote};
+use super::record::{GroupState, LogEntry, LowWaterMark, Vote};
 use crate::disk::DiskFile;
 
 /// Bytes of encoded entries that are kept decoded, for all groups together.
 const CACHE_BYTES_MAX: usize = 32 << 20;
 
-/// Names of cached entries that may be kept beyond those that are still cached.
-const STALE_NAMES_MAX: usize = 4096;
+/// Positions in the eviction queue of entries that are not cached any more, at most.
+const STALE_POSITIONS_MAX: usize = 4096;
 
-/// Where a record is.
+/// The location of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordLocation {
     pub segment: u32,
-    /// Length of the whole record; 0 while it has no place.
+    /// Length of the whole record; 0 while the record is not durable.
     pub len: u32,
     pub offset: u64,
 }
 
-const NOWHERE: Place = Place { segment: 0, len: 0, offset: 0 };
+const NOT_STORED: RecordLocation = RecordLocation { segment: 0, len: 0, offset: 0 };
 
-/// An entry as it is found.
+/// An entry in memory, or the way to it.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum FoundEntry {
     Cached(LogEntry),
-    Placed(Placed),
+    Stored(StoredEntry),
 }
 
 /// An entry that has to be read from its segment.
 #[derive(Debug)]
-pub(crate) struct Placed {
+pub(crate) struct StoredEntry {
     pub position: Position,
-    pub place: Place,
+    pub location: RecordLocation,
     pub file: Arc<dyn DiskFile>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct EntrySlot {
     term: u64,
-    place: Place,
+    location: RecordLocation,
 }
 
 #[derive(Debug, Default)]
 struct Group {
     state: GroupState,
-    /// Index of the first slot.
+    /// EntryIndex of the first slot.
     first: u64,
-    slots: VecDeque<Slot>,
+    slots: VecDeque<EntrySlot>,
     cached: BTreeMap<u64, (LogEntry, usize)>,
 }
 
@@ -65,11 +71,11 @@ impl Group {
         self.first + self.slots.len() as u64
     }
 
-    fn slot(&self, index: u64) -> Option<&Slot> {
+    fn slot(&self, index: u64) -> Option<&EntrySlot> {
         self.slots.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
-    fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
+    fn slot_mut(&mut self, index: u64) -> Option<&mut EntrySlot> {
         self.slots.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 }
@@ -81,20 +87,20 @@ struct Segment {
     live: u64,
 }
 
-/// See the module.
+/// The index of all entries of the log.
 #[derive(Debug, Default)]
-pub(crate) struct Index {
+pub(crate) struct EntryIndex {
     groups: BTreeMap<GroupId, Group>,
     segments: BTreeMap<u32, Segment>,
-    /// The parts that have files, and up to where those are durable at least.
-    parts: BTreeMap<StateMachineId, Position>,
+    /// Who has files, and up to where those are durable at least.
+    files: BTreeMap<StateMachineId, Position>,
     cached_bytes: usize,
     cached_count: usize,
-    /// Cached entries that have a place, oldest first; some may be gone from the cache.
+    /// Cached entries that have a location, oldest first. Some may be gone from the cache.
     evictable: VecDeque<(GroupId, Position)>,
 }
 
-impl Index {
+impl EntryIndex {
     pub fn add_segment(&mut self, number: u32, file: Arc<dyn DiskFile>) {
         self.segments.insert(number, Segment { file, live: 0 });
     }
@@ -104,7 +110,7 @@ impl Index {
         self.segments.len()
     }
 
-    /// The oldest segment, if nothing in it is needed and it is not the newest.
+    /// Gives the oldest segment, if nothing in it is needed and it is not the newest.
     pub fn oldest_unneeded(&self) -> Option<u32> {
         let (number, segment) = self.segments.first_key_value()?;
         (segment.live == 0 && self.segments.len() > 1).then_some(*number)
@@ -114,7 +120,6 @@ impl Index {
         self.segments.remove(&number);
     }
 
-    /// The groups there are.
     #[cfg(feature = "sim")]
     pub fn groups(&self) -> impl Iterator<Item = GroupId> {
         self.groups.keys().copied()
@@ -136,38 +141,38 @@ impl Index {
         self.group(group).state.vote = Some(vote);
     }
 
-    pub fn set_floor(&mut self, group: GroupId, floor: Floor) {
-        self.group(group).state.floor = Some(floor);
+    pub fn set_low_water_mark(&mut self, group: GroupId, mark: LowWaterMark) {
+        self.group(group).state.low_water_mark = Some(mark);
     }
 
-    /// Where a part's files are durable up to, at least; `None` for one without files.
-    pub fn part(&self, part: StateMachineId) -> Option<Position> {
-        self.parts.get(&part).copied()
+    /// Gives the position up to which files are durable at least; `None` where there are none.
+    pub fn files(&self, part: StateMachineId) -> Option<Position> {
+        self.files.get(&part).copied()
     }
 
-    pub fn parts(&self) -> &BTreeMap<StateMachineId, Position> {
-        &self.parts
+    pub fn all_files(&self) -> &BTreeMap<StateMachineId, Position> {
+        &self.files
     }
 
-    pub fn set_parts(&mut self, parts: BTreeMap<StateMachineId, Position>) {
-        self.parts = parts;
+    pub fn set_all_files(&mut self, files: BTreeMap<StateMachineId, Position>) {
+        self.files = files;
     }
 
-    pub fn set_part(&mut self, part: StateMachineId, upto: Option<Position>) {
+    pub fn set_files(&mut self, part: StateMachineId, upto: Option<Position>) {
         match upto {
-            Some(upto) => drop(self.parts.insert(part, upto)),
-            None => drop(self.parts.remove(&part)),
+            Some(upto) => drop(self.files.insert(part, upto)),
+            None => drop(self.files.remove(&part)),
         }
     }
 
-    /// The term of the entry at an index, or of the last one purged where that was there.
+    /// Gives the term of the entry at an index, also of the last one that was purged.
     pub fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
         let group = self.groups.get(&group)?;
         let purged = group.state.purged.filter(|purged| purged.index == index);
         group.slot(index).map(|slot| slot.term).or(purged.map(|purged| purged.term))
     }
 
-    /// The last entry, or else the last one purged.
+    /// Gives the last entry of a group, or else the last one purged.
     pub fn last(&self, group: GroupId) -> Option<Position> {
         let group = self.groups.get(&group)?;
         match group.slots.back() {
@@ -176,48 +181,53 @@ impl Index {
         }
     }
 
-    /// Appends an entry that is not written yet.
+    /// Appends an entry that is not durable yet.
     pub fn append(&mut self, id: GroupId, entry: LogEntry) {
         let position = entry.position;
-        self.push(id, position, NOWHERE);
+        self.push(id, position, NOT_STORED);
         self.group(id).cached.insert(position.index, (entry, 0));
         self.cached_count += 1;
     }
 
-    /// Takes in an entry that recovery found.
-    pub fn recover(&mut self, id: GroupId, position: Position, place: Place) {
-        self.push(id, position, NOWHERE);
-        self.place(id, position, place);
+    /// Appends an entry that recovery found.
+    pub fn recover(&mut self, id: GroupId, position: Position, location: RecordLocation) {
+        self.push(id, position, NOT_STORED);
+        self.store(id, position, location);
     }
 
-    fn push(&mut self, id: GroupId, position: Position, place: Place) {
+    fn push(&mut self, id: GroupId, position: Position, location: RecordLocation) {
         let group = self.group(id);
         if position.index < group.end() {
+            // A new leader overwrites what a former one could not commit.
             self.truncate(id, position.index);
         } else if position.index > group.end() {
-            // What is between was purged by a record still to come; what is before, too.
+            // Only in recovery, from a segment that is not the first: entries between were purged
+            // by a record still to come, and so were those before. A gap that is none of that is
+            // found by `holes` in the end.
             self.remove_before(id, position.index);
         }
         let group = self.group(id);
         if group.slots.is_empty() {
             group.first = position.index;
         }
-        group.slots.push_back(Slot { term: position.term, place });
+        group.slots.push_back(EntrySlot { term: position.term, location });
     }
 
-    /// Notes where an entry has been written.
-    pub fn place(&mut self, id: GroupId, position: Position, place: Place) {
+    /// Notes the location of an entry that has become durable.
+    pub fn store(&mut self, id: GroupId, position: Position, location: RecordLocation) {
         let group = self.groups.entry(id).or_default();
         let Some(slot) = group.slot_mut(position.index) else { return };
-        if slot.term != position.term || slot.place.len != 0 {
+        // While the batch was written the entry may have been replaced by one of another term,
+        // which has a batch of its own to come.
+        if slot.term != position.term || slot.location.len != 0 {
             return;
         }
-        slot.place = place;
-        if let Some(segment) = self.segments.get_mut(&place.segment) {
+        slot.location = location;
+        if let Some(segment) = self.segments.get_mut(&location.segment) {
             segment.live += 1;
         }
         if let Some((_, bytes)) = group.cached.get_mut(&position.index) {
-            *bytes = place.len as usize;
+            *bytes = location.len as usize;
             self.cached_bytes += *bytes;
             self.evictable.push_back((id, position));
             self.evict();
@@ -252,11 +262,11 @@ impl Index {
 
     fn forget(
         &mut self,
-        slots: impl Iterator<Item = Slot>,
+        slots: impl Iterator<Item = EntrySlot>,
         cached: BTreeMap<u64, (LogEntry, usize)>,
     ) {
-        for slot in slots.filter(|slot| slot.place.len != 0) {
-            if let Some(segment) = self.segments.get_mut(&slot.place.segment) {
+        for slot in slots.filter(|slot| slot.location.len != 0) {
+            if let Some(segment) = self.segments.get_mut(&slot.location.segment) {
                 segment.live -= 1;
             }
         }
@@ -275,8 +285,8 @@ impl Index {
                 self.cached_count -= 1;
             }
         }
-        // Names of entries that were truncated or purged stay behind: bound them.
-        if self.evictable.len() > 2 * self.cached_count + STALE_NAMES_MAX {
+        // Positions of entries that were truncated or purged stay in the queue: bound them.
+        if self.evictable.len() > 2 * self.cached_count + STALE_POSITIONS_MAX {
             let names = std::mem::take(&mut self.evictable);
             self.evictable =
                 names.into_iter().filter(|(id, at)| self.is_evictable(*id, *at)).collect();
@@ -290,14 +300,14 @@ impl Index {
             .is_some_and(|(entry, bytes)| entry.position == position && *bytes != 0)
     }
 
-    /// The entries with `from <= index < to` that are there, in order.
-    pub fn find(&self, id: GroupId, from: u64, to: u64) -> Vec<Found> {
+    /// Finds the entries with `from <= index < to` that are there, in order.
+    pub fn find(&self, id: GroupId, from: u64, to: u64) -> Vec<FoundEntry> {
         self.find_some(id, from, to, usize::MAX)
     }
 
-    /// The first entries with `from <= index < to` that are there, in order: so many that their
-    /// records hold `bytes` or a little more, and at least one.
-    pub fn find_some(&self, id: GroupId, from: u64, to: u64, bytes: usize) -> Vec<Found> {
+    /// Finds the first entries with `from <= index < to` that are there, in order: so many that
+    /// their records hold `bytes` or a little more, and at least one.
+    pub fn find_some(&self, id: GroupId, from: u64, to: u64, bytes: usize) -> Vec<FoundEntry> {
         let Some(group) = self.groups.get(&id) else { return Vec::new() };
         let mut found = Vec::new();
         let mut found_bytes = 0;
@@ -306,28 +316,33 @@ impl Index {
                 break;
             }
             let Some(slot) = group.slot(index) else { continue };
-            found_bytes += slot.place.len as usize;
+            found_bytes += slot.location.len as usize;
             if let Some((entry, _)) = group.cached.get(&index) {
-                found.push(Found::Cached(entry.clone()));
-            } else if let Some(segment) = self.segments.get(&slot.place.segment) {
+                found.push(FoundEntry::Cached(entry.clone()));
+            } else if let Some(segment) = self.segments.get(&slot.location.segment) {
                 let position = Position { term: slot.term, index };
                 let file = Arc::clone(&segment.file);
-                found.push(Found::Placed(Placed { position, place: slot.place, file }));
+                found.push(FoundEntry::Stored(StoredEntry {
+                    position,
+                    location: slot.location,
+                    file,
+                }));
             }
         }
         found
     }
 
-    /// Bytes of the records of a group's entries with `from <= index < to`.
+    /// Counts the bytes of the records of a group's entries with `from <= index < to`.
     pub fn bytes_between(&self, id: GroupId, from: u64, to: u64) -> u64 {
         let Some(group) = self.groups.get(&id) else { return 0 };
         (from.max(group.first)..to.min(group.end()))
             .filter_map(|index| group.slot(index))
-            .map(|slot| u64::from(slot.place.len))
+            .map(|slot| u64::from(slot.location.len))
             .sum()
     }
 
-    /// The groups whose entries do not begin right behind what was purged, and what is missing.
+    /// Lists the groups whose entries do not begin right behind what was purged, and what is
+    /// missing.
     pub fn holes(&self) -> Vec<(GroupId, std::ops::Range<u64>)> {
         self.groups
             .iter()

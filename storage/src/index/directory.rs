@@ -1,0 +1,99 @@
+//! The directory of a region's tenants: who has files, and how a folder goes.
+
+use std::io;
+
+use shiioo_actors::domain::ids::{StateMachineId, TenantId};
+use shiioo_actors::ports::StoreError;
+
+use super::paths::{Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
+use crate::disk::{Disk, OpenMode, create_dir_durably, store_error};
+
+/// Lists who has files below a data directory.
+pub(crate) fn present(disk: &dyn Disk, region: &str) -> Result<Vec<StateMachineId>, StoreError> {
+    let dir = tenants_dir(region);
+    let failed = |error| store_error(format!("list {dir}"), error);
+    let system = Paths::of(StateMachineId::System, &dir).index;
+    let mut parts = Vec::new();
+    if disk.exists(&system).map_err(|error| store_error(format!("look for {system}"), error))? {
+        parts.push(StateMachineId::System);
+    }
+    if disk.exists(&dir).map_err(failed)? {
+        parts.extend(tenants(disk, &dir, |_| Ok(true))?.into_iter().map(StateMachineId::Tenant));
+    }
+    Ok(parts)
+}
+
+/// Lists the tenants that have files and are `wanted`.
+///
+/// A tenant has files when it has an index, which is made last: a folder without one was begun and
+/// never finished.
+pub(crate) fn tenants(
+    disk: &dyn Disk,
+    tenants_dir: &str,
+    wanted: impl Fn(&Paths) -> io::Result<bool>,
+) -> Result<Vec<TenantId>, StoreError> {
+    let failed = |error| store_error(format!("list {tenants_dir}"), error);
+    let entries = disk.list(tenants_dir).map_err(failed)?;
+    let folders = entries.into_iter().filter(|entry| entry.is_dir);
+    let mut tenants = Vec::new();
+    for tenant in folders.filter_map(|entry| entry.name.parse().ok()) {
+        let paths = Paths::of(StateMachineId::Tenant(tenant), tenants_dir);
+        if disk.exists(&paths.index).map_err(failed)? && wanted(&paths).map_err(failed)? {
+            tenants.push(tenant);
+        }
+    }
+    Ok(tenants)
+}
+
+/// Makes the directory durably, and ends removals that a crash interrupted.
+pub(crate) fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
+    create_dir_durably(disk, tenants_dir)?;
+    for entry in disk.list(tenants_dir)? {
+        if entry.is_dir && entry.name.starts_with(TRASH_PREFIX) {
+            disk.remove_dir_all(&format!("{tenants_dir}/{}", entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a tenant's folder durably, as a whole.
+///
+/// Removing file by file could stop in the middle and leave events without an index, which is what
+/// damage looks like. A rename is all or nothing.
+pub(crate) fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io::Result<()> {
+    let dir = tenant_dir(tenants_dir, tenant);
+    if disk.exists(&dir)? {
+        let trash = format!("{tenants_dir}/{TRASH_PREFIX}{tenant}");
+        // Left by a removal that failed between its rename and its end.
+        if disk.exists(&trash)? {
+            disk.remove_dir_all(&trash)?;
+        }
+        disk.rename(&dir, &trash)?;
+        // The rename is durable before anything in the folder goes: after a power cut the folder is
+        // there whole under its old name, or is trash, which `prepare` removes.
+        disk.sync_dir(tenants_dir)?;
+        disk.remove_dir_all(&trash)?;
+    }
+    // Also when the folder was gone: an earlier removal may have failed before it was durable.
+    disk.sync_dir(tenants_dir)
+}
+
+/// Tells whether a tenant is marked as one without work.
+pub(crate) fn is_marked(disk: &dyn Disk, paths: &Paths) -> io::Result<bool> {
+    paths.idle_mark.as_ref().map_or(Ok(false), |mark| disk.exists(mark))
+}
+
+/// Makes the mark, or removes it durably.
+pub(crate) fn set_mark(disk: &dyn Disk, dir: &str, mark: &str, is_there: bool) -> io::Result<()> {
+    if is_there {
+        // Not synced: a mark that is lost costs the next leader the start of an idle tenant.
+        return disk.open(mark, OpenMode::OpenOrCreate).map(drop);
+    }
+    match disk.remove_file(mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // Synced also when the mark is gone already: that may not be durable.
+        _ => {}
+    }
+    // A mark that came back with a power cut would hide a run from the next leader.
+    disk.sync_dir(dir)
+}

@@ -1,0 +1,160 @@
+//! How far a group has come on this node: what is delivered, what of it is durable in files.
+//!
+//! Wraps the pure [`DurabilityTracker`] in a lock, tells the log of each new low-water mark, and
+//! tells when a snapshot is due.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use tokio::sync::{Notify, watch};
+
+use super::durability::DurabilityTracker;
+use crate::log::Log;
+use crate::log::record::{LowWaterMark, Members};
+
+/// Entries by which the low-water mark rises before a snapshot lets the log be cut.
+const SNAPSHOT_ENTRIES: u64 = 16_384;
+
+/// The progress of one group.
+#[derive(Debug)]
+pub(crate) struct GroupProgress {
+    group: GroupId,
+    log: Arc<Log>,
+    tracker: Mutex<DurabilityTracker>,
+    /// Index of the low-water mark when a snapshot was last due.
+    snapshot_at: AtomicU64,
+    snapshot_due: Notify,
+    /// Index below which everything has been delivered.
+    next: watch::Sender<u64>,
+    /// Whether a state machine takes a snapshot over at the moment.
+    is_installing: AtomicBool,
+}
+
+impl GroupProgress {
+    pub fn new(group: GroupId, log: Arc<Log>) -> Self {
+        let mark = log.state(group).low_water_mark;
+        let next = mark.as_ref().map_or(0, |mark| mark.position.index.saturating_add(1));
+        Self {
+            next: watch::Sender::new(next),
+            group,
+            log,
+            snapshot_at: AtomicU64::new(mark.as_ref().map_or(0, |mark| mark.position.index)),
+            tracker: Mutex::new(DurabilityTracker::restore(mark)),
+            snapshot_due: Notify::new(),
+            is_installing: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs an installation, and tells meanwhile that there is one.
+    pub async fn while_installing<T>(&self, installs: impl Future<Output = T>) -> T {
+        self.is_installing.store(true, Ordering::Release);
+        // When the installation is dropped in the middle the group ends, and with it this node:
+        // then it does not matter that the flag stays.
+        let installed = installs.await;
+        self.is_installing.store(false, Ordering::Release);
+        installed
+    }
+
+    /// Tells whether a snapshot is being installed. Another would only wait behind it, in memory.
+    pub fn is_installing(&self) -> bool {
+        self.is_installing.load(Ordering::Acquire)
+    }
+
+    /// Tells whether the node stops, so that nothing waits for room any more.
+    pub fn is_closing(&self) -> bool {
+        self.log.is_closing()
+    }
+
+    /// Notes that the files of a state machine are durable up to a position.
+    pub fn durable(&self, part: StateMachineId, upto: Position) {
+        let mut tracker = self.tracker.lock();
+        let raised = tracker.durable(part, upto);
+        self.remember(raised);
+    }
+
+    /// Counts the bytes of the log that are kept on account of one state machine alone.
+    pub fn kept_for(&self, part: StateMachineId) -> u64 {
+        // The tracker is not locked while the log counts, which takes a look at each entry.
+        let Some(held) = self.tracker.lock().held_by(part) else { return 0 };
+        self.log.bytes_between(self.group, held.start, held.end)
+    }
+
+    /// Gives the last entry delivered.
+    pub fn delivered(&self) -> Option<Position> {
+        self.tracker.lock().delivered()
+    }
+
+    /// Waits until everything up to an index has been delivered.
+    pub async fn delivered_at_least(&self, index: u64) {
+        // The sender is here: waiting cannot fail.
+        let _ = self.next.subscribe().wait_for(|next| *next > index).await;
+    }
+
+    /// Lets readers that wait for a position go on. A position that is lower than the last changes
+    /// nothing: a snapshot may have come in between.
+    pub fn publish_delivered(&self, position: Position) {
+        self.next.send_if_modified(|next| {
+            let is_more = *next <= position.index;
+            *next = (*next).max(position.index.saturating_add(1));
+            is_more
+        });
+    }
+
+    /// Takes note of an installed snapshot, whose contents are durable.
+    pub fn install(
+        &self,
+        upto: Position,
+        members: Option<(Position, Members)>,
+        dumped: Option<Position>,
+    ) {
+        {
+            let mut tracker = self.tracker.lock();
+            let raised = tracker.install(upto, members, dumped);
+            if raised.is_some() {
+                self.snapshot_at.fetch_max(upto.index, Ordering::Relaxed);
+            }
+            self.remember(raised);
+        }
+        self.publish_delivered(upto);
+    }
+
+    /// Waits until the low-water mark has risen so far that a snapshot should be made.
+    pub async fn snapshot_due(&self) {
+        self.snapshot_due.notified().await;
+    }
+
+    /// Notes an entry that is about to be delivered: to which state machine, if any, and the
+    /// members of the group from here on, where it says so.
+    pub fn delivering(
+        &self,
+        position: Position,
+        part: Option<StateMachineId>,
+        members: Option<Members>,
+    ) {
+        let mut tracker = self.tracker.lock();
+        if let Some(members) = members {
+            tracker.add_membership(position, members);
+        }
+        let raised = tracker.deliver(position, part);
+        self.remember(raised);
+    }
+
+    /// Gives the log a mark that was raised. Called with the tracker locked, so that a lower mark
+    /// never overwrites a higher one there.
+    fn remember(&self, raised: Option<LowWaterMark>) {
+        let Some(mark) = raised else { return };
+        let index = mark.position.index;
+        self.log.set_low_water_mark(self.group, mark);
+        if index >= self.snapshot_at.load(Ordering::Relaxed).saturating_add(SNAPSHOT_ENTRIES) {
+            self.snapshot_at.store(index, Ordering::Relaxed);
+            self.snapshot_due.notify_one();
+        }
+    }
+
+    /// Gives the low-water mark as it is known here, in the log or not yet.
+    pub fn low_water_mark(&self) -> Option<LowWaterMark> {
+        self.tracker.lock().low_water_mark()
+    }
+}
