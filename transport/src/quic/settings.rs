@@ -1,10 +1,10 @@
-//! How QUIC is spoken: windows, timers, keys. The same for members and for those who join.
+//! Configures quinn: windows, timers, keys, connection ids.
 //!
-//! - What a stranger may make this node hold is small: a connection begins with a stranger's
-//!   windows, and is given a member's when its certificate has been judged.
-//! - What one stream may hold up is a small part of its connection's window: bulk calls, all
-//!   together, leave most of it to the other lanes.
-//! - Every random number that the library lets us give comes from the entropy seam.
+//! - An unauthenticated peer can make this node hold little memory: each accepted connection begins
+//!   with small windows, and is given a member's windows after its certificate has been checked.
+//! - A stream's window is a small part of its connection's window: all bulk calls together leave
+//!   most of it to the other lanes.
+//! - Every random number that quinn takes from its user comes from the entropy seam.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,57 +17,58 @@ use quinn_proto::InvalidCid;
 use ring::{hkdf, hmac};
 use shiioo_actors::seams::{Clock, Entropy, Seams};
 
-/// Silence after which a connection is given up, ms. A leader that is heard and hears nobody is
-/// followed until then: with an election on top it must stay below two seconds.
+/// Silence after which a connection counts as dead, ms. Followers keep following a leader that they
+/// hear but that does not hear them until then: with an election on top this stays below two
+/// seconds.
 const IDLE_MS_MAX: u32 = 1_200;
-/// A packet is sent at least this often, so that the other end knows we live, ms.
+/// Longest pause between two packets of an idle connection, ms.
 const KEEP_ALIVE_MS: u64 = 300;
-/// What a round trip is taken for before one was measured, ms: a lost first packet is sent again
-/// after three of them, which is in time for an attempt to connect.
+/// Assumed round trip before one was measured, ms: a lost first packet is sent again after three
+/// of these, which is in time for an attempt to connect.
 const INITIAL_RTT_MS: u64 = 50;
 /// Size of a packet that passes everywhere, bytes.
 const PLAIN_PACKET_BYTES: u16 = 1_200;
-/// What one stream may have in the receiver's memory unread, bytes.
+/// Unread bytes of one stream in the receiver's memory at most.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The same for all streams of a member's connection.
+/// Unread bytes of all streams of a member's connection at most.
 pub(crate) const MEMBER_WINDOW_BYTES: u32 = 64 << 20;
-/// The same for a connection whose other end is no member, or not yet known to be one.
-const STRANGER_WINDOW_BYTES: u32 = 128 << 10;
-/// What may be written and not yet acknowledged on a connection, bytes.
+/// The same for a connection whose other end is not, or not yet, known to be a member.
+const UNAUTHENTICATED_WINDOW_BYTES: u32 = 128 << 10;
+/// Bytes of a connection that are written and not yet acknowledged, at most.
 const SEND_WINDOW_BYTES: u64 = 64 << 20;
-/// Calls of a member that are served at a time.
+/// Streams of a member that are open at a time: one a call.
 pub(crate) const MEMBER_STREAMS_MAX: u32 = 4_096;
 /// The same before the other end is known to be a member.
-const STRANGER_STREAMS_MAX: u32 = 4;
-/// Connections that wait to be looked at.
+const UNAUTHENTICATED_STREAMS_MAX: u32 = 4;
+/// Connections that wait to be accepted, at most.
 const INCOMING_MAX: usize = 1_024;
-/// What is kept of one of them, bytes.
+/// Bytes buffered for one of these.
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
-/// What is kept of all of them, bytes.
+/// Bytes buffered for all of these.
 const INCOMING_TOTAL_BYTES_MAX: u64 = 8 << 20;
 /// Random part of a connection id, bytes.
 const CID_NONCE_BYTES: usize = 8;
-/// The part that proves a connection id is ours, bytes.
+/// Part of a connection id that proves that this node made it, bytes.
 const CID_PROOF_BYTES: usize = 4;
 
-/// Whose connections a configuration is for.
+/// Names the end of a connection that a configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// This node dials a member.
     Dialler,
-    /// This node is dialled, by whomever.
+    /// This node is dialled, by a member or by an unauthenticated peer.
     Server,
     /// This node dials to join.
     Joiner,
 }
 
-/// Settings of all connections of one side. `plain` packets are all of the same small size and
-/// sent one by one, as a simulated network can carry them.
+/// Configures the connections of one side. With `plain` all packets have the same small size and
+/// leave one by one, as a simulated network carries them.
 pub(crate) fn transport(side: Side, plain: bool) -> Arc<TransportConfig> {
     let (window, streams, greetings) = match side {
         Side::Dialler => (MEMBER_WINDOW_BYTES, 0, 1),
-        Side::Server => (STRANGER_WINDOW_BYTES, STRANGER_STREAMS_MAX, 0),
-        Side::Joiner => (STRANGER_WINDOW_BYTES, 0, 0),
+        Side::Server => (UNAUTHENTICATED_WINDOW_BYTES, UNAUTHENTICATED_STREAMS_MAX, 0),
+        Side::Joiner => (UNAUTHENTICATED_WINDOW_BYTES, 0, 0),
     };
     let mut transport = TransportConfig::default();
     transport
@@ -89,8 +90,9 @@ pub(crate) fn transport(side: Side, plain: bool) -> Arc<TransportConfig> {
     Arc::new(transport)
 }
 
-/// Settings of an endpoint. `secret` is the same each time the node starts: what it tells a peer
-/// about a connection that it has forgotten is then believed, and the peer connects anew at once.
+/// Configures an endpoint. `secret` is the same at each start of the node, so that the stateless
+/// resets it sends for connections of its predecessor are believed: peers connect anew at once
+/// instead of waiting for [`IDLE_MS_MAX`].
 pub(crate) fn endpoint(seams: &Seams, secret: &[u8]) -> EndpointConfig {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let key = |purpose: &str| {
@@ -107,7 +109,7 @@ pub(crate) fn endpoint(seams: &Seams, secret: &[u8]) -> EndpointConfig {
     config
 }
 
-/// Settings of the dialled side.
+/// Configures the accepting side.
 pub(crate) fn server(
     crypto: Arc<dyn quinn::crypto::ServerConfig>,
     seams: &Seams,
@@ -128,7 +130,7 @@ pub(crate) fn server(
     config
 }
 
-/// Settings of the dialling side.
+/// Configures the dialling side.
 pub(crate) fn client(
     crypto: Arc<dyn quinn::crypto::ClientConfig>,
     seams: &Seams,
@@ -151,7 +153,8 @@ fn random<const N: usize>(seams: &Seams) -> [u8; N] {
     bytes
 }
 
-/// Connection ids that can be told from garbage: a random number and its proof.
+/// Makes connection ids of a random number and its MAC, so that garbage is recognised without
+/// state.
 struct OwnIds {
     entropy: Arc<dyn Entropy>,
     proof: hmac::Key,
@@ -194,7 +197,7 @@ struct WallTime(Arc<dyn Clock>);
 
 impl TimeSource for WallTime {
     fn now(&self) -> SystemTime {
-        // A clock that stands before 1970 only makes tokens old; they live for seconds.
+        // A clock before 1970 only makes retry tokens old; they live for seconds.
         UNIX_EPOCH + Duration::from_millis(u64::try_from(self.0.now().0).unwrap_or(0))
     }
 }

@@ -1,7 +1,10 @@
-//! Frames on QUIC's streams: one request and its answer a stream.
+//! One request and its answer on one QUIC stream.
 //!
-//! Payloads are handed to QUIC and taken from it without a copy in between. A stream that is let
-//! go before its exchange is over is reset, so that the other end stops working for nobody.
+//! Payloads are given to QUIC and taken from it without a copy in between. Dropping an
+//! [`Exchange`] before its end resets the stream in both directions, so that the other end stops
+//! working for a caller that has gone.
+
+pub(crate) mod frame;
 
 use std::error::Error;
 use std::fmt;
@@ -12,23 +15,21 @@ use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use shiioo_actors::ports::{Declined, Lane};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::frame::{
-    ANSWER_HEAD_BYTES, AnswerHead, FrameError, REQUEST_HEAD_BYTES, RequestHead, Status,
-};
+use frame::{ANSWER_HEAD_BYTES, AnswerHead, FrameError, REQUEST_HEAD_BYTES, RequestHead, Status};
 
-/// Code of a stream that is let go before its exchange is over.
+/// Code of a stream that is dropped before the end of its exchange.
 const ABANDONED: VarInt = VarInt::from_u32(1);
-/// Longest answer that needs no room: there are many of these, and they are gone at once.
-const ROOMLESS_BYTES_MAX: usize = 1 << 20;
-/// Longest text of a refusal that is sent, bytes.
-const WHY_BYTES_MAX: usize = 1_024;
+/// Longest answer that is read without a permit, bytes: short answers are held for a moment only.
+const UNCOUNTED_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Longest reason of a refusal that is sent, bytes.
+const REASON_BYTES_MAX: usize = 1_024;
 
-/// Why an exchange ended without an answer, in words.
+/// Tells in words why an exchange ended without an answer.
 #[derive(Debug)]
-pub(crate) struct Broken(String);
+pub(crate) struct ExchangeError(String);
 
-impl Broken {
-    /// With the causes below: quinn's errors tell what was lost, and only their source tells why.
+impl ExchangeError {
+    /// Adds the chain of causes: quinn's errors name what was lost, only their sources name why.
     fn because(what: &str, error: &dyn Error) -> Self {
         let mut text = format!("{what}: {error}");
         let mut cause = error.source();
@@ -40,126 +41,129 @@ impl Broken {
     }
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// A stream under way. Dropped before it is over, it is reset in both directions.
+/// Carries one request and its answer. Dropping it before the end resets the stream.
 pub(crate) struct Exchange {
     send: SendStream,
     receive: RecvStream,
     bytes_max: usize,
     answer_bytes_max: usize,
-    over: bool,
+    /// Nothing is left to send or to receive: dropping resets nothing.
+    is_over: bool,
 }
 
-/// A request as it was received.
+/// Holds a request as it was received.
 pub(crate) struct Request {
     pub head: RequestHead,
     pub payload: Vec<u8>,
-    /// What it takes of what may be held of its member's requests.
-    pub room: OwnedSemaphorePermit,
+    /// The payload's share of the bytes that may be held for its sender.
+    pub bytes_permit: OwnedSemaphorePermit,
 }
 
 impl Exchange {
-    /// A stream that was opened to ask on, or accepted to answer on.
+    /// Wraps a stream that was opened to ask on, or accepted to answer on.
     pub const fn new(send: SendStream, receive: RecvStream, bytes_max: usize) -> Self {
-        Self { send, receive, bytes_max, answer_bytes_max: bytes_max, over: false }
+        Self { send, receive, bytes_max, answer_bytes_max: bytes_max, is_over: false }
     }
 
-    /// Lets the answer be longer, or shorter, than the request.
+    /// Sets the longest answer, where it differs from the longest request.
     pub const fn answer_up_to(&mut self, bytes_max: usize) {
         self.answer_bytes_max = bytes_max;
     }
 
-    /// Has what is sent from here leave before what other lanes have to send, or after.
-    pub fn prefer(&self, lane: Lane) {
+    /// Orders what this stream sends among the streams of other lanes.
+    pub fn set_lane(&self, lane: Lane) {
         let priority = match lane {
             Lane::Control => 2,
             Lane::Raft => 1,
             Lane::Bulk => 0,
         };
-        // Fails for a stream that the other end wants nothing on any more.
+        // Fails when the other end has stopped the stream.
         let _ = self.send.set_priority(priority);
     }
 
-    /// Sends a request and waits for its answer. A long one is taken once `room` has its bytes:
-    /// until then it stays with the other end.
+    /// Sends a request and waits for its answer. A long answer is read once `answer_bytes` has
+    /// permits for it: until then flow control keeps it at the other end.
     pub async fn ask(
         mut self,
         head: [u8; REQUEST_HEAD_BYTES],
         request: Vec<u8>,
-        room: &Semaphore,
-    ) -> Result<Result<Vec<u8>, Declined>, Broken> {
+        answer_bytes: &Semaphore,
+    ) -> Result<Result<Vec<u8>, Declined>, ExchangeError> {
         match self.write(&head, request).await {
             Ok(()) => drop(self.send.finish()),
-            // It does not want the rest: its answer says why.
+            // The other end declined before it had read all: its answer, which follows, says why.
             Err(WriteError::Stopped(_)) => {}
-            Err(error) => return Err(Broken::because("the request was cut off", &error)),
+            Err(error) => return Err(ExchangeError::because("the request was cut off", &error)),
         }
         let mut head = [0; ANSWER_HEAD_BYTES];
-        let cut = |error| Broken::because("the answer was cut off", &error);
+        let cut = |error| ExchangeError::because("the answer was cut off", &error);
         self.receive.read_exact(&mut head).await.map_err(cut)?;
         let head = AnswerHead::decode(head, self.answer_bytes_max)
-            .map_err(|error| Broken::because("the answer is none", &error))?;
-        let long = u32::try_from(head.bytes).ok().filter(|_| head.bytes > ROOMLESS_BYTES_MAX);
-        let _room = match long {
-            // It is never closed.
-            Some(bytes) => room.acquire_many(bytes).await.ok(),
+            .map_err(|error| ExchangeError::because("the answer cannot be read", &error))?;
+        let counted =
+            u32::try_from(head.bytes).ok().filter(|_| head.bytes > UNCOUNTED_ANSWER_BYTES_MAX);
+        // Taken before memory is allocated, and held until the payload is complete.
+        let _bytes_permit = match counted {
+            // The semaphore is never closed.
+            Some(bytes) => answer_bytes.acquire_many(bytes).await.ok(),
             None => None,
         };
         let mut payload = vec![0; head.bytes];
         self.receive.read_exact(&mut payload).await.map_err(cut)?;
-        self.over = true;
+        self.is_over = true;
         Ok(match head.status {
             Status::Done => Ok(payload),
             Status::Declined => Err(Declined(String::from_utf8_lossy(&payload).into_owned())),
         })
     }
 
-    /// Receives the head of a request: `Err(None)` when the other end has gone.
+    /// Receives the head of a request; `Err(None)` when the other end has gone.
     pub async fn request_head(&mut self) -> Result<RequestHead, Option<FrameError>> {
         let mut head = [0; REQUEST_HEAD_BYTES];
         self.receive.read_exact(&mut head).await.map_err(|_| None)?;
         RequestHead::decode(head, self.bytes_max).map_err(Some)
     }
 
-    /// Receives the rest of a request, of which `room` has to hold the bytes. `Err(None)` when
-    /// the other end has gone.
+    /// Receives the payload of a request; declines when `request_bytes` has no permits for it.
+    /// `Err(None)` when the other end has gone.
     pub async fn request(
         &mut self,
         head: RequestHead,
-        room: &Arc<Semaphore>,
+        request_bytes: &Arc<Semaphore>,
     ) -> Result<Request, Option<Declined>> {
-        // The limit of a payload keeps this far below what fits.
+        // The limit of a payload is far below what fits.
         let bytes = u32::try_from(head.bytes).unwrap_or(u32::MAX);
-        let room = Arc::clone(room)
+        let bytes_permit = Arc::clone(request_bytes)
             .try_acquire_many_owned(bytes)
             .map_err(|_| Some(Declined("too many bytes of requests are under way".to_owned())))?;
         let mut payload = vec![0; head.bytes];
         self.receive.read_exact(&mut payload).await.map_err(|_| None)?;
-        Ok(Request { head, payload, room })
+        Ok(Request { head, payload, bytes_permit })
     }
 
     /// Tells the other end to send no more of its request.
     pub fn refuse_rest(&mut self) {
-        // Fails when all of it is here.
+        // Fails when all of the request is here.
         let _ = self.receive.stop(ABANDONED);
     }
 
-    /// Completes when the other end waits no more.
+    /// Completes when the other end no longer waits for the answer.
     pub fn abandoned(&self) -> impl Future<Output = ()> + Send + use<> {
         let stopped = self.send.stopped();
         async move {
-            // Whether it stopped the stream or the connection is gone: nobody waits.
+            // Whether the stream was stopped or the connection is gone: no caller waits.
             let _ = stopped.await;
         }
     }
 
-    /// Sends the answer. One that is too long is not sent at all: what was asked has been done,
-    /// so that the caller must not take it for declined.
+    /// Sends the answer. An answer that is too long resets the stream instead: the request has
+    /// been served, so that the caller must hear 'lost' and not 'declined'.
     pub async fn answer(mut self, answer: Result<Vec<u8>, Declined>) {
         let (status, payload) = match answer {
             Ok(payload) => (Status::Done, payload),
@@ -168,14 +172,14 @@ impl Exchange {
         let head = AnswerHead { status, bytes: payload.len() };
         let Ok(head) = head.encode(self.answer_bytes_max) else { return };
         if self.write(&head, payload).await.is_ok() {
-            self.over = self.send.finish().is_ok();
+            self.is_over = self.send.finish().is_ok();
         }
     }
 
-    /// Writes head and payload at once: small ones leave in one packet.
+    /// Writes head and payload at once, so that small ones leave in one packet.
     async fn write(&mut self, head: &[u8], payload: Vec<u8>) -> Result<(), WriteError> {
         let mut frame = [Bytes::copy_from_slice(head), Bytes::from(payload)];
-        // quinn makes no progress with a chunk that is empty.
+        // quinn makes no progress on an empty chunk.
         let chunks = if frame[1].is_empty() { 1 } else { 2 };
         self.send.write_all_chunks(&mut frame[..chunks]).await
     }
@@ -183,16 +187,17 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.over {
-            // Either fails when that direction is over already.
+        if !self.is_over {
+            // Each fails when its direction has ended already.
             let _ = self.send.reset(ABANDONED);
             let _ = self.receive.stop(ABANDONED);
         }
     }
 }
 
+/// Cuts a text to [`REASON_BYTES_MAX`] at a character boundary.
 fn shortened(mut why: String) -> String {
-    let end = (0..=WHY_BYTES_MAX.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
+    let end = (0..=REASON_BYTES_MAX.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
     why.truncate(end.unwrap_or(0));
     why
 }

@@ -1,7 +1,7 @@
 //! UDP, the lowest layer under the QUIC between nodes.
 //!
-//! The trait speaks quinn's socket type because quinn is the only user: what a simulation replaces
-//! is exactly the socket below it.
+//! The trait speaks quinn's socket type because quinn is the only user: a simulation replaces exactly
+//! the socket below quinn.
 
 use std::fmt;
 use std::io;

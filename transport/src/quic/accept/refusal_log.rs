@@ -1,4 +1,5 @@
-//! Who was refused lately, so that the log is told once and not once a packet.
+//! Remembers the addresses that were refused lately, so that each is logged once and not once a
+//! packet.
 //!
 //! The table is bounded: in a flood from more addresses than it holds the rest is not logged.
 
@@ -13,13 +14,13 @@ const QUIET_MS: u64 = 10_000;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 256;
 
-/// The addresses that were refused, and when that was last logged.
+/// Maps refused addresses to the time when that was last logged.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(BTreeMap<IpAddr, Instant>);
+pub(super) struct RefusalLog(BTreeMap<IpAddr, Instant>);
 
-impl Refusals {
-    /// Whether to log that this address was refused.
-    pub fn worth_logging(&mut self, address: IpAddr, now: Instant) -> bool {
+impl RefusalLog {
+    /// Decides whether to log that this address was refused, and remembers it.
+    pub fn should_log(&mut self, address: IpAddr, now: Instant) -> bool {
         let fresh =
             |at: &Instant| now.saturating_duration_since(*at) < Duration::from_millis(QUIET_MS);
         if self.0.get(&address).is_some_and(fresh) {
@@ -44,17 +45,17 @@ mod tests {
 
     #[test]
     fn an_address_is_logged_once_in_an_interval_and_the_table_does_not_grow() {
-        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        let (mut refusals, now) = (RefusalLog::default(), Instant::now());
         let address = |number: u32| IpAddr::V4(Ipv4Addr::from_bits(number));
-        assert!(refusals.worth_logging(address(0), now));
-        assert!(!refusals.worth_logging(address(0), now));
+        assert!(refusals.should_log(address(0), now));
+        assert!(!refusals.should_log(address(0), now));
         for number in 0..10_000 {
-            refusals.worth_logging(address(number), now);
+            refusals.should_log(address(number), now);
         }
         assert_eq!(refusals.0.len(), ADDRESSES_MAX);
         let later = now + Duration::from_millis(QUIET_MS);
-        assert!(refusals.worth_logging(address(99_999), later));
-        assert!(refusals.worth_logging(address(0), later));
+        assert!(refusals.should_log(address(99_999), later));
+        assert!(refusals.should_log(address(0), later));
         assert_eq!(refusals.0.len(), 2, "what is old makes room");
     }
 }

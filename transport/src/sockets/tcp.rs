@@ -3,8 +3,9 @@
 //! Nagle's algorithm is off on every connection: requests and answers are written whole, so that
 //! waiting for more to send would only add delay.
 //!
-//! The system resolves names by blocking a thread, whether or not somebody still waits for the
-//! answer. How many do so is bounded by `lookups`, through which everything here resolves.
+//! The system resolves names by blocking a thread, whether or not a caller still waits for the
+//! answer. [`lookups`](super::lookups) bounds the number of such threads; every caller resolves
+//! through it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -47,7 +48,7 @@ impl Tcp for RealTcp {
     // This is the seam itself.
     #[allow(clippy::disallowed_methods)]
     fn connect(&self, addr: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
-        Box::pin(async move { prompt(TcpStream::connect(addr).await?) })
+        Box::pin(async move { without_delay(TcpStream::connect(addr).await?) })
     }
 }
 
@@ -57,7 +58,7 @@ impl TcpListen for RealListener {
     fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn ByteStream>, SocketAddr)>> {
         Box::pin(async move {
             let (stream, peer) = self.0.accept().await?;
-            Ok((prompt(stream)?, peer))
+            Ok((without_delay(stream)?, peer))
         })
     }
 
@@ -66,7 +67,8 @@ impl TcpListen for RealListener {
     }
 }
 
-fn prompt(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
+/// Turns Nagle's algorithm off.
+fn without_delay(stream: TcpStream) -> io::Result<Box<dyn ByteStream>> {
     stream.set_nodelay(true)?;
     Ok(Box::new(stream))
 }

@@ -1,8 +1,8 @@
-//! One HTTP/1.1 connection, driven by whoever uses it.
+//! One HTTP/1.1 connection, driven by the future that uses it.
 //!
-//! Invariant: no task runs behind a connection. The future of an exchange drives hyper's
-//! connection itself, so that dropping the future closes the socket and nothing is left behind; a
-//! connection that was interrupted half-way is dropped with it and never gets back into the pool.
+//! Invariant: no task runs behind a connection. The future of an exchange polls hyper's connection
+//! itself, so that dropping the future closes the socket; a connection that was interrupted half-way
+//! is dropped with the future and never gets back into the pool.
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
@@ -22,35 +22,35 @@ use hyper_util::rt::TokioIo;
 use shiioo_actors::seams::ByteStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of a response body that are read.
+/// Longest body of a response, bytes.
 pub(super) const RESPONSE_BODY_BYTES_MAX: usize = 1024 * 1024;
-/// Headers of a response.
+/// Headers of a response, at most.
 const RESPONSE_HEADERS_MAX: usize = 100;
-/// Bytes of a response's status line and headers together.
+/// Longest status line and headers of a response together, bytes.
 const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that hyper buffers for a connection in either direction.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// An open connection that has no exchange under way between calls.
+/// Holds an open connection without an exchange in progress.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
-    /// Bytes that have come over it.
-    heard: Arc<AtomicU64>,
+    /// Number of bytes received so far.
+    received: Arc<AtomicU64>,
 }
 
-/// Why an exchange brought no answer.
+/// Tells why an exchange brought no answer.
 pub(super) enum ExchangeError {
     /// The connection was closed before anything of the request was sent.
     NotSent,
-    /// Something was sent, and then it broke before a byte of an answer had come.
+    /// The request was sent in part or whole, and no byte of an answer came.
     Unanswered(String),
-    /// It broke in the middle of an answer.
+    /// The connection broke in the middle of an answer.
     Broken(String),
 }
 
 impl ExchangeError {
-    /// What went wrong, in words.
+    /// Describes the error in words.
     pub(super) fn reason(self) -> String {
         match self {
             Self::NotSent => "the connection was closed at once".to_owned(),
@@ -60,17 +60,17 @@ impl ExchangeError {
 }
 
 impl Connection {
-    /// Speaks HTTP/1.1 over a stream.
+    /// Starts HTTP/1.1 over a stream.
     pub(super) async fn open(stream: Box<dyn ByteStream>) -> Result<Self, String> {
-        let heard = Arc::default();
+        let received = Arc::default();
         let (sender, driver) = Builder::new()
             .max_headers(RESPONSE_HEADERS_MAX)
             .max_header_size(RESPONSE_HEAD_BYTES_MAX)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .handshake(TokioIo::new(Counted { stream, heard: Arc::clone(&heard) }))
+            .handshake(TokioIo::new(Counted { stream, received: Arc::clone(&received) }))
             .await
             .map_err(|error| describe(&error))?;
-        Ok(Self { sender, driver: Driver { connection: Some(Box::pin(driver)) }, heard })
+        Ok(Self { sender, driver: Driver { connection: Some(Box::pin(driver)) }, received })
     }
 
     /// Sends a request and reads the whole answer.
@@ -78,14 +78,15 @@ impl Connection {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Vec<u8>), ExchangeError> {
-        let Self { sender, driver, heard } = self;
-        let heard_before = heard.load(Ordering::Relaxed);
+        let Self { sender, driver, received } = self;
+        let received_before = received.load(Ordering::Relaxed);
         driver.run(sender.ready()).await.map_err(|_| ExchangeError::NotSent)?;
         let sending = sender.try_send_request(request);
         let response: Response<Incoming> =
             driver.run(sending).await.map_err(|mut error| match error.take_message() {
+                // hyper gives the request back when it has written nothing of it.
                 Some(_) => ExchangeError::NotSent,
-                None if heard.load(Ordering::Relaxed) == heard_before => {
+                None if received.load(Ordering::Relaxed) == received_before => {
                     ExchangeError::Unanswered(describe(&error.into_error()))
                 }
                 None => ExchangeError::Broken(describe(&error.into_error())),
@@ -107,19 +108,19 @@ impl Connection {
         Ok((head, bytes))
     }
 
-    /// Whether another request can be sent, as far as can be told without waiting.
+    /// Returns whether another request can be sent, as far as can be told without waiting.
     pub(super) fn is_ready(&mut self) -> bool {
-        // Nobody waits: hyper is only given the chance to notice what has arrived by now. The next
-        // exchange polls with its own waker.
-        self.driver.turn(&mut Context::from_waker(Waker::noop()));
+        // With a waker that wakes nothing: hyper is only given the chance to notice what has arrived
+        // by now, such as the end of the stream. The next exchange polls with its own waker.
+        self.driver.poll_once(&mut Context::from_waker(Waker::noop()));
         self.driver.connection.is_some() && self.sender.is_ready()
     }
 }
 
-/// A stream that counts what comes over it.
+/// Counts the bytes that are received over a stream.
 struct Counted {
     stream: Box<dyn ByteStream>,
-    heard: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
 }
 
 impl AsyncRead for Counted {
@@ -130,7 +131,7 @@ impl AsyncRead for Counted {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.heard.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        self.received.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
         read
     }
 }
@@ -153,27 +154,27 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// hyper's side of the connection: reads and writes only while it is polled.
+/// Drives hyper's side of the connection, which reads and writes only while it is polled.
 struct Driver {
     /// `None` once the connection is closed.
     connection: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
 }
 
 impl Driver {
-    /// Waits for `wanted` while the connection goes on.
+    /// Waits for `wanted` while the connection is driven.
     async fn run<F: Future>(&mut self, wanted: F) -> F::Output {
         let mut wanted = pin!(wanted);
         poll_fn(|cx| {
-            self.turn(cx);
+            self.poll_once(cx);
             wanted.as_mut().poll(cx)
         })
         .await
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>) {
+    fn poll_once(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = &mut self.connection else { return };
         if let Poll::Ready(_end) = connection.as_mut().poll(cx) {
-            // How it ended reaches the exchange through its own future.
+            // The exchange learns how it ended through its own future.
             self.connection = None;
         }
     }
@@ -183,7 +184,7 @@ fn body_too_large() -> String {
     format!("the body of the answer is larger than {RESPONSE_BODY_BYTES_MAX} bytes")
 }
 
-/// An error of hyper with its cause: its own text says only in which phase it happened.
+/// Describes an error of hyper with its cause: its own text names only the phase.
 fn describe(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
         return format!(

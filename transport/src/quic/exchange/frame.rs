@@ -1,4 +1,4 @@
-//! The frames between nodes: bytes in, bytes out, no socket.
+//! The layout of requests and answers between nodes: bytes in, bytes out, no socket.
 //!
 //! A stream carries one request and its answer, each a head of a fixed length and a payload:
 //!
@@ -10,8 +10,8 @@
 //! | length of the payload | length of the payload | 4 |
 //!
 //! - Numbers are little-endian.
-//! - A length is compared with its limit before anything is allocated for it.
-//! - Any bytes are judged: a head either parses or is a [`FrameError`], nothing panics.
+//! - A length is compared with its limit before memory is allocated for it.
+//! - Any bytes are accepted as input: they parse as a head or are a [`FrameError`], nothing panics.
 
 /// Version of the layout: the first byte of every head.
 pub(crate) const VERSION: u8 = 0xC1;
@@ -19,18 +19,22 @@ pub(crate) const VERSION: u8 = 0xC1;
 pub(crate) const REQUEST_HEAD_BYTES: usize = 10;
 /// Length of an answer's head, bytes.
 pub(crate) const ANSWER_HEAD_BYTES: usize = 6;
+/// Service number of a request to join. No service of members has this number.
+pub(crate) const JOIN_SERVICE: u8 = 0;
+/// Longest request to join and longest answer to it, bytes.
+pub(crate) const JOIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// A head that is not to be followed.
+/// Rejects a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// The other end speaks another version.
-    #[error("version {0:#04x} of the frames is not spoken here")]
+    /// The other end uses another version of the layout.
+    #[error("the other end uses version {0:#04x} of the frames, this node version {VERSION:#04x}")]
     Version(u8),
     /// The answer's status has no meaning here.
-    #[error("status {0} of an answer is not known here")]
+    #[error("the answer has status {0}, which this version does not know")]
     Status(u8),
     /// The payload is longer than its limit.
-    #[error("a payload of {bytes} bytes is longer than {bytes_max}")]
+    #[error("a payload of {bytes} bytes is longer than the limit of {bytes_max}")]
     TooLong {
         /// Length that the head states.
         bytes: usize,
@@ -39,38 +43,38 @@ pub(crate) enum FrameError {
     },
 }
 
-/// What the payload of a request is for, and how long it is.
+/// Describes the payload of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestHead {
     /// Number of the service.
     pub service: u8,
-    /// Time the caller still waits, ms.
-    pub patience_ms: u32,
+    /// Time that the caller still waits, ms.
+    pub time_left_ms: u32,
     /// Length of the payload.
     pub bytes: usize,
 }
 
-/// What came of a request.
+/// Tells how a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Status {
-    /// Done: the payload is the answer.
+    /// The request was served: the payload is the answer.
     Done = 0,
-    /// Declined before anything was done: the payload says why, in UTF-8.
+    /// The request was declined before it had any effect: the payload is the reason, in UTF-8.
     Declined = 1,
 }
 
-/// What the payload of an answer is, and how long it is.
+/// Describes the payload of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AnswerHead {
-    /// What came of the request.
+    /// Tells how the request ended.
     pub status: Status,
     /// Length of the payload.
     pub bytes: usize,
 }
 
 impl RequestHead {
-    /// The head as it is sent.
+    /// Encodes the head.
     ///
     /// # Errors
     /// When the payload is longer than `bytes_max`.
@@ -79,25 +83,25 @@ impl RequestHead {
         let mut head = [0; REQUEST_HEAD_BYTES];
         head[0] = VERSION;
         head[1] = self.service;
-        head[2..6].copy_from_slice(&self.patience_ms.to_le_bytes());
+        head[2..6].copy_from_slice(&self.time_left_ms.to_le_bytes());
         head[6..].copy_from_slice(&length);
         Ok(head)
     }
 
-    /// The head that was received.
+    /// Decodes a head that was received.
     ///
     /// # Errors
     /// When it is of another version or announces more than `bytes_max`.
     pub fn decode(head: [u8; REQUEST_HEAD_BYTES], bytes_max: usize) -> Result<Self, FrameError> {
         let [version, service, p0, p1, p2, p3, length @ ..] = head;
         check_version(version)?;
-        let patience_ms = u32::from_le_bytes([p0, p1, p2, p3]);
-        Ok(Self { service, patience_ms, bytes: decode_length(length, bytes_max)? })
+        let time_left_ms = u32::from_le_bytes([p0, p1, p2, p3]);
+        Ok(Self { service, time_left_ms, bytes: decode_length(length, bytes_max)? })
     }
 }
 
 impl AnswerHead {
-    /// The head as it is sent.
+    /// Encodes the head.
     ///
     /// # Errors
     /// When the payload is longer than `bytes_max`.
@@ -110,7 +114,7 @@ impl AnswerHead {
         Ok(head)
     }
 
-    /// The head that was received.
+    /// Decodes a head that was received.
     ///
     /// # Errors
     /// When it is of another version, has no known status or announces more than `bytes_max`.
@@ -152,9 +156,9 @@ mod tests {
     proptest! {
         #[test]
         fn requests_survive_their_bytes(
-            service: u8, patience_ms: u32, bytes in 0..=PEER_MESSAGE_BYTES_MAX,
+            service: u8, time_left_ms: u32, bytes in 0..=PEER_MESSAGE_BYTES_MAX,
         ) {
-            let head = RequestHead { service, patience_ms, bytes };
+            let head = RequestHead { service, time_left_ms, bytes };
             let sent = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
             prop_assert_eq!(RequestHead::decode(sent, PEER_MESSAGE_BYTES_MAX), Ok(head));
         }
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn too_much_is_not_announced() {
-        let head = RequestHead { service: 1, patience_ms: 0, bytes: 11 };
+        let head = RequestHead { service: 1, time_left_ms: 0, bytes: 11 };
         let error = FrameError::TooLong { bytes: 11, bytes_max: 10 };
         assert_eq!(head.encode(10), Err(error));
         assert_eq!(RequestHead::decode(head.encode(11).unwrap(), 10), Err(error));

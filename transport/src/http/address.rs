@@ -1,11 +1,11 @@
-//! Which addresses `--deny-private-targets` keeps `http` steps from.
+//! The addresses that `--deny-private-targets` keeps `http` steps from.
 //!
-//! What counts is the address that is connected to, never the name: a public name may resolve to
-//! a private address. IPv6 forms that carry an IPv4 address are judged by that address as well.
+//! The address that is connected to is checked, never the name: a public name may resolve to a
+//! private address. IPv6 forms that contain an IPv4 address are checked by that address as well.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What kind of non-public address this is; `None` for a public one.
+/// Names the kind of a non-public address; `None` for a public one.
 pub(super) fn private_kind(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => private_kind_v4(ip),
@@ -36,10 +36,10 @@ fn private_kind_v6(ip: Ipv6Addr) -> Option<&'static str> {
     let kind = match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => "unspecified",
         [0, 0, 0, 0, 0, 0, 0, 1] => "loopback",
-        // No program of today has a reason to use these two forms over the network.
+        // No program has a reason to use these two forms over the network.
         [0, 0, 0, 0, 0, 0xffff, ..] => "IPv4-mapped",
         [0, 0, 0, 0, 0, 0, ..] => "IPv4-compatible",
-        // NAT64 and 6to4 gateways hand these on to the IPv4 address inside.
+        // NAT64 and 6to4 gateways forward these to the IPv4 address inside.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => return private_kind_v4(embedded(high, low)),
         [0x64, 0xff9b, 1, ..] => "private",
         [0x2002, high, low, ..] => return private_kind_v4(embedded(high, low)),

@@ -1,40 +1,41 @@
-//! Name lookups: bounded, and shared out so that nobody's slow name servers delay anybody else.
+//! Name lookups: bounded, and shared out so that one asker's slow name servers delay nobody else.
 //!
-//! - A lookup cannot be interrupted: the system resolves by blocking a thread. Whoever gives up is
-//!   free at once; the lookup keeps its place until the system answers.
-//! - Who asks for a name while that is being looked up for the same asker waits for that answer,
-//!   so that attempts that follow one another do not pile up threads.
-//! - Tenants have a share each. Members' names have a line of their own, without a bound: there
-//!   are as many as members, and the lookup of each is made once at a time.
+//! - A lookup cannot be interrupted: the system resolves by blocking a thread. A caller that gives
+//!   up is free at once; the lookup keeps its permit until the system answers.
+//! - A caller that asks for a name which is being looked up for the same asker waits for that
+//!   answer, so that repeated attempts do not pile up threads.
+//! - Each tenant has a share of the lookups. Names of members are outside the bound: there are as
+//!   many as members, and each is looked up once at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use shiioo_actors::ids::TenantId;
 use shiioo_actors::seams::Tcp;
 use tokio::sync::watch;
 
-use crate::shares::{Place, Shares};
+use super::shares::{Permit, TenantShares};
 
-/// Lookups of one tenant under way at most: one in so many of all.
+/// One tenant's share of all lookups: one in so many.
 const TENANT_DIVISOR: usize = 4;
 
-/// Whose lookup it is.
+/// Names the party that a lookup is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asker {
-    /// The node's own: names of members.
+    /// This node: names of members.
     Node,
     /// A tenant's step.
     Tenant(TenantId),
 }
 
-type Name = (Asker, String);
-/// What a lookup came to; `None` while it is under way.
-type Told = Option<Result<Vec<IpAddr>, Arc<io::Error>>>;
+type Key = (Asker, String);
+/// The result of a lookup; `None` while the system has not answered.
+type Outcome = Option<Result<Vec<IpAddr>, Arc<io::Error>>>;
 
 /// Looks names up; cheap to clone.
 #[derive(Clone)]
@@ -42,27 +43,27 @@ pub(crate) struct Lookups(Arc<Inner>);
 
 struct Inner {
     tcp: Arc<dyn Tcp>,
-    shares: Shares,
-    under_way: Mutex<BTreeMap<Name, watch::Sender<Told>>>,
+    shares: TenantShares,
+    in_flight: Mutex<BTreeMap<Key, watch::Sender<Outcome>>>,
 }
 
 impl Lookups {
-    /// At most `lookups_max` for tenants at a time.
+    /// Allows at most `lookups_max` lookups for tenants at a time.
     pub(crate) fn new(tcp: Arc<dyn Tcp>, lookups_max: usize) -> Self {
-        let of_tenant = (lookups_max / TENANT_DIVISOR).max(1);
-        let shares = Shares::new(lookups_max, of_tenant);
-        Self(Arc::new(Inner { tcp, shares, under_way: Mutex::default() }))
+        let tenant_max = (lookups_max / TENANT_DIVISOR).max(1);
+        let shares = TenantShares::new(lookups_max, tenant_max);
+        Self(Arc::new(Inner { tcp, shares, in_flight: Mutex::default() }))
     }
 
-    /// Only for the node's own.
+    /// Makes lookups for [`Asker::Node`] only.
     pub(crate) fn of_node(tcp: Arc<dyn Tcp>) -> Self {
         Self::new(tcp, 1)
     }
 
-    /// The addresses of a host name or of an address written as text.
+    /// Resolves a host name, or an address written as text, to addresses with `port`.
     ///
     /// # Errors
-    /// When the system knows none.
+    /// When the system knows no address.
     pub(crate) async fn resolve(
         &self,
         asker: Asker,
@@ -72,75 +73,73 @@ impl Lookups {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let mut told = self.join((asker, host.to_owned()));
-        let told = told.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
-        match told {
+        let mut outcome = self.join((asker, host.to_owned()));
+        let outcome = outcome.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
+        match outcome {
             Some(Ok(found)) => Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()),
             Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
             None => Err(io::ErrorKind::Other.into()),
         }
     }
 
-    /// Waits with those who asked for this name already, or begins.
-    fn join(&self, name: Name) -> watch::Receiver<Told> {
-        let mut under_way = self.0.under_way();
-        if let Some(known) = under_way.get(&name) {
+    /// Joins the lookup of this name that is in flight, or starts one.
+    fn join(&self, key: Key) -> watch::Receiver<Outcome> {
+        let mut in_flight = self.0.in_flight.lock();
+        if let Some(known) = in_flight.get(&key) {
             return known.subscribe();
         }
-        let (tell, told) = watch::channel(None);
-        under_way.insert(name.clone(), tell.clone());
-        tokio::spawn(Arc::clone(&self.0).look_up(name, tell));
-        told
+        let (sender, receiver) = watch::channel(None);
+        in_flight.insert(key.clone(), sender.clone());
+        tokio::spawn(Arc::clone(&self.0).look_up(key, sender));
+        receiver
     }
 }
 
 impl Inner {
-    async fn look_up(self: Arc<Self>, name: Name, tell: watch::Sender<Told>) {
-        let _place = match name.0 {
+    async fn look_up(self: Arc<Self>, key: Key, sender: watch::Sender<Outcome>) {
+        let _permit = match key.0 {
             Asker::Node => None,
-            Asker::Tenant(tenant) => match self.place(tenant, &name, &tell).await {
-                Some(place) => Some(place),
+            Asker::Tenant(tenant) => match self.permit(tenant, &key, &sender).await {
+                Some(permit) => Some(permit),
                 None => return,
             },
         };
-        let found = self.tcp.resolve(&name.1, 0).await;
+        let found = self.tcp.resolve(&key.1, 0).await;
         let found = found.map(|found| found.iter().map(SocketAddr::ip).collect());
-        self.under_way().remove(&name);
-        tell.send_replace(Some(found.map_err(Arc::new)));
+        // Removed before the outcome is published: a caller that comes in between starts a lookup
+        // of its own instead of taking an answer that is already old.
+        self.in_flight.lock().remove(&key);
+        sender.send_replace(Some(found.map_err(Arc::new)));
     }
 
-    /// Waits for the tenant's place; `None` once nobody waits for the answer any more.
-    async fn place(
+    /// Waits for the tenant's permit; `None` once no caller waits for the answer any more.
+    async fn permit(
         &self,
         tenant: TenantId,
-        name: &Name,
-        tell: &watch::Sender<Told>,
-    ) -> Option<Place> {
-        let mut place = pin!(self.shares.place(tenant));
+        key: &Key,
+        sender: &watch::Sender<Outcome>,
+    ) -> Option<Permit> {
+        let mut permit = pin!(self.shares.acquire(tenant));
         loop {
             tokio::select! {
-                place = &mut place => return Some(place),
-                () = tell.closed() => {
-                    let mut under_way = self.under_way();
-                    // Somebody may have joined since: subscribing happens under this lock.
-                    if tell.receiver_count() == 0 {
-                        under_way.remove(name);
+                permit = &mut permit => return Some(permit),
+                () = sender.closed() => {
+                    let mut in_flight = self.in_flight.lock();
+                    // A caller may have joined since the last one left. `join` subscribes under
+                    // this lock, so that the count cannot change between the test and the removal.
+                    if sender.receiver_count() == 0 {
+                        in_flight.remove(key);
                         return None;
                     }
                 }
             }
         }
     }
-
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<Name, watch::Sender<Told>>> {
-        // Nothing that panics happens under the lock.
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for Lookups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookups").field("under_way", &self.0.under_way().len()).finish()
+        f.debug_struct("Lookups").field("in_flight", &self.0.in_flight.lock().len()).finish()
     }
 }
 
@@ -170,7 +169,7 @@ mod tests {
         }
 
         fn asked(&self) -> usize {
-            self.asked.lock().unwrap().len()
+            self.asked.lock().len()
         }
     }
 
@@ -185,7 +184,7 @@ mod tests {
             port: u16,
         ) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
             Box::pin(async move {
-                self.asked.lock().unwrap().push(host.to_owned());
+                self.asked.lock().push(host.to_owned());
                 if host.starts_with("slow") {
                     self.answers.acquire().await.unwrap().forget();
                 }
@@ -223,12 +222,16 @@ mod tests {
         }
         sleep(PATIENCE).await;
         let begun = 32 / TENANT_DIVISOR;
-        assert_eq!(lookups.0.under_way().len(), begun, "who waited in vain has left the line");
+        assert_eq!(
+            lookups.0.in_flight.lock().len(),
+            begun,
+            "lookups that nobody waits for have left the queue"
+        );
         resolver.answers.add_permits(begun);
         sleep(PATIENCE).await;
-        assert!(lookups.0.under_way().is_empty());
+        assert!(lookups.0.in_flight.lock().is_empty());
         resolver.answers.add_permits(1);
-        assert!(of_bad(200).await.unwrap().is_ok(), "places come back");
+        assert!(of_bad(200).await.unwrap().is_ok(), "permits come back");
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +246,7 @@ mod tests {
         resolver.answers.add_permits(1);
         let found = lookups.resolve(Asker::Node, "slow.example", 7400).await.unwrap();
         assert_eq!(found, [([127, 0, 0, 9], 7400).into()]);
-        let asked: BTreeSet<_> = resolver.asked.lock().unwrap().iter().cloned().collect();
+        let asked: BTreeSet<_> = resolver.asked.lock().iter().cloned().collect();
         assert_eq!((asked.len(), resolver.asked()), (1, 1));
     }
 

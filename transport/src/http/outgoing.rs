@@ -1,7 +1,7 @@
-//! A request made ready to be sent, and what becomes of it when it is redirected.
+//! A request that is ready to be sent, and the one that follows a redirect.
 //!
-//! Invariant: the framing of a request is ours alone. Connections are shared between tenants, so a
-//! header that says where a body ends may not come from a step.
+//! Invariant: this client alone sets the framing of a request. Tenants share connections: a step that
+//! could say where a body ends could smuggle a second request into the connection.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,25 +11,25 @@ use shiioo_actors::ports::HttpRequest;
 
 use super::target::Target;
 
-/// Headers a request may have.
+/// Headers of a request, at most.
 const REQUEST_HEADERS_MAX: usize = 100;
 
-/// What the client says it is, unless the step says otherwise.
+/// `User-Agent`, unless the step sets another.
 const USER_AGENT: &str = concat!("shiioo/", env!("CARGO_PKG_VERSION"));
 
-/// Headers about the connection or the body's length. A step that gives them means what is done
-/// anyway, so they are left out.
-const OUR_OWN: [HeaderName; 2] = [header::CONNECTION, header::CONTENT_LENGTH];
+/// Headers about the connection or the body's length. They are left out of a step's headers without
+/// an error: this client sets them to what the step can only have meant.
+const IGNORED: [HeaderName; 2] = [header::CONNECTION, header::CONTENT_LENGTH];
 
-/// Headers whose meaning a step cannot have.
+/// Headers that a step cannot set: they would change how the connection is used.
 const REFUSED: [HeaderName; 5] =
     [header::EXPECT, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// Headers that a redirect to another host must not carry there.
+/// Headers that a redirect to another host, port or scheme drops.
 const FOR_ONE_HOST: [HeaderName; 4] =
     [header::AUTHORIZATION, header::COOKIE, header::HOST, header::PROXY_AUTHORIZATION];
 
-/// Headers that describe a body.
+/// Headers that are dropped with the body.
 const OF_A_BODY: [HeaderName; 4] = [
     header::CONTENT_ENCODING,
     header::CONTENT_LANGUAGE,
@@ -37,7 +37,7 @@ const OF_A_BODY: [HeaderName; 4] = [
     header::CONTENT_TYPE,
 ];
 
-/// A request that can be sent.
+/// Holds a request that has been checked.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     pub(super) target: Target,
@@ -47,7 +47,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Checks a step's request. The error says why it cannot be sent, without repeating values.
+    /// Checks a step's request. The error says why it cannot be sent and repeats no values.
     pub(super) fn new(request: HttpRequest) -> Result<Self, String> {
         let target = Target::parse(&request.url)?;
         let method = Method::from_bytes(request.method.as_bytes())
@@ -58,12 +58,12 @@ impl Outgoing {
         Ok(Self { target, method, headers, body: request.body.into() })
     }
 
-    /// Whether sending it twice has the same effect as sending it once.
+    /// Returns whether sending the request twice has the same effect as sending it once.
     pub(super) fn is_idempotent(&self) -> bool {
         self.method.is_idempotent()
     }
 
-    /// The request for hyper.
+    /// Makes the request for hyper.
     pub(super) fn to_request(&self) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
@@ -81,7 +81,7 @@ impl Outgoing {
         request
     }
 
-    /// The next request, when the answer is a redirect that can be followed.
+    /// Makes the next request, when the answer is a redirect; the error says why it is not followed.
     pub(super) fn redirected(
         &self,
         status: StatusCode,
@@ -134,7 +134,7 @@ fn parse_headers(given: &[(String, String)]) -> Result<HeaderMap, String> {
         if repeated {
             return Err("the header host is given twice".into());
         }
-        if !OUR_OWN.contains(&name) && name != "keep-alive" && name != "proxy-connection" {
+        if !IGNORED.contains(&name) && name != "keep-alive" && name != "proxy-connection" {
             headers.append(name, value);
         }
     }

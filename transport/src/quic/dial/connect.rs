@@ -1,21 +1,21 @@
-//! From an address in words to a connection.
+//! From a `host:port` to a connection.
 
 use std::net::SocketAddr;
 
 use quinn::{ClientConfig, Connection, Endpoint};
 use tokio::time::{Instant, timeout_at};
 
-use crate::lookups::{Asker, Lookups};
+use crate::sockets::lookups::{Asker, Lookups};
 
 /// Addresses of a name that are tried, in the order in which the resolver gave them.
 const ADDRESSES_TRIED_MAX: usize = 3;
 
-/// Connects to `addr`, a `host:port`, where somebody is to prove to be `name`. The time until
-/// `deadline` is shared among the addresses that are tried.
+/// Connects to `addr`, a `host:port`, and verifies that the other end is `name`. The addresses of the
+/// host share the time until `deadline`.
 ///
 /// # Errors
 /// What failed, in words.
-pub(crate) async fn dial(
+pub(crate) async fn connect(
     endpoint: &Endpoint,
     lookups: &Lookups,
     config: &ClientConfig,
@@ -28,6 +28,7 @@ pub(crate) async fn dial(
     let mut failure = format!("{addr} has no address that this node's socket reaches");
     for (tried, address) in found.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
+        // An equal share of what is left for each: what a fast failure saves goes to the others.
         let share = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
         let until = Instant::now() + left / share;
         match endpoint.connect_with(config.clone(), *address, name) {
@@ -47,10 +48,10 @@ async fn addresses(
     lookups: &Lookups,
     addr: &str,
 ) -> Result<Vec<SocketAddr>, String> {
-    let (host, port) = split(addr).ok_or_else(|| format!("{addr:?} is no host and port"))?;
+    let (host, port) = split(addr).ok_or_else(|| format!("{addr:?} is not a host and a port"))?;
     let found = lookups.resolve(Asker::Node, host, port).await;
     let mut found = found.map_err(|error| format!("{addr}: {error}"))?;
-    // A socket of version 6 also reaches addresses of version 4; not the other way round.
+    // A socket of IPv6 also reaches addresses of IPv4; not the other way round.
     if endpoint.local_addr().is_ok_and(|local| local.is_ipv4()) {
         found.retain(SocketAddr::is_ipv4);
     }
@@ -58,7 +59,7 @@ async fn addresses(
     Ok(found)
 }
 
-/// `host:port`, where a host may be an address of version 6 in brackets.
+/// Splits `host:port`, where the host may be an IPv6 address in brackets.
 fn split(addr: &str) -> Option<(&str, u16)> {
     let (host, port) = addr.rsplit_once(':')?;
     let host = match host.strip_prefix('[') {

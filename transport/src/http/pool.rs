@@ -1,12 +1,13 @@
 //! Idle connections, kept for the next request to the same place.
 //!
-//! A mutex and not an actor: taking and returning are a few comparisons, nothing waits while it is
-//! held, and a caller that is dropped mid-way cannot leave a request behind.
+//! A mutex and not an actor: taking and returning are a few comparisons, no caller waits while it
+//! holds the lock, and a caller that is dropped half-way leaves nothing behind.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,26 +15,26 @@ use super::connection::Connection;
 use super::target::Origin;
 
 /// Idle connections kept for one scheme, host and port.
-pub(super) const IDLE_PER_ORIGIN_MAX: usize = 8;
-/// How long a connection stays idle. Below the 5 s after which the most impatient of the common
-/// servers close, so that a request seldom meets a connection that is just being closed.
-pub(super) const IDLE_MS_MAX: u64 = 4_000;
+const IDLE_PER_ORIGIN_MAX: usize = 8;
+/// Longest time that a connection stays idle, ms. Below the 5 s after which the most impatient of the
+/// common servers close, so that a request seldom meets a connection that is just being closed.
+const IDLE_MS_MAX: u64 = 4_000;
 
-/// The idle connections of a client.
+/// Keeps the idle connections of a client.
 pub(super) struct Pool {
     idle: Arc<Mutex<Idle>>,
 }
 
 struct Idle {
-    /// Idle connections kept altogether.
+    /// Idle connections kept altogether, at most.
     connections_max: usize,
-    /// In the order in which they came to rest: the oldest first.
-    resting: Vec<Resting>,
-    /// The task that closes what has been idle for too long; only while something is.
+    /// In the order of `until`: the oldest first.
+    connections: Vec<IdleConnection>,
+    /// The task that closes connections whose time is up; runs only while there are any.
     sweeper: Option<AbortHandle>,
 }
 
-struct Resting {
+struct IdleConnection {
     origin: Origin,
     connection: Connection,
     until: Instant,
@@ -42,70 +43,70 @@ struct Resting {
 impl Pool {
     /// Keeps at most `connections_max` idle connections.
     pub(super) fn new(connections_max: usize) -> Self {
-        let idle = Idle { connections_max, resting: Vec::new(), sweeper: None };
+        let idle = Idle { connections_max, connections: Vec::new(), sweeper: None };
         Self { idle: Arc::new(Mutex::new(idle)) }
     }
 
-    /// Takes the connection to `origin` that was used last, if there is one that still stands.
+    /// Takes the connection to `origin` that was used last and is still open.
     pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
         loop {
-            let mut connection = lock(&self.idle).take(origin)?;
+            let mut connection = self.idle.lock().take(origin)?;
             if connection.is_ready() {
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection whose exchange is over. One that cannot be used again is closed.
+    /// Keeps a connection whose exchange is complete. Closes one that cannot be used again.
     pub(super) fn put(&self, origin: Origin, mut connection: Connection) {
         if !connection.is_ready() {
             return;
         }
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         // Read under the lock, so that the list stays in the order of these times.
         let until = Instant::now() + Duration::from_millis(IDLE_MS_MAX);
-        idle.put(Resting { origin, connection, until });
+        idle.put(IdleConnection { origin, connection, until });
         if idle.sweeper.is_none() {
             idle.sweeper = Some(tokio::spawn(sweep(Arc::downgrade(&self.idle))).abort_handle());
         }
     }
 
-    /// How many idle connections could be used again now.
+    /// Counts the idle connections that could be used again now.
     #[cfg(test)]
-    pub(super) fn standing(&self) -> usize {
-        let mut idle = lock(&self.idle);
-        idle.resting.iter_mut().filter_map(|it| it.connection.is_ready().then_some(())).count()
+    pub(super) fn usable(&self) -> usize {
+        let mut idle = self.idle.lock();
+        idle.connections.iter_mut().filter_map(|it| it.connection.is_ready().then_some(())).count()
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("idle", &lock(&self.idle).resting.len()).finish()
+        f.debug_struct("Pool").field("idle", &self.idle.lock().connections.len()).finish()
     }
 }
 
 impl Idle {
     fn take(&mut self, origin: &Origin) -> Option<Connection> {
         self.expire(Instant::now());
-        let index = self.resting.iter().rposition(|resting| resting.origin == *origin)?;
-        Some(self.resting.remove(index).connection)
+        let index = self.connections.iter().rposition(|idle| idle.origin == *origin)?;
+        Some(self.connections.remove(index).connection)
     }
 
-    fn put(&mut self, newcomer: Resting) {
-        let alike = |resting: &Resting| resting.origin == newcomer.origin;
-        if self.resting.iter().filter(|resting| alike(resting)).count() >= IDLE_PER_ORIGIN_MAX {
-            if let Some(oldest) = self.resting.iter().position(alike) {
-                self.resting.remove(oldest);
+    fn put(&mut self, newcomer: IdleConnection) {
+        let alike = |idle: &IdleConnection| idle.origin == newcomer.origin;
+        if self.connections.iter().filter(|idle| alike(idle)).count() >= IDLE_PER_ORIGIN_MAX {
+            if let Some(oldest) = self.connections.iter().position(alike) {
+                self.connections.remove(oldest);
             }
-        } else if self.resting.len() >= self.connections_max {
-            self.resting.remove(0);
+        } else if self.connections.len() >= self.connections_max {
+            self.connections.remove(0);
         }
-        self.resting.push(newcomer);
+        self.connections.push(newcomer);
     }
 
     fn expire(&mut self, now: Instant) {
-        let expired = self.resting.partition_point(|resting| resting.until <= now);
-        self.resting.drain(..expired);
+        let expired = self.connections.partition_point(|idle| idle.until <= now);
+        self.connections.drain(..expired);
     }
 }
 
@@ -117,16 +118,19 @@ impl Drop for Idle {
     }
 }
 
-/// Closes connections as their time is up, until none is idle.
+/// Closes connections whose time is up, until none is idle. Holds the pool by a weak reference: a
+/// client that is dropped closes its connections at once.
 async fn sweep(idle: Weak<Mutex<Idle>>) {
     loop {
         let next = {
             let Some(idle) = idle.upgrade() else { return };
-            let mut idle = lock(&idle);
+            let mut idle = idle.lock();
             idle.expire(Instant::now());
-            match idle.resting.first() {
+            match idle.connections.first() {
                 Some(oldest) => oldest.until,
                 None => {
+                    // Under the same lock as the look at the list: a `put` either is seen here or
+                    // starts another sweeper.
                     idle.sweeper = None;
                     return;
                 }
@@ -134,11 +138,6 @@ async fn sweep(idle: Weak<Mutex<Idle>>) {
         };
         sleep_until(next).await;
     }
-}
-
-/// A panic elsewhere leaves the list whole: every change to it is a single step.
-fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -169,7 +168,7 @@ mod tests {
                 others.push(other);
             }
         }
-        assert_eq!(pool.standing(), 256);
+        assert_eq!(pool.usable(), 256);
         assert!(pool.take(&origin(1)).is_none(), "the oldest made room");
         let of_one = std::iter::from_fn(|| pool.take(&origin(300))).count();
         assert_eq!(of_one, IDLE_PER_ORIGIN_MAX);
@@ -178,10 +177,10 @@ mod tests {
         let (connection, _other) = connection().await;
         pool.put(origin(300), connection);
         tokio::time::sleep(Duration::from_millis(IDLE_MS_MAX / 2 + 1)).await;
-        assert_eq!(pool.standing(), 1, "the others were closed without anyone asking");
+        assert_eq!(pool.usable(), 1, "the others were closed without anyone asking");
         tokio::time::sleep(Duration::from_millis(IDLE_MS_MAX / 2)).await;
-        assert_eq!(pool.standing(), 0);
-        assert!(lock(&pool.idle).sweeper.is_none());
+        assert_eq!(pool.usable(), 0);
+        assert!(pool.idle.lock().sweeper.is_none());
     }
 
     #[tokio::test]
