@@ -1,4 +1,4 @@
-//! Where other nodes knock: hands each call to the room that answers it.
+//! Dispatches the calls of other nodes to the service that answers each.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,21 +9,19 @@ use shiioo_api::Api;
 use shiioo_storage::Groups;
 use tokio::time::Instant;
 
-/// See the module.
-pub(crate) struct Door {
+/// Dispatches calls by service. Groups and API answer from the start, the actors once they run.
+pub(crate) struct RpcDispatcher {
     groups: Arc<Groups>,
     api: Arc<Api>,
-    /// The actors, once they run.
     actors: OnceLock<Doors>,
 }
 
-impl Door {
-    /// A door before the rooms that are there already.
+impl RpcDispatcher {
     pub(crate) fn new(groups: Arc<Groups>, api: Arc<Api>) -> Arc<Self> {
         Arc::new(Self { groups, api, actors: OnceLock::new() })
     }
 
-    /// Opens the way to the actors, once, and with `handles` that of the clients.
+    /// Opens the way to the actors, once, and with `handles` that of the API's clients.
     pub(crate) fn open(&self, actors: Doors, handles: Option<Handles>) {
         let _ = self.actors.set(actors);
         if let Some(handles) = handles {
@@ -36,7 +34,7 @@ impl Door {
     }
 }
 
-impl PeerService for Door {
+impl PeerService for RpcDispatcher {
     fn serve(
         &self,
         from: u64,
@@ -58,12 +56,8 @@ impl PeerService for Door {
     }
 }
 
-impl JoinService for Door {
-    fn join(
-        &self,
-        stranger: Stranger,
-        request: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
-        Box::pin(async move { self.actors()?.desk.join(stranger, request).await })
+impl JoinService for RpcDispatcher {
+    fn join(&self, peer: Stranger, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move { self.actors()?.desk.join(peer, request).await })
     }
 }
