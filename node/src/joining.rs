@@ -1,8 +1,8 @@
-//! How a node with an empty data directory becomes a member of a cluster that is there.
+//! How a node with an empty data directory becomes a member of a cluster.
 //!
-//! It asks the members it was told of, one after the other, until one lets it in. What it was
-//! given is durable before it acts on it, and what it asks with was durable before it asked: at
-//! whatever point it dies, it asks again and is given the same place.
+//! The node asks the members given with `--join`, one after the other, until one lets it in. Its id
+//! and key are durable before it asks, and the identity that it is given is durable before it acts on
+//! it: wherever it dies, it asks again and is given the same place.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -12,81 +12,82 @@ use shiioo_actors::cluster::join::{
 };
 use shiioo_actors::domain::membership::Member;
 use shiioo_actors::domain::secret::is_same;
-use shiioo_transport::join::{self, CaExpectation, JoinBinding, JoinError, JoinWays};
+use shiioo_transport::join::{self, CaExpectation, JoinBinding, JoinError, JoinSeams};
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
 use crate::identity::{Candidate, Identity, IdentityError};
 use crate::seams::NodeSeams;
 
-/// How long a node tries to join before it gives up.
+/// Longest time that a node tries to join.
 const JOIN_DEADLINE: Duration = Duration::from_secs(60);
-/// How long one member is waited for.
+/// Longest wait for one member.
 const ASK_DEADLINE: Duration = Duration::from_secs(8);
-/// Wait before all members are asked again.
+/// Pause before all members are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Why a node did not join.
+/// Tells why a node did not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoiningError {
-    /// The join token cannot be one.
+    /// The join token is not valid.
     #[error("--join-token: {0}")]
     Token(#[from] ParseTokenError),
-    /// A member said no.
+    /// A member refused.
     #[error("{at} does not let this node in: {why}")]
     Refused {
-        /// Whom we asked.
+        /// Address that was asked.
         at: String,
-        /// Its words.
+        /// Its reason.
         why: String,
     },
-    /// Nobody let it in for a long time.
+    /// No member let the node in before the deadline.
     #[error(
         "no member of the cluster let this node in within {} s; last, {at} said: {why}. Check the \
          addresses given with --join: they are the node addresses (UDP), not those of the API",
         JOIN_DEADLINE.as_secs()
     )]
     Nobody {
-        /// Whom we asked last.
+        /// Address that was asked last.
         at: String,
-        /// What came of it.
+        /// Reason of the last failure.
         why: String,
     },
-    /// What was given cannot be kept.
+    /// The identity that was given cannot be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
 
-/// Why one attempt failed.
+/// Tells whether an attempt that failed may be repeated.
 enum Attempt {
-    /// Asking again will not help.
+    /// Asking again does not help.
     Final(JoiningError),
-    /// It may.
+    /// Asking again may help.
     Again(String),
 }
 
-/// The members that `config` has the node ask: everybody named there but the node itself, which is
-/// reached at `own`.
-pub(crate) fn others<'a>(config: &'a Config, own: &str) -> Vec<&'a str> {
+/// Returns the addresses given with `--join`, without the node's own.
+pub(crate) fn join_addresses<'a>(config: &'a Config, own: &str) -> Vec<&'a str> {
     config.join.iter().map(String::as_str).filter(|addr| *addr != own).collect()
 }
 
-/// Joins. The identity is durable when this returns.
+/// Joins the cluster. The identity is durable when this returns.
 pub(crate) async fn join(
     config: &Config,
     seams: &NodeSeams,
     candidate: &Candidate,
     member: Member,
 ) -> Result<Identity, JoiningError> {
-    let others = others(config, &member.node_addr);
+    let addresses = join_addresses(config, &member.node_addr);
     let secret = config.join_token.as_ref().map(|token| token.reveal().parse::<JoinSecret>());
     let secret = secret.transpose()?;
     let give_up = Instant::now() + JOIN_DEADLINE;
     loop {
         let mut last = None;
-        for &addr in &others {
+        for &addr in &addresses {
             match ask(seams, candidate, &member, secret.as_ref(), addr).await {
                 Ok(identity) => {
+                    // Before anything is done as a member: after a crash here the node is the same
+                    // member, and spends no second use of its token.
                     let (disk, kept) = (seams.disk.clone(), identity.clone());
                     seams.executor.run(move || kept.store(&*disk)).await?;
                     return Ok(identity);
@@ -106,6 +107,7 @@ pub(crate) async fn join(
     }
 }
 
+/// Asks one member.
 async fn ask(
     seams: &NodeSeams,
     candidate: &Candidate,
@@ -125,7 +127,7 @@ async fn ask(
             secret.map(|secret| (secret.id, secret.prove(Prover::Joiner, &connection.binding)));
         JoinRequest { member: member.clone(), public_key, token }.encode()
     };
-    let ways = JoinWays {
+    let joiner = JoinSeams {
         udp: &*seams.udp,
         bind: any_port(addr),
         tcp: &seams.tcp,
@@ -133,10 +135,12 @@ async fn ask(
         plain_packets: seams.plain_packets,
     };
     let deadline = Instant::now() + ASK_DEADLINE;
-    let answered = join::ask(ways, addr, expect, request, deadline).await;
+    let answered = join::ask(joiner, addr, expect, request, deadline).await;
     let refused = |why: String| Attempt::Final(JoiningError::Refused { at: addr.to_owned(), why });
     let answer = match answered {
         Ok(answer) => answer,
+        // Not even asked. Another address may be a member's, but the operator has mixed up two
+        // clusters: better said at once.
         Err(error @ JoinError::WrongAuthority { .. }) => return Err(refused(error.to_string())),
         Err(error) => return Err(Attempt::Again(error.to_string())),
     };
@@ -145,12 +149,12 @@ async fn ask(
         JoinAnswer::Refused(why) => return Err(refused(why)),
         JoinAnswer::NotYet(why) => return Err(Attempt::Again(why)),
     };
+    // Before anything of the reply is used: a cluster that does not know the token is another one.
     if let Some(secret) = secret {
         let expected = secret.prove(Prover::Member, &binding);
         if !reply.proof.is_some_and(|proof| is_same(&proof, &expected)) {
             return Err(refused(
-                "it does not know the join token: it is not the cluster this token is for"
-                    .to_owned(),
+                "it does not know the join token: the token is for another cluster".to_owned(),
             ));
         }
     }
@@ -169,7 +173,7 @@ async fn ask(
     })
 }
 
-/// A socket of the same kind as the address that is asked; a name may be either.
+/// Returns the address to bind for a destination: of its own IP version, of version 4 for a name.
 fn any_port(addr: &str) -> SocketAddr {
     match addr.parse::<SocketAddr>() {
         Ok(SocketAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -1,22 +1,29 @@
-//! shiioo as a library: a whole node, wired from its rooms, to start and stop inside any program.
+//! shiioo as a library: a whole node, wired from its services, to start and stop inside any program.
 //!
-//! The binary of the same name is [`program::main`] and nothing else. A test or a simulation
-//! builds a [`Config`] by hand and starts the same [`Node`] over other [`NodeSeams`].
+//! The binary of the same name is [`cli::main`] and nothing else. A test or a simulation builds a
+//! [`Config`] by hand and starts the same [`Node`] over other [`NodeSeams`].
 //!
 //! Architecture invariant: a node keeps nothing in statics. Several nodes live in one process.
+//!
+//! Architecture invariant: folders and files import downwards only, and there is no circle between
+//! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`, `own_log`,
+//! `joining`, `dispatch`, `wiring`, `node`, `cli`.
 
+pub mod cli;
 pub mod config;
-mod door;
+mod dispatch;
 pub mod identity;
 mod joining;
 mod node;
 mod own_log;
-pub mod program;
-mod rooms;
 mod seams;
+mod sockets;
+mod wiring;
 
 pub use config::Config;
 pub use joining::JoiningError;
 pub use node::{Node, NodeFailure, StartError};
-pub use rooms::RoomsError;
+pub use own_log::OwnLogError;
 pub use seams::{NodeSeams, OsEntropy, SystemClock};
+pub use sockets::BindError;
+pub use wiring::ServicesError;

@@ -8,5 +8,5 @@ use shiioo_actors::mutants;
 const _: () = assert!(!mutants::BUILT_IN, "what ships has all its safeties");
 
 fn main() -> ExitCode {
-    shiioo::program::main()
+    shiioo::cli::main()
 }

@@ -1,8 +1,8 @@
 //! The log that belongs to a node: whether it is there, and under which id.
 //!
-//! A node that starts without what it has acknowledged would vote and answer as if nothing had been:
-//! a log that is missing is never taken for one that is still to be begun. The identity names the log
-//! by its id, which stands in every segment of it.
+//! A node that starts without what it has acknowledged would vote and answer as if that had never
+//! happened: a missing log is never taken for a new one. The identity names the log by its id, which
+//! each of its segments repeats.
 
 use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::mutants::{self, Mutant};
@@ -15,27 +15,46 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
-use crate::rooms::RoomsError;
 use crate::seams::NodeSeams;
 
-/// What is written below the data directory only once there is a log.
+/// Tells why a node has no usable log.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnLogError {
+    /// The data cannot be read.
+    #[error("the data cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// There is no log, and there was one.
+    #[error(
+        "this member has lost its log: remove its directory and join anew; what it had \
+         acknowledged, the other members have"
+    )]
+    Lost,
+    /// The same, on a node that was alone.
+    #[error(
+        "this node has lost its log, and no other node has a copy: put the whole directory back from \
+         one made while the node was stopped, or give an empty directory with --data-dir"
+    )]
+    OnlyCopyLost,
+}
+
+/// Paths below the data directory that are written only after the log.
 const NEEDS_LOG: [&str; 2] = ["system.redb", "tenants"];
 
-/// Refuses a directory without the log that it had.
+/// Refuses a data directory without the log that it had.
 pub(crate) async fn check(
     config: &Config,
     seams: &NodeSeams,
     identity: &Identity,
-) -> Result<(), RoomsError> {
+) -> Result<(), OwnLogError> {
     let (disk, is_named) = (seams.disk.clone(), identity.log_id.is_some());
     let is_lost = seams.executor.run(move || is_lost(&*disk, is_named)).await;
     if !is_lost.map_err(|error| store_error("look for the log", error))? {
         return Ok(());
     }
     Err(if is_alone(config, seams, identity).await {
-        RoomsError::OnlyLogLost
+        OwnLogError::OnlyCopyLost
     } else {
-        RoomsError::LogLost
+        OwnLogError::Lost
     })
 }
 
@@ -51,8 +70,8 @@ fn is_lost(disk: &dyn Disk, is_named: bool) -> std::io::Result<bool> {
     Ok(is_named)
 }
 
-/// Whether the node was its cluster's only member, as far as its files tell. It decides about words
-/// only.
+/// Returns whether the node was its cluster's only member, as far as its files tell. Only the text of
+/// the error depends on it.
 async fn is_alone(config: &Config, seams: &NodeSeams, identity: &Identity) -> bool {
     match members(config, seams).await {
         Ok(Some(members)) => members <= 1,
@@ -70,8 +89,8 @@ async fn members(config: &Config, seams: &NodeSeams) -> Result<Option<usize>, St
     Ok(Some(SystemState::load(&rows)?.members().count()))
 }
 
-/// Has the identity name the log, durably.
-pub(crate) async fn name(
+/// Writes the log's id into the identity, durably.
+pub(crate) async fn record_log_id(
     seams: &NodeSeams,
     mut identity: Identity,
     log: Uuid,

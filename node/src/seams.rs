@@ -1,13 +1,14 @@
-//! What a node is given from outside: time, chance, sockets, files. This file holds those of
-//! production; a simulation brings its own.
+//! The seams of a node: time, random numbers, sockets, files. This file has those of production; a
+//! simulation brings its own.
 #![allow(clippy::disallowed_methods, reason = "this file is the seam that the others go through")]
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::seams::{Clock, Entropy, Seams, Tcp};
@@ -16,10 +17,10 @@ use shiioo_storage::disk::{Disk, RealDisk};
 use shiioo_transport::tcp::RealTcp;
 use shiioo_transport::udp::{RealUdp, Udp};
 
-/// Everything that a node reaches the world through.
+/// Holds the seams of a node.
 #[derive(Debug, Clone)]
 pub struct NodeSeams {
-    /// Wall time and chance.
+    /// Wall time and random numbers.
     pub seams: Seams,
     /// TCP: the API's listener and the connections of `http` steps.
     pub tcp: Arc<dyn Tcp>,
@@ -27,19 +28,19 @@ pub struct NodeSeams {
     pub udp: Arc<dyn Udp>,
     /// The data directory.
     pub disk: Arc<dyn Disk>,
-    /// Where blocking work runs.
+    /// Runs blocking work.
     pub executor: Executor,
-    /// Whether QUIC sends plain packets of one small size, as a simulated network carries them.
+    /// Has QUIC send packets of one small size, one by one, as a simulated network carries them.
     pub plain_packets: bool,
-    /// What `node.json` says the process is; a simulation gives every node a number of its own.
+    /// Number of the process in `node.json`; a simulation gives each node one of its own.
     pub pid: u32,
     /// File descriptors that the process may have open.
     pub descriptors: u64,
 }
 
 impl NodeSeams {
-    /// The operating system's, with the files below `data_dir`, which is made where it is missing.
-    /// Raises the process's limit of open file descriptors as far as it may.
+    /// Makes the operating system's seams, with the files below `data_dir`, which is made if it is
+    /// missing. Raises the process's limit of open file descriptors as far as the process may.
     ///
     /// # Errors
     /// When the directory cannot be made or the system gives no random bytes.
@@ -72,7 +73,7 @@ fn raise_descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The system's wall clock.
+/// Reads the system's wall clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -86,10 +87,10 @@ impl Clock for SystemClock {
     }
 }
 
-/// Random bytes fetched from the system at a time: 64 ids for one call into the kernel.
+/// Random bytes that are fetched from the system at a time: 64 ids for one call into the kernel.
 const ENTROPY_BUFFER_BYTES: usize = 1024;
 
-/// The system's random bytes. Each byte is given out once and then forgotten.
+/// Gives out the system's random bytes, each once.
 pub struct OsEntropy(Mutex<EntropyBuffer>);
 
 struct EntropyBuffer {
@@ -111,20 +112,20 @@ impl OsEntropy {
 
 impl Entropy for OsEntropy {
     fn fill(&self, buffer: &mut [u8]) {
-        // A panic elsewhere cannot have left it half changed in a way that repeats bytes: `used`
-        // is raised before any is handed out.
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         for chunk in buffer.chunks_mut(ENTROPY_BUFFER_BYTES) {
             if kept.used + chunk.len() > ENTROPY_BUFFER_BYTES {
-                // It gave bytes at start, and Linux never takes that back. Going on with worse
-                // ones would make ids and tokens that can be guessed.
+                // The system gave bytes at the start, and Linux never takes that back. Worse random
+                // numbers would make ids and tokens that can be guessed, so that a panic is right.
                 getrandom::fill(&mut kept.bytes).expect("the system gives random bytes");
                 kept.used = 0;
             }
+            // Raised before the bytes are given out: a panic in between cannot repeat them.
             let from = kept.used;
             kept.used += chunk.len();
             let given = &mut kept.bytes[from..from + chunk.len()];
             chunk.copy_from_slice(given);
+            // Wiped, so that a later read of this memory yields no key.
             given.fill(0);
         }
     }
@@ -136,7 +137,7 @@ impl fmt::Debug for OsEntropy {
     }
 }
 
-/// Reads the program's own configuration file, which lies outside the data directory.
+/// Reads the program's configuration file, which is outside the data directory.
 pub(crate) fn read_config_file(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }

@@ -104,3 +104,17 @@ fn the_file_beside_the_program_is_read() {
     assert_eq!(code, 2);
     assert!(error.contains("shiioo.toml: line 1: unknown field `regoin`"), "{error}");
 }
+
+#[test]
+fn a_variable_is_named_in_its_error_and_its_value_is_not_in_the_help() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = shiioo(dir.path(), &ANYWHERE).env("SHIIOO_REGION", "UP").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+    assert!(error.contains("SHIIOO_REGION: \"UP\" is not a region"), "{error}");
+    let output =
+        shiioo(dir.path(), &["--help"]).env("SHIIOO_JOIN_TOKEN", "sesame").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(help.contains("SHIIOO_JOIN_TOKEN") && !help.contains("sesame"), "{help}");
+}

@@ -3,19 +3,17 @@
 //!
 //! Architecture invariant: [`tcp`] and [`udp`] are the only places that open a socket. Everything
 //! else is given a provider, so that a simulation can run the same code over its own network.
+//!
+//! Architecture invariant: folders import downwards only, and there is no circle between files of
+//! different folders. From the bottom: `sockets`, `pki`, `quic`, `join`, `http`; within `quic`:
+//! `settings` and `tls`, `exchange`, `dial`, `accept`, and `quic/mod.rs` on top.
 
-mod dial;
-mod frame;
-pub mod http_client;
+pub mod http;
 pub mod join;
-mod lookups;
 pub mod pki;
 pub mod quic;
-mod settings;
-mod shares;
-pub mod tcp;
+mod sockets;
 #[cfg(test)]
 mod testing;
-mod tls;
-pub mod udp;
-mod wire;
+
+pub use sockets::{tcp, udp};

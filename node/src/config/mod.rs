@@ -1,5 +1,5 @@
-//! What a node is told: a plain struct, built by hand in tests, or from flags, environment and a
-//! file by [`settings`].
+//! The configuration of a node: a plain struct, built by hand in tests, or from flags, environment
+//! and a file by [`settings`].
 
 mod parse;
 pub mod settings;
@@ -10,63 +10,63 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the API listens, unless told otherwise.
+/// Default port of the API.
 const API_PORT: u16 = 3000;
-/// Where the nodes talk, unless told otherwise.
+/// Default port of the connections between nodes.
 const NODE_PORT: u16 = 7400;
 
-/// Everything that can be told to a node.
+/// Configures a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the HTTP API listens; port 0 takes any free one.
+    /// Address at which the HTTP API listens; port 0 takes any free one.
     pub api_addr: SocketAddr,
-    /// Where this node talks with the others, UDP; port 0 takes any free one.
+    /// Address of the connections between nodes, UDP; port 0 takes any free one.
     pub node_addr: SocketAddr,
-    /// What the others dial, host and port; the node address where there is none.
+    /// Address that the other nodes dial, host and port; the node address if absent.
     pub advertise_addr: Option<String>,
-    /// The data directory, for people: the files themselves are reached through
+    /// The data directory, for messages: the files themselves are reached through
     /// [`NodeSeams::disk`](crate::NodeSeams).
     pub data_dir: PathBuf,
-    /// Node addresses of members, host and port. Empty: found a cluster, or go on with the one
-    /// that the data directory belongs to.
+    /// Node addresses of members, host and port. When empty, the node founds a cluster, or goes on
+    /// with the one that the data directory belongs to.
     pub join: Vec<String>,
-    /// The secret that admits new members.
+    /// Secret that admits new members.
     pub join_token: Option<Secret>,
     /// Placement region.
     pub region: String,
     /// Metadata of the node.
     pub labels: BTreeMap<String, String>,
-    /// The credential that management calls need.
+    /// Credential that management calls need.
     pub admin_token: Option<Secret>,
     /// Lets the API listen beyond loopback without an admin token.
     pub insecure: bool,
-    /// Names and addresses, beside localhost and the loopback addresses, that requests may ask the
-    /// API by while there is no admin token.
+    /// Names and addresses, beside localhost and the loopback addresses, under which requests may
+    /// reach the API while there is no admin token.
     pub api_hosts: Vec<String>,
-    /// How long a request waits for an owner.
+    /// Longest wait of a request for an owner.
     pub request_timeout: Duration,
-    /// How often nodes registered over HTTP should send a heartbeat.
+    /// Longest interval of heartbeats that nodes registered over HTTP are told.
     pub heartbeat_interval: Duration,
-    /// How long such a node may be silent.
+    /// Silence after which such a node is unhealthy.
     pub unhealthy_after: Duration,
-    /// From a leader's last heartbeat to the campaign against it, at most.
+    /// Longest time from a leader's last heartbeat to the campaign against it.
     pub election_timeout: Duration,
     /// Lets `script` steps run.
     pub allow_scripts: bool,
     /// Keeps `http` steps from loopback and private addresses.
     pub deny_private_targets: bool,
-    /// Drops what cannot be read and writes a loss report.
+    /// Drops data that cannot be read and writes a loss report.
     pub repair: bool,
-    /// Serves the endpoints below `/test/`, which tests provoke failures with.
+    /// Serves the endpoints below `/test/`, by which tests provoke failures.
     pub test_hooks: bool,
-    /// Which of the defaults give way where they are taken.
-    pub yields: Yields,
+    /// Defaults that move to a free value where they are taken.
+    pub auto_assign: AutoAssign,
 }
 
-/// Defaults that give way where another node on the machine has them already, so that a first trial
-/// needs no flags but `--join`.
+/// Selects the defaults that move to a free value when another node on the machine has them
+/// already, so that a first trial needs no flags but `--join`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Yields {
+pub struct AutoAssign {
     /// The API moves to the next free port.
     pub api_addr: bool,
     /// The node address moves to the next free port.
@@ -97,32 +97,33 @@ impl Default for Config {
             deny_private_targets: false,
             repair: false,
             test_hooks: false,
-            yields: Yields::default(),
+            auto_assign: AutoAssign::default(),
         }
     }
 }
 
-/// What a node refuses to start with, though each value is fine by itself.
+/// Rejects values that are valid by themselves and not together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Nobody could reach the node.
+    /// No other node could dial this one.
     #[error(
-        "--node-addr {0} is no address that others can dial: say with --advertise-addr which is"
+        "--node-addr {0} cannot be dialled by other nodes: set --advertise-addr to a host:port that \
+         can"
     )]
     Unreachable(SocketAddr),
-    /// Scripts are not performed yet.
+    /// Script steps are not implemented yet.
     #[error("this version of shiioo performs no script steps; start without --allow-scripts")]
     Scripts,
-    /// Damage is not repaired yet.
+    /// Repair is not implemented yet.
     #[error(
         "this version of shiioo cannot drop what is damaged; start without --repair, which names \
          what is damaged, and put the file back from a copy"
     )]
     Repair,
-    /// Anybody who reaches the API could do anything.
+    /// Other machines could do anything through the API.
     #[error(
-        "will not open the API to other machines at {0} without a credential: set --admin-token, \
-         or listen on loopback, or accept the risk with --insecure"
+        "--api-addr {0} would open the API to other machines without a credential: set \
+         --admin-token, or listen on loopback, or accept the risk with --insecure"
     )]
     OpenApi(SocketAddr),
 }
@@ -148,29 +149,47 @@ impl Config {
         }
         Ok(())
     }
-}
 
-impl Config {
-    /// What requests may call the API beside its loopback names: what was given, and the address
-    /// that the API was told to listen at. A web page cannot make that its own, as it can a name.
+    /// Returns the names under which requests may reach the API beside its loopback names: those
+    /// given, and the address at which the API listens. A web page cannot take over an address, as
+    /// it can a name.
     pub fn own_api_hosts(&self) -> Vec<String> {
         let listens_at = self.api_addr.ip();
-        let told = (!listens_at.is_unspecified()).then(|| listens_at.to_string());
-        self.api_hosts.iter().cloned().chain(told).collect()
+        let own = (!listens_at.is_unspecified()).then(|| listens_at.to_string());
+        self.api_hosts.iter().cloned().chain(own).collect()
     }
 }
 
-/// A text that must not get into logs.
+/// Configures the log of the process. Not part of [`Config`]: a process has one log, however many
+/// nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Names the form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Holds a text that must not get into logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps it.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// The text itself.
+    /// Returns the secret.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,35 +1,37 @@
-//! The values of settings, each from text. The error says what would be right.
+//! The values of settings, each parsed from text. An error says what was given and what is valid.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Secret;
+use tracing_subscriber::EnvFilter;
 
-/// Bytes of a host name.
+use super::{LogFormat, Secret};
+
+/// Longest host name, bytes.
 const HOST_BYTES_MAX: usize = 253;
-/// Bytes of a region's name.
+/// Longest name of a region, bytes.
 const REGION_BYTES_MAX: usize = 63;
-/// Names in the data directory that no region may have.
+/// Names that the data directory uses itself: a region has a folder of its name there.
 const REGIONS_TAKEN: [&str; 3] = ["tenants", "log", "identity"];
-/// Bytes of a label's key.
+/// Longest key of a label, bytes.
 const LABEL_KEY_BYTES_MAX: usize = 63;
-/// Bytes of a label's value.
+/// Longest value of a label, bytes.
 const LABEL_VALUE_BYTES_MAX: usize = 256;
-/// Bytes of a token.
+/// Longest token, bytes.
 const SECRET_BYTES_MAX: usize = 1024;
-/// Below this the kernel's timer tick of 4 ms makes elections false.
+/// Shortest election timeout, ms: below, the kernel's timer tick of 4 ms causes false elections.
 const ELECTION_TIMEOUT_MS_MIN: u64 = 150;
-/// A cluster that waits longer is as good as down.
+/// Longest election timeout, ms: a cluster that waits longer is as good as down.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 60_000;
-/// The longest wait of a request, which is what long polls may take as well.
+/// Longest wait of a request, ms; long polls may take as long.
 const REQUEST_TIMEOUT_MS_MAX: u64 = 300_000;
-/// The longest time between heartbeats that means anything.
+/// Longest time between heartbeats, ms.
 const HEARTBEAT_MS_MAX: u64 = 86_400_000;
 
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// An address to listen at.
+/// Parses an address to listen at.
 pub(super) fn socket_addr(text: &str) -> Parsed<SocketAddr> {
     let localhost = || {
         let port = text.strip_prefix("localhost:")?.parse().ok()?;
@@ -40,7 +42,7 @@ pub(super) fn socket_addr(text: &str) -> Parsed<SocketAddr> {
     })
 }
 
-/// An address to dial: host name or IP address, and port.
+/// Parses an address to dial: host name or IP address, and port.
 pub(super) fn host_port(text: &str) -> Parsed<String> {
     let valid = || {
         if let Ok(addr) = text.parse::<SocketAddr>() {
@@ -57,7 +59,7 @@ pub(super) fn host_port(text: &str) -> Parsed<String> {
     }
 }
 
-/// A host name or an IP address, without a port: requests may come by any.
+/// Parses a host name or an IP address without a port: requests may come by any.
 pub(super) fn host(text: &str) -> Parsed<String> {
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -101,7 +103,7 @@ pub(super) fn label(text: &str) -> Parsed<(String, String)> {
     }
 }
 
-/// A token. It travels in a header, so it is visible ASCII. Never repeated in the error.
+/// Parses a token: visible ASCII, because it travels in a header. The error does not repeat it.
 pub(super) fn secret(text: &str) -> Parsed<Secret> {
     let length_fits = (1..=SECRET_BYTES_MAX).contains(&text.len());
     if length_fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -109,6 +111,28 @@ pub(super) fn secret(text: &str) -> Parsed<Secret> {
     } else {
         Err(format!("a token is 1 to {SECRET_BYTES_MAX} visible ASCII characters without spaces"))
     }
+}
+
+pub(super) fn log_filter(text: &str) -> Parsed<String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{text:?} is not a level or a list of directives, as info or info,shiioo=debug is: \
+             {error}"
+        )),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 pub(super) fn election_timeout(text: &str) -> Parsed<Duration> {

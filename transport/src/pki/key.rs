@@ -1,4 +1,4 @@
-//! A node's private key.
+//! The private key of a node.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::{PkiError, unreadable};
 
 /// Length of an ed25519 seed, bytes.
 const SEED_BYTES: usize = 32;
-/// What comes before the seed in PKCS#8 version 1 (RFC 5958, RFC 8410): version 0, the
+/// Bytes before the seed in PKCS#8 version 1 (RFC 5958, RFC 8410): version 0, the
 /// algorithm's id, and an octet string in an octet string.
 const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -17,7 +17,7 @@ const PKCS8_PREFIX: [u8; 16] = [
 /// Length of a key in PKCS#8, bytes.
 const PKCS8_BYTES: usize = PKCS8_PREFIX.len() + SEED_BYTES;
 
-/// An ed25519 key pair: what a node proves its name with.
+/// Holds an ed25519 key pair, with which a node proves its name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NodeKey {
     der: [u8; PKCS8_BYTES],
@@ -25,16 +25,16 @@ pub struct NodeKey {
 }
 
 impl NodeKey {
-    /// A new key.
+    /// Makes a new key.
     pub fn generate(entropy: &dyn Entropy) -> Self {
         let mut der = [0; PKCS8_BYTES];
         der[..PKCS8_PREFIX.len()].copy_from_slice(&PKCS8_PREFIX);
         entropy.fill(&mut der[PKCS8_PREFIX.len()..]);
-        // Any 32 bytes are a seed: what was just written can be read.
+        // Any 32 bytes are a seed: this cannot fail.
         Self::from_der(&der).expect("a key made of a seed")
     }
 
-    /// The key that [`Self::der`] wrote.
+    /// Reads the key that [`Self::der`] wrote.
     ///
     /// # Errors
     /// When the bytes are anything else.
@@ -53,19 +53,19 @@ impl NodeKey {
         Ok(Self { der, public })
     }
 
-    /// The private key in PKCS#8: a secret.
+    /// Returns the private key in PKCS#8: a secret.
     pub const fn der(&self) -> &[u8] {
         &self.der
     }
 
-    /// The public key.
+    /// Returns the public key.
     pub const fn public(&self) -> [u8; 32] {
         self.public
     }
 }
 
 impl fmt::Debug for NodeKey {
-    /// Without the secret.
+    /// Leaves out the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeKey").finish_non_exhaustive()
     }

@@ -1,14 +1,36 @@
-//! The cluster's certificate authority, and what it vouches for: which node a key belongs to.
+//! Certificates: how a node proves which member of which cluster it is.
 //!
-//! - Every key is ed25519: its signatures have one length, so that a handshake is the same number
-//!   of bytes each time it is simulated.
-//! - Every certificate is valid from 2020 to 2120: no decision between nodes hangs on a wall
-//!   clock. A node is shut out by its membership, never by a date.
-//! - An authority vouches for names of its own cluster only; its certificate says so.
+//! # Who issues what
+//!
+//! The first node of a cluster makes the cluster's *authority*: a key and a self-signed certificate.
+//! The key is replicated, so that any leader can admit a member; until the cluster has confirmed that
+//! it has the key, the first node keeps it in its identity file. A node that joins makes a key of its
+//! own and sends the public half; the private half never leaves the node. The member that admits it
+//! has the authority *issue* a certificate, which binds the key to a [`MemberName`]: raft id, node
+//! id and cluster.
+//!
+//! # How a connection is checked
+//!
+//! Both ends of a connection between members verify that the cluster's authority issued the other
+//! end's certificate. The dialling end also verifies that it names exactly the member that it wanted.
+//! The accepting end looks the name up in the table of members. A joiner knows at most the
+//! fingerprint of the authority, from its join token: it believes any member of that authority.
+//!
+//! # Invariants
+//!
+//! - Every key is ed25519: all signatures have one length, so that a simulated handshake has the same
+//!   number of bytes each time.
+//! - Every certificate is valid from 2020 to 2120: no decision between nodes depends on a wall
+//!   clock. A node is shut out by its membership, never by a date; there is no revocation list and
+//!   no renewal.
+//! - An authority can sign for names of its own cluster only: a name constraint in its certificate
+//!   says so, and verifiers enforce it, whatever is done with its key.
+//! - A certificate has exactly one name. A certificate with two would be two members.
 //! - Keys and serial numbers come from the entropy seam; nothing else about a certificate varies.
 
 mod key;
 mod name;
+mod wall_time;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -22,42 +44,43 @@ use uuid::Uuid;
 
 pub use key::NodeKey;
 pub use name::{MemberName, NameError};
+pub(crate) use wall_time::wall_time;
 
 /// First year in which a certificate is valid.
 const VALID_FROM_YEAR: i32 = 2020;
-/// Year in which it ends.
+/// First year in which it is no longer valid.
 const VALID_UNTIL_YEAR: i32 = 2120;
 /// Length of a serial number, bytes.
 const SERIAL_BYTES: usize = 16;
 
-/// A certificate or a key that cannot be used.
+/// Tells why a certificate or a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PkiError {
-    /// The bytes are not what they are taken for.
+    /// The bytes do not parse.
     #[error("{what} cannot be read: {why}")]
     Unreadable {
-        /// What they should have been.
+        /// Kind of thing that they should be.
         what: &'static str,
-        /// What is wrong with them.
+        /// Reason.
         why: String,
     },
     /// The key is not the one that the certificate names.
     #[error("the authority's key does not belong to its certificate")]
     KeyMismatch,
-    /// The name is of another cluster than the authority.
-    #[error("the authority of cluster {authority} vouches for no member of {name}")]
+    /// The name belongs to another cluster than the authority.
+    #[error("the authority of cluster {authority} issues no certificate for a member of {name}")]
     ForeignCluster {
         /// The authority's cluster.
         authority: Uuid,
         /// The name's cluster.
         name: Uuid,
     },
-    /// The library refused.
+    /// The library refused to make the certificate.
     #[error("the certificate cannot be made: {0}")]
     Refused(String),
 }
 
-/// The certificate authority of a cluster.
+/// Issues the certificates of a cluster's members.
 #[derive(Debug)]
 pub struct Authority {
     cluster: Uuid,
@@ -78,7 +101,7 @@ impl Authority {
         Ok(Self { cluster, certificate, key })
     }
 
-    /// The authority that [`Self::cert_der`] and [`Self::key_der`] were written by.
+    /// Loads the authority that [`Self::cert_der`] and [`Self::key_der`] were written by.
     ///
     /// # Errors
     /// When they cannot be read or do not belong together.
@@ -94,30 +117,30 @@ impl Authority {
         Ok(Self { cluster, certificate, key })
     }
 
-    /// The cluster whose members it vouches for.
+    /// Returns the cluster whose members it issues certificates for.
     pub const fn cluster(&self) -> Uuid {
         self.cluster
     }
 
-    /// Its certificate, which every node keeps.
+    /// Returns its certificate, which every node keeps.
     pub fn cert_der(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// Its private key, PKCS#8: whoever has it decides who is a member.
+    /// Returns its private key, PKCS#8. A holder of this key can make members.
     pub fn key_der(&self) -> &[u8] {
         self.key.der()
     }
 
-    /// What tells it from any other authority: SHA-256 of its certificate.
+    /// Returns its fingerprint: SHA-256 of its certificate.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(&self.certificate)
     }
 
-    /// A certificate that says: the holder of this key is this member.
+    /// Issues a certificate that binds a public key to a member.
     ///
     /// # Errors
-    /// When the name is of another cluster, or the library refuses to sign.
+    /// When the name belongs to another cluster, or the library refuses to sign.
     pub fn issue(
         &self,
         entropy: &dyn Entropy,
@@ -140,17 +163,17 @@ impl Authority {
     }
 }
 
-/// SHA-256 of an authority's certificate.
+/// Computes SHA-256 of an authority's certificate.
 pub fn fingerprint(cert_der: &[u8]) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest(&SHA256, cert_der).as_ref());
     bytes
 }
 
-/// The member that a certificate names. Says nothing about who signed it.
+/// Reads the member that a certificate names. Does not verify its signature.
 ///
 /// # Errors
-/// When it is no certificate, or does not name exactly one member.
+/// When the bytes are no certificate, or it does not name exactly one member.
 pub fn member_name(cert_der: &[u8]) -> Result<MemberName, PkiError> {
     let what = "the member's certificate";
     let certificate = CertificateDer::from(cert_der);
@@ -158,10 +181,10 @@ pub fn member_name(cert_der: &[u8]) -> Result<MemberName, PkiError> {
     name.parse().map_err(|error: NameError| unreadable(what, &error.to_string()))
 }
 
-/// The cluster that an authority's certificate is for.
+/// Reads the cluster that an authority's certificate is for. Does not verify its signature.
 ///
 /// # Errors
-/// When it is no certificate of an authority of ours.
+/// When the bytes are no certificate of a cluster's authority.
 pub fn authority_cluster(cert_der: &[u8]) -> Result<Uuid, PkiError> {
     let what = "the authority's certificate";
     let certificate = CertificateDer::from(cert_der);
@@ -186,8 +209,8 @@ fn end_entity<'a>(
         .map_err(|error| unreadable(what, &error.to_string()))
 }
 
-/// What an authority's certificate says: a function of the cluster, so that a loaded authority
-/// signs as the one that was created.
+/// Makes the contents of an authority's certificate: a function of the cluster alone, so that a
+/// loaded authority signs like the one that was created.
 fn authority_params(cluster: Uuid) -> Result<CertificateParams, PkiError> {
     let mut params = dated_params(&name::authority_name(cluster))?;
     params.distinguished_name = common_name(&format!("shiioo cluster {cluster}"));
@@ -224,7 +247,7 @@ fn signer(key: &NodeKey) -> Result<KeyPair, PkiError> {
     KeyPair::from_der_and_sign_algo(&der, &PKCS_ED25519).map_err(refused)
 }
 
-/// A public key of someone else: all that the authority needs to see of it.
+/// Wraps the public key of another node, all that the authority needs.
 struct PublicKey([u8; 32]);
 
 impl PublicKeyData for PublicKey {

@@ -1,8 +1,8 @@
 //! Names in certificates.
 //!
 //! A member is `m<raft id>.<node's UUID>.<cluster's UUID>.shiioo.internal`, an authority
-//! `authority.<cluster's UUID>.shiioo.internal`. One spelling a name: what parses is written back
-//! as it was read.
+//! `authority.<cluster's UUID>.shiioo.internal`. A name has one spelling: a text that parses is
+//! formatted back to the same text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,23 +10,23 @@ use std::str::FromStr;
 use shiioo_actors::domain::ids::NodeId;
 use uuid::Uuid;
 
-/// The domain of all names: `.internal` is reserved for names that no public resolver knows.
+/// Domain of all names: `.internal` is reserved for names that no public resolver knows.
 const DOMAIN: &str = "shiioo.internal";
-/// The first label of an authority's name.
+/// First label of an authority's name.
 const AUTHORITY_LABEL: &str = "authority";
 
-/// Who a certificate is for.
+/// Names a member of a cluster in its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberName {
-    /// Its id in Raft groups.
+    /// Id of the node in Raft groups.
     pub raft_id: u64,
-    /// Its node id.
+    /// Id of the node.
     pub node: NodeId,
-    /// The cluster it is a member of.
+    /// Cluster of the member.
     pub cluster: Uuid,
 }
 
-/// A text that is no name of ours.
+/// Rejects a text that is no name of a member or an authority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no name of a cluster's member or authority")]
 pub struct NameError(String);
@@ -56,17 +56,17 @@ impl FromStr for MemberName {
     }
 }
 
-/// The domain in which all members of a cluster have their names.
+/// Returns the domain of the names of all members of a cluster.
 pub(super) fn cluster_domain(cluster: Uuid) -> String {
     format!("{cluster}.{DOMAIN}")
 }
 
-/// The name in the certificate of a cluster's authority.
+/// Returns the name in the certificate of a cluster's authority.
 pub(super) fn authority_name(cluster: Uuid) -> String {
     format!("{AUTHORITY_LABEL}.{}", cluster_domain(cluster))
 }
 
-/// The cluster whose authority has this name.
+/// Parses the name of an authority and returns its cluster.
 pub(super) fn cluster_of_authority(text: &str) -> Result<Uuid, NameError> {
     text.split('.')
         .nth(1)

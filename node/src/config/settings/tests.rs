@@ -2,21 +2,13 @@
 
 use std::time::Duration;
 
-use clap::Parser as _;
-
 use super::super::Secret;
 use super::*;
-
-#[derive(clap::Parser)]
-struct Flags {
-    #[command(flatten)]
-    settings: Settings,
-}
 
 type Resolved = Result<(Config, LogConfig), SettingError>;
 
 fn resolved(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Resolved {
-    let flags = Flags::try_parse_from([&["shiioo"], flags].concat()).unwrap().settings;
+    let flags = flags::command().try_get_matches_from([&["shiioo"], flags].concat()).unwrap();
     let sources = Sources {
         env: &|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()),
         read: &|path| match file {
@@ -24,7 +16,7 @@ fn resolved(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Resolve
             _ => Err(io::ErrorKind::NotFound.into()),
         },
     };
-    resolve(flags, None, &sources)
+    resolve(&flags, &sources)
 }
 
 fn refused(flags: &[&str], env: &[(&str, &str)], file: Option<&str>) -> String {
@@ -130,7 +122,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         deny_private_targets: true,
         repair: true,
         test_hooks: true,
-        yields: Yields::default(),
+        auto_assign: AutoAssign::default(),
     };
     let log = LogConfig { filter: "shiioo=debug".into(), format: LogFormat::Json };
     assert_eq!(resolved(&[], &[], Some(file)).unwrap(), (expected.clone(), log.clone()));
@@ -161,17 +153,17 @@ fn each_switch_turns_one_thing_on() {
 
 #[test]
 fn a_default_gives_way_only_to_a_node_that_joins_and_only_where_it_is_one() {
-    let none = Yields::default();
-    let all = Yields { api_addr: true, node_addr: true, data_dir: true };
-    for (flags, yields) in [
+    let none = AutoAssign::default();
+    let all = AutoAssign { api_addr: true, node_addr: true, data_dir: true };
+    for (flags, auto_assign) in [
         (&[][..], none),
         (&["--join=a:1"][..], all),
-        (&["--join=a:1", "--api-addr=127.0.0.1:1"], Yields { api_addr: false, ..all }),
-        (&["--join=a:1", "--node-addr=127.0.0.1:1"], Yields { node_addr: false, ..all }),
-        (&["--join=a:1", "--data-dir=d"], Yields { data_dir: false, ..all }),
+        (&["--join=a:1", "--api-addr=127.0.0.1:1"], AutoAssign { api_addr: false, ..all }),
+        (&["--join=a:1", "--node-addr=127.0.0.1:1"], AutoAssign { node_addr: false, ..all }),
+        (&["--join=a:1", "--data-dir=d"], AutoAssign { data_dir: false, ..all }),
         (&["--data-dir=d"], none),
     ] {
-        assert_eq!(resolved(flags, &[], None).unwrap().0.yields, yields, "{flags:?}");
+        assert_eq!(resolved(flags, &[], None).unwrap().0.auto_assign, auto_assign, "{flags:?}");
     }
 }
 

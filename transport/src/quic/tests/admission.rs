@@ -1,4 +1,4 @@
-//! Who is let in, and what those who are not can do.
+//! Which peers are let in, and what the others can do.
 
 use std::task::{Context, Poll};
 use std::{io::IoSliceMut, pin::Pin};
@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::udp::{RecvMeta, Transmit, UdpPoller};
+use crate::sockets::udp::{RecvMeta, Transmit, UdpPoller};
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
@@ -29,7 +29,7 @@ async fn a_certificate_of_another_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn who_is_no_member_is_turned_away() {
+async fn a_peer_that_is_no_member_is_closed() {
     let cluster = Cluster::new(21);
     let (one, two) = cluster.pair();
     two.knows(&[]);
@@ -164,37 +164,37 @@ async fn a_member_has_to_show_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_stranger_can_only_join_and_only_in_few_words() {
+async fn an_unauthenticated_peer_can_only_join_and_only_in_few_words() {
     let one = Cluster::new(27).node(1);
-    let stranger = dial_bare(&one, b"shiioo-join/1").await;
+    let peer = dial_bare(&one, b"shiioo-join/1").await;
     let room = Semaphore::new(1_024);
     for (service, bytes, words) in [
         (Service::Node as u8, 4, "only join"),
-        (0, crate::join::JOIN_MESSAGE_BYTES_MAX + 1, "longer than"),
+        (0, exchange::frame::JOIN_MESSAGE_BYTES_MAX + 1, "longer than"),
     ] {
-        let (send, receive) = stranger.open_bi().await.unwrap();
-        let head = RequestHead { service, patience_ms: 5_000, bytes };
+        let (send, receive) = peer.open_bi().await.unwrap();
+        let head = RequestHead { service, time_left_ms: 5_000, bytes };
         let head = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
         let asked = Exchange::new(send, receive, 1_024).ask(head, vec![0; bytes], &room);
         let Declined(why) = soon(asked).await.unwrap().unwrap_err();
         assert!(why.contains(words), "{why}");
     }
     assert_eq!(one.service.calls_so_far(), []);
-    assert!(one.join.0.lock().unwrap().is_empty());
+    assert!(one.join.0.lock().is_empty());
 }
 
 #[tokio::test]
-async fn strangers_that_say_nothing_make_room_and_members_do_not_notice() {
+async fn silent_unauthenticated_peers_make_room_and_members_do_not_notice() {
     let (one, two) = Cluster::new(28).pair();
-    let mut strangers = Vec::new();
-    for _ in 0..door::STRANGERS_MAX {
-        strangers.push(dial_bare(&two, b"shiioo-join/1").await);
+    let mut peers = Vec::new();
+    for _ in 0..accept::UNAUTHENTICATED_MAX {
+        peers.push(dial_bare(&two, b"shiioo-join/1").await);
     }
     let late = dial_bare(&two, b"shiioo-join/1").await;
-    // Which of them has come to the door first, only the door knows.
+    // Which of them was accepted first, only the accepting side knows.
     let sent_away = async {
         loop {
-            if let Some(gone) = strangers.iter().find_map(Connection::close_reason) {
+            if let Some(gone) = peers.iter().find_map(Connection::close_reason) {
                 return gone.to_string();
             }
             tokio::task::yield_now().await;
@@ -202,11 +202,11 @@ async fn strangers_that_say_nothing_make_room_and_members_do_not_notice() {
     };
     let why = soon(sent_away).await;
     assert!(why.contains("asked for nothing"), "{why}");
-    let gone = strangers.iter().filter(|stranger| stranger.close_reason().is_some()).count();
+    let gone = peers.iter().filter(|peer| peer.close_reason().is_some()).count();
     assert_eq!((gone, late.close_reason()), (1, None));
     let (send, receive) = late.open_bi().await.unwrap();
     let room = Semaphore::new(1_024);
-    let head = RequestHead { service: 0, patience_ms: 5_000, bytes: 3 };
+    let head = RequestHead { service: 0, time_left_ms: 5_000, bytes: 3 };
     let head = head.encode(PEER_MESSAGE_BYTES_MAX).unwrap();
     let asked = Exchange::new(send, receive, 1_024).ask(head, b"abc".to_vec(), &room);
     assert_eq!(soon(asked).await.unwrap().unwrap(), b"cba");
@@ -237,15 +237,16 @@ async fn garbage_and_half_open_handshakes_cost_little_and_members_are_answered()
         }
     }
     soon(async {
-        while two.quic.0.endpoint.stats().accepted_handshakes < door::UNPROVEN_HANDSHAKES_MAX as u64
+        while two.quic.dialler.endpoint.stats().accepted_handshakes
+            < accept::admission::UNPROVEN_HANDSHAKES_MAX as u64
         {
             tokio::task::yield_now().await;
         }
     })
     .await;
     one.call_until_answered(2).await;
-    let held = two.quic.0.endpoint.open_connections();
-    assert!(held <= door::UNPROVEN_HANDSHAKES_MAX + 2, "{held} connections are held");
+    let held = two.quic.dialler.endpoint.open_connections();
+    assert!(held <= accept::admission::UNPROVEN_HANDSHAKES_MAX + 2, "{held} connections are held");
     two.call(1, b"hello").await.unwrap();
 }
 
@@ -261,7 +262,7 @@ fn fresh_seed() -> u64 {
     SEEDS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Somebody who speaks QUIC and has no certificate.
+/// Dials as a peer that has no certificate.
 async fn dial_bare(node: &Node, protocol: &[u8]) -> Connection {
     dial_bare_to(node, protocol).await.unwrap()
 }
@@ -279,7 +280,7 @@ fn bare_endpoint(socket: Arc<dyn AsyncUdpSocket>) -> Endpoint {
 }
 
 fn bare_config(protocol: &[u8]) -> ClientConfig {
-    let mut crypto = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+    let mut crypto = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
@@ -291,7 +292,7 @@ fn bare_config(protocol: &[u8]) -> ClientConfig {
     settings::client(Arc::new(crypto), &seams(fresh_seed()), transport)
 }
 
-/// Believes everybody.
+/// Believes every certificate.
 #[derive(Debug)]
 struct Credulous;
 
@@ -349,7 +350,7 @@ impl Unfaithful {
     }
 
     fn fall(&self) {
-        self.inner.lock().unwrap().take();
+        self.inner.lock().take();
     }
 }
 
@@ -359,7 +360,7 @@ impl AsyncUdpSocket for Unfaithful {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if let Some(inner) = &*self.inner.lock().unwrap() {
+        if let Some(inner) = &*self.inner.lock() {
             // What cannot leave at once is lost.
             drop(inner.try_send(transmit));
         }
@@ -372,7 +373,7 @@ impl AsyncUdpSocket for Unfaithful {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        match &*self.inner.lock().unwrap() {
+        match &*self.inner.lock() {
             Some(inner) if !self.deaf => inner.poll_recv(context, buffers, meta),
             _ => Poll::Pending,
         }

@@ -80,7 +80,7 @@ async fn callers_share_one_attempt_to_connect() {
     for (number, call) in (0..50).zip(calls) {
         assert_eq!(call.await.unwrap().unwrap(), [number]);
     }
-    assert_eq!(two.quic.0.endpoint.stats().accepted_handshakes, 1);
+    assert_eq!(two.quic.dialler.endpoint.stats().accepted_handshakes, 1);
 }
 
 #[tokio::test]
@@ -96,12 +96,14 @@ async fn calls_under_way_are_bounded_lane_by_lane() {
             .collect();
         calls
     };
-    let bulk = full(Service::Snapshot, members::BULK_CALLS_MAX).await;
-    two.service.until_under_way(members::BULK_CALLS_MAX).await;
+    let bulk = full(Service::Snapshot, dial::members::BULK_CALLS_MAX).await;
+    two.service.until_under_way(dial::members::BULK_CALLS_MAX).await;
     let refused = one.call_for(2, Service::Snapshot, b"one more", PATIENCE).await;
     assert!(unreachable(&refused, "too many calls under way"));
-    let control = full(Service::Ping, members::CONTROL_CALLS_MAX).await;
-    two.service.until_under_way(members::BULK_CALLS_MAX + members::CONTROL_CALLS_MAX).await;
+    let control = full(Service::Ping, dial::members::CONTROL_CALLS_MAX).await;
+    two.service
+        .until_under_way(dial::members::BULK_CALLS_MAX + dial::members::CONTROL_CALLS_MAX)
+        .await;
     let refused = one.call_for(2, Service::Ping, b"one more", PATIENCE).await;
     assert!(unreachable(&refused, "too many calls under way"));
     one.call(2, b"another lane").await.unwrap();
@@ -154,7 +156,7 @@ async fn a_member_that_is_not_there_is_tried_now_and_then() {
     assert!(unreachable(&one.call(2, b"hello").await, "no answer"));
     let soon_after = Instant::now();
     assert!(unreachable(&one.call(2, b"hello").await, "no answer"));
-    assert!(soon_after.elapsed() < Duration::from_millis(ATTEMPT_MS_MAX), "nobody was asked");
+    assert!(soon_after.elapsed() < Duration::from_millis(dial::ATTEMPT_MS_MAX), "nobody was asked");
 
     // Its first sign of life ends the pause.
     let two = cluster.start(name, identity, addr);

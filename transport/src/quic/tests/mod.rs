@@ -2,37 +2,39 @@
 
 mod admission;
 mod calls;
-mod joining;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use quinn::{ClientConfig, Connection};
 use shiioo_actors::domain::ids::NodeId;
-use shiioo_actors::ports::{Declined, UnauthenticatedPeer};
-use tokio::sync::{mpsc, watch};
+use shiioo_actors::ports::{Declined, PEER_MESSAGE_BYTES_MAX, UnauthenticatedPeer};
+use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
+use super::exchange::Exchange;
+use super::exchange::frame::RequestHead;
 use super::*;
 use crate::pki::{Authority, NodeKey};
-use crate::tcp::RealTcp;
+use crate::sockets::tcp::RealTcp;
+use crate::sockets::udp::{RealUdp, Udp as _};
 use crate::testing::{Seeded, seams};
-use crate::udp::{RealUdp, Udp as _};
 
 /// Longest time in which what a test waits for comes, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster's authority, and its nodes so far.
-struct Cluster {
-    authority: Authority,
+pub(crate) struct Cluster {
+    pub(crate) authority: Authority,
     seeds: AtomicU64,
 }
 
 /// One node with its services.
-struct Node {
-    quic: Arc<Quic>,
+pub(crate) struct Node {
+    pub(crate) quic: Arc<Quic>,
     name: MemberName,
     identity: TlsIdentity,
     service: Arc<Obedient>,
-    join: Arc<Joins>,
+    pub(crate) join: Arc<Joins>,
 }
 
 /// Answers as the request says; see [`Obedient::serve`].
@@ -46,9 +48,9 @@ struct Obedient {
     go: watch::Sender<bool>,
 }
 
-struct UnderWay<'a>(&'a watch::Sender<usize>);
+struct AttemptJournal<'a>(&'a watch::Sender<usize>);
 
-impl Drop for UnderWay<'_> {
+impl Drop for AttemptJournal<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -67,7 +69,7 @@ impl PeerService for Obedient {
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {
             self.under_way.send_modify(|count| *count += 1);
-            let _under_way = UnderWay(&self.under_way);
+            let _under_way = AttemptJournal(&self.under_way);
             if request.len() < 100 {
                 self.calls.send((from, service, request.clone())).unwrap();
             }
@@ -102,14 +104,14 @@ impl Obedient {
     }
 
     fn calls_so_far(&self) -> Vec<(u64, Service, Vec<u8>)> {
-        let mut called = self.called.lock().unwrap();
+        let mut called = self.called.lock();
         std::iter::from_fn(|| called.try_recv().ok()).collect()
     }
 }
 
-/// Notes who came; answers with the request turned round, or declines `no`.
+/// Records the peers that asked; answers with the request turned round, or declines `no`.
 #[derive(Default)]
-struct Joins(Mutex<Vec<UnauthenticatedPeer>>);
+pub(crate) struct Joins(pub(crate) Mutex<Vec<UnauthenticatedPeer>>);
 
 impl JoinService for Joins {
     fn join(
@@ -118,7 +120,7 @@ impl JoinService for Joins {
         mut request: Vec<u8>,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {
-            self.0.lock().unwrap().push(stranger);
+            self.0.lock().push(stranger);
             if request == b"no" {
                 return Err(Declined("no token".to_owned()));
             }
@@ -129,7 +131,7 @@ impl JoinService for Joins {
 }
 
 impl Cluster {
-    fn new(number: u128) -> Self {
+    pub(crate) fn new(number: u128) -> Self {
         let entropy = Seeded::new(u64::try_from(number).unwrap());
         let authority = Authority::create(&entropy, Uuid::from_u128(number)).unwrap();
         Self { authority, seeds: AtomicU64::new(1_000) }
@@ -139,7 +141,7 @@ impl Cluster {
         self.seeds.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn identity(&self, raft_id: u64) -> (MemberName, TlsIdentity) {
+    pub(crate) fn identity(&self, raft_id: u64) -> (MemberName, TlsIdentity) {
         let entropy = Seeded::new(self.seed());
         let key = NodeKey::generate(&entropy);
         let node = NodeId::from_uuid(Uuid::from_u128(u128::from(raft_id) << 8));
@@ -152,12 +154,12 @@ impl Cluster {
         (name, identity)
     }
 
-    fn node(&self, raft_id: u64) -> Node {
+    pub(crate) fn node(&self, raft_id: u64) -> Node {
         let (name, identity) = self.identity(raft_id);
         self.start(name, identity, ([127, 0, 0, 1], 0).into())
     }
 
-    fn start(&self, name: MemberName, identity: TlsIdentity, addr: SocketAddr) -> Node {
+    pub(crate) fn start(&self, name: MemberName, identity: TlsIdentity, addr: SocketAddr) -> Node {
         self.start_on(name, identity, RealUdp.bind(addr).unwrap())
     }
 
@@ -196,7 +198,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.quic.local_addr().unwrap()
     }
 

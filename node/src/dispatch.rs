@@ -1,0 +1,69 @@
+//! Dispatches the calls of other nodes to the service that answers each.
+
+use std::sync::{Arc, OnceLock};
+
+use shiioo_actors::handles::Handles;
+use shiioo_actors::node::RpcHandlers;
+use shiioo_actors::ports::{
+    BoxFuture, Declined, JoinService, PeerService, Service, UnauthenticatedPeer,
+};
+use shiioo_api::Api;
+use shiioo_storage::Groups;
+use tokio::time::Instant;
+
+/// Dispatches calls by service. Groups and API answer from the start, the actors once they run.
+pub(crate) struct RpcDispatcher {
+    groups: Arc<Groups>,
+    api: Arc<Api>,
+    actors: OnceLock<RpcHandlers>,
+}
+
+impl RpcDispatcher {
+    pub(crate) fn new(groups: Arc<Groups>, api: Arc<Api>) -> Arc<Self> {
+        Arc::new(Self { groups, api, actors: OnceLock::new() })
+    }
+
+    /// Opens the way to the actors, once, and with `handles` that of the API's clients.
+    pub(crate) fn open(&self, actors: RpcHandlers, handles: Option<Handles>) {
+        let _ = self.actors.set(actors);
+        if let Some(handles) = handles {
+            self.api.open(handles);
+        }
+    }
+
+    fn actors(&self) -> Result<&RpcHandlers, Declined> {
+        self.actors.get().ok_or_else(|| Declined("the node is starting".to_owned()))
+    }
+}
+
+impl PeerService for RpcDispatcher {
+    fn serve(
+        &self,
+        from: u64,
+        service: Service,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move {
+            match service {
+                Service::Raft | Service::Snapshot => {
+                    self.groups.serve(from, service, request, deadline).await
+                }
+                Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,
+                Service::Hello => self.actors()?.heartbeats.greeted(from, &request, deadline).await,
+                Service::Node => self.actors()?.calls.serve(&request, deadline).await,
+                Service::Api => self.api.serve_forwarded(from, request, deadline).await,
+            }
+        })
+    }
+}
+
+impl JoinService for RpcDispatcher {
+    fn join(
+        &self,
+        peer: UnauthenticatedPeer,
+        request: Vec<u8>,
+    ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
+        Box::pin(async move { self.actors()?.join.join(peer, request).await })
+    }
+}

@@ -1,0 +1,194 @@
+//! Wires the services of a node together: QUIC, API, log and groups, files, actors.
+//!
+//! # Start order
+//!
+//! [`Services::start`] is the list. Each step relies on those before it:
+//!
+//! 1. *The log is looked for*, before anything listens: a node that has lost its log must not vote.
+//! 2. *QUIC takes its socket.* It can call members, and answers nobody yet.
+//! 3. *The API listens*, and answers `starting`: so a long recovery can be told from a dead node.
+//! 4. *The log is opened and the groups are started*, with the registry in place, because groups
+//!    deliver entries as soon as they run. Then the identity names the log, durably, before the
+//!    first group is opened and so before anything is acknowledged: from then on a missing log is
+//!    noticed.
+//! 5. *The system group is opened*, before the actors, because they follow its leadership.
+//! 6. *QUIC answers other nodes*, before the actors have started: a node that has just joined is
+//!    called by the leader before it becomes a learner. A node that was a member also answers its
+//!    clients from its own disk while it waits for the others.
+//! 7. *The actors start.* This returns when the control plane has what it needs; a failure of the
+//!    groups or the log ends the wait.
+//! 8. *The authority's key leaves the identity*, when this node founded the cluster: the cluster has
+//!    it now.
+//!
+//! # Stop order
+//!
+//! The other way round: leaderships are handed over, the API drains, the actors stop, the groups
+//! flush, and QUIC closes last, so that the others hear of all this.
+
+mod founding;
+mod metrics;
+mod start;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use shiioo_actors::domain::membership::Member;
+use shiioo_actors::domain::secret::SecretHash;
+use shiioo_actors::node::{NodeActors, NodeProfile, StartError as ActorsError};
+use shiioo_actors::ports::{GroupStatus, ReplicatedLog as _, StoreError};
+use shiioo_actors::services::tenants::Registry;
+use shiioo_storage::{Groups, UnderWayFile};
+use shiioo_transport::quic::{self, Quic};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::dispatch::RpcDispatcher;
+use crate::identity::{Identity, IdentityError};
+use crate::own_log::{self, OwnLogError};
+use crate::seams::NodeSeams;
+use crate::sockets::Sockets;
+use start::{ActorPorts, ApiServer};
+
+/// Longest time that requests in progress have to end when the node stops.
+const API_DRAIN: Duration = Duration::from_secs(2);
+
+/// Holds the running services of a node.
+pub(crate) struct Services {
+    seams: NodeSeams,
+    under_way: Arc<UnderWayFile>,
+    groups: Arc<Groups>,
+    actors: NodeActors,
+    quic: Arc<Quic>,
+    api: ApiServer,
+    admin_token: watch::Receiver<Option<SecretHash>>,
+}
+
+/// Tells why the services did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// The data cannot be read.
+    #[error("the data cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The log is missing, or cannot be looked for.
+    #[error(transparent)]
+    OwnLog(#[from] OwnLogError),
+    /// There are no threads for the steps.
+    #[error("threads for steps cannot be started: {0}")]
+    Threads(#[source] std::io::Error),
+    /// TLS for outgoing calls cannot be set up.
+    #[error("TLS for `http` steps cannot be set up: {0}")]
+    Tls(String),
+    /// QUIC cannot be started.
+    #[error("the connections between nodes cannot be set up: {0}")]
+    Quic(#[from] quic::StartError),
+    /// The join secret is not valid.
+    #[error("--join-token: {0}")]
+    Token(String),
+    /// The identity cannot be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A group or the log failed before the start was over.
+    #[error("{0}")]
+    Failed(String),
+    /// The actors did not start.
+    #[error(transparent)]
+    Actors(#[from] ActorsError),
+}
+
+impl Services {
+    /// Starts the services of the node that `identity` names. Returns the identity as well, which a
+    /// new log and a newly founded cluster change.
+    pub(crate) async fn start(
+        config: &Config,
+        seams: &NodeSeams,
+        identity: Identity,
+        member: Member,
+        sockets: Sockets,
+    ) -> Result<(Self, Identity), ServicesError> {
+        own_log::check(config, seams, &identity).await?;
+        let founding = founding::founding(config, &identity)?;
+        let quic = start::quic(config, seams, &identity, &member.node_addr, sockets.node)?;
+        let own_token = config.admin_token.as_ref();
+        let own_token =
+            own_token.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
+        let token = watch::Sender::new(own_token);
+        let admin_token = token.subscribe();
+        let registry = Arc::new(Registry::default());
+        // The API is there before the groups whose metrics it shows.
+        let groups_later: Arc<OnceLock<Arc<Groups>>> = Arc::default();
+        let api = start::api(config, seams, &groups_later, &registry, token.subscribe());
+        let api = ApiServer::start(api, sockets.api);
+        let groups = start::groups(config, seams, &identity, &registry, &quic).await?;
+        let identity = own_log::record_log_id(seams, identity, groups.log_id()).await?;
+        let _ = groups_later.set(Arc::clone(&groups));
+        let profile = NodeProfile {
+            member,
+            unhealthy_after: config.unhealthy_after,
+            election_timeout: config.election_timeout,
+            founding,
+            admin_token: own_token,
+        };
+        let dispatcher = RpcDispatcher::new(Arc::clone(&groups), Arc::clone(&api.api));
+        let disk = Arc::clone(&seams.disk);
+        let under_way = seams.executor.run(move || UnderWayFile::open(&*disk)).await;
+        let under_way = Arc::new(under_way);
+        let ports = ActorPorts {
+            groups: &groups,
+            registry,
+            quic: &quic,
+            dispatcher,
+            under_way: Arc::clone(&under_way),
+            admin_token: token,
+        };
+        let actors = match start::actors(config, seams, profile, ports).await {
+            Ok(actors) => actors,
+            Err(error) => {
+                // Nothing is left running: the data directory may be used by another process next.
+                groups.shutdown().await;
+                quic.close().await;
+                return Err(error);
+            }
+        };
+        api.api.open(actors.handles.clone());
+        let identity = founding::forget_authority_key(seams, identity).await?;
+        let seams = seams.clone();
+        Ok((Self { seams, under_way, groups, actors, quic, api, admin_token }, identity))
+    }
+
+    /// Returns the state of the groups on this node.
+    pub(crate) fn groups(&self) -> Vec<GroupStatus> {
+        self.groups.groups()
+    }
+
+    /// Returns whether the API asks for an admin token.
+    pub(crate) fn has_admin_token(&self) -> bool {
+        self.admin_token.borrow().is_some()
+    }
+
+    /// Returns why the node is not ready; empty when it is.
+    pub(crate) async fn not_ready(&self) -> Vec<String> {
+        self.actors.handles.cluster.not_ready().await
+    }
+
+    /// Waits until a service fails and returns the reason. The node cannot go on then.
+    pub(crate) async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.groups.failed() => reason,
+            reason = self.actors.failed() => reason,
+        }
+    }
+
+    /// Stops the services in order; see the module.
+    pub(crate) async fn stop(self) {
+        let Self { seams, under_way, groups, actors, quic, api, admin_token: _ } = self;
+        // Before the API stops: the requests in progress may end at the new leaders.
+        actors.hand_over().await;
+        api.stop(API_DRAIN).await;
+        actors.stop().await;
+        // After the actors: the steps in progress have been stopped, so that the next start must not
+        // count them as the cause of a death.
+        seams.executor.run(move || under_way.close()).await;
+        groups.shutdown().await;
+        quic.close().await;
+    }
+}
