@@ -384,7 +384,7 @@ async fn request_ids_are_taken_or_made() {
 }
 
 #[tokio::test]
-async fn other_peoples_pages_are_kept_out_of_every_route() {
+async fn other_peoples_pages_and_callers_without_a_token_are_kept_out_of_every_route() {
     let document = send("GET", "/api/openapi.json").empty().await;
     let document: Value = serde_json::from_str(&document.text).unwrap();
     let mut asked = 0;
@@ -414,6 +414,9 @@ async fn other_peoples_pages_are_kept_out_of_every_route() {
                     answer.problem(403, "forbidden");
                 }
             }
+            // With an admin token every route asks for it but the open ones.
+            let sent = send(&method, &path).header("X-Tenant-Id", ID).admin("s3cret");
+            assert_eq!(sent.empty().await.status == 401, !open, "{method} {path}");
             // The node's own page, and a program.
             for origin in [Some("http://localhost:3000"), None] {
                 let mut sent = send(&method, &path).header("Host", "localhost:3000");
@@ -439,6 +442,8 @@ async fn the_admin_token_guards_everything_but_the_open_paths() {
     for path in ["/", "/healthz"] {
         assert_eq!(send("GET", path).admin("s3cret").empty().await.status, 200, "{path}");
     }
+    // A wrong method at an open path is no secret; what is not there is.
+    send("POST", "/healthz").admin("s3cret").empty().await.problem(405, "method_not_allowed");
     for path in ["/metrics", "/docs", "/api/openapi.json", "/api/health", "/api/tenants", "/no"] {
         let refused = send("GET", path).admin("s3cret").empty().await;
         refused.problem(401, "unauthorized");
