@@ -4,48 +4,29 @@
 //! of them is kept; this is the only crate that knows axum. What clients may rely on is written
 //! down in the OpenAPI document, which is generated from the handlers.
 //!
-//! The walk of a request: `server` reads it, `edge` (request id, credential, panics, metrics)
-//! lets it in, `forward` brings it to the node that owns what it is about (where `handed_over`
-//! takes it), for a tenant's own resources `tenant_scope` has the tenant's owner admit it,
-//! extractors (`extract`, `payload`, `fields`) turn it into values that cannot be bad, the
-//! handler in the resource's file calls a handle, and `reply` or `problem` writes the answer.
+//! The walk of a request: `server/listener` reads it, `server/middleware` (request id, credential,
+//! panics, metrics) lets it in, `forward/outbound` brings it to the node that owns what it is about
+//! (where `forward/inbound` takes it), for a tenant's own resources `request/admission` has the
+//! tenant admit it, extractors (`input`) turn it into values that cannot be bad, the handler in the
+//! resource's file (`routes`) calls a handle, and `output` writes the answer.
+//!
+//! Folders, from the top down; a file imports from its own folder and from those below only:
+//!
+//! 1. `routes`: a file a resource; the builder of routes, and their assembly
+//! 2. `forward`: brings requests to their owners
+//! 3. `request`: what stands behind one request
+//! 4. `server`: connections, middleware, credentials, bounds; what a route declares
+//! 5. `docs`: the OpenAPI document and the pages
+//! 6. `input`: reads what clients send
+//! 7. `output`: writes answers and errors
 
-mod app;
-mod attempt;
-mod auth;
-mod carried;
-mod cluster;
-mod cursors;
-mod date;
-mod edge;
-mod extract;
-mod fields;
+mod docs;
 mod forward;
-mod handed_over;
-mod hooks;
-mod jobs;
-mod join_tokens;
-mod locks;
-mod metrics;
-mod openapi;
-mod operations;
-mod pages;
-mod payload;
-mod pool;
-mod problem;
-mod refusals;
-mod reply;
-mod rest;
+mod input;
+mod output;
+mod request;
 mod routes;
-mod runs;
-mod same_origin;
 mod server;
-mod tenant_scope;
-mod tenants;
-mod values;
-mod wire;
-mod wording;
-mod workflows;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -60,25 +41,35 @@ use shiioo_actors::ports::seams::{Seams, TcpListen};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use crate::metrics::ExtraMetrics;
+pub use crate::server::metrics::ExtraMetrics;
+
+use crate::docs::Documents;
+use crate::forward::inbound;
+use crate::routes::router::RouteList;
+use crate::server::app::{App, Shared};
+use crate::server::auth::Guard;
+use crate::server::listener::{self, Bounds, Routers};
+use crate::server::metrics::Metrics;
+use crate::server::pool::{BODIES_BYTES_MAX, LONG_POLLS_MULTIPLE, Pool};
+use crate::server::same_origin::OwnNames;
 
 /// How the API behaves.
 pub struct ApiConfig {
-    /// Version of the program, as `/api/health` says it.
+    /// Version of the program, shown by `/api/health`.
     pub version: &'static str,
     /// How long a request may take; long polls take their own time beside it.
     pub request_timeout: Duration,
     /// How often nodes registered over HTTP are told to send a heartbeat.
     pub heartbeat_interval: Duration,
-    /// Hash of the token that everything needs but liveness, readiness and the start page, as the
-    /// cluster has it. `None` lets everybody in.
+    /// Hash of the cluster's admin token, which everything needs but liveness, readiness and the
+    /// start page. `None` lets everybody in.
     pub admin_token: watch::Receiver<Option<SecretHash>>,
     /// Names and addresses, beside localhost and the loopback addresses, that requests may ask
     /// this node by while there is no admin token.
     pub api_hosts: Vec<String>,
-    /// Whether tests may have a tenant misbehave, at `/test/tenants/{tenant_id}/{act}`.
+    /// Whether there are test hooks, at `/test/tenants/{tenant_id}/{act}`.
     pub test_hooks: bool,
-    /// How many connections there may be, and how many requests that wait on purpose.
+    /// The number of connections that there may be, and of requests that wait on purpose.
     pub descriptors: DescriptorBudget,
     /// Metrics of the rest of the node, written behind the API's own.
     pub extra_metrics: Vec<ExtraMetrics>,
@@ -101,55 +92,58 @@ impl fmt::Debug for ApiConfig {
 /// The API of one node.
 #[derive(Debug)]
 pub struct Api {
-    app: app::App,
-    bounds: server::Bounds,
+    app: App,
+    bounds: Bounds,
     router: Router,
-    inner_router: Router,
+    busy_router: Router,
+    inbound_router: Router,
 }
 
 impl Api {
-    /// The API of a node whose actors do not run yet: it says that it is alive and not ready, and
-    /// refuses the rest with 503 `starting`.
+    /// Makes the API of a node whose actors do not run yet: it says that it is alive and not ready,
+    /// and refuses the rest with 503 `starting`.
     pub fn new(seams: Seams, config: ApiConfig) -> Self {
-        let templates = routes::table().into_iter().map(|(_, template)| template);
-        let app = app::App::new(app::Shared {
+        let routes = RouteList::new(config.test_hooks);
+        let app = App::new(Shared {
             handles: OnceLock::new(),
             seams,
             version: config.version,
             request_timeout: config.request_timeout,
             heartbeat_interval: config.heartbeat_interval,
-            guard: auth::Guard::new(config.admin_token),
-            own_names: same_origin::OwnNames::new(&config.api_hosts),
-            bodies: pool::Pool::new(pool::BODIES_BYTES_MAX, 1),
-            metrics: metrics::Metrics::new(templates, config.extra_metrics),
-            long_polls: pool::Pool::new(config.descriptors.long_polls, pool::LONG_POLLS_MULTIPLE),
+            routes: routes.table(),
+            guard: Guard::new(config.admin_token),
+            own_names: OwnNames::new(&config.api_hosts),
+            bodies: Pool::new(BODIES_BYTES_MAX, 1),
+            metrics: Metrics::new(config.extra_metrics),
+            long_polls: Pool::new(config.descriptors.long_polls, LONG_POLLS_MULTIPLE),
             stopping: watch::Sender::new(false),
-            openapi: OnceLock::new(),
+            documents: Documents::new(config.version, routes.documented()),
         });
-        let bounds = server::Bounds {
+        let bounds = Bounds {
             connections: config.descriptors.api_connections,
             refusals: config.descriptors.api_refusals,
         };
         Self {
             bounds,
-            router: routes::router(app.clone(), config.test_hooks),
-            inner_router: routes::inner_router(app.clone()),
+            router: routes.router(&app),
+            busy_router: routes.busy_router(&app),
+            inbound_router: routes.inbound_router(&app),
             app,
         }
     }
 
-    /// The node's actors run: from now on requests reach them. Handles that came first stay.
+    /// Lets requests reach the node's actors from now on. Handles that came first stay.
     pub fn open(&self, handles: Handles) {
         self.app.handles.get_or_init(|| handles);
     }
 
-    /// The router, to be called without a socket.
+    /// Gives the router, to be called without a socket.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
 
     /// Answers a request that the member with raft id `from` hands over, because this node owns
-    /// what it is about: what [`Service::Api`](shiioo_actors::ports::Service::Api) is for.
+    /// what it is about: the service [`Service::Api`](shiioo_actors::ports::Service::Api).
     ///
     /// # Errors
     /// When nothing was done and nothing will be: the node is starting, or cannot read the request.
@@ -160,18 +154,18 @@ impl Api {
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
         self.app.node().map_err(|starting| Declined(starting.to_string()))?;
-        handed_over::serve(self.inner_router.clone(), from, &request, deadline).await
+        inbound::serve(self.inbound_router.clone(), from, &request, deadline).await
     }
 
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running
     /// requests have ended (or were cut off after a while).
     pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
-        let routers =
-            server::Routers { all: self.router(), busy: routes::busy_router(self.app.clone()) };
+        let routers = Routers { all: self.router(), busy: self.busy_router.clone() };
         let stop = async {
             stop.await;
+            // Requests that wait on purpose are answered first: the listener waits for them.
             self.app.stopping.send_replace(true);
         };
-        server::serve(listener, routers, self.bounds, &self.app.metrics, stop).await;
+        listener::serve(listener, routers, self.bounds, &self.app.metrics, stop).await;
     }
 }

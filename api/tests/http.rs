@@ -384,7 +384,7 @@ async fn request_ids_are_taken_or_made() {
 }
 
 #[tokio::test]
-async fn other_peoples_pages_are_kept_out_of_every_route() {
+async fn other_peoples_pages_and_callers_without_a_token_are_kept_out_of_every_route() {
     let document = send("GET", "/api/openapi.json").empty().await;
     let document: Value = serde_json::from_str(&document.text).unwrap();
     let mut asked = 0;
@@ -402,8 +402,8 @@ async fn other_peoples_pages_are_kept_out_of_every_route() {
             asked += 1;
             for (name, value) in [
                 ("Host", "evil.example"),
-                ("Origin", "https://evil.example"),
-                ("Origin", "null"),
+                ("RpcId", "https://evil.example"),
+                ("RpcId", "null"),
                 ("Sec-Fetch-Site", "cross-site"),
                 ("Sec-Fetch-Site", "same-site"),
             ] {
@@ -414,11 +414,14 @@ async fn other_peoples_pages_are_kept_out_of_every_route() {
                     answer.problem(403, "forbidden");
                 }
             }
+            // With an admin token every route asks for it but the open ones.
+            let sent = send(&method, &path).header("X-Tenant-Id", ID).admin("s3cret");
+            assert_eq!(sent.empty().await.status == 401, !open, "{method} {path}");
             // The node's own page, and a program.
             for origin in [Some("http://localhost:3000"), None] {
                 let mut sent = send(&method, &path).header("Host", "localhost:3000");
                 if let Some(origin) = origin {
-                    sent = sent.header("Origin", origin).header("Sec-Fetch-Site", "same-origin");
+                    sent = sent.header("RpcId", origin).header("Sec-Fetch-Site", "same-origin");
                 }
                 assert_ne!(sent.empty().await.status, 403, "{method} {path}");
             }
@@ -429,7 +432,7 @@ async fn other_peoples_pages_are_kept_out_of_every_route() {
 
 #[tokio::test]
 async fn a_page_is_let_in_by_the_admin_token_alone() {
-    let page = || send("GET", "/metrics").header("Origin", "https://ops.example").admin("s3cret");
+    let page = || send("GET", "/metrics").header("RpcId", "https://ops.example").admin("s3cret");
     assert_eq!(page().header("Authorization", "Bearer s3cret").empty().await.status, 200);
     page().empty().await.problem(401, "unauthorized");
 }
@@ -439,6 +442,8 @@ async fn the_admin_token_guards_everything_but_the_open_paths() {
     for path in ["/", "/healthz"] {
         assert_eq!(send("GET", path).admin("s3cret").empty().await.status, 200, "{path}");
     }
+    // A wrong method at an open path is no secret; what is not there is.
+    send("POST", "/healthz").admin("s3cret").empty().await.problem(405, "method_not_allowed");
     for path in ["/metrics", "/docs", "/api/openapi.json", "/api/health", "/api/tenants", "/no"] {
         let refused = send("GET", path).admin("s3cret").empty().await;
         refused.problem(401, "unauthorized");

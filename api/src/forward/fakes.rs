@@ -1,31 +1,48 @@
-//! Two nodes' layers around small handlers; where the lead is, and the way between the nodes, is
-//! the test's to say.
+//! Fakes of two nodes' layers around small handlers. The test says where the lead is, and what
+//! becomes of a call between the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
+use axum::body::Body;
 use axum::middleware::from_fn_with_state;
 use axum::routing::MethodRouter;
-use http::{HeaderMap, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
-use shiioo_actors::cluster::rpc_ids::RpcIdSource;
+use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::cluster::rpc_ids::{InFlight, RpcIdSource};
 use shiioo_actors::command::RpcId;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::BoxFuture;
+use shiioo_actors::handles::Owner;
+use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
+use shiioo_actors::ports::{BoxFuture, PeerError};
 use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
 use tower::ServiceExt;
 
 use super::*;
-use crate::app::Shared;
-use crate::auth::Guard;
-use crate::metrics::Metrics;
-use crate::{edge, handed_over};
+use crate::docs::Documents;
+use crate::forward::owner_routes::OwnerRoutes;
+use crate::forward::wire::WireRequest;
+use crate::server::app::Shared;
+use crate::server::auth::Guard;
+use crate::server::declaration::{Credential, RouteOwner, RouteTable, TenantIn};
+use crate::server::metrics::Metrics;
+use crate::server::middleware;
+use crate::server::pool::{BODIES_BYTES_MAX, Pool};
+use crate::server::same_origin::OwnNames;
 
 const TENANT: &str = "550e8400-e29b-41d4-a716-446655440000";
+/// A route that a tenant owns.
 pub(super) const PATH: &str = "/api/tenants/{tenant_id}/things";
+/// A long poll on the cluster: its body says how long it waits.
+pub(super) const LONG_POLL: &str = "/api/locks/{key}/acquire";
+/// A route of the cluster whose requests are not tried again.
+pub(super) const ONCE: &str = "/api/cluster/once";
 /// Requests that may wait on purpose.
 pub(super) const LONG_POLLS: usize = 3;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,67 +72,69 @@ fn app(admin_token: Option<&str>) -> App {
         guard: Guard::new(
             watch::channel(admin_token.map(|it| SecretHash::of_admin_token(it.as_bytes()))).1,
         ),
-        own_names: crate::same_origin::OwnNames::default(),
-        bodies: crate::pool::Pool::new(crate::pool::BODIES_BYTES_MAX, 1),
-        metrics: Metrics::new([PATH].into_iter(), Vec::new()),
-        long_polls: crate::pool::Pool::new(LONG_POLLS, 1 << 20),
+        routes: RouteTable::default(),
+        own_names: OwnNames::default(),
+        bodies: Pool::new(BODIES_BYTES_MAX, 1),
+        metrics: Metrics::new(Vec::new()),
+        long_polls: Pool::new(LONG_POLLS, 1 << 20),
         stopping: watch::Sender::new(false),
-        openapi: OnceLock::new(),
+        documents: Documents::new("1.2.3", Vec::new()),
     })
 }
 
 type Called = Result<Vec<u8>, PeerError>;
 pub(super) type Peer = Box<dyn Fn(Vec<u8>) -> BoxFuture<'static, Called> + Send + Sync>;
 
-/// Ways whose every turn the test decides.
+/// OwnerRoutes whose every turn the test decides.
 #[derive(Clone)]
-pub(super) struct Fake(Arc<Inner>);
+pub(super) struct FakeRoutes(Arc<Inner>);
 
 struct Inner {
     lead: watch::Sender<Lead>,
-    origins: Arc<RpcIdSource>,
+    rpc_ids: Arc<RpcIdSource>,
     peers: BTreeMap<u64, Peer>,
     /// What was handed over, to whom.
-    sent: Mutex<Vec<(u64, Asked)>>,
+    sent: Mutex<Vec<(u64, WireRequest)>>,
 }
 
-impl Fake {
+impl FakeRoutes {
     pub(super) fn new(lead: Lead) -> Self {
         Self::with(lead, BTreeMap::new())
     }
 
     pub(super) fn with(lead: Lead, peers: BTreeMap<u64, Peer>) -> Self {
         let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-        let origins = Arc::new(RpcIdSource::new(&seams));
+        let rpc_ids = Arc::new(RpcIdSource::new(&seams));
         let lead = watch::Sender::new(lead);
-        Self(Arc::new(Inner { lead, origins, peers, sent: Mutex::default() }))
+        Self(Arc::new(Inner { lead, rpc_ids, peers, sent: Mutex::default() }))
     }
 
     pub(super) fn lead_at(&self, lead: Lead) {
         self.0.lead.send_replace(lead);
     }
 
-    pub(super) fn sent(&self) -> Vec<(u64, Asked)> {
+    pub(super) fn sent(&self) -> Vec<(u64, WireRequest)> {
         self.0.sent.lock().unwrap().clone()
     }
 
-    /// Who was asked, under which sequence, and whether it may have been done before.
-    pub(super) fn asked(&self) -> Vec<(u64, Option<u64>, bool)> {
-        let asked = |(to, asked): (u64, Asked)| {
-            let attempt = asked.into_request(Instant::now()).unwrap();
-            let attempt = Attempt::of(&attempt.into_parts().0).unwrap();
-            (to, attempt.origin.map(|rpc_id: RpcId| rpc_id.sequence), attempt.again)
+    /// Lists the attempts: at which node, under which sequence, and whether an earlier one may have
+    /// been applied.
+    pub(super) fn attempts(&self) -> Vec<(u64, Option<u64>, bool)> {
+        let attempt = |(to, request): (u64, WireRequest)| {
+            let request = request.into_request(Instant::now()).unwrap();
+            let attempt = Attempt::of(&request.into_parts().0).unwrap();
+            (to, attempt.rpc_id.map(|rpc_id: RpcId| rpc_id.sequence), attempt.maybe_applied)
         };
-        self.sent().into_iter().map(asked).collect()
+        self.sent().into_iter().map(attempt).collect()
     }
 
-    pub(super) fn answered_below(&self) -> u64 {
-        self.0.origins.begin(false).rpc_id().first_incomplete
+    pub(super) fn first_incomplete(&self) -> u64 {
+        self.0.rpc_ids.begin(false).rpc_id().first_incomplete
     }
 }
 
-impl Ways for Fake {
-    type Way = Lead;
+impl OwnerRoutes for FakeRoutes {
+    type Found = Lead;
 
     fn is_open(&self) -> bool {
         true
@@ -130,7 +149,7 @@ impl Ways for Fake {
     }
 
     fn begin(&self, is_long: bool) -> Option<InFlight> {
-        Some(self.0.origins.begin(is_long))
+        Some(self.0.rpc_ids.begin(is_long))
     }
 
     async fn find(&self, _: Owner, _: Instant) -> Result<(Lead, Lead), CallError> {
@@ -138,13 +157,13 @@ impl Ways for Fake {
         Ok((lead, lead))
     }
 
-    async fn moved(&self, way: Lead) {
+    async fn moved(&self, found: Lead) {
         let mut lead = self.0.lead.subscribe();
-        drop(lead.wait_for(|lead| *lead != way).await);
+        drop(lead.wait_for(|lead| *lead != found).await);
     }
 
     async fn forward(&self, to: u64, request: Vec<u8>, _: Instant) -> Called {
-        self.0.sent.lock().unwrap().push((to, Asked::decode(&request).unwrap()));
+        self.0.sent.lock().unwrap().push((to, WireRequest::decode(&request).unwrap()));
         match self.0.peers.get(&to) {
             Some(peer) => peer(request).await,
             None => Err(PeerError::Unreachable { to, why: "nobody is there".into() }),
@@ -164,63 +183,84 @@ pub(super) fn silent() -> Peer {
     Box::new(|_| Box::pin(std::future::pending()))
 }
 
-/// A node that takes what is handed over, with these ways of its own.
-pub(super) fn node(ways: &Fake, path: &'static str, handler: MethodRouter<App>) -> Peer {
-    let layer = Layer { app: app(None), ways: ways.clone(), owned_by: owned_by(path) };
+/// A node that takes what is handed over, with these routes of its own.
+pub(super) fn node(routes: &FakeRoutes, path: &'static str, handler: MethodRouter<App>) -> Peer {
+    let layer = layer(routes, path, app(None));
     let router = Router::new()
         .route(path, handler)
-        .route_layer(from_fn_with_state(layer, handed_over::only_here::<Fake>))
-        .layer(from_fn_with_state(app(None), edge::inner_edge))
+        .route_layer(from_fn_with_state(layer, inbound::only_here::<FakeRoutes>))
+        .layer(from_fn_with_state(app(None), middleware::inbound))
         .with_state(app(None));
     Box::new(move |request| {
         let router = router.clone();
         Box::pin(async move {
             let deadline = Instant::now() + TIMEOUT;
-            let served = handed_over::serve(router, 1, &request, deadline).await;
+            let served = inbound::serve(router, 1, &request, deadline).await;
             served.map_err(|declined| PeerError::Declined { to: 2, why: declined.0 })
         })
     })
 }
 
 /// The node that the client asks.
-pub(super) fn asking(ways: &Fake, path: &'static str, handler: MethodRouter<App>) -> Router {
-    with_token(ways, path, handler, None)
+pub(super) fn asking(
+    routes: &FakeRoutes,
+    path: &'static str,
+    handler: MethodRouter<App>,
+) -> Router {
+    with_token(routes, path, handler, None)
 }
 
 /// The same, and what its layers share.
 pub(super) fn asking_app(
-    ways: &Fake,
+    routes: &FakeRoutes,
     path: &'static str,
     handler: MethodRouter<App>,
 ) -> (Router, App) {
     let app = app(None);
-    (routed(ways, path, handler, app.clone()), app)
+    (routed(routes, path, handler, app.clone()), app)
 }
 
 pub(super) fn with_token(
-    ways: &Fake,
+    routes: &FakeRoutes,
     path: &'static str,
     handler: MethodRouter<App>,
     token: Option<&str>,
 ) -> Router {
-    routed(ways, path, handler, app(token))
+    routed(routes, path, handler, app(token))
 }
 
-fn routed(ways: &Fake, path: &'static str, handler: MethodRouter<App>, app: App) -> Router {
-    let layer = Layer { app: app.clone(), ways: ways.clone(), owned_by: owned_by(path) };
+fn routed(routes: &FakeRoutes, path: &'static str, handler: MethodRouter<App>, app: App) -> Router {
+    let layer = layer(routes, path, app.clone());
     Router::new()
         .route(path, handler)
-        .route_layer(from_fn_with_state(layer, to_owner::<Fake>))
-        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .route_layer(from_fn_with_state(layer, outbound::to_owner::<FakeRoutes>))
+        .layer(from_fn_with_state(app.clone(), middleware::ingress))
         .with_state(app)
 }
 
-fn owned_by(path: &str) -> OwnedBy {
-    match path {
-        "/api/cluster/once" => OwnedBy::ClusterOnce,
-        path if path.contains("{tenant_id}") => OwnedBy::Tenant,
-        _ => OwnedBy::Cluster,
-    }
+fn layer(routes: &FakeRoutes, path: &'static str, app: App) -> ForwardLayer<FakeRoutes> {
+    let owner = match path {
+        ONCE => RouteOwner::SystemGroupOnce,
+        PATH => RouteOwner::TenantGroup,
+        _ => RouteOwner::SystemGroup,
+    };
+    let declared = Declaration {
+        method: Method::POST,
+        path,
+        resource: path,
+        owner,
+        credential: Credential::Admin,
+        tenant_in: TenantIn::Path,
+        wait_of: (path == LONG_POLL).then_some(wait_of),
+        is_metered: false,
+        is_probe: false,
+    };
+    ForwardLayer { app, routes: routes.clone(), declared: Arc::new(declared) }
+}
+
+fn wait_of(_: &Parts, body: &[u8]) -> Duration {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    Duration::from_secs(body["wait_secs"].as_u64().unwrap_or_default())
 }
 
 /// A request for the path of the tests, ended by `end`.

@@ -1,23 +1,28 @@
 //! Stories of requests between nodes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::ports::PeerError;
+use shiioo_actors::ports::error::CallError;
+use tokio::time::{Duration, Instant, sleep};
 use tower::ServiceExt;
 
 use super::fakes::{
-    Fake, LONG_POLLS, PATH, Peer, TIMEOUT, asking, asking_app, lost, node, peers, request, send,
-    silent, with_token,
+    FakeRoutes, LONG_POLL, LONG_POLLS, ONCE, PATH, Peer, TIMEOUT, asking, asking_app, lost, node,
+    peers, request, send, silent, with_token,
 };
-use super::*;
-use crate::app::Ctx;
-use crate::payload::Payload;
-use crate::problem::Code;
+use crate::forward::outbound::ANSWER_GRACE;
+use crate::forward::retry::RETRY_MIN;
+use crate::input::payload::Payload;
+use crate::output::problem::{Code, Problem};
+use crate::request::ctx::Ctx;
 
 /// Tells what a handler sees.
 async fn echo(ctx: Ctx, headers: HeaderMap, body: Payload<Value>) -> (StatusCode, String) {
@@ -25,7 +30,7 @@ async fn echo(ctx: Ctx, headers: HeaderMap, body: Payload<Value>) -> (StatusCode
     let seen = json!({
         "who": call.cause.who,
         "request_id": call.cause.request_id,
-        "sequence": call.rpc_id.map(|origin| origin.sequence),
+        "sequence": call.rpc_id.map(|rpc_id| rpc_id.sequence),
         "waited_secs": call.elapsed_upstream.as_secs_f64().round(),
         "left_secs": ctx.left_of(Duration::from_secs(10)).as_secs_f64().round(),
         "deadline_secs": (call.deadline - Instant::now()).as_secs_f64().round(),
@@ -47,21 +52,21 @@ fn no_leader() -> Problem {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_has_an_origin_and_a_read_has_none() {
-    let ways = Fake::new(Lead::Here);
-    let router = asking(&ways, PATH, post(echo).get(echo));
+    let routes = FakeRoutes::new(Lead::Here);
+    let router = asking(&routes, PATH, post(echo).get(echo));
     let (status, _, seen) = send(&router, request("POST", PATH, r#"{"a":1}"#)).await;
     assert_eq!(status, 201);
     assert_eq!((&seen["sequence"], &seen["body"]), (&json!(0), &json!({"a": 1})));
     let (_, _, seen) = send(&router, request("GET", PATH, "")).await;
     assert_eq!(seen["sequence"], Value::Null);
-    assert_eq!(ways.answered_below(), 1, "the write has been answered");
+    assert_eq!(routes.first_incomplete(), 1, "the write has been answered");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_goes_whole_to_its_owner() {
-    let owner = node(&Fake::new(Lead::Here), PATH, post(echo));
-    let ways = Fake::with(Lead::There(2), peers([(2, owner)]));
-    let router = with_token(&ways, PATH, post(never), Some("s3cret"));
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let router = with_token(&routes, PATH, post(never), Some("s3cret"));
     let mut sent = request("POST", PATH, r#"{"a":[1]}"#);
     let headers = sent.headers_mut();
     headers.insert("authorization", "Bearer s3cret".parse().unwrap());
@@ -80,7 +85,7 @@ async fn a_request_goes_whole_to_its_owner() {
     );
     // Without the credential nothing leaves the node.
     assert_eq!(send(&router, request("POST", PATH, "")).await.0, 401);
-    assert_eq!(ways.sent().len(), 1);
+    assert_eq!(routes.sent().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,14 +96,14 @@ async fn refusals_and_panics_of_the_owner_come_back_under_the_same_request_id() 
     for (handler, status, code) in
         [(post(refuse), 409, "conflict"), (post(panics), 500, "internal")]
     {
-        let owner = node(&Fake::new(Lead::Here), PATH, handler);
-        let ways = Fake::with(Lead::There(2), peers([(2, owner)]));
+        let owner = node(&FakeRoutes::new(Lead::Here), PATH, handler);
+        let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
         let (answered, headers, body) =
-            send(&asking(&ways, PATH, post(never)), request("POST", PATH, "")).await;
+            send(&asking(&routes, PATH, post(never)), request("POST", PATH, "")).await;
         assert_eq!(answered, status);
         assert_eq!(headers["content-type"], "application/problem+json");
         assert_eq!((&body["code"], &body["request_id"]), (&json!(code), &json!("r-1")));
-        assert_eq!(ways.sent().len(), 1, "an answer is an answer");
+        assert_eq!(routes.sent().len(), 1, "an answer is an answer");
     }
 }
 
@@ -106,10 +111,10 @@ async fn refusals_and_panics_of_the_owner_come_back_under_the_same_request_id() 
 async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
     let length = async |lead| {
         let text = || get(async || "twelve bytes");
-        let owner = node(&Fake::new(Lead::Here), PATH, text());
-        let ways = Fake::with(lead, peers([(2, owner)]));
+        let owner = node(&FakeRoutes::new(Lead::Here), PATH, text());
+        let routes = FakeRoutes::with(lead, peers([(2, owner)]));
         let (status, headers, _) =
-            send(&asking(&ways, PATH, text()), request("HEAD", PATH, "")).await;
+            send(&asking(&routes, PATH, text()), request("HEAD", PATH, "")).await;
         assert_eq!(status, 200);
         headers["content-length"].to_str().unwrap().to_owned()
     };
@@ -120,11 +125,11 @@ async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_handed_over_twice() {
     // Each believes that the other leads.
-    let theirs = Fake::new(Lead::There(1));
+    let theirs = FakeRoutes::new(Lead::There(1));
     let owner = node(&theirs, PATH, post(never));
-    let ways = Fake::with(Lead::There(2), peers([(2, owner)]));
-    let router = asking(&ways, PATH, post(echo));
-    let moving = ways.clone();
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let router = asking(&routes, PATH, post(echo));
+    let moving = routes.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(2)).await;
         moving.lead_at(Lead::Here);
@@ -135,27 +140,27 @@ async fn nothing_is_handed_over_twice() {
     assert!(began.elapsed() < Duration::from_millis(2050), "{:?}", began.elapsed());
     assert!(theirs.sent().is_empty(), "the other node must not hand it on");
     // It looked again, but not without rest; and it was certain that nothing had been done.
-    let asked = ways.asked();
-    assert!((10..20).contains(&asked.len()), "{asked:?}");
-    assert!(asked.iter().all(|attempt| *attempt == (2, Some(0), false)), "{asked:?}");
+    let attempts = routes.attempts();
+    assert!((10..20).contains(&attempts.len()), "{attempts:?}");
+    assert!(attempts.iter().all(|attempt| *attempt == (2, Some(0), false)), "{attempts:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_in_flight_follows_the_lead() {
-    let owner = node(&Fake::new(Lead::Here), PATH, post(echo));
-    let ways = Fake::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
-    let moving = ways.clone();
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
+    let moving = routes.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
         moving.lead_at(Lead::Unknown);
         sleep(Duration::from_secs(1)).await;
         moving.lead_at(Lead::There(3));
     });
-    let router = asking(&ways, PATH, post(never));
+    let router = asking(&routes, PATH, post(never));
     let (status, _, seen) = send(&router, request("POST", PATH, "")).await;
     assert_eq!((status, &seen["waited_secs"]), (StatusCode::CREATED, &json!(2.0)));
     assert_eq!(seen["deadline_secs"], 3.0, "no attempt moves the deadline");
-    assert_eq!(ways.asked(), [(2, Some(0), false), (3, Some(0), true)]);
+    assert_eq!(routes.attempts(), [(2, Some(0), false), (3, Some(0), true)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +175,7 @@ async fn what_passes_by_itself_is_tried_again_here() {
             0 => Problem::from(first).into_response(),
             _ => StatusCode::OK.into_response(),
         };
-        let router = asking(&Fake::new(Lead::Here), PATH, post(handler));
+        let router = asking(&FakeRoutes::new(Lead::Here), PATH, post(handler));
         assert_eq!(send(&router, request("POST", PATH, "")).await.0, 200);
     }
 }
@@ -178,9 +183,9 @@ async fn what_passes_by_itself_is_tried_again_here() {
 #[tokio::test(start_paused = true)]
 async fn at_the_deadline_it_is_said_whether_anything_was_done() {
     let answers = async |lead, there: Option<Peer>, method| {
-        let ways = Fake::with(lead, there.into_iter().map(|peer| (2, peer)).collect());
+        let routes = FakeRoutes::with(lead, there.into_iter().map(|peer| (2, peer)).collect());
         let handler = async || no_leader();
-        let router = asking(&ways, PATH, post(handler).get(handler));
+        let router = asking(&routes, PATH, post(handler).get(handler));
         let began = Instant::now();
         let (status, headers, body) = send(&router, request(method, PATH, "")).await;
         let took = began.elapsed();
@@ -199,7 +204,7 @@ async fn at_the_deadline_it_is_said_whether_anything_was_done() {
         let lost = answers(Lead::There(2), Some(lost()), method).await;
         assert_eq!(lost, ("no_quorum".into(), None));
     }
-    let theirs = node(&Fake::new(Lead::Here), PATH, post(async || no_leader()));
+    let theirs = node(&FakeRoutes::new(Lead::Here), PATH, post(async || no_leader()));
     assert_eq!(answers(Lead::There(2), Some(theirs), "POST").await, ("no_leader".into(), no()));
 }
 
@@ -207,14 +212,15 @@ async fn at_the_deadline_it_is_said_whether_anything_was_done() {
 async fn what_was_perhaps_done_once_is_never_said_to_be_undone() {
     for lead in [Lead::Unknown, Lead::Here, Lead::There(3)] {
         let full = || post(async || Problem::from(CallError::DiskFull));
-        let owner = node(&Fake::new(Lead::Here), PATH, full());
-        let ways = Fake::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
-        let moving = ways.clone();
+        let owner = node(&FakeRoutes::new(Lead::Here), PATH, full());
+        let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
+        let moving = routes.clone();
         tokio::spawn(async move {
             sleep(Duration::from_secs(1)).await;
             moving.lead_at(lead);
         });
-        let (status, _, body) = send(&asking(&ways, PATH, full()), request("POST", PATH, "")).await;
+        let (status, _, body) =
+            send(&asking(&routes, PATH, full()), request("POST", PATH, "")).await;
         assert!(status.is_server_error());
         assert!(body.get("applied").is_none(), "{lead:?}: {body}");
     }
@@ -222,25 +228,24 @@ async fn what_was_perhaps_done_once_is_never_said_to_be_undone() {
 
 #[tokio::test(start_paused = true)]
 async fn who_hands_the_lead_over_is_not_asked_twice() {
-    const ONCE: &str = "/api/cluster/once";
     // The lead moves while it is answered: that is the answer.
     let slow = async || {
         sleep(Duration::from_secs(1)).await;
         "done"
     };
-    let ways = Fake::with(
+    let routes = FakeRoutes::with(
         Lead::There(2),
-        peers([(2, node(&Fake::new(Lead::Here), ONCE, post(slow))), (3, lost())]),
+        peers([(2, node(&FakeRoutes::new(Lead::Here), ONCE, post(slow))), (3, lost())]),
     );
-    let moving = ways.clone();
+    let moving = routes.clone();
     tokio::spawn(async move {
         sleep(Duration::from_millis(500)).await;
         moving.lead_at(Lead::There(3));
     });
-    let router = asking(&ways, ONCE, post(never));
+    let router = asking(&routes, ONCE, post(never));
     assert_eq!(send(&router, request("POST", ONCE, "")).await.0, 200);
     assert_eq!(send(&router, request("POST", ONCE, "")).await.2["code"], "no_quorum");
-    assert_eq!(ways.sent().iter().map(|(to, _)| *to).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(routes.sent().iter().map(|(to, _)| *to).collect::<Vec<_>>(), [2, 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,27 +265,26 @@ async fn a_client_that_goes_away_cancels_everything() {
             std::future::pending().await
         })
     });
-    let ways = Fake::with(Lead::There(2), peers([(2, slow)]));
-    let router = asking(&ways, PATH, post(never));
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, slow)]));
+    let router = asking(&routes, PATH, post(never));
     let gone = send(&router, request("POST", PATH, ""));
     assert!(tokio::time::timeout(Duration::from_secs(1), gone).await.is_err());
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
-    assert_eq!((ways.sent().len(), ways.answered_below()), (1, 1));
+    assert_eq!((routes.sent().len(), routes.first_incomplete()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
-    const ACQUIRE: &str = "/api/locks/{key}/acquire";
     for lead in [Lead::Here, Lead::There(2)] {
-        let owner = node(&Fake::new(Lead::Here), ACQUIRE, post(echo));
-        let ways = Fake::with(Lead::Unknown, peers([(2, owner)]));
-        let moving = ways.clone();
+        let owner = node(&FakeRoutes::new(Lead::Here), LONG_POLL, post(echo));
+        let routes = FakeRoutes::with(Lead::Unknown, peers([(2, owner)]));
+        let moving = routes.clone();
         tokio::spawn(async move {
             sleep(Duration::from_secs(8)).await;
             moving.lead_at(lead);
         });
-        let router = asking(&ways, ACQUIRE, post(echo));
-        let sent = request("POST", ACQUIRE, r#"{"holder":"h","wait_secs":10}"#);
+        let router = asking(&routes, LONG_POLL, post(echo));
+        let sent = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":10}"#);
         let (status, _, seen) = send(&router, sent).await;
         assert_eq!(status, 201);
         let times = ["waited_secs", "left_secs", "deadline_secs"].map(|name| seen[name].clone());
@@ -290,10 +294,9 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_wait_leave_room_for_the_others() {
-    const ACQUIRE: &str = "/api/locks/{key}/acquire";
-    let ways = Fake::with(Lead::There(2), peers([(2, silent())]));
-    let router = asking(&ways, ACQUIRE, post(never));
-    let waiting = || request("POST", ACQUIRE, r#"{"holder":"h","wait_secs":300}"#);
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let router = asking(&routes, LONG_POLL, post(never));
+    let waiting = || request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let mut waiters = tokio::task::JoinSet::new();
     for _ in 0..LONG_POLLS {
         let (router, sent) = (router.clone(), waiting());
@@ -303,22 +306,21 @@ async fn requests_that_wait_leave_room_for_the_others() {
     let (status, headers, body) = send(&router, waiting()).await;
     assert_eq!((status.as_u16(), &body["code"]), (503, &json!("busy")));
     assert_eq!((&body["applied"], &headers["retry-after"]), (&json!(false), &"1".parse().unwrap()));
-    assert_eq!(ways.sent().len(), LONG_POLLS, "it was not handed over");
-    let short = send(&router, request("POST", ACQUIRE, r#"{"holder":"h"}"#));
+    assert_eq!(routes.sent().len(), LONG_POLLS, "it was not handed over");
+    let short = send(&router, request("POST", LONG_POLL, r#"{"holder":"h"}"#));
     assert!(tokio::time::timeout(Duration::from_secs(1), short).await.is_err());
-    assert_eq!(ways.sent().len(), LONG_POLLS + 1, "one that does not wait is handed over");
+    assert_eq!(routes.sent().len(), LONG_POLLS + 1, "one that does not wait is handed over");
     waiters.shutdown().await;
-    ways.lead_at(Lead::Unknown);
+    routes.lead_at(Lead::Unknown);
     let (_, _, body) = send(&router, waiting()).await;
     assert_eq!(body["code"], "no_leader", "places come back: {body}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_sent_away_when_the_node_stops() {
-    const ACQUIRE: &str = "/api/locks/{key}/acquire";
-    let ways = Fake::with(Lead::There(2), peers([(2, silent())]));
-    let (router, app) = asking_app(&ways, ACQUIRE, post(never));
-    let waiter = request("POST", ACQUIRE, r#"{"holder":"h","wait_secs":300}"#);
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let (router, app) = asking_app(&routes, LONG_POLL, post(never));
+    let waiter = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let waiter = tokio::spawn(async move { send(&router, waiter).await });
     sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
@@ -329,57 +331,20 @@ async fn who_waits_is_sent_away_when_the_node_stops() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
-#[tokio::test]
-async fn waits_are_read_where_they_are() {
-    let wait = |method: &str, template: &str, query: &str, body: &str| {
-        let seen = Arc::new(Mutex::new(Duration::MAX));
-        let (sink, body) = (Arc::clone(&seen), body.to_owned());
-        let layer = axum::middleware::from_fn(move |request: Request, next: Next| {
-            let (parts, _) = request.into_parts();
-            *sink.lock().unwrap() = wait_of(&parts, body.as_bytes());
-            next.run(Request::from_parts(parts, Body::empty()))
-        });
-        let handler = axum::routing::any(async || ());
-        let router = Router::new().route(template, handler).route_layer(layer);
-        let uri = template.replace(['{', '}'], "");
-        let request = Request::builder().method(method).uri(format!("{uri}{query}"));
-        let request = request.body(Body::empty()).unwrap();
-        async move {
-            router.oneshot(request).await.unwrap();
-            let seen = *seen.lock().unwrap();
-            seen.as_secs()
-        }
-    };
-    let acquire = "/api/tenants/{tenant_id}/locks/{key}/acquire";
-    assert_eq!(wait("POST", acquire, "", r#"{"holder":"h","wait_secs":7}"#).await, 7);
-    assert_eq!(wait("POST", acquire, "?wait_secs=7", r#"{"wait_secs":301}"#).await, 0);
-    for (method, template, secs) in [
-        ("POST", "/api/tenants/{tenant_id}/runs", 7),
-        ("POST", "/api/runs", 7),
-        ("GET", "/api/runs", 0),
-        ("GET", "/api/runs/{run_id}", 7),
-        ("GET", "/api/runs/{run_id}/events", 0),
-        ("POST", "/api/jobs", 0),
-    ] {
-        assert_eq!(wait(method, template, "?x=1&wait_secs=7", "").await, secs, "{template}");
-        assert_eq!(wait(method, template, "?wait_secs=x", "").await, 0);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_too_large_to_hand_back_says_so() {
     use shiioo_actors::ports::{API_ANSWER_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
     let large = || get(async || "x".repeat(2 * PEER_MESSAGE_BYTES_MAX));
-    let owner = node(&Fake::new(Lead::Here), PATH, large());
-    let ways = Fake::with(Lead::There(2), peers([(2, owner)]));
-    let answer = asking(&ways, PATH, large()).oneshot(request("GET", PATH, "")).await.unwrap();
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, large());
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let answer = asking(&routes, PATH, large()).oneshot(request("GET", PATH, "")).await.unwrap();
     assert_eq!(answer.status(), 200);
     let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
     assert_eq!(body.len(), 2 * PEER_MESSAGE_BYTES_MAX);
     let huge = || get(async || "x".repeat(API_ANSWER_BYTES_MAX));
-    let owner = node(&Fake::new(Lead::Here), PATH, huge());
-    let ways = Fake::with(Lead::There(2), peers([(2, owner)]));
-    let (status, _, body) = send(&asking(&ways, PATH, huge()), request("GET", PATH, "")).await;
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, huge());
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let (status, _, body) = send(&asking(&routes, PATH, huge()), request("GET", PATH, "")).await;
     assert_eq!((status.as_u16(), &body["code"]), (500, &json!("too_large")));
     assert!(body["detail"].as_str().unwrap().contains("limit"), "{body}");
     assert_eq!(body["request_id"], "r-1");
@@ -388,47 +353,47 @@ async fn an_answer_that_is_too_large_to_hand_back_says_so() {
 #[tokio::test(start_paused = true)]
 async fn stale_reads_of_the_cluster_are_answered_by_whoever_is_asked() {
     const LIST: &str = "/api/things";
-    let ways = Fake::new(Lead::There(2));
-    let local = asking(&ways, LIST, get(async || "mine").post(async || "mine"));
+    let routes = FakeRoutes::new(Lead::There(2));
+    let local = asking(&routes, LIST, get(async || "mine").post(async || "mine"));
     let status = async |method: &str, query: &str| {
         send(&local, request(method, &format!("{LIST}{query}"), "")).await.0.as_u16()
     };
     assert_eq!(status("GET", "?consistency=stale&limit=1").await, 200);
-    assert!(ways.sent().is_empty());
+    assert!(routes.sent().is_empty());
     for other in ["strong", "", "Stale"] {
         assert_eq!(status("GET", &format!("?consistency={other}")).await, 400, "{other}");
     }
     assert_eq!(status("GET", "").await, 503);
     assert_eq!(status("POST", "?consistency=stale").await, 503);
     // What a tenant owns is not on every node.
-    let tenants = asking(&ways, PATH, get(never));
+    let tenants = asking(&routes, PATH, get(never));
     let stale = request("GET", &format!("{PATH}?consistency=stale"), "");
     assert_eq!(send(&tenants, stale).await.0, 503);
 }
 
 #[tokio::test(start_paused = true)]
 async fn bodies_are_bounded_before_they_are_handed_over() {
-    let ways = Fake::new(Lead::There(2));
-    let router = asking(&ways, PATH, post(never));
+    let routes = FakeRoutes::new(Lead::There(2));
+    let router = asking(&routes, PATH, post(never));
     let mut large = request("POST", PATH, "");
     *large.body_mut() = Body::from(vec![b' '; 1024 * 1024 + 1]);
     let (status, _, body) = send(&router, large).await;
     assert_eq!((status.as_u16(), &body["code"]), (413, &json!("too_large")));
     let broken = request("POST", "/api/tenants/x/things", "");
     assert_eq!(send(&router, broken).await.0, 404);
-    assert!(ways.sent().is_empty());
+    assert!(routes.sent().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_declined() {
-    let owner = node(&Fake::new(Lead::Here), PATH, post(never));
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(never));
     for bytes in [&b""[..], &[1], &[9, 9, 9]] {
         assert!(matches!(owner(bytes.to_vec()).await, Err(PeerError::Declined { .. })));
     }
     // An answer that cannot be read leaves it open what was done.
     let strange: Peer = Box::new(|_| Box::pin(async { Ok(vec![9, 9]) }));
-    let ways = Fake::with(Lead::There(2), peers([(2, strange)]));
-    let router = asking(&ways, PATH, post(never));
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, strange)]));
+    let router = asking(&routes, PATH, post(never));
     let (_, _, body) = send(&router, request("POST", PATH, "")).await;
     assert_eq!((&body["code"], body.get("applied")), (&json!("no_quorum"), None));
 }

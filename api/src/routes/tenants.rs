@@ -1,0 +1,494 @@
+//! `/api/tenants`: the registry of tenants, their quotas and settings.
+
+use serde::{Deserialize, Serialize};
+use shiioo_actors::domain::ids::{NodeId, TenantId};
+use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantStatus};
+use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::views::{TenantView, Usage};
+use shiioo_actors::handles::{NewTenant, StorageStats};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::input::extract::{IfMatch, InPath, PageQuery, Paging, Query};
+use crate::input::fields::{self, Bytes, Count, Metadata, Name, Region, Text, nullable, object};
+use crate::input::payload::Payload;
+use crate::output::page::List;
+use crate::output::problem::Problem;
+use crate::output::reply::{Answer, MessageBody, Raw, Reply, Shown};
+use crate::request::ctx::Ctx;
+use crate::routes::builder::Route;
+use crate::server::declaration::{Credential, RouteOwner};
+
+/// Days that ended runs are kept where the client names none.
+const RETENTION_DAYS_DEFAULT: u32 = 90;
+
+/// Lists the routes of the registry of tenants, and of what a tenant's group tells of the tenant.
+pub(crate) fn routes() -> Vec<Route> {
+    let (system, tenant) = (RouteOwner::SystemGroup, RouteOwner::TenantGroup);
+    vec![
+        Route::post("/api/tenants", create, __path_create).owner(system).needs(Credential::Admin),
+        Route::get("/api/tenants", list, __path_list).owner(system).needs(Credential::Admin),
+        Route::get("/api/tenants/{tenant_id}", get, __path_get)
+            .owner(system)
+            .needs(Credential::Tenant),
+        Route::put("/api/tenants/{tenant_id}", update, __path_update)
+            .owner(system)
+            .needs(Credential::Admin),
+        Route::delete("/api/tenants/{tenant_id}", delete, __path_delete)
+            .owner(system)
+            .needs(Credential::Admin),
+        Route::post("/api/tenants/{tenant_id}/suspend", suspend, __path_suspend)
+            .owner(system)
+            .needs(Credential::Admin),
+        Route::post("/api/tenants/{tenant_id}/activate", activate, __path_activate)
+            .owner(system)
+            .needs(Credential::Admin),
+        Route::get("/api/tenants/{tenant_id}/storage-stats", storage_stats, __path_storage_stats)
+            .owner(tenant)
+            .needs(Credential::Tenant),
+        Route::get("/api/tenants/{tenant_id}/usage", usage, __path_usage)
+            .owner(tenant)
+            .needs(Credential::Tenant),
+    ]
+}
+
+/// Quotas as clients send them. A quota that is `null` is unlimited; one that is absent has its
+/// default in a new tenant, and stays as it is in a change.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = QuotaChange)]
+pub(crate) struct QuotaInput {
+    /// Runs that have not ended.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u32>)]
+    max_concurrent_workflows: Option<Option<Count>>,
+    /// Runs accepted since 00:00 UTC.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u32>)]
+    max_workflows_per_day: Option<Option<Count>>,
+    /// Routines defined.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u32>)]
+    max_routines: Option<Option<Count>>,
+    /// Bytes of blobs, events, inputs, outputs and definitions.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_u64)]
+    max_storage_bytes: Option<Option<Bytes>>,
+    /// Requests in any 60 s.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u32>)]
+    max_api_requests_per_minute: Option<Option<Count>>,
+}
+
+impl QuotaInput {
+    /// Those that were given.
+    fn given(self) -> Vec<(Quota, Option<u64>)> {
+        let count =
+            |given: Option<Option<Count>>| given.map(|limit| limit.map(|count| u64::from(count.0)));
+        [
+            (Quota::ConcurrentWorkflows, count(self.max_concurrent_workflows)),
+            (Quota::WorkflowsPerDay, count(self.max_workflows_per_day)),
+            (Quota::Routines, count(self.max_routines)),
+            (Quota::StorageBytes, self.max_storage_bytes.map(|limit| limit.map(|bytes| bytes.0))),
+            (Quota::ApiRequestsPerMinute, count(self.max_api_requests_per_minute)),
+        ]
+        .into_iter()
+        .filter_map(|(quota, given)| Some((quota, given?)))
+        .collect()
+    }
+}
+
+/// Settings as clients send them.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = SettingsChange)]
+pub(crate) struct SettingsInput {
+    /// Days that ended runs and their events are kept; 90 if not given.
+    #[schema(value_type = Option<u32>)]
+    data_retention_days: Option<Count>,
+    /// Whether changes write an `audit` event; true if not given.
+    enable_audit_logging: Option<bool>,
+    /// Texts of the owner's by name. `region` in it is a wish for the placement.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    metadata: Option<Metadata>,
+}
+
+/// What a new tenant is made of.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewTenant)]
+pub(crate) struct NewTenantBody {
+    /// For people; need not be unique.
+    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    name: Name,
+    /// For people.
+    #[schema(value_type = Option<String>)]
+    description: Option<Text>,
+    /// Limits.
+    #[serde(default, deserialize_with = "object")]
+    quota: Option<QuotaInput>,
+    /// Choices.
+    #[serde(default, deserialize_with = "object")]
+    settings: Option<SettingsInput>,
+    /// Region to place the tenant in; it must have a node.
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
+    region: Option<Region>,
+}
+
+impl NewTenantBody {
+    fn into_new(self) -> NewTenant {
+        let mut quotas = Quotas::default();
+        for (quota, limit) in self.quota.unwrap_or_default().given() {
+            *quotas.limit_mut(quota) = limit;
+        }
+        let settings = self.settings.unwrap_or_default();
+        let metadata = settings.metadata.map_or_else(empty_object, |metadata| metadata.0);
+        NewTenant {
+            name: self.name.0,
+            description: self.description.map_or_else(String::new, |text| text.0),
+            quotas,
+            wished_region: wished_region(&metadata),
+            settings: Settings {
+                data_retention_days: settings
+                    .data_retention_days
+                    .map_or(RETENTION_DAYS_DEFAULT, |days| days.0),
+                enable_audit_logging: settings.enable_audit_logging.unwrap_or(true),
+                metadata,
+            },
+            region: self.region.map(|region| region.0),
+        }
+    }
+}
+
+fn empty_object() -> Json {
+    Json::from_value(&serde_json::Value::Object(serde_json::Map::new()))
+}
+
+/// The region that the metadata names. It is the owner's free JSON: what is no region there is
+/// no error.
+fn wished_region(metadata: &Json) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wish {
+        region: Option<String>,
+    }
+
+    let wish: Wish = serde_json::from_str(metadata.as_str()).ok()?;
+    wish.region.filter(|region| fields::check_region(region).is_ok())
+}
+
+/// A change to a tenant: what is absent stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = TenantChange)]
+pub(crate) struct TenantChangeBody {
+    /// New name.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    name: Option<Name>,
+    /// New description.
+    #[schema(value_type = Option<String>)]
+    description: Option<Text>,
+    /// New limits.
+    #[serde(default, deserialize_with = "object")]
+    quota: Option<QuotaInput>,
+    /// New choices.
+    #[serde(default, deserialize_with = "object")]
+    settings: Option<SettingsInput>,
+    /// New status: `Active`, `Suspended` or `Disabled`.
+    #[schema(value_type = Option<String>)]
+    status: Option<TenantStatus>,
+    /// New region.
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
+    region: Option<Region>,
+}
+
+impl TenantChangeBody {
+    fn into_change(self) -> TenantChange {
+        let settings = self.settings.unwrap_or_default();
+        TenantChange {
+            name: self.name.map(|name| name.0),
+            description: self.description.map(|text| text.0),
+            status: self.status,
+            quotas: self.quota.unwrap_or_default().given(),
+            data_retention_days: settings.data_retention_days.map(|days| days.0),
+            enable_audit_logging: settings.enable_audit_logging,
+            metadata: settings.metadata.map(|metadata| metadata.0),
+            region: self.region.map(|region| region.0),
+        }
+    }
+}
+
+/// The limits of a tenant; `null` is unlimited, 0 is none.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Quota)]
+pub(crate) struct QuotaBody {
+    max_concurrent_workflows: Option<u64>,
+    max_workflows_per_day: Option<u64>,
+    max_routines: Option<u64>,
+    max_storage_bytes: Option<u64>,
+    max_api_requests_per_minute: Option<u64>,
+}
+
+impl From<Quotas> for QuotaBody {
+    fn from(quotas: Quotas) -> Self {
+        Self {
+            max_concurrent_workflows: quotas.max_concurrent_workflows,
+            max_workflows_per_day: quotas.max_workflows_per_day,
+            max_routines: quotas.max_routines,
+            max_storage_bytes: quotas.max_storage_bytes,
+            max_api_requests_per_minute: quotas.max_api_requests_per_minute,
+        }
+    }
+}
+
+/// The choices of a tenant.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Settings)]
+pub(crate) struct SettingsBody {
+    data_retention_days: u32,
+    enable_audit_logging: bool,
+    #[schema(value_type = Object)]
+    metadata: Raw,
+}
+
+/// Where a tenant lives.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Placement)]
+pub(crate) struct PlacementBody {
+    /// The replication group it lives in.
+    group: u32,
+    /// The node that leads that group, if known.
+    #[schema(value_type = Option<String>)]
+    leader: Option<Shown<NodeId>>,
+    /// The nodes with a replica.
+    #[schema(value_type = Vec<String>)]
+    replicas: Vec<Shown<NodeId>>,
+}
+
+/// A tenant.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tenant)]
+pub(crate) struct TenantBody {
+    #[schema(value_type = String, format = "uuid")]
+    id: Shown<TenantId>,
+    name: String,
+    description: String,
+    /// `Active`, `Suspended` or `Disabled`.
+    status: &'static str,
+    quota: QuotaBody,
+    settings: SettingsBody,
+    region: String,
+    placement: PlacementBody,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Shown<Timestamp>,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Shown<Timestamp>,
+}
+
+impl From<TenantView> for TenantBody {
+    fn from(view: TenantView) -> Self {
+        let record = view.record;
+        Self {
+            id: Shown(view.id),
+            name: record.name,
+            description: record.description,
+            status: record.status.name(),
+            quota: record.quotas.into(),
+            settings: SettingsBody {
+                data_retention_days: record.settings.data_retention_days,
+                enable_audit_logging: record.settings.enable_audit_logging,
+                metadata: Raw(record.settings.metadata),
+            },
+            region: record.region,
+            placement: PlacementBody {
+                group: view.group,
+                leader: view.leader.map(Shown),
+                replicas: view.replicas.into_iter().map(Shown).collect(),
+            },
+            created_at: Shown(record.created_at),
+            updated_at: Shown(record.updated_at),
+        }
+    }
+}
+
+/// Tenants.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TenantList)]
+pub(crate) struct TenantsBody {
+    tenants: Vec<TenantBody>,
+    next_cursor: Option<String>,
+}
+
+/// Which tenants are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TenantsQuery {
+    /// Only those in this status: `Active`, `Suspended` or `Disabled`.
+    #[param(value_type = Option<String>)]
+    status: Option<TenantStatus>,
+}
+
+/// Sizes of the tenant's real files on the node that owns it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StorageStats)]
+pub(crate) struct StorageStatsBody {
+    total_bytes: u64,
+    file_count: u64,
+    blobs_bytes: u64,
+    events_bytes: u64,
+    index_bytes: u64,
+    /// Inputs and outputs of its runs, named workflows and jobs: part of what the storage quota
+    /// counts, and stored in the index.
+    payload_bytes: u64,
+}
+
+impl From<StorageStats> for StorageStatsBody {
+    fn from(StorageStats { files: stats, payload_bytes }: StorageStats) -> Self {
+        let bytes = [stats.blobs_bytes, stats.events_bytes, stats.index_bytes];
+        Self {
+            total_bytes: bytes.into_iter().fold(0, u64::saturating_add),
+            file_count: stats.file_count,
+            blobs_bytes: stats.blobs_bytes,
+            events_bytes: stats.events_bytes,
+            index_bytes: stats.index_bytes,
+            payload_bytes,
+        }
+    }
+}
+
+/// How much of a quota is used.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = QuotaUsage)]
+pub(crate) struct QuotaUsageBody {
+    quota: &'static str,
+    /// `null` is unlimited.
+    limit: Option<u64>,
+    used: u64,
+    /// When it begins anew; `null` for quotas that do not.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    resets_at: Option<Shown<Timestamp>>,
+}
+
+impl From<Usage> for QuotaUsageBody {
+    fn from(usage: Usage) -> Self {
+        Self {
+            quota: usage.quota.name(),
+            limit: usage.limit,
+            used: usage.used,
+            resets_at: usage.resets_at.map(Shown),
+        }
+    }
+}
+
+/// One entry a quota.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Usage)]
+pub(crate) struct UsageBody {
+    usage: Vec<QuotaUsageBody>,
+}
+
+fn whole(view: TenantView) -> Reply {
+    let version = view.version;
+    Answer::ok(&TenantBody::from(view))?.etag(version)?.done()
+}
+
+async fn demanded(ctx: &Ctx, id: TenantId, if_match: &IfMatch) -> Result<Option<u64>, Problem> {
+    let current = async || Ok(Some(ctx.handles()?.tenants.get(&ctx.call(), id).await?.version));
+    if_match.demand(ctx.is_maybe_applied(), current()).await
+}
+
+/// Registers a tenant.
+#[utoipa::path(post, path = "/api/tenants", operation_id = "create_tenant", tag = "Tenants",
+    request_body = NewTenantBody,
+    responses((status = 201, description = "The new tenant", body = TenantBody)))]
+pub(crate) async fn create(ctx: Ctx, body: Payload<NewTenantBody>) -> Reply {
+    let call = ctx.creating_call(&body.bytes)?;
+    let created = ctx.handles()?.tenants.create(&call, body.value.into_new()).await?;
+    let (id, version) = (created.resource.id, created.resource.version);
+    Answer::created(&format!("/api/tenants/{id}"), &TenantBody::from(created.resource))?
+        .etag(version)?
+        .replayed(created.replayed)?
+        .done()
+}
+
+/// Lists tenants, by creation.
+#[utoipa::path(get, path = "/api/tenants", operation_id = "list_tenants", tag = "Tenants",
+    params(TenantsQuery, PageQuery),
+    responses((status = 200, description = "Tenants", body = TenantsBody)))]
+pub(crate) async fn list(
+    ctx: Ctx,
+    Query(query): Query<TenantsQuery>,
+    Paging(page): Paging,
+) -> Reply {
+    let listed = List::new("tenants", "cluster");
+    let page = listed.open(page)?;
+    let page = ctx.handles()?.tenants.list(&ctx.call(), query.status, page).await?;
+    let (tenants, next_cursor) = listed.close(page);
+    Answer::ok(&TenantsBody { tenants, next_cursor })?.done()
+}
+
+/// One tenant.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}", operation_id = "get_tenant", tag = "Tenants",
+    responses((status = 200, description = "The tenant", body = TenantBody)))]
+pub(crate) async fn get(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
+    whole(ctx.handles()?.tenants.get(&ctx.call(), id).await?)
+}
+
+/// Changes a tenant: what is absent stays.
+#[utoipa::path(put, path = "/api/tenants/{tenant_id}", operation_id = "update_tenant", tag = "Tenants",
+    request_body = TenantChangeBody,
+    responses((status = 200, description = "The tenant", body = TenantBody),
+        (status = 412, description = "If-Match names another version")))]
+pub(crate) async fn update(
+    ctx: Ctx,
+    InPath(id): InPath<TenantId>,
+    if_match: IfMatch,
+    body: Payload<TenantChangeBody>,
+) -> Reply {
+    let change = body.value.into_change();
+    let version = demanded(&ctx, id, &if_match).await?;
+    whole(ctx.handles()?.tenants.update(&ctx.call(), id, change, version).await?)
+}
+
+/// Deletes a tenant: its runs stop, its data is removed on every replica.
+#[utoipa::path(delete, path = "/api/tenants/{tenant_id}", operation_id = "delete_tenant",
+    tag = "Tenants",
+    responses((status = 200, description = "Deleted", body = MessageBody),
+        (status = 412, description = "If-Match names another version")))]
+pub(crate) async fn delete(ctx: Ctx, InPath(id): InPath<TenantId>, if_match: IfMatch) -> Reply {
+    let version = demanded(&ctx, id, &if_match).await?;
+    ctx.handles()?.tenants.delete(&ctx.call(), id, version).await?;
+    Answer::message(format!("Tenant {id} deleted successfully"))
+}
+
+async fn set_status(ctx: &Ctx, id: TenantId, status: TenantStatus) -> Reply {
+    let change = TenantChange { status: Some(status), ..TenantChange::default() };
+    whole(ctx.handles()?.tenants.update(&ctx.call(), id, change, None).await?)
+}
+
+/// Suspends a tenant: reads work, and writes that wind work down.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/suspend", operation_id = "suspend_tenant",
+    tag = "Tenants", responses((status = 200, description = "The tenant", body = TenantBody)))]
+pub(crate) async fn suspend(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
+    set_status(&ctx, id, TenantStatus::Suspended).await
+}
+
+/// Activates a tenant.
+#[utoipa::path(post, path = "/api/tenants/{tenant_id}/activate", operation_id = "activate_tenant",
+    tag = "Tenants", responses((status = 200, description = "The tenant", body = TenantBody)))]
+pub(crate) async fn activate(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
+    set_status(&ctx, id, TenantStatus::Active).await
+}
+
+/// Sizes of the tenant's real files on the node that owns it.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/storage-stats",
+    operation_id = "get_tenant_storage_stats", tag = "Tenants",
+    responses((status = 200, description = "Sizes", body = StorageStatsBody)))]
+pub(crate) async fn storage_stats(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
+    let stats = ctx.handles()?.tenants.storage_stats(&ctx.call(), id).await?;
+    Answer::ok(&StorageStatsBody::from(stats))?.done()
+}
+
+/// How much of each quota is used.
+#[utoipa::path(get, path = "/api/tenants/{tenant_id}/usage", operation_id = "get_tenant_usage",
+    tag = "Tenants", responses((status = 200, description = "Usage", body = UsageBody)))]
+pub(crate) async fn usage(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
+    let usage = ctx.handles()?.tenants.usage(&ctx.call(), id).await?;
+    let usage = usage.into_iter().map(QuotaUsageBody::from).collect();
+    Answer::ok(&UsageBody { usage })?.done()
+}

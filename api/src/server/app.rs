@@ -1,0 +1,87 @@
+//! What all requests of a node share: the handles, the seams, the bounds.
+
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::HeaderValue;
+use shiioo_actors::handles::Handles;
+use shiioo_actors::ports::error::CallError;
+use shiioo_actors::ports::seams::Seams;
+use tokio::sync::watch;
+
+use crate::docs::Documents;
+use crate::server::auth::{Guard, Who};
+use crate::server::declaration::RouteTable;
+use crate::server::metrics::Metrics;
+use crate::server::pool::{Pool, Share, Whose};
+use crate::server::same_origin::OwnNames;
+
+/// Shared by all requests; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+/// What [`App`] points to.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The handles of the node, once its actors run.
+    pub(crate) handles: OnceLock<Handles>,
+    pub(crate) seams: Seams,
+    pub(crate) version: &'static str,
+    pub(crate) request_timeout: Duration,
+    /// How often nodes registered over HTTP should send a heartbeat.
+    pub(crate) heartbeat_interval: Duration,
+    /// The declarations of all routes.
+    pub(crate) routes: RouteTable,
+    pub(crate) guard: Guard,
+    /// The names that requests may call this node by, where it asks for no credential.
+    pub(crate) own_names: OwnNames,
+    /// Bytes of the bodies that are in memory.
+    pub(crate) bodies: Pool,
+    pub(crate) metrics: Metrics,
+    /// Places of requests that wait on purpose.
+    pub(crate) long_polls: Pool,
+    /// Whether the server stops. Requests that wait on purpose are then answered at once.
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) documents: Documents,
+}
+
+impl App {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Gives the handles of the node, or refuses while its actors do not run yet.
+    pub(crate) fn node(&self) -> Result<&Handles, CallError> {
+        self.handles.get().ok_or(CallError::Starting { what: "the node" })
+    }
+
+    /// Takes a place for a request that waits on purpose. There are fewer places than connections,
+    /// so that short requests find room however many wait, and no tenant can take all of them.
+    pub(crate) fn long_poll(&self, whose: Whose) -> Result<Share, CallError> {
+        let mut place = self.long_polls.share(whose);
+        if place.take(1) { Ok(place) } else { Err(CallError::NodeBusy) }
+    }
+
+    /// Waits until the server stops.
+    pub(crate) async fn stopped(&self) {
+        // The wait cannot fail: the sender lives as long as this.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The caller of a request and the request's id. The middleware puts it into every request that
+/// it lets in.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) who: Who,
+    pub(crate) request_id: HeaderValue,
+}

@@ -1,0 +1,163 @@
+//! Shares what requests take out of one pool, fairly between tenants: the bytes of bodies under way,
+//! and the places of requests that wait on purpose.
+//!
+//! A body is in memory from its first byte to its answer. Each is small, and there may be as many
+//! as connections: together they would be gigabytes. A tenant may take some multiple of what is left
+//! (a dynamic threshold, as switches share their buffers). With the multiple 1, one greedy tenant
+//! gets half of the pool, two get a third each, and as much is left for the next one as the
+//! greediest has. With 3, one gets three quarters.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shiioo_actors::domain::ids::TenantId;
+
+/// Bytes of bodies under way, all together.
+pub(crate) const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How many times the places that are left a tenant's waiting requests may have: waiting costs
+/// little, and a cluster may have one tenant only.
+pub(crate) const LONG_POLLS_MULTIPLE: usize = 3;
+
+/// The owner of a share: a tenant, or the cluster.
+pub(crate) type Whose = Option<TenantId>;
+
+/// A pool. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    size: usize,
+    multiple: usize,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by: HashMap<Whose, usize>,
+}
+
+/// The part of a pool that one request has taken. Dropping it gives the part back.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pool: Pool,
+    whose: Whose,
+    own: usize,
+}
+
+impl Pool {
+    /// Makes a pool of `size` bytes or places. An owner may have up to `multiple` times what is left.
+    pub(crate) fn new(size: usize, multiple: usize) -> Self {
+        Self { size, multiple, taken: Arc::default() }
+    }
+
+    /// Makes the share of a request that has taken nothing yet.
+    pub(crate) fn share(&self, whose: Whose) -> Share {
+        Share { pool: self.clone(), whose, own: 0 }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, taken: &Taken, whose: Whose, more: usize) -> bool {
+        let own = taken.by.get(&whose).copied().unwrap_or_default();
+        let left = self.size - taken.all;
+        more <= left && own.saturating_add(more) <= left.saturating_mul(self.multiple)
+    }
+}
+
+impl Share {
+    /// Tells whether this much more has room now. A race: it may be gone when it is taken.
+    pub(crate) fn has_room(&self, more: u64) -> bool {
+        let more = usize::try_from(more).unwrap_or(usize::MAX);
+        self.pool.has_room(&self.pool.taken(), self.whose, more)
+    }
+
+    /// Takes more if there is room, and tells whether there was.
+    pub(crate) fn take(&mut self, more: usize) -> bool {
+        let mut taken = self.pool.taken();
+        if !self.pool.has_room(&taken, self.whose, more) {
+            return false;
+        }
+        taken.all += more;
+        *taken.by.entry(self.whose).or_default() += more;
+        self.own += more;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.own == 0 {
+            return;
+        }
+        let mut taken = self.pool.taken();
+        taken.all -= self.own;
+        if let Some(own) = taken.by.get_mut(&self.whose) {
+            *own -= self.own;
+            if *own == 0 {
+                taken.by.remove(&self.whose);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn tenant(number: u8) -> Whose {
+        Some(format!("550e8400-e29b-41d4-a716-4466554400{number:02}").parse().unwrap())
+    }
+
+    /// Bodies of 1 MiB until there is no room for another.
+    fn greedy(bodies: &Pool, whose: Whose) -> Vec<Share> {
+        let mut shares = Vec::new();
+        loop {
+            let mut share = bodies.share(whose);
+            if !share.take(MIB) {
+                return shares;
+            }
+            shares.push(share);
+        }
+    }
+
+    #[test]
+    fn whoever_comes_late_finds_as_much_as_the_greediest_has() {
+        let bodies = Pool::new(BODIES_BYTES_MAX, 1);
+        let first = greedy(&bodies, tenant(1));
+        assert_eq!(first.len(), 32);
+        assert_eq!(greedy(&bodies, None).len(), 16);
+        let second = greedy(&bodies, tenant(2));
+        assert_eq!((second.len(), greedy(&bodies, tenant(3)).len()), (16, 8));
+        let mut late = bodies.share(tenant(4));
+        assert!(late.has_room(8 * MIB as u64) && !late.has_room(17 * MIB as u64));
+        assert!(late.take(8 * MIB));
+    }
+
+    #[test]
+    fn what_was_answered_takes_nothing() {
+        let bodies = Pool::new(BODIES_BYTES_MAX, 1);
+        drop(greedy(&bodies, tenant(1)));
+        drop(bodies.share(None));
+        let taken = bodies.taken();
+        assert_eq!((taken.all, taken.by.len()), (0, 0));
+    }
+    #[test]
+    fn one_tenants_waiting_requests_leave_a_quarter_of_the_places() {
+        let polls = Pool::new(48, LONG_POLLS_MULTIPLE);
+        let waiting = |whose| {
+            let places = std::iter::from_fn(|| {
+                let mut place = polls.share(whose);
+                place.take(1).then_some(place)
+            });
+            places.collect::<Vec<_>>()
+        };
+        let first = waiting(tenant(1));
+        assert_eq!(first.len(), 36);
+        assert_eq!(waiting(tenant(2)).len(), 9);
+        drop(first);
+        assert_eq!(waiting(tenant(2)).len(), 36);
+    }
+}
