@@ -61,13 +61,18 @@ impl Cluster {
     /// The same with the data in a new folder in `dir`.
     pub async fn of_in(dir: &Path, nodes: usize, extra_args: &[&str]) -> Self {
         let folder = TempDir::new_in(dir).expect("a temporary folder");
-        Self::start(folder, nodes, extra_args, |at, mut launch| {
-            let ports = Ports::free();
-            (launch.api_addr, launch.node_addr) = (ports.api, ports.node);
-            launch.args.extend(["--label".to_owned(), format!("place={at}")]);
-            launch
-        })
-        .await
+        Self::start(folder, nodes, extra_args, at_free_ports).await
+    }
+
+    /// The same with each node launched in the way that `prepare` makes of the usual one.
+    pub async fn of_launches(
+        nodes: usize,
+        extra_args: &[&str],
+        mut prepare: impl FnMut(Launch) -> Launch,
+    ) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let place = |at, launch| prepare(at_free_ports(at, launch));
+        Self::start(folder, nodes, extra_args, place).await
     }
 
     /// The same with each node in a namespace of `network`, where joining needs a secret.
@@ -87,7 +92,7 @@ impl Cluster {
         folder: TempDir,
         nodes: usize,
         extra_args: &[&str],
-        place: impl Fn(usize, Launch) -> Launch,
+        mut place: impl FnMut(usize, Launch) -> Launch,
     ) -> Self {
         let mut cluster = Self { nodes: Vec::new(), folder };
         for at in 0..nodes {
@@ -343,6 +348,13 @@ impl Cluster {
         let reply = self.poller(node).call("GET", path).try_send().await.ok()?;
         (reply.status == 200).then(|| reply.json())
     }
+}
+
+fn at_free_ports(at: usize, mut launch: Launch) -> Launch {
+    let ports = Ports::free();
+    (launch.api_addr, launch.node_addr) = (ports.api, ports.node);
+    launch.args.extend(["--label".to_owned(), format!("place={at}")]);
+    launch
 }
 
 impl Lead {

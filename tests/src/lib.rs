@@ -28,6 +28,7 @@ mod counter;
 pub mod failover;
 pub mod files;
 pub mod flood;
+pub mod hostile;
 pub mod load;
 mod network;
 mod observer;

@@ -1,10 +1,11 @@
 //! `cargo run --release -p tests --bin soak`: kills a node under load, again and again, and checks
 //! after each restart that it kept its promises. With `failover`: takes the leader of a cluster
-//! away, again and again, and measures how long it takes until others serve.
+//! away, again and again, and measures how long it takes until others serve. With `hostile`: has one
+//! tenant do everything at once that it can, and measures what its neighbour notices.
 
 use clap::{Parser, Subcommand};
 use tests::chaos::{self, Plan};
-use tests::failover;
+use tests::{failover, hostile};
 
 /// Kills a node under load, again and again, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -26,13 +27,17 @@ struct Args {
 enum Mode {
     /// Takes the leader away, by `kill -9` and by SIGSTOP, and measures.
     Failover(failover::Args),
+    /// Has a hostile tenant hurt its neighbour, and measures.
+    Hostile(hostile::Args),
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let Args { mode, kills, clients, seed } = Args::parse();
-    if let Some(Mode::Failover(args)) = mode {
-        return failover::measure(&args).await;
+    match mode {
+        Some(Mode::Failover(args)) => return failover::measure(&args).await,
+        Some(Mode::Hostile(args)) => return hostile::soak(&args).await,
+        None => {}
     }
     let seed = seed.unwrap_or_else(chaos::any_seed);
     let again = format!(
