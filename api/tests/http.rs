@@ -402,8 +402,8 @@ async fn other_peoples_pages_and_callers_without_a_token_are_kept_out_of_every_r
             asked += 1;
             for (name, value) in [
                 ("Host", "evil.example"),
-                ("RpcId", "https://evil.example"),
-                ("RpcId", "null"),
+                ("Origin", "https://evil.example"),
+                ("Origin", "null"),
                 ("Sec-Fetch-Site", "cross-site"),
                 ("Sec-Fetch-Site", "same-site"),
             ] {
@@ -421,7 +421,7 @@ async fn other_peoples_pages_and_callers_without_a_token_are_kept_out_of_every_r
             for origin in [Some("http://localhost:3000"), None] {
                 let mut sent = send(&method, &path).header("Host", "localhost:3000");
                 if let Some(origin) = origin {
-                    sent = sent.header("RpcId", origin).header("Sec-Fetch-Site", "same-origin");
+                    sent = sent.header("Origin", origin).header("Sec-Fetch-Site", "same-origin");
                 }
                 assert_ne!(sent.empty().await.status, 403, "{method} {path}");
             }
@@ -432,7 +432,7 @@ async fn other_peoples_pages_and_callers_without_a_token_are_kept_out_of_every_r
 
 #[tokio::test]
 async fn a_page_is_let_in_by_the_admin_token_alone() {
-    let page = || send("GET", "/metrics").header("RpcId", "https://ops.example").admin("s3cret");
+    let page = || send("GET", "/metrics").header("Origin", "https://ops.example").admin("s3cret");
     assert_eq!(page().header("Authorization", "Bearer s3cret").empty().await.status, 200);
     page().empty().await.problem(401, "unauthorized");
 }

@@ -245,10 +245,11 @@ async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
         assert!(answer.contains(part), "{part} is not in {answer}");
     }
 
-    // Those who say nothing keep out a probe for a moment only.
+    // Connections that say nothing keep a probe out for a moment only.
     let _silent = [dial(&sender).await, dial(&sender).await];
     let began = Instant::now();
-    assert!(exchange(dial(&sender).await, GET).await.starts_with("HTTP/1.1 200 OK"));
+    let mut probe = dial(&sender).await;
+    assert!(one_answer(&mut probe, GET).await.starts_with("HTTP/1.1 200 OK"));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 
     drop(served.pop());
@@ -257,6 +258,39 @@ async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
         assert!(one_answer(&mut next, GET).await.starts_with("HTTP/1.1 200 OK"));
     }
     server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_only_waits_for_its_client_gives_its_place_to_the_next() {
+    /// Longer than a client may leave its connection waiting in a crowd, and shorter than the
+    /// patience with one that is alone.
+    const A_WHILE: Duration = Duration::from_secs(2);
+    let half = b"GET /healthz HTTP/1.1\r\nHost: local";
+    let body = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{";
+    for (what, sent) in [("nothing", &b""[..]), ("half a head", half), ("half a body", body)] {
+        let (sender, receiver) = mpsc::channel(16);
+        let bounds =
+            DescriptorBudget { api_connections: 2, api_refusals: 1, ..DescriptorBudget::default() };
+        let server = Server::start_bounded(InMemory(Mutex::new(receiver)), bounds);
+        let mut holders = Vec::new();
+        for _ in 0..2 {
+            let mut holder = dial(&sender).await;
+            holder.write_all(sent).await.unwrap();
+            holders.push(holder);
+        }
+        sleep(A_WHILE).await;
+        let mut next = dial(&sender).await;
+        for _ in 0..2 {
+            let answer = one_answer(&mut next, GET).await;
+            let is_served = answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("close");
+            assert!(is_served, "beside those who sent {what}: {answer}");
+        }
+        let mut rest = Vec::new();
+        holders.remove(0).read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "the first that came has lost its place");
+        drop(next);
+        server.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,10 @@
 //! The HTTP/1 server: an accept loop over the listener of the seams.
 //!
-//! Invariants: the loop ends only when it is told to. The number of connections is bounded; a few
-//! more are accepted for one answer each: a probe's, or that the node is busy. The time of each
-//! phase of a connection is bounded: headers and idling between requests (here), bodies
-//! (`forward/body`), answers (the deadline of each call).
+//! Invariants: the loop ends only when it is told to. The number of connections is bounded. When no
+//! place is left, a newcomer gets that of an idle connection (`idle`); where none is idle, it gets one
+//! answer: a probe's, or that the node is busy. The time of each phase of a connection is bounded:
+//! headers and idling between requests (here), bodies (`forward/body`), answers (the deadline of each
+//! call).
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
@@ -11,15 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use shiioo_actors::ports::seams::{ByteStream, TcpListen};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::server::idle::{Connections, Occupied};
 use crate::server::metrics::{Held, Metrics};
 use crate::server::middleware::HEADERS_BYTES_MAX;
 
@@ -34,6 +40,8 @@ const REFUSAL_MAX: Duration = Duration::from_secs(5);
 const CONNECTION_BUFFER_BYTES_MAX: usize = 4 * HEADERS_BYTES_MAX;
 /// Pause after the listener failed, for descriptors to become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two looks for an idle connection while all places are taken.
+const EVICTION_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for running requests to end once the server is stopping.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -97,7 +105,7 @@ struct Open {
 /// A connection's place.
 #[derive(Debug)]
 enum Slot {
-    Served { _place: Option<OwnedSemaphorePermit> },
+    Served(Arc<Occupied>),
     Refused { _place: Option<OwnedSemaphorePermit> },
 }
 
@@ -106,6 +114,14 @@ enum Slot {
 struct Slots {
     served: Arc<Semaphore>,
     refused: Arc<Semaphore>,
+    connections: Connections,
+}
+
+/// A place for the next connection.
+#[derive(Debug)]
+enum Place {
+    Served(OwnedSemaphorePermit),
+    Refused(Option<OwnedSemaphorePermit>),
 }
 
 impl Slots {
@@ -113,37 +129,55 @@ impl Slots {
         Self {
             served: Arc::new(Semaphore::new(bounds.connections)),
             refused: Arc::new(Semaphore::new(bounds.refusals)),
+            connections: Connections::new(),
         }
     }
 
-    /// Waits for a place of either kind, one that is served first.
-    async fn any(&self) -> Slot {
-        tokio::select! {
-            biased;
-            place = Arc::clone(&self.served).acquire_owned() => Slot::Served { _place: place.ok() },
-            place = Arc::clone(&self.refused).acquire_owned() => {
-                Slot::Refused { _place: place.ok() }
+    /// Waits for a place of either kind, one that is served first. Where all are taken, a
+    /// connection that falls idle is evicted.
+    async fn any(&self) -> Place {
+        loop {
+            tokio::select! {
+                biased;
+                Ok(place) = Arc::clone(&self.served).acquire_owned() => return Place::Served(place),
+                place = Arc::clone(&self.refused).acquire_owned() => {
+                    return Place::Refused(place.ok());
+                }
+                () = sleep(EVICTION_PAUSE) => {}
+            }
+            if let Some(place) = self.connections.evict() {
+                return Place::Served(place);
             }
         }
     }
 
-    /// Exchanges a refused connection's place for a served one, if one is free by now.
-    fn best(&self, slot: Slot) -> Slot {
-        match (slot, Arc::clone(&self.served).try_acquire_owned()) {
-            (Slot::Refused { .. }, Ok(place)) => Slot::Served { _place: Some(place) },
-            (slot, _) => slot,
+    /// Turns a place into the best slot there is by now: a refused newcomer gets a place that has
+    /// become free, or that of an idle connection.
+    fn best(&self, place: Place) -> Slot {
+        let refused = match place {
+            Place::Served(place) => return self.occupied(place),
+            Place::Refused(refused) => refused,
+        };
+        let free = Arc::clone(&self.served).try_acquire_owned().ok();
+        match free.or_else(|| self.connections.evict()) {
+            Some(place) => self.occupied(place),
+            None => Slot::Refused { _place: refused },
         }
+    }
+
+    fn occupied(&self, place: OwnedSemaphorePermit) -> Slot {
+        Slot::Served(Arc::new(self.connections.occupy(place)))
     }
 }
 
 /// Waits for room, then for a connection. Failures of the listener pass by themselves.
 async fn accept(listener: &dyn TcpListen, slots: &Slots) -> (Box<dyn ByteStream>, Slot) {
-    let slot = slots.any().await;
+    let place = slots.any().await;
     let mut told = false;
     loop {
         match listener.accept().await {
-            // A race: while the accept waited, a served connection may have ended.
-            Ok((stream, _)) => return (stream, slots.best(slot)),
+            // A race: while the accept waited, a served connection may have ended or fallen idle.
+            Ok((stream, _)) => return (stream, slots.best(place)),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
@@ -170,7 +204,11 @@ async fn converse(
     mut told_to_stop: watch::Receiver<bool>,
     open: Open,
 ) {
-    let is_served = matches!(open.slot, Slot::Served { .. });
+    let occupied = match &open.slot {
+        Slot::Served(occupied) => Some(Arc::clone(occupied)),
+        Slot::Refused { .. } => None,
+    };
+    let is_served = occupied.is_some();
     let (router, headers_max) = match is_served {
         true => (routers.all, HEADERS_READ_MAX),
         false => (routers.busy, REFUSAL_HEADERS_READ_MAX),
@@ -182,14 +220,40 @@ async fn converse(
         .max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
         // `middleware` writes the date: it comes from the seams.
         .auto_date_header(false);
-    let service = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, occupied) = (router.clone(), occupied.clone());
+        async move {
+            let Some(occupied) = occupied else {
+                return router.oneshot(request.map(Body::new)).await;
+            };
+            let answer = router.oneshot(request.map(|body| occupied.request_came(body))).await;
+            occupied.answered();
+            answer
+        }
+    });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let evicted = async {
+        match &occupied {
+            Some(occupied) => occupied.evicted().await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
         () = async { drop(told_to_stop.wait_for(|stopping| *stopping).await) } => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = evicted => {
+            // Another connection has the place. A request that came just now is still answered.
+            match occupied.as_ref().is_some_and(|occupied| occupied.is_working()) {
+                true => {
+                    connection.as_mut().graceful_shutdown();
+                    timeout(DRAIN_MAX, connection).await.unwrap_or(Ok(()))
+                }
+                false => Ok(()),
+            }
         }
         () = sleep(REFUSAL_MAX), if !is_served => Ok(()),
     };

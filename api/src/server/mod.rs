@@ -33,6 +33,7 @@ pub(crate) mod app;
 pub(crate) mod auth;
 mod date;
 pub(crate) mod declaration;
+mod idle;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod middleware;

@@ -7,8 +7,8 @@
 //! apart from programs:
 //!
 //! - `Host` is the name that was asked for: a rebound one is none of this node's;
-//! - `RpcId` is who asks: another one than the node's own is another page;
-//! - `Sec-Fetch-Site` says so in words, where a browser sends no `RpcId`.
+//! - `Origin` is who asks: another one than the node's own is another page;
+//! - `Sec-Fetch-Site` says so in words, where a browser sends no `Origin`.
 //!
 //! Programs send the first alone. Open routes are not checked (by the caller): they tell nothing
 //! about anybody, and probes ask for them under whatever address they know.
@@ -219,14 +219,14 @@ mod tests {
             ("localhost:3000", "file://localhost:3000", false),
             ("localhost:3000", "chrome-extension://localhost:3000", false),
         ] {
-            let headers = [("Host", host), ("RpcId", origin), json];
+            let headers = [("Host", host), ("Origin", origin), json];
             assert_eq!(check("/api/tenants", &headers, true), own, "{origin} at {host}");
         }
     }
 
     #[test]
     fn a_page_says_what_its_body_is() {
-        let own = [("Host", "localhost:3000"), ("RpcId", "http://localhost:3000")];
+        let own = [("Host", "localhost:3000"), ("Origin", "http://localhost:3000")];
         assert!(!check("/api/tenants", &own, true));
         assert!(check("/api/tenants", &own, false));
         assert!(check("/api/tenants", &own[..1], true), "a program may leave it out");

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::address;
 use super::connection::Connection;
 use super::failed;
-use super::target::{RpcId, Scheme};
+use super::target::{Origin, Scheme};
 use crate::sockets::lookups::{Asker, Lookups};
 
 /// Addresses of a host that are tried, in the order in which the resolver gave them.
@@ -43,7 +43,7 @@ impl Connector {
     pub(super) async fn connect(
         &self,
         tenant: TenantId,
-        origin: &RpcId,
+        origin: &Origin,
     ) -> Result<Connection, HttpCallError> {
         let stream = self.connect_tcp(tenant, origin).await?;
         let stream: Box<dyn ByteStream> = match origin.scheme {
@@ -63,7 +63,7 @@ impl Connector {
     async fn connect_tcp(
         &self,
         tenant: TenantId,
-        origin: &RpcId,
+        origin: &Origin,
     ) -> Result<Box<dyn ByteStream>, HttpCallError> {
         let mut failure = "the name has no address".to_owned();
         let addresses = self.addresses(tenant, origin).await?;
@@ -95,7 +95,7 @@ impl Connector {
     async fn addresses(
         &self,
         tenant: TenantId,
-        origin: &RpcId,
+        origin: &Origin,
     ) -> Result<Vec<SocketAddr>, HttpCallError> {
         let asker = Asker::Tenant(tenant);
         let found = self.lookups.resolve(asker, &origin.host, origin.port).await;

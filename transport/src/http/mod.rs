@@ -68,7 +68,7 @@ use connect::Connector;
 use connection::{Connection, ExchangeError};
 use outgoing::Outgoing;
 use pool::Pool;
-use target::RpcId;
+use target::Origin;
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 5;
@@ -187,7 +187,7 @@ impl HttpCaller for HttpSteps {
     }
 }
 
-fn failed(origin: &RpcId, reason: &str) -> HttpCallError {
+fn failed(origin: &Origin, reason: &str) -> HttpCallError {
     HttpCallError::Failed(format!("{}:{}: {reason}", origin.host, origin.port))
 }
 

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
-use super::target::RpcId;
+use super::target::Origin;
 
 /// Idle connections kept for one scheme, host and port.
 const IDLE_PER_ORIGIN_MAX: usize = 8;
@@ -35,7 +35,7 @@ struct Idle {
 }
 
 struct IdleConnection {
-    origin: RpcId,
+    origin: Origin,
     connection: Connection,
     until: Instant,
 }
@@ -48,7 +48,7 @@ impl Pool {
     }
 
     /// Takes the connection to `origin` that was used last and is still open.
-    pub(super) fn take(&self, origin: &RpcId) -> Option<Connection> {
+    pub(super) fn take(&self, origin: &Origin) -> Option<Connection> {
         loop {
             let mut connection = self.idle.lock().take(origin)?;
             if connection.is_ready() {
@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange is complete. Closes one that cannot be used again.
-    pub(super) fn put(&self, origin: RpcId, mut connection: Connection) {
+    pub(super) fn put(&self, origin: Origin, mut connection: Connection) {
         if !connection.is_ready() {
             return;
         }
@@ -86,7 +86,7 @@ impl fmt::Debug for Pool {
 }
 
 impl Idle {
-    fn take(&mut self, origin: &RpcId) -> Option<Connection> {
+    fn take(&mut self, origin: &Origin) -> Option<Connection> {
         self.expire(Instant::now());
         let index = self.connections.iter().rposition(|idle| idle.origin == *origin)?;
         Some(self.connections.remove(index).connection)
@@ -153,8 +153,8 @@ mod tests {
         (connection, far)
     }
 
-    fn origin(port: u16) -> RpcId {
-        RpcId { scheme: Scheme::Http, host: "a".into(), port }
+    fn origin(port: u16) -> Origin {
+        Origin { scheme: Scheme::Http, host: "a".into(), port }
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ impl Scheme {
 
 /// Names the other end of a connection. Requests with an equal origin share connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RpcId {
+pub(super) struct Origin {
     pub(super) scheme: Scheme,
     /// Lower case; an IPv6 address is without its brackets.
     pub(super) host: String,
@@ -47,7 +47,7 @@ pub(super) struct RpcId {
 /// Holds a URL that a request can be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    pub(super) origin: RpcId,
+    pub(super) origin: Origin,
     /// Host and port as the `Host` header has them: the default port is left out.
     pub(super) host_header: HeaderValue,
     path_and_query: PathAndQuery,
@@ -104,7 +104,7 @@ impl Target {
             format!("{}:{port}", parsed.host())
         };
         Ok(Self {
-            origin: RpcId { scheme, host, port },
+            origin: Origin { scheme, host, port },
             host_header: HeaderValue::try_from(host_header)
                 .map_err(|_| "the URL's host is not valid".to_owned())?,
             path_and_query: parse_path_and_query(rest)?,
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     fn show(target: &Target) -> String {
-        let RpcId { scheme, host, port } = &target.origin;
+        let Origin { scheme, host, port } = &target.origin;
         format!("{} {host} {port} {}", scheme.name(), target.request_uri())
     }
 

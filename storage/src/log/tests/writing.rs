@@ -111,7 +111,7 @@ fn what_comes_while_a_slow_disk_syncs_is_the_next_batch_and_nothing_is_lost_at_a
         one.and(two).unwrap();
         assert_eq!(began.elapsed(), Duration::from_millis(100));
         assert_eq!(disk.syncs() - syncs, 1, "one sync for both");
-        // CommittedEntry in while the disk is slow, and again when it is not any more: still in order.
+        // Handed in while the disk is slow, and again when it is not any more: still in order.
         let writing = log.write(GroupId(1), vote(3));
         let closing = async {
             tokio::task::yield_now().await;
