@@ -3,6 +3,7 @@
 //! Invariants:
 //! - what waits in memory is bounded in entries and in bytes, for each replica and for all replicas
 //!   that share a [`QueueBytes`]: what finds no room is let go, and read from the log instead;
+//! - no replica takes more of the shared room than it leaves to others;
 //! - whoever proposed an entry that was let go is told its outcome all the same: the reply is kept.
 
 use std::collections::VecDeque;
@@ -32,10 +33,12 @@ const QUEUES_BYTES_MAX: usize = 64 << 20;
 pub struct QueueBytes(AtomicUsize);
 
 impl QueueBytes {
-    /// Takes `bytes` if there is room for them.
-    fn take(&self, bytes: usize) -> bool {
+    /// Takes `bytes` for a queue that holds `own` bytes. The queue has to leave as much room as it then
+    /// holds: however many replicas have stalled, the next one finds room.
+    fn take(&self, own: usize, bytes: usize) -> bool {
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-            held.checked_add(bytes).filter(|held| *held <= QUEUES_BYTES_MAX)
+            let left = QUEUES_BYTES_MAX.checked_sub(held.checked_add(bytes)?)?;
+            (own.saturating_add(bytes) <= left).then_some(held + bytes)
         });
         taken.is_ok()
     }
@@ -124,7 +127,7 @@ impl ApplyQueue {
         // A queue takes one entry whatever its size, so that it never depends on the log alone.
         let has_room = inner.entries.len() < QUEUE_ENTRIES_MAX
             && (inner.entries.is_empty() || inner.bytes + bytes <= QUEUE_BYTES_MAX);
-        if !inner.overflowed && has_room && self.shared.take(bytes) {
+        if !inner.overflowed && has_room && self.shared.take(inner.bytes, bytes) {
             inner.bytes += bytes;
             inner.entries.push_back(entry);
         } else {
@@ -220,7 +223,7 @@ impl fmt::Debug for ApplyQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.lock();
         let (entries, bytes, overflowed) = (inner.entries.len(), inner.bytes, inner.overflowed);
-        write!(f, "PartQueue({entries} entries, {bytes} bytes, overflowed: {overflowed})")
+        write!(f, "ApplyQueue({entries} entries, {bytes} bytes, overflowed: {overflowed})")
     }
 }
 
@@ -334,6 +337,24 @@ mod tests {
         assert!(queues.iter().all(ApplyQueue::has_work), "who found no room reads the log");
         drop(queues);
         assert_eq!(shared.0.load(Ordering::Acquire), 0, "a queue that goes gives its room back");
+    }
+
+    #[test]
+    fn stalled_replicas_leave_room_to_a_healthy_one() {
+        let shared = Arc::new(QueueBytes::default());
+        let told = Arc::new(AtomicUsize::new(0));
+        let stalled: Vec<_> = (0..12).map(|_| ApplyQueue::sharing(Arc::clone(&shared))).collect();
+        for queue in &stalled {
+            for index in 0..16 {
+                queue.push(handed(index, 1 << 19, &told));
+            }
+        }
+        let healthy = ApplyQueue::sharing(shared);
+        for index in 0..64 {
+            healthy.push(handed(index, 1 << 12, &told));
+        }
+        let batch = healthy.take();
+        assert_eq!((batch.entries.len(), batch.then_replay_to), (64, None));
     }
 
     #[test]
