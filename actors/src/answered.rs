@@ -236,6 +236,18 @@ mod tests {
     }
 
     #[test]
+    fn of_many_outcomes_the_oldest_goes() {
+        let mut table = Answered::default();
+        for sequence in 0..=OUTCOMES_MAX as u64 {
+            table.remember(&origin(sequence, 0), 1 + sequence, &Outcome::Done);
+        }
+        assert_eq!(table.outcomes.len(), OUTCOMES_MAX);
+        assert_eq!(table.by_age.len(), OUTCOMES_MAX);
+        assert_eq!(table.check(&origin(0, 0), 1), Known::New);
+        assert_eq!(table.check(&origin(1, 0), 1), Known::Done(Outcome::Done));
+    }
+
+    #[test]
     fn a_reload_knows_the_same() {
         let mut table = Answered::default();
         table.check(&origin(3, 2), 5);
