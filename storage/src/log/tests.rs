@@ -10,8 +10,8 @@ use shiioo_actors::ports::StoreError;
 use shiioo_actors::seams::Timestamp;
 
 use super::record::{self, Body, Checkpoint, Floor, GroupState, LogEntry, Members, Record, Vote};
-use super::{Log, Op};
-use crate::disk::SimDisk;
+use super::{Log, Op, segment};
+use crate::disk::{OpenMode, SimDisk};
 use crate::executor::Executor;
 
 /// Runs what never has to wait: under [`Executor::Inline`] everything is done at once.
@@ -177,6 +177,37 @@ proptest! {
         let _ = record::decode_entry(&bytes);
         prop_assert!(record::read_frame(1, &bytes, 0).is_none());
     }
+}
+
+/// What a group's entries take is what the segment grew by, and is given up when they go.
+#[test]
+fn terms_and_sizes_of_entries_are_known_as_long_as_they_are_there() {
+    let (group, other, unknown) = (GroupId(1), GroupId(2), GroupId(3));
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    let length = || {
+        let segment = disk.mount().open(&segment::path(1), OpenMode::Existing).unwrap();
+        segment.len().unwrap()
+    };
+    let mut sizes = Vec::new();
+    for index in 0..6 {
+        let before = length();
+        append(&log, group, vec![entry(10_u64.pow(u32::try_from(index).unwrap()), index)]).unwrap();
+        sizes.push(length() - before);
+        append(&log, other, vec![entry(1, index)]).unwrap();
+    }
+    let sum = |from: usize, to: usize| sizes[from..to].iter().sum::<u64>();
+    assert_eq!(log.bytes_between(group, 0, u64::MAX), sum(0, 6));
+    assert_eq!(log.bytes_between(group, 1, 4), sum(1, 4));
+    assert_eq!(log.bytes_between(group, 3, 3), 0);
+    assert_eq!(log.bytes_between(unknown, 0, u64::MAX), 0);
+    now(log.write(group, vec![Op::Purge(Position { term: 10, index: 1 }), Op::Truncate(5)]))
+        .unwrap();
+    assert_eq!(log.bytes_between(group, 0, u64::MAX), sum(2, 5));
+    let terms: Vec<_> = (0..6).map(|index| log.term_at(group, index)).collect();
+    let purged = Some(10);
+    assert_eq!(terms, [None, purged, Some(100), Some(1000), Some(10_000), None]);
+    assert_eq!(log.term_at(unknown, 0), None);
 }
 
 /// What the log must show of one group.

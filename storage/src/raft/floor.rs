@@ -192,6 +192,28 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_has_the_last_membership_at_or_below_it_also_after_a_restart() {
+        let members = |id| Members { voters: vec![vec![id]], nodes: vec![id] };
+        let mut floors = Floors::default();
+        for index in 0..=3 {
+            if index % 2 == 0 {
+                floors.add_membership(at(index), members(index));
+            }
+            floors.hand_over(at(index), part(u8::from(index == 2)));
+        }
+        let floor = floors.floor().unwrap();
+        assert_eq!((floor.position, floor.members.clone().unwrap().0), (at(1), at(0)));
+        let raised = floors.durable(part(1).unwrap(), at(2)).unwrap();
+        assert_eq!((raised.position, raised.members.unwrap().0), (at(3), at(2)));
+
+        let mut again = Floors::restore(Some(floor.clone()));
+        assert_eq!((again.floor(), again.handed()), (Some(floor), Some(at(1))));
+        let raised = again.hand_over(at(2), None).unwrap();
+        assert_eq!((raised.position, raised.members.unwrap().0), (at(2), at(0)));
+        assert_eq!((Floors::restore(None).floor(), Floors::restore(None).handed()), (None, None));
+    }
+
+    #[test]
     fn what_one_part_alone_holds_is_told() {
         let mut floors = Floors::default();
         let held = |floors: &Floors, number| floors.held_by(part(number).unwrap());
