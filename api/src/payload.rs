@@ -195,6 +195,12 @@ fn field_at_fault(error: &serde_path_to_error::Error<serde_json::Error>) -> Stri
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
     use serde::Deserialize;
 
     use super::*;
@@ -216,6 +222,31 @@ mod tests {
     #[derive(Debug, Deserialize)]
     struct Optional {
         reason: Option<String>,
+    }
+
+    /// A body that comes in these pieces.
+    struct Pieces(VecDeque<&'static str>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let piece = self.0.pop_front();
+            Poll::Ready(piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_in_pieces_is_whole() {
+        for pieces in [&[][..], &["a"], &["a", "b"], &["", "a", "b"], &["ab", "", "c", "de"]] {
+            let mut share = crate::pool::Pool::new(100, 1).share(None);
+            let body = Body::new(Pieces(pieces.iter().copied().collect()));
+            assert_eq!(collect(body, &mut share).await.unwrap(), pieces.concat());
+        }
     }
 
     /// Status and field of the refusal.
@@ -248,6 +279,7 @@ mod tests {
             ("{\"name\":\"a\",\"inner\":[3]}", 422, "inner"),
             ("{\"name\":\"a\",\"inner\":{\"limit\":-1}}", 422, "inner.limit"),
             ("{\"name\":\"a\",\"inner\":{\"limit\":1.5}}", 422, "inner.limit"),
+            ("{\"name\":\"a\",\"inner\":{\"limit\":1,\"limit\":2}}", 422, "inner.limit"),
         ] {
             assert_eq!(refusal(body), (status, field.to_owned()), "{body}");
         }
