@@ -245,6 +245,7 @@ mod tests {
         let mut whole = vec![0; usize::try_from(handle.len().unwrap()).unwrap()];
         handle.read_at(0, &mut whole).unwrap();
         assert_eq!(deaths_in(&whole).len(), 100);
+        assert_eq!(UnderWayFile::open(&disk).deaths(&attempt(100, 1)), 1);
         let mut torn = whole.clone();
         torn[5 * ENTRY_BYTES + 30] ^= 1;
         torn.truncate(whole.len() - 1);

@@ -81,3 +81,18 @@ pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError>
     let decoded = bincode::serde::decode_from_slice(bytes, CONFIG);
     decoded.map(|(value, _)| value).map_err(|error| DecodeError::Garbled(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_that_of_the_bytes() {
+        for text in ["", "a", &"long".repeat(100)] {
+            for number in [0, 250, 251, u64::MAX] {
+                let value = (text, Some(number), vec![number; 3]);
+                assert_eq!(encoded_len(&value), encode(&value).len(), "{value:?}");
+            }
+        }
+    }
+}

@@ -127,7 +127,34 @@ impl fmt::Debug for Json {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn the_depth_is_that_of_the_deepest_item() {
+        for (value, expected) in [
+            (json!(null), 0),
+            (json!("[["), 0),
+            (json!([]), 1),
+            (json!({}), 1),
+            (json!({"a": 1}), 1),
+            (json!([1, [2, [3]], [4]]), 3),
+            (json!({"a": {"b": [1]}, "c": {}}), 3),
+        ] {
+            assert_eq!(depth(&value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_carried_as_it_is() {
+        let value = json!({"a": [1, "two"]});
+        let json = Json::from_value(&value);
+        assert_eq!((json.as_str(), json.to_value()), (r#"{"a":[1,"two"]}"#, value));
+        assert_eq!(json.to_raw().get(), json.as_str());
+        assert_eq!(Json::from_raw(&json.to_raw()), json);
+        assert_eq!((Json::null().as_str(), format!("{json:?}").as_str()), ("null", json.as_str()));
+    }
 
     #[test]
     fn what_would_be_lost_is_said() {

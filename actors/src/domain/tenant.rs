@@ -199,3 +199,87 @@ fn set<T: Clone>(target: &mut T, value: Option<&T>) {
         target.clone_from(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> TenantRecord {
+        TenantRecord {
+            name: "acme".into(),
+            description: "old".into(),
+            status: TenantStatus::Active,
+            quotas: Quotas::default(),
+            settings: Settings {
+                data_retention_days: 90,
+                enable_audit_logging: true,
+                metadata: Json::null(),
+            },
+            region: "default".into(),
+            created_at: Timestamp(1),
+            updated_at: Timestamp(1),
+        }
+    }
+
+    #[test]
+    fn each_quota_has_its_own_limit() {
+        let mut quotas = Quotas::default();
+        let limits = [Some(10), Some(1000), Some(50), Some(10_000_000_000), Some(1000)];
+        assert_eq!(Quota::ALL.map(|quota| quotas.limit(quota)), limits);
+        for (quota, limit) in Quota::ALL.into_iter().zip([None, Some(1), Some(2), Some(3), None]) {
+            *quotas.limit_mut(quota) = limit;
+        }
+        let expected = [None, Some(1), Some(2), Some(3), None];
+        assert_eq!(Quota::ALL.map(|quota| quotas.limit(quota)), expected);
+    }
+
+    #[test]
+    fn a_change_says_whether_it_changed_anything() {
+        type Expect = fn(&mut TenantRecord);
+        let table: [(TenantChange, Expect); 7] = [
+            (TenantChange { name: Some("b".into()), ..TenantChange::default() }, |record| {
+                record.name = "b".into();
+            }),
+            (TenantChange { description: Some("b".into()), ..TenantChange::default() }, |record| {
+                record.description = "b".into();
+            }),
+            (
+                TenantChange { status: Some(TenantStatus::Disabled), ..TenantChange::default() },
+                |record| record.status = TenantStatus::Disabled,
+            ),
+            (
+                TenantChange { quotas: vec![(Quota::Routines, None)], ..TenantChange::default() },
+                |record| record.quotas.max_routines = None,
+            ),
+            (TenantChange { data_retention_days: Some(1), ..TenantChange::default() }, |record| {
+                record.settings.data_retention_days = 1;
+            }),
+            (
+                TenantChange { enable_audit_logging: Some(false), ..TenantChange::default() },
+                |record| record.settings.enable_audit_logging = false,
+            ),
+            (
+                TenantChange {
+                    metadata: Some(Json::from_value(&1.into())),
+                    ..TenantChange::default()
+                },
+                |record| record.settings.metadata = Json::from_value(&1.into()),
+            ),
+        ];
+        for (change, expect) in table {
+            let (mut changed, mut expected) = (record(), record());
+            expect(&mut expected);
+            assert!(change.apply(&mut changed), "{change:?}");
+            assert_eq!(changed, expected);
+            assert!(!change.apply(&mut changed), "the second time: {change:?}");
+        }
+        assert!(!TenantChange::default().apply(&mut record()));
+    }
+
+    #[test]
+    fn statuses_have_the_names_of_the_api() {
+        use TenantStatus::{Active, Disabled, Suspended};
+        let names = [Active, Suspended, Disabled].map(TenantStatus::name);
+        assert_eq!(names, ["Active", "Suspended", "Disabled"]);
+    }
+}

@@ -258,8 +258,9 @@ mod tests {
     use crate::domain::ids::Position;
     use crate::ports::{BoxFuture, StoreStats};
 
-    /// Rows in a map: enough of a store to read from.
-    struct MapStore(BTreeMap<Vec<u8>, Vec<u8>>);
+    /// Rows in a map, and events: enough of a store to read from.
+    #[derive(Default)]
+    struct MapStore(BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>);
 
     impl Store for MapStore {
         fn position(&self) -> Option<Position> {
@@ -283,14 +284,16 @@ mod tests {
                 rows.take(limit).map(pair).collect()
             })
         }
-        fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+        fn append_events(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+            self.1.extend_from_slice(bytes);
             Ok(())
         }
         fn events_len(&self) -> u64 {
-            0
+            self.1.len() as u64
         }
-        fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
-            Ok(Vec::new())
+        fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+            let from = usize::try_from(offset).unwrap();
+            Ok(self.1[from..from + len].to_vec())
         }
         fn make_durable(
             &mut self,
@@ -301,6 +304,56 @@ mod tests {
         }
         fn stats(&self) -> Result<StoreStats, StoreError> {
             Ok(StoreStats::default())
+        }
+    }
+
+    #[test]
+    fn events_are_read_where_they_are_and_written_once() {
+        let store = MapStore(BTreeMap::new(), b"file".to_vec());
+        let mut rows = RowBuffer::new(Some(Box::new(store)));
+        rows.put_events(b"12345");
+        assert_eq!((rows.events_to_write(), rows.pending_bytes()), (5, 5));
+        for (offset, len, expected) in [(0, 4, "file"), (4, 5, "12345"), (6, 2, "34"), (1, 0, "")] {
+            assert_eq!(rows.read_events(offset, len).unwrap(), expected.as_bytes());
+        }
+        rows.write_events().unwrap();
+        rows.write_events().unwrap();
+        assert_eq!(rows.store.as_ref().unwrap().events_len(), 9);
+        assert_eq!((rows.events_to_write(), rows.pending_bytes()), (0, 5), "not durable yet");
+        rows.settled();
+        assert_eq!(rows.pending_bytes(), 0);
+        assert_eq!(rows.read_events(2, 4).unwrap(), b"le12");
+        rows.put(vec![(vec![1, 2], Some(vec![3; 10])), (vec![4], None)]);
+        assert_eq!(rows.pending_bytes(), 13);
+        assert_eq!((rows.take_pending().len(), rows.pending_bytes()), (2, 0));
+    }
+
+    /// What cannot be read at the moment is not taken for nothing.
+    #[test]
+    fn files_that_are_closed_are_not_empty_and_those_that_are_not_there_are() {
+        let store = || Box::new(MapStore::default()) as Box<dyn Store>;
+        let of = |rows: &RowBuffer| {
+            let can_scan = rows.scan(&[0], &[9], 1, false).is_ok();
+            let can_read = rows.get::<u64>(b"x").is_ok();
+            assert_eq!(rows.all::<u64>(1).is_ok(), can_scan);
+            assert_eq!(can_read, can_scan);
+            (rows.has_files(), rows.is_let_go(), can_read)
+        };
+        let mut closed = RowBuffer::new(Some(store()));
+        assert_eq!(of(&closed), (true, false, true));
+        closed.let_go();
+        assert_eq!(of(&closed), (true, true, false));
+        let mut shut = RowBuffer::new(Some(store()));
+        shut.let_go();
+        shut.shut();
+        assert_eq!(of(&shut), (true, false, false));
+        let mut none = RowBuffer::default();
+        none.let_go();
+        none.shut();
+        assert_eq!(of(&none), (false, false, true));
+        for mut rows in [closed, shut] {
+            rows.take_back(store());
+            assert_eq!(of(&rows), (true, false, true));
         }
     }
 
@@ -316,7 +369,7 @@ mod tests {
             let row = |byte: u8| vec![byte];
             let mut model: BTreeMap<Vec<u8>, Vec<u8>> =
                 stored.iter().map(|(key, value)| (row(*key), row(*value))).collect();
-            let mut overlay = RowBuffer::new(Some(Box::new(MapStore(model.clone()))));
+            let mut overlay = RowBuffer::new(Some(Box::new(MapStore(model.clone(), Vec::new()))));
             overlay.put(pending.iter().map(|(key, value)| (row(*key), value.map(row))).collect());
             for (key, value) in pending {
                 match value {

@@ -67,3 +67,40 @@ fn too_large() -> Problem {
     Problem::new(Code::TooLarge, format!("the body is larger than {BODY_BYTES_MAX} bytes"))
         .facts(|facts| facts.limit = Some(BODY_BYTES_MAX as u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that comes in these pieces.
+    struct Pieces(VecDeque<&'static str>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let piece = self.0.pop_front();
+            Poll::Ready(piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_in_pieces_is_whole() {
+        for pieces in [&[][..], &["a"], &["a", "b"], &["", "a", "b"], &["ab", "", "c", "de"]] {
+            let mut share = crate::server::pool::Pool::new(100, 1).share(None);
+            let body = Body::new(Pieces(pieces.iter().copied().collect()));
+            assert_eq!(collect(body, &mut share).await.unwrap(), pieces.concat());
+        }
+    }
+}

@@ -190,6 +190,7 @@ mod tests {
             ("{\"name\":\"a\",\"inner\":[3]}", 422, "inner"),
             ("{\"name\":\"a\",\"inner\":{\"limit\":-1}}", 422, "inner.limit"),
             ("{\"name\":\"a\",\"inner\":{\"limit\":1.5}}", 422, "inner.limit"),
+            ("{\"name\":\"a\",\"inner\":{\"limit\":1,\"limit\":2}}", 422, "inner.limit"),
         ] {
             assert_eq!(refusal(body), (status, field.to_owned()), "{body}");
         }

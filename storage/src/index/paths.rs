@@ -111,3 +111,41 @@ fn add_blobs(disk: &dyn Disk, dir: &str, deep: usize, stats: &mut StoreStats) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{OpenMode, SimDisk};
+
+    fn put(disk: &dyn Disk, path: &str, len: usize) {
+        let file = disk.open(path, OpenMode::CreateNew).unwrap();
+        file.write_at(0, &vec![1; len]).unwrap();
+    }
+
+    #[test]
+    fn files_of_a_part_are_counted_and_blobs_as_deep_as_folders_go() {
+        let disk = SimDisk::new(1);
+        let disk = &*disk.mount();
+        let tenant = "550e8400-e29b-41d4-a716-446655440000".parse().unwrap();
+        let paths = Paths::of(StateMachineId::Tenant(tenant), &tenants_dir(DEFAULT_REGION));
+        let mut dir = paths.blobs.clone().unwrap();
+        for deep in 0..7 {
+            disk.create_dir_all(&dir).unwrap();
+            put(disk, &format!("{dir}/blob"), 1 << deep);
+            dir = format!("{dir}/deeper");
+        }
+        put(disk, &paths.index, 100);
+        put(disk, &paths.events, 200);
+        put(disk, paths.idle_mark.as_ref().unwrap(), 0);
+        put(disk, &format!("{}/foreign", paths.dir), 1000);
+        let found = stats(disk, &paths).unwrap();
+        let counted = BLOB_DIRS_DEEP_MAX as u64 + 1;
+        assert_eq!((found.index_bytes, found.events_bytes), (100, 200));
+        assert_eq!((found.blobs_bytes, found.file_count), ((1 << counted) - 1, 3 + counted));
+
+        let paths = Paths::of(StateMachineId::System, "tenants");
+        put(disk, &paths.index, 300);
+        let found = stats(disk, &paths).unwrap();
+        assert_eq!((found.index_bytes, found.file_count), (300, 1));
+    }
+}

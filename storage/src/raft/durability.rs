@@ -191,6 +191,29 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_has_the_last_membership_at_or_below_it_also_after_a_restart() {
+        let members = |id| Members { voters: vec![vec![id]], nodes: vec![id] };
+        let mut tracker = DurabilityTracker::default();
+        for index in 0..=3 {
+            if index % 2 == 0 {
+                tracker.add_membership(at(index), members(index));
+            }
+            tracker.deliver(at(index), part(u8::from(index == 2)));
+        }
+        let mark = tracker.low_water_mark().unwrap();
+        assert_eq!((mark.position, mark.members.clone().unwrap().0), (at(1), at(0)));
+        let raised = tracker.durable(part(1).unwrap(), at(2)).unwrap();
+        assert_eq!((raised.position, raised.members.unwrap().0), (at(3), at(2)));
+
+        let mut again = DurabilityTracker::restore(Some(mark.clone()));
+        assert_eq!((again.low_water_mark(), again.delivered()), (Some(mark), Some(at(1))));
+        let raised = again.deliver(at(2), None).unwrap();
+        assert_eq!((raised.position, raised.members.unwrap().0), (at(2), at(0)));
+        let none = DurabilityTracker::restore(None);
+        assert_eq!((none.low_water_mark(), none.delivered()), (None, None));
+    }
+
+    #[test]
     fn entries_for_no_state_machine_do_not_hold_the_mark() {
         let mut tracker = DurabilityTracker::default();
         tracker.add_membership(at(0), Members { voters: vec![vec![1]], nodes: vec![1] });

@@ -59,9 +59,6 @@ impl RateWindow {
             self.total -= std::mem::take(&mut self.buckets[bucket(secs)]);
         }
         self.now_secs = self.now_secs.max(now_secs);
-        if self.total == 0 {
-            return;
-        }
         debug_assert_eq!(self.total, self.buckets.iter().sum::<u64>());
     }
 

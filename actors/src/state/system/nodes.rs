@@ -15,7 +15,7 @@ const NODES_MAX: usize = 10_000;
 
 /// Bytes of the rows of all nodes registered over HTTP. With what the other tables of group 0 may
 /// hold it stays below what a snapshot carries.
-const HTTP_NODES_BYTES_MAX: u64 = 64 << 20;
+pub(super) const HTTP_NODES_BYTES_MAX: u64 = 64 << 20;
 
 /// What a node counts in [`HTTP_NODES_BYTES_MAX`].
 pub(super) fn http_bytes(node: NodeId, record: &NodeRecord) -> u64 {

@@ -13,7 +13,7 @@ pub const TENANTS_MAX: usize = 100_000;
 
 /// Bytes of the rows of all tenants and tombstones. With what the other tables of group 0 may hold
 /// it stays below what a snapshot carries: locks (some 150 MiB), nodes (64 MiB), remembered calls.
-const TENANTS_BYTES_MAX: u64 = 192 << 20;
+pub(super) const TENANTS_BYTES_MAX: u64 = 192 << 20;
 
 /// A tenant in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

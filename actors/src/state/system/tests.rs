@@ -124,6 +124,91 @@ fn a_tenant_is_created_once_a_key_and_spread_over_groups() {
     assert_eq!(groups, [GroupId(1), GroupId(2)]);
 }
 
+/// Ids are made by chance. Should one come twice, what it replaces is not counted any more.
+#[test]
+fn the_tables_count_the_bytes_of_their_rows() {
+    let mut state = placed();
+    let mut rows = RowBuffer::default();
+    let register = |n: u128, address: &str| SystemCommand::RegisterNode {
+        node: node(n),
+        address: address.into(),
+        region: "r".into(),
+        metadata: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+        idempotency: None,
+    };
+    for command in [
+        create(6, "default", true, None),
+        create(7, "default", true, None),
+        create(6, "default", true, None),
+        register(100, "a"),
+        register(101, "a"),
+        register(100, "a longer address"),
+        SystemCommand::RemoveNode { node: node(101) },
+        SystemCommand::DeleteTenant { tenant: tenant(7), if_version: None },
+    ] {
+        apply(&mut state, command);
+        rows.put(state.take_dirty_rows());
+        let counted = SystemState::load(&rows).unwrap();
+        assert_eq!(state.tenants_bytes, counted.tenants_bytes);
+        assert_eq!(state.http_nodes_bytes, counted.http_nodes_bytes);
+        let bytes_of = |kind: u8, of_members: usize| {
+            let rows = rows.scan(&[kind], &[kind + 1], 100, false).unwrap();
+            let bytes: usize = rows.iter().map(|(_, value)| value.len()).sum();
+            (bytes - of_members) as u64 + ROW_BYTES * rows.len() as u64
+        };
+        assert_eq!(state.tenants_bytes, bytes_of(kind::TENANT, 0));
+        // The one member's row does not count.
+        let of_member = codec::encoded_len(&(node(1), &state.nodes[&node(1)]));
+        assert_eq!(state.http_nodes_bytes + ROW_BYTES, bytes_of(kind::NODE, of_member));
+    }
+}
+
+/// The tables of tenants and of nodes have a bound in bytes, which may be reached and not passed. What
+/// an earlier program wrote into the log is applied as it was then.
+#[test]
+fn the_bytes_of_the_tables_are_bounded() {
+    use crate::command::BOUNDS_TABLES_FROM;
+    let register = SystemCommand::RegisterNode {
+        node: node(100),
+        address: "a".into(),
+        region: "r".into(),
+        metadata: BTreeMap::new(),
+        idempotency: None,
+    };
+    let grow = SystemCommand::UpdateTenant {
+        tenant: tenant(6),
+        change: TenantChange { name: Some("a longer name".into()), ..TenantChange::default() },
+        if_version: None,
+    };
+    for command in [create(7, "default", true, None), grow, register] {
+        let bytes = |state: &SystemState| state.tenants_bytes + state.http_nodes_bytes;
+        let mut state = with_a_tenant();
+        let before = bytes(&state);
+        apply(&mut state, command.clone());
+        let more = bytes(&state) - before;
+        let is_refused_at = |tenants: u64, nodes: u64, version: u16| {
+            let mut state = with_a_tenant();
+            (state.tenants_bytes, state.http_nodes_bytes) = (tenants, nodes);
+            let envelope = Envelope { version, ..envelope(command.clone()) };
+            let outcome = state.apply(Position { term: 1, index: 9 }, &envelope).0;
+            matches!(outcome, Outcome::Refused(Refusal::TooMany { .. }))
+        };
+        let is_node = matches!(command, SystemCommand::RegisterNode { .. });
+        let is_refused = |room: u64, version| {
+            if is_node {
+                is_refused_at(0, nodes::HTTP_NODES_BYTES_MAX - room, version)
+            } else {
+                is_refused_at(tenants::TENANTS_BYTES_MAX - room, 0, version)
+            }
+        };
+        let now = crate::command::COMMAND_VERSION;
+        assert!(!is_refused(more, now), "{command:?}");
+        assert!(is_refused(more - 1, now), "{command:?}");
+        assert!(is_refused(more - 1, BOUNDS_TABLES_FROM), "{command:?}");
+        assert!(!is_refused(0, BOUNDS_TABLES_FROM - 1), "{command:?}");
+    }
+}
+
 #[test]
 fn a_region_without_a_node_is_refused_or_replaced() {
     let mut state = placed();
@@ -178,7 +263,10 @@ fn the_leader_has_a_lock_and_members_stay() {
     let first = apply(&mut state, elect.clone()).0;
     let second = apply(&mut state, elect.clone()).0;
     match (first, second) {
-        (Outcome::Locked(first), Outcome::Locked(second)) => assert!(first.token < second.token),
+        (Outcome::Locked(first), Outcome::Locked(second)) => {
+            assert!(first.token < second.token);
+            assert_eq!(state.locks().get(&second.key), Some(&second));
+        }
         other => panic!("{other:?}"),
     }
     let mut late = envelope(elect);

@@ -244,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn of_many_outcomes_the_oldest_goes() {
+        let mut table = CompletionRecords::default();
+        for sequence in 0..=OUTCOMES_MAX as u64 {
+            table.remember(&rpc_id(sequence, 0), 1 + sequence, &Outcome::Done);
+        }
+        assert_eq!(table.outcomes.len(), OUTCOMES_MAX);
+        assert_eq!(table.by_age.len(), OUTCOMES_MAX);
+        assert_eq!(table.check(&rpc_id(0, 0), 1), RequestState::New);
+        assert_eq!(table.check(&rpc_id(1, 0), 1), RequestState::Completed(Outcome::Done));
+    }
+
+    #[test]
     fn a_reload_knows_the_same() {
         let mut table = CompletionRecords::default();
         table.check(&rpc_id(3, 2), 5);

@@ -169,3 +169,18 @@ impl Run {
         at.ms_since(self.started_at) / 1000
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_keeps_its_length_whether_it_has_a_checksum_or_not() {
+        for is_checked in [true, false] {
+            for len in [0, 1, 1 << 20] {
+                let span = EventSpan::new(7, len, is_checked);
+                assert_eq!((span.bytes(), span.is_checked()), (len, is_checked));
+            }
+        }
+    }
+}

@@ -85,3 +85,27 @@ const fn waiting_name(state: &StepState, is_paused: bool) -> Option<&'static str
         Waiting::Nothing => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    #[test]
+    fn steps_say_where_they_stand_and_what_they_wait_for() {
+        use StepStatus::{Completed, Failed, Pending, Running, Skipped};
+        let names = [Pending, Running, Completed, Failed, Skipped].map(status_name);
+        assert_eq!(names, ["pending", "running", "completed", "failed", "skipped"]);
+        let at = Timestamp(1);
+        for (waiting, is_paused, expected) in [
+            (Waiting::Nothing, false, None),
+            (Waiting::Nothing, true, Some("resume")),
+            (Waiting::Resume, false, Some("resume")),
+            (Waiting::Timer(at), true, Some("timer")),
+            (Waiting::Retry(at), true, Some("retry")),
+        ] {
+            let state = StepState { waiting, ..StepState::pending() };
+            assert_eq!(waiting_name(&state, is_paused), expected, "{waiting:?}");
+        }
+    }
+}

@@ -8,10 +8,10 @@ use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
 use shiioo_actors::domain::time::Timestamp;
 
 use super::{GROUP, append, begin_append, entry, now, open, read, segment_bytes, simulate, vote};
-use crate::disk::{RealDisk, SimDisk};
+use crate::disk::{OpenMode, RealDisk, SimDisk};
 use crate::executor::{Executor, Pace};
 use crate::log::record::{self, Body, LogEntry, Vote};
-use crate::log::{Log, Op};
+use crate::log::{Log, Op, segment};
 
 #[test]
 fn a_failed_sync_is_final() {
@@ -125,4 +125,35 @@ fn what_comes_while_a_slow_disk_syncs_is_the_next_batch_and_nothing_is_lost_at_a
         let log = Log::open(disk.mount(), Executor::Inline).unwrap();
         assert_eq!(log.state(GroupId(1)).vote.map(|vote| vote.term), Some(3));
     });
+}
+
+/// The bytes of a group's entries are what the segment grew by, and are given up when entries go.
+#[test]
+fn terms_and_sizes_of_entries_are_known_as_long_as_they_are_there() {
+    let (group, other, unknown) = (GroupId(1), GroupId(2), GroupId(3));
+    let disk = SimDisk::new(1);
+    let log = open(&disk).unwrap();
+    let length = || {
+        let segment = disk.mount().open(&segment::path(1), OpenMode::Existing).unwrap();
+        segment.len().unwrap()
+    };
+    let mut sizes = Vec::new();
+    for index in 0..6 {
+        let before = length();
+        append(&log, group, vec![entry(10_u64.pow(u32::try_from(index).unwrap()), index)]).unwrap();
+        sizes.push(length() - before);
+        append(&log, other, vec![entry(1, index)]).unwrap();
+    }
+    let sum = |from: usize, to: usize| sizes[from..to].iter().sum::<u64>();
+    assert_eq!(log.bytes_between(group, 0, u64::MAX), sum(0, 6));
+    assert_eq!(log.bytes_between(group, 1, 4), sum(1, 4));
+    assert_eq!(log.bytes_between(group, 3, 3), 0);
+    assert_eq!(log.bytes_between(unknown, 0, u64::MAX), 0);
+    now(log.write(group, vec![Op::Purge(Position { term: 10, index: 1 }), Op::Truncate(5)]))
+        .unwrap();
+    assert_eq!(log.bytes_between(group, 0, u64::MAX), sum(2, 5));
+    let terms: Vec<_> = (0..6).map(|index| log.term_at(group, index)).collect();
+    let purged = Some(10);
+    assert_eq!(terms, [None, purged, Some(100), Some(1000), Some(10_000), None]);
+    assert_eq!(log.term_at(unknown, 0), None);
 }

@@ -95,3 +95,59 @@ impl Bounds {
 fn is_value(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'\'' | b'"')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether an expression of these tokens is within the bounds.
+    fn fits(tokens: &[&[u8]]) -> bool {
+        let mut bounds = Bounds::default();
+        tokens.iter().all(|token| bounds.count(token).is_ok())
+    }
+
+    fn repeated<'t>(tokens: &[&'t [u8]], times: usize) -> Vec<&'t [u8]> {
+        tokens.repeat(times)
+    }
+
+    #[test]
+    fn operators_and_brackets_make_an_expression_deep_and_values_do_not() {
+        for operator in [&b"-"[..], b"**", b"not", b"and", b"if"] {
+            assert!(fits(&repeated(&[operator], DEPTH_MAX)), "{operator:?}");
+            assert!(!fits(&repeated(&[operator], DEPTH_MAX + 1)), "{operator:?}");
+        }
+        // A name, the same behind a dot, a number, and strings.
+        for value in [&b"name"[..], b"", b"_x", b"1", b"'-'", b"\"-\""] {
+            assert!(fits(&repeated(&[b"-", value], DEPTH_MAX)), "{value:?}");
+            assert!(fits(&repeated(&[value], TOKENS_MAX)), "{value:?}");
+        }
+        assert!(!fits(&repeated(&[b"x"], TOKENS_MAX + 1)));
+    }
+
+    #[test]
+    fn what_is_beside_one_another_is_not_inside_one_another() {
+        let item = repeated(&[b"-"], DEPTH_MAX - 1);
+        let listed = |items: &[&[&'static [u8]]]| {
+            let mut tokens = vec![&b"["[..]];
+            for item in items {
+                tokens.extend(*item);
+                tokens.push(b",");
+            }
+            tokens.push(b"]");
+            tokens
+        };
+        assert!(fits(&listed(&[&item, &item, &[b"x"]])));
+        // The deepest counts, wherever it is, with the bracket itself.
+        let deep: Vec<&[u8]> = [listed(&[&item, &[b"x"]]), vec![&b"-"[..]]].concat();
+        assert!(!fits(&deep));
+        let deep: Vec<&[u8]> = [listed(&[&[b"x"], &item]), vec![&b"-"[..]]].concat();
+        assert!(!fits(&deep));
+        // A bracket behind another is one more each.
+        assert!(fits(&repeated(&[b"[", b"0", b"]"], DEPTH_MAX)));
+        assert!(!fits(&repeated(&[b"[", b"0", b"]"], DEPTH_MAX + 1)));
+        for open in [&b"("[..], b"[", b"{"] {
+            assert!(fits(&repeated(&[open], BRACKETS_MAX)));
+            assert!(!fits(&repeated(&[open], BRACKETS_MAX + 1)));
+        }
+    }
+}

@@ -235,3 +235,41 @@ fn string_bytes(rest: &[u8]) -> usize {
     }
     rest.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_one_token_with_its_exponent() {
+        for (text, bytes) in [
+            ("0", 1),
+            ("12 + 3", 2),
+            ("1.5", 1),
+            ("1e5", 3),
+            ("1e10+2", 4),
+            ("12E+05}", 6),
+            ("1e-7x", 4),
+            ("1e", 1),
+            ("12e+", 2),
+            ("1ex", 1),
+        ] {
+            assert_eq!(number_bytes(text.as_bytes()), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_string_ends_at_its_own_quote() {
+        for (text, bytes) in [
+            (r#""a" + "b""#, 3),
+            (r"'a' + 'b'", 3),
+            (r#""it's" x"#, 6),
+            (r#""a\"b" x"#, 6),
+            (r#""a\\" x"#, 5),
+            (r#""open"#, 5),
+            (r#""open\""#, 7),
+        ] {
+            assert_eq!(string_bytes(text.as_bytes()), bytes, "{text}");
+        }
+    }
+}

@@ -161,6 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn the_marks_of_lists_and_maps_count_more_than_letters() {
+        for (text, expected) in [
+            ("", VALUE_BYTES),
+            ("true", VALUE_BYTES + 4),
+            ("[1,2]", VALUE_BYTES + LIST_BYTES + ELEMENT_BYTES + 3),
+            ("{\"a\":1}", VALUE_BYTES + MAP_BYTES + ELEMENT_BYTES + 5),
+        ] {
+            assert_eq!(tree_bytes(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_an_error_and_no_null() {
         let parsed = Parsed::default();
         let json = Json::from_text(format!("{}{}", "[".repeat(200), "]".repeat(200)));

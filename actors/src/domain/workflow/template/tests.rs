@@ -124,6 +124,42 @@ fn what_makes_much_out_of_little_fails() {
 }
 
 #[test]
+fn a_result_is_nested_as_deep_as_a_value_may_be() {
+    use crate::domain::json::DEPTH_MAX;
+    let lists: fn(usize) -> Value = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let maps: fn(usize) -> Value =
+        |levels| (0..levels).fold(json!(1), |inner, _| json!({ "k": inner }));
+    for of in [lists, maps] {
+        for text in ["{{ [input.x] }}", "{{ {'k': input.x} }}"] {
+            let render = |levels| {
+                let input = json!({ "x": of(levels) });
+                Templates::default().render(json!(text), &context(&input, []))
+            };
+            assert!(render(DEPTH_MAX - 1).is_ok(), "{text}");
+            let error = render(DEPTH_MAX).unwrap_err().to_string();
+            assert!(error.contains("nested deeper"), "{text}: {error}");
+        }
+    }
+}
+
+/// A few pass, however large; more of them need too much together.
+#[test]
+fn the_filters_of_one_string_share_their_memory() {
+    let chain = |filter: &str, count| format!("input.x{}", format!(" | {filter}").repeat(count));
+    let list = |item: &str, count| format!("[{}]", [item].repeat(count).join(", "));
+    for (few, many) in [
+        (chain("upper", 30), chain("upper", 40)),
+        (chain("string", 60), chain("string", 70)),
+        (list("input.x | split('y') | length", 2), list("input.x | split('y') | length", 3)),
+    ] {
+        let render = |expression| render_large(json!(format!("{{{{ {expression} | length }}}}")));
+        assert!(render(&few).is_ok(), "{few}: {:?}", render(&few));
+        let error = render(&many).unwrap_err().to_string();
+        assert!(error.contains("too much memory"), "{many}: {error}");
+    }
+}
+
+#[test]
 fn one_call_has_one_budget() {
     let of = |text: &str, count| render_large(json!(vec![text; count]));
     assert!(of("{{ input.x }}", 4).is_ok());

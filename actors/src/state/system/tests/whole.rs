@@ -192,6 +192,9 @@ fn differ(a: &SystemState, b: &SystemState) -> Option<String> {
         ("authority", a.authority == b.authority),
         ("tokens", a.tokens == b.tokens),
         ("tokens_born", a.tokens_born == b.tokens_born),
+        ("admin_token", a.admin_token == b.admin_token),
+        ("tenants_bytes", a.tenants_bytes == b.tenants_bytes),
+        ("http_nodes_bytes", a.http_nodes_bytes == b.http_nodes_bytes),
     ];
     same.into_iter().find(|(_, is_same)| !is_same).map(|(what, _)| what.to_owned())
 }

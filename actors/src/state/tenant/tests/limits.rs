@@ -80,3 +80,60 @@ fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
     assert_eq!((step.attempt, step.waiting), (2, Waiting::Nothing));
     assert_eq!(driver.state.outstanding().len(), 1);
 }
+
+#[test]
+fn a_wait_is_told_once_and_only_while_it_lasts() {
+    let mut driver = Driver::new();
+    driver.start_with(1, diamond(2), None);
+    driver.fail(1, 0, 1, Some(500));
+    let wait = (Timestamp(driver.at + 500), run(1), 0, 1);
+    assert_eq!(driver.state.take_new_waits(), [wait]);
+    assert_eq!(driver.state.take_new_waits(), []);
+    assert_eq!(driver.state.waits().collect::<Vec<_>>(), [wait], "it lasts");
+    driver.start_with(2, diamond(2), None);
+    driver.fail(2, 0, 1, Some(500));
+    driver.apply(TenantCommand::CancelRun { run: run(2), reason: None });
+    assert_eq!(driver.state.take_new_waits(), []);
+    assert_eq!(driver.state.waits().count(), 1);
+    assert_eq!(driver.state.epoch(), Some(Epoch(1)));
+    driver.apply(TenantCommand::Set { version: 2, record: None });
+    assert_eq!((driver.state.epoch(), driver.state.waits().count()), (None, 0));
+}
+
+/// Bytes of the workflow as clients read it.
+fn definition(retry: u32) -> u64 {
+    diamond(retry).json().as_str().len() as u64
+}
+
+/// A program of before did not write the count: its rows are counted, more of each kind than are read
+/// at once.
+#[test]
+fn a_directory_without_a_count_of_bytes_is_counted_anew() {
+    let mut driver = Driver::new();
+    for n in 1..=9 {
+        start_with_input(&mut driver, n, text(100 + u64::try_from(n).unwrap()));
+    }
+    for n in 1..=7 {
+        driver.apply(TenantCommand::CancelRun { run: run(n), reason: None });
+    }
+    for n in 11..=17 {
+        driver.create_job(n, None, None);
+    }
+    for (name, retry) in [("w", 1), ("w", 100), ("gone", 1)] {
+        let (name, workflow) = (name.to_owned(), diamond(retry));
+        driver.apply(TenantCommand::PutWorkflow { name, workflow, if_version: None });
+    }
+    let gone = TenantCommand::DeleteWorkflow { name: "gone".into(), if_version: None };
+    assert_eq!(driver.apply(gone), Outcome::Done);
+    let counted = driver.state.payload_bytes();
+    let inputs: u64 = (101..=109).sum();
+    assert_eq!(counted, inputs + 7 * definition(1) + definition(100));
+    let without_count = driver.state.take_dirty_rows().into_iter().filter(|(key, _)| key != b"p");
+    driver.rows.put(without_count.collect());
+    let mut state = TenantState::load(&driver.rows).unwrap();
+    assert_eq!(state.payload_bytes(), counted);
+    assert!(
+        state.take_dirty_rows().iter().any(|(key, _)| key == b"p"),
+        "it is written from now on"
+    );
+}
