@@ -95,6 +95,13 @@ pub struct Room {
     bytes: usize,
 }
 
+impl Room {
+    /// Bytes of the encoded entries.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         self.shared.give_back(self.bytes);

@@ -120,6 +120,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             has_taken = true;
             self.ensure_files().await?;
             let Batch { entries, then_replay_to, asking, room } = self.queue.take();
+            self.undurable_bytes += room.bytes();
             let mut replies = Vec::with_capacity(entries.len());
             for entry in entries {
                 let outcome = match entry.payload {
@@ -431,6 +432,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             let batch = self.deps.log.replay(self.group, self.part, from, upto).await?;
             let mut replies = Vec::new();
             for (position, envelope) in batch.entries {
+                self.undurable_bytes += codec::encoded_len(&*envelope);
                 let outcome = self.apply(position, &envelope, effects)?;
                 self.write_behind().await?;
                 while asking.front().is_some_and(|(index, _)| *index <= position.index) {
@@ -474,7 +476,6 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.is_continued = true;
         self.applied = Some(position);
         self.undurable_entries += 1;
-        self.undurable_bytes += codec::encoded_len(envelope);
         let (outcome, new_effects) = self.machine.apply(position, envelope);
         effects.extend(new_effects);
         Ok(outcome)
