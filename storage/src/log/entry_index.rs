@@ -14,13 +14,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use shiioo_actors::command::Envelope;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 
 use super::record::{GroupState, LogEntry, LowWaterMark, Vote};
 use crate::disk::DiskFile;
 
-/// Bytes of encoded entries that are kept decoded, for all groups together.
+/// Bytes of entries that are kept decoded, for all groups together. An entry counts as its record, which
+/// stands for its texts, and [`CACHED_ENTRY_BYTES`].
 const CACHE_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes that an entry takes in memory beside its texts: the entry itself, its slot among those of
+/// its group, and its name among those that may go. Most entries are short, and take several times
+/// their record: without this the cache grew to several times its bound.
+const CACHED_ENTRY_BYTES: usize = size_of::<Envelope>()
+    + size_of::<(u64, (LogEntry, usize))>()
+    + size_of::<(GroupId, Position)>();
 
 /// Positions in the eviction queue of entries that are not cached any more, at most.
 const STALE_POSITIONS_MAX: usize = 4096;
@@ -227,7 +236,7 @@ impl EntryIndex {
             segment.live += 1;
         }
         if let Some((_, bytes)) = group.cached.get_mut(&position.index) {
-            *bytes = location.len as usize;
+            *bytes = location.len as usize + CACHED_ENTRY_BYTES;
             self.cached_bytes += *bytes;
             self.evictable.push_back((id, position));
             self.evict();
