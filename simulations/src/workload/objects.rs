@@ -20,8 +20,11 @@ const IN_USE_MAX: usize = 2;
 const MAKES: f64 = 0.3;
 /// How likely an operation is the object's last.
 const REMOVES: f64 = 0.12;
-/// How long the `wait` of a run takes that only a cancellation ends, seconds.
-const FOR_EVER_SECS: u64 = 3600;
+/// How long a join token is good for, seconds: longer than a run of the simulation.
+const TOKEN_TTL_SECS: u64 = 3600;
+/// How long the `wait` of a run takes that only a cancellation ends, seconds. Longer than any clock is
+/// wrong by: after a restart what is left of a wait is computed from the wall clock (decision 12).
+const FOR_EVER_SECS: u64 = 100 * 24 * 3600;
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Session {
             }
             Kind::Token => {
                 let tokens = "/api/cluster/join-tokens";
-                let call = Call::post(tokens, json!({ "ttl_secs": FOR_EVER_SECS, "uses": 1 }));
+                let call = Call::post(tokens, json!({ "ttl_secs": TOKEN_TTL_SECS, "uses": 1 }));
                 let id = self.make(call.keyed(&mark), "id").await?;
                 (format!("{tokens}/{id}"), Some("there".to_owned()))
             }
