@@ -83,7 +83,6 @@ pub(super) async fn perform(
     // Held until the result is recorded: results that wait to be proposed are bounded, too.
     let _pass = gate.enter(link.tenant).await;
     let key = Attempt { tenant: link.tenant, run, step, attempt };
-    // After the turn: while it waited, another leader may have recorded the result.
     let deaths = link.deps.under_way.deaths(&key);
     let result = if deaths >= DEATHS_MAX {
         let error = format!(
@@ -102,8 +101,8 @@ pub(super) async fn perform(
     };
     propose(&link, TenantCommand::StepResult { run, step, attempt, result }).await;
     if deaths > 0 {
-        // Last: forgotten before its result is recorded, a death in between would not count, and the
-        // attempt would be performed once more as if nothing had happened.
+        // The result is recorded, this one or another node's: the attempt is not performed here again.
+        // Not earlier: with its deaths forgotten and no result, a poison step would begin anew.
         forget(&link, key);
     }
 }
@@ -135,8 +134,8 @@ async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> Step
     let done = match tokio::time::timeout(HARMLESS_AFTER, &mut attempting).await {
         Ok(done) => done,
         Err(_) => {
-            // The attempt goes on, and cannot be what ends the process: others may be suspected again,
-            // and a later death does not count against it.
+            // The attempt goes on, and cannot be what ends the process: the next suspect may begin, and
+            // a later death does not count against this attempt.
             drop(alone.take());
             forget(link, key);
             attempting.await

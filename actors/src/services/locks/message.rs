@@ -30,7 +30,7 @@ pub struct AcquireRequest {
     pub ttl_ms: u64,
     /// Metadata that is shown with the lock.
     pub metadata: Json,
-    /// Who asks.
+    /// Who asks, under which request id.
     pub cause: Cause,
     /// Until when an attempt may take.
     pub deadline: Instant,
@@ -55,11 +55,11 @@ pub struct RenewRequest {
     pub token: Option<u64>,
     /// New length of a lease, milliseconds.
     pub ttl_ms: Option<u64>,
-    /// Who asks.
+    /// Who asks, under which request id.
     pub cause: Cause,
     /// Until when the renewal may take.
     pub deadline: Instant,
-    /// Whom to tell.
+    /// The way back to the client.
     pub reply: oneshot::Sender<Result<LockView, CallError>>,
 }
 
