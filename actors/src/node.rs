@@ -35,12 +35,12 @@ use crate::ports::{
 use crate::replica::ReplicaDeps;
 use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
 use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
+use crate::services::executor::{ExecutorDeps, Renderer, StepLimits};
 use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
 use crate::services::locks::{LockActor, LockArguments, LockManager};
 use crate::services::placement::{PlacementActor, PlacementArguments};
 use crate::services::tenants::{
-    Registry, Renderer, StepLimits, SupervisorArguments, SupervisorMessage, TenantDeps,
-    TenantSupervisor,
+    Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
 };
 use crate::services::{JoinHandler, NodeRpcHandler};
 use crate::state::system::SystemState;
@@ -264,15 +264,16 @@ async fn start_under(
     let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
     let heartbeats = Heartbeats::new(heartbeats);
 
-    let deps = TenantDeps {
-        part: part.clone(),
+    let executor = ExecutorDeps {
+        log: Arc::clone(&log),
         seams: seams.clone(),
         http,
-        locks: locks.clone(),
         renderer: Renderer::new(steps.workers),
         step_limits: StepLimits::new(descriptors.step_calls, descriptors.tenant_step_calls),
         under_way: steps.under_way,
     };
+    let deps =
+        TenantDeps { part: part.clone(), locks: locks.clone(), executor: Arc::new(executor) };
     let arguments = SupervisorArguments {
         deps: Arc::new(deps),
         registry: Arc::clone(&registry),

@@ -1,10 +1,12 @@
-//! The queue between a group's apply loop and a replica's actor.
+//! The queue between a group's apply loop and the actor that owns a replica.
 //!
 //! Invariants:
 //! - what waits in memory is bounded in entries and in bytes, for each replica and for all replicas
-//!   that share a [`QueueBytes`]: what finds no room is let go, and read from the log instead;
+//!   that share a [`QueueBytes`]: an entry that finds no room is let go, and read from the log instead;
 //! - no replica takes more of the shared room than it leaves to others;
-//! - whoever proposed an entry that was let go is told its outcome all the same: the reply is kept.
+//! - from the first entry that was let go until the next [`ApplyQueue::take`] all entries are let go:
+//!   what is in memory is a prefix of what was delivered, and the log has the rest;
+//! - the proposer of an entry that was let go is told its outcome all the same: the reply is kept.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,7 +30,7 @@ const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Bytes of encoded entries that wait in memory for all replicas that share a budget.
 const QUEUES_BYTES_MAX: usize = 64 << 20;
 
-/// What the queues of many replicas hold together.
+/// Counts the bytes that the queues of many replicas hold together.
 #[derive(Debug, Default)]
 pub struct QueueBytes(AtomicUsize);
 
@@ -48,7 +50,7 @@ impl QueueBytes {
     }
 }
 
-/// Entries handed to a replica that it has not taken yet.
+/// Holds the entries that were delivered to a replica and that its actor has not taken yet.
 #[derive(Default)]
 pub struct ApplyQueue {
     inner: Mutex<Inner>,
@@ -62,33 +64,34 @@ struct Inner {
     entries: VecDeque<CommittedEntry>,
     /// Bytes of `entries`.
     bytes: usize,
-    /// Entries after those in the queue were let go: they are in the log, up to `last`.
+    /// Whether entries after `entries` were let go. The log has them, up to `last`.
     overflowed: bool,
-    /// Whom to tell the outcomes of entries that were let go, by index.
+    /// Replies to the proposers of entries that were let go, by index.
     asking: VecDeque<(u64, Reply)>,
-    /// The last entry handed over, kept or not.
+    /// The last entry delivered, kept or not.
     last: Option<Position>,
-    /// The last entry that an actor of this replica is responsible for.
+    /// The last entry that an actor has taken. An actor that dies takes it with it: its successor
+    /// reads up to here from the log.
     taken: Option<Position>,
     wake: Option<Box<dyn Fn() + Send>>,
-    /// The time in the last command handed over, and when that was by the monotonic clock.
+    /// The time in the last command delivered, and when it was delivered by the monotonic clock.
     heard: Option<(Timestamp, Instant)>,
 }
 
-/// What a replica takes out of its queue.
+/// Carries what a replica takes out of its queue.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Entries, in order.
     pub entries: VecDeque<CommittedEntry>,
-    /// After `entries`, read the log up to this index: the queue had overflowed.
+    /// The index up to which the log is to be read after `entries`, when the queue has overflowed.
     pub then_replay_to: Option<u64>,
-    /// Whom to tell the outcomes of what is read from the log, by index, in order.
+    /// Replies to the proposers of what is read from the log, by index, in order.
     pub asking: VecDeque<(u64, Reply)>,
-    /// The room that `entries` take among the queues, until they have been applied.
+    /// The room that `entries` take among the queues. Held until they have been applied.
     pub room: Room,
 }
 
-/// Room among the queues, given back when dropped.
+/// Gives room among the queues back when it is dropped.
 #[derive(Debug, Default)]
 pub struct Room {
     shared: Arc<QueueBytes>,
@@ -109,12 +112,12 @@ impl Drop for Room {
 }
 
 impl ApplyQueue {
-    /// A queue that shares its room with those of other replicas.
+    /// Makes a queue that shares its room with the queues of other replicas.
     pub fn sharing(shared: Arc<QueueBytes>) -> Self {
         Self { inner: Mutex::default(), shared, files_wanted: AtomicBool::new(false) }
     }
 
-    /// Sets what is called whenever the queue has something new for a replica that had taken all.
+    /// Sets the function that is called when an entry comes into a queue that was empty.
     pub fn set_wake(&self, wake: impl Fn() + Send + 'static) {
         self.lock().wake = Some(Box::new(wake));
     }
@@ -131,7 +134,8 @@ impl ApplyQueue {
         if let Payload::Command(envelope) = &entry.payload {
             inner.heard = Some((envelope.at, Instant::now()));
         }
-        // A queue takes one entry whatever its size, so that it never depends on the log alone.
+        // A queue takes one entry whatever its size: else a replica would read the log for each
+        // large entry, also when it is not behind.
         let has_room = inner.entries.len() < QUEUE_ENTRIES_MAX
             && (inner.entries.is_empty() || inner.bytes + bytes <= QUEUE_BYTES_MAX);
         if !inner.overflowed && has_room && self.shared.take(inner.bytes, bytes) {
@@ -142,15 +146,19 @@ impl ApplyQueue {
             let index = entry.position.index;
             inner.asking.extend(entry.reply.map(|reply| (index, reply)));
         }
+        // Under the lock, after the entry is in: an actor that goes to sleep looks at the queue after it
+        // has said so, and sees the entry, or this call sees that it sleeps. Only the first entry
+        // wakes: an actor that has been woken takes everything.
         if idle && let Some(wake) = &inner.wake {
             wake();
         }
     }
 
-    /// Takes everything.
+    /// Takes everything, in one step: entries that come from now on wake the replica again.
     pub fn take(&self) -> Batch {
         let mut inner = self.lock();
         let overflowed = std::mem::take(&mut inner.overflowed);
+        // Noted before the entries are applied: an actor that dies with them leaves this behind.
         inner.taken = inner.last;
         let bytes = std::mem::take(&mut inner.bytes);
         Batch {
@@ -161,52 +169,56 @@ impl ApplyQueue {
         }
     }
 
-    /// Whether an entry that waits in memory is one of these.
+    /// Tells whether an entry that waits in memory matches `wanted`.
     pub fn holds(&self, wanted: impl Fn(&Payload) -> bool) -> bool {
         self.lock().entries.iter().any(|entry| wanted(&entry.payload))
     }
 
-    /// Forgets who proposed what waits: nobody will apply it soon. They learn that the outcome is
-    /// unknown.
+    /// Drops the replies of all entries that wait, because nobody will apply them soon. Their
+    /// proposers learn that the outcome is unknown.
     pub fn forget_proposers(&self) {
         let mut inner = self.lock();
         let mut forgotten: Vec<_> = inner.asking.drain(..).map(|(_, reply)| reply).collect();
         forgotten.extend(inner.entries.iter_mut().filter_map(|entry| entry.reply.take()));
+        // A reply that is dropped runs its proposer's code: not under the lock.
         drop(inner);
+        drop(forgotten);
     }
 
-    /// Whether there is something to take.
+    /// Tells whether there is something to take.
     pub fn has_work(&self) -> bool {
         let inner = self.lock();
         !inner.entries.is_empty() || inner.overflowed
     }
 
-    /// The index up to which a replica that starts anew has to read the log first: what an actor
-    /// before it took, and may have died with. Nothing at the first start on this node: what was
-    /// not handed over since is in the replica's files.
+    /// Returns the index up to which a replica that starts again has to read the log first: an earlier
+    /// actor took those entries, and may have died with them. `None` at the first start in this
+    /// process: the group delivers whatever the files may lack.
     pub fn taken_up_to(&self) -> Option<u64> {
         self.lock().taken.map(|taken| taken.index)
     }
 
-    /// Has the replica close its files as soon as it can: others need the descriptors.
+    /// Asks the replica to close its files as soon as it can, because others need the descriptors.
     pub fn want_files(&self) {
+        // Before the wake-up, which makes the actor look.
         self.files_wanted.store(true, Ordering::Release);
         if let Some(wake) = &self.lock().wake {
             wake();
         }
     }
 
-    /// Whether the files are wanted.
+    /// Tells whether others need the descriptors of the files.
     pub fn are_files_wanted(&self) -> bool {
         self.files_wanted.load(Ordering::Acquire)
     }
 
-    /// Notes that the files are closed, or about to be.
+    /// Notes that the files are closed, or about to be closed.
     pub fn files_given_up(&self) {
         self.files_wanted.store(false, Ordering::Release);
     }
 
-    /// How long nothing has come, where that is longer than the replica believes by itself.
+    /// Measures how long no command was delivered. `None` where that is no longer than the replica
+    /// believes by itself.
     pub fn pause(&self) -> Option<Pause> {
         let (since, heard) = self.lock().heard?;
         let ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);

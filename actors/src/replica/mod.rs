@@ -1,17 +1,75 @@
-//! A replica: a pure state machine, its share of a group's log, and its files.
+//! A replica: one state machine on one node, with its queue, its state in memory and its files.
 //!
-//! The control plane and every tenant are run the same way: the group's apply loop pushes entries
-//! into a [`ApplyQueue`] and goes on; the replica's actor takes them out in batches with a
-//! [`ReplicaRunner`], applies them, answers whoever proposed them, and now and then makes what has
-//! changed durable, which lets the log be cut.
+//! The control plane is one replica of a node, and every tenant that is awake is another. All of them
+//! are run in the same way. A state machine (`state/`) is pure: it says what a command comes to. This
+//! folder decides *when* a committed entry is applied, when rows reach the files, and what may then
+//! be forgotten by the log.
 //!
-//! Invariants:
-//! - entries are applied in log order, each once: the index remembers up to where its rows go, and
-//!   what is at or below that position is skipped;
-//! - nothing a replica writes is needed for what was acknowledged to survive: the log has it. Rows
-//!   are therefore written behind, many changes at once;
-//! - a queue that overflows forgets entries and remembers that it did: they are read again from
-//!   the log.
+//! # The way of an entry
+//!
+//! ```text
+//! group's apply loop --push--> ApplyQueue --take--> ReplicaRunner::drain --> StateMachine::apply
+//!                                                        |                        |
+//!                              Reply to the proposer <---+     events, rows <-----+
+//!                                                              |
+//!                                    RowBuffer (memory) <------+
+//!                                        |  make_durable: every 5 s, 4 MiB, 4096 entries, before closing
+//!                                        v
+//!                                    Store (events, then index with the position) --> low-water mark
+//! ```
+//!
+//! 1. The apply loop of a group *delivers* a committed entry: it pushes the entry into the
+//!    [`ApplyQueue`] of the replica and goes on. It never waits for a replica, so that one tenant that
+//!    stalls does not stop its group.
+//! 2. The actor that owns the replica *drains* the queue with its [`ReplicaRunner`]: it takes
+//!    everything, applies it in order, writes behind, and answers the proposers.
+//! 3. Rows and events wait in the `RowBuffer`, over the rows of the files, so that a read sees both.
+//! 4. A *durable write* puts them into the files together with the position of the last entry.
+//!    Afterwards the runner tells the log, which raises the group's low-water mark and cuts what lies
+//!    below it.
+//!
+//! # Invariants
+//!
+//! - Entries are applied in the order of the log, each once. The index holds the position up to which
+//!   its rows go; an entry at or below that position is skipped.
+//! - An acknowledged write needs nothing that this folder writes: the log has it. The files are
+//!   written behind the log, and a crash costs a replay.
+//! - Nothing is in an index that is not durable, and nothing leaves the memory before it is durable. A
+//!   write that finds the disk full takes back what it has written, and the replica goes on from
+//!   memory.
+//! - What waits in queues is bounded in entries and in bytes, for each replica and for all together.
+//!   A queue that overflows lets entries go and remembers that it did.
+//! - Missing is never taken for empty. Files that are closed cannot be read ([`ReplicaRunner`] opens
+//!   them first); files that have vanished are damage.
+//!
+//! # Replay
+//!
+//! A replica reads entries from the log instead of its queue in two cases: its queue has overflowed,
+//! or an actor has died with entries that it had taken. Both end at an index that the queue knows, and
+//! everything after it is still in the queue. The log gives some MiB at a time, so that a replica far
+//! behind costs time and no memory. After a restart of the process nothing is replayed in this way: the
+//! group delivers everything above its low-water mark again.
+//!
+//! # The low-water mark
+//!
+//! A replica reports the position up to which its files are durable. The mark of a group is the lowest
+//! report of its replicas. Before a report the log has to know *that* the replica has files
+//! (`filed`): a log that has been cut must miss the files which held what was cut. When files are
+//! removed the order is the reverse (`unfile` first).
+//!
+//! # Damage
+//!
+//! Files are compared with the log when they are opened: they may be missing, older than what was
+//! reported, ahead of the log, or of another history. Each of these is damage, and so is a row that
+//! cannot be decoded. The runner fails with [`StoreError::Damaged`](crate::ports::StoreError); its
+//! owner takes the tenant out of service, or stops the node for the control plane. Nothing here repairs
+//! anything. A full disk and a lack of file descriptors are no damage: both pass.
+//!
+//! # Not done
+//!
+//! Only group 0 has snapshots ([`ReplicaRunner::dump`], [`ReplicaRunner::install`]): a dump is all
+//! rows in memory at once, without events. A tenant's replica can therefore not be sent to another
+//! node yet.
 
 mod apply_queue;
 mod runner;

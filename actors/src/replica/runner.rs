@@ -1,36 +1,33 @@
 //! Runs one replica: takes entries, applies them, writes rows behind.
+//!
+//! [`files`] opens, closes and removes the files; [`snapshot`] takes over what another replica holds.
+
+mod files;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
+use self::files::{not_of_log, opened};
 use super::ApplyQueue;
 use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Position, StateMachineId};
-use crate::ports::{
-    Dump, Found, LogMismatch, Payload, ReplicatedLog, Reply, Store, StoreError, Stores,
-};
+use crate::ports::{Dump, LogMismatch, Payload, ReplicatedLog, Reply, StoreError, Stores};
 use crate::state::{RowBuffer, StateMachine};
 
-/// Rows and events wait in memory until they are this many bytes; then they are made durable. Nothing
-/// is written to an index before: what a full disk takes back of it would be lost to memory.
+/// Bytes of rows and events that wait in memory before they are made durable. Nothing is written to an
+/// index earlier: a full disk would take it back, and the memory would not have it any more.
 const PENDING_BYTES_MAX: usize = 4 << 20;
 
-/// Entries applied since the last durable write; then comes the next. Bounds what a crash costs.
+/// Entries applied since the last durable write that cause the next. Bounds the replay after a crash.
 const UNDURABLE_ENTRIES_MAX: u64 = 4096;
 
-/// Bytes of entries applied since the last durable write; then comes the next.
+/// Bytes of entries applied since the last durable write that cause the next.
 const UNDURABLE_BYTES_MAX: usize = 64 << 20;
 
-/// Wait before files that could not be opened for lack of room are opened again.
-const ROOM_RETRY: Duration = Duration::from_millis(250);
-
-/// No key of a row is longer, bytes: the longest are those of locks.
-const KEY_BYTES_MAX: usize = 1024;
-
-/// What a runner needs from outside.
+/// Carries what a runner needs from outside.
 #[derive(Clone)]
 pub struct ReplicaDeps {
     /// The replicated log.
@@ -39,33 +36,39 @@ pub struct ReplicaDeps {
     pub stores: Arc<dyn Stores>,
 }
 
-/// A replica and how far it has come.
+/// Runs a replica, and knows how far the replica has come.
 pub struct ReplicaRunner<M: StateMachine> {
     deps: ReplicaDeps,
     group: GroupId,
     part: StateMachineId,
     queue: Arc<ApplyQueue>,
-    /// The state.
+    /// The state machine.
     pub machine: M,
-    /// The rows.
+    /// The rows, in the files and in memory.
     pub rows: RowBuffer,
+    /// The last entry applied.
     applied: Option<Position>,
+    /// The last entry that need not be applied again. Never above `applied`; the log may forget
+    /// everything up to here.
     durable: Option<Position>,
-    /// What the files hold durably; `durable` also rises where there is nothing to keep.
+    /// The position in the files. Below `durable` where a state needs no files.
     in_files: Option<Position>,
+    /// Entries applied since the last durable write.
     undurable_entries: u64,
-    /// Whether it is certain that the log goes on where the files end.
-    is_continued: bool,
+    /// Bytes of those entries.
     undurable_bytes: usize,
-    /// Files of a state that needs none any more are still there.
+    /// Whether an entry was applied since the state was loaded: then the log is known to go on where
+    /// they end.
+    is_continued: bool,
+    /// Whether the files of a deleted tenant are still to be removed.
     has_to_remove: bool,
-    /// What another replica sent, while it waits for room.
+    /// The dump of another replica, while it waits for room on the disk.
     to_install: Option<Dump>,
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
-    /// Opens the replica's files and brings its state up to what has been handed over so far. A
-    /// tenant whose files cannot be opened for lack of room waits for it.
+    /// Opens the replica's files and applies what has been delivered so far. Waits while a tenant's
+    /// files cannot be opened for lack of room on the disk.
     ///
     /// # Errors
     /// When the files or the log cannot be read.
@@ -81,6 +84,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let held = store.as_ref().map(|store| store.position().unwrap_or_default());
         let belongs = deps.log.belongs(group, part, held);
         belongs.map_err(|why| not_of_log(part, &why))?;
+        // Only files that belong to the log are read: a copy would load, and go on from a wrong state.
         let rows = RowBuffer::new(store);
         let machine = M::load(&rows)?;
         let mut runner = Self {
@@ -100,8 +104,12 @@ impl<M: StateMachine> ReplicaRunner<M> {
             to_install: None,
         };
         runner.offer_files();
+        // Before `drain`, which reports the files as durable: a crash may have come between the
+        // durable write that began some work and the removal of the mark.
         runner.unmark_idle().await?;
         let mut effects = Vec::new();
+        // First what an actor before this one took out of the queue, then what is in the queue: the
+        // order of the log.
         if let Some(upto) = runner.queue.taken_up_to() {
             runner.replay(upto, VecDeque::new(), &mut effects).await?;
         }
@@ -109,15 +117,16 @@ impl<M: StateMachine> ReplicaRunner<M> {
         Ok((runner, effects))
     }
 
-    /// Applies everything that has been handed over.
+    /// Applies everything that has been delivered.
     ///
     /// # Errors
-    /// When the files or the log fail; the replica has to be started anew then.
+    /// When the files or the log fail. The replica has to be started again then.
     pub async fn drain(&mut self) -> Result<Vec<M::Effect>, StoreError> {
         let mut effects = Vec::new();
         let mut has_taken = false;
         while self.queue.has_work() {
             has_taken = true;
+            // Before entries are taken: an error here leaves them in the queue.
             self.ensure_files().await?;
             let Batch { entries, then_replay_to, asking, room } = self.queue.take();
             self.undurable_bytes += room.bytes();
@@ -132,7 +141,10 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 replies.extend(entry.reply.map(|reply: Reply| (reply, outcome)));
             }
             self.write_behind().await?;
+            // The entries are out of memory now, so that others may use their room.
             drop(room);
+            // After `write_behind`: when the files fail, this actor ends before it answers, and the
+            // proposers learn that the outcome is unknown.
             for (reply, outcome) in replies {
                 reply.send(outcome);
             }
@@ -140,30 +152,32 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 self.replay(upto, asking, &mut effects).await?;
             }
         }
-        // On a full disk they are given up later: whoever wants them asks nobody twice.
+        // On a full disk the files are given up later: the wish stays until it is fulfilled, because
+        // nobody asks the same replica twice.
         if self.queue.are_files_wanted() && self.give_up_files().await? {
             self.queue.files_given_up();
         }
         if let Some(durable) = self.durable.filter(|_| has_taken && !self.is_dirty()) {
-            // After a restart the log hands over what the files have already: say so.
+            // After a restart the log delivers what the files have already. Without a report its
+            // low-water mark would stay where it is until the next durable write.
             self.tell_durable(durable);
         }
         Ok(effects)
     }
 
-    /// The last entry applied.
+    /// Returns the position of the last entry applied.
     pub const fn applied(&self) -> Option<Position> {
         self.applied
     }
 
-    /// Whether something applied is not durable yet.
+    /// Tells whether something applied is not durable yet.
     pub fn is_dirty(&self) -> bool {
         self.applied != self.durable
     }
 
-    /// Makes everything applied durable and tells the log. Where the disk is full the replica goes
-    /// on from memory, stays dirty, and tries again with the next call: the log has what its files
-    /// lack, and takes nothing more until there is room.
+    /// Makes everything applied durable and tells the log. On a full disk the replica goes on from
+    /// memory, stays dirty, and tries again with the next call: the log has what the files lack, and
+    /// takes nothing more until there is room.
     ///
     /// # Errors
     /// When the files fail in another way.
@@ -173,6 +187,8 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if !self.deps.log.has_room() || !self.settle_files().await? {
             return Ok(());
         }
+        // Before the write: once the beginning of some work is durable, nothing is delivered after a
+        // crash that would start the replica, and only the missing mark does.
         match self.unmark_idle().await {
             Err(StoreError::Full) => return self.wait_for_room().await,
             unmarked => unmarked?,
@@ -181,7 +197,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.rows.put(self.machine.take_final_rows());
         self.rows.put(self.machine.take_dirty_rows());
         let pending = self.rows.take_pending();
+        // The rows stay in memory until the write has succeeded: a full disk takes it back.
         let kept = pending.clone();
+        // Events first: the index records the length of their file.
         let events = self.rows.write_events();
         let written = match (events, &mut self.rows.store) {
             (Err(error), _) => Err(error),
@@ -190,6 +208,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         };
         match written {
             Err(StoreError::Full) => {
+                // `put` does not overwrite anything newer: nothing was applied meanwhile.
                 self.rows.put(kept);
                 return self.wait_for_room().await;
             }
@@ -200,226 +219,27 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if self.rows.store.is_some() {
             self.in_files = Some(applied);
         }
+        // Last: from here on the log may cut what the files have.
         self.tell_durable(applied);
         Ok(())
     }
 
-    /// Lets the log forget what is durable here. First the log remembers that there are files: a
-    /// floor that leaves entries behind must never stand in a log that does not miss them.
+    /// Lets the log forget what is durable here.
     fn tell_durable(&self, upto: Position) {
+        // First the log notes that there are files. A log that has been cut below a low-water mark
+        // must know which files hold what was cut, or it would not miss them.
         if self.rows.store.is_some() {
             self.deps.log.filed(self.part, upto);
         }
         self.deps.log.durable(self.group, self.part, upto);
     }
 
-    /// Why the files fail every call, once they do.
+    /// Returns why the files fail every call, once they do.
     pub fn failure(&self) -> Option<StoreError> {
         self.rows.store.as_ref()?.failure()
     }
 
-    /// Opens the files again, which a failed write has closed. They hold what was durable last; the
-    /// rows and events since then are in memory.
-    async fn wait_for_room(&mut self) -> Result<(), StoreError> {
-        tracing::warn!(part = %self.part, "the disk is full: what changed waits in memory and the log");
-        self.deps.log.found_no_room();
-        self.rows.store = None;
-        self.rows.is_shut = self.deps.stores.exists(self.part)?;
-        self.open_files().await.map(drop)
-    }
-
-    /// Opens the files; whether there was room for that.
-    async fn open_files(&mut self) -> Result<bool, StoreError> {
-        // What closed files held and lack now is lost.
-        let had_files = self.rows.has_files();
-        let lost = |what: &str| StoreError::Damaged {
-            file: format!("the index of {}", self.part),
-            offset: 0,
-            what: what.to_owned(),
-        };
-        if had_files && !self.deps.stores.exists(self.part)? {
-            return Err(lost("it has vanished while it was closed"));
-        }
-        match self.deps.stores.open(self.part).await {
-            Ok(store) if had_files && store.position() < self.in_files => {
-                Err(lost("it was changed while it was closed"))
-            }
-            Ok(store) => {
-                self.rows.take_back(store);
-                self.offer_files();
-                Ok(true)
-            }
-            Err(StoreError::Full) => {
-                self.deps.log.found_no_room();
-                self.rows.shut();
-                Ok(false)
-            }
-            // The control plane goes on without its file until there is a descriptor for it.
-            Err(error) if error.is_passing() && self.part == StateMachineId::System => {
-                self.rows.shut();
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes the files that the state needs, and removes those that it needs no more; whether there
-    /// was room for that. A deletion is not durable before its files are gone: else it would not be
-    /// repeated.
-    async fn settle_files(&mut self) -> Result<bool, StoreError> {
-        if self.rows.has_files() && !self.machine.needs_files() {
-            self.rows = RowBuffer::default();
-            self.in_files = None;
-            self.has_to_remove = true;
-        }
-        if self.has_to_remove {
-            match self.remove_files().await {
-                Err(StoreError::Full) => {
-                    self.deps.log.found_no_room();
-                    return Ok(false);
-                }
-                removed => removed?,
-            }
-            self.has_to_remove = false;
-        }
-        if self.rows.store.is_none() && self.machine.needs_files() {
-            return self.open_files().await;
-        }
-        Ok(true)
-    }
-
-    /// Everything the replica holds, which is durable then unless the disk is full.
-    ///
-    /// # Errors
-    /// When the files fail.
-    pub async fn dump(&mut self) -> Result<Dump, StoreError> {
-        self.make_durable().await?;
-        Ok(Dump { position: self.applied, rows: self.all_rows()? })
-    }
-
-    /// Takes over what another replica holds; whether it is newer than what is here. It is
-    /// durable then.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] when it was taken over, and waits in memory for room; and when the files
-    /// fail.
-    pub async fn install(&mut self, dump: Dump) -> Result<bool, StoreError> {
-        let is_newer = dump.position > self.applied;
-        if is_newer {
-            self.to_install = Some(dump);
-        }
-        self.settle().await?;
-        Ok(is_newer)
-    }
-
-    /// Makes everything durable, first of all what another replica sent.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] while there is no room for it, and when the files fail.
-    pub async fn settle(&mut self) -> Result<(), StoreError> {
-        self.take_over().await?;
-        self.make_durable().await?;
-        if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
-    }
-
-    /// Puts what another replica sent in the place of what is here. For that the files have to
-    /// be open: what they hold goes.
-    async fn take_over(&mut self) -> Result<(), StoreError> {
-        if self.to_install.is_none() {
-            return Ok(());
-        }
-        if self.rows.store.is_none() && !self.open_files().await? && self.rows.is_shut {
-            return Err(StoreError::Full);
-        }
-        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
-        let Some(dump) = self.to_install.take() else { return Ok(()) };
-        if dump.position > self.applied {
-            self.rows.put(gone);
-            let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
-            self.rows.put(new.collect());
-            self.machine = M::load(&self.rows)?;
-            self.applied = dump.position;
-            self.is_continued = false;
-        }
-        Ok(())
-    }
-
-    fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
-        self.rows.scan(&[], &[u8::MAX; KEY_BYTES_MAX], usize::MAX / 2, false)
-    }
-
-    /// Lets go of the files, for an actor that stops.
-    pub fn close_files(&mut self) {
-        self.rows = RowBuffer::default();
-        self.queue.files_given_up();
-    }
-
-    /// Opens the files again if they were let go, or could not be opened for lack of room that is
-    /// there by now. To be called before rows are read.
-    ///
-    /// # Errors
-    /// When the files cannot be opened, or lack what they held when they were closed.
-    pub async fn ensure_files(&mut self) -> Result<(), StoreError> {
-        let may_open = self.rows.is_let_go() || self.rows.is_shut && self.deps.log.has_room();
-        if self.rows.store.is_none() && may_open {
-            self.open_files().await?;
-        }
-        Ok(())
-    }
-
-    /// Makes everything durable and closes the files until they are needed again: others need
-    /// their descriptors. The state stays. Whether they are closed: not while the disk is full.
-    async fn give_up_files(&mut self) -> Result<bool, StoreError> {
-        if self.rows.store.is_none() {
-            return Ok(true);
-        }
-        self.make_durable().await?;
-        if self.is_dirty() {
-            return Ok(false);
-        }
-        self.mark_idle().await?;
-        self.rows.let_go();
-        Ok(true)
-    }
-
-    /// Lets others ask for the descriptors of the open files.
-    fn offer_files(&mut self) {
-        let queue = Arc::downgrade(&self.queue);
-        if let Some(store) = &mut self.rows.store {
-            store.on_wanted(Box::new(move || {
-                if let Some(queue) = queue.upgrade() {
-                    queue.want_files();
-                }
-            }));
-        }
-    }
-
-    /// Takes the mark of an idle replica away when the replica has work. Before what began the work
-    /// is durable in the files, and before the log is told so: from then on nothing is handed over
-    /// that would start the replica after a crash.
-    async fn unmark_idle(&mut self) -> Result<(), StoreError> {
-        match &mut self.rows.store {
-            Some(store) if store.is_idle() && self.machine.has_work() => {
-                store.set_idle(false).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Marks the replica as idle when it has no work and everything is durable. To be called before
-    /// the files are closed.
-    ///
-    /// # Errors
-    /// When the files fail.
-    pub async fn mark_idle(&mut self) -> Result<(), StoreError> {
-        let may_mark = !self.is_dirty() && !self.machine.has_work();
-        match &mut self.rows.store {
-            Some(store) if may_mark && !store.is_idle() => store.set_idle(true).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Applies what the log has for this replica up to an index, and tells who asks.
+    /// Applies what the log has for this replica up to an index, and answers the proposers.
     async fn replay(
         &mut self,
         upto: u64,
@@ -429,12 +249,15 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.ensure_files().await?;
         let mut from = self.applied.map_or(0, |applied| applied.index + 1);
         loop {
+            // Some MiB at a time. What the files have already is skipped by `apply`.
             let batch = self.deps.log.replay(self.group, self.part, from, upto).await?;
             let mut replies = Vec::new();
             for (position, envelope) in batch.entries {
                 self.undurable_bytes += codec::encoded_len(&*envelope);
                 let outcome = self.apply(position, &envelope, effects)?;
                 self.write_behind().await?;
+                // Both are in the order of the log. A reply whose entry the log does not give is
+                // dropped, which tells its proposer that the outcome is unknown.
                 while asking.front().is_some_and(|(index, _)| *index <= position.index) {
                     let asked = asking.pop_front().filter(|(index, _)| *index == position.index);
                     replies.extend(asked.map(|(_, reply)| (reply, outcome.clone())));
@@ -459,15 +282,18 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if let Some(applied) = self.applied {
             let forked = || not_of_log(self.part, &LogMismatch::Foreign);
             if position.index <= applied.index {
+                // The same index in another term is another entry: the files went on from a log that
+                // is not this one.
                 if position.index == applied.index && position.term != applied.term {
                     return Err(forked());
                 }
-                // The index has it already. Nobody waits for the outcome: after a restart the
-                // proposer is gone.
+                // The files have this entry already. No proposer waits for its outcome: it is
+                // delivered again only after a restart, which the proposer did not outlive.
                 return Ok(Outcome::Ignored);
             }
-            // Terms and indexes name entries: where the log has this one of the same term, it has
-            // everything before it as it was applied here.
+            // A term and an index name one entry (Raft's log matching property). If the log has the
+            // last entry of the files under the same term, it has everything before as it was applied
+            // here. Looked at for the first entry only: from then on one entry follows the other.
             let term = || self.deps.log.term_at(self.group, applied.index);
             if !self.is_continued && term().is_some_and(|term| term != applied.term) {
                 return Err(forked());
@@ -481,12 +307,13 @@ impl<M: StateMachine> ReplicaRunner<M> {
         Ok(outcome)
     }
 
-    /// Appends events. Rows are made durable when many wait, or when much was applied. Where the
-    /// disk is full both wait in memory.
+    /// Appends events, and makes everything durable when many rows wait or much was applied. On a full
+    /// disk rows and events wait in memory.
     async fn write_behind(&mut self) -> Result<(), StoreError> {
         if self.applied.is_none() {
             return Ok(());
         }
+        // Into memory first, whatever the disk says: the state machine has let go of them.
         self.rows.put_events(&self.machine.take_events());
         self.rows.put(self.machine.take_final_rows());
         if !self.deps.log.has_room() || !self.settle_files().await? {
@@ -504,39 +331,6 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
         Ok(())
     }
-
-    async fn remove_files(&mut self) -> Result<(), StoreError> {
-        let StateMachineId::Tenant(tenant) = self.part else { return Ok(()) };
-        // Killed in between, the log says that there are none, and the next start applies the
-        // deletion once more. The other way round they would be missed.
-        self.deps.log.unfile(self.group, self.part).await?;
-        self.deps.stores.remove(tenant).await
-    }
-}
-
-/// Opens the files of a replica that has some.
-async fn opened(deps: &ReplicaDeps, part: StateMachineId) -> Result<Box<dyn Store>, StoreError> {
-    loop {
-        match deps.stores.open(part).await {
-            // Failing would put the tenant in quarantine, for something that passes by itself.
-            Err(StoreError::Full) if part != StateMachineId::System => {
-                deps.log.found_no_room();
-                tokio::time::sleep(ROOM_RETRY).await;
-            }
-            opened => return opened,
-        }
-    }
-}
-
-/// What is said of files that do not belong to the log beside them.
-fn not_of_log(part: StateMachineId, why: &LogMismatch) -> StoreError {
-    let file = match part {
-        StateMachineId::System => "system.redb".to_owned(),
-        StateMachineId::Tenant(tenant) => format!("tenants/{tenant}"),
-    };
-    let way_out = "put the whole data directory back as it was, or, where other members hold the \
-                   data, remove it and join anew";
-    StoreError::Damaged { file, offset: 0, what: format!("{why}; {way_out}") }
 }
 
 #[cfg(test)]

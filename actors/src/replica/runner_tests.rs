@@ -11,7 +11,7 @@ use crate::command::{Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, CommittedEntry, GroupStatus, Leadership, LogEntry, LogMismatch, ProposeError,
+    BoxFuture, CommittedEntry, Found, GroupStatus, Leadership, LogEntry, LogMismatch, ProposeError,
     Replay, Row, Store, StoreStats, Stores,
 };
 use crate::replica::QueueBytes;

@@ -1,4 +1,4 @@
-//! The services of a node: supervised actors, and what answers the calls of other nodes with them.
+//! The services of a node: supervised actors, what they use, and what answers the calls of other nodes.
 //!
 //! A service has the same plan everywhere: `mod.rs` (handle, invariants), `message.rs`, `state.rs`
 //! (pure), `actor.rs` (shell).
@@ -6,6 +6,7 @@
 mod call;
 pub mod control;
 pub mod elector;
+pub mod executor;
 pub mod heartbeat;
 mod join;
 pub mod locks;

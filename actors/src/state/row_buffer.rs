@@ -183,8 +183,15 @@ impl RowBuffer {
             rows.truncate(limit);
             return Ok(rows);
         };
-        // A pending row may hide a stored one, so that a batch of stored rows may not be enough:
-        // then the next is read. Never more than `limit` rows are held.
+        // Two ordered sources are merged, the pending rows over the stored ones. How many stored rows are
+        // needed is not known in advance: a pending row may hide a stored one (new value) or take it
+        // away (deletion). So stored rows are read in batches of what is still wanted. Never more than
+        // `limit` rows are held, whatever the range.
+        //
+        // A batch that came full says nothing about what lies behind its last key, the *edge*. Pending
+        // rows are merged up to the edge only, the edge included: one beyond it might have to come
+        // after a stored row that has not been read. The next batch goes on behind the edge. A batch
+        // that came short ends the stored rows, and takes the rest of the pending ones.
         let mut rows = Vec::new();
         let (mut from, mut to) = (from.to_vec(), to.to_vec());
         while rows.len() < limit && from < to {
@@ -194,11 +201,12 @@ impl RowBuffer {
             let (mut next_from, mut next_to) = (to.clone(), to.clone());
             let (mut first, mut end) = (from.clone(), to.clone());
             if let Some(edge) = edge {
-                // Pending rows beyond the edge are for the next batch.
+                // `first..end` is what this batch covers; `next_from..next_to` is left for the next.
                 if descending {
                     (next_from, next_to) = (from.clone(), edge.clone());
                     first = edge;
                 } else {
+                    // The smallest key after the edge.
                     next_from = edge;
                     next_from.push(0);
                     end.clone_from(&next_from);

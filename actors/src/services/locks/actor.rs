@@ -1,4 +1,4 @@
-//! The shell around the lock manager's state.
+//! The actor of the lock manager: the shell around [`LockQueues`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,17 @@ use crate::ports::{ProposeError, ReplicatedLog};
 use crate::services::mailbox::{client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
-/// First wait between two attempts to have a lease expired; doubled each time.
+/// First wait before an expiry is proposed again. Doubled each time.
 const EXPIRE_RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest wait between two attempts to have a lease expired.
+/// Longest wait before an expiry is proposed again.
 const EXPIRE_RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long giving back a lock may take that was granted to a client that has gone.
+/// Longest time to give back a lock that was granted to a client that has gone.
 const GIVE_BACK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The lock manager's actor.
+/// The actor of the lock manager.
 pub struct LockActor;
 
-/// What it starts with.
+/// Carries what the lock manager starts with.
 pub struct LockArguments {
     /// The replicated log.
     pub log: Arc<dyn ReplicatedLog>,
@@ -38,11 +38,11 @@ pub struct LockArguments {
     pub seams: Seams,
 }
 
-/// What it keeps.
+/// Holds the state of the actor.
 pub struct LockState {
     queues: LockQueues,
     arguments: Arc<LockArguments>,
-    /// When the next tick is armed for.
+    /// For when the next tick is set, and the task that sends it.
     armed: Option<(Instant, AbortHandle)>,
 }
 
@@ -81,6 +81,7 @@ impl Actor for LockActor {
                 if let Some(first) = state.queues.notice(space, notice, now) {
                     state.attempt(&myself, first, true);
                 }
+                // After the notice, which has begun the lease that these waiters now share.
                 if let Some(key) = held {
                     for own in state.queues.take_own(space, &key) {
                         state.attempt(&myself, own, false);
@@ -92,6 +93,7 @@ impl Actor for LockActor {
                     let now = state.arguments.seams.clock.now();
                     locks.iter_mut().for_each(|lock| lock.ttl_ms = lock.expires_at.ms_since(now));
                 }
+                // Twice in a row it may lead, in two terms: waiters of the first saw another table.
                 send_away(state.queues.unlead(space));
                 state.queues.lead(space, locks, now);
             }
@@ -108,6 +110,7 @@ impl Actor for LockActor {
 }
 
 impl LockState {
+    /// Decides about a request, and does it.
     fn admit(&mut self, myself: &ActorRef<LockMessage>, request: AcquireRequest, found: bool) {
         match self.queues.admit(request, found) {
             Admission::Attempt(request) => self.attempt(myself, request, false),
@@ -120,7 +123,8 @@ impl LockState {
         }
     }
 
-    /// Proposes to take the lock, in a task of its own.
+    /// Proposes to acquire the lock, in a task of its own. Comes back as `Settled` when the queue has to
+    /// hear of the outcome; otherwise the task answers the client.
     fn attempt(&self, myself: &ActorRef<LockMessage>, request: AcquireRequest, was_first: bool) {
         let command = LockCommand::Acquire {
             key: request.key.clone(),
@@ -149,6 +153,7 @@ impl LockState {
         });
     }
 
+    /// Notes the outcome of an attempt, and attempts the next waiter.
     fn settled(
         &mut self,
         myself: &ActorRef<LockMessage>,
@@ -157,6 +162,7 @@ impl LockState {
         result: Result<Outcome, CallError>,
     ) {
         let is_held = matches!(result, Ok(Outcome::HeldByOther(_)));
+        // It has asked the table and may wait: from here on it stands in the queue.
         if !was_first {
             return self.admit(myself, request, true);
         }
@@ -166,6 +172,7 @@ impl LockState {
         } else {
             let next = self.queues.served(request.space, &request.key, now);
             let arguments = Arc::clone(&self.arguments);
+            // In a task: the client may have gone, and to give the lock back takes a proposal.
             tokio::spawn(async move { answer(&arguments, request, result).await });
             next
         };
@@ -174,6 +181,7 @@ impl LockState {
         }
     }
 
+    /// Proposes a renewal, whatever the timers say: the log decides whether it was in time.
     fn renew(&self, request: RenewRequest) {
         let command = LockCommand::Renew {
             key: request.key,
@@ -195,6 +203,7 @@ impl LockState {
         });
     }
 
+    /// Ends the waits and the leases that are over.
     fn tick(&mut self, now: Instant) {
         self.armed = None;
         for (request, holder, expires_at) in self.queues.expire_waits(now) {
@@ -205,7 +214,7 @@ impl LockState {
         }
     }
 
-    /// Has a tick come at the next moment something is over.
+    /// Sets the next tick, if none is set for an earlier moment.
     fn arm(&mut self, myself: &ActorRef<LockMessage>) {
         let Some(next) = self.queues.next_moment() else { return };
         match &self.armed {
@@ -222,16 +231,18 @@ impl LockState {
     }
 }
 
-/// Proposes `Expire` until it has come to an outcome. A leader that lost the lead stops: the next
-/// one has timers of its own.
+/// Proposes `Expire` until it has an outcome, or this node has lost the lead: the next leader has timers
+/// of its own.
 async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
+    // Read once: an expiry that was armed in one term does nothing in another, where the lock has got a
+    // full lease again.
     let term = arguments.log.leadership(over.space.group).map(|lead| lead.borrow().term);
     let command = LockCommand::Expire { key: over.key, token: over.token, renewal: over.renewal };
     let mut wait = EXPIRE_RETRY_MIN;
     loop {
         let envelope =
             internal_envelope(&arguments.seams, term, over.space.command(command.clone()));
-        // However long it takes: to propose again what only waits would fill the log.
+        // Without a deadline: to propose again what only waits would fill the log.
         match arguments.log.propose(over.space.group, envelope).await {
             Ok(_) | Err(ProposeError::NotLeader | ProposeError::Stopping) => return,
             Err(_) => tokio::time::sleep(wait).await,
@@ -240,7 +251,7 @@ async fn expire(arguments: Arc<LockArguments>, over: ExpiredLease) {
     }
 }
 
-/// Tells the client; what was granted to one that has gone is given back.
+/// Answers the client. A lock that was granted to a client that has gone is given back.
 async fn answer(
     arguments: &LockArguments,
     request: AcquireRequest,
@@ -258,15 +269,15 @@ async fn answer(
     }
 }
 
-/// Ends a lease that nobody was told of. Only the first of a grant: a renewed one may have been told
-/// to the same holder before. An expiry, not a release: when the holder has asked again meanwhile,
-/// its renewal wins.
+/// Ends a lease of which no client was told.
 async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockView) {
     let LockView { key, token, renewal, .. } = lock;
+    // Only the first lease of a grant: of a renewed one the holder may have been told before.
     if renewal > 0 {
         return;
     }
     let term = arguments.log.leadership(space.group).map(|lead| lead.borrow().term);
+    // An expiry, not a release: if the holder has asked again meanwhile, its renewal counts.
     let command = LockCommand::Expire { key, token, renewal };
     let envelope = internal_envelope(&arguments.seams, term, space.command(command));
     let propose = arguments.log.propose(space.group, envelope);
@@ -275,17 +286,19 @@ async fn give_back(arguments: &LockArguments, space: super::Space, lock: LockVie
     }
 }
 
-/// Tells waiters that nobody here can serve them at the moment.
+/// Tells waiters that this node cannot serve them at the moment.
 fn send_away(waiters: Vec<AcquireRequest>) {
     for waiter in waiters {
         let _ = waiter.reply.send(Err(CallError::NoLeader));
     }
 }
 
+/// Tells a client who holds the lock.
 fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
     let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
 }
 
+/// Takes the lock out of an outcome.
 fn locked(outcome: Outcome) -> Result<LockView, CallError> {
     match outcome {
         Outcome::Locked(lock) => Ok(lock),

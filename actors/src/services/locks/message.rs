@@ -1,4 +1,4 @@
-//! What the lock manager is told and asked.
+//! The messages to the lock manager.
 
 use std::time::Duration;
 
@@ -13,100 +13,100 @@ use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::state::tables::lock_table::LockNotice;
 
-/// How much longer a caller waits for the manager than the manager for an outcome, so that the
-/// manager's own answer wins.
+/// Time that a caller waits for the manager beyond the manager's own deadline, so that the manager's
+/// answer wins.
 pub(super) const GRACE: Duration = Duration::from_millis(250);
 
-/// An attempt to take a lock.
+/// Asks for a lock.
 #[derive(Debug)]
 pub struct AcquireRequest {
     /// Key space.
     pub space: Space,
     /// Key.
     pub key: String,
-    /// Who wants it.
+    /// The holder to be.
     pub holder: String,
     /// Length of a lease, milliseconds.
     pub ttl_ms: u64,
-    /// Shown with the lock.
+    /// Metadata that is shown with the lock.
     pub metadata: Json,
-    /// Who asks.
+    /// Who asks, under which request id.
     pub cause: Cause,
-    /// When an attempt comes to no outcome.
+    /// Until when an attempt may take.
     pub deadline: Instant,
-    /// Queue until then.
+    /// Until when the request may wait in the queue. `None`: it does not wait.
     pub wait_until: Option<Instant>,
-    /// Since when the client waits, on whatever node: who waits longest is served first.
+    /// Since when the client waits, at whatever node. The longest wait is served first.
     pub since: Instant,
-    /// Whom to tell. Closed when the client has gone.
+    /// The way back to the client. Closed when the client has gone.
     pub reply: oneshot::Sender<Result<Acquired, CallError>>,
 }
 
-/// A renewal.
+/// Asks for a renewal.
 #[derive(Debug)]
 pub struct RenewRequest {
     /// Key space.
     pub space: Space,
     /// Key.
     pub key: String,
-    /// Who holds it.
+    /// The holder.
     pub holder: String,
-    /// The token it is held with, if given.
+    /// The token of the lease, if the client gave one.
     pub token: Option<u64>,
     /// New length of a lease, milliseconds.
     pub ttl_ms: Option<u64>,
-    /// Who asks.
+    /// Who asks, under which request id.
     pub cause: Cause,
-    /// When it comes to no outcome.
+    /// Until when the renewal may take.
     pub deadline: Instant,
-    /// Whom to tell.
+    /// The way back to the client.
     pub reply: oneshot::Sender<Result<LockView, CallError>>,
 }
 
 /// A message to the lock manager.
 #[derive(Debug)]
 pub enum LockMessage {
-    /// Take a lock.
+    /// Asks for a lock.
     Acquire(AcquireRequest),
-    /// Renew a lock.
+    /// Asks for a renewal.
     Renew(RenewRequest),
-    /// An attempt came to an outcome.
+    /// Tells that an attempt has ended.
     Settled {
-        /// What was asked.
+        /// The request.
         request: AcquireRequest,
-        /// Whether it stood first in its queue.
+        /// Whether the request stood first in its queue.
         was_first: bool,
-        /// What came of it.
+        /// The outcome of the attempt.
         result: Result<Outcome, CallError>,
     },
-    /// A table changed.
+    /// Tells that a table has changed.
     Notice {
         /// Key space.
         space: Space,
         /// The change.
         notice: LockNotice,
     },
-    /// This node leads a space now.
+    /// Tells that this node leads a table now.
     Lead {
         /// Key space.
         space: Space,
         /// The locks that are held.
         locks: Vec<LockView>,
     },
-    /// This node does not lead a space any more.
+    /// Tells that this node does not lead a table any more.
     Unlead {
         /// Key space.
         space: Space,
     },
-    /// A moment has come.
+    /// Tells that a lease or a wait may be over.
     Tick,
-    /// How many wait?
+    /// Asks how many wait.
     Waiters {
         /// Key space.
         space: Space,
         /// Keys.
         keys: Vec<String>,
-        /// Whom to tell.
+        /// The way back.
         reply: oneshot::Sender<Vec<u64>>,
     },
 }

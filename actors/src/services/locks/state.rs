@@ -1,4 +1,4 @@
-//! Who holds, who waits, and when what is over. Pure: moments go in, decisions come out.
+//! Leases and queues of the lock manager. Pure: moments go in, decisions come out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -11,52 +11,54 @@ use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::state::tables::lock_table::LockNotice;
 
-/// Most waiters on this node. Below the long polls that one node takes in (see
-/// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiting for locks
-/// alone does not keep out who waits for runs.
+/// Waiters on this node, at most. Below the long polls that one node takes in (see
+/// [`DescriptorBudget`](crate::ports::descriptors::DescriptorBudget)), so that waiters
+/// for locks alone do not keep out those who wait for runs.
 pub(super) const WAITERS_MAX: usize = 5_000;
 
 type Key = (Space, String);
 
-/// A lease under way.
+/// Follows a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
     holder: String,
     token: u64,
     renewal: u64,
+    /// When the lease ends, by the monotonic clock of this node.
     ends: Instant,
-    /// When it ends, as shown to clients.
+    /// When the lease ends, as shown to clients.
     expires_at: Timestamp,
-    /// Its timer has fired; the table has not been told yet, or not answered.
+    /// Whether the timer has fired. The table has not been told yet, or has not answered.
     is_expired: bool,
 }
 
-/// The key's queue.
+/// Holds the waiters of a key, and who of them is being served.
 #[derive(Debug, Default)]
 struct WaitQueue {
+    /// In the order in which the clients began to wait.
     waiters: VecDeque<AcquireRequest>,
-    /// Whose attempt is under way: the first one's.
+    /// The holder whose attempt is under way. It has left `waiters`, and comes back if it loses.
     in_flight_holder: Option<String>,
-    /// When the lease before ended, as shown to clients.
+    /// When the last lease ended, as shown to clients.
     last_lease_ended_at: Timestamp,
 }
 
-/// What is to be done about an attempt to take a lock.
+/// Says what is to be done about a request.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// Propose it.
+    /// Propose the attempt.
     Attempt(AcquireRequest),
-    /// It has been queued.
+    /// Nothing: the request waits in the queue.
     Queued,
     /// Tell the client that another holds the lock.
     Held(AcquireRequest, String, Timestamp),
-    /// It would have to wait, and this node does not lead the space.
+    /// Send the client away: the request would have to wait, and this node does not lead the table.
     NotLed(AcquireRequest),
-    /// Too many wait.
+    /// Refuse the request, because too many wait.
     Full(AcquireRequest),
 }
 
-/// A lease whose time is over: to be proposed as `Expire`.
+/// Names a lease that is over, to be proposed as `Expire`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExpiredLease {
     pub(super) space: Space,
@@ -65,20 +67,24 @@ pub(super) struct ExpiredLease {
     pub(super) renewal: u64,
 }
 
-/// The lock manager's state.
+/// Holds the leases and the waiters of all tables that this node leads.
 #[derive(Debug, Default)]
 pub(super) struct LockQueues {
+    /// The tables that this node leads.
     led: BTreeSet<Space>,
     leases: BTreeMap<Key, Lease>,
+    /// The ends of leases whose timer has not fired, by time.
     ends: BTreeSet<(Instant, Key)>,
     queues: BTreeMap<Key, WaitQueue>,
+    /// Waiters in all queues.
     waiting: usize,
-    /// No waiter's time is up before this moment.
+    /// A moment before which no wait is over. May be too early: then a look finds nothing.
     first_wait_ends: Option<Instant>,
 }
 
 impl LockQueues {
-    /// Takes over the locks of a space that this node leads now: each a full lease.
+    /// Takes over the locks of a table that this node leads now. Each gets a full lease: how much of the
+    /// last one has passed only the old leader's clock knows.
     pub(super) fn lead(&mut self, space: Space, locks: Vec<LockView>, now: Instant) {
         self.led.insert(space);
         for mut lock in locks {
@@ -89,8 +95,10 @@ impl LockQueues {
         }
     }
 
-    /// Forgets a space; its waiters are returned to be sent away.
+    /// Forgets a table, and returns its waiters to be sent away.
     pub(super) fn unlead(&mut self, space: Space) -> Vec<AcquireRequest> {
+        // The timers go with the leases: an expiry by a node that does not lead would do nothing, and
+        // the next leader has timers of its own.
         self.led.remove(&space);
         self.leases.retain(|(of, _), _| *of != space);
         self.ends.retain(|(_, (of, _))| *of != space);
@@ -103,13 +111,14 @@ impl LockQueues {
         gone
     }
 
-    /// Learns a change of a table. A freed key's first waiter is to be attempted.
+    /// Notes a change of a table. Returns the first waiter of a key that was freed, to be attempted.
     pub(super) fn notice(
         &mut self,
         space: Space,
         notice: LockNotice,
         now: Instant,
     ) -> Option<AcquireRequest> {
+        // A notice may still be on its way when the lead is lost: it must not begin a lease.
         if !self.led.contains(&space) {
             return None;
         }
@@ -129,8 +138,8 @@ impl LockQueues {
         }
     }
 
-    /// Takes the waiters of a key that wait for what their own holder was just granted, such as one
-    /// that asked twice: they get the same lease, not an answer that it is held.
+    /// Removes the waiters of a key whose holder has just been granted the lock, such as a client that
+    /// tried again. They are attempted again, and get the same lease instead of 'held by another'.
     pub(super) fn take_own(&mut self, space: Space, key: &str) -> Vec<AcquireRequest> {
         let key = (space, key.to_owned());
         let (Some(lease), Some(queue)) = (self.leases.get(&key), self.queues.get_mut(&key)) else {
@@ -145,8 +154,18 @@ impl LockQueues {
         own.into_iter().filter(|waiter| !waiter.reply.is_closed()).collect()
     }
 
-    /// Decides about an attempt: a new one, or (`found_held`) one that the table has just refused
-    /// and that is willing to wait.
+    /// Decides about a request: a new one, or (`found_held`) one that the table has just refused and that
+    /// is willing to wait.
+    ///
+    /// | lease here | queue | request | then |
+    /// |---|---|---|---|
+    /// | its own, not over | any | any | attempt: it renews |
+    /// | its own, over | any | any | waits for the expiry, and then for a new lease |
+    /// | none | none | new | attempt |
+    /// | none | none | found held | attempt on the leader: it was freed meanwhile |
+    /// | another's | none | does not wait | attempt: the table names the holder |
+    /// | any other | | waits | queue |
+    /// | any other | | does not wait | told who is next |
     pub(super) fn admit(&mut self, mut request: AcquireRequest, found_held: bool) -> Admission {
         let key = (request.space, request.key.clone());
         let has_queue = self.queues.contains_key(&key);
@@ -155,12 +174,18 @@ impl LockQueues {
                 if !lease.is_expired {
                     return Admission::Attempt(request);
                 }
-                // Its own lease is running out at this moment: it gets a new one, not a renewal.
+                // `Expire` is on its way. An attempt now could be applied before it, as a renewal of a
+                // lease that is over, or after it, past the queue. The holder waits like everybody
+                // else, also when it did not ask to, and gets a new lease.
                 request.wait_until.get_or_insert(request.deadline);
             }
+            // Without a lead nothing is known of leases: a request that was found held would be attempted
+            // for ever, so it is sent away below. On the leader the lock was freed between the
+            // refusal and this look, and the notice found nobody in the queue to attempt.
             None if !has_queue && (!found_held || self.led.contains(&request.space)) => {
                 return Admission::Attempt(request);
             }
+            // Who does not wait may ask the table; behind a queue it would barge.
             Some(_) if !has_queue && request.wait_until.is_none() => {
                 return Admission::Attempt(request);
             }
@@ -173,6 +198,7 @@ impl LockQueues {
             let (holder, expires_at) = self.seen_holder(&key, &request);
             return Admission::Held(request, holder, expires_at);
         }
+        // Clients that have gone are looked for only now: each look goes through all queues.
         if self.waiting >= WAITERS_MAX {
             self.forget_gone();
         }
@@ -183,8 +209,8 @@ impl LockQueues {
         Admission::Queued
     }
 
-    /// The attempt of a first waiter has come to its end; the next is to be attempted if the key
-    /// is free.
+    /// Notes that the attempt of a first waiter has ended. Returns the next waiter to be attempted, if the
+    /// key is free.
     pub(super) fn served(
         &mut self,
         space: Space,
@@ -195,6 +221,8 @@ impl LockQueues {
         if let Some(queue) = self.queues.get_mut(&key) {
             queue.in_flight_holder = None;
         }
+        // The notice of a grant may come before or after the end of its attempt. If it has come, the key
+        // is held. If not, the next attempt is refused by the table and goes back to its place.
         if self.leases.contains_key(&key) {
             self.tidy(&key);
             return None;
@@ -202,19 +230,20 @@ impl LockQueues {
         self.next(&key, now)
     }
 
-    /// Puts a waiter back to the front: the lock was taken by another after all. If it has become
-    /// free since, the waiter is returned to be attempted again.
+    /// Puts a waiter back to its place, because another has the lock after all. Returns the first waiter, to
+    /// be attempted, if the lock has been freed since.
     pub(super) fn put_back(
         &mut self,
         request: AcquireRequest,
         now: Instant,
     ) -> Option<AcquireRequest> {
         let (space, key) = (request.space, request.key.clone());
+        // First back into the queue, then served: it may be the one to be attempted.
         self.push((space, key.clone()), request, true);
         self.served(space, &key, now)
     }
 
-    /// How many wait for a key.
+    /// Counts the waiters of a key whose clients are still there.
     pub(super) fn waiters(&self, space: Space, key: &str) -> u64 {
         let queue = self.queues.get(&(space, key.to_owned()));
         queue.map_or(0, |queue| {
@@ -222,7 +251,7 @@ impl LockQueues {
         })
     }
 
-    /// The leases that are over by `now`, each once.
+    /// Returns the leases that are over by `now`, each once.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<ExpiredLease> {
         let mut over = Vec::new();
         while let Some((ends, _)) = self.ends.first()
@@ -230,6 +259,7 @@ impl LockQueues {
         {
             let Some((_, key)) = self.ends.pop_first() else { break };
             if let Some(lease) = self.leases.get_mut(&key) {
+                // The lease stays until the table says that the key is free: a renewal may come first.
                 lease.is_expired = true;
                 let (space, key) = key;
                 over.push(ExpiredLease { space, key, token: lease.token, renewal: lease.renewal });
@@ -238,7 +268,8 @@ impl LockQueues {
         over
     }
 
-    /// The waiters whose time is up by `now`, or whose client has gone, with whom holds the lock.
+    /// Removes the waiters whose time is up by `now`, or whose client has gone. Returns each with the
+    /// holder of the lock and the end of the lease.
     pub(super) fn expire_waits(
         &mut self,
         now: Instant,
@@ -268,7 +299,7 @@ impl LockQueues {
         given_up
     }
 
-    /// Makes room: clients that have gone wait no more.
+    /// Removes the waiters whose clients have gone.
     fn forget_gone(&mut self) {
         for queue in self.queues.values_mut() {
             queue.waiters.retain(|waiter| !waiter.reply.is_closed());
@@ -276,12 +307,14 @@ impl LockQueues {
         self.waiting = self.queues.values().map(|queue| queue.waiters.len()).sum();
     }
 
-    /// The next moment something is over.
+    /// Returns the next moment at which a lease or a wait may be over.
     pub(super) fn next_moment(&self) -> Option<Instant> {
         let ends = self.ends.first().map(|(ends, _)| *ends);
         ends.into_iter().chain(self.first_wait_ends).min()
     }
 
+    /// Puts a request at its place: behind all that have waited longer. Of two that have waited equally
+    /// long the one that was put back (`in_front`) is first.
     fn push(&mut self, key: Key, request: AcquireRequest, in_front: bool) {
         self.waiting += 1;
         self.first_wait_ends = self.first_wait_ends.into_iter().chain(request.wait_until).min();
@@ -293,9 +326,10 @@ impl LockQueues {
         waiters.insert(place, request);
     }
 
-    /// Takes the first waiter of a free key, if its attempt is not under way.
+    /// Takes the first waiter of a free key whose client still waits, if no attempt is under way.
     fn next(&mut self, key: &Key, now: Instant) -> Option<AcquireRequest> {
         let queue = self.queues.get_mut(key)?;
+        // Two attempts at once could be applied in either order, and the second waiter might get the lock.
         if queue.in_flight_holder.is_some() {
             return None;
         }
@@ -310,6 +344,7 @@ impl LockQueues {
         None
     }
 
+    /// Removes the queue of a key if nobody waits and no attempt is under way.
     fn tidy(&mut self, key: &Key) {
         if self
             .queues
@@ -320,6 +355,7 @@ impl LockQueues {
         }
     }
 
+    /// Begins a lease, in place of an earlier one of the key.
     fn begin(&mut self, space: Space, lock: &LockView, now: Instant) {
         let key = (space, lock.key.clone());
         self.end(&key);
@@ -336,13 +372,14 @@ impl LockQueues {
         self.leases.insert(key, lease);
     }
 
+    /// Ends a lease, with its timer.
     fn end(&mut self, key: &Key) -> Option<Lease> {
         let lease = self.leases.remove(key)?;
         self.ends.remove(&(lease.ends, key.clone()));
         Some(lease)
     }
 
-    /// Whom to name as holder: the present one, or the waiter that is next.
+    /// Names the holder of a lock to a client: the present one, or else the waiter that is next.
     fn seen_holder(&self, key: &Key, asking: &AcquireRequest) -> (String, Timestamp) {
         match self.leases.get(key) {
             Some(lease) => (lease.holder.clone(), lease.expires_at),

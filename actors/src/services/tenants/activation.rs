@@ -1,4 +1,4 @@
-//! The place of one tenant on this node: its queue, and whether its actor runs.
+//! A tenant on this node at run time: its queue, and whether its actor runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,49 +12,49 @@ use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::error::CallError;
 use crate::replica::{ApplyQueue, QueueBytes};
 
-/// Calls to one tenant that may be under way at once.
+/// Calls to one tenant that may be under way at once, of all its clients.
 pub const TENANT_CALLS_MAX: usize = 1024;
 
-/// Whether the tenant's actor runs.
+/// Says whether the tenant's actor runs.
 #[derive(Debug, Clone)]
 pub enum ActivationState {
-    /// It does not; its files are closed.
+    /// No actor runs, and the files are closed.
     Asleep,
-    /// It opens its files.
+    /// An actor opens the files, or is about to.
     Starting,
-    /// It runs.
+    /// The actor runs.
     Running(ActorRef<TenantMessage>),
-    /// It closes its files.
+    /// The actor closes the files. It may change its mind.
     Closing,
-    /// It failed again and again.
+    /// The actor failed again and again, and is tried again in a while.
     Quarantined {
-        /// Why.
+        /// What clients are told.
         reason: String,
     },
-    /// Its files are damaged: another attempt finds them as they are.
+    /// The files are damaged. Another attempt would find them as they are.
     Damaged {
         /// What clients are told.
         reason: String,
     },
 }
 
-/// One tenant's place.
+/// Holds what the node keeps of a tenant also while it sleeps.
 #[derive(Debug)]
 pub struct Activation {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Its group.
+    /// The tenant's group.
     pub group: GroupId,
-    /// What the group's log handed over.
+    /// What the group's log delivered.
     pub queue: Arc<ApplyQueue>,
-    /// The newest term whose first entry the group has handed over.
+    /// The newest term whose first entry the group has delivered.
     pub(super) delivered_term: Arc<AtomicU64>,
     pub(super) state: watch::Sender<ActivationState>,
     pub(super) calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
     /// Whether the last attempt to start the actor found no file descriptor.
     pub(super) exhausted: AtomicBool,
-    /// Whether the files of the tenant, damaged and deleted, are being removed.
+    /// Whether the files of the damaged and deleted tenant are being removed.
     is_buried: AtomicBool,
     supervisor: ActorRef<SupervisorMessage>,
 }
@@ -79,6 +79,7 @@ impl Activation {
             is_buried: AtomicBool::new(false),
             supervisor,
         });
+        // Weak: the queue is owned by the activation that it wakes.
         let weak = Arc::downgrade(&activation);
         activation.queue.set_wake(move || {
             if let Some(activation) = weak.upgrade() {
@@ -88,8 +89,11 @@ impl Activation {
         activation
     }
 
-    /// Has the actor look at its queue, starting it if it sleeps.
+    /// Has the actor look at its queue, and starts it if the tenant sleeps.
     pub fn wake(self: &Arc<Self>) {
+        // Look and change are one step, under the lock of the channel: of two that wake a sleeping
+        // tenant only one starts an actor. `Starting` and `Closing` need nothing: the actor looks at the
+        // queue after it has said `Running` or `Asleep`.
         let mut must_start = false;
         self.state.send_if_modified(|state| {
             if let ActivationState::Running(actor) = state {
@@ -106,32 +110,33 @@ impl Activation {
         }
     }
 
-    /// Has the supervisor look at a tenant that is out of service and has just been deleted.
+    /// Tells the supervisor that the tenant was deleted, if its files are damaged.
     pub(super) fn bury(self: &Arc<Self>) {
         if matches!(&*self.state.borrow(), ActivationState::Damaged { .. }) {
             let _ = self.supervisor.send_message(SupervisorMessage::Bury(Arc::clone(self)));
         }
     }
 
-    /// Whether the files of the damaged tenant are to be removed now: not while they already are.
+    /// Claims the removal of the damaged tenant's files. Tells whether the caller may remove them: not
+    /// while another does.
     pub(super) fn begin_burial(&self) -> bool {
         let is_damaged = matches!(&*self.state.borrow(), ActivationState::Damaged { .. });
         is_damaged && !self.is_buried.swap(true, Ordering::AcqRel)
     }
 
-    /// Allows another attempt to remove the files.
+    /// Gives the claim back, for another attempt.
     pub(super) fn end_burial(&self) {
         self.is_buried.store(false, Ordering::Release);
     }
 
-    /// Has the actor look around, if it runs.
+    /// Has the actor look at its queue and at the term, if it runs.
     pub(super) fn wake_if_running(&self) {
         if let ActivationState::Running(actor) = &*self.state.borrow() {
             let _ = actor.send_message(TenantMessage::Drain);
         }
     }
 
-    /// A place in the tenant's mailbox.
+    /// Takes a place in the tenant's mailbox.
     ///
     /// # Errors
     /// [`CallError::Busy`] when all are taken.
@@ -139,8 +144,8 @@ impl Activation {
         Arc::clone(&self.calls).try_acquire_owned().map_err(|_| CallError::Busy)
     }
 
-    /// The running actor, waking it if it sleeps. The caller must hold a permit, which keeps the
-    /// actor from going to sleep.
+    /// Returns the running actor, and wakes the tenant if it sleeps. The caller must hold a permit: taken
+    /// before this looks at the state, it keeps the actor from going to sleep.
     ///
     /// # Errors
     /// When the tenant is quarantined, or did not start by `deadline`.
@@ -151,6 +156,7 @@ impl Activation {
         if let ActivationState::Running(actor) = &*self.state.borrow() {
             return Ok(actor.clone());
         }
+        // Subscribed before the state is looked at, so that no change between look and wait is missed.
         let mut states = self.state.subscribe();
         loop {
             let state = states.borrow_and_update().clone();
@@ -160,6 +166,7 @@ impl Activation {
                     return Err(CallError::Quarantined { reason });
                 }
                 ActivationState::Asleep => self.wake(),
+                // `Closing` becomes `Running` or `Asleep`: both are seen below.
                 ActivationState::Starting | ActivationState::Closing => {}
             }
             match timeout_at(deadline, states.changed()).await {
@@ -172,7 +179,7 @@ impl Activation {
         }
     }
 
-    /// Why the tenant is out of service, if it is.
+    /// Returns why the tenant is out of service, if it is.
     pub fn quarantined(&self) -> Option<String> {
         match &*self.state.borrow() {
             ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => {
@@ -182,12 +189,12 @@ impl Activation {
         }
     }
 
-    /// The newest term whose first entry the group has handed over.
+    /// Returns the newest term whose first entry the group has delivered.
     pub(super) fn delivered_term(&self) -> u64 {
         self.delivered_term.load(Ordering::Acquire)
     }
 
-    /// Sets how the actor misbehaves, for tests.
+    /// Sets how the actor is to misbehave, for tests.
     pub fn set_test_hook(self: &Arc<Self>, hook: TestHook) {
         self.test_hook.send_replace(hook);
         if let ActivationState::Running(actor) = &*self.state.borrow() {

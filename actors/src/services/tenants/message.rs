@@ -1,81 +1,60 @@
-//! What a tenant's actor is told and asked.
+//! The messages to a tenant's actor.
 
 use tokio::sync::oneshot;
 
-use super::steps::StepTask;
 use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
 use crate::ports::StoreError;
+use crate::services::executor::StepEvent;
 use crate::state::RowBuffer;
 use crate::state::tenant::TenantState;
 
-/// Reads the state and answers.
+/// Reads the state and answers its caller.
 pub type ReadTenant = Box<dyn FnOnce(&mut TenantReader<'_>) + Send>;
 
-/// What a read sees.
+/// Shows a read the state of the tenant.
 pub struct TenantReader<'a> {
-    /// The state.
+    /// The state machine.
     pub state: &'a TenantState,
-    /// The rows: ended runs, jobs.
+    /// The rows: ended runs and jobs.
     pub rows: &'a RowBuffer,
-    /// Requests admitted in the last minute, and the seconds until some of it is free again.
+    /// Requests admitted in the last minute, and the seconds until the oldest of them does not count.
     pub requests: (u64, u64),
-    /// Set by a read that found the files damaged: the tenant is out of service then.
+    /// Set by a read that found the files damaged. The tenant is out of service then.
     pub damage: Option<StoreError>,
 }
 
-/// Whether a request is let in.
+/// Says whether a request is admitted.
 #[derive(Debug)]
 pub struct AdmitReply {
-    /// Why not, if not.
+    /// Why the request is refused, if it is.
     pub refusal: Option<Refusal>,
-    /// State of the per-minute quota; `None` where it is unlimited.
+    /// The state of the per-minute quota; `None` where there is no limit.
     pub rate: Option<RateLimit>,
 }
 
 /// A message to a tenant's actor.
 pub enum TenantMessage {
-    /// The queue has entries, or a new term has begun.
+    /// Applies what the queue has, and looks whether a new term has begun.
     Drain,
-    /// Leadership of the group may have changed.
+    /// Tells that leadership of the group may have changed.
     Leadership,
-    /// Let a request in?
+    /// Asks whether a request is admitted.
     Admit(oneshot::Sender<AdmitReply>),
-    /// Read the state.
+    /// Reads the state.
     Read(ReadTenant),
-    /// Answer when the run has ended, or is not live.
+    /// Asks to be answered when the run is not live any more.
     WaitRun(RunId, oneshot::Sender<()>),
-    /// A moment has come that steps waited for.
-    Due,
-    /// What an attempt is to do, for its task whose turn has come; nothing when it is not under way
-    /// any more.
-    Take {
-        /// Run.
-        run: RunId,
-        /// Index of the step.
-        step: u16,
-        /// Attempt.
-        attempt: u32,
-        /// Where to tell it.
-        reply: oneshot::Sender<Option<StepTask>>,
-    },
-    /// A step's task has ended.
-    Performed {
-        /// Run.
-        run: RunId,
-        /// Index of the step.
-        step: u16,
-        /// Attempt.
-        attempt: u32,
-    },
-    /// Make what has changed durable; sleep when there is nothing to do.
+    /// Brings an event of the tenant's steps.
+    Step(StepEvent),
+    /// Makes durable what has changed, and sleeps when there is nothing to do.
     Housekeeping,
-    /// Misbehave, for tests.
+    /// Misbehaves, for tests.
     Test(TestHook),
 }
 
-/// How a tenant's actor is to misbehave. Reachable on nodes started with `--test-hooks` only.
+/// Says how a tenant's actor is to misbehave. Reachable on nodes started with `--test-hooks` only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TestHook {
     /// Panic once.

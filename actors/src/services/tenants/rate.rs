@@ -7,14 +7,14 @@ use crate::domain::views::RateLimit;
 
 /// Length of the window, seconds.
 const WINDOW_SECS: u64 = 60;
-/// The window and the second that has only begun.
+/// Seconds that are counted: those of the window, and the one that has only begun.
 const BUCKETS: usize = WINDOW_SECS as usize + 1;
 
 /// Counts the admitted requests of the last minute.
 #[derive(Debug, Clone)]
 pub struct RateWindow {
     buckets: [u64; BUCKETS],
-    /// The second the newest bucket counts, by the owner's monotonic clock.
+    /// The second of the newest bucket, by the owner's monotonic clock.
     now_secs: u64,
     total: u64,
 }
@@ -26,10 +26,10 @@ impl Default for RateWindow {
 }
 
 impl RateWindow {
-    /// Counts a request in if `limit` allows it. Refused ones do not count.
+    /// Admits a request and counts it, if `limit` allows it. A refused request does not count.
     ///
     /// # Errors
-    /// When the limit is reached; what comes back tells when some of it is free again.
+    /// When the limit is reached. The error tells when the next request may be admitted.
     pub fn admit(&mut self, now_secs: u64, limit: u64) -> Result<RateLimit, RateLimit> {
         self.advance(now_secs);
         if self.total >= limit {
@@ -40,13 +40,13 @@ impl RateWindow {
         Ok(self.state(limit))
     }
 
-    /// Requests admitted in the window.
+    /// Counts the requests admitted in the window.
     pub fn used(&mut self, now_secs: u64) -> u64 {
         self.advance(now_secs);
         self.total
     }
 
-    /// Seconds until the oldest counted request leaves the window; 0 when there is none.
+    /// Returns the seconds until the oldest counted request leaves the window; 0 when there is none.
     pub fn reset_secs(&self) -> u64 {
         (1..=BUCKETS as u64)
             .find(|age| self.buckets[bucket(self.now_secs + age)] > 0)
@@ -54,7 +54,8 @@ impl RateWindow {
     }
 
     fn advance(&mut self, now_secs: u64) {
-        // Every second that has begun since empties the bucket of a minute ago.
+        // Each second that has begun since takes over the bucket of a minute ago. After a whole window
+        // every bucket has been emptied once.
         for secs in (self.now_secs + 1..=now_secs).take(BUCKETS) {
             self.total -= std::mem::take(&mut self.buckets[bucket(secs)]);
         }

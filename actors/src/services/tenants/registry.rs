@@ -1,4 +1,4 @@
-//! Every tenant's place on this node, by group; and where groups hand their entries over.
+//! All activations of this node, by group, and the sink to which groups deliver their entries.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,29 +17,29 @@ use crate::ports::{
 use crate::replica::{ApplyQueue, QueueBytes};
 use crate::services::control::ControlMessage;
 
-/// Tenants of one group.
+/// Holds the tenants of one group.
 #[derive(Debug, Default)]
 struct GroupTenants {
     delivered_term: Arc<AtomicU64>,
     activations: RwLock<BTreeMap<TenantId, Arc<Activation>>>,
 }
 
-/// A tenant that was put aside because it keeps failing.
+/// Describes a tenant that is out of service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
-    /// Which.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Why.
+    /// Why the tenant is out of service.
     pub reason: String,
-    /// Bytes of its group's log that cannot be removed because of it. They are kept, however many
-    /// they become: nothing else holds what it lacks.
+    /// Bytes of the group's log that are kept because of this tenant. Nothing else holds what its files
+    /// lack, so they are kept however many they become.
     pub log_bytes_kept: u64,
 }
 
-/// All tenants on this node.
+/// Holds all tenants of this node.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// What group 0 hands to the control plane.
+    /// What group 0 delivers to the control plane.
     pub control: Arc<ApplyQueue>,
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     /// Room for what waits in the tenants' queues.
@@ -49,17 +49,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Tells who starts actors. Before the first tenant group is opened, and once.
+    /// Sets the supervisor, which starts actors. To be called once, before the first tenant group is
+    /// opened: an entry that is delivered earlier would have no place.
     pub fn set_supervisor(&self, supervisor: ActorRef<SupervisorMessage>) {
         let _ = self.supervisor.set(supervisor);
     }
 
-    /// Tells who owns the control plane's state: snapshots of group 0 go through it. Once.
+    /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
     pub fn set_control(&self, control: ActorRef<ControlMessage>) {
         self.control_actor.send_replace(Some(control));
     }
 
-    /// Asks the control plane's actor, once there is one.
+    /// Asks the actor of the control plane, and waits until there is one.
     async fn ask_control<T>(
         &self,
         message: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ControlMessage,
@@ -75,13 +76,15 @@ impl Registry {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// The tenant's place; made when there is none. `None` before the supervisor is known.
+    /// Returns the tenant's activation, and makes one where there is none. `None` before the supervisor is
+    /// set.
     pub fn activation(&self, group: GroupId, tenant: TenantId) -> Option<Arc<Activation>> {
         let tenants = self.group(group);
         let known = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(activation) = known.get(&tenant) {
             return Some(Arc::clone(activation));
         }
+        // Between the two locks another caller may make it: `entry` looks again.
         drop(known);
         let supervisor = self.supervisor.get()?.clone();
         let mut activations = tenants.activations.write().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +96,7 @@ impl Registry {
         Some(Arc::clone(activations.entry(tenant).or_insert_with(new)))
     }
 
-    /// Every place there is.
+    /// Lists all activations.
     pub fn activations(&self) -> Vec<Arc<Activation>> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         let activations = groups.values().flat_map(|group| {
@@ -103,7 +106,7 @@ impl Registry {
         activations.collect()
     }
 
-    /// The tenants that are quarantined, and what of the log is kept for them.
+    /// Lists the tenants that are out of service.
     pub fn quarantined(&self, log: &dyn ReplicatedLog) -> Vec<Quarantined> {
         let told = self.activations().into_iter().filter_map(|activation| {
             let reason = activation.quarantined()?;
@@ -114,6 +117,7 @@ impl Registry {
         told.collect()
     }
 
+    /// Returns the tenants of a group, and begins with none where the group is new.
     fn group(&self, group: GroupId) -> Arc<GroupTenants> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(tenants) = groups.get(&group) {
@@ -124,9 +128,12 @@ impl Registry {
         Arc::clone(groups.entry(group).or_default())
     }
 
-    /// A new leader's term has begun in a tenant group: those who run look whether it is theirs.
+    /// Notes that a new leader's term has begun in a tenant group. Actors that run look whether this node
+    /// leads it.
     fn begin_term(&self, group: GroupId, term: u64) {
         let tenants = self.group(group);
+        // After everything of earlier terms is in the queues, and before the actors are woken: an actor
+        // that reads the new term finds all of that in its queue.
         tenants.delivered_term.store(term, Ordering::Release);
         let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
         for activation in activations.values() {
@@ -151,6 +158,8 @@ impl ApplySink for Registry {
         };
         let Some(activation) = self.activation(group, tenant) else { return };
         let deletes = is_deletion(&entry.payload);
+        // First into the queue, then look whether the tenant is damaged. The supervisor says `Damaged` and
+        // then looks into the queue: one of the two sees that both are true.
         activation.queue.push(entry);
         if deletes {
             activation.bury();
@@ -159,7 +168,7 @@ impl ApplySink for Registry {
 
     fn refuses(&self, group: GroupId, envelope: &Envelope) -> Option<String> {
         let Command::Tenant { tenant, command, .. } = &envelope.command else { return None };
-        // A deletion needs nothing of what is damaged, and has to be in the log to be done.
+        // A deletion needs nothing of what is damaged, and is done only if the log has it.
         if matches!(command, TenantCommand::Set { record: None, .. }) {
             return None;
         }
@@ -190,15 +199,15 @@ impl ApplySink for Registry {
     }
 }
 
-/// Whether an entry ends a tenant.
+/// Tells whether an entry deletes a tenant.
 pub(super) fn is_deletion(payload: &Payload) -> bool {
     let Payload::Command(envelope) = payload else { return false };
     let Command::Tenant { command, .. } = &envelope.command else { return false };
     matches!(command, TenantCommand::Set { record: None, .. })
 }
 
-/// Refuses a tenant group: its snapshot would carry the control plane's rows, at a position of
-/// another log.
+/// Refuses a tenant group: its snapshot would carry the rows of the control plane, at a position of
+/// another group's log.
 fn only_system(group: GroupId) -> Result<(), StoreError> {
     if group == GroupId::SYSTEM {
         return Ok(());

@@ -1,7 +1,7 @@
-//! The tenant supervisor: starts tenants' actors, restarts those that fail, and puts aside those
+//! The tenant supervisor: starts the actors of tenants, restarts those that fail, and quarantines those
 //! that keep failing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,58 +12,51 @@ use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
+use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::StoreError;
 
-/// Failures within [`RESTART_WINDOW`] after which a tenant is quarantined.
+/// Failures within [`RESTART_WINDOW`] after which an actor is still restarted. One more, and the tenant
+/// is quarantined.
 const RESTARTS_MAX: usize = 3;
 /// The window that [`RESTARTS_MAX`] counts in.
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long a tenant stays in quarantine before it is tried again.
 const QUARANTINE: Duration = Duration::from_secs(15);
-/// Pause before a tenant is opened again for which no descriptor was left.
+/// Pause before a tenant is opened again for which no file descriptor was left.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
-/// Pause before the tenants with files are listed again, for which no descriptor was left.
-/// How often a group that is being opened is looked for.
+/// Time between two looks for a group that is being opened.
 const GROUP_POLL: Duration = Duration::from_millis(5);
-/// How long a tenant may take to open when it is looked at for unfinished work.
-const OPEN_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a tenant's actor may take to stop.
+/// Longest time that a tenant's actor may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// Tenants that are opened at the same time to look for unfinished work.
-const OPEN_AT_ONCE_MAX: usize = 8;
-/// Wait before a list of tenants that failed, or was not complete, is tried again.
-const LOOK_RETRY: Duration = Duration::from_secs(1);
-/// Longest wait before tenants that group 0 does not know yet are looked for again.
-const LOOK_RETRY_MAX: Duration = Duration::from_secs(32);
 
 /// A message to the tenant supervisor.
 #[derive(Debug)]
 pub enum SupervisorMessage {
-    /// Start the tenant's actor; its phase is `Starting` already.
+    /// Starts the tenant's actor. Its state is `Starting` already.
     Start(Arc<Activation>),
-    /// The actor could not be started.
+    /// Tells that the actor could not be started.
     StartFailed(Arc<Activation>, Failure),
-    /// A tenant that is out of service for good was deleted.
+    /// Tells that a damaged tenant was deleted.
     Bury(Arc<Activation>),
-    /// The actor failed for want of file descriptors only.
+    /// Tells that the actor failed for lack of file descriptors only.
     Exhausted(Arc<Activation>),
-    /// Quarantine is over, or ended by hand.
+    /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
     TryAgain(Arc<Activation>),
-    /// A new term has begun: start the group's tenants that have work, or may have.
+    /// Starts the group's tenants that have work, or may have: a new term has begun.
     LookForWork(GroupId),
-    /// Stop all tenants' actors and answer when they have stopped.
+    /// Stops all tenants' actors, and answers when they have stopped.
     StopAll(oneshot::Sender<()>),
 }
 
-/// Why an actor failed.
+/// Says why an actor failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// For the log.
+    /// The reason for the node's log.
     why: String,
-    /// What clients are told, where no other attempt will come to more.
+    /// The reason for clients, if no other attempt will come to more.
     lasting: Option<String>,
 }
 
@@ -81,23 +74,25 @@ impl Failure {
     }
 }
 
-/// The tenant supervisor.
+/// The actor of the tenant supervisor.
 pub struct TenantSupervisor;
 
-/// What it starts with.
+/// Carries what the supervisor starts with.
 pub struct SupervisorArguments {
-    /// What tenants' actors need.
+    /// What the actors of tenants need.
     pub deps: Arc<TenantDeps>,
-    /// Every tenant's place.
+    /// All activations.
     pub registry: Arc<Registry>,
     /// Where each tenant lives.
     pub directory: Arc<Directory>,
 }
 
-/// What it keeps.
+/// Holds the state of the supervisor.
 pub struct SupervisorState {
     arguments: SupervisorArguments,
+    /// When the actors of tenants failed, within [`RESTART_WINDOW`].
     failures: BTreeMap<TenantId, VecDeque<Instant>>,
+    /// Bounds how many tenants are opened to look for unfinished work.
     openings: Arc<Semaphore>,
     stopping: bool,
 }
@@ -138,6 +133,8 @@ impl Actor for TenantSupervisor {
                     &*activation.state.borrow(),
                     ActivationState::Quarantined { .. } | ActivationState::Damaged { .. }
                 );
+                // A tenant that has been started by another cause meanwhile is left alone: its files
+                // must not be open twice.
                 if is_aside {
                     activation.end_burial();
                     state.failures.remove(&activation.tenant);
@@ -145,7 +142,9 @@ impl Actor for TenantSupervisor {
                     state.start(&myself, activation);
                 }
             }
-            SupervisorMessage::LookForWork(group) => state.look_for_work(group),
+            SupervisorMessage::LookForWork(group) => {
+                unfinished_work::start(&state.arguments, group, &state.openings);
+            }
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
         Ok(())
@@ -158,6 +157,8 @@ impl Actor for TenantSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(cell, error) = event {
+            // By the id of the actor: a failure that comes late must not be taken for one of the
+            // successor. An actor that failed while it was `Starting` is told by `StartFailed`.
             let is_it = |activation: &Arc<Activation>| match &*activation.state.borrow() {
                 ActivationState::Running(actor) => actor.get_id() == cell.get_id(),
                 _ => false,
@@ -176,14 +177,15 @@ impl Actor for TenantSupervisor {
 }
 
 impl SupervisorState {
+    /// Starts the actor of a tenant in a task of its own.
     fn start(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         if self.stopping {
             return;
         }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
-        // Opening files and reading the log takes a while: others are not to wait for it.
+        // To open files and read the log takes a while. Other tenants must not wait for it.
         tokio::spawn(async move {
-            // A group hands entries over as soon as it runs, perhaps before it is listed.
+            // A group delivers entries as soon as it runs, perhaps before it is listed.
             while deps.part.log.leadership(activation.group).is_none() {
                 tokio::time::sleep(GROUP_POLL).await;
             }
@@ -203,7 +205,8 @@ impl SupervisorState {
         });
     }
 
-    /// Starts the actor again, or puts the tenant aside when it has failed too often.
+    /// Starts the actor again, or takes the tenant out of service: at once when its files are damaged, or
+    /// when the restart budget is used up.
     fn failed(
         &mut self,
         myself: &ActorRef<SupervisorMessage>,
@@ -212,9 +215,11 @@ impl SupervisorState {
     ) {
         let Failure { why, lasting } = failure;
         if let Some(reason) = lasting {
-            // Another attempt would find the same. Whoever repairs the files starts the node again.
+            // Another attempt would find the same. A person who repairs the files starts the node again.
             tracing::error!(tenant = %activation.tenant, %why, "a tenant's data is damaged: it is out of service");
             activation.state.send_replace(ActivationState::Damaged { reason });
+            // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
+            // came before is in the queue.
             if activation.queue.holds(is_deletion) {
                 self.bury(myself, Arc::clone(activation));
             }
@@ -239,36 +244,39 @@ impl SupervisorState {
             tenant = %activation.tenant, %why, log_bytes_kept,
             "a tenant keeps failing and is quarantined"
         );
-        // The text names actors and files: it is for the log.
+        // `why` names actors and files: it is for the node's log, not for clients.
         let reason = "its actor failed again and again; the node's log says why".to_owned();
         activation.state.send_replace(ActivationState::Quarantined { reason });
-        // Who proposes from now on is refused at once; who has proposed need not wait longer.
+        // After the state is `Quarantined`, by which new proposals are refused. The proposers of what
+        // waits in the queue need not wait any longer.
         activation.queue.forget_proposers();
         let activation = Arc::clone(activation);
         myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(activation));
     }
 
-    /// Starts the actor again in a moment. That the process has no descriptor left is no failure of
-    /// the tenant's, so that it does not count.
+    /// Starts the actor again in a moment. It is no failure of the tenant that the process has no file
+    /// descriptor left, so it does not count.
     fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         if !activation.exhausted.swap(true, Ordering::AcqRel) {
             tracing::warn!(tenant = %activation.tenant, "no file descriptor is left to open a tenant with");
         }
-        // Its callers wait, and are told that the node is busy when their time is up.
+        // Callers of the tenant wait, and are told that the node is busy when their time is up.
         activation.state.send_replace(ActivationState::Starting);
         myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(activation));
     }
 
-    /// Removes the files of a damaged tenant that is deleted, and starts it again: the deletion needs
-    /// nothing of what was in them.
+    /// Removes the files of a damaged tenant that was deleted, and starts the tenant without files. The
+    /// deletion needs nothing of what was in them.
     fn bury(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
-        // A deletion that waits and one that comes may both ask: the first starts the tenant again.
+        // A deletion in the queue and one that comes may both ask. The first starts the tenant again.
         if !activation.begin_burial() {
             return;
         }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
         tokio::spawn(async move {
             let (tenant, part) = (activation.tenant, &deps.part);
+            // The log notes first that there are no files: after a crash in between it does not miss
+            // them, and the deletion is delivered again.
             let removed = async {
                 part.log.unfile(activation.group, StateMachineId::Tenant(tenant)).await?;
                 part.stores.remove(tenant).await
@@ -283,45 +291,9 @@ impl SupervisorState {
         });
     }
 
-    /// Starts the group's tenants whose files do not say that they are idle. What is handed over
-    /// starts the others that need it.
-    fn look_for_work(&self, group: GroupId) {
-        let deps = Arc::clone(&self.arguments.deps);
-        let directory = Arc::clone(&self.arguments.directory);
-        let registry = Arc::clone(&self.arguments.registry);
-        let openings = Arc::clone(&self.openings);
-        tokio::spawn(async move {
-            let mut unplaced = with_work(&deps).await;
-            let mut wait = LOOK_RETRY;
-            // A later term looks again by itself.
-            while deps.part.log.leads(group).is_some() {
-                let look = |tenant: &TenantId| directory.get(*tenant);
-                let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
-                for tenant in placed.copied().collect::<Vec<_>>() {
-                    if look(&tenant).is_some_and(|placed| placed.group == group)
-                        && let Some(activation) = registry.activation(group, tenant)
-                    {
-                        start_for_work(activation, Arc::clone(&openings));
-                    }
-                }
-                // Group 0 may have to tell first where a tenant is that was made shortly before
-                // this node stopped, and may have no quorum for long.
-                unplaced.retain(|tenant| look(tenant).is_none());
-                if unplaced.is_empty() {
-                    return;
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LOOK_RETRY_MAX);
-                if wait == LOOK_RETRY_MAX {
-                    // Files of deleted tenants go.
-                    let listed = with_work(&deps).await;
-                    unplaced.retain(|tenant| listed.contains(tenant));
-                }
-            }
-        });
-    }
-
+    /// Stops the actors that run, all at once.
     fn stop_all(&mut self, done: oneshot::Sender<()>) {
+        // First no actor is started any more: an entry may still wake a tenant that is stopped below.
         self.stopping = true;
         let activations = self.arguments.registry.activations();
         tokio::spawn(async move {
@@ -341,40 +313,7 @@ impl SupervisorState {
     }
 }
 
-/// The tenants that have work, or may have: those whose files do not say that they are idle, and
-/// those whose files are gone, so that it is told at once and not when they are missed.
-async fn with_work(deps: &TenantDeps) -> Vec<TenantId> {
-    let part = &deps.part;
-    let look = async || {
-        let mut tenants = part.stores.tenants_with_work().await?;
-        let listed: BTreeSet<TenantId> = part.stores.tenants()?.into_iter().collect();
-        tenants.extend(part.log.with_files().into_iter().filter_map(|part| match part {
-            StateMachineId::Tenant(tenant) if !listed.contains(&tenant) => Some(tenant),
-            StateMachineId::Tenant(_) | StateMachineId::System => None,
-        }));
-        Ok::<_, StoreError>(tenants)
-    };
-    loop {
-        match look().await {
-            Ok(tenants) => return tenants,
-            Err(error) => tracing::warn!(%error, "cannot list the tenants; trying again"),
-        }
-        tokio::time::sleep(LOOK_RETRY).await;
-    }
-}
-
-/// Starts a tenant when it is its turn.
-fn start_for_work(activation: Arc<Activation>, openings: Arc<Semaphore>) {
-    tokio::spawn(async move {
-        let Ok(_opening) = openings.acquire_owned().await else { return };
-        let deadline = Instant::now() + OPEN_DEADLINE;
-        if let Err(error) = activation.actor(deadline).await {
-            tracing::warn!(tenant = %activation.tenant, %error, "cannot look for unfinished runs");
-        }
-    });
-}
-
-/// Whether an actor failed for want of file descriptors only.
+/// Tells whether an actor failed for lack of file descriptors only.
 fn is_passing(error: &ActorProcessingErr) -> bool {
     error.downcast_ref::<StoreError>().is_some_and(StoreError::is_passing)
 }

@@ -1,5 +1,10 @@
-//! A gate that lets so many in at once, and tenants in turn: whoever asks for much waits behind
-//! its own.
+//! A semaphore in which tenants take turns: a tenant that asks for much waits behind its own requests.
+//!
+//! Invariants:
+//! - a tenant holds at most `each_max` places, so that a place is left for others soon;
+//! - free places go round among the tenants that wait, one each, in the order in which they began to
+//!   wait; within a tenant the first come is the first served;
+//! - a place is given to a caller that waits, or is free: no caller that has gone keeps one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::domain::ids::TenantId;
 
-/// A gate. Clones are the same gate.
+/// A semaphore that is fair among tenants. Clones share their places.
 #[derive(Debug, Clone)]
 pub struct FairSemaphore(Arc<Mutex<Gate>>);
 
@@ -30,7 +35,7 @@ struct Queue {
     has_turn: bool,
 }
 
-/// A place inside the gate, given back when dropped.
+/// Holds a place, and gives it back when it is dropped.
 #[derive(Debug)]
 pub struct FairPermit {
     gate: FairSemaphore,
@@ -38,7 +43,7 @@ pub struct FairPermit {
 }
 
 impl FairSemaphore {
-    /// A gate with `places`, of which one tenant may have `each_max`.
+    /// Makes a semaphore with `places`, of which one tenant may have `each_max`.
     pub fn new(places: usize, each_max: usize) -> Self {
         let gate = Gate {
             free: places.max(1),
@@ -49,7 +54,7 @@ impl FairSemaphore {
         Self(Arc::new(Mutex::new(gate)))
     }
 
-    /// Waits for a place. Whoever stops waiting loses its turn, and no place with it.
+    /// Waits for a place. A caller that stops waiting loses its turn, and no place is lost with it.
     pub async fn enter(&self, tenant: TenantId) -> FairPermit {
         let (give, mut place) = oneshot::channel();
         self.change(|gate| {
@@ -68,7 +73,8 @@ impl FairSemaphore {
     }
 
     fn change(&self, change: impl FnOnce(&mut Gate)) {
-        // Passes that nobody took are dropped after the lock is: they come back through it.
+        // A permit whose receiver has just gone is dropped here, and its `drop` takes the lock again:
+        // so the permits outlive the guard.
         let _refused = {
             let mut gate = self.lock();
             change(&mut gate);
@@ -78,7 +84,7 @@ impl FairSemaphore {
 }
 
 impl Gate {
-    /// Puts a tenant in the line, if it waits, is not in it, and may have another place.
+    /// Puts a tenant at the end of the line if it waits, is not in the line, and may have another place.
     fn take_turn(&mut self, tenant: TenantId) {
         let Some(queue) = self.tenants.get_mut(&tenant) else { return };
         if !queue.has_turn && !queue.waiting.is_empty() && queue.held < self.each_max {
@@ -95,6 +101,7 @@ impl Gate {
         {
             let Some(queue) = self.tenants.get_mut(&tenant) else { continue };
             queue.has_turn = false;
+            // One place, then the next tenant. Callers that have gone are passed over.
             while let Some(waiter) = queue.waiting.pop_front() {
                 if waiter.is_closed() {
                     continue;
