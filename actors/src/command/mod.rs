@@ -185,6 +185,7 @@ pub struct Idempotency {
 
 /// Changes to the control plane.
 #[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum SystemCommand {
     /// Founds the cluster, with its first member. A second founding does nothing.
     Found {
@@ -315,6 +316,7 @@ pub enum SystemCommand {
 
 /// A change to a lock table: the cluster's, or a tenant's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum LockCommand {
     /// Takes the lock if it is free; renews it if `holder` has it.
     Acquire {
@@ -370,6 +372,7 @@ pub enum WorkflowSource {
 
 /// Changes to a tenant.
 #[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum TenantCommand {
     /// What group 0 decided about the tenant; creates the tenant's state when there is none.
     /// Idempotent: an older `(epoch, version)` than the one held does nothing.
@@ -482,5 +485,7 @@ pub enum StepResult {
     },
 }
 
+#[cfg(test)]
+mod golden_tests;
 #[cfg(test)]
 mod tests;

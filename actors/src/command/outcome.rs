@@ -10,6 +10,7 @@ use crate::domain::time::Timestamp;
 
 /// The answer of a state machine to one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum Outcome {
     /// The command did nothing, by its own rules (late timer, second result, old version), or the
     /// entry held no command.
