@@ -1,16 +1,20 @@
 //! The bytes of every kind of command, outcome and refusal, as they are in logs and indexes already.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use strum::VariantNames;
+use uuid::Uuid;
 
 use super::*;
+use crate::domain::ids::{GroupId, JobId, NodeId, RunId, TokenId};
+use crate::domain::json::Json;
 use crate::domain::lock::LockView;
+use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::run::RunStatus;
-use crate::domain::secret::SecretBytes;
-use crate::domain::tenant::{Quota, Quotas, Settings, TenantStatus};
-use crate::domain::workflow::spec;
-use uuid::Uuid;
+use crate::domain::secret::{SecretBytes, SecretHash};
+use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
+use crate::domain::workflow::{Workflow, spec};
 
 /// One line a kind: its name, then what it is encoded as.
 const GOLDEN: &str = include_str!("golden.txt");
@@ -109,53 +113,57 @@ fn system_commands() -> Vec<SystemCommand> {
         created_at: Timestamp(7),
     };
     vec![
-        SystemCommand::Found {
+        SystemCommand::Found(Found {
             authority,
             member: member(),
             public_key: [1; 32],
             secret_hash: Some(SecretHash::new([2; 32])),
-        },
-        SystemCommand::AdmitMember { member: member(), public_key: [1; 32], token: Some(token()) },
+        }),
+        SystemCommand::AdmitMember(AdmitMember {
+            member: member(),
+            public_key: [1; 32],
+            token: Some(token()),
+        }),
         SystemCommand::RegisterMember(member()),
-        SystemCommand::MemberOffline { node: node(1) },
-        SystemCommand::DrainMember { node: node(1) },
-        SystemCommand::CreateJoinToken {
+        SystemCommand::MemberOffline(MemberOffline { node: node(1) }),
+        SystemCommand::DrainMember(DrainMember { node: node(1) }),
+        SystemCommand::CreateJoinToken(CreateJoinToken {
             id: token(),
             token: join_token,
             idempotency: idempotency(),
-        },
-        SystemCommand::RemoveJoinToken { id: token() },
-        SystemCommand::RegisterNode {
+        }),
+        SystemCommand::RemoveJoinToken(RemoveJoinToken { id: token() }),
+        SystemCommand::RegisterNode(RegisterNode {
             node: node(1),
             address: text("a"),
             region: text("r"),
             metadata: BTreeMap::from([(text("k"), text("v"))]),
             idempotency: idempotency(),
-        },
-        SystemCommand::RemoveNode { node: node(1) },
-        SystemCommand::LeaderElected { node: node(1) },
-        SystemCommand::PlaceGroups {
+        }),
+        SystemCommand::RemoveNode(RemoveNode { node: node(1) }),
+        SystemCommand::LeaderElected(LeaderElected { node: node(1) }),
+        SystemCommand::PlaceGroups(PlaceGroups {
             region: text("r"),
             groups: vec![GroupId(1), GroupId(2)],
             members: vec![300],
-        },
-        SystemCommand::CreateTenant {
+        }),
+        SystemCommand::CreateTenant(CreateTenant {
             tenant: tenant(),
             record: record(),
             strict_region: true,
             fallback_region: text("r"),
             idempotency: idempotency(),
-        },
-        SystemCommand::UpdateTenant {
+        }),
+        SystemCommand::UpdateTenant(UpdateTenant {
             tenant: tenant(),
             change: TenantChange { name: Some(text("b")), ..TenantChange::default() },
             if_version: Some(2),
-        },
-        SystemCommand::DeleteTenant { tenant: tenant(), if_version: None },
-        SystemCommand::ConfirmTenant { tenant: tenant(), version: 3 },
+        }),
+        SystemCommand::DeleteTenant(DeleteTenant { tenant: tenant(), if_version: None }),
+        SystemCommand::ConfirmTenant(ConfirmTenant { tenant: tenant(), version: 3 }),
         SystemCommand::Lock(lock_commands().remove(0)),
         SystemCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
-        SystemCommand::SetAdminToken { hash: SecretHash::new([3; 32]) },
+        SystemCommand::SetAdminToken(SetAdminToken { hash: SecretHash::new([3; 32]) }),
     ]
 }
 
@@ -171,15 +179,15 @@ fn lock_commands() -> Vec<LockCommand> {
 
 fn tenant_commands() -> Vec<TenantCommand> {
     vec![
-        TenantCommand::Set { version: 1, record: Some(record()) },
-        TenantCommand::StartRun {
+        TenantCommand::Set(SetTenant { version: 1, record: Some(record()) }),
+        TenantCommand::StartRun(StartRun {
             run: run(),
             work_item: text("w"),
             workflow: WorkflowSource::Named(text("n")),
             input: json(),
             idempotency: idempotency(),
-        },
-        TenantCommand::CreateJob {
+        }),
+        TenantCommand::CreateJob(CreateJob {
             job: job(),
             name: text("n"),
             description: Some(text("d")),
@@ -187,17 +195,21 @@ fn tenant_commands() -> Vec<TenantCommand> {
             workflow: workflow(),
             run: Some(run()),
             idempotency: idempotency(),
-        },
-        TenantCommand::CancelRun { run: run(), reason: Some(text("r")) },
-        TenantCommand::PutWorkflow { name: text("n"), workflow: workflow(), if_version: Some(0) },
-        TenantCommand::DeleteWorkflow { name: text("n"), if_version: Some(1) },
-        TenantCommand::StepResult {
+        }),
+        TenantCommand::CancelRun(CancelRun { run: run(), reason: Some(text("r")) }),
+        TenantCommand::PutWorkflow(PutWorkflow {
+            name: text("n"),
+            workflow: workflow(),
+            if_version: Some(0),
+        }),
+        TenantCommand::DeleteWorkflow(DeleteWorkflow { name: text("n"), if_version: Some(1) }),
+        TenantCommand::StepResult(RecordStepResult {
             run: run(),
             step: 1,
             attempt: 2,
             result: StepResult::Failed { error: text("e"), retry_in_ms: Some(3) },
-        },
-        TenantCommand::StepDue { run: run(), step: 1, attempt: 2 },
+        }),
+        TenantCommand::StepDue(StepDue { run: run(), step: 1, attempt: 2 }),
         TenantCommand::Lock(lock_commands().remove(3)),
         TenantCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
     ]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::node_rpc;
 use crate::cluster::routing::{Directory, Router};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{Outcome, Refusal, RegisterNode, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
@@ -74,13 +74,13 @@ impl Cluster {
         call: &Call,
         new: NewNode,
     ) -> Result<Created<NodeView>, CallError> {
-        let command = SystemCommand::RegisterNode {
+        let command = SystemCommand::RegisterNode(RegisterNode {
             node: NodeId::from_uuid(self.seams.uuid()),
             address: new.address,
             region: new.region,
             metadata: new.metadata,
             idempotency: call.idempotency,
-        };
+        });
         match self.control.ask(call, command).await? {
             Outcome::Node { node, replayed } => {
                 if !replayed {

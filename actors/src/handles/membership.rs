@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 use super::Cluster;
 use crate::cluster::join::JoinSecret;
 use crate::cluster::node_rpc::{self, StepDownError};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{
+    CreateJoinToken, DrainMember, Outcome, Refusal, RemoveJoinToken, RemoveNode, SystemCommand,
+};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
@@ -34,7 +36,7 @@ impl Cluster {
         };
         let found = self.control.read_linearizable(call.deadline, find).await?;
         let Some((raft_id, is_leaving)) = found else {
-            let command = SystemCommand::RemoveNode { node };
+            let command = SystemCommand::RemoveNode(RemoveNode { node });
             return self.control.ask(call, command).await.map(drop);
         };
         // Who leaves is not told to stay: this very request may have been tried before, at a leader
@@ -42,7 +44,7 @@ impl Cluster {
         if !is_leaving {
             self.check_quorum_without(call, raft_id).await?;
         }
-        self.control.ask(call, SystemCommand::DrainMember { node }).await?;
+        self.control.ask(call, SystemCommand::DrainMember(DrainMember { node })).await?;
         loop {
             let exists = move |state: &SystemState| state.nodes().contains_key(&node);
             match self.control.read_linearizable(call.deadline, exists).await {
@@ -92,7 +94,11 @@ impl Cluster {
             created_at: now,
         };
         let expires_at = token.expires_at;
-        let command = SystemCommand::CreateJoinToken { id, token, idempotency: call.idempotency };
+        let command = SystemCommand::CreateJoinToken(CreateJoinToken {
+            id,
+            token,
+            idempotency: call.idempotency,
+        });
         match self.control.ask(call, command).await? {
             // Another attempt of the same request made one, with a secret that is lost.
             Outcome::Token { token, .. } if token != id => {
@@ -142,7 +148,10 @@ impl Cluster {
     /// # Errors
     /// When there is none with this id, or it came to no outcome by the deadline.
     pub async fn remove_join_token(&self, call: &Call, id: TokenId) -> Result<(), CallError> {
-        self.control.ask(call, SystemCommand::RemoveJoinToken { id }).await.map(drop)
+        self.control
+            .ask(call, SystemCommand::RemoveJoinToken(RemoveJoinToken { id }))
+            .await
+            .map(drop)
     }
 
     /// Hands leadership over: whoever leads now does not any more when this returns. Asked of any

@@ -9,7 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::tenants::{unanswered, unexpected};
 use crate::cluster::routing::TenantLocation;
-use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::command::{
+    CancelRun, Command, CreateJob, DeleteWorkflow, Outcome, PutWorkflow, Refusal, StartRun,
+    TenantCommand, WorkflowSource,
+};
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::page::{Page, PageBudget, PageRequest};
@@ -81,13 +84,13 @@ impl TenantHandle {
             let key = call.idempotency;
             self.read(call, move |reader| reader.state.may_begin(key.as_ref())).await??;
         }
-        let command = TenantCommand::StartRun {
+        let command = TenantCommand::StartRun(StartRun {
             run: RunId::from_uuid(self.seams.uuid()),
             work_item: self.seams.uuid().to_string(),
             workflow: new.workflow,
             input: new.input,
             idempotency: call.idempotency,
-        };
+        });
         match self.ask(call, command).await? {
             Outcome::Run { run, replayed } => {
                 let resource = self.view_run(call, run).await.map_err(CallError::after_write)?;
@@ -213,7 +216,7 @@ impl TenantHandle {
         run: RunId,
         reason: Option<String>,
     ) -> Result<RunView, CallError> {
-        match self.ask(call, TenantCommand::CancelRun { run, reason }).await {
+        match self.ask(call, TenantCommand::CancelRun(CancelRun { run, reason })).await {
             Ok(_) => self.view_run(call, run).await.map_err(CallError::after_write),
             // The state knows live runs only: the rows tell whether it ever was.
             Err(CallError::Refused(Refusal::RunNotFound)) => {
@@ -237,7 +240,8 @@ impl TenantHandle {
         if_version: Option<u64>,
     ) -> Result<WorkflowView, CallError> {
         let spec = workflow.json();
-        let command = TenantCommand::PutWorkflow { name: name.clone(), workflow, if_version };
+        let command =
+            TenantCommand::PutWorkflow(PutWorkflow { name: name.clone(), workflow, if_version });
         match self.ask(call, command).await? {
             Outcome::Workflow { version, created_at } => {
                 Ok(WorkflowView { name, version, spec, created_at })
@@ -294,7 +298,8 @@ impl TenantHandle {
         name: &str,
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        let command = TenantCommand::DeleteWorkflow { name: name.to_owned(), if_version };
+        let command =
+            TenantCommand::DeleteWorkflow(DeleteWorkflow { name: name.to_owned(), if_version });
         self.ask(call, command).await.map(drop)
     }
 
@@ -307,7 +312,7 @@ impl TenantHandle {
         call: &Call,
         new: NewJob,
     ) -> Result<Created<JobView>, CallError> {
-        let command = TenantCommand::CreateJob {
+        let command = TenantCommand::CreateJob(CreateJob {
             job: JobId::from_uuid(self.seams.uuid()),
             name: new.name,
             description: new.description,
@@ -315,7 +320,7 @@ impl TenantHandle {
             workflow: new.workflow,
             run: new.execute.then(|| RunId::from_uuid(self.seams.uuid())),
             idempotency: call.idempotency,
-        };
+        });
         match self.ask(call, command).await? {
             Outcome::Job { job, replayed, .. } => {
                 let resource = self.view_job(call, job).await.map_err(CallError::after_write)?;

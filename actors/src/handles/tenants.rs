@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, TenantLocation};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{CreateTenant, DeleteTenant, Outcome, Refusal, SystemCommand, UpdateTenant};
 use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
@@ -120,7 +120,7 @@ impl Tenants {
     ) -> Result<Created<TenantView>, CallError> {
         let strict_region = new.region.is_some();
         let region = new.region.or(new.wished_region);
-        let command = SystemCommand::CreateTenant {
+        let command = SystemCommand::CreateTenant(CreateTenant {
             tenant: TenantId::from_uuid(self.0.seams.uuid()),
             record: TenantRecord {
                 name: new.name,
@@ -135,7 +135,7 @@ impl Tenants {
             strict_region,
             fallback_region: self.fallback_region(call).await?,
             idempotency: call.idempotency,
-        };
+        });
         match self.0.control.ask(call, command).await? {
             Outcome::TenantSet { tenant, version, record } => {
                 let resource = self.finish(call.deadline, tenant, version, *record).await?;
@@ -205,7 +205,7 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
         self.refuse_damaged(call, tenant).await?;
-        let command = SystemCommand::UpdateTenant { tenant, change, if_version };
+        let command = SystemCommand::UpdateTenant(UpdateTenant { tenant, change, if_version });
         match self.0.control.ask(call, command).await? {
             Outcome::TenantSet { version, record, .. } => {
                 self.finish(call.deadline, tenant, version, *record).await
@@ -225,7 +225,7 @@ impl Tenants {
         tenant: TenantId,
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        let command = SystemCommand::DeleteTenant { tenant, if_version };
+        let command = SystemCommand::DeleteTenant(DeleteTenant { tenant, if_version });
         match self.0.control.ask(call, command).await? {
             Outcome::Tenant { version, .. } => {
                 let synced = self.0.control.sync_tenant(tenant, Some(version), call.deadline).await;

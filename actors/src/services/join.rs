@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest, Prover, proof};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{AdmitMember, Outcome, Refusal, SystemCommand};
 use crate::domain::ids::TokenId;
 use crate::domain::membership::{JoinToken, Member};
 use crate::domain::secret::is_same;
@@ -65,7 +65,7 @@ impl JoinHandler {
 
         let JoinRequest { member, public_key, .. } = request;
         let node = member.node;
-        let command = SystemCommand::AdmitMember { member, public_key, token };
+        let command = SystemCommand::AdmitMember(AdmitMember { member, public_key, token });
         let outcome = self.control.send(deadline, command).await;
         let raft_id = match outcome.map_err(not_yet)? {
             Outcome::Admitted { raft_id } => raft_id,

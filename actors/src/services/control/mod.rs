@@ -23,7 +23,7 @@ pub use actor::{ControlActor, ControlArguments};
 pub use message::ControlMessage;
 
 use crate::cluster::routing::Router;
-use crate::command::{Command, Outcome, SystemCommand, TenantCommand};
+use crate::command::{Command, ConfirmTenant, Outcome, SetTenant, SystemCommand, TenantCommand};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::ReplicatedLog;
 use crate::ports::error::CallError;
@@ -251,7 +251,8 @@ impl Control {
                     return Ok(None);
                 };
                 told.store(entry.version, Ordering::Relaxed);
-                let set = TenantCommand::Set { version: entry.version, record: entry.record };
+                let set =
+                    TenantCommand::Set(SetTenant { version: entry.version, record: entry.record });
                 let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
                 Ok(Some(internal_envelope(&self.seams, self.term_here(group), command)))
             };
@@ -263,7 +264,8 @@ impl Control {
             }
         }
         // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
-        let confirm = SystemCommand::ConfirmTenant { tenant, version: told.into_inner() };
+        let confirm =
+            SystemCommand::ConfirmTenant(ConfirmTenant { tenant, version: told.into_inner() });
         let control = self.clone();
         tokio::spawn(async move {
             if let Err(error) = control.send(deadline, confirm).await {

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::rendering::Tools;
 use super::{TenantDeps, TenantMessage};
-use crate::command::{Command, StepResult, TenantCommand};
+use crate::command::{Command, RecordStepResult, StepDue, StepResult, TenantCommand};
 use crate::domain::ids::{Epoch, GroupId, RunId, TenantId};
 use crate::domain::json::{self, Json};
 use crate::domain::time::Timestamp;
@@ -175,7 +175,8 @@ pub(super) async fn perform(
         let Ok(Some(task)) = task.await else { return };
         guarded(&link, task, key, deaths).await
     };
-    propose(&link, TenantCommand::StepResult { run, step, attempt, result }).await;
+    propose(&link, TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }))
+        .await;
     if deaths > 0 {
         // Its result is recorded, or another node's: it is not performed here again.
         forget(&link, key);
@@ -264,7 +265,7 @@ fn is_call(spec: &Json) -> bool {
 
 /// Proposes that the moment a step waited for has come.
 pub(super) async fn tell_due(link: Link, run: RunId, step: u16, attempt: u32) {
-    propose(&link, TenantCommand::StepDue { run, step, attempt }).await;
+    propose(&link, TenantCommand::StepDue(StepDue { run, step, attempt })).await;
 }
 
 /// Proposes a command until it has come to an outcome. Repeating it is safe: a second result of

@@ -30,8 +30,8 @@ pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::command::{
-    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, Outcome, Refusal,
-    TenantCommand,
+    COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command, DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope,
+    Outcome, PutWorkflow, RecordStepResult, Refusal, SetTenant, StepDue, TenantCommand,
 };
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
@@ -229,24 +229,24 @@ impl TenantState {
     ) -> (Outcome, Vec<TenantEffect>) {
         let mut effects = Vec::new();
         let outcome = match command {
-            TenantCommand::Set { .. } => Ok(Outcome::Ignored),
+            TenantCommand::Set(_) => Ok(Outcome::Ignored),
             TenantCommand::TimePassed(_) => Ok(Outcome::Done),
-            TenantCommand::StartRun { .. } | TenantCommand::CreateJob { .. } => {
+            TenantCommand::StartRun(_) | TenantCommand::CreateJob(_) => {
                 self.start(command, cause, &mut effects)
             }
-            TenantCommand::CancelRun { run, reason } => {
+            TenantCommand::CancelRun(CancelRun { run, reason }) => {
                 self.cancel_run(*run, reason.as_deref(), cause, &mut effects)
             }
-            TenantCommand::PutWorkflow { name, workflow, if_version } => {
+            TenantCommand::PutWorkflow(PutWorkflow { name, workflow, if_version }) => {
                 self.put_workflow(name, workflow, *if_version, cause)
             }
-            TenantCommand::DeleteWorkflow { name, if_version } => {
+            TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version }) => {
                 self.delete_workflow(name, *if_version, cause)
             }
-            TenantCommand::StepResult { run, step, attempt, result } => {
+            TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }) => {
                 Ok(self.step_result(*run, *step, *attempt, result, &mut effects))
             }
-            TenantCommand::StepDue { run, step, attempt } => {
+            TenantCommand::StepDue(StepDue { run, step, attempt }) => {
                 Ok(self.step_due(*run, *step, *attempt, &mut effects))
             }
             TenantCommand::Lock(command) => self.allowed_to_lock(command).map(|()| {
@@ -339,7 +339,7 @@ impl StateMachine for TenantState {
         }
         self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
-        if let TenantCommand::Set { version, record } = command {
+        if let TenantCommand::Set(SetTenant { version, record }) = command {
             if (*epoch, *version) <= (self.meta.epoch, self.meta.version) {
                 return (Outcome::Done, Vec::new());
             }

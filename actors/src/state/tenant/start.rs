@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
-use crate::command::{Cause, Idempotency, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::command::{
+    Cause, CreateJob, Idempotency, Outcome, Refusal, StartRun, TenantCommand, WorkflowSource,
+};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
 use crate::domain::run::RunStatus;
@@ -31,7 +33,7 @@ impl TenantState {
         effects: &mut Vec<TenantEffect>,
     ) -> Result<Outcome, Refusal> {
         match command {
-            TenantCommand::StartRun { run, work_item, workflow, input, idempotency } => {
+            TenantCommand::StartRun(StartRun { run, work_item, workflow, input, idempotency }) => {
                 // Before all refusals: what was done under the key stays done, whatever has become
                 // of the tenant since.
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
@@ -56,7 +58,7 @@ impl TenantState {
                 );
                 Ok(Outcome::Run { run: id, replayed: false })
             }
-            TenantCommand::CreateJob { idempotency, .. } => {
+            TenantCommand::CreateJob(CreateJob { idempotency, .. }) => {
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
                     return Ok(outcome);
                 }
@@ -98,7 +100,7 @@ impl TenantState {
         cause: Option<&Cause>,
         effects: &mut Vec<TenantEffect>,
     ) -> Result<Outcome, Refusal> {
-        let TenantCommand::CreateJob {
+        let TenantCommand::CreateJob(CreateJob {
             job,
             name,
             description,
@@ -106,7 +108,7 @@ impl TenantState {
             workflow,
             run,
             idempotency,
-        } = command
+        }) = command
         else {
             return Ok(Outcome::Ignored);
         };

@@ -20,7 +20,7 @@ fn token_of(created_at: i64, id: u128) -> SystemCommand {
         created_at: Timestamp(created_at),
     };
     let id = TokenId::from_uuid(Uuid::from_u128(id));
-    SystemCommand::CreateJoinToken { id, token, idempotency: None }
+    SystemCommand::CreateJoinToken(CreateJoinToken { id, token, idempotency: None })
 }
 
 #[test]
@@ -49,7 +49,11 @@ fn a_token_made_while_the_clock_was_ahead_does_not_live_until_then() {
     at(&mut state, ahead, token_of(ahead, 1));
     assert!(matches!(at(&mut state, NOW, admit(8, 1, Some(1))), Outcome::Admitted { .. }));
     for minute in 0..=2 * 60 {
-        at(&mut state, NOW + minute * 60_000, SystemCommand::LeaderElected { node: node(1) });
+        at(
+            &mut state,
+            NOW + minute * 60_000,
+            SystemCommand::LeaderElected(LeaderElected { node: node(1) }),
+        );
     }
     assert_eq!(AGE_STEP_MS_MAX, HOUR.unsigned_abs(), "what it may live longer");
     assert!(is_refused(&at(&mut state, NOW + 121 * 60_000, admit(9, 2, Some(1)))));
@@ -61,7 +65,7 @@ fn a_token_is_kept_though_the_clock_was_ahead_again_and_again() {
     at(&mut state, NOW, token_of(NOW, 1));
     for times in 1..=3 {
         for when in [NOW + times * 24 * HOUR, NOW + times * 1_000] {
-            at(&mut state, when, SystemCommand::LeaderElected { node: node(1) });
+            at(&mut state, when, SystemCommand::LeaderElected(LeaderElected { node: node(1) }));
         }
     }
     at(&mut state, NOW + 30_000, token_of(NOW + 30_000, 2));
@@ -86,7 +90,8 @@ fn nothing_was_changed_before_it_was_made() {
     let mut state = placed();
     at(&mut state, NOW + 48 * HOUR, create(6, "default", true, None));
     let change = TenantChange { name: Some("b".into()), ..TenantChange::default() };
-    let update = SystemCommand::UpdateTenant { tenant: tenant(6), change, if_version: None };
+    let update =
+        SystemCommand::UpdateTenant(UpdateTenant { tenant: tenant(6), change, if_version: None });
     at(&mut state, NOW, update);
     let record = state.tenant(tenant(6)).unwrap().record.clone().unwrap();
     assert_eq!(record.updated_at, record.created_at);

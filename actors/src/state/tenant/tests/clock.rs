@@ -78,7 +78,7 @@ fn a_key_is_not_forgotten_because_the_clock_was_ahead() {
     }
     for _ in 0..3 {
         driver.at += 1_800_000;
-        driver.apply(TenantCommand::CancelRun { run: run(7), reason: None });
+        driver.apply(TenantCommand::CancelRun(CancelRun { run: run(7), reason: None }));
     }
     assert_eq!(again(&mut driver), Outcome::Run { run: run(9), replayed: false });
 }

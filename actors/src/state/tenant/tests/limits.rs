@@ -9,18 +9,23 @@ fn text(bytes: u64) -> Json {
 }
 
 fn start_with_input(driver: &mut Driver, n: u128, input: Json) {
-    driver.apply(TenantCommand::StartRun {
+    driver.apply(TenantCommand::StartRun(StartRun {
         run: run(n),
         work_item: "w".into(),
         workflow: WorkflowSource::Inline(diamond(3)),
         input,
         idempotency: None,
-    });
+    }));
 }
 
 fn give(driver: &mut Driver, n: u128, step: u16, output: Json) {
     let result = StepResult::Succeeded { output };
-    driver.apply(TenantCommand::StepResult { run: run(n), step, attempt: 1, result });
+    driver.apply(TenantCommand::StepResult(RecordStepResult {
+        run: run(n),
+        step,
+        attempt: 1,
+        result,
+    }));
 }
 
 #[test]
@@ -70,7 +75,7 @@ fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
     driver.at += 500;
-    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
     assert_eq!(driver.apply(due), Outcome::Done);
     let step = &driver.state.runs[&run(1)].steps[0];
     assert_eq!((step.attempt, step.waiting), (1, Waiting::Resume));

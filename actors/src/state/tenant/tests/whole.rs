@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{LockCommand, RpcId};
+use crate::command::{
+    CancelRun, CreateJob, DeleteWorkflow, LockCommand, PutWorkflow, RecordStepResult, RpcId,
+    SetTenant, StartRun, StepDue,
+};
 use crate::domain::time::Pause;
 use crate::state::reload::{self, Dice, dice};
 
@@ -31,7 +34,7 @@ fn set(a: u8, b: u8, version: u64) -> TenantCommand {
     let quotas = if b.is_multiple_of(3) { quotas } else { Quotas::default() };
     let mut record = record(statuses[usize::from(a % 3)], quotas);
     record.settings.enable_audit_logging = b.is_multiple_of(2);
-    TenantCommand::Set { version, record: (a != 255).then_some(record) }
+    TenantCommand::Set(SetTenant { version, record: (a != 255).then_some(record) })
 }
 
 fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
@@ -44,9 +47,10 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
     let (step, attempt) = (u16::from(b % 5), u32::from(b / 5 % 2) + 1);
     let name = ["v", "w"][usize::from(a % 2)].to_owned();
     let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 3));
-    let result = |result| TenantCommand::StepResult { run: known, step, attempt, result };
+    let result =
+        |result| TenantCommand::StepResult(RecordStepResult { run: known, step, attempt, result });
     match kind % 16 {
-        0..3 => TenantCommand::StartRun {
+        0..3 => TenantCommand::StartRun(StartRun {
             run: run(new),
             work_item: "w".into(),
             workflow: match a % 4 {
@@ -55,8 +59,8 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
             },
             input: Json::from_value(&"i".repeat(usize::from(c)).into()),
             idempotency: key(b),
-        },
-        3 => TenantCommand::CreateJob {
+        }),
+        3 => TenantCommand::CreateJob(CreateJob {
             job: job(new),
             name,
             description: (a.is_multiple_of(2)).then(|| "d".into()),
@@ -64,19 +68,21 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
             workflow: diamond(1),
             run: (b.is_multiple_of(2)).then(|| run(new)),
             idempotency: key(c),
-        },
+        }),
         4..7 => result(StepResult::Succeeded { output: Json::from_value(&c.into()) }),
         7 => {
             let retry_in_ms = (!c.is_multiple_of(3)).then_some(u64::from(c));
             result(StepResult::Failed { error: "no".into(), retry_in_ms })
         }
         8 => result(StepResult::WaitsUntil { due_at: Timestamp(i64::from(c) * 50) }),
-        9 => TenantCommand::StepDue { run: known, step, attempt },
-        10 => TenantCommand::CancelRun { run: known, reason: None },
-        11 => {
-            TenantCommand::PutWorkflow { name, workflow: diamond(u32::from(b % 3) + 1), if_version }
-        }
-        12 => TenantCommand::DeleteWorkflow { name, if_version },
+        9 => TenantCommand::StepDue(StepDue { run: known, step, attempt }),
+        10 => TenantCommand::CancelRun(CancelRun { run: known, reason: None }),
+        11 => TenantCommand::PutWorkflow(PutWorkflow {
+            name,
+            workflow: diamond(u32::from(b % 3) + 1),
+            if_version,
+        }),
+        12 => TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version }),
         13 => set(a, b, index),
         _ => TenantCommand::Lock(lock(a, b, c)),
     }
@@ -104,7 +110,7 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             sequence,
             first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
         };
-        let is_set = matches!(command, TenantCommand::Set { .. });
+        let is_set = matches!(command, TenantCommand::Set(_));
         let envelope = Envelope {
             version: COMMAND_VERSION,
             at: Timestamp(at),
