@@ -219,18 +219,22 @@ fn outcomes() -> Vec<Outcome> {
     vec![
         Outcome::Ignored,
         Outcome::Refused(Refusal::TenantNotFound),
-        Outcome::Tenant { tenant: tenant(), version: 1, replayed: true },
-        Outcome::Node { node: node(1), replayed: false },
-        Outcome::Admitted { raft_id: 300 },
-        Outcome::Token { token: token(), replayed: true },
+        Outcome::Tenant(TenantKnown { tenant: tenant(), version: 1, replayed: true }),
+        Outcome::Node(NodeRegistered { node: node(1), replayed: false }),
+        Outcome::Admitted(MemberAdmitted { raft_id: 300 }),
+        Outcome::Token(TokenCreated { token: token(), replayed: true }),
         Outcome::Done,
-        Outcome::Run { run: run(), replayed: false },
-        Outcome::Job { job: job(), run: Some(run()), replayed: true },
-        Outcome::Workflow { version: 1, created_at: Timestamp(2) },
+        Outcome::Run(RunStarted { run: run(), replayed: false }),
+        Outcome::Job(JobCreated { job: job(), run: Some(run()), replayed: true }),
+        Outcome::Workflow(WorkflowWritten { version: 1, created_at: Timestamp(2) }),
         Outcome::Locked(lock()),
         Outcome::HeldByOther(lock()),
         Outcome::Released(true),
-        Outcome::TenantSet { tenant: tenant(), version: 1, record: Box::new(record()) },
+        Outcome::TenantSet(TenantWritten {
+            tenant: tenant(),
+            version: 1,
+            record: Box::new(record()),
+        }),
     ]
 }
 

@@ -26,3 +26,14 @@ pub struct CreateJob {
     /// Remembers the call.
     pub idempotency: Option<Idempotency>,
 }
+
+/// A job was created or found under its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCreated {
+    /// Which.
+    pub job: JobId,
+    /// The run started with it.
+    pub run: Option<RunId>,
+    /// Whether the idempotency key was known.
+    pub replayed: bool,
+}

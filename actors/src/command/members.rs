@@ -50,3 +50,10 @@ pub struct LeaderElected {
     /// The leader.
     pub node: NodeId,
 }
+
+/// A node was admitted, now or before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberAdmitted {
+    /// Its id in Raft groups.
+    pub raft_id: u64,
+}

@@ -11,6 +11,7 @@ mod members;
 mod nodes;
 mod outcome;
 mod refusal;
+mod request;
 mod runs;
 mod steps;
 mod tenants;
@@ -23,17 +24,20 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 pub use groups::PlaceGroups;
-pub use jobs::CreateJob;
+pub use jobs::{CreateJob, JobCreated};
 pub use locks::LockCommand;
-pub use members::{AdmitMember, DrainMember, Found, LeaderElected, MemberOffline};
-pub use nodes::{RegisterNode, RemoveNode};
+pub use members::{AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline};
+pub use nodes::{NodeRegistered, RegisterNode, RemoveNode};
 pub use outcome::Outcome;
 pub use refusal::Refusal;
-pub use runs::{CancelRun, StartRun, WorkflowSource};
+pub use request::{Answer, Request, TenantCreated};
+pub use runs::{CancelRun, RunStarted, StartRun, WorkflowSource};
 pub use steps::{RecordStepResult, StepDue, StepResult};
-pub use tenants::{ConfirmTenant, CreateTenant, DeleteTenant, SetTenant, UpdateTenant};
-pub use tokens::{CreateJoinToken, RemoveJoinToken, SetAdminToken};
-pub use workflows::{DeleteWorkflow, PutWorkflow};
+pub use tenants::{
+    ConfirmTenant, CreateTenant, DeleteTenant, SetTenant, TenantKnown, TenantWritten, UpdateTenant,
+};
+pub use tokens::{CreateJoinToken, RemoveJoinToken, SetAdminToken, TokenCreated};
+pub use workflows::{DeleteWorkflow, PutWorkflow, WorkflowWritten};
 
 use crate::domain::codec::{self, DecodeError};
 use crate::domain::ids::{Epoch, TenantId};

@@ -28,3 +28,12 @@ pub struct RemoveNode {
     /// Which.
     pub node: NodeId,
 }
+
+/// A node was registered or found under its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRegistered {
+    /// Which.
+    pub node: NodeId,
+    /// Whether the idempotency key was known.
+    pub replayed: bool,
+}

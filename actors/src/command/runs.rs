@@ -41,3 +41,12 @@ pub struct CancelRun {
     /// Why, as the client says.
     pub reason: Option<String>,
 }
+
+/// A run was started or found under its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStarted {
+    /// Which.
+    pub run: RunId,
+    /// Whether the idempotency key was known.
+    pub replayed: bool,
+}

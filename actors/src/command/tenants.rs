@@ -60,3 +60,26 @@ pub struct SetTenant {
     /// The record; `None` deletes the tenant and leaves the epoch as tombstone.
     pub record: Option<TenantRecord>,
 }
+
+/// A tenant was created, changed or found under its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantKnown {
+    /// Which.
+    pub tenant: TenantId,
+    /// Version of its record in group 0.
+    pub version: u64,
+    /// Whether the idempotency key was known.
+    pub replayed: bool,
+}
+
+/// A tenant was created or changed. The record is here, for what group 0 says of the tenant when
+/// the answer is written may be something else already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantWritten {
+    /// Which.
+    pub tenant: TenantId,
+    /// Version of its record in group 0.
+    pub version: u64,
+    /// What it became with this command.
+    pub record: Box<TenantRecord>,
+}

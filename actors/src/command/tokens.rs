@@ -31,3 +31,12 @@ pub struct SetAdminToken {
     /// Hash of the token.
     pub hash: SecretHash,
 }
+
+/// A join token was made, or found under its idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// Which.
+    pub token: TokenId,
+    /// Whether the idempotency key was known.
+    pub replayed: bool,
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
 
 /// A named workflow, new or in a new version.
@@ -24,4 +25,13 @@ pub struct DeleteWorkflow {
     pub name: String,
     /// The version the client saw (`If-Match`).
     pub if_version: Option<u64>,
+}
+
+/// A named workflow was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkflowWritten {
+    /// Its version now.
+    pub version: u64,
+    /// When this version was written.
+    pub created_at: Timestamp,
 }

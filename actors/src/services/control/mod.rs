@@ -23,14 +23,16 @@ pub use actor::{ControlActor, ControlArguments};
 pub use message::ControlMessage;
 
 use crate::cluster::routing::Router;
-use crate::command::{Command, ConfirmTenant, Outcome, SetTenant, SystemCommand, TenantCommand};
+use crate::command::{
+    Command, ConfirmTenant, Outcome, Request, SetTenant, SystemCommand, TenantCommand,
+};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::ReplicatedLog;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
 use crate::services::Call;
-use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
+use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.
@@ -88,16 +90,17 @@ impl Control {
     ///
     /// # Errors
     /// When it was refused, or came to no outcome by `deadline`.
-    pub async fn ask(&self, call: &Call, command: SystemCommand) -> Result<Outcome, CallError> {
+    pub async fn ask<R: Request<SystemCommand>>(
+        &self,
+        call: &Call,
+        request: R,
+    ) -> Result<R::Answer, CallError> {
         if call.idempotency.is_some() {
             self.tell_pause(call).await;
         }
-        let command = Command::System(command);
+        let command = Command::System(request.into());
         let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
-        match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok(outcome),
-        }
+        answer(until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await?)
     }
 
     /// Tells the control plane how long it was left alone, before a call whose key may have had its

@@ -17,7 +17,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{ProposeError, ReplicatedLog};
-use crate::services::mailbox::{client_envelope, internal_envelope, until};
+use crate::services::mailbox::{self, client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
 /// First wait between two attempts to have a lease expired; doubled each time.
@@ -191,7 +191,7 @@ impl LockState {
         tokio::spawn(async move {
             let propose = arguments.log.propose(request.space.group, envelope);
             let result = until(request.deadline, propose).await;
-            let _ = request.reply.send(result.and_then(locked));
+            let _ = request.reply.send(result.and_then(mailbox::answer));
         });
     }
 
@@ -250,7 +250,7 @@ async fn answer(
         Ok(Outcome::HeldByOther(lock)) => {
             Ok(Acquired::HeldByOther { holder: lock.holder, expires_at: lock.expires_at })
         }
-        other => other.and_then(locked).map(Acquired::Yes),
+        other => other.and_then(mailbox::answer).map(Acquired::Yes),
     };
     let unheard = request.reply.send(answer);
     if let Err(Ok(Acquired::Yes(lock))) = unheard {
@@ -284,12 +284,4 @@ fn send_away(waiters: Vec<AcquireRequest>) {
 
 fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
     let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
-}
-
-fn locked(outcome: Outcome) -> Result<LockView, CallError> {
-    match outcome {
-        Outcome::Locked(lock) => Ok(lock),
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        other => Err(CallError::Unknown { why: format!("unexpected outcome {other:?}") }),
-    }
 }

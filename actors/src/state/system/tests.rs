@@ -3,8 +3,8 @@
 use super::*;
 use crate::command::{
     AdmitMember, ConfirmTenant, CreateJoinToken, CreateTenant, DeleteTenant, DrainMember, Found,
-    Idempotency, LeaderElected, MemberOffline, PlaceGroups, Refusal, RemoveJoinToken, RemoveNode,
-    SetAdminToken, UpdateTenant,
+    Idempotency, LeaderElected, MemberAdmitted, MemberOffline, NodeRegistered, PlaceGroups,
+    Refusal, RemoveJoinToken, RemoveNode, SetAdminToken, TenantKnown, TenantWritten, UpdateTenant,
 };
 use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
@@ -114,14 +114,17 @@ fn a_tenant_is_created_once_a_key_and_spread_over_groups() {
     let mut state = placed();
     let (outcome, effects) = apply(&mut state, create(6, "default", true, Some((1, 1))));
     match outcome {
-        Outcome::TenantSet { tenant: id, version: 1, record } => {
+        Outcome::TenantSet(TenantWritten { tenant: id, version: 1, record }) => {
             assert_eq!((id, record.created_at), (tenant(6), Timestamp(5)));
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(effects, [SystemEffect::TenantChanged(tenant(6))]);
     let again = apply(&mut state, create(7, "default", true, Some((1, 1))));
-    assert_eq!(again.0, Outcome::Tenant { tenant: tenant(6), version: 1, replayed: true });
+    assert_eq!(
+        again.0,
+        Outcome::Tenant(TenantKnown { tenant: tenant(6), version: 1, replayed: true })
+    );
     let other = apply(&mut state, create(8, "default", true, Some((1, 2))));
     assert_eq!(other.0, Outcome::Refused(Refusal::IdempotencyKeyReused));
     apply(&mut state, create(9, "default", true, None));
@@ -149,13 +152,19 @@ fn changes_count_versions_and_wait_for_their_confirmation() {
             if_version,
         })
     };
-    assert!(matches!(apply(&mut state, update(Some(1))).0, Outcome::TenantSet { version: 2, .. }));
+    assert!(matches!(
+        apply(&mut state, update(Some(1))).0,
+        Outcome::TenantSet(TenantWritten { version: 2, .. })
+    ));
     assert_eq!(
         apply(&mut state, update(Some(1))).0,
         Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
     );
     // The same again changes nothing, and so makes no version.
-    assert!(matches!(apply(&mut state, update(None)).0, Outcome::TenantSet { version: 2, .. }));
+    assert!(matches!(
+        apply(&mut state, update(None)).0,
+        Outcome::TenantSet(TenantWritten { version: 2, .. })
+    ));
     let confirm =
         |version| SystemCommand::ConfirmTenant(ConfirmTenant { tenant: tenant(2), version });
     apply(&mut state, confirm(1));
@@ -170,7 +179,10 @@ fn changes_count_versions_and_wait_for_their_confirmation() {
     assert!(state.tenant(tenant(2)).unwrap().record.is_some());
     let delete =
         SystemCommand::DeleteTenant(DeleteTenant { tenant: tenant(2), if_version: Some(2) });
-    assert!(matches!(apply(&mut state, delete.clone()).0, Outcome::Tenant { version: 3, .. }));
+    assert!(matches!(
+        apply(&mut state, delete.clone()).0,
+        Outcome::Tenant(TenantKnown { version: 3, .. })
+    ));
     assert_eq!(
         apply(&mut state, delete).0,
         Outcome::Refused(Refusal::TenantNotFound),
@@ -224,10 +236,19 @@ fn is_refused(outcome: &Outcome) -> bool {
 #[test]
 fn a_node_is_let_in_once_and_by_its_key() {
     let mut state = placed();
-    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 2 });
-    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 2 });
+    assert_eq!(
+        apply(&mut state, admit(8, 2, None)).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+    );
+    assert_eq!(
+        apply(&mut state, admit(8, 2, None)).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+    );
     assert!(is_refused(&apply(&mut state, admit(8, 3, None)).0));
-    assert_eq!(apply(&mut state, admit(9, 3, None)).0, Outcome::Admitted { raft_id: 3 });
+    assert_eq!(
+        apply(&mut state, admit(9, 3, None)).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 3 })
+    );
     // It starts under the id it was given, and under no other.
     let mut stranger = member(8);
     assert_eq!(
@@ -236,7 +257,7 @@ fn a_node_is_let_in_once_and_by_its_key() {
     );
     stranger.raft_id = 2;
     let registered = apply(&mut state, SystemCommand::RegisterMember(stranger)).0;
-    assert_eq!(registered, Outcome::Node { node: node(8), replayed: false });
+    assert_eq!(registered, Outcome::Node(NodeRegistered { node: node(8), replayed: false }));
 }
 
 #[test]
@@ -246,10 +267,16 @@ fn a_token_admits_as_many_as_it_says_until_it_ends() {
     apply(&mut state, make_token(2, 5, 5));
     assert!(is_refused(&apply(&mut state, admit(8, 2, Some(9))).0), "not known");
     assert!(is_refused(&apply(&mut state, admit(8, 2, Some(2))).0), "ended");
-    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+    assert_eq!(
+        apply(&mut state, admit(8, 2, Some(1))).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+    );
     assert!(is_refused(&apply(&mut state, admit(9, 3, Some(1))).0), "used up");
     // Who asks again is not counted again.
-    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+    assert_eq!(
+        apply(&mut state, admit(8, 2, Some(1))).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+    );
 }
 
 #[test]
@@ -264,11 +291,14 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     let restarted = Member { raft_id: 2, ..member(8) };
     assert!(matches!(
         apply(&mut state, SystemCommand::RegisterMember(restarted)).0,
-        Outcome::Node { .. }
+        Outcome::Node(_)
     ));
     let effects = apply(&mut state, remove).1;
     assert!(effects.contains(&SystemEffect::MembersChanged));
-    assert_eq!(apply(&mut state, admit(8, 2, None)).0, Outcome::Admitted { raft_id: 3 });
+    assert_eq!(
+        apply(&mut state, admit(8, 2, None)).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 3 })
+    );
     // The one with the tenants stays.
     let drain = SystemCommand::DrainMember(DrainMember { node: node(1) });
     assert_eq!(
@@ -289,7 +319,10 @@ fn the_first_admin_token_stands_and_shuts_the_door() {
     assert!(!state.is_open_to_loopback());
     assert!(is_refused(&apply(&mut state, admit(8, 2, None)).0));
     apply(&mut state, make_token(1, 1, 100));
-    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, Outcome::Admitted { raft_id: 2 });
+    assert_eq!(
+        apply(&mut state, admit(8, 2, Some(1))).0,
+        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+    );
     let mut rows = RowBuffer::default();
     rows.put(state.take_dirty_rows());
     let again = SystemState::load(&rows).unwrap();

@@ -6,7 +6,8 @@ use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{
-    Cause, CreateJob, Idempotency, Outcome, Refusal, StartRun, TenantCommand, WorkflowSource,
+    Cause, CreateJob, Idempotency, JobCreated, Outcome, Refusal, RunStarted, StartRun,
+    TenantCommand, WorkflowSource,
 };
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
@@ -56,7 +57,7 @@ impl TenantState {
                     self.time.aged(),
                     CreatedResource::Run(id),
                 );
-                Ok(Outcome::Run { run: id, replayed: false })
+                Ok(Outcome::Run(RunStarted { run: id, replayed: false }))
             }
             TenantCommand::CreateJob(CreateJob { idempotency, .. }) => {
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
@@ -79,8 +80,8 @@ impl TenantState {
     fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
         let made = self.calls.check(call, self.time.aged())?;
         Ok(made.map(|made| match made {
-            CreatedResource::Run(run) => Outcome::Run { run, replayed: true },
-            CreatedResource::Job(job, run) => Outcome::Job { job, run, replayed: true },
+            CreatedResource::Run(run) => Outcome::Run(RunStarted { run, replayed: true }),
+            CreatedResource::Job(job, run) => Outcome::Job(JobCreated { job, run, replayed: true }),
         }))
     }
 
@@ -138,7 +139,7 @@ impl TenantState {
         self.audit(cause, "job_created", &job.to_string(), None);
         let call = idempotency.as_ref().filter(|_| !mutants::is(Mutant::JobsWithoutKeys));
         self.calls.remember(call, self.time.aged(), CreatedResource::Job(*job, *run));
-        Ok(Outcome::Job { job: *job, run: *run, replayed: false })
+        Ok(Outcome::Job(JobCreated { job: *job, run: *run, replayed: false }))
     }
 
     /// Lets a run in if the quotas on runs allow it, and begins it.

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::command::{
-    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, Idempotency, PutWorkflow,
-    RecordStepResult, SetTenant, StartRun, StepDue, StepResult, WorkflowSource,
+    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, Idempotency, JobCreated, PutWorkflow,
+    RecordStepResult, RunStarted, SetTenant, StartRun, StepDue, StepResult, WorkflowSource,
+    WorkflowWritten,
 };
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
@@ -308,7 +309,7 @@ fn quotas_are_exact() {
     assert_eq!(driver.start(4, None), exceeded(Quota::WorkflowsPerDay, 3, 3, Some(86_399)));
     driver.at += 86_400_000;
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 0);
-    assert!(matches!(driver.start(4, None), Outcome::Run { .. }));
+    assert!(matches!(driver.start(4, None), Outcome::Run(_)));
     driver.apply(TenantCommand::CancelRun(CancelRun { run: run(4), reason: None }));
     driver.start(5, None);
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 2);
@@ -331,23 +332,33 @@ fn a_key_starts_one_run() {
         TenantStatus::Active,
         Quotas { max_concurrent_workflows: Some(1), ..Quotas::default() },
     );
-    assert!(matches!(driver.start(1, Some((1, 1))), Outcome::Run { replayed: false, .. }));
+    assert!(matches!(
+        driver.start(1, Some((1, 1))),
+        Outcome::Run(RunStarted { replayed: false, .. })
+    ));
     let again = driver.start(2, Some((1, 1)));
-    assert_eq!(again, Outcome::Run { run: run(1), replayed: true }, "counts against no quota");
+    assert_eq!(
+        again,
+        Outcome::Run(RunStarted { run: run(1), replayed: true }),
+        "counts against no quota"
+    );
     assert_eq!(driver.start(3, Some((1, 2))), Outcome::Refused(Refusal::IdempotencyKeyReused));
     // A refused call is not remembered.
     assert!(matches!(driver.start(4, Some((2, 2))), Outcome::Refused(_)));
     driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
-    assert_eq!(driver.start(4, Some((2, 2))), Outcome::Run { run: run(4), replayed: false });
+    assert_eq!(
+        driver.start(4, Some((2, 2))),
+        Outcome::Run(RunStarted { run: run(4), replayed: false })
+    );
 }
 
 #[test]
 fn a_key_makes_one_job() {
     let mut driver = Driver::new();
     let first = driver.create_job(1, Some(1), Some((1, 1)));
-    assert_eq!(first, Outcome::Job { job: job(1), run: Some(run(1)), replayed: false });
+    assert_eq!(first, Outcome::Job(JobCreated { job: job(1), run: Some(run(1)), replayed: false }));
     let again = driver.create_job(2, Some(2), Some((1, 1)));
-    assert_eq!(again, Outcome::Job { job: job(1), run: Some(run(1)), replayed: true });
+    assert_eq!(again, Outcome::Job(JobCreated { job: job(1), run: Some(run(1)), replayed: true }));
     let reused = driver.create_job(3, None, Some((1, 2)));
     assert_eq!(reused, Outcome::Refused(Refusal::IdempotencyKeyReused));
     assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10, job_view).unwrap().0.len(), 1);
@@ -372,7 +383,7 @@ fn a_job_needs_room_whether_it_is_executed_or_not() {
     // The other quotas are those of its run.
     let none = Quotas { max_concurrent_workflows: Some(0), ..Quotas::default() };
     driver.set(3, TenantStatus::Active, none);
-    assert!(matches!(driver.create_job(1, None, None), Outcome::Job { run: None, .. }));
+    assert!(matches!(driver.create_job(1, None, None), Outcome::Job(JobCreated { run: None, .. })));
     assert!(matches!(
         driver.create_job(2, Some(2), None),
         Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::ConcurrentWorkflows, .. })
@@ -462,8 +473,14 @@ fn workflows_have_versions_that_runs_keep() {
             if_version,
         })
     };
-    assert!(matches!(driver.apply(put(None)), Outcome::Workflow { version: 1, .. }));
-    assert!(matches!(driver.apply(put(Some(1))), Outcome::Workflow { version: 2, .. }));
+    assert!(matches!(
+        driver.apply(put(None)),
+        Outcome::Workflow(WorkflowWritten { version: 1, .. })
+    ));
+    assert!(matches!(
+        driver.apply(put(Some(1))),
+        Outcome::Workflow(WorkflowWritten { version: 2, .. })
+    ));
     assert_eq!(
         driver.apply(put(Some(1))),
         Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
