@@ -28,7 +28,8 @@ use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::machine::{self, Rules};
+use crate::state::tables::completion_records::CompletionRecords;
 use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};
@@ -254,6 +255,35 @@ impl SystemState {
     }
 }
 
+impl Rules for SystemState {
+    type Effect = SystemEffect;
+
+    fn takes(&self, envelope: &Envelope) -> Result<(), Outcome> {
+        match &envelope.command {
+            Command::System(_) => Ok(()),
+            Command::Tenant { .. } => Err(Outcome::Ignored),
+        }
+    }
+
+    fn begin(&mut self, envelope: &Envelope) {
+        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
+        self.dirty.meta = true;
+    }
+
+    fn completions(&mut self) -> &mut CompletionRecords {
+        &mut self.completions
+    }
+
+    fn execute(&mut self, term: u64, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
+        match &envelope.command {
+            Command::System(command) => self.apply_command(term, command, self.time.now()),
+            Command::Tenant { .. } => (Outcome::Ignored, Vec::new()),
+        }
+    }
+}
+
 impl StateMachine for SystemState {
     type Effect = SystemEffect;
 
@@ -291,28 +321,7 @@ impl StateMachine for SystemState {
     }
 
     fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
-        let Command::System(command) = &envelope.command else {
-            return (Outcome::Ignored, Vec::new());
-        };
-        if envelope.term.is_some_and(|term| term != position.term) {
-            return (Outcome::Ignored, Vec::new());
-        }
-        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
-        self.time.tell(envelope.at, envelope.pause());
-        let at = self.time.now();
-        self.meta.last_at = at;
-        self.dirty.meta = true;
-        let Some(rpc_id) = &envelope.rpc_id else {
-            return self.apply_command(position.term, command, at);
-        };
-        match self.completions.check(rpc_id, position.index) {
-            RequestState::New => {}
-            RequestState::Completed(outcome) => return (outcome, Vec::new()),
-            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
-        }
-        let (outcome, effects) = self.apply_command(position.term, command, at);
-        self.completions.remember(rpc_id, position.index, &outcome);
-        (outcome, effects)
+        machine::apply(self, position, envelope)
     }
 
     fn take_events(&mut self) -> Vec<u8> {
