@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, Router, RouterSources};
 use crate::cluster::rpc_ids::RpcIdSource;
-use crate::command::{Refusal, SystemCommand};
+use crate::command::{MemberOffline, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
@@ -429,7 +429,7 @@ impl NodeActors {
         drop(self.keeping);
         // One that has failed does not stop in good order, and another process may be the member.
         if self.failed.borrow().is_none() {
-            let goodbye = SystemCommand::MemberOffline { node: self.node };
+            let goodbye = SystemCommand::MemberOffline(MemberOffline { node: self.node });
             let deadline = Instant::now() + GOODBYE;
             let control = &self.handles.cluster.control;
             if let Err(error) = control.send(deadline, goodbye).await {

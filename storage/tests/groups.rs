@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{CancelRun, Outcome, RemoveNode};
 use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{
     Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
@@ -30,13 +30,13 @@ fn envelope(command: Command) -> Envelope {
 
 fn to_tenant(number: u8, text: &str) -> Envelope {
     let run: RunId = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text.into()) });
     envelope(Command::Tenant { tenant: tenant(number), epoch: Epoch(1), command })
 }
 
 fn to_system() -> Envelope {
     let node: NodeId = "node-00000000-0000-0000-0000-000000000001".parse().unwrap();
-    envelope(Command::System(SystemCommand::RemoveNode { node }))
+    envelope(Command::System(SystemCommand::RemoveNode(RemoveNode { node })))
 }
 
 /// What is done with the replies to commands.

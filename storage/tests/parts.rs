@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, TenantCommand};
+use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, SetTenant, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
 use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
@@ -47,7 +47,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     });
-    let command = TenantCommand::Set { version, record };
+    let command = TenantCommand::Set(SetTenant { version, record });
     Envelope {
         version: COMMAND_VERSION,
         at: Timestamp(0),

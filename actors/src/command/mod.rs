@@ -4,26 +4,45 @@
 //! needs: the proposer makes them, so that `apply` is a function of its state and the entry alone.
 //! The encoding is `codec`'s; [`Envelope::version`] says which shape of [`Command`] is inside.
 
+mod groups;
+mod jobs;
+mod locks;
+mod members;
+mod nodes;
 mod outcome;
 mod refusal;
+mod request;
+mod runs;
+mod steps;
+mod tenants;
+mod tokens;
+mod workflows;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
+pub use groups::PlaceGroups;
+pub use jobs::{CreateJob, JobCreated};
+pub use locks::LockCommand;
+pub use members::{AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline};
+pub use nodes::{NodeRegistered, RegisterNode, RemoveNode};
 pub use outcome::Outcome;
 pub use refusal::Refusal;
+pub use request::{Answer, Request, TenantCreated};
+pub use runs::{CancelRun, RunStarted, StartRun, WorkflowSource};
+pub use steps::{RecordStepResult, StepDue, StepResult};
+pub use tenants::{
+    ConfirmTenant, CreateTenant, DeleteTenant, SetTenant, TenantKnown, TenantWritten, UpdateTenant,
+};
+pub use tokens::{CreateJoinToken, RemoveJoinToken, SetAdminToken, TokenCreated};
+pub use workflows::{DeleteWorkflow, PutWorkflow, WorkflowWritten};
 
 use crate::domain::codec::{self, DecodeError};
-use crate::domain::ids::{Epoch, GroupId, JobId, NodeId, RunId, TenantId, TokenId};
-use crate::domain::json::Json;
-use crate::domain::membership::{Authority, JoinToken, Member};
-use crate::domain::secret::SecretHash;
-use crate::domain::tenant::{TenantChange, TenantRecord};
+use crate::domain::ids::{Epoch, TenantId};
+use crate::domain::membership::Member;
 use crate::domain::time::{Pause, Timestamp};
-use crate::domain::workflow::Workflow;
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of
@@ -185,273 +204,68 @@ pub struct Idempotency {
 
 /// Changes to the control plane.
 #[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum SystemCommand {
     /// Founds the cluster, with its first member. A second founding does nothing.
-    Found {
-        /// Who signs the members' certificates.
-        authority: Authority,
-        /// The first member.
-        member: Member,
-        /// Its public key.
-        public_key: [u8; 32],
-        /// Hash of the secret that admits others, if one was chosen.
-        secret_hash: Option<SecretHash>,
-    },
+    Found(Found),
     /// Lets a node in and gives it an id in Raft groups.
-    AdmitMember {
-        /// The node; its `raft_id` is not looked at.
-        member: Member,
-        /// Its public key.
-        public_key: [u8; 32],
-        /// The token whose secret it proved.
-        token: Option<TokenId>,
-    },
+    AdmitMember(AdmitMember),
     /// A member started, perhaps at another address than before.
     RegisterMember(Member),
     /// A member said goodbye.
-    MemberOffline {
-        /// Which.
-        node: NodeId,
-    },
+    MemberOffline(MemberOffline),
     /// A member is to lose its vote and then be removed.
-    DrainMember {
-        /// Which.
-        node: NodeId,
-    },
+    DrainMember(DrainMember),
     /// A new join token.
-    CreateJoinToken {
-        /// Its new id.
-        id: TokenId,
-        /// What it is.
-        token: JoinToken,
-        /// Remembers the call.
-        idempotency: Option<Idempotency>,
-    },
+    CreateJoinToken(CreateJoinToken),
     /// Revokes a join token.
-    RemoveJoinToken {
-        /// Which.
-        id: TokenId,
-    },
+    RemoveJoinToken(RemoveJoinToken),
     /// A node that heartbeats over HTTP.
-    RegisterNode {
-        /// Its new id.
-        node: NodeId,
-        /// Where its owner says it is; never dialled.
-        address: String,
-        /// Its region.
-        region: String,
-        /// Free text.
-        metadata: BTreeMap<String, String>,
-        /// Remembers the call.
-        idempotency: Option<Idempotency>,
-    },
+    RegisterNode(RegisterNode),
     /// Forgets a node registered over HTTP, or a member that has been drained.
-    RemoveNode {
-        /// Which.
-        node: NodeId,
-    },
+    RemoveNode(RemoveNode),
     /// A node leads the system group in the entry's own term.
-    LeaderElected {
-        /// The leader.
-        node: NodeId,
-    },
+    LeaderElected(LeaderElected),
     /// The initial members of new tenant groups; exactly these initialise them.
-    PlaceGroups {
-        /// Region the groups serve.
-        region: String,
-        /// The groups, none of them known before.
-        groups: Vec<GroupId>,
-        /// Raft ids of their first voters.
-        members: Vec<u64>,
-    },
+    PlaceGroups(PlaceGroups),
     /// A new tenant.
-    CreateTenant {
-        /// Its new id.
-        tenant: TenantId,
-        /// Its first state.
-        record: TenantRecord,
-        /// Whether an unknown `record.region` is refused (it was named in the field) or replaced
-        /// by `fallback_region`.
-        strict_region: bool,
-        /// Region to use where the wished one has no node.
-        fallback_region: String,
-        /// Remembers the call.
-        idempotency: Option<Idempotency>,
-    },
+    CreateTenant(CreateTenant),
     /// A change to a tenant.
-    UpdateTenant {
-        /// Which.
-        tenant: TenantId,
-        /// What.
-        change: TenantChange,
-        /// The version the client saw (`If-Match`).
-        if_version: Option<u64>,
-    },
+    UpdateTenant(UpdateTenant),
     /// Deletes a tenant, leaving a tombstone.
-    DeleteTenant {
-        /// Which.
-        tenant: TenantId,
-        /// The version the client saw (`If-Match`).
-        if_version: Option<u64>,
-    },
+    DeleteTenant(DeleteTenant),
     /// The tenant's group holds this version of the record.
-    ConfirmTenant {
-        /// Which.
-        tenant: TenantId,
-        /// Version confirmed.
-        version: u64,
-    },
+    ConfirmTenant(ConfirmTenant),
     /// A lock of the cluster's key space.
     Lock(LockCommand),
     /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
     /// kept for a time has become so much older.
     TimePassed(Pause),
     /// Sets the cluster's admin token, where it has none.
-    SetAdminToken {
-        /// Hash of the token.
-        hash: SecretHash,
-    },
-}
-
-/// A change to a lock table: the cluster's, or a tenant's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LockCommand {
-    /// Takes the lock if it is free; renews it if `holder` has it.
-    Acquire {
-        /// Key, 1-512 bytes.
-        key: String,
-        /// Who wants it, 1-256 bytes.
-        holder: String,
-        /// Length of a lease, milliseconds.
-        ttl_ms: u64,
-        /// Free JSON shown with the lock.
-        metadata: Json,
-    },
-    /// Begins the holder's lease again.
-    Renew {
-        /// Key.
-        key: String,
-        /// Who must hold it.
-        holder: String,
-        /// The token it must be held with, if the holder gives one.
-        token: Option<u64>,
-        /// New length of a lease, milliseconds; the present one if not given.
-        ttl_ms: Option<u64>,
-    },
-    /// Gives the lock back.
-    Release {
-        /// Key.
-        key: String,
-        /// Who must hold it.
-        holder: String,
-        /// The token it must be held with, if the holder gives one.
-        token: Option<u64>,
-    },
-    /// The leader's timer for one lease of the lock has run out. Does nothing unless token and
-    /// renewal still match: a renewal that came first wins.
-    Expire {
-        /// Key.
-        key: String,
-        /// The token of the grant.
-        token: u64,
-        /// The count of renewals the timer was armed for.
-        renewal: u64,
-    },
-}
-
-/// Where a run's workflow comes from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum WorkflowSource {
-    /// Given with the call.
-    Inline(std::sync::Arc<Workflow>),
-    /// The present version of a named one.
-    Named(String),
+    SetAdminToken(SetAdminToken),
 }
 
 /// Changes to a tenant.
 #[derive(Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum TenantCommand {
     /// What group 0 decided about the tenant; creates the tenant's state when there is none.
     /// Idempotent: an older `(epoch, version)` than the one held does nothing.
-    Set {
-        /// Version of the record.
-        version: u64,
-        /// The record; `None` deletes the tenant and leaves the epoch as tombstone.
-        record: Option<TenantRecord>,
-    },
+    Set(SetTenant),
     /// Starts a run.
-    StartRun {
-        /// Its new id.
-        run: RunId,
-        /// What the run works on: a job's id, or an id of its own.
-        work_item: String,
-        /// Its workflow.
-        workflow: WorkflowSource,
-        /// Its input.
-        input: Json,
-        /// Remembers the call.
-        idempotency: Option<Idempotency>,
-    },
+    StartRun(StartRun),
     /// Keeps a named workflow with its run as a job.
-    CreateJob {
-        /// Its new id.
-        job: JobId,
-        /// Name shown.
-        name: String,
-        /// Free text.
-        description: Option<String>,
-        /// Who made it, as the client says.
-        created_by: Option<String>,
-        /// Its workflow.
-        workflow: std::sync::Arc<Workflow>,
-        /// The run to start with it, if it is to be executed.
-        run: Option<RunId>,
-        /// Remembers the call.
-        idempotency: Option<Idempotency>,
-    },
+    CreateJob(CreateJob),
     /// Stops a run.
-    CancelRun {
-        /// Which.
-        run: RunId,
-        /// Why, as the client says.
-        reason: Option<String>,
-    },
+    CancelRun(CancelRun),
     /// A named workflow, new or in a new version.
-    PutWorkflow {
-        /// Its name.
-        name: String,
-        /// Its spec.
-        workflow: std::sync::Arc<Workflow>,
-        /// The version the client saw (`If-Match`).
-        if_version: Option<u64>,
-    },
+    PutWorkflow(PutWorkflow),
     /// Forgets a named workflow; runs keep the version they started with.
-    DeleteWorkflow {
-        /// Its name.
-        name: String,
-        /// The version the client saw (`If-Match`).
-        if_version: Option<u64>,
-    },
+    DeleteWorkflow(DeleteWorkflow),
     /// What became of one attempt of a step. Recorded once: a second result does nothing.
-    StepResult {
-        /// Run.
-        run: RunId,
-        /// Index of the step in the workflow.
-        step: u16,
-        /// Attempt, from 1.
-        attempt: u32,
-        /// What it came to.
-        result: StepResult,
-    },
+    StepResult(RecordStepResult),
     /// The moment a step waited for has come: its wait is over, or its retry is due.
-    StepDue {
-        /// Run.
-        run: RunId,
-        /// Index of the step in the workflow.
-        step: u16,
-        /// Attempt, from 1.
-        attempt: u32,
-    },
+    StepDue(StepDue),
     /// A lock of the tenant's own key space.
     Lock(LockCommand),
     /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
@@ -459,28 +273,7 @@ pub enum TenantCommand {
     TimePassed(Pause),
 }
 
-/// What one attempt of a step came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum StepResult {
-    /// Done, with its output.
-    Succeeded {
-        /// Output of the step.
-        output: Json,
-    },
-    /// Failed.
-    Failed {
-        /// Why, for a person.
-        error: String,
-        /// Whether another attempt may help, and how long to wait before it, milliseconds (the
-        /// leader's backoff with jitter; `apply` rolls no dice).
-        retry_in_ms: Option<u64>,
-    },
-    /// A `wait` step learned when it is over.
-    WaitsUntil {
-        /// When.
-        due_at: Timestamp,
-    },
-}
-
+#[cfg(test)]
+mod golden_tests;
 #[cfg(test)]
 mod tests;

@@ -1,15 +1,17 @@
 //! What a command came to. Refusals are outcomes too: every replica reaches the same one.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-use crate::command::Refusal;
-use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
+use crate::command::{
+    JobCreated, MemberAdmitted, NodeRegistered, Refusal, RunStarted, TenantKnown, TenantWritten,
+    TokenCreated, WorkflowWritten,
+};
 use crate::domain::lock::LockView;
-use crate::domain::tenant::TenantRecord;
-use crate::domain::time::Timestamp;
 
 /// The answer of a state machine to one command.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum Outcome {
     /// The command did nothing, by its own rules (late timer, second result, old version), or the
     /// entry held no command.
@@ -17,58 +19,21 @@ pub enum Outcome {
     /// The state machine refused it; nothing changed.
     Refused(Refusal),
     /// A tenant was created, changed or found under its idempotency key.
-    Tenant {
-        /// Which.
-        tenant: TenantId,
-        /// Version of its record in group 0.
-        version: u64,
-        /// Whether the idempotency key was known.
-        replayed: bool,
-    },
+    Tenant(TenantKnown),
     /// A node was registered or found under its idempotency key.
-    Node {
-        /// Which.
-        node: NodeId,
-        /// Whether the idempotency key was known.
-        replayed: bool,
-    },
+    Node(NodeRegistered),
     /// A node was admitted, now or before.
-    Admitted {
-        /// Its id in Raft groups.
-        raft_id: u64,
-    },
+    Admitted(MemberAdmitted),
     /// A join token was made, or found under its idempotency key.
-    Token {
-        /// Which.
-        token: TokenId,
-        /// Whether the idempotency key was known.
-        replayed: bool,
-    },
+    Token(TokenCreated),
     /// Done, with nothing to tell.
     Done,
     /// A run was started or found under its idempotency key.
-    Run {
-        /// Which.
-        run: RunId,
-        /// Whether the idempotency key was known.
-        replayed: bool,
-    },
+    Run(RunStarted),
     /// A job was created or found under its idempotency key.
-    Job {
-        /// Which.
-        job: JobId,
-        /// The run started with it.
-        run: Option<RunId>,
-        /// Whether the idempotency key was known.
-        replayed: bool,
-    },
+    Job(JobCreated),
     /// A named workflow was written.
-    Workflow {
-        /// Its version now.
-        version: u64,
-        /// When this version was written.
-        created_at: Timestamp,
-    },
+    Workflow(WorkflowWritten),
     /// The lock is the caller's.
     Locked(LockView),
     /// The lock is another's.
@@ -77,14 +42,7 @@ pub enum Outcome {
     Released(bool),
     /// A tenant was created or changed. The record is here, for what group 0 says of the tenant when
     /// the answer is written may be something else already.
-    TenantSet {
-        /// Which.
-        tenant: TenantId,
-        /// Version of its record in group 0.
-        version: u64,
-        /// What it became with this command.
-        record: Box<TenantRecord>,
-    },
+    TenantSet(TenantWritten),
 }
 
 impl Outcome {
@@ -97,15 +55,15 @@ impl Outcome {
             | Self::HeldByOther(_)
             | Self::Locked(_)
             | Self::Released(false) => false,
-            Self::Tenant { .. }
-            | Self::TenantSet { .. }
-            | Self::Node { .. }
-            | Self::Admitted { .. }
+            Self::Tenant(_)
+            | Self::TenantSet(_)
+            | Self::Node(_)
+            | Self::Admitted(_)
             | Self::Done
-            | Self::Run { .. }
-            | Self::Job { .. }
-            | Self::Workflow { .. }
-            | Self::Token { .. }
+            | Self::Run(_)
+            | Self::Job(_)
+            | Self::Workflow(_)
+            | Self::Token(_)
             | Self::Released(true) => true,
         }
     }

@@ -7,6 +7,7 @@ use crate::domain::tenant::Quota;
 
 /// Why a state machine, or an actor before it, refused an operation. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 pub enum Refusal {
     /// No such tenant.
     #[error("no tenant has this id")]

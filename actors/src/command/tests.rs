@@ -1,12 +1,16 @@
 //! What is shown of commands, and which versions are read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::secret::SecretBytes;
+use crate::domain::ids::{NodeId, RunId, TokenId};
+use crate::domain::json::Json;
+use crate::domain::membership::{Authority, JoinToken};
+use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::workflow::{Workflow, spec};
 
 /// Planted in every text and payload of a command.
@@ -51,28 +55,32 @@ fn system() -> Vec<SystemCommand> {
         metadata: Json::from_value(&serde_json::json!(PLANTED)),
     };
     vec![
-        SystemCommand::Found {
+        SystemCommand::Found(Found {
             authority,
             member: member.clone(),
             public_key: [0; 32],
             secret_hash: Some(hash),
-        },
-        SystemCommand::AdmitMember { member: member.clone(), public_key: [0; 32], token: None },
+        }),
+        SystemCommand::AdmitMember(AdmitMember {
+            member: member.clone(),
+            public_key: [0; 32],
+            token: None,
+        }),
         SystemCommand::RegisterMember(member),
-        SystemCommand::CreateJoinToken {
+        SystemCommand::CreateJoinToken(CreateJoinToken {
             id: TokenId::from_uuid(Uuid::nil()),
             token,
             idempotency: None,
-        },
-        SystemCommand::RegisterNode {
+        }),
+        SystemCommand::RegisterNode(RegisterNode {
             node,
             address: text(),
             region: text(),
             metadata: labels,
             idempotency: None,
-        },
+        }),
         SystemCommand::Lock(acquire),
-        SystemCommand::SetAdminToken { hash },
+        SystemCommand::SetAdminToken(SetAdminToken { hash }),
     ]
 }
 
@@ -80,31 +88,31 @@ fn tenant() -> Vec<TenantCommand> {
     let run = RunId::from_uuid(Uuid::from_u128(2));
     let json = || Json::from_value(&serde_json::json!({ "password": PLANTED }));
     vec![
-        TenantCommand::StartRun {
+        TenantCommand::StartRun(StartRun {
             run,
             work_item: PLANTED.to_owned(),
             workflow: WorkflowSource::Inline(workflow()),
             input: json(),
             idempotency: None,
-        },
-        TenantCommand::PutWorkflow {
+        }),
+        TenantCommand::PutWorkflow(PutWorkflow {
             name: PLANTED.to_owned(),
             workflow: workflow(),
             if_version: None,
-        },
-        TenantCommand::CancelRun { run, reason: Some(PLANTED.to_owned()) },
-        TenantCommand::StepResult {
+        }),
+        TenantCommand::CancelRun(CancelRun { run, reason: Some(PLANTED.to_owned()) }),
+        TenantCommand::StepResult(RecordStepResult {
             run,
             step: 0,
             attempt: 1,
             result: StepResult::Succeeded { output: json() },
-        },
-        TenantCommand::StepResult {
+        }),
+        TenantCommand::StepResult(RecordStepResult {
             run,
             step: 0,
             attempt: 1,
             result: StepResult::Failed { error: PLANTED.to_owned(), retry_in_ms: None },
-        },
+        }),
     ]
 }
 
@@ -144,9 +152,9 @@ fn an_entry_is_shown_by_its_kind_alone() {
 }
 
 fn envelope(version: u16) -> Envelope {
-    let command = Command::System(SystemCommand::RemoveJoinToken {
+    let command = Command::System(SystemCommand::RemoveJoinToken(RemoveJoinToken {
         id: TokenId::from_uuid(Uuid::from_u128(1)),
-    });
+    }));
     Envelope { version, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
 

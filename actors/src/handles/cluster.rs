@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::node_rpc;
 use crate::cluster::routing::{Directory, Router};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{NodeRegistered, Refusal, RegisterNode};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
@@ -74,27 +74,23 @@ impl Cluster {
         call: &Call,
         new: NewNode,
     ) -> Result<Created<NodeView>, CallError> {
-        let command = SystemCommand::RegisterNode {
+        let command = RegisterNode {
             node: NodeId::from_uuid(self.seams.uuid()),
             address: new.address,
             region: new.region,
             metadata: new.metadata,
             idempotency: call.idempotency,
         };
-        match self.control.ask(call, command).await? {
-            Outcome::Node { node, replayed } => {
-                if !replayed {
-                    self.heartbeats.beat(node);
-                }
-                // A call that was done before shows the node as it is now, gone too.
-                let resource = match self.node(call, node).await {
-                    Err(gone @ CallError::Refused(_)) if replayed => return Err(gone),
-                    shown => shown.map_err(CallError::after_write)?,
-                };
-                Ok(Created { resource, replayed })
-            }
-            other => Err(super::tenants::unexpected(&other)),
+        let NodeRegistered { node, replayed } = self.control.ask(call, command).await?;
+        if !replayed {
+            self.heartbeats.beat(node);
         }
+        // A call that was done before shows the node as it is now, gone too.
+        let resource = match self.node(call, node).await {
+            Err(gone @ CallError::Refused(_)) if replayed => return Err(gone),
+            shown => shown.map_err(CallError::after_write)?,
+        };
+        Ok(Created { resource, replayed })
     }
 
     /// All nodes.

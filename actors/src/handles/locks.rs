@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{LockCommand, Outcome, Refusal};
+use crate::command::{LockCommand, Refusal};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
 use crate::domain::page::{Page, PageBudget, PageRequest};
@@ -15,7 +15,7 @@ use crate::ports::seams::Seams;
 use crate::services::Call;
 use crate::services::control::Control;
 use crate::services::locks::{LockManager, Space};
-use crate::services::mailbox::{client_envelope, until};
+use crate::services::mailbox::{answer, client_envelope, until};
 use crate::state::tables::lock_table::LockTable;
 
 /// Keys of the cluster's own space that only the cluster itself may take.
@@ -128,11 +128,7 @@ impl Locks {
         let space = space.space();
         let command = space.command(LockCommand::Release { key, holder, token });
         let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
-        match until(call.deadline, self.log.propose(space.group, envelope)).await? {
-            Outcome::Released(released) => Ok(released),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other => Err(super::tenants::unexpected(&other)),
-        }
+        answer(until(call.deadline, self.log.propose(space.group, envelope)).await?)
     }
 
     /// One lock.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Cluster;
 use crate::cluster::join::JoinSecret;
 use crate::cluster::node_rpc::{self, StepDownError};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{CreateJoinToken, DrainMember, Refusal, RemoveJoinToken, RemoveNode};
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
@@ -34,15 +34,14 @@ impl Cluster {
         };
         let found = self.control.read_linearizable(call.deadline, find).await?;
         let Some((raft_id, is_leaving)) = found else {
-            let command = SystemCommand::RemoveNode { node };
-            return self.control.ask(call, command).await.map(drop);
+            return self.control.ask(call, RemoveNode { node }).await;
         };
         // Who leaves is not told to stay: this very request may have been tried before, at a leader
         // that saw more of the others.
         if !is_leaving {
             self.check_quorum_without(call, raft_id).await?;
         }
-        self.control.ask(call, SystemCommand::DrainMember { node }).await?;
+        self.control.ask(call, DrainMember { node }).await?;
         loop {
             let exists = move |state: &SystemState| state.nodes().contains_key(&node);
             match self.control.read_linearizable(call.deadline, exists).await {
@@ -92,30 +91,20 @@ impl Cluster {
             created_at: now,
         };
         let expires_at = token.expires_at;
-        let command = SystemCommand::CreateJoinToken { id, token, idempotency: call.idempotency };
-        match self.control.ask(call, command).await? {
-            // Another attempt of the same request made one, with a secret that is lost.
-            Outcome::Token { token, .. } if token != id => {
-                let find = move |state: &SystemState| state.join_token(token).cloned();
-                let known = self.control.read(call.deadline, find).await?;
-                let known = known.ok_or(Refusal::TokenNotFound)?;
-                let resource = NewJoinToken {
-                    id: token,
-                    token: None,
-                    expires_at: known.expires_at,
-                    uses: known.uses_left,
-                };
-                Ok(Created { resource, replayed: true })
-            }
-            Outcome::Token { .. } => {
-                let token = Some(secret.reveal());
-                Ok(Created {
-                    resource: NewJoinToken { id, token, expires_at, uses },
-                    replayed: false,
-                })
-            }
-            other => Err(crate::handles::tenants::unexpected(&other)),
+        let command = CreateJoinToken { id, token, idempotency: call.idempotency };
+        let made = self.control.ask(call, command).await?.token;
+        if made == id {
+            let token = Some(secret.reveal());
+            let resource = NewJoinToken { id, token, expires_at, uses };
+            return Ok(Created { resource, replayed: false });
         }
+        // Another attempt of the same request made one, with a secret that is lost.
+        let find = move |state: &SystemState| state.join_token(made).cloned();
+        let known = self.control.read(call.deadline, find).await?;
+        let known = known.ok_or(Refusal::TokenNotFound)?;
+        let JoinToken { expires_at, uses_left: uses, .. } = known;
+        let resource = NewJoinToken { id: made, token: None, expires_at, uses };
+        Ok(Created { resource, replayed: true })
     }
 
     /// The join tokens, without their secrets.
@@ -142,7 +131,7 @@ impl Cluster {
     /// # Errors
     /// When there is none with this id, or it came to no outcome by the deadline.
     pub async fn remove_join_token(&self, call: &Call, id: TokenId) -> Result<(), CallError> {
-        self.control.ask(call, SystemCommand::RemoveJoinToken { id }).await.map(drop)
+        self.control.ask(call, RemoveJoinToken { id }).await
     }
 
     /// Hands leadership over: whoever leads now does not any more when this returns. Asked of any

@@ -7,9 +7,12 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::tenants::{unanswered, unexpected};
+use super::tenants::unanswered;
 use crate::cluster::routing::TenantLocation;
-use crate::command::{Command, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::command::{
+    CancelRun, Command, CreateJob, DeleteWorkflow, JobCreated, Outcome, PutWorkflow, Refusal,
+    Request, RunStarted, StartRun, TenantCommand, WorkflowSource, WorkflowWritten,
+};
 use crate::domain::ids::{JobId, RunId, TenantId};
 use crate::domain::json::Json;
 use crate::domain::page::{Page, PageBudget, PageRequest};
@@ -24,7 +27,7 @@ use crate::ports::seams::Seams;
 use crate::ports::{ReplicatedLog, StoreError};
 use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
-use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
+use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
 use crate::services::tenants::{TenantMessage, TenantReader};
 use crate::services::{Call, Created};
 use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
@@ -81,20 +84,16 @@ impl TenantHandle {
             let key = call.idempotency;
             self.read(call, move |reader| reader.state.may_begin(key.as_ref())).await??;
         }
-        let command = TenantCommand::StartRun {
+        let command = StartRun {
             run: RunId::from_uuid(self.seams.uuid()),
             work_item: self.seams.uuid().to_string(),
             workflow: new.workflow,
             input: new.input,
             idempotency: call.idempotency,
         };
-        match self.ask(call, command).await? {
-            Outcome::Run { run, replayed } => {
-                let resource = self.view_run(call, run).await.map_err(CallError::after_write)?;
-                Ok(Created { resource, replayed })
-            }
-            other => Err(unexpected(&other)),
-        }
+        let RunStarted { run, replayed } = self.ask(call, command).await?;
+        let resource = self.view_run(call, run).await.map_err(CallError::after_write)?;
+        Ok(Created { resource, replayed })
     }
 
     /// One run.
@@ -213,8 +212,8 @@ impl TenantHandle {
         run: RunId,
         reason: Option<String>,
     ) -> Result<RunView, CallError> {
-        match self.ask(call, TenantCommand::CancelRun { run, reason }).await {
-            Ok(_) => self.view_run(call, run).await.map_err(CallError::after_write),
+        match self.ask(call, CancelRun { run, reason }).await {
+            Ok(()) => self.view_run(call, run).await.map_err(CallError::after_write),
             // The state knows live runs only: the rows tell whether it ever was.
             Err(CallError::Refused(Refusal::RunNotFound)) => {
                 let status = self.view_run(call, run).await?.status;
@@ -237,13 +236,9 @@ impl TenantHandle {
         if_version: Option<u64>,
     ) -> Result<WorkflowView, CallError> {
         let spec = workflow.json();
-        let command = TenantCommand::PutWorkflow { name: name.clone(), workflow, if_version };
-        match self.ask(call, command).await? {
-            Outcome::Workflow { version, created_at } => {
-                Ok(WorkflowView { name, version, spec, created_at })
-            }
-            other => Err(unexpected(&other)),
-        }
+        let command = PutWorkflow { name: name.clone(), workflow, if_version };
+        let WorkflowWritten { version, created_at } = self.ask(call, command).await?;
+        Ok(WorkflowView { name, version, spec, created_at })
     }
 
     /// One named workflow.
@@ -294,8 +289,7 @@ impl TenantHandle {
         name: &str,
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        let command = TenantCommand::DeleteWorkflow { name: name.to_owned(), if_version };
-        self.ask(call, command).await.map(drop)
+        self.ask(call, DeleteWorkflow { name: name.to_owned(), if_version }).await
     }
 
     /// Creates a job.
@@ -307,7 +301,7 @@ impl TenantHandle {
         call: &Call,
         new: NewJob,
     ) -> Result<Created<JobView>, CallError> {
-        let command = TenantCommand::CreateJob {
+        let command = CreateJob {
             job: JobId::from_uuid(self.seams.uuid()),
             name: new.name,
             description: new.description,
@@ -316,13 +310,9 @@ impl TenantHandle {
             run: new.execute.then(|| RunId::from_uuid(self.seams.uuid())),
             idempotency: call.idempotency,
         };
-        match self.ask(call, command).await? {
-            Outcome::Job { job, replayed, .. } => {
-                let resource = self.view_job(call, job).await.map_err(CallError::after_write)?;
-                Ok(Created { resource, replayed })
-            }
-            other => Err(unexpected(&other)),
-        }
+        let JobCreated { job, replayed, .. } = self.ask(call, command).await?;
+        let resource = self.view_job(call, job).await.map_err(CallError::after_write)?;
+        Ok(Created { resource, replayed })
     }
 
     /// One job.
@@ -354,26 +344,23 @@ impl TenantHandle {
         Space { tenant: Some((self.id, self.placed.epoch)), group: self.placed.group }
     }
 
-    /// Proposes a command to the tenant's group.
-    pub(super) async fn ask(
+    /// Proposes a command to the tenant's group, and reads its answer.
+    async fn ask<R: Request<TenantCommand>>(
         &self,
         call: &Call,
-        command: TenantCommand,
-    ) -> Result<Outcome, CallError> {
+        request: R,
+    ) -> Result<R::Answer, CallError> {
         if call.idempotency.is_some() {
             self.tell_pause(call).await;
         }
-        let command = self.to_tenant(command);
+        let command = self.to_tenant(request.into());
         let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
-        match until(call.deadline, self.log.propose(self.placed.group, envelope)).await? {
-            Outcome::Refused(Refusal::StaleEpoch) => {
-                // Deleted since it was looked up, or not served here any more.
-                self.read(call, |_| ()).await?;
-                Err(Refusal::StaleEpoch.into())
-            }
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok(outcome),
+        let outcome = until(call.deadline, self.log.propose(self.placed.group, envelope)).await?;
+        if outcome == Outcome::Refused(Refusal::StaleEpoch) {
+            // Deleted since it was looked up, or not served here any more.
+            self.read(call, |_| ()).await?;
         }
+        answer(outcome)
     }
 
     /// Tells the tenant how long it was left alone, before a call whose key may have had its time. Who

@@ -7,7 +7,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, TenantLocation};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{
+    CreateTenant, DeleteTenant, Refusal, TenantCreated, TenantKnown, TenantWritten, UpdateTenant,
+};
 use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
@@ -120,7 +122,7 @@ impl Tenants {
     ) -> Result<Created<TenantView>, CallError> {
         let strict_region = new.region.is_some();
         let region = new.region.or(new.wished_region);
-        let command = SystemCommand::CreateTenant {
+        let command = CreateTenant {
             tenant: TenantId::from_uuid(self.0.seams.uuid()),
             record: TenantRecord {
                 name: new.name,
@@ -137,12 +139,12 @@ impl Tenants {
             idempotency: call.idempotency,
         };
         match self.0.control.ask(call, command).await? {
-            Outcome::TenantSet { tenant, version, record } => {
+            TenantCreated::Now(TenantWritten { tenant, version, record }) => {
                 let resource = self.finish(call.deadline, tenant, version, *record).await?;
                 Ok(Created { resource, replayed: false })
             }
-            // The call was done before: the tenant is shown as it is now.
-            Outcome::Tenant { tenant, .. } => {
+            // The tenant is shown as it is now.
+            TenantCreated::Before(TenantKnown { tenant, .. }) => {
                 let synced = self.0.control.sync_tenant(tenant, None, call.deadline).await;
                 synced.map_err(CallError::after_write)?;
                 let resource = match self.view(call.deadline, tenant).await {
@@ -152,7 +154,6 @@ impl Tenants {
                 };
                 Ok(Created { resource, replayed: true })
             }
-            other => Err(unexpected(&other)),
         }
     }
 
@@ -205,13 +206,9 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
         self.refuse_damaged(call, tenant).await?;
-        let command = SystemCommand::UpdateTenant { tenant, change, if_version };
-        match self.0.control.ask(call, command).await? {
-            Outcome::TenantSet { version, record, .. } => {
-                self.finish(call.deadline, tenant, version, *record).await
-            }
-            other => Err(unexpected(&other)),
-        }
+        let command = UpdateTenant { tenant, change, if_version };
+        let TenantWritten { version, record, .. } = self.0.control.ask(call, command).await?;
+        self.finish(call.deadline, tenant, version, *record).await
     }
 
     /// Deletes a tenant, its runs and its data.
@@ -225,14 +222,10 @@ impl Tenants {
         tenant: TenantId,
         if_version: Option<u64>,
     ) -> Result<(), CallError> {
-        let command = SystemCommand::DeleteTenant { tenant, if_version };
-        match self.0.control.ask(call, command).await? {
-            Outcome::Tenant { version, .. } => {
-                let synced = self.0.control.sync_tenant(tenant, Some(version), call.deadline).await;
-                synced.map_err(CallError::after_write)
-            }
-            other => Err(unexpected(&other)),
-        }
+        let deleted = self.0.control.ask(call, DeleteTenant { tenant, if_version }).await?;
+        let version = Some(deleted.version);
+        let synced = self.0.control.sync_tenant(tenant, version, call.deadline).await;
+        synced.map_err(CallError::after_write)
     }
 
     /// Quotas and what is used of them. Not rate limited.
@@ -455,10 +448,6 @@ pub(super) fn unanswered(error: CallError) -> CallError {
         CallError::Unknown { .. } => CallError::Starting { what: "the tenant" },
         other => other,
     }
-}
-
-pub(super) fn unexpected(outcome: &Outcome) -> CallError {
-    CallError::Unknown { why: format!("unexpected outcome {outcome:?}") }
 }
 
 fn view(state: &SystemState, id: TenantId) -> Result<TenantView, CallError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::command::{Outcome, SystemCommand};
+use crate::command::{Found, Outcome, PlaceGroups, SetAdminToken, SystemCommand};
 use crate::domain::ids::GroupId;
 use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
@@ -52,7 +52,7 @@ pub(crate) async fn register(
     }
     if let Some(Founding { authority, public_key, secret_hash }) = founding {
         let member = member.clone();
-        let found = SystemCommand::Found { authority, member, public_key, secret_hash };
+        let found = SystemCommand::Found(Found { authority, member, public_key, secret_hash });
         insist(registrar, found).await?;
     }
     match insist(registrar, SystemCommand::RegisterMember(member)).await {
@@ -78,7 +78,11 @@ pub(crate) async fn register(
                 let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
                 let (region, members) = (region.clone(), vec![raft_id]);
                 // When another region took these numbers at the same moment, the next do.
-                insist(registrar, SystemCommand::PlaceGroups { region, groups, members }).await?;
+                insist(
+                    registrar,
+                    SystemCommand::PlaceGroups(PlaceGroups { region, groups, members }),
+                )
+                .await?;
             }
             Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
             Err(error) => tracing::debug!(%error, "not placed yet"),
@@ -89,18 +93,19 @@ pub(crate) async fn register(
 
 /// Sets the cluster's admin token, or finds that it is this one already.
 async fn set_admin_token(registrar: &Registrar<'_>, hash: SecretHash) -> Result<(), StartError> {
-    let outcome = match insist(registrar, SystemCommand::SetAdminToken { hash }).await {
-        // A full disk keeps nobody from reading: the cluster may have its token from before.
-        Err(StartError::Register(CallError::DiskFull)) => {
-            let look = |state: &SystemState| state.admin_token();
-            match look_up(registrar, look).await? {
-                Some(known) if known == hash => return Ok(()),
-                Some(_) => return Err(StartError::OtherAdminToken),
-                None => return Err(StartError::Register(CallError::DiskFull)),
+    let outcome =
+        match insist(registrar, SystemCommand::SetAdminToken(SetAdminToken { hash })).await {
+            // A full disk keeps nobody from reading: the cluster may have its token from before.
+            Err(StartError::Register(CallError::DiskFull)) => {
+                let look = |state: &SystemState| state.admin_token();
+                match look_up(registrar, look).await? {
+                    Some(known) if known == hash => return Ok(()),
+                    Some(_) => return Err(StartError::OtherAdminToken),
+                    None => return Err(StartError::Register(CallError::DiskFull)),
+                }
             }
-        }
-        outcome => outcome?,
-    };
+            outcome => outcome?,
+        };
     match outcome {
         Outcome::Refused(_) => Err(StartError::OtherAdminToken),
         _ => Ok(()),

@@ -260,7 +260,8 @@ mod tests {
 
     use super::*;
     use crate::command::{
-        COMMAND_VERSION, Command, Envelope, Outcome, SystemCommand, TenantCommand,
+        COMMAND_VERSION, CancelRun, Command, Envelope, MemberOffline, Outcome, SystemCommand,
+        TenantCommand,
     };
     use crate::domain::ids::{Epoch, NodeId};
 
@@ -268,7 +269,7 @@ mod tests {
     fn handed(index: u64, bytes: usize, told: &Arc<AtomicUsize>) -> CommittedEntry {
         let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
         let tenant = "20000000-0000-0000-0000-000000000000".parse().unwrap();
-        let command = TenantCommand::CancelRun { run, reason: Some("x".repeat(bytes)) };
+        let command = TenantCommand::CancelRun(CancelRun { run, reason: Some("x".repeat(bytes)) });
         let command = Command::Tenant { tenant, epoch: Epoch(1), command };
         let envelope = Envelope {
             version: 1,
@@ -399,7 +400,7 @@ mod tests {
             term: None,
             cause: None,
             rpc_id: None,
-            command: Command::System(SystemCommand::MemberOffline { node }),
+            command: Command::System(SystemCommand::MemberOffline(MemberOffline { node })),
         })));
         tokio::time::advance(Duration::from_millis(AGE_STEP_MS_MAX)).await;
         assert_eq!(queue.pause(), None, "so much it believes by itself");

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::*;
-use crate::command::{Command, TenantCommand};
+use crate::command::{CancelRun, Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
@@ -37,8 +37,9 @@ impl StateMachine for Texts {
     }
 
     fn apply(&mut self, _: Position, envelope: &Envelope) -> (Outcome, Vec<()>) {
-        if let Command::Tenant { command: TenantCommand::CancelRun { reason, .. }, .. } =
-            &envelope.command
+        if let Command::Tenant {
+            command: TenantCommand::CancelRun(CancelRun { reason, .. }), ..
+        } = &envelope.command
         {
             self.applied += 1;
             self.works = reason.as_ref().is_some_and(|text| text.starts_with("work"));
@@ -288,7 +289,7 @@ fn tenant() -> TenantId {
 /// Hands an entry over; whoever proposed it counts in `told`.
 fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicUsize>) {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let command = TenantCommand::CancelRun { run, reason: Some(text) };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text) });
     let command = Command::Tenant { tenant: tenant(), epoch: Epoch(1), command };
     let envelope =
         Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::join::{JoinAnswer, JoinReply, JoinRequest, Prover, proof};
-use crate::command::{Outcome, Refusal, SystemCommand};
+use crate::command::{AdmitMember, MemberAdmitted, Outcome, Refusal, SystemCommand};
 use crate::domain::ids::TokenId;
 use crate::domain::membership::{JoinToken, Member};
 use crate::domain::secret::is_same;
@@ -65,13 +65,17 @@ impl JoinHandler {
 
         let JoinRequest { member, public_key, .. } = request;
         let node = member.node;
-        let command = SystemCommand::AdmitMember { member, public_key, token };
+        let command = SystemCommand::AdmitMember(AdmitMember { member, public_key, token });
         let outcome = self.control.send(deadline, command).await;
         let raft_id = match outcome.map_err(not_yet)? {
-            Outcome::Admitted { raft_id } => raft_id,
+            Outcome::Admitted(MemberAdmitted { raft_id }) => raft_id,
             Outcome::Refused(refusal) => return Err(JoinAnswer::Refused(refusal.to_string())),
             Outcome::Ignored => return Err(not_yet(BEING_FOUNDED)),
-            other => return Err(not_yet(format!("unexpected outcome {other:?}"))),
+            other => {
+                let kind: &'static str = (&other).into();
+                tracing::error!(kind, "an outcome of another request");
+                return Err(not_yet("unknown outcome"));
+            }
         };
         let known = |state: &SystemState| (state.authority().cloned(), state.peers());
         let (authority, peers) = self.control.read(deadline, known).await.map_err(not_yet)?;

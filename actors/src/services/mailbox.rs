@@ -4,7 +4,7 @@ use ractor::{ActorRef, Message};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, RpcId};
+use crate::command::{Answer, COMMAND_VERSION, Cause, Command, Envelope, Outcome, RpcId};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 
@@ -41,6 +41,23 @@ pub async fn until<T, E: Into<CallError>>(
     }
 }
 
+/// Reads the answer to a request from its outcome.
+///
+/// # Errors
+/// When it was refused; [`CallError::Unknown`] when the outcome does not belong to the request, as
+/// that of an entry which did nothing by the rules of commands.
+pub fn answer<A: Answer>(outcome: Outcome) -> Result<A, CallError> {
+    if let Outcome::Refused(refusal) = outcome {
+        return Err(refusal.into());
+    }
+    // Its kind alone: outcomes hold what tenants keep to themselves.
+    let kind: &'static str = (&outcome).into();
+    A::read(outcome).ok_or_else(|| {
+        tracing::error!(kind, wanted = std::any::type_name::<A>(), "an outcome of another request");
+        CallError::Unknown { why: "unknown outcome".to_owned() }
+    })
+}
+
 /// A command a client asked for, stamped with the time.
 pub fn client_envelope(
     seams: &Seams,
@@ -67,5 +84,26 @@ pub fn internal_envelope(seams: &Seams, term: Option<u64>, command: Command) -> 
         cause: None,
         rpc_id: None,
         command,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Refusal, RunStarted, TokenCreated};
+    use crate::domain::ids::{RunId, TokenId};
+    use uuid::Uuid;
+
+    #[test]
+    fn an_outcome_of_another_request_is_no_answer_and_is_not_shown() {
+        let started = RunStarted { run: RunId::from_uuid(Uuid::from_u128(77)), replayed: false };
+        assert_eq!(answer::<RunStarted>(Outcome::Run(started)).unwrap(), started);
+        let refused = answer::<RunStarted>(Outcome::Refused(Refusal::RunNotFound)).unwrap_err();
+        assert!(matches!(refused, CallError::Refused(Refusal::RunNotFound)));
+        let token = TokenCreated { token: TokenId::from_uuid(Uuid::from_u128(77)), replayed: true };
+        for foreign in [Outcome::Ignored, Outcome::Done, Outcome::Token(token)] {
+            let shown = answer::<RunStarted>(foreign).unwrap_err().to_string();
+            assert_eq!(shown, "the outcome is unknown: unknown outcome");
+        }
     }
 }

@@ -3,10 +3,73 @@
 
 use std::fmt::Debug;
 
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
 use super::{RowBuffer, StateMachine};
 use crate::command::Envelope;
+use crate::domain::codec;
 use crate::domain::ids::Position;
 use crate::ports::Found;
+
+/// Numbers that one entry is made of: a kind, three choices, a step of time and a flag.
+pub(crate) type Dice = (u8, u8, u8, u8, i64, bool);
+
+/// Chooses an entry, and whether there is a reload after it. Steps of time are small and large,
+/// forwards and backwards.
+pub(crate) fn dice() -> impl Strategy<Value = (Dice, bool)> {
+    let step = prop_oneof![4 => -500_i64..2_000, 1 => -90_000_000_i64..90_000_000];
+    let dice = (any::<u8>(), any::<u8>(), any::<u8>(), any::<u8>(), step, any::<bool>());
+    (dice, prop::bool::weighted(0.3))
+}
+
+/// Makes the same dice for the same seed, for ever.
+fn fixed_dice(seed: u64, count: usize) -> Vec<(Dice, bool)> {
+    let mut state = seed;
+    // SplitMix64: G. Steele et al., "Fast Splittable Pseudorandom Number Generators" (2014).
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    let one = |_| {
+        let [kind, a, b, c, flags, ..] = next().to_le_bytes();
+        let far = next();
+        let step = match flags >> 5 {
+            0 => i64::try_from(far % 180_000_000).unwrap() - 90_000_000,
+            _ => i64::try_from(far % 2_500).unwrap() - 500,
+        };
+        ((kind, a, b, c, step, flags & 1 == 1), flags & 6 == 6)
+    };
+    (0..count).map(one).collect()
+}
+
+/// Hashes everything that long scripts leave behind: the entries themselves, their outcomes, the
+/// events, the rows. What is on disks already has these bytes, so that the hash never changes.
+pub(crate) fn digest<M: StateMachine + Default>(
+    script: impl Fn(&[(Dice, bool)]) -> Vec<Scripted>,
+) -> String {
+    let mut hash = Sha256::new();
+    for seed in 0..32 {
+        let (mut machine, mut rows) = (M::default(), RowBuffer::default());
+        for (index, (envelope, reload)) in (1..).zip(script(&fixed_dice(seed, 200))) {
+            hash.update(codec::encode(&envelope));
+            let (outcome, _) = machine.apply(Position { term: TERM, index }, &envelope);
+            hash.update(codec::encode(&outcome));
+            hash.update(machine.take_events());
+            if !machine.needs_files() {
+                rows = RowBuffer::default();
+            }
+            if reload {
+                write_down(&mut machine, &mut rows);
+                hash.update(codec::encode(&all(&rows)));
+                machine = M::load(&rows).expect("own rows can be read");
+            }
+        }
+    }
+    hex::encode(hash.finalize())
+}
 
 /// An entry, and whether the second machine is written down and loaded again after it.
 pub(crate) type Scripted = (Envelope, bool);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
-use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RunId, StateMachineId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
@@ -36,7 +36,7 @@ fn entry(tenant: TenantId, term: u64, index: u64) -> LogEntry {
     let command = Command::Tenant {
         tenant,
         epoch: Epoch(1),
-        command: TenantCommand::CancelRun { run, reason: Some(format!("term {term}")) },
+        command: TenantCommand::CancelRun(CancelRun { run, reason: Some(format!("term {term}")) }),
     };
     let at = Timestamp(0);
     let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
 use shiioo_actors::domain::time::Timestamp;
 
@@ -43,7 +43,7 @@ fn body() -> impl Strategy<Value = Body> {
     let command = (any::<u64>(), ".{0,80}").prop_map(|(at, text)| {
         let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
         let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
-        let command = TenantCommand::CancelRun { run, reason: Some(text) };
+        let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text) });
         let command = Command::Tenant { tenant, epoch: Epoch(at), command };
         let at = Timestamp(0);
         let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
@@ -269,7 +269,7 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     let text = "x".repeat(1 << 20);
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
     let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
-    let command = TenantCommand::CancelRun { run, reason: Some(text) };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text) });
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
     let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
@@ -300,7 +300,7 @@ fn a_chunk_with_a_membership_from_beyond_it_is_refused() {
 fn an_entry_of_a_later_version_is_refused_and_named() {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
     let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
-    let command = TenantCommand::CancelRun { run, reason: None };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason: None });
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let envelope = |version| {
         let (at, command) = (Timestamp(0), command.clone());

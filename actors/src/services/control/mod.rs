@@ -23,14 +23,16 @@ pub use actor::{ControlActor, ControlArguments};
 pub use message::ControlMessage;
 
 use crate::cluster::routing::Router;
-use crate::command::{Command, Outcome, SystemCommand, TenantCommand};
+use crate::command::{
+    Command, ConfirmTenant, Outcome, Request, SetTenant, SystemCommand, TenantCommand,
+};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::ReplicatedLog;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
 use crate::services::Call;
-use crate::services::mailbox::{call, client_envelope, internal_envelope, until};
+use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.
@@ -88,16 +90,17 @@ impl Control {
     ///
     /// # Errors
     /// When it was refused, or came to no outcome by `deadline`.
-    pub async fn ask(&self, call: &Call, command: SystemCommand) -> Result<Outcome, CallError> {
+    pub async fn ask<R: Request<SystemCommand>>(
+        &self,
+        call: &Call,
+        request: R,
+    ) -> Result<R::Answer, CallError> {
         if call.idempotency.is_some() {
             self.tell_pause(call).await;
         }
-        let command = Command::System(command);
+        let command = Command::System(request.into());
         let envelope = client_envelope(&self.seams, &call.cause, call.rpc_id, command);
-        match until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await? {
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok(outcome),
-        }
+        answer(until(call.deadline, self.log.propose(GroupId::SYSTEM, envelope)).await?)
     }
 
     /// Tells the control plane how long it was left alone, before a call whose key may have had its
@@ -251,7 +254,8 @@ impl Control {
                     return Ok(None);
                 };
                 told.store(entry.version, Ordering::Relaxed);
-                let set = TenantCommand::Set { version: entry.version, record: entry.record };
+                let set =
+                    TenantCommand::Set(SetTenant { version: entry.version, record: entry.record });
                 let command = Command::Tenant { tenant, epoch: entry.epoch, command: set };
                 Ok(Some(internal_envelope(&self.seams, self.term_here(group), command)))
             };
@@ -263,7 +267,8 @@ impl Control {
             }
         }
         // Nobody has to wait for this: if it is lost, the reconciler sends the version again.
-        let confirm = SystemCommand::ConfirmTenant { tenant, version: told.into_inner() };
+        let confirm =
+            SystemCommand::ConfirmTenant(ConfirmTenant { tenant, version: told.into_inner() });
         let control = self.clone();
         tokio::spawn(async move {
             if let Err(error) = control.send(deadline, confirm).await {

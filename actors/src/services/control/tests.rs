@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::cluster::routing::RouterSources;
-use crate::command::Envelope;
+use crate::command::{Envelope, SetTenant};
 use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{Clock, Entropy};
@@ -223,7 +223,7 @@ async fn sync(control: &Control) -> Result<(), CallError> {
 fn versions(log: &Scripted) -> Vec<(u64, bool)> {
     let proposed = log.proposed.lock().unwrap();
     let version = |(term, command): &(Option<u64>, TenantCommand)| match command {
-        TenantCommand::Set { version, record } => {
+        TenantCommand::Set(SetTenant { version, record }) => {
             assert_eq!(*term, Some(TERM), "counts in no other term of the group");
             (*version, record.is_none())
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::message::ElectorMessage;
 use super::state::Announcements;
-use crate::command::SystemCommand;
+use crate::command::{LeaderElected, SystemCommand};
 use crate::domain::ids::NodeId;
 use crate::ports::Leadership;
 use crate::services::control::Control;
@@ -80,7 +80,7 @@ impl Actor for ElectorActor {
 /// Takes the lock of a term, or has the elector look again.
 async fn announce(elector: ActorRef<ElectorMessage>, control: Control, node: NodeId, term: u64) {
     let deadline = Instant::now() + ANNOUNCE_DEADLINE;
-    let command = SystemCommand::LeaderElected { node };
+    let command = SystemCommand::LeaderElected(LeaderElected { node });
     match control.bring_up(term, deadline, command).await {
         Ok(_) => tracing::info!(term, "this node leads the cluster"),
         Err(error) => {

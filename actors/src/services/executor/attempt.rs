@@ -12,7 +12,7 @@ use super::fair_semaphore::FairSemaphore;
 use super::http_step::{accepted, output_of};
 use super::prepare::{Prepared, StepTask, prepare_elsewhere, prepare_plain, succeeded};
 use super::{Link, StepEvent, StepKey, TellActor};
-use crate::command::{Command, StepResult, TenantCommand};
+use crate::command::{Command, RecordStepResult, StepDue, StepResult, TenantCommand};
 use crate::domain::json::Json;
 use crate::domain::workflow::spec::{BACKOFF_SECS_MAX, millis};
 use crate::ports::{Attempt, DEATHS_MAX, ProposeError};
@@ -99,7 +99,8 @@ pub(super) async fn perform(
         let Ok(Some(task)) = task.await else { return };
         guarded(&link, task, key, deaths).await
     };
-    propose(&link, TenantCommand::StepResult { run, step, attempt, result }).await;
+    propose(&link, TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }))
+        .await;
     if deaths > 0 {
         // The result is recorded, this one or another node's: the attempt is not performed here again.
         // Not earlier: with its deaths forgotten and no result, a poison step would begin anew.
@@ -197,7 +198,7 @@ fn is_call(spec: &Json) -> bool {
 
 /// Proposes that the moment has come for which a step waited.
 pub(super) async fn tell_due(link: Link, (run, step, attempt): StepKey) {
-    propose(&link, TenantCommand::StepDue { run, step, attempt }).await;
+    propose(&link, TenantCommand::StepDue(StepDue { run, step, attempt })).await;
 }
 
 /// Proposes a command until it has an outcome, or this node has lost the lead. To propose it again is

@@ -17,7 +17,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{ProposeError, ReplicatedLog};
-use crate::services::mailbox::{client_envelope, internal_envelope, until};
+use crate::services::mailbox::{self, client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
 /// First wait before an expiry is proposed again. Doubled each time.
@@ -199,7 +199,7 @@ impl LockState {
         tokio::spawn(async move {
             let propose = arguments.log.propose(request.space.group, envelope);
             let result = until(request.deadline, propose).await;
-            let _ = request.reply.send(result.and_then(locked));
+            let _ = request.reply.send(result.and_then(mailbox::answer));
         });
     }
 
@@ -261,7 +261,7 @@ async fn answer(
         Ok(Outcome::HeldByOther(lock)) => {
             Ok(Acquired::HeldByOther { holder: lock.holder, expires_at: lock.expires_at })
         }
-        other => other.and_then(locked).map(Acquired::Yes),
+        other => other.and_then(mailbox::answer).map(Acquired::Yes),
     };
     let unheard = request.reply.send(answer);
     if let Err(Ok(Acquired::Yes(lock))) = unheard {
@@ -296,13 +296,4 @@ fn send_away(waiters: Vec<AcquireRequest>) {
 /// Tells a client who holds the lock.
 fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
     let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
-}
-
-/// Takes the lock out of an outcome.
-fn locked(outcome: Outcome) -> Result<LockView, CallError> {
-    match outcome {
-        Outcome::Locked(lock) => Ok(lock),
-        Outcome::Refused(refusal) => Err(refusal.into()),
-        other => Err(CallError::Unknown { why: format!("unexpected outcome {other:?}") }),
-    }
 }

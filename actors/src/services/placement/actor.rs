@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
 use super::state::{MemberView, Memory, Step, View, others_can_elect};
-use crate::command::SystemCommand;
+use crate::command::{DrainMember, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, ReplicatedLog};
@@ -200,10 +200,14 @@ impl PlacementArguments {
             Step::RemoveLearner(id) => self.log.remove_learner(GroupId::SYSTEM, id).await?,
             Step::HandOver => self.elector.step_down(deadline).await?,
             Step::Forget(node) => {
-                self.control.bring_up(term, deadline, SystemCommand::RemoveNode { node }).await?;
+                self.control
+                    .bring_up(term, deadline, SystemCommand::RemoveNode(RemoveNode { node }))
+                    .await?;
             }
             Step::Drain(node) => {
-                self.control.bring_up(term, deadline, SystemCommand::DrainMember { node }).await?;
+                self.control
+                    .bring_up(term, deadline, SystemCommand::DrainMember(DrainMember { node }))
+                    .await?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
 use super::{Activation, SupervisorMessage};
-use crate::command::{Command, Envelope, TenantCommand};
+use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::{
     ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ReplicatedLog, StoreError,
@@ -169,7 +169,7 @@ impl ApplySink for Registry {
     fn refuses(&self, group: GroupId, envelope: &Envelope) -> Option<String> {
         let Command::Tenant { tenant, command, .. } = &envelope.command else { return None };
         // A deletion needs nothing of what is damaged, and is done only if the log has it.
-        if matches!(command, TenantCommand::Set { record: None, .. }) {
+        if matches!(command, TenantCommand::Set(SetTenant { record: None, .. })) {
             return None;
         }
         let tenants = self.group(group);
@@ -203,7 +203,7 @@ impl ApplySink for Registry {
 pub(super) fn is_deletion(payload: &Payload) -> bool {
     let Payload::Command(envelope) = payload else { return false };
     let Command::Tenant { command, .. } = &envelope.command else { return false };
-    matches!(command, TenantCommand::Set { record: None, .. })
+    matches!(command, TenantCommand::Set(SetTenant { record: None, .. }))
 }
 
 /// Refuses a tenant group: its snapshot would carry the rows of the control plane, at a position of

@@ -8,7 +8,7 @@
 
 use super::nodes::{MemberRecord, NodeRecord};
 use super::{CreatedResource, SystemEffect, SystemState};
-use crate::command::{Idempotency, Outcome, Refusal};
+use crate::command::{Idempotency, MemberAdmitted, NodeRegistered, Outcome, Refusal, TokenCreated};
 use crate::domain::ids::{NodeId, TokenId};
 use crate::domain::membership::{Authority, EXPIRED, JoinToken, Member, SHARED_SECRET};
 use crate::domain::secret::SecretHash;
@@ -129,7 +129,7 @@ impl SystemState {
         if let Some(known) = self.nodes.get(&member.node) {
             return match &known.member {
                 Some(known) if known.public_key == key => {
-                    (Outcome::Admitted { raft_id: known.raft_id }, Vec::new())
+                    (Outcome::Admitted(MemberAdmitted { raft_id: known.raft_id }), Vec::new())
                 }
                 _ => invalid("another node has this node's id"),
             };
@@ -161,7 +161,7 @@ impl SystemState {
         self.meta.last_raft_id += 1;
         let raft_id = self.meta.last_raft_id;
         self.list(member, raft_id, key, at);
-        (Outcome::Admitted { raft_id }, vec![SystemEffect::MembersChanged])
+        (Outcome::Admitted(MemberAdmitted { raft_id }), vec![SystemEffect::MembersChanged])
     }
 
     fn list(&mut self, member: &Member, raft_id: u64, public_key: [u8; 32], at: Timestamp) {
@@ -195,7 +195,7 @@ impl SystemState {
         {
             record.leaving = leaving;
         }
-        let outcome = Outcome::Node { node: member.node, replayed: false };
+        let outcome = Outcome::Node(NodeRegistered { node: member.node, replayed: false });
         (outcome, vec![SystemEffect::MembersChanged])
     }
 
@@ -265,7 +265,7 @@ impl SystemState {
         match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return refused(refusal),
             Ok(Some(CreatedResource::Token(token))) => {
-                return (Outcome::Token { token, replayed: true }, Vec::new());
+                return (Outcome::Token(TokenCreated { token, replayed: true }), Vec::new());
             }
             Ok(Some(CreatedResource::Tenant(_) | CreatedResource::Node(_)) | None) => {}
         }
@@ -280,7 +280,7 @@ impl SystemState {
         self.tokens_born.insert(id, self.time.aged());
         self.dirty.tokens.insert(id);
         self.calls.remember(idempotency, self.time.aged(), CreatedResource::Token(id));
-        (Outcome::Token { token: id, replayed: false }, Vec::new())
+        (Outcome::Token(TokenCreated { token: id, replayed: false }), Vec::new())
     }
 
     pub(super) fn remove_token(&mut self, id: TokenId) -> Applied {

@@ -16,7 +16,11 @@ pub use members::MEMBERS_MAX;
 pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
-use crate::command::{BOUNDS_TABLES_FROM, Command, Envelope, Outcome, Refusal, SystemCommand};
+use crate::command::{
+    AdmitMember, BOUNDS_TABLES_FROM, Command, ConfirmTenant, CreateJoinToken, CreateTenant,
+    DeleteTenant, DrainMember, Envelope, Found, LeaderElected, MemberOffline, Outcome, PlaceGroups,
+    Refusal, RegisterNode, RemoveJoinToken, RemoveNode, SetAdminToken, SystemCommand, UpdateTenant,
+};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
 use crate::domain::lock::LockView;
@@ -24,7 +28,8 @@ use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::machine::{self, Rules};
+use crate::state::tables::completion_records::CompletionRecords;
 use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};
@@ -163,49 +168,55 @@ impl SystemState {
         at: Timestamp,
     ) -> (Outcome, Vec<SystemEffect>) {
         match command {
-            SystemCommand::Found { authority, member, public_key, secret_hash } => {
+            SystemCommand::Found(Found { authority, member, public_key, secret_hash }) => {
                 self.found(authority, member, *public_key, *secret_hash, at)
             }
-            SystemCommand::AdmitMember { member, public_key, token } => {
+            SystemCommand::AdmitMember(AdmitMember { member, public_key, token }) => {
                 self.admit_member(member, *public_key, *token, at)
             }
             SystemCommand::RegisterMember(member) => self.register_member(member, at),
-            SystemCommand::MemberOffline { node } => self.member_offline(*node),
-            SystemCommand::DrainMember { node } => self.drain_member(*node),
-            SystemCommand::CreateJoinToken { id, token, idempotency } => {
+            SystemCommand::MemberOffline(MemberOffline { node }) => self.member_offline(*node),
+            SystemCommand::DrainMember(DrainMember { node }) => self.drain_member(*node),
+            SystemCommand::CreateJoinToken(CreateJoinToken { id, token, idempotency }) => {
                 self.create_token(*id, token, idempotency.as_ref())
             }
-            SystemCommand::RemoveJoinToken { id } => self.remove_token(*id),
-            SystemCommand::RegisterNode { node, address, region, metadata, idempotency } => {
+            SystemCommand::RemoveJoinToken(RemoveJoinToken { id }) => self.remove_token(*id),
+            SystemCommand::RegisterNode(RegisterNode {
+                node,
+                address,
+                region,
+                metadata,
+                idempotency,
+            }) => {
                 let record = NodeRecord::http(address, region, metadata, at);
                 self.register_node(*node, record, idempotency.as_ref())
             }
-            SystemCommand::RemoveNode { node } => self.remove_node(*node),
-            SystemCommand::LeaderElected { node } => {
+            SystemCommand::RemoveNode(RemoveNode { node }) => self.remove_node(*node),
+            SystemCommand::LeaderElected(LeaderElected { node }) => {
                 let lock = self.locks.seize(LEADER_LOCK, &node.to_string(), at);
                 tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
                 (Outcome::Locked(lock), Vec::new())
             }
-            SystemCommand::PlaceGroups { region, groups, members } => {
+            SystemCommand::PlaceGroups(PlaceGroups { region, groups, members }) => {
                 self.place_groups(region, groups, members)
             }
-            SystemCommand::CreateTenant {
+            SystemCommand::CreateTenant(CreateTenant {
                 tenant,
                 record,
                 strict_region,
                 fallback_region,
                 idempotency,
-            } => {
+            }) => {
                 let fallback = (!strict_region).then_some(fallback_region.as_str());
                 self.create_tenant(*tenant, record, fallback, idempotency.as_ref(), at)
             }
-            SystemCommand::UpdateTenant { tenant, change, if_version } => {
+            SystemCommand::UpdateTenant(UpdateTenant { tenant, change, if_version }) => {
                 self.update_tenant(*tenant, change, *if_version, at)
             }
-            SystemCommand::DeleteTenant { tenant, if_version } => {
+            SystemCommand::DeleteTenant(DeleteTenant { tenant, if_version }) => {
                 self.delete_tenant(*tenant, *if_version)
             }
-            SystemCommand::ConfirmTenant { tenant, version } => {
+            SystemCommand::ConfirmTenant(ConfirmTenant { tenant, version }) => {
                 self.confirm_tenant(*tenant, *version)
             }
             SystemCommand::Lock(command) => {
@@ -213,7 +224,7 @@ impl SystemState {
                 (outcome, notice.map(SystemEffect::Lock).into_iter().collect())
             }
             SystemCommand::TimePassed(_) => (Outcome::Done, Vec::new()),
-            SystemCommand::SetAdminToken { hash } => self.set_admin_token(*hash),
+            SystemCommand::SetAdminToken(SetAdminToken { hash }) => self.set_admin_token(*hash),
         }
     }
 
@@ -241,6 +252,35 @@ impl SystemState {
             self.dirty.groups.insert(*group);
         }
         (Outcome::Done, vec![SystemEffect::GroupsPlaced])
+    }
+}
+
+impl Rules for SystemState {
+    type Effect = SystemEffect;
+
+    fn takes(&self, envelope: &Envelope) -> Result<(), Outcome> {
+        match &envelope.command {
+            Command::System(_) => Ok(()),
+            Command::Tenant { .. } => Err(Outcome::Ignored),
+        }
+    }
+
+    fn begin(&mut self, envelope: &Envelope) {
+        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
+        self.dirty.meta = true;
+    }
+
+    fn completions(&mut self) -> &mut CompletionRecords {
+        &mut self.completions
+    }
+
+    fn execute(&mut self, term: u64, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
+        match &envelope.command {
+            Command::System(command) => self.apply_command(term, command, self.time.now()),
+            Command::Tenant { .. } => (Outcome::Ignored, Vec::new()),
+        }
     }
 }
 
@@ -281,28 +321,7 @@ impl StateMachine for SystemState {
     }
 
     fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<SystemEffect>) {
-        let Command::System(command) = &envelope.command else {
-            return (Outcome::Ignored, Vec::new());
-        };
-        if envelope.term.is_some_and(|term| term != position.term) {
-            return (Outcome::Ignored, Vec::new());
-        }
-        self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
-        self.time.tell(envelope.at, envelope.pause());
-        let at = self.time.now();
-        self.meta.last_at = at;
-        self.dirty.meta = true;
-        let Some(rpc_id) = &envelope.rpc_id else {
-            return self.apply_command(position.term, command, at);
-        };
-        match self.completions.check(rpc_id, position.index) {
-            RequestState::New => {}
-            RequestState::Completed(outcome) => return (outcome, Vec::new()),
-            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
-        }
-        let (outcome, effects) = self.apply_command(position.term, command, at);
-        self.completions.remember(rpc_id, position.index, &outcome);
-        (outcome, effects)
+        machine::apply(self, position, envelope)
     }
 
     fn take_events(&mut self) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{CreatedResource, SystemEffect, SystemState};
-use crate::command::{Idempotency, Outcome, Refusal};
+use crate::command::{Idempotency, NodeRegistered, Outcome, Refusal};
 use crate::domain::ids::NodeId;
 use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, quoted_bytes};
 use crate::domain::time::Timestamp;
@@ -122,7 +122,7 @@ impl SystemState {
         match self.calls.check(idempotency, self.time.aged()) {
             Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
             Ok(Some(CreatedResource::Node(node))) => {
-                return (Outcome::Node { node, replayed: true }, Vec::new());
+                return (Outcome::Node(NodeRegistered { node, replayed: true }), Vec::new());
             }
             Ok(Some(CreatedResource::Tenant(_) | CreatedResource::Token(_)) | None) => {}
         }
@@ -139,7 +139,7 @@ impl SystemState {
         self.adopt_node(node, record);
         self.dirty.nodes.insert(node);
         self.calls.remember(idempotency, self.time.aged(), CreatedResource::Node(node));
-        (Outcome::Node { node, replayed: false }, Vec::new())
+        (Outcome::Node(NodeRegistered { node, replayed: false }), Vec::new())
     }
 }
 

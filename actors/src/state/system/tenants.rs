@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CreatedResource, SystemEffect, SystemState};
-use crate::command::{Idempotency, Outcome, Refusal};
+use crate::command::{Idempotency, Outcome, Refusal, TenantKnown, TenantWritten};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::time::Timestamp;
@@ -109,7 +109,10 @@ impl SystemState {
             Err(refusal) => return refuse(refusal),
             Ok(Some(CreatedResource::Tenant(tenant))) => {
                 let version = self.tenants.get(&tenant).map_or(0, |entry| entry.version);
-                return (Outcome::Tenant { tenant, version, replayed: true }, Vec::new());
+                return (
+                    Outcome::Tenant(TenantKnown { tenant, version, replayed: true }),
+                    Vec::new(),
+                );
             }
             Ok(Some(CreatedResource::Node(_) | CreatedResource::Token(_)) | None) => {}
         }
@@ -126,8 +129,11 @@ impl SystemState {
         };
         record.created_at = at;
         record.updated_at = at;
-        let outcome =
-            Outcome::TenantSet { tenant: id, version: 1, record: Box::new(record.clone()) };
+        let outcome = Outcome::TenantSet(TenantWritten {
+            tenant: id,
+            version: 1,
+            record: Box::new(record.clone()),
+        });
         let entry = TenantEntry {
             group,
             epoch: Epoch(1),
@@ -181,7 +187,7 @@ impl SystemState {
             return (Outcome::Ignored, Vec::new());
         };
         self.change_entry(id, |entry| *entry = after);
-        let outcome = Outcome::TenantSet { tenant: id, version, record };
+        let outcome = Outcome::TenantSet(TenantWritten { tenant: id, version, record });
         let effects = self.changed(id, changed);
         (outcome, effects)
     }
@@ -202,7 +208,7 @@ impl SystemState {
         let Some((version, created_seq)) = deleted else { return (Outcome::Ignored, Vec::new()) };
         self.by_creation.remove(&created_seq);
         let effects = self.changed(id, true);
-        (Outcome::Tenant { tenant: id, version, replayed: false }, effects)
+        (Outcome::Tenant(TenantKnown { tenant: id, version, replayed: false }), effects)
     }
 
     pub(super) fn confirm_tenant(

@@ -1,10 +1,24 @@
-//! Outcomes of requests that a node may send again because it did not hear of the first time.
-//! Pure; replicated by its owner.
+//! Completion records: outcomes of requests that a node may send again because it did not hear of
+//! the first time. Pure; replicated by its owner.
 //!
-//! After C. Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (RIFL,
-//! SOSP 2015): an outcome is kept until the node that asked says that it has answered its client,
-//! so that only requests under way cost anything. Of nodes that say nothing any more, only the
-//! latest [`SESSIONS_MAX`] are remembered: a number, for a clock may lie.
+//! The problem: a command was proposed, and its outcome was lost, with a leader or a connection.
+//! Proposing it again may do it twice; not doing so leaves the client without an answer. So each
+//! request has a name, and the state machine keeps what came of it together with its effect: both
+//! are in one entry of the log, and no failure can have one without the other. After C. Lee et al.,
+//! "Implementing Linearizability at Large Scale and Low Latency" (RIFL, SOSP 2015).
+//!
+//! The protocol: a name is the incarnation of the node that asks, by chance, and a number that it
+//! counts up. With each request comes `first_incomplete`: all numbers below it have been answered.
+//! Their outcomes are forgotten then, and a late copy of one of them is stale and does nothing,
+//! whatever its outcome was. So only requests under way cost anything.
+//!
+//! Bounds: of nodes that say nothing any more the latest [`SESSIONS_MAX`] sessions are remembered,
+//! a number, for a clock may lie; of outcomes [`OUTCOMES_MAX`]. What is pushed out by a bound may
+//! be done again when it is asked again.
+//!
+//! What is not done here: a client's own retries come under other names, for they are other
+//! requests to the node; `idempotency.rs` has the client's keys. Refusals are not kept: to ask
+//! again may come to another answer, and does no harm.
 //!
 //! Invariants:
 //! - a request whose outcome is here, or that its node has answered, changes nothing again;

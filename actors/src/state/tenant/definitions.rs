@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::TenantState;
-use crate::command::{Cause, Outcome, Refusal};
+use crate::command::{Cause, Outcome, Refusal, WorkflowWritten};
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
@@ -75,7 +75,7 @@ impl TenantState {
         }
         self.dirty.workflows.insert(name.to_owned());
         self.audit(cause, "workflow_put", name, None);
-        Ok(Outcome::Workflow { version, created_at })
+        Ok(Outcome::Workflow(WorkflowWritten { version, created_at }))
     }
 
     pub(super) fn delete_workflow(

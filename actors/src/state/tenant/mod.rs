@@ -30,14 +30,15 @@ pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use view::{job_view, run_view};
 
 use crate::command::{
-    COUNTS_PAYLOADS_FROM, Cause, Command, EVENTS_CHECKED_FROM, Envelope, Outcome, Refusal,
-    TenantCommand,
+    COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command, DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope,
+    Outcome, PutWorkflow, RecordStepResult, Refusal, StepDue, TenantCommand,
 };
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
-use crate::state::tables::completion_records::{CompletionRecords, RequestState};
+use crate::state::machine::{self, Rules};
+use crate::state::tables::completion_records::CompletionRecords;
 use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};
@@ -229,24 +230,24 @@ impl TenantState {
     ) -> (Outcome, Vec<TenantEffect>) {
         let mut effects = Vec::new();
         let outcome = match command {
-            TenantCommand::Set { .. } => Ok(Outcome::Ignored),
+            TenantCommand::Set(_) => Ok(Outcome::Ignored),
             TenantCommand::TimePassed(_) => Ok(Outcome::Done),
-            TenantCommand::StartRun { .. } | TenantCommand::CreateJob { .. } => {
+            TenantCommand::StartRun(_) | TenantCommand::CreateJob(_) => {
                 self.start(command, cause, &mut effects)
             }
-            TenantCommand::CancelRun { run, reason } => {
+            TenantCommand::CancelRun(CancelRun { run, reason }) => {
                 self.cancel_run(*run, reason.as_deref(), cause, &mut effects)
             }
-            TenantCommand::PutWorkflow { name, workflow, if_version } => {
+            TenantCommand::PutWorkflow(PutWorkflow { name, workflow, if_version }) => {
                 self.put_workflow(name, workflow, *if_version, cause)
             }
-            TenantCommand::DeleteWorkflow { name, if_version } => {
+            TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version }) => {
                 self.delete_workflow(name, *if_version, cause)
             }
-            TenantCommand::StepResult { run, step, attempt, result } => {
+            TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }) => {
                 Ok(self.step_result(*run, *step, *attempt, result, &mut effects))
             }
-            TenantCommand::StepDue { run, step, attempt } => {
+            TenantCommand::StepDue(StepDue { run, step, attempt }) => {
                 Ok(self.step_due(*run, *step, *attempt, &mut effects))
             }
             TenantCommand::Lock(command) => self.allowed_to_lock(command).map(|()| {
@@ -278,12 +279,6 @@ impl TenantState {
 
     fn is_active(&self) -> bool {
         self.may_start().is_ok()
-    }
-
-    fn tell_time(&mut self, envelope: &Envelope) {
-        self.time.tell(envelope.at, envelope.pause());
-        self.meta.last_at = self.time.now();
-        self.dirty.meta = true;
     }
 
     /// Takes over what group 0 decided, which is newer than what is known here.
@@ -323,6 +318,55 @@ impl TenantState {
     }
 }
 
+impl Rules for TenantState {
+    type Effect = TenantEffect;
+
+    fn takes(&self, envelope: &Envelope) -> Result<(), Outcome> {
+        let Command::Tenant { epoch, command, .. } = &envelope.command else {
+            return Err(Outcome::Ignored);
+        };
+        match command {
+            TenantCommand::Set(set)
+                if (*epoch, set.version) <= (self.meta.epoch, self.meta.version) =>
+            {
+                Err(Outcome::Done)
+            }
+            TenantCommand::Set(_) => Ok(()),
+            // Before anything changes: a tenant that does not exist has no files to remember it in.
+            _ if self.meta.record.is_none() || *epoch != self.meta.epoch => {
+                Err(Outcome::Refused(Refusal::StaleEpoch))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, envelope: &Envelope) {
+        self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
+        self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
+        self.time.tell(envelope.at, envelope.pause());
+        self.meta.last_at = self.time.now();
+        self.dirty.meta = true;
+        // What group 0 says is no work of the tenant's day.
+        if !matches!(envelope.command, Command::Tenant { command: TenantCommand::Set(_), .. }) {
+            self.days.turn_to(self.meta.last_at.day());
+        }
+    }
+
+    fn completions(&mut self) -> &mut CompletionRecords {
+        &mut self.completions
+    }
+
+    fn execute(&mut self, _: u64, envelope: &Envelope) -> (Outcome, Vec<TenantEffect>) {
+        match &envelope.command {
+            Command::Tenant { epoch, command: TenantCommand::Set(set), .. } => {
+                self.set(*epoch, set.version, set.record.as_ref())
+            }
+            Command::Tenant { command, .. } => self.apply_command(command, envelope.cause.as_ref()),
+            Command::System(_) => (Outcome::Ignored, Vec::new()),
+        }
+    }
+}
+
 impl StateMachine for TenantState {
     type Effect = TenantEffect;
 
@@ -331,38 +375,7 @@ impl StateMachine for TenantState {
     }
 
     fn apply(&mut self, position: Position, envelope: &Envelope) -> (Outcome, Vec<TenantEffect>) {
-        let Command::Tenant { epoch, command, .. } = &envelope.command else {
-            return (Outcome::Ignored, Vec::new());
-        };
-        if envelope.term.is_some_and(|term| term != position.term) {
-            return (Outcome::Ignored, Vec::new());
-        }
-        self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
-        self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
-        if let TenantCommand::Set { version, record } = command {
-            if (*epoch, *version) <= (self.meta.epoch, self.meta.version) {
-                return (Outcome::Done, Vec::new());
-            }
-            self.tell_time(envelope);
-            return self.set(*epoch, *version, record.as_ref());
-        }
-        // Before anything changes: a tenant that does not exist has no files to remember it in.
-        if self.meta.record.is_none() || *epoch != self.meta.epoch {
-            return (Outcome::Refused(Refusal::StaleEpoch), Vec::new());
-        }
-        self.tell_time(envelope);
-        self.days.turn_to(self.meta.last_at.day());
-        let Some(rpc_id) = &envelope.rpc_id else {
-            return self.apply_command(command, envelope.cause.as_ref());
-        };
-        match self.completions.check(rpc_id, position.index) {
-            RequestState::New => {}
-            RequestState::Completed(outcome) => return (outcome, Vec::new()),
-            RequestState::Stale => return (Outcome::Ignored, Vec::new()),
-        }
-        let (outcome, effects) = self.apply_command(command, envelope.cause.as_ref());
-        self.completions.remember(rpc_id, position.index, &outcome);
-        (outcome, effects)
+        machine::apply(self, position, envelope)
     }
 
     fn take_events(&mut self) -> Vec<u8> {

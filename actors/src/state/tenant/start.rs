@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
-use crate::command::{Cause, Idempotency, Outcome, Refusal, TenantCommand, WorkflowSource};
+use crate::command::{
+    Cause, CreateJob, Idempotency, JobCreated, Outcome, Refusal, RunStarted, StartRun,
+    TenantCommand, WorkflowSource,
+};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
 use crate::domain::run::RunStatus;
@@ -31,7 +34,7 @@ impl TenantState {
         effects: &mut Vec<TenantEffect>,
     ) -> Result<Outcome, Refusal> {
         match command {
-            TenantCommand::StartRun { run, work_item, workflow, input, idempotency } => {
+            TenantCommand::StartRun(StartRun { run, work_item, workflow, input, idempotency }) => {
                 // Before all refusals: what was done under the key stays done, whatever has become
                 // of the tenant since.
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
@@ -54,9 +57,9 @@ impl TenantState {
                     self.time.aged(),
                     CreatedResource::Run(id),
                 );
-                Ok(Outcome::Run { run: id, replayed: false })
+                Ok(Outcome::Run(RunStarted { run: id, replayed: false }))
             }
-            TenantCommand::CreateJob { idempotency, .. } => {
+            TenantCommand::CreateJob(CreateJob { idempotency, .. }) => {
                 if let Some(outcome) = self.replayed(idempotency.as_ref())? {
                     return Ok(outcome);
                 }
@@ -77,8 +80,8 @@ impl TenantState {
     fn replayed(&mut self, call: Option<&Idempotency>) -> Result<Option<Outcome>, Refusal> {
         let made = self.calls.check(call, self.time.aged())?;
         Ok(made.map(|made| match made {
-            CreatedResource::Run(run) => Outcome::Run { run, replayed: true },
-            CreatedResource::Job(job, run) => Outcome::Job { job, run, replayed: true },
+            CreatedResource::Run(run) => Outcome::Run(RunStarted { run, replayed: true }),
+            CreatedResource::Job(job, run) => Outcome::Job(JobCreated { job, run, replayed: true }),
         }))
     }
 
@@ -98,7 +101,7 @@ impl TenantState {
         cause: Option<&Cause>,
         effects: &mut Vec<TenantEffect>,
     ) -> Result<Outcome, Refusal> {
-        let TenantCommand::CreateJob {
+        let TenantCommand::CreateJob(CreateJob {
             job,
             name,
             description,
@@ -106,7 +109,7 @@ impl TenantState {
             workflow,
             run,
             idempotency,
-        } = command
+        }) = command
         else {
             return Ok(Outcome::Ignored);
         };
@@ -136,7 +139,7 @@ impl TenantState {
         self.audit(cause, "job_created", &job.to_string(), None);
         let call = idempotency.as_ref().filter(|_| !mutants::is(Mutant::JobsWithoutKeys));
         self.calls.remember(call, self.time.aged(), CreatedResource::Job(*job, *run));
-        Ok(Outcome::Job { job: *job, run: *run, replayed: false })
+        Ok(Outcome::Job(JobCreated { job: *job, run: *run, replayed: false }))
     }
 
     /// Lets a run in if the quotas on runs allow it, and begins it.

@@ -6,7 +6,11 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::command::{COMMAND_VERSION, Idempotency, StepResult, WorkflowSource};
+use crate::command::{
+    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, Idempotency, JobCreated, PutWorkflow,
+    RecordStepResult, RunStarted, SetTenant, StartRun, StepDue, StepResult, WorkflowSource,
+    WorkflowWritten,
+};
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
 use crate::domain::run::RunStatus;
@@ -102,7 +106,7 @@ impl Driver {
 
     fn set(&mut self, version: u64, status: TenantStatus, quotas: Quotas) {
         let record = Some(record(status, quotas));
-        self.apply(TenantCommand::Set { version, record });
+        self.apply(TenantCommand::Set(SetTenant { version, record }));
     }
 
     fn start(&mut self, n: u128, key: Option<(u8, u8)>) -> Outcome {
@@ -110,17 +114,17 @@ impl Driver {
     }
 
     fn start_with(&mut self, n: u128, workflow: Arc<Workflow>, key: Option<(u8, u8)>) -> Outcome {
-        self.apply(TenantCommand::StartRun {
+        self.apply(TenantCommand::StartRun(StartRun {
             run: run(n),
             work_item: "w".into(),
             workflow: WorkflowSource::Inline(workflow),
             input: Json::null(),
             idempotency: key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] }),
-        })
+        }))
     }
 
     fn create_job(&mut self, n: u128, starts: Option<u128>, key: Option<(u8, u8)>) -> Outcome {
-        self.apply(TenantCommand::CreateJob {
+        self.apply(TenantCommand::CreateJob(CreateJob {
             job: job(n),
             name: "j".into(),
             description: None,
@@ -128,17 +132,27 @@ impl Driver {
             workflow: diamond(1),
             run: starts.map(run),
             idempotency: key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] }),
-        })
+        }))
     }
 
     fn succeed(&mut self, n: u128, step: u16, attempt: u32) -> Outcome {
         let result = StepResult::Succeeded { output: Json::from_value(&step.into()) };
-        self.apply(TenantCommand::StepResult { run: run(n), step, attempt, result })
+        self.apply(TenantCommand::StepResult(RecordStepResult {
+            run: run(n),
+            step,
+            attempt,
+            result,
+        }))
     }
 
     fn fail(&mut self, n: u128, step: u16, attempt: u32, retry_in_ms: Option<u64>) -> Outcome {
         let result = StepResult::Failed { error: "no".into(), retry_in_ms };
-        self.apply(TenantCommand::StepResult { run: run(n), step, attempt, result })
+        self.apply(TenantCommand::StepResult(RecordStepResult {
+            run: run(n),
+            step,
+            attempt,
+            result,
+        }))
     }
 
     fn ended(&self, n: u128) -> Run {
@@ -204,7 +218,7 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     driver.start_with(1, diamond(2), None);
     driver.fail(1, 0, 1, Some(500));
     assert_eq!(driver.state.next_due(), Some(Timestamp(1_500)));
-    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
     assert_eq!(
         driver.apply_as(1, Some(TERM - 1), due.clone()),
         Outcome::Ignored,
@@ -246,7 +260,7 @@ fn steps_under_way_finish_beside_a_failure_and_waiting_ones_do_not() {
 fn a_cancelled_run_ends_at_once() {
     let mut driver = Driver::new();
     driver.start(1, None);
-    let cancel = TenantCommand::CancelRun { run: run(1), reason: Some("enough".into()) };
+    let cancel = TenantCommand::CancelRun(CancelRun { run: run(1), reason: Some("enough".into()) });
     assert_eq!(driver.apply(cancel.clone()), Outcome::Done);
     let ended = driver.ended(1);
     assert_eq!((ended.status, ended.error.as_deref()), (RunStatus::Cancelled, Some("enough")));
@@ -269,7 +283,7 @@ fn a_suspended_tenant_pauses_between_steps() {
     // What winds work down is allowed while suspended.
     driver.set(4, TenantStatus::Disabled, Quotas::default());
     assert_eq!(driver.start(2, None), Outcome::Refused(Refusal::TenantDisabled));
-    let cancel = TenantCommand::CancelRun { run: run(1), reason: None };
+    let cancel = TenantCommand::CancelRun(CancelRun { run: run(1), reason: None });
     assert_eq!(driver.apply(cancel), Outcome::Done);
 }
 
@@ -288,15 +302,15 @@ fn quotas_are_exact() {
     driver.start(1, None);
     driver.start(2, None);
     assert_eq!(driver.start(3, None), exceeded(Quota::ConcurrentWorkflows, 2, 2, None));
-    driver.apply(TenantCommand::CancelRun { run: run(1), reason: None });
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
     driver.start(3, None);
-    driver.apply(TenantCommand::CancelRun { run: run(2), reason: None });
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(2), reason: None }));
     // 1 s after midnight of the first day, 86,399 s are left of it.
     assert_eq!(driver.start(4, None), exceeded(Quota::WorkflowsPerDay, 3, 3, Some(86_399)));
     driver.at += 86_400_000;
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 0);
-    assert!(matches!(driver.start(4, None), Outcome::Run { .. }));
-    driver.apply(TenantCommand::CancelRun { run: run(4), reason: None });
+    assert!(matches!(driver.start(4, None), Outcome::Run(_)));
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(4), reason: None }));
     driver.start(5, None);
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 2);
 
@@ -318,23 +332,33 @@ fn a_key_starts_one_run() {
         TenantStatus::Active,
         Quotas { max_concurrent_workflows: Some(1), ..Quotas::default() },
     );
-    assert!(matches!(driver.start(1, Some((1, 1))), Outcome::Run { replayed: false, .. }));
+    assert!(matches!(
+        driver.start(1, Some((1, 1))),
+        Outcome::Run(RunStarted { replayed: false, .. })
+    ));
     let again = driver.start(2, Some((1, 1)));
-    assert_eq!(again, Outcome::Run { run: run(1), replayed: true }, "counts against no quota");
+    assert_eq!(
+        again,
+        Outcome::Run(RunStarted { run: run(1), replayed: true }),
+        "counts against no quota"
+    );
     assert_eq!(driver.start(3, Some((1, 2))), Outcome::Refused(Refusal::IdempotencyKeyReused));
     // A refused call is not remembered.
     assert!(matches!(driver.start(4, Some((2, 2))), Outcome::Refused(_)));
-    driver.apply(TenantCommand::CancelRun { run: run(1), reason: None });
-    assert_eq!(driver.start(4, Some((2, 2))), Outcome::Run { run: run(4), replayed: false });
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    assert_eq!(
+        driver.start(4, Some((2, 2))),
+        Outcome::Run(RunStarted { run: run(4), replayed: false })
+    );
 }
 
 #[test]
 fn a_key_makes_one_job() {
     let mut driver = Driver::new();
     let first = driver.create_job(1, Some(1), Some((1, 1)));
-    assert_eq!(first, Outcome::Job { job: job(1), run: Some(run(1)), replayed: false });
+    assert_eq!(first, Outcome::Job(JobCreated { job: job(1), run: Some(run(1)), replayed: false }));
     let again = driver.create_job(2, Some(2), Some((1, 1)));
-    assert_eq!(again, Outcome::Job { job: job(1), run: Some(run(1)), replayed: true });
+    assert_eq!(again, Outcome::Job(JobCreated { job: job(1), run: Some(run(1)), replayed: true }));
     let reused = driver.create_job(3, None, Some((1, 2)));
     assert_eq!(reused, Outcome::Refused(Refusal::IdempotencyKeyReused));
     assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10, job_view).unwrap().0.len(), 1);
@@ -359,7 +383,7 @@ fn a_job_needs_room_whether_it_is_executed_or_not() {
     // The other quotas are those of its run.
     let none = Quotas { max_concurrent_workflows: Some(0), ..Quotas::default() };
     driver.set(3, TenantStatus::Active, none);
-    assert!(matches!(driver.create_job(1, None, None), Outcome::Job { run: None, .. }));
+    assert!(matches!(driver.create_job(1, None, None), Outcome::Job(JobCreated { run: None, .. })));
     assert!(matches!(
         driver.create_job(2, Some(2), None),
         Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::ConcurrentWorkflows, .. })
@@ -375,16 +399,21 @@ fn input_and_outputs_of_a_run_have_one_bound() {
         Json::from_value(&text.into())
     };
     let half = super::run::RUN_PAYLOAD_BYTES_MAX / 2;
-    driver.apply(TenantCommand::StartRun {
+    driver.apply(TenantCommand::StartRun(StartRun {
         run: run(1),
         work_item: "w".into(),
         workflow: WorkflowSource::Inline(diamond(1)),
         input: long(half),
         idempotency: None,
-    });
+    }));
     let mut succeed = |step, output| {
         let result = StepResult::Succeeded { output };
-        driver.apply(TenantCommand::StepResult { run: run(1), step, attempt: 1, result });
+        driver.apply(TenantCommand::StepResult(RecordStepResult {
+            run: run(1),
+            step,
+            attempt: 1,
+            result,
+        }));
     };
     succeed(0, long(half));
     // Not a byte more.
@@ -402,7 +431,7 @@ fn a_retry_is_not_begun_while_the_tenant_is_suspended_nor_after_a_failure() {
     driver.start_with(1, diamond(3), None);
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
-    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
     assert_eq!(driver.apply(due), Outcome::Done);
     assert_eq!(driver.state.runs[&run(1)].steps[0].waiting, Waiting::Resume);
     assert_eq!(driver.state.outstanding(), []);
@@ -420,14 +449,14 @@ fn a_retry_is_not_begun_while_the_tenant_is_suspended_nor_after_a_failure() {
 fn commands_of_another_epoch_or_term_do_nothing() {
     let mut driver = Driver::new();
     driver.start(1, None);
-    let cancel = TenantCommand::CancelRun { run: run(1), reason: None };
+    let cancel = TenantCommand::CancelRun(CancelRun { run: run(1), reason: None });
     assert_eq!(driver.apply_as(2, None, cancel.clone()), Outcome::Refused(Refusal::StaleEpoch));
     assert_eq!(driver.apply_as(1, Some(TERM - 1), cancel.clone()), Outcome::Ignored);
     assert_eq!(driver.apply_as(1, Some(TERM), cancel.clone()), Outcome::Done);
     // Never created by its first command; and gone with its deletion.
     let mut unknown = Driver { state: TenantState::default(), ..Driver::new() };
     assert_eq!(unknown.apply(cancel.clone()), Outcome::Refused(Refusal::StaleEpoch));
-    driver.apply(TenantCommand::Set { version: 9, record: None });
+    driver.apply(TenantCommand::Set(SetTenant { version: 9, record: None }));
     assert!(!driver.state.needs_files());
     assert_eq!(driver.apply(cancel), Outcome::Refused(Refusal::StaleEpoch));
     driver.set(8, TenantStatus::Active, Quotas::default());
@@ -437,28 +466,41 @@ fn commands_of_another_epoch_or_term_do_nothing() {
 #[test]
 fn workflows_have_versions_that_runs_keep() {
     let mut driver = Driver::new();
-    let put = |if_version| TenantCommand::PutWorkflow {
-        name: "w".into(),
-        workflow: diamond(1),
-        if_version,
+    let put = |if_version| {
+        TenantCommand::PutWorkflow(PutWorkflow {
+            name: "w".into(),
+            workflow: diamond(1),
+            if_version,
+        })
     };
-    assert!(matches!(driver.apply(put(None)), Outcome::Workflow { version: 1, .. }));
-    assert!(matches!(driver.apply(put(Some(1))), Outcome::Workflow { version: 2, .. }));
+    assert!(matches!(
+        driver.apply(put(None)),
+        Outcome::Workflow(WorkflowWritten { version: 1, .. })
+    ));
+    assert!(matches!(
+        driver.apply(put(Some(1))),
+        Outcome::Workflow(WorkflowWritten { version: 2, .. })
+    ));
     assert_eq!(
         driver.apply(put(Some(1))),
         Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
     );
-    let named = |name: &str| TenantCommand::StartRun {
-        run: run(1),
-        work_item: "w".into(),
-        workflow: WorkflowSource::Named(name.into()),
-        input: Json::null(),
-        idempotency: None,
+    let named = |name: &str| {
+        TenantCommand::StartRun(StartRun {
+            run: run(1),
+            work_item: "w".into(),
+            workflow: WorkflowSource::Named(name.into()),
+            input: Json::null(),
+            idempotency: None,
+        })
     };
     let unknown = Refusal::UnknownWorkflow { name: "nope".into() };
     assert_eq!(driver.apply(named("nope")), Outcome::Refused(unknown));
     driver.apply(named("w"));
-    driver.apply(TenantCommand::DeleteWorkflow { name: "w".into(), if_version: None });
+    driver.apply(TenantCommand::DeleteWorkflow(DeleteWorkflow {
+        name: "w".into(),
+        if_version: None,
+    }));
     assert_eq!(driver.state.runs[&run(1)].workflow.steps.len(), 4);
 }
 
@@ -513,16 +555,25 @@ impl Driver {
             Move::Waits(n, step, ms) => match self.nth(n) {
                 Some(n) => {
                     let result = StepResult::WaitsUntil { due_at: Timestamp(self.at).plus_ms(ms) };
-                    self.apply(TenantCommand::StepResult { run: run(n), step, attempt: 1, result })
+                    self.apply(TenantCommand::StepResult(RecordStepResult {
+                        run: run(n),
+                        step,
+                        attempt: 1,
+                        result,
+                    }))
                 }
                 None => Outcome::Ignored,
             },
             Move::Due(n, step, attempt) => match self.nth(n) {
-                Some(n) => self.apply(TenantCommand::StepDue { run: run(n), step, attempt }),
+                Some(n) => {
+                    self.apply(TenantCommand::StepDue(StepDue { run: run(n), step, attempt }))
+                }
                 None => Outcome::Ignored,
             },
             Move::Cancel(n) => match self.nth(n) {
-                Some(n) => self.apply(TenantCommand::CancelRun { run: run(n), reason: None }),
+                Some(n) => {
+                    self.apply(TenantCommand::CancelRun(CancelRun { run: run(n), reason: None }))
+                }
                 None => Outcome::Ignored,
             },
             Move::Status(status) => {

@@ -12,7 +12,7 @@ mod writing;
 
 use std::sync::Arc;
 
-use shiioo_actors::command::{Command, Envelope, SystemCommand};
+use shiioo_actors::command::{Command, Envelope, RemoveNode, SystemCommand};
 use shiioo_actors::domain::ids::{GroupId, NodeId, Position};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
@@ -48,7 +48,7 @@ pub(crate) fn command(number: u64) -> Body {
         term: None,
         cause: None,
         rpc_id: None,
-        command: Command::System(SystemCommand::RemoveNode { node }),
+        command: Command::System(SystemCommand::RemoveNode(RemoveNode { node })),
     }))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::command::{Command, Envelope, TenantCommand};
+use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
 use shiioo_actors::domain::time::Timestamp;
 
@@ -51,7 +51,7 @@ fn a_job_that_is_too_large_leaves_nothing_behind() {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
     let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
     let reason = Some("x".repeat(record::PAYLOAD_BYTES_MAX));
-    let command = TenantCommand::CancelRun { run, reason };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason });
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     let at = Timestamp(0);
     let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };

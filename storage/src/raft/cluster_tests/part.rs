@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use shiioo_actors::command::Outcome;
+use shiioo_actors::command::{CancelRun, Outcome};
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
@@ -45,7 +45,7 @@ pub fn part() -> StateMachineId {
 pub fn command(text: &str) -> Envelope {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
     let StateMachineId::Tenant(tenant) = part() else { unreachable!() };
-    let command = TenantCommand::CancelRun { run, reason: Some(text.into()) };
+    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text.into()) });
     let command = Command::Tenant { tenant, epoch: Epoch(1), command };
     Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
 }
@@ -112,7 +112,7 @@ impl ApplySink for TestPart {
         drop(handed);
         if let Payload::Command(envelope) = &entry.payload
             && let Command::Tenant { command, .. } = &envelope.command
-            && let TenantCommand::CancelRun { reason: Some(text), .. } = command
+            && let TenantCommand::CancelRun(CancelRun { reason: Some(text), .. }) = command
         {
             let mut live = self.live();
             if live.position < Some(entry.position) {

@@ -23,7 +23,7 @@ fn after_a_jump(quotas: Quotas) -> Driver {
 fn a_day_that_was_ahead_costs_no_later_day() {
     let quotas = Quotas { max_workflows_per_day: Some(4), ..Quotas::default() };
     let mut driver = after_a_jump(quotas);
-    assert!(matches!(driver.start(3, None), Outcome::Run { .. }));
+    assert!(matches!(driver.start(3, None), Outcome::Run(_)));
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 3);
     driver.start(4, None);
     assert!(matches!(
@@ -32,7 +32,7 @@ fn a_day_that_was_ahead_costs_no_later_day() {
     ));
     driver.at += DAY;
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 0);
-    assert!(matches!(driver.start(6, None), Outcome::Run { .. }));
+    assert!(matches!(driver.start(6, None), Outcome::Run(_)));
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 1);
 }
 
@@ -70,17 +70,17 @@ fn what_a_late_leader_says_moves_no_label_back_and_no_moment_ahead() {
 fn a_key_is_not_forgotten_because_the_clock_was_ahead() {
     let mut driver = after_a_jump(Quotas::default());
     let again = |driver: &mut Driver| driver.start(9, Some((1, 1)));
-    assert_eq!(again(&mut driver), Outcome::Run { run: run(1), replayed: true });
+    assert_eq!(again(&mut driver), Outcome::Run(RunStarted { run: run(1), replayed: true }));
     // 24 hours of ordinary life.
     for _ in 0..47 {
         driver.at += 1_800_000;
-        assert_eq!(again(&mut driver), Outcome::Run { run: run(1), replayed: true });
+        assert_eq!(again(&mut driver), Outcome::Run(RunStarted { run: run(1), replayed: true }));
     }
     for _ in 0..3 {
         driver.at += 1_800_000;
-        driver.apply(TenantCommand::CancelRun { run: run(7), reason: None });
+        driver.apply(TenantCommand::CancelRun(CancelRun { run: run(7), reason: None }));
     }
-    assert_eq!(again(&mut driver), Outcome::Run { run: run(9), replayed: false });
+    assert_eq!(again(&mut driver), Outcome::Run(RunStarted { run: run(9), replayed: false }));
 }
 
 #[test]
@@ -91,7 +91,10 @@ fn a_key_is_forgotten_after_a_pause_that_the_leader_watched() {
     driver.at += 7 * DAY;
     let pause = Pause { since, ms: KEPT_MS + 1 };
     driver.apply(TenantCommand::TimePassed(pause));
-    assert!(matches!(driver.start(2, Some((1, 1))), Outcome::Run { replayed: false, .. }));
+    assert!(matches!(
+        driver.start(2, Some((1, 1))),
+        Outcome::Run(RunStarted { replayed: false, .. })
+    ));
 }
 
 #[test]
@@ -99,12 +102,12 @@ fn a_key_is_known_whatever_has_become_of_the_tenant() {
     let mut driver = Driver::new();
     driver.start(1, Some((1, 1)));
     driver.create_job(1, Some(2), Some((2, 1)));
-    let job = Outcome::Job { job: job(1), run: Some(run(2)), replayed: true };
+    let job = Outcome::Job(JobCreated { job: job(1), run: Some(run(2)), replayed: true });
     for status in [TenantStatus::Suspended, TenantStatus::Disabled] {
         let version = driver.state.meta.version + 1;
         driver.set(version, status, Quotas::default());
         let again = driver.start(3, Some((1, 1)));
-        assert_eq!(again, Outcome::Run { run: run(1), replayed: true });
+        assert_eq!(again, Outcome::Run(RunStarted { run: run(1), replayed: true }));
         assert_eq!(driver.create_job(3, Some(3), Some((2, 1))), job);
         let reused = Outcome::Refused(Refusal::IdempotencyKeyReused);
         assert_eq!(driver.start(3, Some((1, 2))), reused);
@@ -118,7 +121,10 @@ fn a_key_is_known_whatever_has_become_of_the_tenant() {
         ..Quotas::default()
     };
     driver.set(9, TenantStatus::Active, none);
-    assert_eq!(driver.start(3, Some((1, 1))), Outcome::Run { run: run(1), replayed: true });
+    assert_eq!(
+        driver.start(3, Some((1, 1))),
+        Outcome::Run(RunStarted { run: run(1), replayed: true })
+    );
     assert_eq!(driver.create_job(3, Some(3), Some((2, 1))), job);
 }
 
@@ -137,7 +143,10 @@ fn a_directory_without_rows_of_time_and_days_goes_on_from_its_counters() {
     before.put(rows);
     driver.state = TenantState::load(&before).unwrap();
     driver.at = NOON;
-    assert_eq!(driver.start(9, Some((1, 1))), Outcome::Run { run: run(1), replayed: true });
+    assert_eq!(
+        driver.start(9, Some((1, 1))),
+        Outcome::Run(RunStarted { run: run(1), replayed: true })
+    );
     driver.start(2, None);
     assert_eq!(driver.state.runs[&run(2)].started_at, Timestamp(NOON));
     assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(NOON)), 2);

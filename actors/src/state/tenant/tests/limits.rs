@@ -9,18 +9,23 @@ fn text(bytes: u64) -> Json {
 }
 
 fn start_with_input(driver: &mut Driver, n: u128, input: Json) {
-    driver.apply(TenantCommand::StartRun {
+    driver.apply(TenantCommand::StartRun(StartRun {
         run: run(n),
         work_item: "w".into(),
         workflow: WorkflowSource::Inline(diamond(3)),
         input,
         idempotency: None,
-    });
+    }));
 }
 
 fn give(driver: &mut Driver, n: u128, step: u16, output: Json) {
     let result = StepResult::Succeeded { output };
-    driver.apply(TenantCommand::StepResult { run: run(n), step, attempt: 1, result });
+    driver.apply(TenantCommand::StepResult(RecordStepResult {
+        run: run(n),
+        step,
+        attempt: 1,
+        result,
+    }));
 }
 
 #[test]
@@ -70,7 +75,7 @@ fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
     driver.at += 500;
-    let due = TenantCommand::StepDue { run: run(1), step: 0, attempt: 1 };
+    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
     assert_eq!(driver.apply(due), Outcome::Done);
     let step = &driver.state.runs[&run(1)].steps[0];
     assert_eq!((step.attempt, step.waiting), (1, Waiting::Resume));
@@ -92,11 +97,11 @@ fn a_wait_is_told_once_and_only_while_it_lasts() {
     assert_eq!(driver.state.waits().collect::<Vec<_>>(), [wait], "it lasts");
     driver.start_with(2, diamond(2), None);
     driver.fail(2, 0, 1, Some(500));
-    driver.apply(TenantCommand::CancelRun { run: run(2), reason: None });
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(2), reason: None }));
     assert_eq!(driver.state.take_new_waits(), []);
     assert_eq!(driver.state.waits().count(), 1);
     assert_eq!(driver.state.epoch(), Some(Epoch(1)));
-    driver.apply(TenantCommand::Set { version: 2, record: None });
+    driver.apply(TenantCommand::Set(SetTenant { version: 2, record: None }));
     assert_eq!((driver.state.epoch(), driver.state.waits().count()), (None, 0));
 }
 
@@ -114,16 +119,17 @@ fn a_directory_without_a_count_of_bytes_is_counted_anew() {
         start_with_input(&mut driver, n, text(100 + u64::try_from(n).unwrap()));
     }
     for n in 1..=7 {
-        driver.apply(TenantCommand::CancelRun { run: run(n), reason: None });
+        driver.apply(TenantCommand::CancelRun(CancelRun { run: run(n), reason: None }));
     }
     for n in 11..=17 {
         driver.create_job(n, None, None);
     }
     for (name, retry) in [("w", 1), ("w", 100), ("gone", 1)] {
         let (name, workflow) = (name.to_owned(), diamond(retry));
-        driver.apply(TenantCommand::PutWorkflow { name, workflow, if_version: None });
+        driver.apply(TenantCommand::PutWorkflow(PutWorkflow { name, workflow, if_version: None }));
     }
-    let gone = TenantCommand::DeleteWorkflow { name: "gone".into(), if_version: None };
+    let gone =
+        TenantCommand::DeleteWorkflow(DeleteWorkflow { name: "gone".into(), if_version: None });
     assert_eq!(driver.apply(gone), Outcome::Done);
     let counted = driver.state.payload_bytes();
     let inputs: u64 = (101..=109).sum();
