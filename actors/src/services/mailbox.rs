@@ -1,7 +1,7 @@
 //! What all actors share: calls with a deadline, and stamped envelopes.
 
 use ractor::{ActorRef, Message};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{COMMAND_VERSION, Cause, Command, Envelope, RpcId};
@@ -39,6 +39,22 @@ pub async fn until<T, E: Into<CallError>>(
         Ok(done) => done.map_err(Into::into),
         Err(_) => Err(CallError::Unknown { why: "no answer within the deadline".to_owned() }),
     }
+}
+
+/// Sends an actor a message now, and again whenever `watched` changes, until either is gone. Changes
+/// that follow each other closely may be told as one.
+pub fn tell_changes<M: Message, T: Send + Sync + 'static>(
+    actor: ActorRef<M>,
+    mut watched: watch::Receiver<T>,
+    message: impl Fn() -> M + Send + 'static,
+) {
+    tokio::spawn(async move {
+        while actor.send_message(message()).is_ok() {
+            if watched.changed().await.is_err() {
+                return;
+            }
+        }
+    });
 }
 
 /// A command a client asked for, stamped with the time.
