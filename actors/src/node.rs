@@ -283,6 +283,7 @@ async fn start_under(
     registry.set_supervisor(tenants.clone());
 
     let tenant_turns = Arc::default();
+    let (tell_members, members_changed) = watch::channel(());
     let arguments = ControlArguments {
         deps: part,
         seams: seams.clone(),
@@ -295,6 +296,7 @@ async fn start_under(
         peers,
         tenant_turns: Arc::clone(&tenant_turns),
         admin_token,
+        members_changed: tell_members,
     };
     let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
     registry.set_control(control_actor.clone());
@@ -329,6 +331,7 @@ async fn start_under(
         elector: elector.clone(),
         raft_id,
         election_timeout: profile.election_timeout,
+        members_changed,
     };
     spawn(root, "placement", PlacementActor, arguments).await?;
 
@@ -416,7 +419,7 @@ impl NodeActors {
         if !elector.current().here {
             return;
         }
-        match elector.step_down(Instant::now() + HAND_OVER).await {
+        match elector.step_down(GroupId::SYSTEM, Instant::now() + HAND_OVER).await {
             Ok(()) => tracing::info!("the lead of the cluster is handed over"),
             Err(CallError::Refused(Refusal::NoOtherCandidate)) => {}
             Err(error) => tracing::warn!(%error, "the lead could not be handed over"),

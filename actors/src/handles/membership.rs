@@ -143,7 +143,7 @@ impl Cluster {
     pub async fn step_down(&self, call: &Call) -> Result<(), CallError> {
         let known = self.elector.led(call.deadline).await?;
         let Some(leader) = known.leader.filter(|leader| *leader != self.raft_id) else {
-            return self.elector.step_down(call.deadline).await;
+            return self.elector.step_down(GroupId::SYSTEM, call.deadline).await;
         };
         let asked = node_rpc::step_down(self.router.peers(), leader, known.term, call.deadline);
         match asked.await {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::command::{Found, Outcome, PlaceGroups, SetAdminToken, SystemCommand};
-use crate::domain::ids::GroupId;
+use crate::command::{Found, Outcome, SetAdminToken, SystemCommand};
 use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
 use crate::handles::Cluster;
@@ -16,8 +15,6 @@ use crate::ports::error::CallError;
 use crate::services::control::Control;
 use crate::state::system::SystemState;
 
-/// Tenant groups of a region.
-const GROUPS_PER_REGION: u32 = 8;
 /// How long one attempt to make the node known to its cluster may take.
 const REGISTER_ATTEMPT: Duration = Duration::from_secs(2);
 /// A node that waits for its cluster says so this often.
@@ -37,8 +34,8 @@ pub(crate) struct Registrar<'a> {
     pub(crate) leadership: watch::Receiver<Leadership>,
 }
 
-/// Founds the cluster where it is new, makes the node known, and places the tenant groups of its
-/// region when there are none.
+/// Founds the cluster where it is new, makes the node known, and waits until its region has tenant
+/// groups.
 pub(crate) async fn register(
     registrar: &Registrar<'_>,
     member: Member,
@@ -65,27 +62,22 @@ pub(crate) async fn register(
         }
         Err(error) => return Err(error),
     }
+    await_groups(registrar, region).await
+}
+
+/// Waits until the region has tenant groups: whoever leads the cluster places them.
+async fn await_groups(registrar: &Registrar<'_>, region: String) -> Result<(), StartError> {
     loop {
         let wanted = region.clone();
-        let look = move |state: &SystemState| {
-            let groups = state.groups();
-            let is_placed = groups.values().any(|placement| placement.region == wanted);
-            (is_placed, groups.keys().max().copied().unwrap_or(GroupId::SYSTEM))
+        let is_placed = move |state: &SystemState| {
+            state.groups().values().any(|placement| placement.region == wanted)
         };
-        match registrar.control.read_linearizable(Instant::now() + REGISTER_ATTEMPT, look).await {
-            Ok((true, _)) => return Ok(()),
-            Ok((false, last)) => {
-                let groups = (last.0 + 1..=last.0 + GROUPS_PER_REGION).map(GroupId).collect();
-                let (region, members) = (region.clone(), vec![raft_id]);
-                // When another region took these numbers at the same moment, the next do.
-                insist(
-                    registrar,
-                    SystemCommand::PlaceGroups(PlaceGroups { region, groups, members }),
-                )
-                .await?;
-            }
-            Err(CallError::Stopping) => return Err(StartError::Register(CallError::Stopping)),
-            Err(error) => tracing::debug!(%error, "not placed yet"),
+        if look_up(registrar, is_placed).await? {
+            return Ok(());
+        }
+        // It is for this node to place them, and its disk takes nothing.
+        if registrar.leadership.borrow().here && !registrar.cluster.log.has_room() {
+            return Err(StartError::Register(CallError::DiskFull));
         }
         tokio::time::sleep(REGISTER_RETRY).await;
     }

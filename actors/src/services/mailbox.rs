@@ -1,7 +1,7 @@
 //! What all actors share: calls with a deadline, and stamped envelopes.
 
 use ractor::{ActorRef, Message};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{Answer, COMMAND_VERSION, Cause, Command, Envelope, Outcome, RpcId};
@@ -56,6 +56,22 @@ pub fn answer<A: Answer>(outcome: Outcome) -> Result<A, CallError> {
         tracing::error!(kind, wanted = std::any::type_name::<A>(), "an outcome of another request");
         CallError::Unknown { why: "unknown outcome".to_owned() }
     })
+}
+
+/// Sends an actor a message now, and again whenever `watched` changes, until either is gone. Changes
+/// that follow each other closely may be told as one.
+pub fn tell_changes<M: Message, T: Send + Sync + 'static>(
+    actor: ActorRef<M>,
+    mut watched: watch::Receiver<T>,
+    message: impl Fn() -> M + Send + 'static,
+) {
+    tokio::spawn(async move {
+        while actor.send_message(message()).is_ok() {
+            if watched.changed().await.is_err() {
+                return;
+            }
+        }
+    });
 }
 
 /// A command a client asked for, stamped with the time.

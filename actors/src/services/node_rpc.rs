@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cluster::node_rpc::{NodeRequest, NodeResponse, StepDownError, VERSION, decode};
 use crate::command::{COMMAND_VERSION, Refusal};
 use crate::domain::codec;
+use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
 use crate::ports::seams::Clock;
 use crate::ports::{Declined, ProposeError, ReplicatedLog};
@@ -67,7 +68,7 @@ async fn step_down_here(
     if !now.here || now.term != term {
         return Ok(());
     }
-    match elector.step_down(deadline).await {
+    match elector.step_down(GroupId::SYSTEM, deadline).await {
         Ok(()) => Ok(()),
         Err(CallError::Refused(Refusal::NoOtherCandidate)) => Err(StepDownError::NoOtherCandidate),
         Err(error) => Err(StepDownError::NotYet(error.to_string())),

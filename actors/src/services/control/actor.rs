@@ -61,6 +61,8 @@ pub struct ControlArguments {
     pub tenant_turns: Arc<KeyedMutex>,
     /// Who guards the API is told which admin token the cluster has.
     pub admin_token: watch::Sender<Option<SecretHash>>,
+    /// Changes whenever members came, went, or changed.
+    pub members_changed: watch::Sender<()>,
 }
 
 /// This node was removed from its cluster.
@@ -277,6 +279,7 @@ impl ControlState {
         let kept = self.removed.iter().map(|(_, peer)| peer.clone());
         self.arguments.peers.set_members(others.iter().cloned().chain(kept).collect());
         self.published = others;
+        self.arguments.members_changed.send_replace(());
         Ok(())
     }
 

@@ -110,20 +110,20 @@ impl Elector {
         }
     }
 
-    /// Hands the lead over to another voter that is well and has caught up best. Returns when
-    /// another leads.
+    /// Hands the lead of a group over to another voter that is well and has caught up best. Returns
+    /// when another leads.
     ///
     /// # Errors
-    /// When this node does not lead, nobody else could, or nobody else did by `deadline`.
-    pub async fn step_down(&self, deadline: Instant) -> Result<(), CallError> {
+    /// When this node does not lead the group, nobody else could, or nobody else did by `deadline`.
+    pub async fn step_down(&self, group: GroupId, deadline: Instant) -> Result<(), CallError> {
         let health = self.heartbeats.health(deadline).await?;
         let groups = self.log.groups();
-        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
-        let replicas = system.map_or(&[][..], |status| &status.replicas);
+        let status = groups.iter().find(|status| status.group == group);
+        let replicas = status.map_or(&[][..], |status| &status.replicas);
         let candidate = successor(replicas, &health, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
-        self.log.transfer(GroupId::SYSTEM, to).await?;
-        let mut leadership = self.leadership.clone();
+        let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
+        self.log.transfer(group, to).await?;
         let is_other = |now: &Leadership| now.leader.is_some_and(|leader| leader != self.raft_id);
         match timeout_at(deadline, leadership.wait_for(is_other)).await {
             Ok(Ok(_)) => Ok(()),

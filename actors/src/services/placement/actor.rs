@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
-use super::state::{MemberView, Memory, Step, View, others_can_elect};
-use crate::command::{DrainMember, RemoveNode, SystemCommand};
+use super::state::{ClusterView, MemberView, Memory, Step, others_can_elect};
+use crate::command::{DrainMember, PlaceGroups, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{Leadership, ReplicatedLog};
+use crate::ports::{GroupStatus, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
 use crate::services::heartbeat::Heartbeats;
-use crate::state::system::SystemState;
+use crate::services::mailbox::tell_changes;
+use crate::state::system::{GroupPlacement, SystemState};
 
 /// It looks this often, and at least twice in an election timeout: what a learner's round takes is
 /// measured from look to look.
@@ -50,14 +52,17 @@ pub struct PlacementArguments {
     pub raft_id: u64,
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
+    /// Changes whenever members came or went: then it looks at once.
+    pub members_changed: watch::Receiver<()>,
 }
 
 /// What it keeps.
 pub struct PlacementState {
     arguments: PlacementArguments,
-    leadership: watch::Receiver<Leadership>,
-    memory: Arc<tokio::sync::Mutex<Memory>>,
+    memory: Arc<tokio::sync::Mutex<BTreeMap<GroupId, Memory>>>,
     is_busy: bool,
+    /// Whether it was told to look while it was busy.
+    looks_again: bool,
     /// Since when there is no room on the disk.
     full_since: Option<Instant>,
     /// When it last handed over for that, or wanted to.
@@ -78,11 +83,13 @@ impl Actor for PlacementActor {
         let leadership = leadership.ok_or("the system group is not on this node")?;
         let look_every = LOOK_EVERY_MAX.min(arguments.election_timeout / 3);
         myself.send_interval(look_every, || PlacementMessage::Look);
+        tell_changes(myself.clone(), leadership, || PlacementMessage::Look);
+        tell_changes(myself, arguments.members_changed.clone(), || PlacementMessage::Look);
         Ok(PlacementState {
             arguments,
-            leadership,
             memory: Arc::default(),
             is_busy: false,
+            looks_again: false,
             full_since: None,
             vacated: None,
         })
@@ -95,38 +102,40 @@ impl Actor for PlacementActor {
         state: &mut PlacementState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PlacementMessage::Done => state.is_busy = false,
-            PlacementMessage::Look if state.is_busy => {}
-            PlacementMessage::Look => {
-                if !state.leadership.borrow().here {
-                    *state.memory.lock().await = Memory::default();
-                    return Ok(());
+            PlacementMessage::Done => {
+                state.is_busy = false;
+                if std::mem::take(&mut state.looks_again) {
+                    state.look(myself);
                 }
-                state.is_busy = true;
-                let vacates = state.has_to_vacate(Instant::now());
-                let (arguments, memory) = (state.arguments.clone(), Arc::clone(&state.memory));
-                tokio::spawn(async move {
-                    let step = async {
-                        if vacates {
-                            arguments.vacate().await
-                        } else {
-                            arguments.look(&memory).await
-                        }
-                    };
-                    match timeout(STEP_DEADLINE, step).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%error, "placement will look again"),
-                        Err(_) => tracing::warn!("a step of placement takes long"),
-                    }
-                    let _ = myself.send_message(PlacementMessage::Done);
-                });
             }
+            // Something may have changed after the look that is under way.
+            PlacementMessage::Look if state.is_busy => state.looks_again = true,
+            PlacementMessage::Look => state.look(myself),
         }
         Ok(())
     }
 }
 
 impl PlacementState {
+    /// Starts a look, or has the disk vacated instead. The steps are taken beside the actor: one
+    /// may wait for a quorum.
+    fn look(&mut self, myself: ActorRef<PlacementMessage>) {
+        self.is_busy = true;
+        let vacates = self.has_to_vacate(Instant::now());
+        let (arguments, memory) = (self.arguments.clone(), Arc::clone(&self.memory));
+        tokio::spawn(async move {
+            let step = async {
+                if vacates { arguments.vacate().await } else { arguments.look(&memory).await }
+            };
+            match timeout(STEP_DEADLINE, step).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "placement will look again"),
+                Err(_) => tracing::warn!("a step of placement takes long"),
+            }
+            let _ = myself.send_message(PlacementMessage::Done);
+        });
+    }
+
     /// Whether this leader's disk has been full for a while, and was not handed over for lately.
     fn has_to_vacate(&mut self, now: Instant) -> bool {
         if self.arguments.log.has_room() {
@@ -144,61 +153,81 @@ impl PlacementState {
 }
 
 impl PlacementArguments {
-    /// Hands over where the others can elect: who can write nothing down holds up everybody who
-    /// could. Where they cannot, this node goes on, for reads.
+    /// Hands over the groups in which the others can elect: who can write nothing down holds up
+    /// everybody who could. Where they cannot, this node goes on, for reads.
     async fn vacate(&self) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let health = self.heartbeats.health(deadline).await?;
-        let groups = self.log.groups();
-        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
-        if !system.is_some_and(|system| others_can_elect(&system.replicas, &health, self.raft_id)) {
-            return Ok(());
-        }
-        tracing::warn!("the disk is full: another node is to lead");
-        self.elector.step_down(deadline).await
+        let groups = self.led().into_iter().map(|(_, group)| group);
+        let can_go = |group: &GroupStatus| others_can_elect(&group.replicas, &health, self.raft_id);
+        let leaving = groups.filter(can_go).map(|group| async move {
+            tracing::warn!(group = %group.group, "the disk is full: another node is to lead");
+            self.elector.step_down(group.group, deadline).await
+        });
+        let left: Result<Vec<()>, _> = join_all(leaving).await.into_iter().collect();
+        left.map(drop)
     }
 
-    async fn look(&self, memory: &tokio::sync::Mutex<Memory>) -> Result<(), CallError> {
+    async fn look(
+        &self,
+        memory: &tokio::sync::Mutex<BTreeMap<GroupId, Memory>>,
+    ) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
-        let Some(term) = self.leads() else { return Ok(()) };
-        let members = self.control.read(deadline, members).await?;
-        let health = self.heartbeats.health(deadline).await?;
-        let groups = self.log.groups();
-        let Some(system) = groups.iter().find(|status| status.group == GroupId::SYSTEM) else {
-            return Ok(());
-        };
-        if system.is_changing {
-            // What is not committed may not come to be.
+        let led = self.led();
+        if led.is_empty() {
+            memory.lock().await.clear();
             return Ok(());
         }
-        let view = View {
-            leader: self.raft_id,
+        let (members, placements) = self.control.read(deadline, members).await?;
+        let health = self.heartbeats.health(deadline).await?;
+        let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =
+            led.into_iter().map(|(term, group)| ((group.group, term), group)).unzip();
+        let view = ClusterView {
+            own_id: self.raft_id,
             members: &members,
-            replicas: &system.replicas,
+            placements: &placements,
+            led: &led,
             health: &health,
             election_timeout: self.election_timeout,
-            unfinished: system.unfinished.as_ref(),
         };
-        match view.next(&mut *memory.lock().await, Instant::now()) {
-            Some(step) => self.take(step, term, deadline).await,
-            None => Ok(()),
-        }
+        let steps = view.next(&mut *memory.lock().await, Instant::now());
+        // Side by side: a group without a quorum does not hold up the others.
+        let taken = steps.into_iter().filter_map(|(group, step)| {
+            terms.get(&group).map(|term| self.take(group, step, *term, deadline))
+        });
+        let taken: Result<Vec<()>, _> = join_all(taken).await.into_iter().collect();
+        taken.map(drop)
     }
 
-    /// The term in which this node leads, if it does.
-    fn leads(&self) -> Option<u64> {
-        let now = *self.log.leadership(GroupId::SYSTEM)?.borrow();
-        now.here.then_some(now.term)
+    /// The groups that this node leads, with the term of each. A status of another term than the one
+    /// that is led in is left for the next look: it may say nothing about now.
+    fn led(&self) -> Vec<(u64, GroupStatus)> {
+        let lead = |status: &GroupStatus| {
+            let now = *self.log.leadership(status.group)?.borrow();
+            (now.here && now.term == status.term).then_some(now.term)
+        };
+        let groups = self.log.groups().into_iter();
+        groups.filter_map(|status| Some((lead(&status)?, status))).collect()
     }
 
-    /// Takes a step of the leader of `term`: in another term it does nothing.
-    async fn take(&self, step: Step, term: u64, deadline: Instant) -> Result<(), CallError> {
-        tracing::info!(?step, "placement");
+    /// Takes a step of the group's leader of `term`: in another term it does nothing.
+    async fn take(
+        &self,
+        group: GroupId,
+        step: Step,
+        term: u64,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        tracing::info!(%group, ?step, "placement");
         match step {
-            Step::AddLearner(id) => self.log.add_learner(GroupId::SYSTEM, id).await?,
-            Step::SetVoters(voters) => self.log.set_voters(GroupId::SYSTEM, voters).await?,
-            Step::RemoveLearner(id) => self.log.remove_learner(GroupId::SYSTEM, id).await?,
-            Step::HandOver => self.elector.step_down(deadline).await?,
+            Step::PlaceGroups { region, groups, members } => {
+                let place = SystemCommand::PlaceGroups(PlaceGroups { region, groups, members });
+                self.control.bring_up(term, deadline, place).await?;
+            }
+            Step::AddLearner(id) => self.log.add_learner(group, id).await?,
+            Step::SetVoters(voters) => self.log.set_voters(group, voters).await?,
+            Step::RemoveLearner(id) => self.log.remove_learner(group, id).await?,
+            Step::HandOver => self.elector.step_down(group, deadline).await?,
             Step::Forget(node) => {
                 self.control
                     .bring_up(term, deadline, SystemCommand::RemoveNode(RemoveNode { node }))
@@ -214,17 +243,20 @@ impl PlacementArguments {
     }
 }
 
-fn members(state: &SystemState) -> BTreeMap<u64, MemberView> {
-    let members = state.members().map(|(node, _, member)| {
+type Members = (BTreeMap<u64, MemberView>, BTreeMap<GroupId, GroupPlacement>);
+
+fn members(state: &SystemState) -> Members {
+    let members = state.members().map(|(node, record, member)| {
         let view = MemberView {
             node,
             raft_id: member.raft_id,
             node_addr: member.node_addr.clone(),
+            region: record.region.clone(),
             is_leaving: member.leaving,
             is_offline: member.offline,
             has_groups: state.has_groups(member.raft_id),
         };
         (member.raft_id, view)
     });
-    members.collect()
+    (members.collect(), state.groups().clone())
 }

@@ -1,16 +1,30 @@
-//! Placement: on the leader, gives members of the cluster their place in the system group.
+//! Placement: decides which groups there are and gives each the members it should have.
 //!
-//! A new member is a learner until it has caught up, then a voter, up to [`VOTERS_MAX`] of them;
-//! the rest stay learners and step in for a voter that is lost for long. Who is to leave loses its
-//! vote first, then its membership, then its replica.
+//! The problem: a cluster begins with one node and one group, and members come, go and get lost.
+//! Every region needs groups for its tenants, and every group should have enough voters to survive
+//! the loss of some, and none that hold up its writes.
+//!
+//! The protocol: each node looks at the groups that it leads, some times in a second. It compares
+//! what is there (voters, learners, how far each has come) with the wish of [`policy`], and takes
+//! one step in each group towards it. A new member is a learner until it has caught up (`rounds`),
+//! then a voter, up to the number that the policy wants; the rest stay learners and step in for a
+//! voter that is lost for long. Who is to leave loses its vote first, then its membership, then its
+//! replica. Where the system group is led, a region with members and without groups gets some.
+//! The groups are created by a command of group 0; each node then opens those that name it.
 //!
 //! Invariants:
-//! - it acts on the leader only, one step at a time, and each step is repeatable: a new leader
-//!   looks again and goes on;
+//! - it acts on a group's leader only, one step at a time, and each step is repeatable: a new
+//!   leader looks again and goes on;
+//! - what it proposes counts only in the term it was decided in, and the state machine refuses what
+//!   is not true any more: groups of a region that has some, voters that leave;
 //! - no step leaves a group of voters of which no majority is known to be alive.
+//!
+//! Deliberately not done: tenant groups neither move nor grow, leaders are not balanced, and a
+//! region whose only members are lost gets no new groups.
 
 mod actor;
 mod message;
+mod policy;
 mod rounds;
 mod state;
 

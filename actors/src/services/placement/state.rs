@@ -1,16 +1,17 @@
-//! What is to be done next about the members of the system group. Pure.
+//! Decides what is to be done next about the groups: where a region lacks its own, and which change
+//! of membership brings a group nearer to its wish ([`policy`](super::policy)). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::ids::NodeId;
-use crate::domain::voters::VOTERS_MAX;
-use crate::ports::ReplicaStatus;
-use crate::services::heartbeat::MemberHealth;
-
+use super::policy::{self, Wish};
 use super::rounds::Rounds;
+use crate::domain::ids::{GroupId, NodeId};
+use crate::ports::{GroupStatus, ReplicaStatus};
+use crate::services::heartbeat::MemberHealth;
+use crate::state::system::GroupPlacement;
 
 /// A voter that has been unhealthy for so long is replaced by a learner, if there is one.
 const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
@@ -26,20 +27,42 @@ pub(super) struct MemberView {
     pub(super) node: NodeId,
     pub(super) raft_id: u64,
     pub(super) node_addr: String,
+    pub(super) region: String,
     pub(super) is_leaving: bool,
     pub(super) is_offline: bool,
     /// Whether tenant groups live on it: it cannot leave.
     pub(super) has_groups: bool,
 }
 
-/// Everything a decision is made from.
+/// Everything a look decides from.
 #[derive(Debug)]
-pub(super) struct View<'a> {
+pub(super) struct ClusterView<'a> {
+    /// This node.
+    pub(super) own_id: u64,
+    /// The members, by id in Raft groups.
+    pub(super) members: &'a BTreeMap<u64, MemberView>,
+    /// Where the tenant groups were placed.
+    pub(super) placements: &'a BTreeMap<GroupId, GroupPlacement>,
+    /// The groups that this node leads.
+    pub(super) led: &'a [GroupStatus],
+    /// How the other members are.
+    pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    /// After so long without a leader there is a new one.
+    pub(super) election_timeout: Duration,
+}
+
+/// What a decision about one group is made from, on its leader.
+#[derive(Debug)]
+pub(super) struct GroupView<'a> {
+    /// The group.
+    pub(super) group: GroupId,
+    /// What it is to look like.
+    pub(super) wish: Wish,
     /// This node, the leader.
     pub(super) leader: u64,
     /// The members, by id in Raft groups.
     pub(super) members: &'a BTreeMap<u64, MemberView>,
-    /// The replicas of the system group.
+    /// The replicas of the group.
     pub(super) replicas: &'a [ReplicaStatus],
     /// How the other members are.
     pub(super) health: &'a BTreeMap<u64, MemberHealth>,
@@ -52,6 +75,15 @@ pub(super) struct View<'a> {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Create the groups of a region.
+    PlaceGroups {
+        /// The region.
+        region: String,
+        /// The groups.
+        groups: Vec<GroupId>,
+        /// Their first voters.
+        members: Vec<u64>,
+    },
     /// Give a member a replica.
     AddLearner(u64),
     /// Make these the voters.
@@ -66,7 +98,7 @@ pub(super) enum Step {
     HandOver,
 }
 
-/// What is remembered from look to look, while this node leads.
+/// What is remembered of a group from look to look, while this node leads it.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Replicas of nodes that are no members any more, since when.
@@ -104,7 +136,69 @@ fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
     health.get(&raft_id).is_some_and(|health| health.is_heard)
 }
 
-impl View<'_> {
+impl ClusterView<'_> {
+    /// Decides on the next step of each group that this node leads, if any. The groups that a
+    /// region lacks are a step of the system group, and its first one: a node without them is not
+    /// ready.
+    pub(super) fn next(
+        &self,
+        memory: &mut BTreeMap<GroupId, Memory>,
+        now: Instant,
+    ) -> Vec<(GroupId, Step)> {
+        memory.retain(|group, _| self.led.iter().any(|led| led.group == *group));
+        let steps = self.led.iter().filter_map(|led| {
+            let is_system = led.group == GroupId::SYSTEM;
+            let missing = is_system.then(|| self.missing_groups()).flatten();
+            let step = missing.or_else(|| {
+                let memory = memory.entry(led.group).or_default();
+                self.group(led)?.next(memory, now)
+            });
+            step.map(|step| (led.group, step))
+        });
+        steps.collect()
+    }
+
+    /// Shows a group that this node leads; `None` while nothing is to be done about it.
+    fn group<'a>(&'a self, led: &'a GroupStatus) -> Option<GroupView<'a>> {
+        // A change that is not committed may not come to be: the next is decided when it has.
+        if led.is_changing {
+            return None;
+        }
+        Some(GroupView {
+            group: led.group,
+            wish: policy::wish(led.group, self.members, self.placements)?,
+            leader: self.own_id,
+            members: self.members,
+            replicas: &led.replicas,
+            health: self.health,
+            election_timeout: self.election_timeout,
+            unfinished: led.unfinished.as_ref(),
+        })
+    }
+
+    /// Finds a region that has members and no groups, and chooses its groups and their voters.
+    ///
+    /// Two leaders may choose at the same moment, or a leader and one before it. The state machine
+    /// decides: it ignores groups of a region that has some, and ids that are given.
+    fn missing_groups(&self) -> Option<Step> {
+        let mut regions: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        // By id, which is the order in which they were admitted.
+        for member in self.members.values() {
+            let is_there = member.raft_id == self.own_id || is_alive(self.health, member.raft_id);
+            if is_there && !member.is_leaving && !member.is_offline {
+                regions.entry(&member.region).or_default().push(member.raft_id);
+            }
+        }
+        let is_placed = |region: &str| self.placements.values().any(|it| it.region == region);
+        let (region, members) = regions.into_iter().find(|(region, _)| !is_placed(region))?;
+        let last = self.placements.keys().max().map_or(GroupId::SYSTEM.0, |group| group.0);
+        let groups = (last + 1..=last + policy::GROUPS_PER_REGION).map(GroupId).collect();
+        let members = policy::first_voters(members.into_iter());
+        Some(Step::PlaceGroups { region: region.to_owned(), groups, members })
+    }
+}
+
+impl GroupView<'_> {
     fn voters(&self) -> BTreeSet<u64> {
         self.replicas
             .iter()
@@ -143,7 +237,11 @@ impl View<'_> {
         for member in self.members.values().filter(|member| member.is_leaving && !member.has_groups)
         {
             if !voters.contains(&member.raft_id) {
-                return Some(Step::Forget(member.node));
+                // Who belongs to the cluster is decided where the system group is led.
+                if self.group == GroupId::SYSTEM {
+                    return Some(Step::Forget(member.node));
+                }
+                continue;
             }
             let mut rest = voters.clone();
             rest.remove(&member.raft_id);
@@ -179,7 +277,10 @@ impl View<'_> {
     fn joining(&self) -> Option<Step> {
         let has_replica = |id: u64| self.replicas.iter().any(|replica| replica.raft_id == id);
         let mut joining = self.members.values().filter(|member| {
-            !member.is_leaving && !member.is_offline && !has_replica(member.raft_id)
+            self.wish.replicas.contains(&member.raft_id)
+                && !member.is_leaving
+                && !member.is_offline
+                && !has_replica(member.raft_id)
         });
         joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
     }
@@ -196,7 +297,7 @@ impl View<'_> {
         })?;
         let mut voters = self.voters();
         if voters.iter().all(|id| self.is_alive(*id)) {
-            if voters.len() >= VOTERS_MAX {
+            if voters.len() >= self.wish.voters_max {
                 return None;
             }
         } else {
@@ -211,6 +312,9 @@ impl View<'_> {
 
     /// A member whose address another has now, and that has long been silent, is to leave.
     fn replaced(&self) -> Option<Step> {
+        if self.group != GroupId::SYSTEM {
+            return None;
+        }
         let is_replaced = |old: &&MemberView| {
             !old.is_leaving
                 && !old.has_groups

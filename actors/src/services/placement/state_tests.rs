@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::domain::views::NodeStatus;
+use crate::domain::voters::VOTERS_MAX;
 
 use super::*;
 
@@ -39,6 +40,7 @@ impl Town {
             node: node(raft_id),
             raft_id,
             node_addr: format!("host-{raft_id}"),
+            region: "default".to_owned(),
             is_leaving: false,
             is_offline: false,
             has_groups: false,
@@ -67,10 +69,13 @@ impl Town {
         self.members.get_mut(&raft_id).unwrap().is_leaving = true;
     }
 
-    fn view(&self) -> View<'_> {
+    fn view(&self) -> GroupView<'_> {
         let Self { members, replicas, health } = self;
         let (election_timeout, unfinished) = (T, None);
-        View { leader: 1, members, replicas, health, election_timeout, unfinished }
+        let group = GroupId::SYSTEM;
+        let wish = policy::wish(group, members, &BTreeMap::new()).unwrap();
+        let leader = 1;
+        GroupView { group, wish, leader, members, replicas, health, election_timeout, unfinished }
     }
 
     /// Looks twice, so that who has nothing to catch up with has caught up.
@@ -150,7 +155,7 @@ async fn what_was_left_in_the_middle_is_finished_first() {
     let mut town = Town::new(3, 3);
     town.leave(2);
     let target = [1, 3].into();
-    let view = View { unfinished: Some(&target), ..town.view() };
+    let view = GroupView { unfinished: Some(&target), ..town.view() };
     let step = view.next(&mut Memory::default(), Instant::now());
     assert_eq!(step, voters([1, 3]));
 }
@@ -192,6 +197,78 @@ async fn a_member_that_lost_its_data_is_replaced_by_its_successor_at_its_address
     // Somebody else's silence is not enough.
     town.members.get_mut(&4).unwrap().node_addr = "host-4".into();
     assert_eq!(town.next(), None);
+}
+
+/// The groups that a leader of groups `led` creates, by region, with where they are placed already.
+fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step> {
+    let placements = placed.iter().map(|(group, region, member)| {
+        let placement = GroupPlacement { region: (*region).to_owned(), members: vec![*member] };
+        (GroupId(*group), placement)
+    });
+    let placements = placements.collect();
+    let led = led.iter().map(|group| GroupStatus {
+        group: GroupId(*group),
+        term: 1,
+        leader: Some(1),
+        replicas: vec![ReplicaStatus { raft_id: 1, voter: true, applied: 1, lag: 0 }],
+        is_changing: true,
+        unfinished: None,
+    });
+    let led: Vec<_> = led.collect();
+    let view = ClusterView {
+        own_id: 1,
+        members: &town.members,
+        placements: &placements,
+        led: &led,
+        health: &town.health,
+        election_timeout: T,
+    };
+    let mut steps = view.next(&mut BTreeMap::new(), Instant::now());
+    assert!(steps.len() < 2, "{steps:?}");
+    steps.pop().map(|(group, step)| {
+        assert_eq!(group, GroupId::SYSTEM);
+        step
+    })
+}
+
+#[tokio::test]
+async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there() {
+    let place = |region: &str, groups: std::ops::RangeInclusive<u32>, member| {
+        let (region, groups) = (region.to_owned(), groups.map(GroupId).collect());
+        Some(Step::PlaceGroups { region, groups, members: vec![member] })
+    };
+    let mut town = Town::new(1, 1);
+    assert_eq!(created(&town, &[0], &[]), place("default", 1..=8, 1));
+    assert_eq!(created(&town, &[], &[]), None, "only where the system group is led");
+    assert_eq!(created(&town, &[3], &[]), None, "only where the system group is led");
+    let founded = [(1, "default", 1), (8, "default", 1)];
+    assert_eq!(created(&town, &[0], &founded), None, "it has some");
+    for raft_id in [2, 3, 4] {
+        town.move_in(raft_id);
+        town.members.get_mut(&raft_id).unwrap().region = "eu".to_owned();
+    }
+    assert_eq!(created(&town, &[0, 1], &founded), place("eu", 9..=16, 2));
+    town.leave(2);
+    assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 3));
+    town.lose(3, 0);
+    assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 4));
+    town.members.get_mut(&4).unwrap().is_offline = true;
+    assert_eq!(created(&town, &[0], &founded), None, "nobody is there");
+}
+
+#[tokio::test]
+async fn a_tenant_group_is_not_spread_over_the_members() {
+    let mut town = Town::new(3, 1);
+    let wish = Wish { replicas: [1].into(), voters_max: 1 };
+    let view = |town: &Town| {
+        let view = GroupView { group: GroupId(1), wish: wish.clone(), ..town.view() };
+        view.next(&mut Memory::default(), Instant::now())
+    };
+    assert_eq!(view(&town), None);
+    // Nor does its leader decide who belongs to the cluster.
+    town.leave(2);
+    assert_eq!(view(&town), None);
+    assert_eq!(town.next(), Some(Step::Forget(node(2))));
 }
 
 proptest! {
