@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::Connection;
 use super::target::Origin;
 
-/// Idle connections kept for one scheme, host and port.
-pub(super) const IDLE_PER_ORIGIN_MAX: usize = 8;
+/// Idle connections kept for one scheme, host and port. Steps end and begin in batches, as entries
+/// are applied: with fewer, most connections of a batch were closed only to be opened again.
+pub(super) const IDLE_PER_ORIGIN_MAX: usize = 64;
 /// How long a connection stays idle. Below the 5 s after which the most impatient of the common
 /// servers close, so that a request seldom meets a connection that is just being closed.
 pub(super) const IDLE_MS_MAX: u64 = 4_000;
