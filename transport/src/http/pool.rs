@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::Connection;
 use super::target::Origin;
 
-/// Idle connections kept for one scheme, host and port.
-const IDLE_PER_ORIGIN_MAX: usize = 8;
+/// Idle connections kept for one scheme, host and port. Steps end and begin in batches, as entries
+/// are applied: with fewer, most connections of a batch were closed only to be opened again.
+const IDLE_PER_ORIGIN_MAX: usize = 64;
 /// Longest time that a connection stays idle, ms. Below the 5 s after which the most impatient of the
 /// common servers close, so that a request seldom meets a connection that is just being closed.
 const IDLE_MS_MAX: u64 = 4_000;
