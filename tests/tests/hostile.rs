@@ -1,33 +1,24 @@
-//! A hostile tenant hurts nobody: the trial of the soak, short, and without a look at the clock.
+//! A hostile tenant hurts nobody: the trial of the soak, short, on one node, and without a look at the
+//! clock. What has to hold on a quiet machine alone (latency, no refusal at all) the soak demands.
 
 use tests::hostile::{self, Args};
 
-async fn nobody_is_hurt(args: Args) {
-    let report = hostile::trial(&args).await;
-    println!("{report}");
-    assert_eq!(report.beside.full(), 0, "the disk was full");
-    let wrong = report.wrongs(&args);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-fn short(nodes: usize) -> Args {
-    Args {
-        nodes,
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_tenant_ends_no_node_and_fails_no_run_of_its_neighbour() {
+    let args = Args {
+        nodes: 1,
         seconds: 10,
         alone_seconds: 2,
         rate: 5,
         width: 2,
         descriptors: 256,
+        // Above what the soak asks for: builds without optimisation take more.
+        memory_mib: 1024,
         ..Args::default()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_tenant_hurts_nobody_on_one_node() {
-    nobody_is_hurt(short(1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_tenant_hurts_nobody_on_three_nodes() {
-    nobody_is_hurt(short(3)).await;
+    };
+    let report = hostile::trial(&args).await;
+    println!("{report}");
+    assert_eq!(report.beside.full(), 0, "the disk was full");
+    let wrong = report.worst(&args);
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -132,6 +132,11 @@ impl Work {
         !self.latencies.is_empty() && self.refused.is_empty() && self.failed.is_empty()
     }
 
+    /// Whether every run that was accepted completed, and at most one in `of` was told to try again.
+    pub fn is_nearly_whole(&self, of: usize) -> bool {
+        self.failed.is_empty() && self.refused.len() * of <= self.latencies.len()
+    }
+
     /// Runs that were refused for lack of room on the disk.
     pub fn full(&self) -> usize {
         self.full
