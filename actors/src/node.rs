@@ -236,12 +236,12 @@ async fn start_under(
     let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
     let member = profile.member;
     let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
-    let part = ReplicaDeps { log: Arc::clone(&log), stores: Arc::clone(&stores) };
+    let part = ReplicaDeps { log: Arc::clone(&log) as _, stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
     let (says, hint) = watch::channel(None);
     let router = Router::new(RouterSources {
-        log: Arc::clone(&log),
+        log: Arc::clone(&log) as _,
         peers: Arc::clone(&peers),
         directory: Arc::clone(&directory),
         hint: hint.clone(),
@@ -249,7 +249,7 @@ async fn start_under(
         raft_id,
     });
 
-    let arguments = LockArguments { log: Arc::clone(&log), seams: seams.clone() };
+    let arguments = LockArguments { log: Arc::clone(&log) as _, seams: seams.clone() };
     let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
     let arguments = HeartbeatArguments {
         seams: seams.clone(),
@@ -265,7 +265,7 @@ async fn start_under(
     let heartbeats = Heartbeats::new(heartbeats);
 
     let executor = ExecutorDeps {
-        log: Arc::clone(&log),
+        log: Arc::clone(&log) as _,
         seams: seams.clone(),
         http,
         renderer: Renderer::new(steps.workers),
@@ -286,6 +286,7 @@ async fn start_under(
     let (tell_members, members_changed) = watch::channel(());
     let arguments = ControlArguments {
         deps: part,
+        log: Arc::clone(&log),
         seams: seams.clone(),
         queue: Arc::clone(&registry.control),
         directory: Arc::clone(&directory),
@@ -302,7 +303,7 @@ async fn start_under(
     registry.set_control(control_actor.clone());
     let control = Control::new(
         control_actor.clone(),
-        Arc::clone(&log),
+        Arc::clone(&log) as _,
         router.clone(),
         seams.clone(),
         tenant_turns,
@@ -344,7 +345,8 @@ async fn start_under(
         control: control.clone(),
         directory: Arc::clone(&directory),
         registry,
-        log: Arc::clone(&log),
+        log: Arc::clone(&log) as _,
+        kept: Arc::clone(&log) as _,
         stores,
         seams: seams.clone(),
         region,
@@ -356,7 +358,7 @@ async fn start_under(
         locks: Locks {
             manager: locks,
             control: control.clone(),
-            log: Arc::clone(&log),
+            log: Arc::clone(&log) as _,
             seams: seams.clone(),
         },
         routes: Routes { router: router.clone(), tenants: tenant_handles, rpc_ids },

@@ -11,8 +11,8 @@ use shiioo_actors::domain::ids::{
 };
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, Replay, ReplicatedLog,
-    Reply, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability as _, LogStatus as _, Membership as _,
+    Payload, Proposals as _, ProposeError, Replay, Reply, StoreError,
 };
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};

@@ -10,7 +10,8 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ProposeError, ReplicatedLog, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Membership as _, Payload, Proposals as _,
+    ProposeError, StoreError,
 };
 use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;

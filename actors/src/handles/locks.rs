@@ -9,7 +9,7 @@ use crate::domain::lock::LockView;
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
-use crate::ports::ReplicatedLog;
+use crate::ports::Proposals;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::services::Call;
@@ -26,7 +26,7 @@ const RESERVED_PREFIX: &str = "cluster/";
 pub struct Locks {
     pub(crate) manager: LockManager,
     pub(crate) control: Control,
-    pub(crate) log: Arc<dyn ReplicatedLog>,
+    pub(crate) log: Arc<dyn Proposals>,
     pub(crate) seams: Seams,
 }
 

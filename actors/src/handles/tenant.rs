@@ -24,7 +24,7 @@ use crate::domain::workflow::Workflow;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{ReplicatedLog, StoreError};
+use crate::ports::{Proposals, StoreError};
 use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
 use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
@@ -38,7 +38,7 @@ pub struct TenantHandle {
     pub(super) placed: TenantLocation,
     pub(super) actor: ActorRef<TenantMessage>,
     pub(super) queue: Arc<ApplyQueue>,
-    pub(super) log: Arc<dyn ReplicatedLog>,
+    pub(super) log: Arc<dyn Proposals>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,
 }

@@ -18,7 +18,7 @@ use crate::domain::views::{RateLimit, TenantView, Usage};
 use crate::handles::TenantHandle;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{ReplicatedLog, StoreError, StoreStats, Stores};
+use crate::ports::{Durability, Proposals, StoreError, StoreStats, Stores};
 use crate::services::control::Control;
 use crate::services::mailbox::call;
 use crate::services::tenants::{
@@ -39,7 +39,9 @@ pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) log: Arc<dyn ReplicatedLog>,
+    pub(crate) log: Arc<dyn Proposals>,
+    /// Tells what of the log is kept for a tenant.
+    pub(crate) kept: Arc<dyn Durability>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) seams: Seams,
     /// Region of this node: where tenants go that name none, when nobody is in `default`.
@@ -425,7 +427,7 @@ impl Tenants {
 
     /// The tenants of this node that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.0.registry.quarantined(&*self.0.log)
+        self.0.registry.quarantined(&*self.0.kept)
     }
 
     /// Tenants that have files on this node, for the metrics.

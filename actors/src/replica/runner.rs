@@ -14,7 +14,7 @@ use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Position, StateMachineId};
-use crate::ports::{Dump, LogMismatch, Payload, ReplicatedLog, Reply, StoreError, Stores};
+use crate::ports::{Dump, Durability, LogMismatch, Payload, Reply, StoreError, Stores};
 use crate::state::{RowBuffer, StateMachine};
 
 /// Bytes of rows and events that wait in memory before they are made durable. Nothing is written to an
@@ -31,7 +31,7 @@ const UNDURABLE_BYTES_MAX: usize = 64 << 20;
 #[derive(Clone)]
 pub struct ReplicaDeps {
     /// The replicated log.
-    pub log: Arc<dyn ReplicatedLog>,
+    pub log: Arc<dyn Durability>,
     /// The files.
     pub stores: Arc<dyn Stores>,
 }

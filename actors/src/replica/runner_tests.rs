@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::command::{CancelRun, Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, CommittedEntry, Found, GroupStatus, Leadership, LogEntry, LogMismatch, ProposeError,
-    Replay, Row, Store, StoreStats, Stores,
+    BoxFuture, CommittedEntry, Durability, Found, LogEntry, LogMismatch, Replay, Row, Store,
+    StoreStats, Stores,
 };
 use crate::replica::QueueBytes;
 
@@ -115,19 +113,7 @@ impl World {
     }
 }
 
-impl ReplicatedLog for World {
-    fn propose(&self, _: GroupId, _: Envelope) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
-        unreachable!()
-    }
-    fn read_index(&self, _: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-    fn leadership(&self, _: GroupId) -> Option<watch::Receiver<Leadership>> {
-        None
-    }
-    fn leads(&self, _: GroupId) -> Option<u64> {
-        None
-    }
+impl Durability for World {
     fn replay(
         &self,
         _: GroupId,
@@ -150,6 +136,7 @@ impl ReplicatedLog for World {
         self.replayed.lock().unwrap().push(bytes);
         Box::pin(async { Ok(replay) })
     }
+
     fn belongs(
         &self,
         _: GroupId,
@@ -158,17 +145,22 @@ impl ReplicatedLog for World {
     ) -> Result<(), LogMismatch> {
         Ok(())
     }
+
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
         *self.term.lock().unwrap()
     }
+
     fn filed(&self, _: StateMachineId, _: Position) {}
+
     fn with_files(&self) -> std::collections::BTreeSet<StateMachineId> {
         std::collections::BTreeSet::new()
     }
+
     fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.tell("unfiled");
         Box::pin(async { Ok(()) })
     }
+
     fn durable(&self, _: GroupId, _: StateMachineId, upto: Position) {
         // It is said again after each batch; once is told here.
         let told = format!("reported {}", upto.index);
@@ -176,34 +168,9 @@ impl ReplicatedLog for World {
             self.tell(told);
         }
     }
-    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
-        None
-    }
 
-    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!()
-    }
-    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-    fn set_voters(
-        &self,
-        _: GroupId,
-        _: std::collections::BTreeSet<u64>,
-    ) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
     fn has_room(&self) -> bool {
         !*self.is_full.lock().unwrap()
-    }
-    fn groups(&self) -> Vec<GroupStatus> {
-        Vec::new()
     }
 }
 
@@ -310,7 +277,7 @@ fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicU
 
 async fn start(world: &Arc<World>, queue: &Arc<ApplyQueue>) -> ReplicaRunner<Texts> {
     let stores = Arc::new(MemStores(Arc::clone(world)));
-    let deps = ReplicaDeps { log: Arc::clone(world) as Arc<dyn ReplicatedLog>, stores };
+    let deps = ReplicaDeps { log: Arc::clone(world) as Arc<dyn Durability>, stores };
     let part = StateMachineId::Tenant(tenant());
     ReplicaRunner::start(deps, GroupId(1), part, Arc::clone(queue)).await.unwrap().0
 }

@@ -35,7 +35,7 @@ use std::time::Duration;
 use shiioo_actors::domain::membership::Member;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::node::{NodeActors, NodeProfile, StartError as ActorsError};
-use shiioo_actors::ports::{GroupStatus, ReplicatedLog as _, StoreError};
+use shiioo_actors::ports::{GroupStatus, LogStatus as _, StoreError};
 use shiioo_actors::services::tenants::Registry;
 use shiioo_storage::{Groups, UnderWayFile};
 use shiioo_transport::quic::{self, Quic};

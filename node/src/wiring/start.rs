@@ -8,7 +8,7 @@ use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::node::{self, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
 use shiioo_actors::ports::seams::TcpListen;
-use shiioo_actors::ports::{AttemptJournal, Peers, ReplicatedLog as _, StoreError};
+use shiioo_actors::ports::{AttemptJournal, LogStatus as _, Membership as _, Peers, StoreError};
 use shiioo_actors::services::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogIdentity, StoresConfig, UnderWayFile};

@@ -34,7 +34,7 @@
 //!
 //! A file that is missing must not be taken for a new, empty one: the tenant would start from
 //! nothing and answer as if nothing had ever been. Three things tell the two apart.
-//! - The log remembers who has files, and up to where they were durable. `ReplicatedLog::belongs`
+//! - The log remembers who has files, and up to where they were durable. `Durability::belongs`
 //!   compares.
 //! - The index comes into being last, under its final name only when it is whole. Where it is
 //!   missing beside events, it was lost.

@@ -53,7 +53,7 @@ pub struct Groups {
 
 impl Groups {
     /// Opens the log. No group runs before
-    /// [`ReplicatedLog::open_group`](shiioo_actors::ports::ReplicatedLog::open_group).
+    /// [`Membership::open_group`](shiioo_actors::ports::Membership::open_group).
     ///
     /// # Errors
     /// When the log cannot be read, or holds what no crash can have left; when the election timeout

@@ -15,7 +15,7 @@ use crate::cluster::routing::{Directory, LeaderHint};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
-use crate::ports::{PeerError, Peers, ProposeError, ReplicatedLog};
+use crate::ports::{PeerError, Peers, Proposals, ProposeError};
 
 /// Wait before the next attempt, at first.
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -36,7 +36,7 @@ pub enum Lead {
 /// See the module.
 #[derive(Clone)]
 pub struct Router {
-    log: Arc<dyn ReplicatedLog>,
+    log: Arc<dyn Proposals>,
     peers: Arc<dyn Peers>,
     directory: Arc<Directory>,
     hint: watch::Receiver<Option<LeaderHint>>,
@@ -47,7 +47,7 @@ pub struct Router {
 /// What a router works with.
 pub struct RouterSources {
     /// The groups of this node.
-    pub log: Arc<dyn ReplicatedLog>,
+    pub log: Arc<dyn Proposals>,
     /// The way to other nodes.
     pub peers: Arc<dyn Peers>,
     /// Where groups live that are not here.

@@ -13,7 +13,7 @@ use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
-use crate::ports::{Leadership, Peer, Peers, StoreError};
+use crate::ports::{Leadership, Peer, Peers, ReplicatedLog, StoreError};
 use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
@@ -41,6 +41,8 @@ pub struct ControlActor;
 pub struct ControlArguments {
     /// Log and files.
     pub deps: ReplicaDeps,
+    /// Proposes commands, and starts groups.
+    pub log: Arc<dyn ReplicatedLog>,
     /// Time and chance.
     pub seams: Seams,
     /// Where the log hands entries over.
@@ -100,7 +102,6 @@ impl Actor for ControlActor {
         arguments: ControlArguments,
     ) -> Result<ControlState, ActorProcessingErr> {
         let leadership = arguments
-            .deps
             .log
             .leadership(GroupId::SYSTEM)
             .ok_or("the system group is not on this node")?;
@@ -301,7 +302,7 @@ impl ControlState {
             }
             let (group, members) = (*group, placement.members.clone());
             // Weak: a node that has stopped opens nothing any more.
-            let log = Arc::downgrade(&self.arguments.deps.log);
+            let log = Arc::downgrade(&self.arguments.log);
             tokio::spawn(async move {
                 while let Some(log) = log.upgrade() {
                     match log.open_group(group, members.clone()).await {
@@ -336,7 +337,7 @@ impl ControlState {
     }
 
     fn control(&self, myself: &ActorRef<ControlMessage>) -> Control {
-        let log = Arc::clone(&self.arguments.deps.log);
+        let log = Arc::clone(&self.arguments.log) as _;
         let (seams, tenant_turns) =
             (self.arguments.seams.clone(), Arc::clone(&self.arguments.tenant_turns));
         let (router, queue) = (self.arguments.router.clone(), Arc::clone(&self.arguments.queue));

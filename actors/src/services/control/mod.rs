@@ -27,7 +27,7 @@ use crate::command::{
     Command, ConfirmTenant, Outcome, Request, SetTenant, SystemCommand, TenantCommand,
 };
 use crate::domain::ids::{GroupId, TenantId};
-use crate::ports::ReplicatedLog;
+use crate::ports::Proposals;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
@@ -42,7 +42,7 @@ const NEXT_TERM: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Control {
     actor: ActorRef<ControlMessage>,
-    log: Arc<dyn ReplicatedLog>,
+    log: Arc<dyn Proposals>,
     router: Router,
     seams: Seams,
     tenant_turns: Arc<KeyedMutex>,
@@ -77,7 +77,7 @@ impl Control {
     /// A handle to `actor`.
     pub fn new(
         actor: ActorRef<ControlMessage>,
-        log: Arc<dyn ReplicatedLog>,
+        log: Arc<dyn Proposals>,
         router: Router,
         seams: Seams,
         tenant_turns: Arc<KeyedMutex>,

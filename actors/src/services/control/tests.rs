@@ -1,6 +1,6 @@
 //! Telling a tenant's group what group 0 says, over a log that goes wrong.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future;
 
 use ractor::{Actor, ActorProcessingErr};
@@ -9,12 +9,10 @@ use tokio::sync::watch;
 use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::{Envelope, SetTenant};
-use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, LogMismatch, Peer, PeerError, Peers, ProposeError, Replay,
-    Service, StoreError,
+    BoxFuture, Leadership, Peer, PeerError, Peers, Proposals, ProposeError, Service,
 };
 use crate::state::system::tests as testing;
 
@@ -33,7 +31,7 @@ struct Scripted {
     leadership: watch::Sender<Leadership>,
 }
 
-impl ReplicatedLog for Scripted {
+impl Proposals for Scripted {
     fn propose(&self, _: GroupId, envelope: Envelope) -> BoxFuture<'_, Answer> {
         let Command::Tenant { command, .. } = envelope.command else {
             return Box::pin(future::ready(Ok(Outcome::Done)));
@@ -55,73 +53,6 @@ impl ReplicatedLog for Scripted {
 
     fn leads(&self, _: GroupId) -> Option<u64> {
         Some(TERM)
-    }
-
-    fn replay(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: u64,
-        _: u64,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        unreachable!()
-    }
-
-    fn belongs(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: Option<Position>,
-    ) -> Result<(), LogMismatch> {
-        Ok(())
-    }
-
-    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn filed(&self, _: StateMachineId, _: Position) {}
-
-    fn with_files(&self) -> BTreeSet<StateMachineId> {
-        BTreeSet::new()
-    }
-
-    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!()
-    }
-
-    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
-
-    fn voters(&self, _: GroupId) -> Option<crate::domain::voters::Voters> {
-        None
-    }
-
-    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!()
-    }
-
-    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn set_voters(&self, _: GroupId, _: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    fn groups(&self) -> Vec<GroupStatus> {
-        Vec::new()
     }
 }
 

@@ -83,12 +83,12 @@ pub use self::rendering::Renderer;
 pub(super) use self::steps::TenantSteps;
 use crate::domain::ids::{Epoch, GroupId, RunId, TenantId};
 use crate::ports::seams::Seams;
-use crate::ports::{AttemptJournal, HttpCaller, ReplicatedLog};
+use crate::ports::{AttemptJournal, HttpCaller, Proposals};
 
 /// Carries what the executor needs from outside.
 pub struct ExecutorDeps {
-    /// Takes the results.
-    pub log: Arc<dyn ReplicatedLog>,
+    /// Takes the results, and tells who leads.
+    pub log: Arc<dyn Proposals>,
     /// Time and chance.
     pub seams: Seams,
     /// Sends the requests of `http` steps.

@@ -16,7 +16,7 @@ use crate::domain::views::Acquired;
 use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
-use crate::ports::{ProposeError, ReplicatedLog};
+use crate::ports::{Proposals, ProposeError};
 use crate::services::mailbox::{self, client_envelope, internal_envelope, until};
 use crate::state::tables::lock_table::LockNotice;
 
@@ -33,7 +33,7 @@ pub struct LockActor;
 /// Carries what the lock manager starts with.
 pub struct LockArguments {
     /// The replicated log.
-    pub log: Arc<dyn ReplicatedLog>,
+    pub log: Arc<dyn Proposals>,
     /// Time and chance.
     pub seams: Seams,
 }

@@ -1,6 +1,5 @@
 //! The lock manager over a log that goes no further.
 
-use std::collections::BTreeSet;
 use std::future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,14 +10,9 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, Outcome, SystemCommand};
-use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
-use crate::domain::voters::Voters;
 use crate::ports::seams::{Clock, Entropy, Seams};
-use crate::ports::{
-    BoxFuture, GroupStatus, Leadership, LogMismatch, ProposeError, Replay, ReplicatedLog,
-    StoreError,
-};
+use crate::ports::{BoxFuture, Leadership, Proposals, ProposeError};
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]
@@ -27,7 +21,7 @@ struct Stuck {
     is_expiring: AtomicBool,
 }
 
-impl ReplicatedLog for Stuck {
+impl Proposals for Stuck {
     fn propose(
         &self,
         _: GroupId,
@@ -54,68 +48,6 @@ impl ReplicatedLog for Stuck {
 
     fn leads(&self, _: GroupId) -> Option<u64> {
         Some(1)
-    }
-
-    fn replay(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: u64,
-        _: u64,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        unreachable!()
-    }
-
-    fn belongs(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: Option<Position>,
-    ) -> Result<(), LogMismatch> {
-        Ok(())
-    }
-    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
-        None
-    }
-    fn filed(&self, _: StateMachineId, _: Position) {}
-    fn with_files(&self) -> BTreeSet<StateMachineId> {
-        BTreeSet::new()
-    }
-    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
-
-    fn open_group(&self, _: GroupId, _: Vec<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!()
-    }
-
-    fn add_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn set_voters(&self, _: GroupId, _: BTreeSet<u64>) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn remove_learner(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn transfer(&self, _: GroupId, _: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
-        unreachable!()
-    }
-
-    fn voters(&self, _: GroupId) -> Option<Voters> {
-        None
-    }
-
-    fn has_room(&self) -> bool {
-        true
-    }
-
-    fn groups(&self) -> Vec<GroupStatus> {
-        Vec::new()
     }
 }
 

@@ -69,8 +69,11 @@ impl Actor for TenantActor {
         (activation, deps): Self::Arguments,
     ) -> Result<TenantShell, ActorProcessingErr> {
         assert!(*activation.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
-        let leadership =
-            deps.part.log.leadership(activation.group).ok_or("the tenant's group is not here")?;
+        let leadership = deps
+            .executor
+            .log
+            .leadership(activation.group)
+            .ok_or("the tenant's group is not here")?;
         let part = StateMachineId::Tenant(activation.tenant);
         let queue = Arc::clone(&activation.queue);
         let (runner, effects) =

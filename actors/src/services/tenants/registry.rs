@@ -11,9 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::{Activation, SupervisorMessage};
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Payload, ReplicatedLog, StoreError,
-};
+use crate::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Payload, StoreError};
 use crate::replica::{ApplyQueue, QueueBytes};
 use crate::services::control::ControlMessage;
 
@@ -107,7 +105,7 @@ impl Registry {
     }
 
     /// Lists the tenants that are out of service.
-    pub fn quarantined(&self, log: &dyn ReplicatedLog) -> Vec<Quarantined> {
+    pub fn quarantined(&self, log: &dyn Durability) -> Vec<Quarantined> {
         let told = self.activations().into_iter().filter_map(|activation| {
             let reason = activation.quarantined()?;
             let log_bytes_kept =

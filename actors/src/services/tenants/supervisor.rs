@@ -186,7 +186,7 @@ impl SupervisorState {
         // To open files and read the log takes a while. Other tenants must not wait for it.
         tokio::spawn(async move {
             // A group delivers entries as soon as it runs, perhaps before it is listed.
-            while deps.part.log.leadership(activation.group).is_none() {
+            while deps.executor.log.leadership(activation.group).is_none() {
                 tokio::time::sleep(GROUP_POLL).await;
             }
             let arguments = (Arc::clone(&activation), deps);

@@ -36,7 +36,7 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
         let mut unplaced = with_work(&deps).await;
         let mut wait = LOOK_RETRY;
         // A later term looks again by itself.
-        while deps.part.log.leads(group).is_some() {
+        while deps.executor.log.leads(group).is_some() {
             let look = |tenant: &TenantId| directory.get(*tenant);
             let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
             for tenant in placed.copied().collect::<Vec<_>>() {

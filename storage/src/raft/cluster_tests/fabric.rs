@@ -7,7 +7,8 @@ use std::time::Duration;
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::{
-    BoxFuture, Peer, PeerError, Peers, ProposeError, ReplicatedLog, Service,
+    BoxFuture, Durability as _, Membership as _, Peer, PeerError, Peers, Proposals as _,
+    ProposeError, Service,
 };
 use tokio::time::Instant;
 

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{ProposeError, ReplicatedLog, Service};
+use shiioo_actors::ports::{
+    LogStatus as _, Membership as _, Proposals as _, ProposeError, Service,
+};
 use tokio::time::Instant;
 
 use super::wire;

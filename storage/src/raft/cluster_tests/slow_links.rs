@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shiioo_actors::ports::{ReplicatedLog, Service};
+use shiioo_actors::ports::{Membership as _, Proposals as _, Service};
 use tokio::time::Instant;
 
 use super::fabric::{Cluster, ELECTION_TIMEOUT, GROUP, story, until};

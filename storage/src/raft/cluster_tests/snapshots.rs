@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shiioo_actors::ports::{ReplicatedLog, Service};
+use shiioo_actors::ports::{Durability as _, Membership as _, Proposals as _, Service};
 
 use super::fabric::{Cluster, GROUP, story, until};
 use super::part::{Stall, part};

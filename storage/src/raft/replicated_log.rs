@@ -7,8 +7,8 @@ use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
-    BoxFuture, GroupStatus, Leadership, LogMismatch, ProposeError, Replay, ReplicatedLog,
-    StoreError,
+    BoxFuture, Durability, GroupStatus, Leadership, LogMismatch, LogStatus, Membership, Proposals,
+    ProposeError, Replay, StoreError,
 };
 use tokio::sync::watch;
 
@@ -51,7 +51,7 @@ impl Groups {
     }
 }
 
-impl ReplicatedLog for Groups {
+impl Proposals for Groups {
     fn propose(
         &self,
         group: GroupId,
@@ -86,7 +86,9 @@ impl ReplicatedLog for Groups {
     fn leads(&self, group: GroupId) -> Option<u64> {
         self.group(group)?.leads()
     }
+}
 
+impl Durability for Groups {
     fn replay(
         &self,
         group: GroupId,
@@ -161,6 +163,16 @@ impl ReplicatedLog for Groups {
         self.progress(group).map_or(0, |progress| progress.kept_for(part))
     }
 
+    fn has_room(&self) -> bool {
+        !self.log.is_full()
+    }
+
+    fn found_no_room(&self) {
+        self.log.found_no_room();
+    }
+}
+
+impl Membership for Groups {
     fn open_group(
         &self,
         group: GroupId,
@@ -192,15 +204,9 @@ impl ReplicatedLog for Groups {
     fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.transfer(to).await })
     }
+}
 
-    fn has_room(&self) -> bool {
-        !self.log.is_full()
-    }
-
-    fn found_no_room(&self) {
-        self.log.found_no_room();
-    }
-
+impl LogStatus for Groups {
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
     }
