@@ -18,7 +18,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::cluster::routing::{Directory, Router, RouterSources};
+use crate::cluster::routing::{Directory, LeaderHints, Router, RouterSources};
 use crate::cluster::rpc_ids::RpcIdSource;
 use crate::command::{MemberOffline, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
@@ -239,12 +239,12 @@ async fn start_under(
     let part = ReplicaDeps { log: Arc::clone(&log) as _, stores: Arc::clone(&stores) };
     let directory = Arc::new(Directory::default());
 
-    let (says, hint) = watch::channel(None);
+    let (tell_hints, hints) = watch::channel(LeaderHints::default());
     let router = Router::new(RouterSources {
         log: Arc::clone(&log) as _,
+        status: Arc::clone(&log) as _,
         peers: Arc::clone(&peers),
-        directory: Arc::clone(&directory),
-        hint: hint.clone(),
+        hints: hints.clone(),
         election_timeout: profile.election_timeout,
         raft_id,
     });
@@ -257,7 +257,7 @@ async fn start_under(
         election_timeout: profile.election_timeout,
         peers: Arc::clone(&peers),
         log: Arc::clone(&log),
-        hint: says,
+        hints: tell_hints,
         node,
         node_addr: member.node_addr.clone(),
     };
@@ -319,7 +319,7 @@ async fn start_under(
     spawn(root, "the elector", ElectorActor, arguments).await?;
     let elector = Elector::new(ElectorSources {
         leadership: leadership.clone(),
-        hint,
+        hints: hints.clone(),
         log: Arc::clone(&log),
         heartbeats: heartbeats.clone(),
         raft_id,
@@ -344,6 +344,7 @@ async fn start_under(
     let tenant_handles = Tenants::new(crate::handles::TenantsInner {
         control: control.clone(),
         directory: Arc::clone(&directory),
+        router: router.clone(),
         registry,
         log: Arc::clone(&log) as _,
         kept: Arc::clone(&log) as _,

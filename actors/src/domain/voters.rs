@@ -7,12 +7,14 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 /// Most voters of the system group: more would make each write wait for more disks, and buy
 /// nothing that five do not.
 pub const VOTERS_MAX: usize = 5;
 
 /// Who votes in a group, as this node knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voters {
     /// The sets of voters that may each have to agree: one, or more while a change is under way.
     pub sets: Vec<BTreeSet<u64>>,
@@ -30,6 +32,11 @@ impl Voters {
     pub fn settled(&self) -> BTreeSet<u64> {
         let Some((first, rest)) = self.sets.split_first() else { return BTreeSet::new() };
         first.iter().copied().filter(|id| rest.iter().all(|set| set.contains(id))).collect()
+    }
+
+    /// Everybody who has a replica, or is to have one.
+    pub fn replicas(&self) -> BTreeSet<u64> {
+        self.sets.iter().flatten().chain(&self.learners).copied().collect()
     }
 
     /// Whether a member has the place that is meant for it: it votes, or it stands by because

@@ -10,7 +10,7 @@ use super::Cluster;
 use super::cluster::without_texts;
 use crate::domain::ids::GroupId;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
-use crate::domain::voters::{Voters, quorum};
+use crate::domain::voters::quorum;
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::SystemState;
 
@@ -29,10 +29,8 @@ impl Cluster {
         let health = self.heartbeats.health(deadline).await.unwrap_or_default();
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         let is_alive = |id: u64| self.is_alive(&health, id);
-        // Of a group that is not here, its placement says who votes.
-        let spare = |(group, members): (GroupId, Vec<u64>)| {
-            let voters = self.log.voters(group).unwrap_or_else(|| Voters::of(members));
-            voters.can_lose(is_alive)
+        let spare = |(group, placed): (GroupId, Vec<u64>)| {
+            self.router.voters(group, &placed).can_lose(is_alive)
         };
         let least = placed.into_iter().map(spare).chain([voters.can_lose(is_alive)]).min();
         let voters = voters.settled().len();
@@ -110,7 +108,7 @@ impl Cluster {
 }
 
 /// The tenant groups, and who votes in each as far as they were placed.
-fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
+pub(super) fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
     let groups = state.groups().iter();
     groups.map(|(group, placement)| (*group, placement.members.clone())).collect()
 }

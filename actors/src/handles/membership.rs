@@ -13,6 +13,7 @@ use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::views::{JoinTokenView, NewJoinToken};
 use crate::handles::cluster::page_by_key;
+use crate::handles::health::placements;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;
 use crate::services::placement::keeps_quorum;
@@ -55,15 +56,18 @@ impl Cluster {
 
     async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
-        let groups = self.log.groups();
-        let system = groups.iter().find(|status| status.group == GroupId::SYSTEM);
-        let voters = system.into_iter().flat_map(|status| &status.replicas);
-        let voters = voters.filter(|replica| replica.voter).map(|replica| replica.raft_id);
-        let rest = voters.filter(|id| *id != raft_id).collect();
-        if keeps_quorum(&rest, &health, self.raft_id) {
-            return Ok(());
+        let placed = self.control.read(call.deadline, placements).await?;
+        let loses = |(group, placed): (GroupId, Vec<u64>)| {
+            let mut sets = self.router.voters(group, &placed).sets.into_iter();
+            sets.any(|mut voters| {
+                voters.remove(&raft_id) && !keeps_quorum(&voters, &health, self.raft_id)
+            })
+        };
+        let all = placed.into_iter().chain([(GroupId::SYSTEM, Vec::new())]);
+        match all.filter(|group| loses(group.clone())).count() {
+            0 => Ok(()),
+            groups => Err(Refusal::WouldLoseQuorum { groups: groups as u64 }.into()),
         }
-        Err(Refusal::WouldLoseQuorum { groups: 1 }.into())
     }
 
     /// Makes a token that admits nodes.

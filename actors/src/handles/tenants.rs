@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::cluster::routing::{Directory, TenantLocation};
+use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::command::{
     CreateTenant, DeleteTenant, Refusal, TenantCreated, TenantKnown, TenantWritten, UpdateTenant,
 };
-use crate::domain::ids::{GroupId, NodeId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
@@ -38,6 +38,7 @@ pub struct Tenants(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) router: Router,
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Arc<dyn Proposals>,
     /// Tells what of the log is kept for a tenant.
@@ -164,7 +165,8 @@ impl Tenants {
     /// # Errors
     /// When there is none with this id, or no answer came by the deadline.
     pub async fn get(&self, call: &Call, id: TenantId) -> Result<TenantView, CallError> {
-        self.0.control.read_for(call, move |state| view(state, id)).await?
+        let router = self.0.router.clone();
+        self.0.control.read_for(call, move |state| view(state, &router, id)).await?
     }
 
     /// Tenants by creation.
@@ -177,6 +179,7 @@ impl Tenants {
         status: Option<TenantStatus>,
         page: PageRequest,
     ) -> Result<Page<TenantView>, CallError> {
+        let router = self.0.router.clone();
         let after = page.cursor.as_deref().and_then(|cursor| cursor.parse().ok());
         self.0
             .control
@@ -185,7 +188,10 @@ impl Tenants {
                     .tenants_by_creation(after)
                     .filter(|(_, _, record)| status.is_none_or(|status| record.status == status))
                     .map(|(id, entry, record)| {
-                        (entry.created_seq, show(state, id, entry.group, entry.version, record))
+                        (
+                            entry.created_seq,
+                            show(state, &router, id, entry.group, entry.version, record),
+                        )
                     });
                 let (items, more) = PageBudget::new(page.limit).fill(found);
                 let last = items.last().filter(|_| more);
@@ -398,15 +404,17 @@ impl Tenants {
     ) -> Result<TenantView, CallError> {
         let synced = self.0.control.sync_tenant(id, Some(version), deadline).await;
         synced.map_err(CallError::after_write)?;
+        let router = self.0.router.clone();
         let read = move |state: &SystemState| {
             let group = state.tenant(id).map_or(GroupId::SYSTEM, |entry| entry.group);
-            show(state, id, group, version, &record)
+            show(state, &router, id, group, version, &record)
         };
         self.0.control.read(deadline, read).await.map_err(CallError::after_write)
     }
 
     async fn view(&self, deadline: Instant, id: TenantId) -> Result<TenantView, CallError> {
-        self.0.control.read(deadline, move |state| view(state, id)).await?
+        let router = self.0.router.clone();
+        self.0.control.read(deadline, move |state| view(state, &router, id)).await?
     }
 
     /// `default`, or the region of the node that was asked, where no node is in `default`.
@@ -452,30 +460,30 @@ pub(super) fn unanswered(error: CallError) -> CallError {
     }
 }
 
-fn view(state: &SystemState, id: TenantId) -> Result<TenantView, CallError> {
+fn view(state: &SystemState, router: &Router, id: TenantId) -> Result<TenantView, CallError> {
     let entry = state.tenant(id).ok_or(Refusal::TenantNotFound)?;
     let record = entry.record.as_ref().ok_or(Refusal::TenantNotFound)?;
-    Ok(show(state, id, entry.group, entry.version, record))
+    Ok(show(state, router, id, entry.group, entry.version, record))
 }
 
 fn show(
     state: &SystemState,
+    router: &Router,
     id: TenantId,
     group: GroupId,
     version: u64,
     record: &TenantRecord,
 ) -> TenantView {
-    let members = state.groups().get(&group).map_or(&[][..], |group| &group.members);
-    let replicas: Vec<NodeId> =
-        members.iter().filter_map(|raft_id| state.member(*raft_id)).collect();
+    let placed = state.groups().get(&group).map_or(&[][..], |group| &group.members);
+    let voters = router.voters(group, placed);
+    let node = |raft_id: u64| state.member(raft_id);
     TenantView {
         id,
         version,
         record: record.clone(),
         group: group_number(group),
-        // With one voter the replica is the leader; with more, the group's own log tells.
-        leader: replicas.first().copied().filter(|_| replicas.len() == 1),
-        replicas,
+        leader: router.leader(group).and_then(node),
+        replicas: voters.replicas().into_iter().filter_map(node).collect(),
     }
 }
 

@@ -22,8 +22,8 @@ pub use peers::{
     PeerError, PeerService, Peers, Service, UnauthenticatedPeer,
 };
 pub use replicated_log::{
-    Durability, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus, Membership, Proposals,
-    ProposeError, Replay, ReplicaStatus, ReplicatedLog,
+    Durability, GroupLead, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus, Membership,
+    Proposals, ProposeError, Replay, ReplicaStatus, ReplicatedLog,
 };
 pub use stores::{Found, Row, Store, StoreError, StoreStats, Stores};
 pub use work::{Attempt, AttemptJournal, DEATHS_MAX, Job, WorkerPool};

@@ -139,6 +139,12 @@ pub trait LogStatus: Send + Sync + 'static {
     /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
 
+    /// The groups that this node leads now, as [`Proposals::leads`] has it.
+    fn led(&self) -> Vec<GroupLead>;
+
+    /// Changes whenever this node begins or ceases to lead a group, or its term there changes.
+    fn leads_changed(&self) -> watch::Receiver<()>;
+
     /// Who votes in a group, as this node's log has it. `None` for a group that is not here.
     fn voters(&self, group: GroupId) -> Option<Voters>;
 }
@@ -205,6 +211,17 @@ pub struct Leadership {
     pub leader: Option<u64>,
     /// Whether this node leads, and a quorum confirmed it within the lease.
     pub here: bool,
+}
+
+/// A group that a node leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLead {
+    /// The group.
+    pub group: GroupId,
+    /// Raft term.
+    pub term: u64,
+    /// Who votes in the group, as the leader's log has it.
+    pub voters: Voters,
 }
 
 /// A group's state, for people.

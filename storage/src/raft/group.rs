@@ -236,14 +236,27 @@ impl Group {
 
     /// Publishes the leadership and triggers snapshots until the group ends. Gives the reason when
     /// it was not told to end.
-    pub async fn follow(self: Arc<Self>, mut rolled: watch::Receiver<u32>) -> Option<String> {
+    pub async fn follow(
+        self: Arc<Self>,
+        mut rolled: watch::Receiver<u32>,
+        leads_changed: watch::Sender<()>,
+    ) -> Option<String> {
         let config = Arc::clone(self.raft.config());
         let lease = Duration::from_millis(config.election_timeout_max);
         let metrics = self.raft.metrics();
         let mut server = self.raft.server_metrics();
         loop {
             let now = self.observe(&metrics, &server, lease);
-            self.leadership.send_if_modified(|published| std::mem::replace(published, now) != now);
+            let mut is_news = false;
+            self.leadership.send_if_modified(|published| {
+                let before = std::mem::replace(published, now);
+                // Who follows learns of it from the leader: only a leader has something to tell.
+                is_news = before != now && (before.here || now.here);
+                before != now
+            });
+            if is_news {
+                leads_changed.send_replace(());
+            }
             let voters = server.borrow_watched().membership_config.voter_ids().count();
             // A lease runs out by time alone, which no metric tells. A lone voter needs none.
             let must_look_again = now.leader == Some(self.raft_id) && voters > 1;

@@ -49,6 +49,8 @@ pub struct Groups {
     opening: tokio::sync::Mutex<()>,
     is_stopping: Arc<AtomicBool>,
     failed: watch::Sender<Option<String>>,
+    /// Changes with the leadership of any group.
+    pub(super) leads_changed: watch::Sender<()>,
 }
 
 impl Groups {
@@ -80,6 +82,7 @@ impl Groups {
             opening: tokio::sync::Mutex::default(),
             is_stopping: Arc::default(),
             failed: watch::Sender::new(None),
+            leads_changed: watch::Sender::new(()),
         }))
     }
 
@@ -216,7 +219,7 @@ impl Groups {
         let network = Network::new(id, Arc::clone(&self.peers), Arc::clone(&self.sink));
         let group =
             Group::open(id, raft_id, Arc::new(config), &members, store, machine, network).await?;
-        let follow = Arc::clone(&group).follow(self.log.rolled());
+        let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());
         let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));
         tokio::spawn(async move {
             // A group that ends while the node stops was told to.

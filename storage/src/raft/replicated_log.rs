@@ -1,17 +1,19 @@
 //! The `ReplicatedLog` port over the groups: what actors propose, read and change.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::ports::{
-    BoxFuture, Durability, GroupStatus, Leadership, LogMismatch, LogStatus, Membership, Proposals,
-    ProposeError, Replay, StoreError,
+    BoxFuture, Durability, GroupLead, GroupStatus, Leadership, LogMismatch, LogStatus, Membership,
+    Proposals, ProposeError, Replay, StoreError,
 };
 use tokio::sync::watch;
 
+use super::group::Group;
 use super::groups::Groups;
 use super::state_machine::part_of;
 use crate::disk::store_error;
@@ -209,6 +211,17 @@ impl Membership for Groups {
 impl LogStatus for Groups {
     fn groups(&self) -> Vec<GroupStatus> {
         self.all().values().map(|group| group.status()).collect()
+    }
+
+    fn led(&self) -> Vec<GroupLead> {
+        let led = |group: &Arc<Group>| {
+            Some(GroupLead { group: group.id(), term: group.leads()?, voters: group.voters() })
+        };
+        self.all().values().filter_map(led).collect()
+    }
+
+    fn leads_changed(&self) -> watch::Receiver<()> {
+        self.leads_changed.subscribe()
     }
 
     fn voters(&self, group: GroupId) -> Option<Voters> {

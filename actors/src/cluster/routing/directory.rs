@@ -19,20 +19,9 @@ pub struct TenantLocation {
 #[derive(Debug, Default)]
 pub struct Directory {
     tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
-    groups: RwLock<BTreeMap<GroupId, Vec<u64>>>,
 }
 
 impl Directory {
-    /// Raft ids of the members that a tenant group was placed on.
-    pub fn members(&self, group: GroupId) -> Vec<u64> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.get(&group).cloned().unwrap_or_default()
-    }
-
-    pub(crate) fn set_groups(&self, groups: BTreeMap<GroupId, Vec<u64>>) {
-        *self.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
-    }
-
     /// Where the tenant lives, if it exists.
     pub fn get(&self, tenant: TenantId) -> Option<TenantLocation> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied()

@@ -5,5 +5,5 @@ mod leader_hint;
 mod router;
 
 pub use directory::{Directory, TenantLocation};
-pub use leader_hint::LeaderHint;
+pub use leader_hint::{LeaderHint, LeaderHints};
 pub use router::{Lead, Router, RouterSources};

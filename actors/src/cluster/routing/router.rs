@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::{Directory, LeaderHint};
+use crate::cluster::routing::LeaderHints;
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
+use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
-use crate::ports::{PeerError, Peers, Proposals, ProposeError};
+use crate::ports::{LogStatus, PeerError, Peers, Proposals, ProposeError};
 
 /// Wait before the next attempt, at first.
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -37,9 +38,9 @@ pub enum Lead {
 #[derive(Clone)]
 pub struct Router {
     log: Arc<dyn Proposals>,
+    status: Arc<dyn LogStatus>,
     peers: Arc<dyn Peers>,
-    directory: Arc<Directory>,
-    hint: watch::Receiver<Option<LeaderHint>>,
+    hints: watch::Receiver<LeaderHints>,
     hint_valid: Duration,
     raft_id: u64,
 }
@@ -48,12 +49,12 @@ pub struct Router {
 pub struct RouterSources {
     /// The groups of this node.
     pub log: Arc<dyn Proposals>,
+    /// How they are.
+    pub status: Arc<dyn LogStatus>,
     /// The way to other nodes.
     pub peers: Arc<dyn Peers>,
-    /// Where groups live that are not here.
-    pub directory: Arc<Directory>,
-    /// Who says that it leads the cluster.
-    pub hint: watch::Receiver<Option<LeaderHint>>,
+    /// What the leaders of groups say of themselves.
+    pub hints: watch::Receiver<LeaderHints>,
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
     /// This node's id in Raft groups.
@@ -63,8 +64,8 @@ pub struct RouterSources {
 impl Router {
     /// See [`RouterSources`].
     pub fn new(sources: RouterSources) -> Self {
-        let RouterSources { log, peers, directory, hint, election_timeout, raft_id } = sources;
-        Self { log, peers, directory, hint, hint_valid: election_timeout, raft_id }
+        let RouterSources { log, status, peers, hints, election_timeout, raft_id } = sources;
+        Self { log, status, peers, hints, hint_valid: election_timeout, raft_id }
     }
 
     /// The way to other nodes.
@@ -74,42 +75,68 @@ impl Router {
 
     /// Where a group is led.
     pub fn lead(&self, group: GroupId) -> Lead {
-        let Some(leadership) = self.log.leadership(group) else {
-            // A group that is not here has one voter, which leads it while it lives.
-            let member = self.directory.members(group).into_iter().find(|id| *id != self.raft_id);
-            return member.map_or(Lead::Unknown, Lead::There);
-        };
-        let now = *leadership.borrow();
-        if now.here {
+        let here = self.log.leadership(group).map(|leadership| *leadership.borrow());
+        let here = here.unwrap_or_default();
+        if here.here {
             return Lead::Here;
         }
-        if let Some(hint) = self.hint(group).filter(|hint| hint.term >= now.term) {
-            return Lead::There(hint.raft_id);
+        if let Some((raft_id, _)) = self.hint(group).filter(|(_, term)| *term >= here.term) {
+            return Lead::There(raft_id);
         }
-        match now.leader {
+        match here.leader {
             Some(leader) if leader != self.raft_id => Lead::There(leader),
             _ => Lead::Unknown,
         }
     }
 
-    /// Who said a moment ago that it leads. A node that has just started, perhaps at another
-    /// address, hears that before the leader finds it.
-    fn hint(&self, group: GroupId) -> Option<LeaderHint> {
-        let hint = (*self.hint.borrow()).filter(|_| group == GroupId::SYSTEM)?;
-        (hint.heard.elapsed() < self.hint_valid).then_some(hint)
+    /// Who said a moment ago that it leads a group, and in which term. A node that has just
+    /// started, perhaps at another address, hears that before the leader finds it; a node without
+    /// a replica of the group knows nothing else.
+    fn hint(&self, group: GroupId) -> Option<(u64, u64)> {
+        let hints = self.hints.borrow();
+        let hint = hints.get(&group)?;
+        (hint.heard.elapsed() < self.hint_valid).then_some((hint.raft_id, hint.term))
+    }
+
+    /// Raft id of who leads a group, if that is known here.
+    pub fn leader(&self, group: GroupId) -> Option<u64> {
+        match self.lead(group) {
+            Lead::Here => Some(self.raft_id),
+            Lead::There(raft_id) => Some(raft_id),
+            Lead::Unknown => None,
+        }
+    }
+
+    /// Who votes in a group: as its leader says, else as this node's own replica has it, else as
+    /// the group was placed.
+    pub fn voters(&self, group: GroupId, placed: &[u64]) -> Voters {
+        let own = || self.status.voters(group).filter(|voters| !voters.sets.is_empty());
+        let led_here = self.log.leads(group).and_then(|_| own());
+        let told = || {
+            let hints = self.hints.borrow();
+            let hint = hints.get(&group)?;
+            (hint.heard.elapsed() < self.hint_valid).then(|| hint.voters.clone())
+        };
+        let known = led_here.or_else(told).or_else(own);
+        known.unwrap_or_else(|| Voters::of(placed.iter().copied()))
     }
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.
     pub async fn moved(&self, group: GroupId, known: Lead) {
-        let Some(mut leadership) = self.log.leadership(group) else {
-            // Known by placement alone, which does not change while one waits for it.
-            return std::future::pending().await;
-        };
-        let mut hint = self.hint.clone();
+        let mut leadership = self.log.leadership(group);
+        let mut hints = self.hints.clone();
         while self.lead(group) == known {
+            let changed = async {
+                match &mut leadership {
+                    Some(leadership) => leadership.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             let changed = tokio::select! {
-                changed = leadership.changed() => changed,
-                changed = hint.changed() => changed,
+                changed = changed => changed,
+                changed = hints.changed() => changed,
+                // A hint grows too old without a change of anything.
+                () = sleep(self.hint_valid) => Ok(()),
             };
             if changed.is_err() {
                 return std::future::pending().await;

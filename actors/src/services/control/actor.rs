@@ -292,9 +292,6 @@ impl ControlState {
 
     /// Starts the groups that are placed on this node.
     fn open_groups(&self) {
-        let groups = self.runner.machine.groups().iter();
-        let groups = groups.map(|(group, placement)| (*group, placement.members.clone()));
-        self.arguments.directory.set_groups(groups.collect());
         let raft_id = self.arguments.raft_id;
         for (group, placement) in self.runner.machine.groups() {
             if !placement.members.contains(&raft_id) {

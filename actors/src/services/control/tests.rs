@@ -10,9 +10,11 @@ use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::{Envelope, SetTenant};
 use crate::domain::time::Timestamp;
+use crate::domain::voters::Voters;
 use crate::ports::seams::{Clock, Entropy};
 use crate::ports::{
-    BoxFuture, Leadership, Peer, PeerError, Peers, Proposals, ProposeError, Service,
+    BoxFuture, GroupLead, GroupStatus, Leadership, LogStatus, Peer, PeerError, Peers, Proposals,
+    ProposeError, Service,
 };
 use crate::state::system::tests as testing;
 
@@ -53,6 +55,27 @@ impl Proposals for Scripted {
 
     fn leads(&self, _: GroupId) -> Option<u64> {
         Some(TERM)
+    }
+}
+
+/// Nothing is known of any group.
+struct NoGroups;
+
+impl LogStatus for NoGroups {
+    fn groups(&self) -> Vec<GroupStatus> {
+        Vec::new()
+    }
+
+    fn led(&self) -> Vec<GroupLead> {
+        Vec::new()
+    }
+
+    fn leads_changed(&self) -> watch::Receiver<()> {
+        watch::Sender::default().subscribe()
+    }
+
+    fn voters(&self, _: GroupId) -> Option<Voters> {
+        None
     }
 }
 
@@ -133,10 +156,10 @@ async fn control(
         leadership: watch::Sender::new(here),
     });
     let router = Router::new(RouterSources {
+        status: Arc::new(NoGroups),
         log: Arc::<Scripted>::clone(&log),
         peers: Arc::new(Alone),
-        directory: Arc::default(),
-        hint: watch::Sender::new(None).subscribe(),
+        hints: watch::Sender::default().subscribe(),
         election_timeout: Duration::from_secs(1),
         raft_id: 1,
     });

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub use actor::{ElectorActor, ElectorArguments};
 pub use message::ElectorMessage;
 
-use crate::cluster::routing::LeaderHint;
+use crate::cluster::routing::LeaderHints;
 use crate::command::Refusal;
 use crate::domain::ids::GroupId;
 use crate::ports::error::CallError;
@@ -29,7 +29,7 @@ use state::successor;
 #[derive(Clone)]
 pub struct Elector {
     leadership: watch::Receiver<Leadership>,
-    hint: watch::Receiver<Option<LeaderHint>>,
+    hints: watch::Receiver<LeaderHints>,
     log: Arc<dyn ReplicatedLog>,
     heartbeats: Heartbeats,
     raft_id: u64,
@@ -46,8 +46,8 @@ impl std::fmt::Debug for Elector {
 pub struct ElectorSources {
     /// Leadership of the system group, as Raft on this node knows it.
     pub leadership: watch::Receiver<Leadership>,
-    /// Who says that it leads.
-    pub hint: watch::Receiver<Option<LeaderHint>>,
+    /// What the leaders of groups say of themselves.
+    pub hints: watch::Receiver<LeaderHints>,
     /// The groups.
     pub log: Arc<dyn ReplicatedLog>,
     /// How the members are.
@@ -61,12 +61,12 @@ pub struct ElectorSources {
 impl Elector {
     /// A handle.
     pub fn new(sources: ElectorSources) -> Self {
-        let ElectorSources { leadership, hint, log, heartbeats, raft_id, election_timeout } =
+        let ElectorSources { leadership, hints, log, heartbeats, raft_id, election_timeout } =
             sources;
         // A leader's own lease is as long; both together stay within an election timeout and a
         // bit, and a hint may miss a ping.
         let hint_valid = election_timeout / 2;
-        Self { leadership, hint, log, heartbeats, raft_id, hint_valid }
+        Self { leadership, hints, log, heartbeats, raft_id, hint_valid }
     }
 
     /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
@@ -76,13 +76,12 @@ impl Elector {
         if let Some(term) = self.log.leads(GroupId::SYSTEM) {
             return Leadership { term, leader: Some(self.raft_id), here: true };
         }
-        let hint = *self.hint.borrow();
+        let hints = self.hints.borrow();
+        let hint = hints.get(&GroupId::SYSTEM);
         let hint =
             hint.filter(|hint| hint.term >= known.term && hint.heard.elapsed() < self.hint_valid);
         match hint {
-            Some(LeaderHint { raft_id, term, .. }) => {
-                Leadership { term, leader: Some(raft_id), here: false }
-            }
+            Some(hint) => Leadership { term: hint.term, leader: Some(hint.raft_id), here: false },
             None => Leadership { leader: None, here: false, ..known },
         }
     }
@@ -92,7 +91,7 @@ impl Elector {
     /// # Errors
     /// When nobody does by `deadline`.
     pub async fn led(&self, deadline: Instant) -> Result<Leadership, CallError> {
-        let (mut leadership, mut hint) = (self.leadership.clone(), self.hint.clone());
+        let (mut leadership, mut hints) = (self.leadership.clone(), self.hints.clone());
         loop {
             let now = self.current();
             if now.leader.is_some() {
@@ -102,7 +101,7 @@ impl Elector {
                 changed = leadership.changed() => if changed.is_err() {
                     return Err(CallError::Stopping);
                 },
-                changed = hint.changed() => if changed.is_err() {
+                changed = hints.changed() => if changed.is_err() {
                     return Err(CallError::Stopping);
                 },
                 () = sleep_until(deadline) => return Err(CallError::NoLeader),

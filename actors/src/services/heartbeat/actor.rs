@@ -1,6 +1,6 @@
 //! The shell around the heartbeat monitor's state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::HELLO_VERSION;
 use super::http_nodes::HttpNodeLiveness;
 use super::incarnations::{Hello, HelloReply, Incarnation, LatestIncarnations, OwnIncarnation};
 use super::message::HeartbeatMessage;
-use crate::cluster::routing::LeaderHint;
+use super::{HEARTBEAT_VERSION, HELLO_VERSION, decode_beat};
+use crate::cluster::routing::LeaderHints;
 use crate::domain::codec;
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::NodeId;
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Seams;
 use crate::ports::{Peers, ReplicatedLog, Service};
 use crate::services::heartbeat::failure_detector::{FailureDetector, Heartbeat};
+use crate::services::mailbox::tell_changes;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
@@ -40,8 +41,8 @@ pub struct HeartbeatArguments {
     pub peers: Arc<dyn Peers>,
     /// Who leads.
     pub log: Arc<dyn ReplicatedLog>,
-    /// Where it publishes who says that it leads.
-    pub hint: watch::Sender<Option<LeaderHint>>,
+    /// Where it publishes what the leaders of groups say of themselves.
+    pub hints: watch::Sender<LeaderHints>,
     /// This node, as the others are told of it.
     pub node: NodeId,
     /// Where it says that the others reach it.
@@ -65,8 +66,8 @@ pub struct HeartbeatState {
     arguments: HeartbeatArguments,
     http_nodes: HttpNodeLiveness,
     detector: FailureDetector,
-    /// Members that have a ping to answer.
-    asked: BTreeSet<u64>,
+    /// Members that have a ping to answer, and whether there is news for them since.
+    asked: BTreeMap<u64, bool>,
     /// How each member was when it was last told to the log.
     told: BTreeMap<u64, NodeStatus>,
     own: OwnIncarnation,
@@ -85,23 +86,14 @@ impl Actor for HeartbeatActor {
         myself: ActorRef<HeartbeatMessage>,
         arguments: HeartbeatArguments,
     ) -> Result<HeartbeatState, ActorProcessingErr> {
-        let leadership = arguments.log.leadership(GroupId::SYSTEM);
-        let leadership = leadership.ok_or("the system group is not on this node")?;
         let every = arguments.election_timeout / PINGS_PER_TIMEOUT;
         myself.send_interval(every, || HeartbeatMessage::Ping);
-        let mut changes = leadership;
-        tokio::spawn(async move {
-            // Whoever leads now, or does not any more, says so at once.
-            while changes.changed().await.is_ok() {
-                if myself.send_message(HeartbeatMessage::Ping).is_err() {
-                    return;
-                }
-            }
-        });
+        // Whoever leads now, or does not any more, says so at once.
+        tell_changes(myself, arguments.log.leads_changed(), || HeartbeatMessage::News);
         Ok(HeartbeatState {
             http_nodes: HttpNodeLiveness::new(arguments.silent_after),
             detector: FailureDetector::new(arguments.election_timeout),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             told: BTreeMap::new(),
             own: OwnIncarnation::new(Incarnation {
                 number: u64::try_from(arguments.seams.clock.now().0).unwrap_or(0),
@@ -137,16 +129,24 @@ impl Actor for HeartbeatActor {
             HeartbeatMessage::Ping => {
                 state.tell_changes(now);
                 state.say_hello(&myself, now);
-                state.ping(&myself);
+                state.ping(&myself, state.detector.ids());
+            }
+            HeartbeatMessage::News => {
+                // Who owes an answer hears of it when that has come.
+                state.asked.values_mut().for_each(|has_news| *has_news = true);
+                state.ping(&myself, state.detector.ids());
             }
             HeartbeatMessage::Pinged { from, beat, reply } => {
                 state.hear(from, beat, None);
                 let _ = reply.send(state.beat(now));
             }
             HeartbeatMessage::Ponged { from, pong } => {
-                state.asked.remove(&from);
+                let has_news = state.asked.remove(&from).unwrap_or_default();
                 if let Some((beat, offset_ms)) = pong {
                     state.hear(from, beat, Some(offset_ms));
+                }
+                if has_news {
+                    state.ping(&myself, vec![from]);
                 }
             }
             HeartbeatMessage::Hello { from, hello, reply } => {
@@ -175,7 +175,7 @@ impl HeartbeatState {
     fn beat(&self, now: Instant) -> Heartbeat {
         Heartbeat {
             at: self.arguments.seams.clock.now(),
-            leads: self.arguments.log.leads(GroupId::SYSTEM),
+            leads: self.arguments.log.led(),
             silent_ms: self.detector.silent_ms(now),
             has_room: self.arguments.log.has_room(),
         }
@@ -188,8 +188,12 @@ impl HeartbeatState {
     }
 
     fn publish(&self) {
-        let hint = self.detector.hint();
-        self.arguments.hint.send_if_modified(|known| std::mem::replace(known, hint) != hint);
+        let hints = self.detector.hints();
+        self.arguments.hints.send_if_modified(|known| {
+            let is_other = *known != hints;
+            *known = hints;
+            is_other
+        });
     }
 
     /// Tells the log who is better or worse than before.
@@ -230,22 +234,23 @@ impl HeartbeatState {
         }
     }
 
-    /// Pings everybody who owes no answer.
-    fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>) {
+    /// Pings those of `members` who owe no answer.
+    fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>, members: Vec<u64>) {
         let now = Instant::now();
-        let beat = codec::encode(&self.beat(now));
+        let beat = codec::encode(&(HEARTBEAT_VERSION, self.beat(now)));
         let deadline = now + self.arguments.election_timeout;
-        for to in self.detector.ids() {
-            if !self.asked.insert(to) {
+        for to in members {
+            if self.asked.contains_key(&to) {
                 continue;
             }
+            self.asked.insert(to, false);
             let (peers, clock) =
                 (Arc::clone(&self.arguments.peers), Arc::clone(&self.arguments.seams.clock));
             let (myself, beat) = (myself.clone(), beat.clone());
             tokio::spawn(async move {
                 let (asked, sent) = (Instant::now(), clock.now());
                 let answer = peers.call(to, Service::Ping, beat, deadline).await.ok();
-                let pong = answer.and_then(|answer| codec::decode::<Heartbeat>(&answer).ok());
+                let pong = answer.and_then(|answer| decode_beat(&answer).ok());
                 let pong = pong.map(|pong| {
                     // After D. Mills, NTP (RFC 5905): the clock was read half a round trip ago.
                     let there = asked.elapsed().as_millis() / 2;

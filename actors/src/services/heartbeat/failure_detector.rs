@@ -11,9 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::cluster::routing::LeaderHint;
+use crate::cluster::routing::{LeaderHint, LeaderHints};
+use crate::domain::ids::GroupId;
 use crate::domain::time::Timestamp;
 use crate::domain::views::NodeStatus;
+use crate::ports::GroupLead;
 
 /// A clock that differs by more than this is wrong, milliseconds.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;
@@ -25,8 +27,8 @@ const UNHEALTHY_TIMEOUTS: u32 = 4;
 pub struct Heartbeat {
     /// What its wall clock says.
     pub at: Timestamp,
-    /// The term in which it leads the cluster, while a quorum confirms it.
-    pub leads: Option<u64>,
+    /// The groups that it leads, while a quorum confirms it.
+    pub leads: Vec<GroupLead>,
     /// For how long each other member has been silent to it, milliseconds, by raft id.
     pub silent_ms: BTreeMap<u64, u64>,
     /// Whether its log takes what is written: not while its disk is full.
@@ -121,13 +123,20 @@ impl FailureDetector {
         }
     }
 
-    /// Who says that it leads, with the highest term.
-    pub(super) fn hint(&self) -> Option<LeaderHint> {
-        let hints = self.known.iter().filter_map(|(id, known)| {
-            let term = known.last.as_ref()?.1.leads?;
-            Some(LeaderHint { raft_id: *id, term, heard: known.heard })
-        });
-        hints.max_by_key(|hint| hint.term)
+    /// Who says that it leads, with the highest term of each group.
+    pub(super) fn hints(&self) -> LeaderHints {
+        let mut hints: BTreeMap<GroupId, LeaderHint> = BTreeMap::new();
+        for (id, known) in &self.known {
+            let leads = known.last.as_ref().map_or(&[][..], |(_, beat)| &beat.leads);
+            for GroupLead { group, term, voters } in leads {
+                if hints.get(group).is_none_or(|hint| hint.term < *term) {
+                    let (raft_id, term, heard) = (*id, *term, known.heard);
+                    let hint = LeaderHint { raft_id, term, heard, voters: voters.clone() };
+                    hints.insert(*group, hint);
+                }
+            }
+        }
+        LeaderHints::new(hints)
     }
 
     /// How everybody is now.
@@ -197,11 +206,15 @@ impl FailureDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::voters::Voters;
 
     const T: Duration = Duration::from_millis(500);
 
     fn beat(silent_ms: &[(u64, u64)], leads: Option<u64>) -> Heartbeat {
         let silent_ms = silent_ms.iter().copied().collect();
+        let voters = Voters::of([1, 2, 3]);
+        let lead = |term| GroupLead { group: GroupId::SYSTEM, term, voters };
+        let leads = leads.map(lead).into_iter().collect();
         Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true }
     }
 
@@ -282,11 +295,13 @@ mod tests {
     async fn the_claim_of_the_highest_term_counts() {
         let start = Instant::now();
         let mut members = three(start);
-        assert_eq!(members.hint(), None);
+        assert!(members.hints().is_empty());
         members.heard(2, beat(&[], Some(4)), None, start, Timestamp(0));
         members.heard(3, beat(&[], Some(5)), None, start, Timestamp(0));
-        assert_eq!(members.hint(), Some(LeaderHint { raft_id: 3, term: 5, heard: start }));
+        let voters = Voters::of([1, 2, 3]);
+        let hint = LeaderHint { raft_id: 3, term: 5, heard: start, voters };
+        assert_eq!(members.hints().get(&GroupId::SYSTEM), Some(&hint));
         members.set(&[2], start);
-        assert_eq!(members.hint().map(|hint| hint.raft_id), Some(2));
+        assert_eq!(members.hints()[&GroupId::SYSTEM].raft_id, 2);
     }
 }

@@ -25,6 +25,8 @@ pub enum HeartbeatMessage {
     SetMembers(Vec<u64>),
     /// Ping them.
     Ping,
+    /// This node leads a group, or does not any more: the members are to hear of it.
+    News,
     /// A member pings.
     Pinged {
         /// Raft id of who does.

@@ -35,6 +35,8 @@ use crate::ports::Declined;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;
 
+/// The shape of pings and their answers that this program speaks.
+const HEARTBEAT_VERSION: u16 = 2;
 /// The shape of hellos and their answers that this program speaks.
 const HELLO_VERSION: u16 = 1;
 
@@ -98,11 +100,11 @@ impl Heartbeats {
         ping: &[u8],
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
-        let beat = codec::decode(ping).map_err(|error| Declined(error.to_string()))?;
+        let beat = decode_beat(ping).map_err(Declined)?;
         let answer =
             call(&self.actor, deadline, |reply| HeartbeatMessage::Pinged { from, beat, reply });
         let beat = answer.await.map_err(|error| Declined(error.to_string()))?;
-        Ok(codec::encode(&beat))
+        Ok(codec::encode(&(HEARTBEAT_VERSION, beat)))
     }
 
     /// Answers the hello of the member with raft id `from`.
@@ -131,4 +133,14 @@ impl Heartbeats {
             tracing::debug!("the heartbeat monitor has stopped");
         }
     }
+}
+
+/// Reads a ping or its answer.
+fn decode_beat(bytes: &[u8]) -> Result<Heartbeat, String> {
+    let (version, beat): (u16, Heartbeat) =
+        codec::decode(bytes).map_err(|error| error.to_string())?;
+    if version == HEARTBEAT_VERSION {
+        return Ok(beat);
+    }
+    Err(format!("version {version} of heartbeats is not spoken here"))
 }
