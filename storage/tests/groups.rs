@@ -11,8 +11,8 @@ use shiioo_actors::domain::ids::{
 };
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability as _, LogStatus as _, Membership as _,
-    Payload, Proposals as _, ProposeError, Replay, Reply, StoreError,
+    ApplySink, CommittedEntry, Durability as _, LogStatus as _, Membership as _, Payload,
+    Proposals as _, ProposeError, Replay, Reply, StoreError,
 };
 use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};
@@ -74,18 +74,6 @@ impl ApplySink for Sink {
             (Replies::Send, Some(reply)) => reply.send(Outcome::Done),
             (Replies::Keep, Some(reply)) => self.kept.lock().unwrap().push(reply),
         }
-    }
-
-    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
-    }
-
-    fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
     }
 }
 

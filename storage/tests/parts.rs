@@ -10,8 +10,7 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Membership as _, Payload, Proposals as _,
-    ProposeError, StoreError,
+    ApplySink, CommittedEntry, Membership as _, Payload, Proposals as _, ProposeError, StoreError,
 };
 use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;
@@ -66,18 +65,6 @@ impl ApplySink for Sink {
         if matches!(entry.payload, Payload::Command(_)) {
             self.0.push(entry);
         }
-    }
-
-    fn dump(&self, _: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        unreachable!("no snapshot is sent")
-    }
-
-    fn install(&self, _: GroupId, _: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("no snapshot comes")
-    }
-
-    fn settle(&self, _: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!("no snapshot comes")
     }
 }
 

@@ -121,7 +121,7 @@ impl fmt::Display for Position {
 
 /// What applies a share of a group's log and makes it durable on its own: one tenant, or the
 /// control plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum StateMachineId {
     /// The control plane, in group 0.
     System,

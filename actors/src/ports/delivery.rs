@@ -1,11 +1,14 @@
 //! What a group's log delivers to the replicas on this node, and what it takes from them.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::{BoxFuture, Found, StoreError};
 use crate::command::{Envelope, Outcome};
-use crate::domain::ids::{GroupId, Position};
+use crate::domain::ids::{GroupId, Position, StateMachineId};
 
 /// Takes what a group's log hands over. Must neither block nor fail: a replica that cannot keep up
 /// lets its entries go and fetches them again with [`Durability::replay`](super::Durability::replay).
@@ -18,30 +21,88 @@ pub trait ApplySink: Send + Sync + 'static {
         None
     }
 
-    /// Everything the group's replica holds now, for a replica that has to begin with it: at least
-    /// all that was handed over before. Only groups of one state machine have snapshots so far:
-    /// group 0.
-    fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>>;
+    /// The state machines of the group that have files here: what a snapshot of the group consists
+    /// of. All that were handed something are among them, but for what their files still lack and
+    /// the log has.
+    fn parts(&self, _group: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
 
-    /// Replaces everything the group's replica holds with another replica's [`ApplySink::dump`].
-    /// Returns once that is durable; nothing older is handed over afterwards. A dump that is older
-    /// than what the replica holds changes nothing.
+    /// Makes durable what a replica holds, and tells how much that is. [`StoreError::Full`] while
+    /// there is no room.
+    fn held(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+    ) -> BoxFuture<'_, Result<Held, StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+
+    /// What the replica here holds now and one that holds `beyond` lacks: at least all that was
+    /// handed over before. `None` when it lacks nothing.
+    fn dump(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+        _beyond: Held,
+    ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+
+    /// Replaces what the replica holds with another's [`ApplySink::dump`]. Returns once that is
+    /// durable. A dump that is older than what the replica holds changes nothing.
     ///
     /// [`StoreError::Full`] means that it was taken over and waits in memory for room:
-    /// [`ApplySink::settle`] tells when it is durable.
-    fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// [`ApplySink::held`] tells when it is durable.
+    fn install(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+        _dump: Dump,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
 
-    /// Makes durable what the group's replica holds; [`StoreError::Full`] while there is no room.
-    fn settle(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Lets go of the group's replicas that are not among `parts`, as far as they are not further
+    /// than `upto`: they were deleted by then. Returns once that is durable.
+    fn keep_only(
+        &self,
+        _group: GroupId,
+        _parts: Vec<StateMachineId>,
+        _upto: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
 }
 
-/// Everything a replica holds, at one position.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a sink says that neither gives nor takes snapshots.
+fn no_snapshots() -> StoreError {
+    StoreError::Io {
+        what: "send or take a snapshot".to_owned(),
+        source: Arc::new(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// How much a replica holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The last entry in it; `None` when it is empty.
+    pub position: Option<Position>,
+    /// Bytes of its events.
+    pub events: u64,
+}
+
+/// What a replica holds, at one position.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dump {
     /// The last entry in it; `None` when it is empty.
     pub position: Option<Position>,
     /// All its rows, by key.
     pub rows: Vec<Found>,
+    /// Where `events` begin, in all events of the replica.
+    pub events_from: u64,
+    /// Its events from there on.
+    pub events: Vec<u8>,
 }
 
 /// An entry of a group's log, committed.

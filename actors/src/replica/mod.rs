@@ -65,14 +65,20 @@
 //! owner takes the tenant out of service, or stops the node for the control plane. Nothing here repairs
 //! anything. A full disk and a lack of file descriptors are no damage: both pass.
 //!
+//! # Snapshots
+//!
+//! A replica that lacks entries which the log has no more gets what another holds
+//! ([`SnapshotRequest`]): all rows and the events beyond its own, at one position. Entries up to that
+//! position are skipped when they are delivered afterwards. A replica of which the group's snapshot has
+//! nothing was deleted meanwhile, and lets go of what it has.
+//!
 //! # Not done
 //!
-//! Only group 0 has snapshots ([`ReplicaRunner::dump`], [`ReplicaRunner::install`]): a dump is all
-//! rows in memory at once, without events. A tenant's replica can therefore not be sent to another
-//! node yet.
+//! A dump is in memory at once, on both ends. Replicas are not compared: that the events of the one
+//! that is behind are the beginning of the other's is taken for granted, but for their lengths.
 
 mod apply_queue;
 mod runner;
 
 pub use apply_queue::{ApplyQueue, QueueBytes};
-pub use runner::{ReplicaDeps, ReplicaRunner};
+pub use runner::{ReplicaDeps, ReplicaRunner, SnapshotRequest};

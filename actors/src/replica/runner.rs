@@ -5,6 +5,8 @@
 mod files;
 mod snapshot;
 
+pub use snapshot::SnapshotRequest;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Position, StateMachineId};
-use crate::ports::{Dump, Durability, LogMismatch, Payload, Reply, StoreError, Stores};
+use crate::ports::{Durability, LogMismatch, Payload, Reply, StoreError, Stores};
 use crate::state::{RowBuffer, StateMachine};
 
 /// Bytes of rows and events that wait in memory before they are made durable. Nothing is written to an
@@ -62,8 +64,6 @@ pub struct ReplicaRunner<M: StateMachine> {
     is_continued: bool,
     /// Whether the files of a deleted tenant are still to be removed.
     has_to_remove: bool,
-    /// The dump of another replica, while it waits for room on the disk.
-    to_install: Option<Dump>,
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
@@ -101,7 +101,6 @@ impl<M: StateMachine> ReplicaRunner<M> {
             is_continued: false,
             undurable_bytes: 0,
             has_to_remove: false,
-            to_install: None,
         };
         runner.offer_files();
         // Before `drain`, which reports the files as durable: a crash may have come between the

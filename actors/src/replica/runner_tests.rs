@@ -9,8 +9,8 @@ use crate::command::{CancelRun, Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, CommittedEntry, Durability, Found, LogEntry, LogMismatch, Replay, Row, Store,
-    StoreStats, Stores,
+    BoxFuture, CommittedEntry, Dump, Durability, Found, Held, LogEntry, LogMismatch, Replay, Row,
+    Store, StoreStats, Stores,
 };
 use crate::replica::QueueBytes;
 
@@ -30,8 +30,9 @@ impl StateMachine for Texts {
     type Effect = ();
 
     fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
-        let (applied, works) = rows.get(b"t")?.unwrap_or_default();
-        Ok(Self { applied, works, is_gone: false })
+        let held = rows.get(b"t")?;
+        let (applied, works) = held.unwrap_or_default();
+        Ok(Self { applied, works, is_gone: held.is_none() })
     }
 
     fn apply(&mut self, _: Position, envelope: &Envelope) -> (Outcome, Vec<()>) {
@@ -327,20 +328,43 @@ async fn only_what_is_newer_is_taken_over_and_then_whole() {
     hand_over(&world, &queue, "text".into(), &told);
     hand_over(&world, &queue, "text".into(), &told);
     runner.drain().await.unwrap();
-    runner.make_durable().await.unwrap();
-    world.rows.lock().unwrap().insert(b"of before".to_vec(), vec![1]);
+    let at = |index| Some(Position { term: 1, index });
     let dump = |index| Dump {
-        position: Some(Position { term: 1, index }),
+        position: at(index),
         rows: vec![(b"t".to_vec(), codec::encode(&(100 + index, false)))],
+        ..Dump::default()
     };
-    for (index, is_newer) in [(0, false), (1, false), (2, true), (2, false), (1, false)] {
-        assert_eq!(runner.install(dump(index)).await.unwrap(), is_newer, "at {index}");
-        let applied = if world.rows.lock().unwrap().len() == 2 { 2 } else { 102 };
-        assert_eq!(runner.machine.applied, applied);
+    assert_eq!(runner.held().await.unwrap(), Held { position: at(1), events: 0 });
+    assert_eq!(world.position().as_ref(), at(1).as_ref(), "it is durable then");
+    world.rows.lock().unwrap().insert(b"of before".to_vec(), vec![1]);
+    for (index, applied) in [(0, 2), (1, 2), (2, 102), (2, 102), (1, 102)] {
+        runner.install(dump(index)).await.unwrap();
+        assert_eq!(runner.machine.applied, applied, "at {index}");
     }
-    assert_eq!(runner.applied(), Some(Position { term: 1, index: 2 }));
-    let given = runner.dump().await.unwrap();
-    assert_eq!((given.position, given.rows), (dump(2).position, dump(2).rows));
+    assert_eq!(runner.applied(), at(2));
+    assert_eq!(world.rows.lock().unwrap().len(), 1);
+    for (held, expected) in [(at(1), Some(dump(2))), (at(2), None), (at(3), None)] {
+        let given = runner.dump(Held { position: held, events: 0 }).await.unwrap();
+        assert_eq!(given, expected, "beyond {held:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_snapshot_lacks_goes_unless_it_is_newer() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for _ in 0..3 {
+        hand_over(&world, &queue, "text".into(), &told);
+    }
+    runner.drain().await.unwrap();
+    runner.make_durable().await.unwrap();
+    let at = |index| Position { term: 1, index };
+    runner.clear(at(2)).await.unwrap();
+    assert_eq!((runner.machine.applied, *world.exists.lock().unwrap()), (3, true));
+    runner.clear(at(3)).await.unwrap();
+    assert_eq!((runner.machine.applied, *world.exists.lock().unwrap()), (0, false));
+    assert_eq!(runner.applied(), Some(at(3)), "what came before is not applied again");
+    assert_eq!(*world.reported.lock().unwrap(), Some(at(3)));
 }
 
 /// Killed in between, the node finds files that nobody misses; the other way round it would miss some.

@@ -92,6 +92,11 @@ impl RowBuffer {
         }
     }
 
+    /// Bytes of all events of the replica, in the file and in memory.
+    pub const fn events_total(&self) -> u64 {
+        self.events_at + self.events.len() as u64
+    }
+
     /// Forgets what has become durable: rows that were taken are in the index, events in the file.
     pub fn settled(&mut self) {
         self.events = Vec::new();

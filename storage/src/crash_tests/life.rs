@@ -7,9 +7,7 @@ use openraft::storage::RaftStateMachine;
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RunId, StateMachineId, TenantId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Row, Store, StoreError, Stores,
-};
+use shiioo_actors::ports::{ApplySink, CommittedEntry, Row, Store, StoreError, Stores};
 
 use super::model::{FileModel, FileState, Oracle};
 use crate::disk::{SimDisk, store_error};
@@ -48,18 +46,6 @@ struct Nothing;
 
 impl ApplySink for Nothing {
     fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
-
-    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
-    }
-
-    fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 /// The group whose entries are applied, to the files of the first two tenants.

@@ -302,11 +302,6 @@ impl Log {
         }
     }
 
-    /// Tells whether a batch that finds no room fails instead of waiting, because the node stops.
-    pub fn is_closing(&self) -> bool {
-        self.shared.is_closing()
-    }
-
     /// Holds the reason once the log is dead.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.shared.failed.subscribe()

@@ -45,9 +45,6 @@ struct Dirty {
 pub(crate) struct DurabilityTracker {
     delivered: Option<Position>,
     mark: Option<Position>,
-    /// Up to here files hold everything durably, though it is not delivered yet: they were given
-    /// the contents of another replica, which was further than its snapshot claimed.
-    ahead: Option<Position>,
     dirty: BTreeMap<StateMachineId, Dirty>,
     /// The keys of `dirty`, by how far they are clean.
     order: BTreeSet<(Option<Position>, StateMachineId)>,
@@ -70,7 +67,7 @@ impl DurabilityTracker {
         part: Option<StateMachineId>,
     ) -> Option<LowWaterMark> {
         let before = self.delivered.replace(position);
-        if let Some(part) = part.filter(|_| Some(position) > self.ahead) {
+        if let Some(part) = part {
             let dirty = self.dirty.entry(part).or_insert_with(|| {
                 // Clean up to the entry before this one: all earlier entries of it are durable.
                 self.order.insert((before, part));
@@ -104,25 +101,26 @@ impl DurabilityTracker {
         self.raise()
     }
 
-    /// Takes over a snapshot that claims everything up to `position`. Its contents are durable in
-    /// files, and so is everything up to `dumped`, which may be further. Gives the mark when that
-    /// raised it; a snapshot from below the mark changes nothing.
+    /// Takes over a snapshot that claims everything up to `position`, all of which is durable in
+    /// files. They may hold more; that is delivered, skipped and reported by each state machine.
+    /// Gives the mark when that raised it; a snapshot from below the mark changes nothing.
     pub fn install(
         &mut self,
         position: Position,
         members: Option<(Position, Members)>,
-        dumped: Option<Position>,
     ) -> Option<LowWaterMark> {
-        // Also when the snapshot is old: its dump is in the files all the same.
-        self.ahead = self.ahead.max(dumped);
         if Some(position) <= self.mark {
             return None;
         }
         self.delivered = self.delivered.max(Some(position));
         self.mark = Some(position);
-        // Whatever was not durable below the snapshot was replaced by its contents, which are.
-        self.dirty.clear();
+        // Clean up to here; what was delivered beyond it still waits for a report.
+        self.dirty.retain(|_, dirty| dirty.last > position);
         self.order.clear();
+        for (part, dirty) in &mut self.dirty {
+            dirty.clean = dirty.clean.max(Some(position));
+            self.order.insert((dirty.clean, *part));
+        }
         self.memberships = members.into_iter().collect();
         self.low_water_mark()
     }
@@ -226,16 +224,21 @@ mod tests {
     }
 
     #[test]
-    fn an_installed_snapshot_is_the_mark_and_what_the_dump_has_beyond_it_is_durable() {
+    fn an_installed_snapshot_is_the_mark_and_what_is_beyond_it_waits_for_a_report() {
         let mut tracker = DurabilityTracker::default();
         tracker.deliver(at(0), part(1));
         let members = Members { voters: vec![vec![1, 2]], nodes: vec![1, 2] };
-        let mark = tracker.install(at(7), Some((at(3), members)), Some(at(9))).unwrap();
+        let mark = tracker.install(at(7), Some((at(3), members))).unwrap();
         assert_eq!((mark.position, mark.members.unwrap().0), (at(7), at(3)));
-        assert!(tracker.install(at(5), None, None).is_none(), "older than the mark");
-        assert_eq!(tracker.deliver(at(8), part(1)).unwrap().position, at(8));
-        assert_eq!(tracker.deliver(at(9), part(1)).unwrap().position, at(9));
-        assert!(tracker.deliver(at(10), part(1)).is_none());
+        assert!(tracker.install(at(5), None).is_none(), "older than the mark");
+        assert!(tracker.deliver(at(8), part(1)).is_none());
+        assert!(tracker.deliver(at(9), part(2)).is_none());
+        assert_eq!(tracker.durable(part(1).unwrap(), at(12)).unwrap().position, at(8));
+        // One of two that are dirty is dirty beyond the next snapshot, too.
+        tracker.deliver(at(10), part(1));
+        let mark = tracker.install(at(9), None).unwrap();
+        assert_eq!(mark.position, at(9));
+        assert!(tracker.durable(part(2).unwrap(), at(9)).is_none());
         assert_eq!(tracker.durable(part(1).unwrap(), at(10)).unwrap().position, at(10));
     }
 

@@ -31,11 +31,11 @@ use tokio::time::Instant;
 
 use super::convert;
 use super::flow_control::{BatchLimit, time_allowed};
-use super::snapshot::chunks;
+use super::snapshot::pieces;
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
 use super::wire::{
-    self, Append, AppendReply, LogReverted, Request, RequestBody, Response, Transfer,
+    self, Append, AppendReply, Claim, LogReverted, Offer, Request, RequestBody, Response, Transfer,
 };
 use crate::log::record::Vote;
 
@@ -47,10 +47,11 @@ const ENTRIES_TIMEOUT_FACTOR: u32 = 5;
 /// once.
 const ENTRIES_FAST_FACTOR: u32 = 2;
 
-/// Time for a chunk of a snapshot, beside the time for its bytes.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a piece of a snapshot, beside the time for its bytes.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for the last chunk, which is answered when the whole snapshot is installed.
+/// Time for what is answered when something is durable at the receiver: an offer, the last piece of a
+/// state machine, the claim.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The peers of a node that knows no other.
@@ -115,6 +116,11 @@ impl Network {
         *entry = (*entry).max((term, upto));
     }
 
+    /// Where snapshots come from and go to.
+    pub fn sink(&self) -> &dyn ApplySink {
+        &*self.sink
+    }
+
     pub fn replica(&self, raft_id: u64) -> Replica {
         Replica { network: self.clone(), raft_id, batch: BatchLimit::default() }
     }
@@ -124,8 +130,7 @@ impl Replica {
     /// Calls the replica about the group. `base` is the time it may take beside the time for the
     /// bytes.
     pub async fn call(&self, body: RequestBody, base: Duration) -> Result<Response, PeerError> {
-        let service =
-            if matches!(body, RequestBody::Chunk(_)) { Service::Snapshot } else { Service::Raft };
+        let service = body.service();
         let request = wire::encode(&Request { group: self.network.group, body });
         let deadline = Instant::now() + time_allowed(base, request.len());
         let call = self.network.peers.call(self.raft_id, service, request, deadline);
@@ -264,22 +269,42 @@ impl Replica {
         };
         let upto = snapshot.meta.last_log_id.as_ref().map(position);
         let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
-        // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot claims,
-        // or more.
-        let dump = self.network.sink.dump(group).await.map_err(|e| unsendable(e.to_string()))?;
-        let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
         let members = convert::stored_members(&snapshot.meta.last_membership);
-        for chunk in chunks(vote(&sender), transfer, upto, members, dump) {
-            let base = if chunk.is_last { INSTALL_TIMEOUT } else { CHUNK_TIMEOUT };
-            match self.call(RequestBody::Chunk(chunk), base).await.map_err(rpc_error)? {
-                Response::Chunk(None) => {}
-                Response::Chunk(Some(theirs)) => {
+        let sender = vote(&sender);
+        let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
+        let sink = &self.network.sink;
+        // What is deleted from now on the receiver may get all the same: the log deletes it there.
+        let parts = sink.parts(group).await.map_err(|error| unsendable(error.to_string()))?;
+        for part in parts.iter().copied() {
+            let offer = RequestBody::Offer(Offer { vote: sender, part });
+            let held = match self.call(offer, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
+                Response::Held(held) => held,
+                Response::Snapshot(Some(theirs)) => {
                     return Ok(SnapshotResponse::new(raft_vote(theirs)));
                 }
                 _ => return Err(rpc_error(self.unexpected_reply()).into()),
+            };
+            // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot
+            // claims, or more.
+            let dump = sink.dump(group, part, held).await;
+            let Some(dump) = dump.map_err(|error| unsendable(error.to_string()))? else { continue };
+            for piece in pieces(sender, transfer, part, dump) {
+                let base = if piece.is_last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
+                match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
+                    Response::Snapshot(None) => {}
+                    Response::Snapshot(Some(theirs)) => {
+                        return Ok(SnapshotResponse::new(raft_vote(theirs)));
+                    }
+                    _ => return Err(rpc_error(self.unexpected_reply()).into()),
+                }
             }
         }
-        Err(rpc_error(self.unexpected_reply()).into())
+        // Last: whatever it claims is durable there by now.
+        let claim = RequestBody::Claim(Claim { vote: sender, upto, members, parts });
+        match self.call(claim, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
+            Response::Snapshot(Some(theirs)) => Ok(SnapshotResponse::new(raft_vote(theirs))),
+            _ => Err(rpc_error(self.unexpected_reply()).into()),
+        }
     }
 }
 

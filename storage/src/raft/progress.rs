@@ -4,7 +4,7 @@
 //! tells when a snapshot is due.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
@@ -28,8 +28,6 @@ pub(crate) struct GroupProgress {
     snapshot_due: Notify,
     /// Index below which everything has been delivered.
     next: watch::Sender<u64>,
-    /// Whether a state machine takes a snapshot over at the moment.
-    is_installing: AtomicBool,
 }
 
 impl GroupProgress {
@@ -43,28 +41,7 @@ impl GroupProgress {
             snapshot_at: AtomicU64::new(mark.as_ref().map_or(0, |mark| mark.position.index)),
             tracker: Mutex::new(DurabilityTracker::restore(mark)),
             snapshot_due: Notify::new(),
-            is_installing: AtomicBool::new(false),
         }
-    }
-
-    /// Runs an installation, and tells meanwhile that there is one.
-    pub async fn while_installing<T>(&self, installs: impl Future<Output = T>) -> T {
-        self.is_installing.store(true, Ordering::Release);
-        // When the installation is dropped in the middle the group ends, and with it this node:
-        // then it does not matter that the flag stays.
-        let installed = installs.await;
-        self.is_installing.store(false, Ordering::Release);
-        installed
-    }
-
-    /// Tells whether a snapshot is being installed. Another would only wait behind it, in memory.
-    pub fn is_installing(&self) -> bool {
-        self.is_installing.load(Ordering::Acquire)
-    }
-
-    /// Tells whether the node stops, so that nothing waits for room any more.
-    pub fn is_closing(&self) -> bool {
-        self.log.is_closing()
     }
 
     /// Notes that the files of a state machine are durable up to a position.
@@ -103,15 +80,10 @@ impl GroupProgress {
     }
 
     /// Takes note of an installed snapshot, whose contents are durable.
-    pub fn install(
-        &self,
-        upto: Position,
-        members: Option<(Position, Members)>,
-        dumped: Option<Position>,
-    ) {
+    pub fn install(&self, upto: Position, members: Option<(Position, Members)>) {
         {
             let mut tracker = self.tracker.lock();
-            let raised = tracker.install(upto, members, dumped);
+            let raised = tracker.install(upto, members);
             if raised.is_some() {
                 self.snapshot_at.fetch_max(upto.index, Ordering::Relaxed);
             }

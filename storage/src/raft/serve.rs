@@ -14,10 +14,9 @@ use tokio::time::Instant;
 
 use super::convert;
 use super::group::Group;
-use super::snapshot::Assembled;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{Chunk, RequestBody, Response};
+use super::wire::{Claim, Offer, Piece, RequestBody, Response};
 use crate::log::record::Vote;
 
 impl Group {
@@ -28,12 +27,7 @@ impl Group {
         service: Service,
         request: RequestBody,
     ) -> Result<Response, Declined> {
-        let expected = if matches!(request, RequestBody::Chunk(_)) {
-            Service::Snapshot
-        } else {
-            Service::Raft
-        };
-        if service != expected {
+        if service != request.service() {
             return Err(Declined(format!("{service:?} is not for this")));
         }
         if let Some(claimed) = claimed_sender(&request)
@@ -65,35 +59,59 @@ impl Group {
             RequestBody::ReadIndex => Response::ReadIndex(self.confirmed_index().await.ok()),
             // This one concerns the whole node: see `Groups::serve`.
             RequestBody::LogReverted(_) => Response::Noted,
-            RequestBody::Chunk(chunk) => Response::Chunk(self.take_chunk(chunk).await?),
+            RequestBody::Offer(Offer { vote, part }) => match self.later_vote(vote) {
+                Some(known) => Response::Snapshot(Some(known)),
+                None => {
+                    let held = self.network().sink().held(self.id(), part).await;
+                    Response::Held(held.map_err(declined)?)
+                }
+            },
+            RequestBody::Piece(piece) => Response::Snapshot(self.take_piece(piece).await?),
+            RequestBody::Claim(claim) => Response::Snapshot(Some(self.take_claim(claim).await?)),
         })
     }
 
-    /// Takes a chunk of a snapshot, and installs the snapshot with its last one.
-    async fn take_chunk(&self, chunk: Chunk) -> Result<Option<Vote>, Declined> {
+    /// Gives the vote that this node knows, where its term is later than a sender's.
+    fn later_vote(&self, sender: Vote) -> Option<Vote> {
         let known = vote(&self.raft().metrics().borrow_watched().vote);
-        if known.term > chunk.vote.term {
+        (known.term > sender.term).then_some(known)
+    }
+
+    /// Takes a piece of a state machine, and installs the state machine with its last one. That is
+    /// right whatever becomes of the snapshot: what a leader holds is committed, and the entries are
+    /// skipped that the log delivers again.
+    async fn take_piece(&self, piece: Piece) -> Result<Option<Vote>, Declined> {
+        if let Some(known) = self.later_vote(piece.vote) {
             return Ok(Some(known));
         }
-        // Checked before the chunk is kept: a second snapshot would only fill memory while it
-        // waits.
-        if self.progress().is_installing() {
-            return Err(Declined("a snapshot is being installed already".into()));
+        let assembled = self.assembler().lock().add(piece, Instant::now()).map_err(Declined)?;
+        if let Some((part, dump)) = assembled {
+            let installed = self.network().sink().install(self.id(), part, dump).await;
+            installed.map_err(declined)?;
         }
-        let assembled = self.assembler().lock().add(chunk, Instant::now()).map_err(Declined)?;
-        let Some(Assembled { vote: sender, upto, members, dump }) = assembled else {
-            return Ok(None);
-        };
+        Ok(None)
+    }
+
+    /// Takes a snapshot of which everything has come.
+    async fn take_claim(&self, claim: Claim) -> Result<Vote, Declined> {
+        if let Some(known) = self.later_vote(claim.vote) {
+            return Ok(known);
+        }
+        claim.check().map_err(Declined)?;
+        let Claim { vote: sender, upto, members, parts } = claim;
         tracing::info!(group = %self.id(), from = sender.node, %upto, "a snapshot has arrived");
+        // Before openraft takes the snapshot: an error there would end the group.
+        let kept = self.network().sink().keep_only(self.id(), parts, upto).await;
+        kept.map_err(declined)?;
         let snapshot = Snapshot {
             meta: SnapshotMetaOf::<TypeConfig> {
                 last_log_id: Some(log_id(upto)),
                 last_membership: stored_membership(members.as_ref()),
             },
-            snapshot: SnapshotHandle { group: self.id(), upto: Some(upto), dump: Some(dump) },
+            snapshot: SnapshotHandle { group: self.id(), upto: Some(upto) },
         };
         let installed = self.raft().install_full_snapshot(raft_vote(sender), snapshot).await;
-        Ok(Some(vote(&installed.map_err(declined)?.vote)))
+        Ok(vote(&installed.map_err(declined)?.vote))
     }
 }
 
@@ -103,7 +121,9 @@ fn claimed_sender(request: &RequestBody) -> Option<Vote> {
         RequestBody::Append(append) => Some(append.vote),
         RequestBody::Vote(ballot) | RequestBody::PreVote(ballot) => Some(ballot.vote),
         RequestBody::Transfer(transfer) => Some(transfer.vote),
-        RequestBody::Chunk(chunk) => Some(chunk.vote),
+        RequestBody::Offer(offer) => Some(offer.vote),
+        RequestBody::Piece(piece) => Some(piece.vote),
+        RequestBody::Claim(claim) => Some(claim.vote),
         RequestBody::LogReverted(reverted) => Some(reverted.vote),
         RequestBody::ReadIndex => None,
     }

@@ -1,43 +1,59 @@
-//! Snapshots on their way: cut into chunks here, put together there.
+//! Snapshots on their way: a state machine is cut into pieces here, put together there.
 //!
-//! A snapshot claims a position and carries a dump, which holds what is claimed or more: it is made
-//! while the group goes on. Entries that it holds beyond the claim are delivered once more and
-//! skipped by the state machine, which knows what it has.
+//! A snapshot of a group is sent one state machine after another, so that neither end holds more than
+//! one of them in memory. For each the leader asks how much the receiver holds, and sends all rows
+//! and the events beyond that. Each is installed durably when its last piece is there. At the end the
+//! leader claims a position, and openraft takes the snapshot over.
+//!
+//! ```text
+//! leader                                   receiver
+//!   Offer(A) ------------------------------> makes durable what it has of A
+//!   <------------------------------- Held(position, bytes of events)
+//!   Piece(A, 0) .. Piece(A, n, last) ------> installs A durably
+//!   Offer(B) ...                             B is as far already: nothing is sent
+//!   Claim(upto, members, [A, B]) ----------> lets go of what it has beside A and B, raises its mark
+//! ```
+//!
+//! What a state machine holds is committed, and a state machine skips entries that it holds. So
+//! each may be further than the claim, a transfer that breaks off does no harm, and the next one
+//! sends only what is still missing.
 //!
 //! Invariants:
-//! - Chunks are put together only in order, and only of one transfer of one leader: two dumps of
-//!   the same claim may differ.
-//! - A group receives at most one snapshot at a time, and its size is bounded.
+//! - Pieces are put together only in order, and only of one transfer of one leader: two dumps of one
+//!   state machine may differ.
+//! - A group receives at most one state machine at a time, and its size is bounded.
 
-use shiioo_actors::domain::ids::Position;
+use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::ports::{Dump, Found};
 use tokio::time::{Duration, Instant};
 
-use super::wire::Chunk;
-use crate::log::record::{Members, Vote};
+use super::wire::Piece;
+use crate::log::record::Vote;
 
-/// Bytes of rows in a chunk; a row that is larger by itself travels alone.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows and events in a piece; a row that is larger by itself travels alone.
+const PIECE_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of rows in a snapshot.
-const SNAPSHOT_BYTES_MAX: usize = 512 << 20;
+/// Bytes of one state machine in a snapshot.
+const PART_BYTES_MAX: usize = 512 << 20;
 
 /// Bytes of memory that a row is taken to cost beside its key and value.
 const ROW_BYTES: usize = 64;
 
-/// Time without another chunk after which a snapshot is given up.
+/// Time without another piece after which a state machine is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Cuts a snapshot that claims everything up to `upto` into chunks, at least one.
-pub(crate) fn chunks(
+/// Cuts what a state machine holds into pieces, at least one.
+pub(crate) fn pieces(
     vote: Vote,
     transfer: u64,
-    upto: Position,
-    members: Option<(Position, Members)>,
+    part: StateMachineId,
     dump: Dump,
-) -> impl Iterator<Item = Chunk> {
-    let empty = Chunk::empty(vote, transfer, upto, members, dump.position);
+) -> impl Iterator<Item = Piece> {
+    let position = dump.position.unwrap_or_default();
+    let mut head = Piece::new(vote, transfer, part, position);
+    head.events_from = dump.events_from;
     let mut rows = dump.rows.into_iter().peekable();
+    let mut events = dump.events;
     let mut number = 0;
     let mut is_over = false;
     std::iter::from_fn(move || {
@@ -47,14 +63,16 @@ pub(crate) fn chunks(
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(row) =
-            rows.next_if(|row| taken.is_empty() || bytes + cost(row) <= CHUNK_BYTES_MAX)
+            rows.next_if(|row| taken.is_empty() || bytes + cost(row) <= PIECE_BYTES_MAX)
         {
             bytes += cost(&row);
             taken.push(row);
         }
-        is_over = rows.peek().is_none();
+        let rest = events.split_off(events.len().min(PIECE_BYTES_MAX.saturating_sub(bytes)));
+        let taken_events = std::mem::replace(&mut events, rest);
+        is_over = rows.peek().is_none() && events.is_empty();
         number += 1;
-        Some(empty.with_rows(number - 1, is_over, taken))
+        Some(head.with_contents(number - 1, is_over, taken, taken_events))
     })
 }
 
@@ -62,16 +80,7 @@ fn cost((key, value): &Found) -> usize {
     key.len() + value.len() + ROW_BYTES
 }
 
-/// A snapshot with all its chunks.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Assembled {
-    pub vote: Vote,
-    pub upto: Position,
-    pub members: Option<(Position, Members)>,
-    pub dump: Dump,
-}
-
-/// Puts the snapshot of one group together.
+/// Puts the state machines of one group together, one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotAssembler(Option<Incoming>);
 
@@ -79,111 +88,119 @@ pub(crate) struct SnapshotAssembler(Option<Incoming>);
 struct Incoming {
     vote: Vote,
     transfer: u64,
+    part: StateMachineId,
     next: u32,
     bytes: usize,
-    rows: Vec<Found>,
+    dump: Dump,
     touched: Instant,
 }
 
 impl SnapshotAssembler {
-    /// Adds a chunk. Gives the snapshot with its last one.
-    pub fn add(&mut self, chunk: Chunk, now: Instant) -> Result<Option<Assembled>, String> {
-        chunk.check()?;
+    /// Adds a piece. Gives the state machine with its last one.
+    pub fn add(
+        &mut self,
+        piece: Piece,
+        now: Instant,
+    ) -> Result<Option<(StateMachineId, Dump)>, String> {
+        piece.check()?;
         self.drop_idle(now);
-        // A first chunk begins anew, also after one that was lost: a transfer is not resumed.
-        if chunk.number == 0 {
-            self.begin(&chunk, now)?;
+        // A first piece begins anew, also after one that was lost.
+        if piece.number == 0 {
+            self.begin(&piece, now)?;
         }
-        let Some(incoming) = self.0.as_mut().filter(|it| it.is_next(&chunk)) else {
-            return Err("a chunk of a snapshot that is not under way here".into());
+        let Some(incoming) = self.0.as_mut().filter(|it| it.is_next(&piece)) else {
+            return Err("a piece of a snapshot that is not under way here".into());
         };
-        let (upto, members, position) = (chunk.upto, chunk.members.clone(), chunk.dumped);
-        let (vote, is_last) = (chunk.vote, chunk.is_last);
-        let rows = chunk.into_rows();
-        incoming.bytes += rows.iter().map(cost).sum::<usize>();
-        // Counted before the rows are kept, so that the bound is never passed.
-        if incoming.bytes > SNAPSHOT_BYTES_MAX {
+        let is_last = piece.is_last;
+        let (rows, events) = piece.into_contents();
+        incoming.bytes += rows.iter().map(cost).sum::<usize>() + events.len();
+        // Counted before anything is kept, so that the bound is never passed.
+        if incoming.bytes > PART_BYTES_MAX {
             self.0 = None;
-            return Err(format!("a snapshot of more than {SNAPSHOT_BYTES_MAX} bytes"));
+            return Err(format!("a state machine of more than {PART_BYTES_MAX} bytes"));
         }
-        incoming.rows.extend(rows);
+        incoming.dump.rows.extend(rows);
+        incoming.dump.events.extend(events);
         incoming.next += 1;
         incoming.touched = now;
-        if !is_last {
-            return Ok(None);
-        }
-        let rows = self.0.take().map(|it| it.rows).unwrap_or_default();
-        Ok(Some(Assembled { vote, upto, members, dump: Dump { position, rows } }))
+        Ok(self.0.take_if(|_| is_last).map(|it| (it.part, it.dump)))
     }
 
-    /// Gives up a snapshot that nobody goes on with.
+    /// Gives up a state machine that nobody goes on with.
     pub fn drop_idle(&mut self, now: Instant) {
         if self.0.as_ref().is_some_and(|it| now.duration_since(it.touched) > IDLE_MAX) {
             self.0 = None;
         }
     }
 
-    fn begin(&mut self, chunk: &Chunk, now: Instant) -> Result<(), String> {
-        let (vote, transfer) = (chunk.vote, chunk.transfer);
-        // By term, then by the leader's own number: a chunk of an earlier transfer may be late, and
+    fn begin(&mut self, piece: &Piece, now: Instant) -> Result<(), String> {
+        let Piece { vote, transfer, part, position, events_from, .. } = *piece;
+        // By term, then by the leader's own number: a piece of an earlier transfer may be late, and
         // must not throw away what a later one has sent.
         if self.0.as_ref().is_some_and(|it| (it.vote.term, it.transfer) > (vote.term, transfer)) {
             return Err("a newer snapshot is under way".into());
         }
-        let rows = Vec::new();
-        self.0 = Some(Incoming { vote, transfer, next: 0, bytes: 0, rows, touched: now });
+        let dump = Dump { position: Some(position), events_from, ..Dump::default() };
+        self.0 = Some(Incoming { vote, transfer, part, next: 0, bytes: 0, dump, touched: now });
         Ok(())
     }
 }
 
 impl Incoming {
-    fn is_next(&self, chunk: &Chunk) -> bool {
-        (self.vote, self.transfer, self.next) == (chunk.vote, chunk.transfer, chunk.number)
+    fn is_next(&self, piece: &Piece) -> bool {
+        (self.vote, self.transfer, self.part, self.next)
+            == (piece.vote, piece.transfer, piece.part, piece.number)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shiioo_actors::domain::ids::Position;
 
-    const UPTO: Position = Position { term: 3, index: 40 };
+    const AT: Position = Position { term: 3, index: 44 };
     const VOTE: Vote = Vote { term: 3, node: 1, committed: true };
 
-    fn dump(rows: usize, bytes: usize) -> Dump {
+    fn dump(rows: usize, bytes: usize, events: usize) -> Dump {
         let rows = (0..rows).map(|at| (at.to_be_bytes().to_vec(), vec![7; bytes])).collect();
-        Dump { position: Some(Position { term: 3, index: 44 }), rows }
+        Dump { position: Some(AT), rows, events_from: 9, events: vec![8; events] }
     }
 
-    fn sent(transfer: u64, dump: &Dump) -> Vec<Chunk> {
-        let members = Members { voters: vec![vec![1, 2]], nodes: vec![1, 2, 3] };
-        let members = Some((Position { term: 1, index: 0 }, members));
-        chunks(VOTE, transfer, UPTO, members, dump.clone()).collect()
+    fn sent(transfer: u64, dump: &Dump) -> Vec<Piece> {
+        pieces(VOTE, transfer, StateMachineId::System, dump.clone()).collect()
     }
 
     #[test]
     fn what_is_cut_is_put_together_again() {
-        for dump in [dump(0, 0), dump(1, 3 << 20), dump(5000, 1000), dump(3, 900_000)] {
-            let chunks = sent(0, &dump);
-            let small = |chunk: &Chunk| {
-                chunk.clone().into_rows().len() <= 1
-                    || crate::raft::wire::encode(chunk).len() <= CHUNK_BYTES_MAX
+        let dumps = [
+            dump(0, 0, 0),
+            dump(1, 3 << 20, 5),
+            dump(5000, 1000, 3 << 20),
+            dump(3, 900_000, 1),
+            dump(0, 0, 2 << 20),
+        ];
+        for dump in dumps {
+            let pieces = sent(0, &dump);
+            let small = |piece: &Piece| {
+                piece.clone().into_contents().0.len() <= 1
+                    || crate::raft::wire::encode(piece).len() <= PIECE_BYTES_MAX
             };
-            assert!(chunks.iter().all(small));
+            assert!(pieces.iter().all(small));
             let mut assembler = SnapshotAssembler::default();
-            let (last, others) = chunks.split_last().unwrap();
-            for chunk in others {
-                assert_eq!(assembler.add(chunk.clone(), Instant::now()), Ok(None));
+            let (last, others) = pieces.split_last().unwrap();
+            for piece in others {
+                assert_eq!(assembler.add(piece.clone(), Instant::now()), Ok(None));
             }
-            let whole = assembler.add(last.clone(), Instant::now()).unwrap().unwrap();
-            assert_eq!((whole.upto, whole.dump), (UPTO, dump));
+            let whole = assembler.add(last.clone(), Instant::now()).unwrap();
+            assert_eq!(whole, Some((StateMachineId::System, dump)));
         }
     }
 
     #[test]
-    fn chunks_of_two_transfers_do_not_mix() {
-        let (old, new) = (sent(0, &dump(4, 900_000)), sent(1, &dump(4, 800_000)));
+    fn pieces_of_two_transfers_do_not_mix() {
+        let (old, new) = (sent(0, &dump(4, 900_000, 0)), sent(1, &dump(4, 800_000, 0)));
         let mut assembler = SnapshotAssembler::default();
-        let mut take = |chunk: &Chunk| assembler.add(chunk.clone(), Instant::now());
+        let mut take = |piece: &Piece| assembler.add(piece.clone(), Instant::now());
         assert_eq!(take(&old[0]), Ok(None));
         assert_eq!(take(&new[0]), Ok(None));
         assert!(take(&old[1]).is_err(), "of the one before");
@@ -197,22 +214,24 @@ mod tests {
 
     #[test]
     fn what_no_leader_sends_is_refused() {
-        let chunk = sent(0, &dump(1, 1)).remove(0);
         let mut assembler = SnapshotAssembler::default();
-        let mut refuses = |chunk| assembler.add(chunk, Instant::now()).is_err();
-        assert!(refuses(Chunk::empty(Vote { committed: false, ..VOTE }, 0, UPTO, None, None)));
-        assert!(refuses(Chunk::empty(VOTE, 0, Position { term: 4, index: 1 }, None, None)));
-        let nobody = Members { voters: vec![vec![]], nodes: vec![] };
-        assert!(refuses(Chunk::empty(VOTE, 0, UPTO, Some((UPTO, nobody)), None)));
-        assert!(refuses(chunk.with_rows(1, true, Vec::new())), "not the first");
+        let mut refuses = |piece| assembler.add(piece, Instant::now()).is_err();
+        let piece = |vote, at, number| {
+            let piece = Piece::new(vote, 0, StateMachineId::System, at);
+            piece.with_contents(number, true, Vec::new(), Vec::new())
+        };
+        assert!(refuses(piece(Vote { committed: false, ..VOTE }, AT, 0)));
+        assert!(refuses(piece(VOTE, Position { term: 4, index: 1 }, 0)));
+        assert!(refuses(piece(VOTE, AT, 1)), "not the first");
+        assert!(!refuses(piece(VOTE, AT, 0)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_goes_on_with_is_given_up() {
-        let chunks = sent(0, &dump(2, 900_000));
+        let pieces = sent(0, &dump(2, 900_000, 0));
         let mut assembler = SnapshotAssembler::default();
-        assert_eq!(assembler.add(chunks[0].clone(), Instant::now()), Ok(None));
+        assert_eq!(assembler.add(pieces[0].clone(), Instant::now()), Ok(None));
         tokio::time::advance(IDLE_MAX * 2).await;
-        assert!(assembler.add(chunks[1].clone(), Instant::now()).is_err());
+        assert!(assembler.add(pieces[1].clone(), Instant::now()).is_err());
     }
 }

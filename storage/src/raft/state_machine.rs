@@ -12,7 +12,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapshot};
@@ -22,27 +21,20 @@ use parking_lot::Mutex;
 use shiioo_actors::command::Outcome;
 use shiioo_actors::command::{Command, Envelope};
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
-use shiioo_actors::ports::{ApplySink, CommittedEntry, Dump, Payload, Reply, StoreError};
+use shiioo_actors::ports::{ApplySink, CommittedEntry, Payload, Reply};
 
 use super::convert::stored_members;
 use super::progress::GroupProgress;
 use super::types::stored_membership;
-use super::types::{
-    Entry, LogId, StoredMembership, TypeConfig, io_error, log_id, members, position,
-};
+use super::types::{Entry, LogId, StoredMembership, TypeConfig, log_id, members, position};
 
-/// Wait before a snapshot that found no room is made durable again.
-const ROOM_RETRY: Duration = Duration::from_millis(250);
-
-/// A snapshot, as openraft passes it on. One that is made here names a low-water mark: its contents
-/// are in the files already, and are dumped only when it is sent.
+/// A snapshot, as openraft passes it on. It names a low-water mark: its contents are in the files
+/// already, those that another replica has sent, too, and are dumped only when it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SnapshotHandle {
     pub group: GroupId,
     /// Last position claimed; `None` for an empty group.
     pub upto: Option<Position>,
-    /// The contents, where another replica sent them.
-    pub dump: Option<Dump>,
 }
 
 type Meta = SnapshotMetaOf<TypeConfig>;
@@ -83,7 +75,7 @@ impl GroupStateMachine {
 
     fn with_handle(&self, meta: Meta) -> HandleSnapshot {
         let upto = meta.last_log_id.as_ref().map(position);
-        Snapshot { meta, snapshot: SnapshotHandle { group: self.group, upto, dump: None } }
+        Snapshot { meta, snapshot: SnapshotHandle { group: self.group, upto } }
     }
 
     /// Remembers a snapshot, unless a later one came in between.
@@ -93,19 +85,6 @@ impl GroupStateMachine {
         if kept.as_ref().is_none_or(|kept| kept.last_log_id <= meta.last_log_id) {
             *kept = Some(meta.clone());
         }
-    }
-
-    /// Has the state machine take a dump over durably. Without room it waits: an error here would
-    /// end the group, and with it the node, for a lack that passes by itself.
-    async fn install(&self, dump: Dump) -> Result<(), io::Error> {
-        // The dump is taken over in memory first. `settle` only tries to make that durable again,
-        // so the dump need not be kept for it.
-        let mut installed = self.sink.install(self.group, dump).await;
-        while matches!(installed, Err(StoreError::Full)) && !self.progress.is_closing() {
-            tokio::time::sleep(ROOM_RETRY).await;
-            installed = self.sink.settle(self.group).await;
-        }
-        installed.map_err(io_error)
     }
 
     fn deliver(&self, (entry, responder): EntryResponder<TypeConfig>) {
@@ -169,20 +148,11 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         self.clone()
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &Meta,
-        handle: SnapshotHandle,
-    ) -> Result<(), io::Error> {
-        let mut dumped = None;
-        if let Some(dump) = handle.dump {
-            dumped = dump.position;
-            self.progress.while_installing(self.install(dump)).await?;
-        }
-        // Only now: the mark must not claim contents that a crash would take away. Before the
-        // snapshot is kept, because openraft purges the log by it.
+    async fn install_snapshot(&mut self, meta: &Meta, _: SnapshotHandle) -> Result<(), io::Error> {
+        // What the snapshot claims is in the files durably: see `Group::take_claim`. The mark rises
+        // before the snapshot is kept, because openraft purges the log by it.
         if let Some(upto) = meta.last_log_id.as_ref().map(position) {
-            self.progress.install(upto, stored_members(&meta.last_membership), dumped);
+            self.progress.install(upto, stored_members(&meta.last_membership));
         }
         self.keep(meta);
         Ok(())

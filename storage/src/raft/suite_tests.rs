@@ -5,7 +5,7 @@ use std::sync::Arc;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, StoreError};
+use shiioo_actors::ports::{ApplySink, CommittedEntry};
 use tempfile::TempDir;
 
 use super::log_store::GroupLog;
@@ -22,18 +22,6 @@ struct Nothing;
 
 impl ApplySink for Nothing {
     fn deliver(&self, _group: GroupId, _entry: CommittedEntry) {}
-
-    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        Box::pin(async { Ok(Dump { position: None, rows: Vec::new() }) })
-    }
-
-    fn install(&self, _group: GroupId, _dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 fn build(disk: Arc<dyn Disk>, executor: Executor) -> (GroupLog, GroupStateMachine) {

@@ -17,8 +17,8 @@
 use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use shiioo_actors::domain::codec;
-use shiioo_actors::domain::ids::{GroupId, Position};
-use shiioo_actors::ports::Found;
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::ports::{Found, Held, Service};
 
 use crate::log::record::{self, LogEntry, Members, Vote};
 
@@ -45,8 +45,10 @@ pub(crate) enum RequestBody {
     Transfer(Transfer),
     /// Asks for the index that a linearizable read has to wait for.
     ReadIndex,
-    Chunk(Chunk),
+    Piece(Piece),
     LogReverted(LogReverted),
+    Offer(Offer),
+    Claim(Claim),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,11 +58,13 @@ pub(crate) enum Response {
     Transfer(TransferReply),
     /// `None` when the node does not lead, or could not confirm that it does.
     ReadIndex(Option<u64>),
-    /// `None` for a chunk that was kept; the vote of the receiver when the snapshot is installed or
-    /// refused.
-    Chunk(Option<Vote>),
+    /// `None` for a piece that was kept; the vote of the receiver when the snapshot is installed, or
+    /// when a leader of a later term is known.
+    Snapshot(Option<Vote>),
     /// Confirms a notice.
     Noted,
+    /// How much of a state machine the receiver holds.
+    Held(Held),
 }
 
 /// Entries of a leader. Without entries it is a heartbeat.
@@ -117,21 +121,49 @@ pub(crate) struct LogReverted {
     pub acknowledged: Position,
 }
 
-/// Some of the rows of a snapshot.
+/// A leader's question how much a replica holds of a state machine, which it is about to send.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Chunk {
+pub(crate) struct Offer {
+    pub vote: Vote,
+    pub part: StateMachineId,
+}
+
+/// Some of what a state machine holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Piece {
     pub vote: Vote,
     /// Number that tells transfers of one leader in one term apart.
     pub transfer: u64,
-    /// Number of the chunk, from 0.
+    pub part: StateMachineId,
+    /// Number of the piece, from 0.
     pub number: u32,
     pub is_last: bool,
-    /// Last position that the snapshot claims.
+    /// Last position that the state machine holds.
+    pub position: Position,
+    /// Where its events begin that travel: those before the receiver has.
+    pub events_from: u64,
+    rows: Vec<(Blob, Blob)>,
+    events: Blob,
+}
+
+/// A leader's claim that everything of the group up to a position has been sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub vote: Vote,
     pub upto: Position,
     pub members: Option<(Position, Members)>,
-    /// Last position that the dump holds, which may be further.
-    pub dumped: Option<Position>,
-    rows: Vec<(Blob, Blob)>,
+    /// The state machines that there are. What the receiver has beside them was deleted.
+    pub parts: Vec<StateMachineId>,
+}
+
+impl RequestBody {
+    /// Gives the service that carries it: what belongs to snapshots has a lane of its own.
+    pub fn service(&self) -> Service {
+        match self {
+            Self::Offer(_) | Self::Piece(_) | Self::Claim(_) => Service::Snapshot,
+            _ => Service::Raft,
+        }
+    }
 }
 
 impl Append {
@@ -206,35 +238,45 @@ impl Append {
     }
 }
 
-impl Chunk {
-    /// Makes a chunk without rows.
-    pub fn empty(
-        vote: Vote,
-        transfer: u64,
-        upto: Position,
-        members: Option<(Position, Members)>,
-        dumped: Option<Position>,
+impl Piece {
+    pub fn new(vote: Vote, transfer: u64, part: StateMachineId, position: Position) -> Self {
+        let (rows, events) = (Vec::new(), Blob(Vec::new()));
+        let (number, is_last, events_from) = (0, true, 0);
+        Self { vote, transfer, part, number, is_last, position, events_from, rows, events }
+    }
+
+    pub fn with_contents(
+        &self,
+        number: u32,
+        is_last: bool,
+        rows: Vec<Found>,
+        events: Vec<u8>,
     ) -> Self {
-        let (number, is_last, rows) = (0, true, Vec::new());
-        Self { vote, transfer, number, is_last, upto, members, dumped, rows }
-    }
-
-    pub fn with_rows(&self, number: u32, is_last: bool, rows: Vec<Found>) -> Self {
         let rows = rows.into_iter().map(|(key, value)| (Blob(key), Blob(value))).collect();
-        Self { number, is_last, rows, members: self.members.clone(), ..*self }
+        Self { number, is_last, rows, events: Blob(events), ..*self }
     }
 
-    pub fn into_rows(self) -> Vec<Found> {
-        self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect()
+    pub fn into_contents(self) -> (Vec<Found>, Vec<u8>) {
+        let rows = self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect();
+        (rows, self.events.0)
     }
 
     /// Checks that a leader can have sent this.
     pub fn check(&self) -> Result<(), String> {
-        let members = self.members.as_ref();
-        let latest = self.dumped.max(Some(self.upto));
-        if !self.vote.committed || latest.is_some_and(|position| position.term > self.vote.term) {
+        if !self.vote.committed || self.position.term > self.vote.term {
+            return Err("a piece of a snapshot that its sender cannot have".into());
+        }
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// Checks that a leader can have sent this.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.vote.committed || self.upto.term > self.vote.term {
             return Err("a snapshot that its sender cannot have".into());
         }
+        let members = self.members.as_ref();
         if members.is_some_and(|(at, _)| *at > self.upto) {
             return Err("a snapshot with a membership from beyond it".into());
         }

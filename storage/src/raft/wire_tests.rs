@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::ports::Held;
 
 use super::convert;
 use super::types::log_entry;
 use super::wire::{
-    Append, AppendReply, Ballot, Chunk, LogReverted, Request, RequestBody, Response, Transfer,
-    TransferReply, VoteReply, decode, encode,
+    Append, AppendReply, Ballot, Claim, LogReverted, Offer, Piece, Request, RequestBody, Response,
+    Transfer, TransferReply, VoteReply, decode, encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -71,13 +72,17 @@ fn ask() -> impl Strategy<Value = RequestBody> {
     let transfer = (vote(), any::<u64>(), prop::option::of(position()))
         .prop_map(|(vote, to, last)| RequestBody::Transfer(Transfer { vote, to, last }));
     let membership = prop::option::of((position(), members()));
-    let chunk = (vote(), position(), membership, prop::option::of(position()), rows()).prop_map(
-        |(vote, upto, members, dumped, rows)| {
-            RequestBody::Chunk(
-                Chunk::empty(vote, 3, upto, members, dumped).with_rows(2, false, rows),
-            )
-        },
-    );
+    let events = prop::collection::vec(any::<u8>(), 0..40);
+    let piece = (vote(), position(), rows(), events).prop_map(|(vote, position, rows, events)| {
+        let piece = Piece::new(vote, 3, StateMachineId::System, position);
+        RequestBody::Piece(piece.with_contents(2, false, rows, events))
+    });
+    let claim = (vote(), position(), membership).prop_map(|(vote, upto, members)| {
+        let parts = vec![StateMachineId::System];
+        RequestBody::Claim(Claim { vote, upto, members, parts })
+    });
+    let offer =
+        vote().prop_map(|vote| RequestBody::Offer(Offer { vote, part: StateMachineId::System }));
     let reverted = (vote(), position()).prop_map(|(vote, acknowledged)| {
         RequestBody::LogReverted(LogReverted { vote, acknowledged })
     });
@@ -88,7 +93,9 @@ fn ask() -> impl Strategy<Value = RequestBody> {
         ballot().prop_map(RequestBody::PreVote),
         transfer,
         Just(RequestBody::ReadIndex),
-        chunk
+        piece,
+        claim,
+        offer
     ]
 }
 
@@ -110,7 +117,9 @@ fn answer() -> impl Strategy<Value = Response> {
         ]
         .prop_map(Response::Transfer),
         prop::option::of(any::<u64>()).prop_map(Response::ReadIndex),
-        prop::option::of(vote()).prop_map(Response::Chunk),
+        prop::option::of(vote()).prop_map(Response::Snapshot),
+        (prop::option::of(position()), any::<u64>())
+            .prop_map(|(position, events)| Response::Held(Held { position, events })),
     ]
 }
 
@@ -122,7 +131,8 @@ fn look_at(bytes: &[u8]) -> bool {
     if let Ok(request) = request {
         match request.body {
             RequestBody::Append(append) => drop(convert::append_from_wire(request.group, &append)),
-            RequestBody::Chunk(chunk) => drop(chunk.check()),
+            RequestBody::Piece(piece) => drop(piece.check()),
+            RequestBody::Claim(claim) => drop(claim.check()),
             _ => {}
         }
     }
@@ -284,16 +294,23 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
 }
 
 #[test]
-fn a_chunk_with_a_membership_from_beyond_it_is_refused() {
+fn a_claim_with_a_membership_from_beyond_it_is_refused() {
     let vote = Vote { term: 3, node: 1, committed: true };
     let upto = Position { term: 3, index: 9 };
     let members = Members { voters: vec![vec![1]], nodes: vec![1] };
-    let chunk = |at| Chunk::empty(vote, 0, upto, Some((at, members.clone())), None);
-    assert_eq!(chunk(upto).check(), Ok(()));
-    assert!(chunk(Position { term: 3, index: 10 }).check().is_err());
-    let dumped = |dumped| Chunk::empty(vote, 0, upto, None, Some(dumped));
-    assert_eq!(dumped(Position { term: 3, index: 12 }).check(), Ok(()), "a dump may hold more");
-    assert!(dumped(Position { term: 4, index: 12 }).check().is_err());
+    let claim = |at| Claim {
+        vote,
+        upto,
+        members: Some((at, members.clone())),
+        parts: vec![StateMachineId::System],
+    };
+    assert_eq!(claim(upto).check(), Ok(()));
+    assert!(claim(Position { term: 3, index: 10 }).check().is_err());
+    let nobody = Members { voters: vec![vec![]], nodes: vec![] };
+    assert!(Claim { members: Some((upto, nobody)), ..claim(upto) }.check().is_err());
+    assert!(Claim { upto: Position { term: 4, index: 1 }, ..claim(upto) }.check().is_err());
+    let undecided = Vote { committed: false, ..vote };
+    assert!(Claim { vote: undecided, ..claim(upto) }.check().is_err());
 }
 
 #[test]

@@ -1,73 +1,151 @@
-//! What one replica of the control plane sends to another: all its rows at one position.
+//! What one replica sends to another: its rows and the events that the other lacks, at one position.
+//!
+//! Both replicas went through the same entries, so the events of the one that is behind are the
+//! beginning of the other's. Rows are replaced, events are added to.
+
+use tokio::sync::oneshot;
 
 use super::ReplicaRunner;
-use crate::ports::{Dump, Found, StoreError};
-use crate::state::StateMachine;
+use crate::domain::ids::Position;
+use crate::ports::{Dump, Found, Held, StoreError};
+use crate::state::{RowBuffer, StateMachine};
 
 /// Upper bound of the length of a row's key, bytes. The longest are those of locks.
 const KEY_BYTES_MAX: usize = 1024;
 
+/// Bytes of rows and events in the dump of one replica.
+const DUMP_BYTES_MAX: u64 = 512 << 20;
+
+/// Asks the owner of a replica about snapshots.
+#[derive(Debug)]
+pub enum SnapshotRequest {
+    /// Makes durable what there is, and tells how far that is.
+    Held(oneshot::Sender<Result<Held, StoreError>>),
+    /// Gives what a replica lacks that holds so much; nothing when it lacks nothing.
+    Dump(Held, oneshot::Sender<Result<Option<Dump>, StoreError>>),
+    /// Takes over what another replica holds.
+    Install(Dump, oneshot::Sender<Result<(), StoreError>>),
+    /// Holds nothing any more, as of a position: the snapshot of the group has nothing of it.
+    Clear(Position, oneshot::Sender<Result<(), StoreError>>),
+}
+
 impl<M: StateMachine> ReplicaRunner<M> {
-    /// Returns everything that the replica holds. It is durable then, unless the disk is full.
+    /// Answers a request about snapshots. Tells whether the state was replaced.
     ///
     /// # Errors
-    /// When the files fail.
-    pub async fn dump(&mut self) -> Result<Dump, StoreError> {
-        self.make_durable().await?;
-        Ok(Dump { position: self.applied, rows: self.all_rows()? })
+    /// When the files are damaged: what cannot be given away is not to be served either.
+    pub async fn serve_snapshot(&mut self, request: SnapshotRequest) -> Result<bool, StoreError> {
+        let before = self.applied;
+        match request {
+            SnapshotRequest::Held(reply) => answer(reply, self.held().await)?,
+            SnapshotRequest::Dump(beyond, reply) => answer(reply, self.dump(beyond).await)?,
+            SnapshotRequest::Install(dump, reply) => answer(reply, self.install(dump).await)?,
+            SnapshotRequest::Clear(upto, reply) => answer(reply, self.clear(upto).await)?,
+        }
+        Ok(self.applied != before)
     }
 
-    /// Takes over what another replica holds, and makes it durable. Tells whether the dump is newer
-    /// than what is here; an older one changes nothing.
+    /// Makes durable what the replica holds, and returns how much that is.
+    pub(super) async fn held(&mut self) -> Result<Held, StoreError> {
+        self.settle().await?;
+        Ok(Held { position: self.applied, events: self.rows.events_total() })
+    }
+
+    /// Returns what the replica holds beyond `held`. It is durable then, unless the disk is full.
+    pub(super) async fn dump(&mut self, held: Held) -> Result<Option<Dump>, StoreError> {
+        self.make_durable().await?;
+        if self.applied <= held.position {
+            return Ok(None);
+        }
+        let rows = self.all_rows()?;
+        let events = self.rows.events_total().checked_sub(held.events);
+        let bytes = rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+        let refused = |why: String| StoreError::Io {
+            what: format!("send a snapshot of {}", self.part),
+            source: std::sync::Arc::new(std::io::Error::other(why)),
+        };
+        let Some(events) = events else {
+            return Err(refused(
+                "the other replica holds more events, and fewer entries".to_owned(),
+            ));
+        };
+        let len = usize::try_from(events).ok().filter(|_| events + bytes <= DUMP_BYTES_MAX);
+        let len = len.ok_or_else(|| refused(format!("more than {DUMP_BYTES_MAX} bytes")))?;
+        let events = self.rows.read_events(held.events, len)?;
+        Ok(Some(Dump { position: self.applied, rows, events_from: held.events, events }))
+    }
+
+    /// Takes over what another replica holds, and makes it durable. A dump that is older than what is
+    /// here changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Full`] when the dump was taken over and waits in memory for room. Other errors when
-    /// the files fail.
-    pub async fn install(&mut self, dump: Dump) -> Result<bool, StoreError> {
-        let is_newer = dump.position > self.applied;
-        if is_newer {
-            self.to_install = Some(dump);
-        }
-        self.settle().await?;
-        Ok(is_newer)
-    }
-
-    /// Makes everything durable, first of all the dump of another replica.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] while there is no room for it. Other errors when the files fail.
-    pub async fn settle(&mut self) -> Result<(), StoreError> {
-        self.take_over().await?;
-        self.make_durable().await?;
-        if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
-    }
-
-    /// Puts the dump of another replica in the place of what is here.
-    async fn take_over(&mut self) -> Result<(), StoreError> {
-        if self.to_install.is_none() {
-            return Ok(());
-        }
+    /// the files fail, or the dump does not go on where this replica ends.
+    pub(super) async fn install(&mut self, dump: Dump) -> Result<(), StoreError> {
+        // The files have to be open: rows that they hold and the dump lacks are to be deleted, and
+        // unread they could not be named.
         if self.rows.store.is_none() && !self.open_files().await? && self.rows.is_shut {
             return Err(StoreError::Full);
         }
-        // The files have to be open: rows that they hold and the dump lacks are to be deleted, and
-        // unread they could not be named.
-        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
-        let Some(dump) = self.to_install.take() else { return Ok(()) };
-        // Looked at again: entries may have been applied while the dump waited for room.
         if dump.position > self.applied {
-            self.rows.put(gone);
-            let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
-            self.rows.put(new.collect());
-            self.machine = M::load(&self.rows)?;
-            self.applied = dump.position;
-            // The log has not shown yet that it goes on where the dump ends.
+            self.take_over(dump)?;
+        }
+        self.settle().await
+    }
+
+    /// Puts the dump of another replica in the place of what is here.
+    fn take_over(&mut self, dump: Dump) -> Result<(), StoreError> {
+        // More may have been applied since this replica told what it holds.
+        let known = self.rows.events_total().checked_sub(dump.events_from);
+        let known = known.and_then(|known| usize::try_from(known).ok());
+        let Some(events) = known.and_then(|known| dump.events.get(known..)) else {
+            return Err(StoreError::Damaged {
+                file: format!("the events of {}", self.part),
+                offset: self.rows.events_total(),
+                what: "they are not the beginning of what another replica holds".to_owned(),
+            });
+        };
+        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
+        self.rows.put(gone);
+        let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
+        self.rows.put(new.collect());
+        self.rows.put_events(events);
+        self.machine = M::load(&self.rows)?;
+        self.applied = dump.position;
+        // The log has not shown yet that it goes on where the dump ends.
+        self.is_continued = false;
+        Ok(())
+    }
+
+    /// Lets go of everything: the group's snapshot up to `upto` has nothing of this replica, so it was
+    /// deleted while this node was away. A replica that is further is left alone.
+    pub(super) async fn clear(&mut self, upto: Position) -> Result<(), StoreError> {
+        if self.applied < Some(upto) {
+            self.machine = M::load(&RowBuffer::default())?;
+            self.applied = Some(upto);
             self.is_continued = false;
         }
-        Ok(())
+        self.settle().await
+    }
+
+    /// Makes everything durable.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        self.make_durable().await?;
+        if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
     }
 
     fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
         self.rows.scan(&[], &[u8::MAX; KEY_BYTES_MAX], usize::MAX / 2, false)
     }
+}
+
+/// Answers, and passes on what is damaged for good.
+fn answer<T>(
+    reply: oneshot::Sender<Result<T, StoreError>>,
+    answer: Result<T, StoreError>,
+) -> Result<(), StoreError> {
+    let damage = answer.as_ref().err().filter(|error| error.lasting().is_some()).cloned();
+    // Whoever asked may have gone.
+    let _ = reply.send(answer);
+    damage.map_or(Ok(()), Err)
 }

@@ -13,7 +13,7 @@ use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
-use crate::ports::{Leadership, Peer, Peers, ReplicatedLog, StoreError};
+use crate::ports::{Leadership, Peer, Peers, ReplicatedLog};
 use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
@@ -163,30 +163,10 @@ impl Actor for ControlActor {
             ControlMessage::Applied(reply) => {
                 let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
             }
-            ControlMessage::Dump(reply) => {
-                let dumped = state.runner.dump().await;
-                let damage = dumped.as_ref().err().filter(|error| error.lasting().is_some());
-                let damage = damage.cloned();
-                let _ = reply.send(dumped);
-                if let Some(error) = damage {
-                    // What cannot be given away is not to be served either.
-                    return Err(error.into());
-                }
-            }
-            ControlMessage::Install(dump, reply) => {
-                let installed = state.runner.install(dump).await;
-                // Without room it is taken over all the same, and waits in memory.
-                if matches!(installed, Ok(true) | Err(StoreError::Full)) {
+            ControlMessage::Snapshot(request) => {
+                if state.runner.serve_snapshot(request).await? {
                     state.publish_all()?;
                 }
-                let _ = reply.send(installed.map(drop));
-            }
-            ControlMessage::Settle(reply) => {
-                let settled = state.runner.settle().await;
-                if settled.is_ok() {
-                    state.publish_all()?;
-                }
-                let _ = reply.send(settled);
             }
         }
         Ok(())

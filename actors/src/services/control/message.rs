@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::ports::{Dump, StoreError};
+use crate::replica::SnapshotRequest;
 use crate::state::system::SystemState;
 
 /// Reads the state and answers.
@@ -22,10 +22,6 @@ pub enum ControlMessage {
     Read(ReadSystem),
     /// Index of the last entry applied.
     Applied(oneshot::Sender<u64>),
-    /// Everything there is, for another replica.
-    Dump(oneshot::Sender<Result<Dump, StoreError>>),
-    /// Another replica's state, which replaces this one's.
-    Install(Dump, oneshot::Sender<Result<(), StoreError>>),
-    /// Make durable what there is, and say whether there was room for it.
-    Settle(oneshot::Sender<Result<(), StoreError>>),
+    /// Give or take what replicas send to each other.
+    Snapshot(SnapshotRequest),
 }

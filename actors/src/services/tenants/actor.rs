@@ -155,6 +155,10 @@ impl Actor for TenantActor {
             }
             TenantMessage::Step(StepEvent::Ended(attempt)) => shell.steps.ended(attempt),
             TenantMessage::Housekeeping => shell.flush_and_maybe_sleep(&myself).await?,
+            TenantMessage::Snapshot(request) => {
+                shell.runner.ensure_files().await?;
+                shell.runner.serve_snapshot(request).await?;
+            }
             TenantMessage::Test(hook) => shell.apply_test_hook(hook).await,
         }
         // After every message: each may have applied commands that begin or end waits.

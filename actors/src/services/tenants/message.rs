@@ -6,6 +6,7 @@ use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
 use crate::ports::StoreError;
+use crate::replica::SnapshotRequest;
 use crate::services::executor::StepEvent;
 use crate::state::RowBuffer;
 use crate::state::tenant::TenantState;
@@ -50,6 +51,8 @@ pub enum TenantMessage {
     Step(StepEvent),
     /// Makes durable what has changed, and sleeps when there is nothing to do.
     Housekeeping,
+    /// Gives or takes what replicas send to each other.
+    Snapshot(SnapshotRequest),
     /// Misbehaves, for tests.
     Test(TestHook),
 }

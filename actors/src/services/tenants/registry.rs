@@ -1,18 +1,23 @@
 //! All activations of this node, by group, and the sink to which groups deliver their entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
-use super::{Activation, SupervisorMessage};
+use super::{Activation, SupervisorMessage, TenantMessage};
+use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Payload, StoreError};
-use crate::replica::{ApplyQueue, QueueBytes};
+use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
+use crate::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StoreError,
+};
+use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, SnapshotRequest};
 use crate::services::control::ControlMessage;
 
 /// Holds the tenants of one group.
@@ -20,6 +25,22 @@ use crate::services::control::ControlMessage;
 struct GroupTenants {
     delivered_term: Arc<AtomicU64>,
     activations: RwLock<BTreeMap<TenantId, Arc<Activation>>>,
+}
+
+/// Longest time that a tenant may take to start when it is asked about snapshots.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the registry works with once the actors run.
+struct Sources {
+    supervisor: ActorRef<SupervisorMessage>,
+    deps: ReplicaDeps,
+    directory: Arc<Directory>,
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sources")
+    }
 }
 
 /// Describes a tenant that is out of service.
@@ -42,15 +63,20 @@ pub struct Registry {
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     /// Room for what waits in the tenants' queues.
     queued: Arc<QueueBytes>,
-    supervisor: OnceLock<ActorRef<SupervisorMessage>>,
+    sources: OnceLock<Sources>,
     control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
 
 impl Registry {
-    /// Sets the supervisor, which starts actors. To be called once, before the first tenant group is
-    /// opened: an entry that is delivered earlier would have no place.
-    pub fn set_supervisor(&self, supervisor: ActorRef<SupervisorMessage>) {
-        let _ = self.supervisor.set(supervisor);
+    /// Sets the supervisor, which starts actors, with what else is needed. To be called once, before
+    /// the first tenant group is opened: an entry that is delivered earlier would have no place.
+    pub fn set_supervisor(
+        &self,
+        supervisor: ActorRef<SupervisorMessage>,
+        deps: ReplicaDeps,
+        directory: Arc<Directory>,
+    ) {
+        let _ = self.sources.set(Sources { supervisor, deps, directory });
     }
 
     /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
@@ -58,20 +84,78 @@ impl Registry {
         self.control_actor.send_replace(Some(control));
     }
 
-    /// Asks the actor of the control plane, and waits until there is one.
-    async fn ask_control<T>(
+    /// Asks the owner of a replica about snapshots. The control plane is waited for; a tenant that
+    /// sleeps is woken.
+    async fn ask<T>(
         &self,
-        message: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ControlMessage,
+        group: GroupId,
+        part: StateMachineId,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> SnapshotRequest,
     ) -> Result<T, StoreError> {
-        let stopped = || StoreError::Io {
-            what: "reach the control plane".to_owned(),
-            source: Arc::new(io::ErrorKind::NotConnected.into()),
+        let failed = |why: String| StoreError::Io {
+            what: format!("reach the replica of {part}"),
+            source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
         };
-        let mut actor = self.control_actor.subscribe();
-        let actor = actor.wait_for(Option::is_some).await.map_err(|_| stopped())?.clone();
+        let stopped = || failed("it has stopped".to_owned());
         let (reply, answer) = oneshot::channel();
-        actor.ok_or_else(stopped)?.send_message(message(reply)).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        match part {
+            StateMachineId::System => {
+                let mut actor = self.control_actor.subscribe();
+                let actor = actor.wait_for(Option::is_some).await.map_err(|_| stopped())?.clone();
+                let message = ControlMessage::Snapshot(request(reply));
+                actor.ok_or_else(stopped)?.send_message(message).map_err(|_| stopped())?;
+                answer.await.map_err(|_| stopped())?
+            }
+            StateMachineId::Tenant(tenant) => {
+                let activation = self.activation(group, tenant).ok_or_else(stopped)?;
+                // Held until the answer is there: it keeps the tenant awake.
+                let _permit = activation.permit().map_err(|error| failed(error.to_string()))?;
+                let actor = activation.actor(Instant::now() + START_DEADLINE).await;
+                let actor = actor.map_err(|error| failed(error.to_string()))?;
+                let message = TenantMessage::Snapshot(request(reply));
+                actor.send_message(message).map_err(|_| stopped())?;
+                answer.await.map_err(|_| stopped())?
+            }
+        }
+    }
+
+    /// Lists the replicas of a group that have files here, or should: whose files are lost is among
+    /// them, so that nobody takes the loss for a deletion.
+    fn list_parts(&self, group: GroupId) -> Result<Vec<StateMachineId>, StoreError> {
+        if group == GroupId::SYSTEM {
+            return Ok(vec![StateMachineId::System]);
+        }
+        let Some(Sources { deps, directory, .. }) = self.sources.get() else {
+            return Ok(Vec::new());
+        };
+        let mut tenants: BTreeSet<TenantId> = deps.stores.tenants()?.into_iter().collect();
+        tenants.extend(deps.log.with_files().into_iter().filter_map(|part| match part {
+            StateMachineId::Tenant(tenant) => Some(tenant),
+            StateMachineId::System => None,
+        }));
+        let mut parts = Vec::new();
+        for tenant in tenants {
+            let placed = directory.get(tenant).map(|placed| placed.group);
+            // One that is being deleted is not in the directory any more.
+            let of = placed.or_else(|| self.group_of(tenant)).ok_or_else(|| StoreError::Io {
+                what: format!("tell which group tenant {tenant} belongs to"),
+                source: Arc::new(io::Error::other("the control plane has not told it yet")),
+            })?;
+            if of == group {
+                parts.push(StateMachineId::Tenant(tenant));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Returns the group that has delivered something to the tenant.
+    fn group_of(&self, tenant: TenantId) -> Option<GroupId> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let has = |tenants: &GroupTenants| {
+            let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+            activations.contains_key(&tenant)
+        };
+        groups.iter().find(|(_, tenants)| has(tenants)).map(|(group, _)| *group)
     }
 
     /// Returns the tenant's activation, and makes one where there is none. `None` before the supervisor is
@@ -84,7 +168,7 @@ impl Registry {
         }
         // Between the two locks another caller may make it: `entry` looks again.
         drop(known);
-        let supervisor = self.supervisor.get()?.clone();
+        let supervisor = self.sources.get()?.supervisor.clone();
         let mut activations = tenants.activations.write().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (delivered_term, queued) =
@@ -138,7 +222,7 @@ impl Registry {
             activation.wake_if_running();
         }
         drop(activations);
-        if let Some(supervisor) = self.supervisor.get() {
+        if let Some(Sources { supervisor, .. }) = self.sources.get() {
             let _ = supervisor.send_message(SupervisorMessage::LookForWork(group));
         }
     }
@@ -175,24 +259,47 @@ impl ApplySink for Registry {
         activations.get(tenant)?.quarantined()
     }
 
-    fn dump(&self, group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        Box::pin(async move {
-            only_system(group)?;
-            self.ask_control(ControlMessage::Dump).await
-        })
+    fn parts(&self, group: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
+        Box::pin(async move { self.list_parts(group) })
     }
 
-    fn install(&self, group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            only_system(group)?;
-            self.ask_control(|reply| ControlMessage::Install(dump, reply)).await
-        })
+    fn held(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+    ) -> BoxFuture<'_, Result<Held, StoreError>> {
+        Box::pin(self.ask(group, part, SnapshotRequest::Held))
     }
 
-    fn settle(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn dump(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        beyond: Held,
+    ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
+        Box::pin(self.ask(group, part, move |reply| SnapshotRequest::Dump(beyond, reply)))
+    }
+
+    fn install(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        dump: Dump,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.ask(group, part, move |reply| SnapshotRequest::Install(dump, reply)))
+    }
+
+    fn keep_only(
+        &self,
+        group: GroupId,
+        parts: Vec<StateMachineId>,
+        upto: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            only_system(group)?;
-            self.ask_control(ControlMessage::Settle).await
+            for part in self.list_parts(group)?.into_iter().filter(|part| !parts.contains(part)) {
+                self.ask(group, part, |reply| SnapshotRequest::Clear(upto, reply)).await?;
+            }
+            Ok(())
         })
     }
 }
@@ -202,29 +309,4 @@ pub(super) fn is_deletion(payload: &Payload) -> bool {
     let Payload::Command(envelope) = payload else { return false };
     let Command::Tenant { command, .. } = &envelope.command else { return false };
     matches!(command, TenantCommand::Set(SetTenant { record: None, .. }))
-}
-
-/// Refuses a tenant group: its snapshot would carry the rows of the control plane, at a position of
-/// another group's log.
-fn only_system(group: GroupId) -> Result<(), StoreError> {
-    if group == GroupId::SYSTEM {
-        return Ok(());
-    }
-    Err(StoreError::Io {
-        what: format!("snapshot of group {group}"),
-        source: Arc::new(io::ErrorKind::Unsupported.into()),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_group_0_has_snapshots() {
-        let registry = Registry::default();
-        let dump = Dump { position: None, rows: Vec::new() };
-        assert!(registry.dump(GroupId(1)).await.is_err());
-        assert!(registry.install(GroupId(1), dump).await.is_err());
-    }
 }

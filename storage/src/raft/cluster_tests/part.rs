@@ -8,7 +8,7 @@ use shiioo_actors::command::{CancelRun, Outcome};
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Payload, StoreError};
+use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Held, Payload, StoreError};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -89,7 +89,8 @@ impl TestPart {
     }
 
     fn settled(&self) -> Result<(), StoreError> {
-        if self.is_full.load(Ordering::Acquire) {
+        let is_dirty = *self.live() != *self.durable.lock().unwrap();
+        if is_dirty && self.is_full.load(Ordering::Acquire) {
             return Err(StoreError::Full);
         }
         self.flush();
@@ -125,14 +126,36 @@ impl ApplySink for TestPart {
         }
     }
 
-    fn dump(&self, _group: GroupId) -> BoxFuture<'_, Result<Dump, StoreError>> {
-        let live = self.live().clone();
-        let rows = live.texts.into_iter();
-        let rows = rows.map(|(at, text)| (at.to_be_bytes().to_vec(), text.into_bytes())).collect();
-        Box::pin(async move { Ok(Dump { position: live.position, rows }) })
+    fn parts(&self, _: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
+        Box::pin(async { Ok(vec![part()]) })
     }
 
-    fn install(&self, _group: GroupId, dump: Dump) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn held(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<Held, StoreError>> {
+        Box::pin(async {
+            self.settled()?;
+            Ok(Held { position: self.live().position, events: 0 })
+        })
+    }
+
+    fn dump(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        beyond: Held,
+    ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
+        let Contents { position, texts } = self.live().clone();
+        let row = |(at, text): (u64, String)| (at.to_be_bytes().to_vec(), text.into_bytes());
+        let rows = texts.into_iter().map(row).collect();
+        let dump = Dump { position, rows, ..Dump::default() };
+        Box::pin(async move { Ok((position > beyond.position).then_some(dump)) })
+    }
+
+    fn install(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        dump: Dump,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let stall = *self.stall.lock().unwrap();
             if stall == Stall::BeforeDurable {
@@ -154,7 +177,13 @@ impl ApplySink for TestPart {
         })
     }
 
-    fn settle(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { self.settled() })
+    fn keep_only(
+        &self,
+        _: GroupId,
+        parts: Vec<StateMachineId>,
+        _: Position,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        assert_eq!(parts, [part()]);
+        Box::pin(async { Ok(()) })
     }
 }

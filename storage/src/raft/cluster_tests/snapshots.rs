@@ -45,7 +45,8 @@ fn a_dump_may_be_ahead_of_what_the_snapshot_claims() {
         let position = cluster.part(leader).live().position;
         assert_eq!(cluster.part(2).installed(), [position]);
         until("all of it delivered", || cluster.part(2).handed().last() >= position.as_ref()).await;
-        // All that was delivered is durable there already, so nothing pins the log.
+        // All that was delivered is durable there already: the part says so, and nothing pins the log.
+        cluster.flush(2);
         let mark =
             || cluster.groups(2).progress(GROUP).unwrap().low_water_mark().map(|f| f.position);
         until("a low-water mark", || mark() >= position).await;
