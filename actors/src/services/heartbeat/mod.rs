@@ -23,6 +23,7 @@
 //! | 4 T and more | nobody has | `Unhealthy` |
 //!
 //! 'Somebody' is another member that was heard within T itself.
+//!
 //! Who is new, and everybody after a start, has the full time before it, and is `Degraded` until it
 //! is heard. `Offline` is not decided here: a member that stops says goodbye, and group 0 notes it.
 //!
