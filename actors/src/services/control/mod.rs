@@ -14,8 +14,8 @@
 //! ```
 //!
 //! - `Set` is idempotent: the tenant's state takes it if `(epoch, version)` is greater than what it
-//!   has, and says `Done` in any case. It is created by nothing else. Commands of another epoch are
-//!   refused.
+//!   has, and says `Done` in any case. Nothing else creates a tenant's state, and it refuses
+//!   commands of another epoch.
 //! - The client is answered when both groups have it, with the outcome that group 0 gave this very
 //!   command. If the second does not confirm in time the answer is 'unknown', never a refusal.
 //! - The leader of group 0 sends again what stays unconfirmed: every 2 s, at most 64 a look, and
@@ -28,10 +28,11 @@
 //!
 //! # What it publishes
 //!
-//! Everything here is a hint for those who would otherwise ask the actor with each request: the
-//! [`Directory`](crate::cluster::routing::Directory), the members (to the transport and the
-//! heartbeat monitor), the admin token, and the groups that this node is to open. The members are
-//! durable before they are published: a node that restarts has to know whom to ask.
+//! For those who would otherwise ask the actor with each request: the
+//! [`Directory`](crate::cluster::routing::Directory), which is a hint, as a tenant's own group
+//! decides; the members, to the transport and the heartbeat monitor; the admin token. It also opens
+//! the groups that are placed on this node. The members are durable before they are published: a
+//! node that restarts has to know whom to ask.
 //!
 //! # Leading
 //!
