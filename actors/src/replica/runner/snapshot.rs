@@ -56,6 +56,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let Some(dump) = self.to_install.take() else { return Ok(()) };
         // Looked at again: entries may have been applied while the dump waited for room.
         if dump.position > self.applied {
+            // First what goes, then what comes: a key that is in both stays.
             self.rows.put(gone);
             let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
             self.rows.put(new.collect());

@@ -14,9 +14,10 @@
 //! - *Announcing.* Each term that begins here is proposed as `LeaderElected`, stamped with the
 //!   term. It seizes the lock `cluster/leader`, whose fencing token grows with each leader. An
 //!   attempt that fails is repeated after 200 ms, while the term is led.
-//! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind
-//!   (`state`), has Raft transfer the lead, and returns when another leads. A client asks for it, a
-//!   node that stops, and placement, where the leader is to leave or its disk is full.
+//! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind (`state`),
+//!   has Raft transfer the lead, and returns when another leads. It does so for any group that this
+//!   node leads. Clients ask for it, a node that stops, and placement, where the leader is to leave
+//!   or its disk is full.
 //!
 //! The race: the lead may be lost, or lost and regained, while an announcement is under way. Its
 //! failure comes back as a message with its term, and the elector looks at the leadership of *now*:
