@@ -7,8 +7,8 @@
 //!    moment ago on another node: then group 0 is asked, for one peer at a time;
 //! 3. the proof, or the loopback rule. A token that is not known and a proof that is wrong get the
 //!    same answer, so that nobody learns which ids exist;
-//! 4. `AdmitMember` is proposed, and decides. Everything before may have been looked up too early,
-//!    and only keeps strangers from writing into the log;
+//! 4. `AdmitMember` is proposed, and decides about the token once more: what was read before may
+//!    have been used up since. The proof is not looked at again, as it belongs to this connection;
 //! 5. the certificate is signed, with the authority's key from group 0, and the peers are listed:
 //!    after the admission, so that the state has the new member where this node leads.
 //!

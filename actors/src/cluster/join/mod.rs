@@ -34,11 +34,12 @@
 //! was founded without a secret, and has no admin token. A host name is no loopback address: it may
 //! be anywhere.
 //!
-//! The member's checks only keep strangers from proposing. What counts is `AdmitMember`
-//! (`state/system/members.rs`), applied in the order of the log: it looks again whether the token
-//! is there, in time and not used up, counts one use, and gives the next raft id. The same node id
-//! with the same key is given the same place again, and no use is counted; with another key it is
-//! refused.
+//! Two things are for the member to check, because they belong to this connection: the proof, and
+//! that the addresses are loopback. Everything else it looks at may have changed by then, so
+//! `AdmitMember` (`state/system/members.rs`) decides it, in the order of the log: whether the token
+//! is there, in time and not used up, or none is needed. It counts one use and gives the next raft
+//! id. The same node id with the same key is given the same place again, and no use is counted;
+//! with another key it is refused.
 //!
 //! Invariants:
 //! - neither side shows the secret, and group 0 keeps its hash only;
