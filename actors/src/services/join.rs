@@ -1,7 +1,7 @@
 //! Answers nodes that ask to be let in: the member's side of
 //! [`cluster::join`](crate::cluster::join).
 //!
-//! The order of the checks is the order of what they cost a stranger to provoke:
+//! The checks are in the order of what they cost the cluster, the cheapest first:
 //! 1. the request can be read, and its texts are short;
 //! 2. the rules, from this node's own state. A token that is not known here may have been made a
 //!    moment ago on another node: then group 0 is asked, for one peer at a time;
