@@ -1,4 +1,18 @@
 //! Names this node's requests, so that one that is sent twice is done once.
+//!
+//! The problem: a request whose answer is lost is sent again, perhaps to another leader. The state
+//! machine that does it has to know that it is the same, and must not keep what it knows for ever
+//! (`state/tables/completion_records.rs`).
+//!
+//! The protocol: a request is under way from [`RpcIdSource::begin`] until its [`InFlight`] is
+//! dropped, because its client has an answer or has gone. All its attempts carry one sequence. Each
+//! also carries the lowest sequence that is under way *at that moment*, so the name is made anew
+//! for each attempt: what was answered since the last one lets the state machines forget more.
+//!
+//! Invariants:
+//! - a sequence is given once in an incarnation, and an incarnation is drawn by chance at each
+//!   start;
+//! - a request that may be sent again is never below the `first_incomplete` that this node tells.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -117,6 +117,8 @@ impl TenantHandle {
     ) -> Result<RunView, CallError> {
         self.catch_up(call_).await?;
         let until = tokio::time::Instant::now() + wait;
+        // The run may end before the actor is asked: the actor looks whether it is live, and answers at
+        // once where it is not.
         match call(&self.actor, until, |reply| TenantMessage::WaitRun(id, reply)).await {
             Ok(()) | Err(CallError::DeadlineExceeded) => {}
             Err(error) => return Err(unanswered(error)),

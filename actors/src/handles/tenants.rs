@@ -441,7 +441,7 @@ impl Tenants {
     /// Tenants that have files on this node, for the metrics.
     pub fn with_files(&self) -> usize {
         let activations = self.0.registry.activations();
-        // Of whom the disk does not tell is not counted.
+        // A tenant whose directory cannot be read is not counted.
         let has_files =
             |tenant| self.0.stores.exists(StateMachineId::Tenant(tenant)).unwrap_or(false);
         activations.iter().filter(|activation| has_files(activation.tenant)).count()

@@ -1,4 +1,19 @@
-//! Answers nodes that ask to be let in.
+//! Answers nodes that ask to be let in: the member's side of
+//! [`cluster::join`](crate::cluster::join).
+//!
+//! The checks are in the order of what they cost the cluster, the cheapest first:
+//! 1. the request can be read, and its texts are short;
+//! 2. the rules, from this node's own state. A token that is not known here may have been made a
+//!    moment ago on another node: then group 0 is asked, for one peer at a time;
+//! 3. the proof, or the loopback rule. A token that is not known and a proof that is wrong get the
+//!    same answer, so that nobody learns which ids exist;
+//! 4. `AdmitMember` is proposed, and decides about the token once more: what was read before may
+//!    have been used up since. The proof is not looked at again, as it belongs to this connection;
+//! 5. the certificate is signed, with the authority's key from group 0, and the peers are listed:
+//!    after the admission, so that the state has the new member where this node leads.
+//!
+//! `Refused` means that asking again in the same way will not help; everything that passes is
+//! `NotYet`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

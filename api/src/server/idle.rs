@@ -100,6 +100,7 @@ impl Connections {
         // Off the table, so that no connection is evicted twice.
         let connection = table.by_number.remove(&number)?;
         drop(table);
+        // Told, and not waited for: the newcomer has the place at once, and for a moment both are open.
         connection.evicted.notify_one();
         connection.place.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -77,6 +77,7 @@ pub(crate) async fn serve(
     let (stopping, told_to_stop) = watch::channel(false);
     let mut connections = JoinSet::new();
     loop {
+        // Biased: a node that stops takes no more connections, however many wait.
         let (stream, slot) = tokio::select! {
             biased;
             () = &mut stop => break,
@@ -238,6 +239,8 @@ async fn converse(
             None => std::future::pending().await,
         }
     };
+    // Biased: a connection that has ended by itself has, whatever else is true by now; and the end of
+    // the server, which lets a running request end, goes before an eviction.
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,

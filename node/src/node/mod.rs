@@ -32,7 +32,7 @@
 //! lock of its own: two processes then have one identity and one key. The certificate cannot tell
 //! them apart; the cluster does. Each process draws a number at its start and tells it to the members;
 //! of two with one identity the one that started earlier stops, and one that lacks what the member
-//! has acknowledged is refused, whichever it is (`actors/src/heartbeat`, decision 14).
+//! has acknowledged is refused, whichever it is (`actors/src/services/heartbeat`, decision 14).
 //!
 //! # Stop order
 //!

@@ -172,6 +172,7 @@ impl Services {
 
     /// Waits until a service fails and returns the reason. The node cannot go on then.
     pub(crate) async fn failed(&self) -> String {
+        // In any order: each of them stops the node, and one reason is told.
         tokio::select! {
             reason = self.groups.failed() => reason,
             reason = self.actors.failed() => reason,

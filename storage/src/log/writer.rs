@@ -324,6 +324,7 @@ impl Writer {
         self.len = begun.len;
         self.file = Arc::clone(&begun.file);
         self.shared.index.lock().add_segment(self.number, begun.file);
+        // After the index has the segment: whoever is told has older ones purged.
         self.shared.rolled.send_replace(self.number);
         Ok(())
     }

@@ -260,6 +260,7 @@ impl Group {
             let voters = server.borrow_watched().membership_config.voter_ids().count();
             // A lease runs out by time alone, which no metric tells. A lone voter needs none.
             let must_look_again = now.leader == Some(self.raft_id) && voters > 1;
+            // In any order: whatever wakes this loop, the leadership is looked at anew above.
             tokio::select! {
                 changed = server.changed() => if changed.is_err() {
                     break;
@@ -270,6 +271,7 @@ impl Group {
                 () = self.progress.snapshot_due() => self.snapshot().await,
             }
         }
+        // Before the end is told: whoever hears of the end finds that nobody leads here.
         self.leadership.send_replace(Leadership::default());
         self.has_ended.send_replace(true);
         match &metrics.borrow_watched().running_state {

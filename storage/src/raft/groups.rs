@@ -165,6 +165,8 @@ impl Groups {
                 Err(_) => std::future::pending().await,
             }
         }
+        // Biased towards the cause: a log that dies takes its groups with it, and both may be seen at
+        // once.
         tokio::select! {
             biased;
             reason = reason(self.log.failed()) => reason,
@@ -230,6 +232,8 @@ impl Groups {
                 failed.send_replace(Some(why));
             }
         });
+        // Last: a group that is listed takes proposals. It may have delivered entries before this line;
+        // whoever applies them waits for the group to be listed.
         self.groups.write().insert(id, group);
         Ok(())
     }

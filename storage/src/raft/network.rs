@@ -363,6 +363,8 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // Biased: a leader that has lost its term is to send nothing more, and a simulation takes the
+        // same branch each time. A transfer that ends in the middle is begun anew, never gone on with.
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),

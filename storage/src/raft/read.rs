@@ -53,6 +53,8 @@ impl Group {
             Some(leader) => self.index_of(leader).await?,
             None => return Err(ProposeError::NoLeader),
         };
+        // Biased: what is delivered can be read, also when the group ends at this moment or the time
+        // is just up.
         tokio::select! {
             biased;
             () = self.progress().delivered_at_least(index) => Ok(()),

@@ -121,6 +121,7 @@ impl Inner {
     ) -> Option<Permit> {
         let mut permit = pin!(self.shares.acquire(tenant));
         loop {
+            // Either may be first: a lookup that nobody waits for any more is made in vain, once.
             tokio::select! {
                 permit = &mut permit => return Some(permit),
                 () = sender.closed() => {

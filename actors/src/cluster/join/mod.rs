@@ -1,18 +1,57 @@
 //! Joining: how a node that is no member becomes one.
 //!
-//! The joiner makes its key and its node id first and keeps them, so that it can ask again after
-//! a crash at any point and is given the same place. It asks any member; the member checks the
-//! token, has group 0 admit the node, and signs a certificate.
+//! The problem: whoever joins has no certificate yet, so neither side knows whom it talks to. The
+//! secret that admits the joiner must not reach whoever happens to listen at an address, and a
+//! joiner that dies at any point must not become two members.
 //!
-//! Neither side shows the join secret. Each proves that it knows it over a binding that belongs to
-//! this one TLS connection (RFC 8446, section 7.5), so that whoever sits between two connections
-//! learns nothing it could use on another. A token made by the cluster also carries the
-//! fingerprint of the cluster's authority, which the joiner checks before it says anything.
+//! ```text
+//! joiner                                       a member (any)
+//!  id and key are durable
+//!  connects, ALPN shiioo-join/1 ───────────>   shows its certificate, and the authority's
+//!  has a fingerprint? it must match, or it
+//!  says nothing and ends
+//!  request: who it is, its public key,
+//!   token id, proof(Joiner) ───────────────>   is the token known, and the proof right?
+//!                                              group 0: AdmitMember, which decides
+//!                                              signs a certificate for the joiner's key
+//!  <───────── raft id, certificate, members, proof(Member)
+//!  is the proof right?
+//!  the identity is durable; it is a member
+//! ```
+//!
+//! A *proof* is a hash over the hash of the secret, a binding that belongs to this one TLS
+//! connection (RFC 8446, section 7.5), and who proves. Whoever sits between two connections learns
+//! nothing that it could use on another, and neither side's proof can be sent back as the other's.
+//!
+//! | the joiner has | it believes the authority | it is admitted by |
+//! |---|---|---|
+//! | `SHK1.<fingerprint>.<id>.<secret>`, made by the cluster | whose fingerprint that is | its proof |
+//! | another text, which the cluster was founded with | whose member proves to know it | its proof |
+//! | nothing | any | loopback: see below |
+//!
+//! Without a token a node joins only where every address in play is loopback: that of its
+//! connection, the one that it gives for itself, and those of all members. And only a cluster that
+//! was founded without a secret, and has no admin token. A host name is no loopback address: it may
+//! be anywhere.
+//!
+//! Two things are for the member to check, because they belong to this connection: the proof, and
+//! that the addresses are loopback. Everything else it looks at may have changed by then, so
+//! `AdmitMember` (`state/system/members.rs`) decides it, in the order of the log: whether the token
+//! is there, in time and not used up, or none is needed. It counts one use and gives the next raft
+//! id. The same node id with the same key is given the same place again, and no use is counted;
+//! with another key it is refused.
 //!
 //! Invariants:
-//! - a peer without a valid proof costs a hash and changes nothing;
-//! - without a token a node joins only where every address in play is loopback, and only a
-//!   cluster that was founded without a secret and has no admin token.
+//! - neither side shows the secret, and group 0 keeps its hash only;
+//! - a peer without a valid proof changes nothing, and costs a hash and perhaps one read;
+//! - id and key of a joiner are durable before it asks, its identity before it acts as a member;
+//! - a raft id is given once and never again.
+//!
+//! Deliberately not done: a secret of one's own choice can be guessed offline by whoever intercepts
+//! a join; tokens that the cluster makes cannot (decision 8). Certificates are not renewed.
+//!
+//! The connections are bounded in `transport/src/quic`; the joiner's side is `transport/src/join`
+//! and `node/src/joining.rs`, the member's `services/join.rs`.
 
 mod token;
 

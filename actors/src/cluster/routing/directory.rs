@@ -1,4 +1,8 @@
 //! Where each tenant lives, for every request to look up without asking an actor.
+//!
+//! Two tables, each behind a lock of its own, which is held for one look or one change. They are
+//! written one after the other, so a reader may find a tenant whose group is not placed here yet: it
+//! then knows of no leader and asks again.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};

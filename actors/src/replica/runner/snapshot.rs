@@ -106,6 +106,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             });
         };
         let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
+        // First what goes, then what comes: a key that is in both stays.
         self.rows.put(gone);
         let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
         self.rows.put(new.collect());

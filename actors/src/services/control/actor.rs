@@ -140,6 +140,7 @@ impl Actor for ControlActor {
         message: ControlMessage,
         state: &mut ControlState,
     ) -> Result<(), ActorProcessingErr> {
+        // Before every message: a caller that has seen its command applied reads the state after it.
         state.drain().await?;
         match message {
             ControlMessage::Drain => {}
@@ -239,8 +240,8 @@ impl ControlState {
         }
     }
 
-    /// Tells who the members are. Fails when this node is none any more.
-    /// Whoever was removed stays reachable for a moment: it has to hear of it.
+    /// Tells who the members are. Fails when this node is none any more. Keeps a removed member
+    /// connected for `REMOVED_KEPT`, so that it learns of its removal from the log.
     fn publish_members(&mut self) -> Result<(), Removed> {
         let me = self.arguments.raft_id;
         let (others, own): (Vec<_>, Vec<_>) =
@@ -301,6 +302,8 @@ impl ControlState {
         if leads == self.leads {
             return false;
         }
+        // Entries of earlier terms may not be applied yet. From here on each change of a lock becomes a
+        // notice, which the manager gets after the table: so it hears of those as well.
         self.leads = leads;
         if leads.is_some() {
             let locks = self.runner.machine.locks().list("", None);
@@ -357,6 +360,7 @@ impl ControlState {
         let unconfirmed: BTreeSet<TenantId> = self.runner.machine.unconfirmed().collect();
         let tenant_turns = Arc::clone(&self.arguments.tenant_turns);
         let control = self.control(myself);
+        // What the last look did not find is being sent by whoever changed it.
         let late = unconfirmed.intersection(&self.unconfirmed_before);
         // What a tenant that does not answer has been sent is in its log: no need for more of it.
         let late = late.filter(|tenant| !tenant_turns.is_under_way(**tenant));

@@ -1,12 +1,56 @@
 //! The control plane's actor: owns [`SystemState`](crate::state::system::SystemState) on this node.
 //!
-//! Invariants:
-//! - the state changes by applied commands only; everyone else reads;
-//! - what it publishes (the [`Directory`](crate::cluster::routing::Directory)) is a hint: a
-//!   tenant's own group decides;
-//! - while this node leads group 0, every tenant whose group lacks the newest version is sent it
-//!   again until the group confirms;
-//! - a tenant that group 0 deleted has no files: whoever finds some tells the tenant's group again.
+//! # Two groups, one truth
+//!
+//! A tenant is decided about in group 0 and lives in a group of its own: two logs, and no
+//! transaction over both. So one of them decides and the other follows.
+//!
+//! ```text
+//! client ── create, change, delete ──> group 0 decides: (epoch, version, record); 'unconfirmed'
+//!             sync_tenant ── Set(epoch, version, record) ──> the tenant's group: takes what is newer
+//!                         <── Done ─────────────────────────
+//! client <── what group 0 answered to this command
+//!             ConfirmTenant(version) ──> group 0: confirmed       (nobody waits for this)
+//! ```
+//!
+//! - `Set` is idempotent: the tenant's state takes it if `(epoch, version)` is greater than what it
+//!   has, and says `Done` in any case. Nothing else creates a tenant's state, and it refuses
+//!   commands of another epoch.
+//! - The client is answered when both groups have it, with the outcome that group 0 gave this very
+//!   command. If the second does not confirm in time the answer is 'unknown', never a refusal.
+//! - The leader of group 0 sends again what stays unconfirmed: every 2 s, at most 64 a look, and
+//!   only what the look before found as well. What is younger is being sent by whoever changed it.
+//! - Before each attempt group 0 is read linearizably. Otherwise a node that was cut off could
+//!   bring back a tenant that another leader has deleted meanwhile.
+//! - A deleted tenant leaves a tombstone in group 0 for ever. Where its files turn up all the same,
+//!   in a copy or by a message that was under way for very long, its group is told again: each node
+//!   looks every 60 s.
+//!
+//! # What it publishes
+//!
+//! For those who would otherwise ask the actor with each request: the
+//! [`Directory`](crate::cluster::routing::Directory), which is a hint, as a tenant's own group
+//! decides; the members, to the transport and the heartbeat monitor; the admin token. It also opens
+//! the groups that are placed on this node. The members are durable before they are published: a
+//! node that restarts has to know whom to ask.
+//!
+//! # Leading
+//!
+//! A node that begins to lead gives the cluster's locks to the lock manager. Unlike a tenant's
+//! actor it does not wait until everything of earlier terms is applied: what is still to come tells
+//! the manager of each change, and a command that was decided on an older table is decided again
+//! where it is applied.
+//!
+//! # Invariants
+//!
+//! - The state changes by applied commands only; everyone else reads.
+//! - What has been delivered is applied before any message is handled: a caller that has seen its
+//!   command applied reads the state after it.
+//! - On one node an older version of a tenant is never proposed after a newer one.
+//! - While this node leads group 0, every tenant whose group lacks the newest version is sent it
+//!   again until the group confirms.
+//!
+//! Not done: tenants do not move. There is one epoch so far.
 
 mod actor;
 mod message;

@@ -64,6 +64,7 @@ impl Actor for ElectorActor {
         message: ElectorMessage,
         state: &mut ElectorState,
     ) -> Result<(), ActorProcessingErr> {
+        // Looked at now, and not carried in the message: the lead may have moved since it was sent.
         let now = *state.arguments.leadership.borrow();
         let term = match message {
             ElectorMessage::Changed => state.announcements.changed(now),
@@ -71,6 +72,7 @@ impl Actor for ElectorActor {
         };
         if let Some(term) = term {
             let (control, node) = (state.arguments.control.clone(), state.arguments.node);
+            // In a task: a proposal may wait for a quorum, and the next term must not wait behind it.
             tokio::spawn(announce(myself, control, node, term));
         }
         Ok(())

@@ -1,8 +1,37 @@
 //! The elector: publishes and steers leadership of the system group. It never votes: Raft does.
 //!
+//! The problem: clients, operators and other nodes ask who leads, and act upon the answer. Raft on
+//! a follower goes on naming a leader that nobody hears any more, and a follower of an isolated
+//! leader hears it well. The answer must become 'nobody' within two election timeouts, and a client
+//! that holds the name of a leader must be able to tell it from the one before.
+//!
+//! The protocol, with T for the election timeout:
+//! - *Publishing.* [`Elector::current`] believes Raft about this node alone, while a quorum has
+//!   answered it within T/2; that is looked at anew with each question, for a process that stood
+//!   still must not believe an old answer. About another node it believes that node's own word,
+//!   which comes with its pings (`services/heartbeat/`): heard within T/2, and of no older term
+//!   than Raft knows here (decision 9).
+//! - *Announcing.* Each term that begins here is proposed as `LeaderElected`, stamped with the
+//!   term. It seizes the lock `cluster/leader`, whose fencing token grows with each leader. An
+//!   attempt that fails is repeated after 200 ms, while the term is led.
+//! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind (`state`),
+//!   has Raft transfer the lead, and returns when another leads. It does so for any group that this
+//!   node leads. Clients ask for it, a node that stops, and placement, where the leader is to leave
+//!   or its disk is full.
+//!
+//! The race: the lead may be lost, or lost and regained, while an announcement is under way. Its
+//! failure comes back as a message with its term, and the elector looks at the leadership of *now*:
+//! a failure of another term than the one announced last says nothing. An announcement that arrives
+//! late does nothing, because its envelope counts in its own term only.
+//!
 //! Invariants:
 //! - `current` names a leader only while this node knows one that a quorum confirmed;
-//! - each term this node leads is visible as the lock `cluster/leader`, with a fencing token.
+//! - each term this node leads is visible as the lock `cluster/leader`, with a fencing token, once
+//!   the announcement is applied;
+//! - nothing here changes who leads but a transfer that Raft carries out.
+//!
+//! Deliberately not done: no node is preferred as leader, and who leads the tenants' groups is not
+//! published: the router knows (`cluster/routing/`).
 
 mod actor;
 mod message;
@@ -93,6 +122,8 @@ impl Elector {
     pub async fn led(&self, deadline: Instant) -> Result<Leadership, CallError> {
         let (mut leadership, mut hints) = (self.leadership.clone(), self.hints.clone());
         loop {
+            // After the changes were marked as seen, by `changed` below: none falls between the look and
+            // the wait. That a lease or a hint ends is no change, and only makes the answer 'nobody'.
             let now = self.current();
             if now.leader.is_some() {
                 return Ok(now);
@@ -123,6 +154,7 @@ impl Elector {
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
         self.log.transfer(group, to).await?;
+        // Looks at the present value first: the other may lead before this waits.
         let is_other = |now: &Leadership| now.leader.is_some_and(|leader| leader != self.raft_id);
         match timeout_at(deadline, leadership.wait_for(is_other)).await {
             Ok(Ok(_)) => Ok(()),

@@ -55,6 +55,14 @@
 //! clock every 30 s, because the clock may be set. When the moment has come the executor proposes
 //! `StepDue`; the log decides.
 //!
+//! # Trying again
+//!
+//! A failure that another attempt may better is tried again up to `max_attempts` (1 where the step does
+//! not say). The pause after attempt n is the step's back-off (1 s), doubled n - 1 times, an hour at
+//! most; chance takes away up to a half, so that steps that failed together do not come back together.
+//! Chance is no matter for `apply`: the pause is drawn here and travels with the result. `apply` decides
+//! whether there is another attempt at all: not in a run that is failing.
+//!
 //! # Invariants
 //!
 //! - An attempt has at most one task in a tenant's actor. Tasks end with the actor, also when it

@@ -3,7 +3,14 @@
 //!
 //! A ping and its answer say the same things: how long each member has been silent to the one who
 //! speaks, whether it leads, and what its wall clock says. So a member that is silent to this node
-//! alone can be told from one that is silent to everybody.
+//! alone can be told from one that is silent to everybody. The table of statuses is at the head of
+//! the folder.
+//!
+//! What another says of a silence was true when it said so: the time since then is added. It counts
+//! while the speaker itself has been heard within an election timeout; after that its word is as
+//! old as its silence. The same word may make a member worse, when this node hears it and another
+//! does not, and better, when another hears it and this node does not: either way one of the links
+//! is at fault, and the member is alive.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -2,14 +2,30 @@
 //! one that started later. Pure.
 //!
 //! Each start of the program is an *incarnation*. A node tells the others its incarnation when it
-//! starts and every second after that, and each of them remembers the latest of every member.
-//! Whoever is told of a later incarnation of itself that was heard since it was itself known has
-//! been replaced, and stops. An incarnation that was not heard since then may be the one before it:
-//! the wall clock that incarnations are numbered by may have been set back. Then this one is the
-//! later, and takes a greater number.
+//! starts and every second after that, and each of them remembers the latest of every member. The
+//! number of an incarnation is the wall clock at its start, which makes the usual case, a restart,
+//! the greater one. But a clock may have been set back, so a greater number alone does not prove a
+//! later start:
 //!
-//! An incarnation that has not been heard of for [`INCARNATION_KEPT`] is forgotten: a copy that is
-//! gone keeps nobody out.
+//! | a node is told | because | then |
+//! |---|---|---|
+//! | `Known` | nobody greater spoke lately | it notes since when it is known |
+//! | `Replaced`, by one heard *after* it was known | both speak: a later process is there | it stops |
+//! | `Replaced`, by one *not* heard since then | that may be the process before it | it takes a greater number |
+//!
+//! The third row covers the copy as well: a copy under a slow clock is told of the first process,
+//! was not known before, and takes a greater number; with its next hello it is the latest, and the
+//! first process is told of it and stops.
+//!
+//! 'After' allows for `IN_FLIGHT`: what a process said just before it ended may arrive later than
+//! the first hello of its successor. An answer to a number that was given up meanwhile says
+//! nothing.
+//!
+//! An incarnation that has not been heard of for `INCARNATION_KEPT` is forgotten: a copy that is
+//! gone keeps nobody out. Nothing is on disk, where a copy would have it as well.
+//!
+//! For some seconds two processes may both speak, and vote, for the member. What that can lose, and
+//! who notices, is in decisions 13 and 14.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

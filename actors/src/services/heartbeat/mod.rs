@@ -1,16 +1,59 @@
-//! The heartbeat monitor: who has been heard of, and when. It suspects; it never votes.
+//! The heartbeat monitor: how the other members are, which process each of them is, and who says
+//! that it leads. It suspects; it never votes.
 //!
-//! Members ping each other five times in an election timeout, over the lane that nothing large
-//! takes. A ping tells what its sender knows of the others, so that 'dead' can be told from 'cut
-//! off from me only', and whether it leads.
+//! The problem: Raft knows whether a quorum answers. It does not say which member is dead, cut off
+//! from one node only, short of disk, or running twice. Operators, placement and the elector ask
+//! that.
 //!
-//! Members also say hello to each other: which process they are, and where. Of two processes with
-//! one identity the earlier stops.
+//! # Pings
 //!
-//! Nodes registered over HTTP heartbeat over HTTP. What they last said is kept in memory by the
-//! leader alone: a status is no promise, and no heartbeat costs a write to the log. Silence is
-//! measured by the monotonic clock; after a restart or a new leader every node gets the full time
-//! again.
+//! A member pings each other member five times in an election timeout T, and at once when
+//! leadership of the system group changes; pings go over the lane that nothing large takes. A ping
+//! and its answer say the same ([`Heartbeat`]): what the wall clock says, in which term the speaker
+//! leads, for how long each other member has been silent to it, and whether its disk has room.
+//! Either counts as having been heard. The speaker's words about the others tell 'dead' from 'cut
+//! off from me only':
+//!
+//! | silent to this node for | and | status |
+//! |---|---|---|
+//! | less than T | none of what the next row says | `Healthy` |
+//! | less than T | a clock off by over 500 ms, or a full disk, or silent to somebody for T | `Degraded` |
+//! | T to 4 T | | `Degraded` |
+//! | 4 T and more | somebody has heard it within T | `Degraded` |
+//! | 4 T and more | nobody has | `Unhealthy` |
+//!
+//! 'Somebody' is another member that was heard within T itself.
+//!
+//! Who is new, and everybody after a start, has the full time before it, and is `Degraded` until it
+//! is heard. `Offline` is not decided here: a member that stops says goodbye, and group 0 notes it.
+//!
+//! # Incarnations
+//!
+//! A data directory may be copied, and then two processes prove one identity; neither can see the
+//! other, because a member does not call itself. So each start of the program is an *incarnation*,
+//! which it tells every other member each second in a *hello*. Each member remembers the latest of
+//! every other; of two that speak the one that started later is the member, and the earlier stops
+//! the node. How a clock that was set back is told from a copy is in `incarnations`, and in
+//! decision 14.
+//!
+//! # Nodes registered over HTTP
+//!
+//! They heartbeat over HTTP. What they last said is kept in memory by the leader alone: a status is
+//! no promise, and no heartbeat costs a write to the log. After a restart or a new leader every
+//! node gets the full time again.
+//!
+//! # Invariants
+//!
+//! - Silence is measured by the monotonic clock. Wall clocks are compared with each other, and
+//!   number incarnations; a wrong one makes a member `Degraded`, or costs a start one more hello.
+//! - Who speaks comes from the certificate of its connection, never from what it says.
+//! - One ping and one hello to each member are under way at a time, each for T at most.
+//! - Nothing here is on disk, and nothing here changes who leads, votes or belongs to the cluster.
+//!
+//! # Not done
+//!
+//! Suspicion is not spread: what a member says of another counts while that member is heard itself.
+//! A lone node, or one that reaches nobody, is not told of a copy of itself.
 
 mod actor;
 mod failure_detector;

@@ -120,6 +120,8 @@ impl Activation {
     /// Claims the removal of the damaged tenant's files. Tells whether the caller may remove them: not
     /// while another does.
     pub(super) fn begin_burial(&self) -> bool {
+        // Two looks, and nothing comes in between: the supervisor alone calls this, and it alone has a
+        // tenant leave `Damaged`.
         let is_damaged = matches!(&*self.state.borrow(), ActivationState::Damaged { .. });
         is_damaged && !self.is_buried.swap(true, Ordering::AcqRel)
     }

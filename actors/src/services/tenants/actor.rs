@@ -103,6 +103,7 @@ impl Actor for TenantActor {
             shell.perform(effect).await?;
         }
         myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
+        // Before `Running`: a caller whose time is up after that is not told that descriptors are short.
         activation.exhausted.store(false, Ordering::Release);
         activation.state.send_replace(ActivationState::Running(myself.clone()));
         // Entries that came before the state was `Running` woke nobody. From that line on they do.
@@ -184,6 +185,7 @@ impl Actor for TenantActor {
         }
         shell.runner.drain().await?;
         shell.runner.make_durable().await?;
+        // Last: the mark says of what is durable that it has no work.
         shell.runner.mark_idle().await?;
         Ok(())
     }

@@ -2,7 +2,11 @@
 //! it on every node.
 //!
 //! Group 0 is the authority on tenants: what it decides travels to a tenant's own group as
-//! `(epoch, version, record)`, and `unconfirmed` remembers what has not arrived there yet.
+//! `(epoch, version, record)`, and `unconfirmed` remembers what has not arrived there yet. That
+//! protocol is told in `services/control/mod.rs`, admission in `cluster/join/mod.rs`.
+//!
+//! Every member has this state in memory, whole, and a member that is far behind is sent all of it
+//! at once. So each table is bounded, in entries or in bytes; a tombstone counts as well.
 
 mod members;
 mod nodes;

@@ -1,4 +1,4 @@
-//! Completion records: outcomes of requests that a node may send again because it did not hear of
+//! Completion records: outcomes of requests that a node may send again, because it did not hear of
 //! the first time. Pure; replicated by its owner.
 //!
 //! The problem: a command was proposed, and its outcome was lost, with a leader or a connection.
@@ -7,22 +7,37 @@
 //! are in one entry of the log, and no failure can have one without the other. After C. Lee et al.,
 //! "Implementing Linearizability at Large Scale and Low Latency" (RIFL, SOSP 2015).
 //!
-//! The protocol: a name is the incarnation of the node that asks, by chance, and a number that it
-//! counts up. With each request comes `first_incomplete`: all numbers below it have been answered.
-//! Their outcomes are forgotten then, and a late copy of one of them is stale and does nothing,
-//! whatever its outcome was. So only requests under way cost anything.
+//! The protocol: a name ([`RpcId`]) is the incarnation of the node that asks, drawn by chance at
+//! its start, and a sequence that it counts up (`cluster/rpc_ids.rs`). All attempts at a request
+//! have one name. With each comes `first_incomplete`: every request below it has been answered, or
+//! its client has gone, and none of them will be tried again.
 //!
-//! Bounds: of nodes that say nothing any more the latest [`SESSIONS_MAX`] sessions are remembered,
-//! a number, for a clock may lie; of outcomes [`OUTCOMES_MAX`]. What is pushed out by a bound may
-//! be done again when it is asked again.
+//! | a request comes with | then |
+//! |---|---|
+//! | a greater `first_incomplete` than known | the outcomes below it are forgotten; it is looked up as below |
+//! | a sequence below the known `first_incomplete` | [`RequestState::Stale`]: a late copy, which does nothing |
+//! | a sequence whose outcome is here | [`RequestState::Completed`]: the outcome again, without effects |
+//! | any other | [`RequestState::New`]: it is done, and its outcome is kept if it changed something |
 //!
-//! What is not done here: a client's own retries come under other names, for they are other
-//! requests to the node; `idempotency.rs` has the client's keys. Refusals are not kept: to ask
-//! again may come to another answer, and does no harm.
+//! So only requests under way cost anything, and no clock is asked: a node that stalls for an hour
+//! may still ask for its outcome. Long polls have a sequence of their own, for one that waits for
+//! minutes would keep the outcomes of all that came after it.
+//!
+//! Bounds: [`SESSIONS_MAX`] sessions, each one start of a node with one of its two sequences; the
+//! one that was silent for longest, by the index of its last request, goes with its outcomes.
+//! [`OUTCOMES_MAX`] outcomes; the oldest goes. What a bound has pushed out may be done again when
+//! it is asked again.
 //!
 //! Invariants:
 //! - a request whose outcome is here, or that its node has answered, changes nothing again;
-//! - only outcomes of what changed something are kept: refused requests may be asked again.
+//! - only outcomes of what changed something are kept: refused requests may be asked again, and
+//!   come to what is true by then;
+//! - `check` comes before any rule that could refuse now what was done then (`state/machine.rs`).
+//!
+//! Deliberately not done: a client's own retries come under other names, for they are other
+//! requests to the node; [`idempotency`](super::idempotency) has the client's keys. Taking and
+//! renewing a lock is not kept, because doing it again comes to the same
+//! ([`Outcome::needs_completion_record`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

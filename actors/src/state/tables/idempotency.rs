@@ -1,8 +1,42 @@
-//! Remembers which creating calls have been done, by the client's key, for 24 hours. Pure;
-//! replicated by its owner, stored with the effect of the call: a refused one is not remembered.
+//! Idempotency keys: which creating calls have been done, by the client's own name for them. Pure;
+//! replicated by its owner.
 //!
-//! The moments here are those of [`StateClock::aged`](crate::state::StateClock::aged): a wall clock
-//! that is wrong must not make a second run of a call that was done a minute ago.
+//! The problem: a client that has lost the answer to a creating call does not know whether to call
+//! again. It may come back much later, after a restart, through another node. So the client names
+//! the call with a key, and a call of the same name is answered with what the first one made.
+//!
+//! The protocol:
+//! 1. The API hashes tenant (or 'cluster'), operation and key into one name, and the bytes of the
+//!    body into another. Names of two tenants or of two operations never meet.
+//! 2. [`IdempotencyTable::check`] comes before the command's other rules. A name that is known,
+//!    with the same body, gives what was made: also where the tenant is suspended by now, or its
+//!    quota is used up. With another body the call is refused, for it is another call under a used
+//!    name.
+//! 3. The command does its work, and [`IdempotencyTable::remember`] notes it. Both are in one entry
+//!    of the log, so no crash can have one without the other. A refused call is not remembered, and
+//!    may come again under its key.
+//!
+//! Two copies of a call that race are two entries of one log: the second finds the first.
+//!
+//! How long: [`KEPT_MS`]. The moments here are those of
+//! [`StateClock::aged`](crate::state::StateClock::aged), which only grows, and from entry to entry
+//! by an hour at most: a wall clock that jumps ahead must not make a second run of a call that was
+//! done a minute ago. That hour is what the constant has beyond the 24. Where no entry came for
+//! longer than an hour, the leader that watched the pause tells its length before the next call
+//! with a key (`TimePassed`).
+//!
+//! Bounds: [`KEYS_MAX`] names in one table; where it is full a new name is refused, and a known one
+//! is still answered. At most `FORGET_PER_CALL_MAX` names are forgotten with each call, so that no
+//! entry takes long to apply. One that has had its time and is not forgotten yet counts as unknown.
+//!
+//! Invariants:
+//! - while a name is kept, its call is done at most once;
+//! - the table is a function of the entries: what is forgotten, and when, does not depend on when a
+//!   replica was loaded. `by_age` is therefore made of nothing but what is stored.
+//!
+//! Deliberately not done: what was made is remembered, not what was answered. A replayed call shows
+//! the resource as it is now, or says that it is gone. A call that came to nothing is no thing to
+//! remember.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,13 +1,49 @@
 //! The lock table: who holds what, under which fencing token. Pure; replicated by its owner.
 //!
-//! Invariants:
-//! - a key has at most one holder; a grant gets a token above every earlier one of the key space;
-//! - a renewal keeps the token and counts up `renewal`, so that an expiry armed for an earlier
-//!   lease of the same grant does nothing;
-//! - nothing expires by itself: the leader's monotonic timer proposes [`LockCommand::Expire`].
+//! The problem: a holder may stall for longer than its lease, be taken for dead, and wake up
+//! believing that it holds the lock. No lock service can prevent that. It can number the grants, so
+//! that the service which the lock protects refuses the older holder; and it can see to it that no
+//! lease ends early, by any clock.
 //!
-//! Fencing tokens: M. Kleppmann, "How to do distributed locking" (2016); the lease idea is from
-//! C. Gray and D. Cheriton, "Leases" (SOSP 1989).
+//! The protocol: the table knows no time. It knows grants, each with a *token*, and leases, each
+//! with the number `renewal` within its grant. Time is the leader's: its lock manager
+//! (`services/locks/`) starts a timer when it learns of a lease and proposes an expiry when the
+//! timer fires.
+//!
+//! | command | the key is free | held by the caller | held by another |
+//! |---|---|---|---|
+//! | `Acquire` | a grant: token + 1, `renewal` 0 | a renewal: same token, `renewal` + 1 | `HeldByOther` |
+//! | `Renew` | refused: `LockLost` | a renewal | refused: `LockLost` |
+//! | `Release` | `Released(false)` | freed | `Released(false)` |
+//! | `Expire` | nothing | freed, if token *and* `renewal` match | the same: it names no holder |
+//!
+//! A caller is the holder by its name, and by its token where it gives one.
+//!
+//! **The race of an expiry and a renewal** is decided by the log alone. An `Expire` names the lease
+//! that its timer was armed for. A renewal that comes into the log first counts `renewal` up, and
+//! the expiry finds another lease; a `Renew` that comes after it finds no lock, and is refused. The
+//! envelope of an `Expire` has the term of the leader as well: in another term it does nothing, for
+//! the next leader has given each lock a full lease anew. `acquired_at` and `expires_at` are labels for
+//! people; nothing is decided by them.
+//!
+//! Waiters are elsewhere: they stand in the memory of the leader's lock manager, and each is served
+//! by an ordinary `Acquire` (decision 2). [`LockNotice`] tells the manager what changed.
+//!
+//! Bounds: [`LOCKS_MAX`] locks, [`METADATA_BYTES_MAX`] bytes of metadata. A renewal by `Acquire`
+//! replaces the metadata; the table counts the difference.
+//!
+//! Invariants:
+//! - a key has at most one holder;
+//! - a grant gets a token above every earlier one of the key space, also of keys that are free
+//!   since: the last token is stored apart from the locks;
+//! - a command that is refused changes nothing and gives no notice;
+//! - nothing expires by itself.
+//!
+//! One lock has no lease: `cluster/leader` follows leadership and is [seized](LockTable::seize)
+//! with each term, under a new token. Clients read it and cannot change it (`handles/locks.rs`).
+//!
+//! Fencing tokens: M. Kleppmann, "How to do distributed locking" (2016); the lease idea is from C.
+//! Gray and D. Cheriton, "Leases" (SOSP 1989).
 
 use std::collections::{BTreeMap, BTreeSet};
 

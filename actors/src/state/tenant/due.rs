@@ -1,4 +1,7 @@
 //! When steps that wait for a moment are due.
+//!
+//! `all` is a function of the runs, and is made of them when a replica is loaded. `new` is for the
+//! actor, which arms a timer for each wait that has begun since it asked last.
 
 use std::collections::BTreeSet;
 

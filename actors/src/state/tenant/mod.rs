@@ -1,11 +1,59 @@
 //! One tenant's state machine: its record, quota counters, workflows, runs, jobs and locks. Pure;
 //! the tenant's group replicates it.
 //!
+//! # The life of a run
+//!
+//! ```text
+//! run   StartRun ──> Running ── every step Completed ────────────────────> Completed
+//!                       ├────── a step Failed, no attempt under way ───> Failed
+//!                       └────── CancelRun, at once ──────────────────────> Cancelled
+//!
+//! step  Pending ── all it needs is Completed ──> Running, attempt 1
+//!       Running ── StepResult Succeeded ──────────────────────────────────> Completed
+//!               ── StepResult Failed, for good ───────────────────────────> Failed
+//!               ── StepResult WaitsUntil ──> Timer ── StepDue ────────────> Completed
+//!               ── StepResult Failed, to be tried again ──> Retry ── StepDue ──> attempt + 1
+//!                                where the tenant is not active: Resume ── Set ──> attempt + 1
+//!       Pending, or waiting ── the run fails ─────────────────────────────> Skipped
+//!       not ended ── the run is cancelled ────────────────────────────────> Skipped
+//! ```
+//!
+//! `Timer`, `Retry` and `Resume` are what a step waits for ([`Waiting`]); it is `Running`
+//! meanwhile. Two functions move everything: `begin` (`start`) lets a run in, `advance`
+//! (`progress`) begins what is ready and ends what is done.
+//!
+//! - *Once.* A result names run, step and attempt, and counts only while that attempt is under way.
+//!   A second one, of an earlier leader or after a cancellation, does nothing.
+//! - *Failing.* The first step that fails for good sets the run's `error`. From then on nothing
+//!   begins and nothing is tried again; attempts under way finish and are recorded; then the run
+//!   has failed.
+//! - *Not active.* A tenant that is suspended or disabled begins nothing: no run, no step, no
+//!   attempt. What is under way goes on and is recorded. The `Set` that activates it goes on with
+//!   every run.
+//! - *Ended.* A run that has ended leaves this state: its row and its events tell the rest.
+//!
+//! # Effects
+//!
+//! The state says what is to be done, and the tenant's actor (`services/tenants/`) has it done:
+//!
+//! | effect | where it counts | who performs it |
+//! |---|---|---|
+//! | `PerformStep` | the leader | the executor: a task, whose result is proposed as `StepResult` |
+//! | `StopStep` | the leader, where the task is | the executor aborts the task |
+//! | `RunEnded` | every node | the actor answers callers that wait for the run |
+//! | `Lock` | the leader | the lock manager: leases, waiters |
+//! | `Deleted` | every node | the actor stops all steps, and the files are removed |
+//!
+//! No effect is stored. A new leader asks for [`TenantState::outstanding`], every attempt that is
+//! under way and waits for nothing, and for [`TenantState::waits`], and so goes on under the same
+//! numbers.
+//!
 //! Invariants:
 //! - refusals (quotas, status, duplicates) are decided here and nowhere else, so that no race and
-//!   no failover can pass a limit; a refused command changes nothing but the latest time seen;
+//!   no failover can pass a limit; a refused command changes nothing but the clock and what is
+//!   remembered of earlier calls. Only requests a minute are counted elsewhere: by the leader, in
+//!   memory;
 //! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
-//! - a run that has ended leaves this state: its row and its events tell the rest;
 //! - events are a function of the commands: the same bytes on every replica.
 
 mod day;

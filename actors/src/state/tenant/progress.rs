@@ -56,6 +56,7 @@ impl TenantState {
         if !self.is_under_way(id, step, attempt, is_waiting) {
             return Outcome::Ignored;
         }
+        // Before the next attempt begins: a wait is found under the number of the attempt it belongs to.
         match self.stop_waiting(id, step) {
             Waiting::Timer(_) => self.complete_step(id, step, Json::null()),
             Waiting::Retry(_) if self.is_active() => self.begin_attempt(id, step, effects),
@@ -136,6 +137,8 @@ impl TenantState {
                 self.stop_step(id, step, "the run failed", effects);
             }
         }
+        // Looked at anew: steps have been skipped just now, and a busy one keeps the run open until its
+        // result comes back here.
         let Some(run) = self.runs.get(&id) else { return };
         if run.steps.iter().all(super::StepState::has_ended) {
             let fields = Fields::new("run_failed")
@@ -244,6 +247,7 @@ impl TenantState {
         fields: Fields,
         effects: &mut Vec<TenantEffect>,
     ) {
+        // Before the run is removed: its row is final from here on, and says where its events are.
         self.run_event(id, fields);
         let Some(mut run) = self.runs.remove(&id) else { return };
         run.status = status;

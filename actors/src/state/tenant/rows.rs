@@ -14,7 +14,7 @@
 //! | `j` job id | seq of the job |
 //! | `l` key | lock |
 //! | `k` hash | idempotent call |
-//! | `v`, `a` | requests that may be sent again: `answered.rs` |
+//! | `v`, `a` | requests that may be sent again: `completion_records.rs` |
 //!
 //! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
 

@@ -52,6 +52,7 @@ impl TenantState {
                 let id = run.id;
                 self.room_to_store()?;
                 self.begin(run, cause, effects)?;
+                // After everything that can refuse: a refused call may come again under its key.
                 self.calls.remember(
                     idempotency.as_ref(),
                     self.time.aged(),
@@ -173,6 +174,7 @@ impl TenantState {
         self.meta.next_run_seq += 1;
         self.add_payload(run.payload_bytes);
         self.settled.push(rows::run_seq(id, run.seq));
+        // Before its first event: the run remembers where its events are.
         self.runs.insert(id, run);
         let fields = Fields::new("run_started")
             .text("work_item_id", &work_item)

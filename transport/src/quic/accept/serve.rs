@@ -140,6 +140,8 @@ async fn join(
     let Ok(_permit) = joins.try_acquire() else {
         return decline(exchange, Declined("too many nodes are joining, try again".into())).await;
     };
+    // Biased as for a member's call. A joiner that has gone may be admitted all the same: it asks again
+    // with the same key, and is given the same place.
     let answer = tokio::select! {
         biased;
         () = exchange.abandoned() => return,
