@@ -328,6 +328,7 @@ async fn start_under(
     let arguments = PlacementArguments {
         log: Arc::clone(&log),
         control: control.clone(),
+        router: router.clone(),
         heartbeats: heartbeats.clone(),
         elector: elector.clone(),
         raft_id,

@@ -164,6 +164,7 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::Lock(lock_commands().remove(0)),
         SystemCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         SystemCommand::SetAdminToken(SetAdminToken { hash: SecretHash::new([3; 32]) }),
+        SystemCommand::AssignReplicas(AssignReplicas { group: GroupId(1), replicas: vec![1, 300] }),
     ]
 }
 
@@ -277,7 +278,7 @@ fn refusals() -> Vec<Refusal> {
 
 fn envelope(command: Command) -> Envelope {
     Envelope {
-        version: COMMAND_VERSION,
+        version: 2,
         at: Timestamp(1 << 40),
         term: Some(4),
         cause: Some(Cause { who: text("admin"), request_id: text("r") }),

@@ -4,6 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::GroupId;
 
+/// Says which members are to have a replica of a tenant group. The group's leader makes it so.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct AssignReplicas {
+    /// The group.
+    pub group: GroupId,
+    /// Raft ids of the members, all of the group's region.
+    pub replicas: Vec<u64>,
+}
+
 /// The initial members of new tenant groups; exactly these initialise them.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlaceGroups {

@@ -23,7 +23,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-pub use groups::PlaceGroups;
+pub use groups::{AssignReplicas, PlaceGroups};
 pub use jobs::{CreateJob, JobCreated};
 pub use locks::LockCommand;
 pub use members::{AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline};
@@ -45,9 +45,9 @@ use crate::domain::membership::Member;
 use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
-/// definitions count as storage; group 0's tables are bounded in bytes. Version 2 only adds kinds of
-/// commands to those of 1.
-pub const COMMAND_VERSION: u16 = 2;
+/// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
+/// assigned. Each version only adds kinds of commands to those of the one before.
+pub const COMMAND_VERSION: u16 = 3;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
@@ -55,6 +55,10 @@ pub const EVENTS_CHECKED_FROM: u16 = 2;
 
 /// From this version of a command on, the tables of group 0 are bounded in bytes.
 pub const BOUNDS_TABLES_FROM: u16 = 2;
+
+/// From this version of a command on, a member may leave that has replicas of tenant groups, where
+/// others can have them.
+pub const MOVES_REPLICAS_FROM: u16 = 3;
 
 /// From this version of a command on, inputs, outputs and definitions count when the storage quota
 /// is looked at. What was accepted without them is accepted again when it is replayed.
@@ -243,6 +247,8 @@ pub enum SystemCommand {
     TimePassed(Pause),
     /// Sets the cluster's admin token, where it has none.
     SetAdminToken(SetAdminToken),
+    /// Says which members are to have a replica of a tenant group.
+    AssignReplicas(AssignReplicas),
 }
 
 /// Changes to a tenant.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// nothing that five do not.
 pub const VOTERS_MAX: usize = 5;
 
+/// Most voters of a tenant group: it survives the loss of one node.
+pub const TENANT_GROUP_VOTERS: usize = 3;
+
 /// Who votes in a group, as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voters {
@@ -41,10 +44,10 @@ impl Voters {
 
     /// Whether a member has the place that is meant for it: it votes, or it stands by because
     /// enough others do.
-    pub fn is_placed(&self, raft_id: u64) -> bool {
+    pub fn is_placed(&self, raft_id: u64, voters_max: usize) -> bool {
         let settled = self.settled();
         settled.contains(&raft_id)
-            || (self.learners.contains(&raft_id) && settled.len() >= VOTERS_MAX)
+            || (self.learners.contains(&raft_id) && settled.len() >= voters_max)
     }
 
     /// How many voters may fail at this moment, whichever they are, before no quorum is left.
@@ -96,19 +99,19 @@ mod tests {
     fn a_voter_counts_once_every_set_has_it() {
         let voters = joint(&[&[1, 2], &[1, 2, 3]], &[]);
         assert_eq!(voters.settled(), BTreeSet::from([1, 2]));
-        assert!(voters.is_placed(2) && !voters.is_placed(3));
-        assert!(Voters::of([1, 2, 3]).is_placed(3));
-        assert!(!Voters::default().is_placed(1));
+        assert!(voters.is_placed(2, VOTERS_MAX) && !voters.is_placed(3, VOTERS_MAX));
+        assert!(Voters::of([1, 2, 3]).is_placed(3, VOTERS_MAX));
+        assert!(!Voters::default().is_placed(1, VOTERS_MAX));
     }
 
     #[test]
     fn a_learner_stands_by_only_where_enough_vote() {
-        assert!(!joint(&[&[1, 2]], &[3]).is_placed(3));
-        assert!(!joint(&[&[1, 2, 3, 4]], &[5]).is_placed(5));
-        assert!(joint(&[&[1, 2, 3, 4, 5]], &[6]).is_placed(6));
+        assert!(!joint(&[&[1, 2]], &[3]).is_placed(3, VOTERS_MAX));
+        assert!(!joint(&[&[1, 2, 3, 4]], &[5]).is_placed(5, VOTERS_MAX));
+        assert!(joint(&[&[1, 2, 3, 4, 5]], &[6]).is_placed(6, VOTERS_MAX));
         // Not yet: the fifth may not come to vote.
-        assert!(!joint(&[&[1, 2, 3, 4, 5], &[1, 2, 3, 4]], &[6]).is_placed(6));
-        assert!(!joint(&[&[1, 2, 3, 4, 5]], &[]).is_placed(6), "it has no replica");
+        assert!(!joint(&[&[1, 2, 3, 4, 5], &[1, 2, 3, 4]], &[6]).is_placed(6, VOTERS_MAX));
+        assert!(!joint(&[&[1, 2, 3, 4, 5]], &[]).is_placed(6, VOTERS_MAX), "it has no replica");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
+use crate::domain::voters::VOTERS_MAX;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{GroupStatus, ReplicatedLog};
@@ -276,7 +277,7 @@ impl Cluster {
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         // Who does not vote yet is no help when another fails, however well it is.
         let placed = |raft_id, status| match status {
-            NodeStatus::Healthy if !voters.is_placed(raft_id) => NodeStatus::Degraded,
+            NodeStatus::Healthy if !voters.is_placed(raft_id, VOTERS_MAX) => NodeStatus::Degraded,
             status => status,
         };
         let view = |(id, record): (NodeId, NodeRecord)| {

@@ -10,7 +10,7 @@ use super::Cluster;
 use super::cluster::without_texts;
 use crate::domain::ids::GroupId;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
-use crate::domain::voters::quorum;
+use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, quorum};
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::SystemState;
 
@@ -61,7 +61,7 @@ impl Cluster {
             reasons.push("waits for the cluster to note that this node has started".to_owned());
         }
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
-        if !voters.is_placed(self.raft_id) {
+        if !voters.is_placed(self.raft_id, VOTERS_MAX) {
             reasons.push("does not vote in the system group yet".to_owned());
         }
         match self.control.read(deadline, placements).await {
@@ -85,7 +85,12 @@ impl Cluster {
             return Some(format!("group {group} has not started here"));
         }
         match timeout_at(deadline, self.log.read_index(group)).await {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) if group == GroupId::SYSTEM => None,
+            Ok(Ok(())) => {
+                let voters = self.log.voters(group).unwrap_or_default();
+                let is_placed = voters.is_placed(self.raft_id, TENANT_GROUP_VOTERS);
+                (!is_placed).then(|| format!("does not vote in group {group} yet"))
+            }
             // Lost while it was being asked.
             _ if group == GroupId::SYSTEM && self.elector.current().leader.is_none() => {
                 Some(self.awaited(Instant::now() + LOCAL_DEADLINE).await)
@@ -102,13 +107,13 @@ impl Cluster {
         voters.awaited(|id| self.is_alive(&health, id))
     }
 
-    fn is_alive(&self, health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+    pub(super) fn is_alive(&self, health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
         raft_id == self.raft_id || health.get(&raft_id).is_some_and(|health| health.is_heard)
     }
 }
 
-/// The tenant groups, and who votes in each as far as they were placed.
-pub(super) fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
+/// The tenant groups, and who is to have a replica of each.
+fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
     let groups = state.groups().iter();
-    groups.map(|(group, placement)| (*group, placement.members.clone())).collect()
+    groups.map(|(group, placement)| (*group, placement.replicas.clone())).collect()
 }

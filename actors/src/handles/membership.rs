@@ -12,8 +12,8 @@ use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
 use crate::domain::views::{JoinTokenView, NewJoinToken};
+use crate::domain::voters::TENANT_GROUP_VOTERS;
 use crate::handles::cluster::page_by_key;
-use crate::handles::health::placements;
 use crate::ports::PeerError;
 use crate::ports::error::CallError;
 use crate::services::placement::keeps_quorum;
@@ -56,15 +56,37 @@ impl Cluster {
 
     async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
-        let placed = self.control.read(call.deadline, placements).await?;
-        let loses = |(group, placed): (GroupId, Vec<u64>)| {
-            let mut sets = self.router.voters(group, &placed).sets.into_iter();
-            sets.any(|mut voters| {
-                voters.remove(&raft_id) && !keeps_quorum(&voters, &health, self.raft_id)
+        // Who could have the replicas of each tenant group instead.
+        let read = move |state: &SystemState| {
+            let others = |region: &str| -> Vec<u64> {
+                let members = state.members().filter(|(_, node, member)| {
+                    node.region == region && !member.leaving && member.raft_id != raft_id
+                });
+                members.map(|(_, _, member)| member.raft_id).collect()
+            };
+            let groups = state.groups().iter();
+            let groups = groups.map(|(id, it)| (*id, it.replicas.clone(), others(&it.region)));
+            groups.collect::<Vec<_>>()
+        };
+        let groups = self.control.read(call.deadline, read).await?;
+        let is_alive = |id: &u64| self.is_alive(&health, *id);
+        let loses = |(group, placed, others): &(GroupId, Vec<u64>, Vec<u64>)| {
+            let mut sets = self.router.voters(*group, placed).sets.into_iter();
+            sets.any(|voters| {
+                let mut rest = voters.clone();
+                if !rest.remove(&raft_id) || keeps_quorum(&rest, &health, self.raft_id) {
+                    return false;
+                }
+                // It has to have a quorum now, to take others in, and then with them.
+                let lacking = TENANT_GROUP_VOTERS.saturating_sub(rest.len());
+                let instead = others.iter().filter(|id| !voters.contains(id) && is_alive(id));
+                rest.extend(instead.take(lacking));
+                !keeps_quorum(&voters, &health, self.raft_id)
+                    || !keeps_quorum(&rest, &health, self.raft_id)
             })
         };
-        let all = placed.into_iter().chain([(GroupId::SYSTEM, Vec::new())]);
-        match all.filter(|group| loses(group.clone())).count() {
+        let system = (GroupId::SYSTEM, Vec::new(), Vec::new());
+        match groups.iter().chain([&system]).filter(|group| loses(group)).count() {
             0 => Ok(()),
             groups => Err(Refusal::WouldLoseQuorum { groups: groups as u64 }.into()),
         }

@@ -474,7 +474,7 @@ fn show(
     version: u64,
     record: &TenantRecord,
 ) -> TenantView {
-    let placed = state.groups().get(&group).map_or(&[][..], |group| &group.members);
+    let placed = state.groups().get(&group).map_or(&[][..], |group| &group.replicas);
     let voters = router.voters(group, placed);
     let node = |raft_id: u64| state.member(raft_id);
     TenantView {

@@ -111,14 +111,18 @@ impl Router {
     /// the group was placed.
     pub fn voters(&self, group: GroupId, placed: &[u64]) -> Voters {
         let own = || self.status.voters(group).filter(|voters| !voters.sets.is_empty());
-        let led_here = self.log.leads(group).and_then(|_| own());
-        let told = || {
-            let hints = self.hints.borrow();
-            let hint = hints.get(&group)?;
-            (hint.heard.elapsed() < self.hint_valid).then(|| hint.voters.clone())
-        };
-        let known = led_here.or_else(told).or_else(own);
+        let known = self.known_voters(group).or_else(own);
         known.unwrap_or_else(|| Voters::of(placed.iter().copied()))
+    }
+
+    /// Who votes in a group, as its leader says; `None` while none is known.
+    pub fn known_voters(&self, group: GroupId) -> Option<Voters> {
+        if self.log.leads(group).is_some() {
+            return self.status.voters(group);
+        }
+        let hints = self.hints.borrow();
+        let hint = hints.get(&group)?;
+        (hint.heard.elapsed() < self.hint_valid).then(|| hint.voters.clone())
     }
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.

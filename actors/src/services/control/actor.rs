@@ -275,10 +275,14 @@ impl ControlState {
     fn open_groups(&self) {
         let raft_id = self.arguments.raft_id;
         for (group, placement) in self.runner.machine.groups() {
-            if !placement.members.contains(&raft_id) {
+            if !placement.replicas.contains(&raft_id) {
                 continue;
             }
-            let (group, members) = (*group, placement.members.clone());
+            // A first voter that was moved away and back, without its log, must not begin the group
+            // anew.
+            let is_new = !placement.is_assigned;
+            let founders = if is_new { placement.members.clone() } else { Vec::new() };
+            let (group, members) = (*group, founders);
             // Weak: a node that has stopped opens nothing any more.
             let log = Arc::downgrade(&self.arguments.log);
             tokio::spawn(async move {

@@ -11,8 +11,10 @@ use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
 use super::state::{ClusterView, MemberView, Memory, Step, others_can_elect};
-use crate::command::{DrainMember, PlaceGroups, RemoveNode, SystemCommand};
+use crate::cluster::routing::Router;
+use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
+use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
 use crate::ports::{GroupStatus, ReplicatedLog};
 use crate::services::control::Control;
@@ -44,6 +46,8 @@ pub struct PlacementArguments {
     pub log: Arc<dyn ReplicatedLog>,
     /// The control plane.
     pub control: Control,
+    /// Who leads and who votes in each group.
+    pub router: Router,
     /// How the members are.
     pub heartbeats: Heartbeats,
     /// Steps down where the leader is to leave.
@@ -178,7 +182,13 @@ impl PlacementArguments {
             memory.lock().await.clear();
             return Ok(());
         }
-        let (members, placements) = self.control.read(deadline, members).await?;
+        let (mut members, placements) = self.control.read(deadline, members).await?;
+        let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
+        let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();
+        for (id, member) in &mut members {
+            // Assigned to others, and still there.
+            member.has_groups |= voters.values().any(|voters| voters.replicas().contains(id));
+        }
         let health = self.heartbeats.health(deadline).await?;
         let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =
             led.into_iter().map(|(term, group)| ((group.group, term), group)).unzip();
@@ -186,6 +196,7 @@ impl PlacementArguments {
             own_id: self.raft_id,
             members: &members,
             placements: &placements,
+            voters: &voters,
             led: &led,
             health: &health,
             election_timeout: self.election_timeout,
@@ -223,6 +234,10 @@ impl PlacementArguments {
             Step::PlaceGroups { region, groups, members } => {
                 let place = SystemCommand::PlaceGroups(PlaceGroups { region, groups, members });
                 self.control.bring_up(term, deadline, place).await?;
+            }
+            Step::AssignReplicas { group, replicas } => {
+                let assign = SystemCommand::AssignReplicas(AssignReplicas { group, replicas });
+                self.control.bring_up(term, deadline, assign).await?;
             }
             Step::AddLearner(id) => self.log.add_learner(group, id).await?,
             Step::SetVoters(voters) => self.log.set_voters(group, voters).await?,

@@ -5,21 +5,27 @@
 //! vote, because a write waits for a majority of the voters' disks. A region has a fixed number of
 //! tenant groups, so that the number of logs does not grow with the number of tenants.
 //!
-//! *A tenant group has one voter: the node that was first in its region.* Replicas of tenants need
-//! snapshots of tenant groups, which do not exist yet. Until then a group does not move either.
+//! A tenant group has up to three replicas, on members of its region, and all of them vote. It
+//! begins on the first member of its region and grows with it. A member that leaves is replaced; one
+//! that has been silent for long is replaced where another can take its place. Otherwise replicas
+//! stay where they are: moving one costs a copy of everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::state::MemberView;
+use super::state::{ClusterView, MemberView};
 use crate::domain::ids::GroupId;
-use crate::domain::voters::VOTERS_MAX;
+use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, Voters};
 use crate::state::system::GroupPlacement;
 
 /// Tenant groups of a region.
 pub(super) const GROUPS_PER_REGION: u32 = 8;
 
-/// Voters of a tenant group.
-const TENANT_GROUP_VOTERS: usize = 1;
+/// A voter that has been unhealthy for so long is replaced, where another member can vote.
+pub(super) const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Groups whose replicas are moved at the same time: each copies tenants over the network.
+const MOVES_MAX: usize = 2;
 
 /// What a group is to look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,30 +43,77 @@ pub(super) fn wish(
     placements: &BTreeMap<GroupId, GroupPlacement>,
 ) -> Option<Wish> {
     if group == GroupId::SYSTEM {
-        return Some(Wish { replicas: members.keys().copied().collect(), voters_max: VOTERS_MAX });
+        // Who leaves stays in the system group until the tenants have left it: it knows from there
+        // what becomes of its groups.
+        let stays = |member: &&MemberView| !member.is_leaving || member.has_groups;
+        let replicas = members.values().filter(stays).map(|member| member.raft_id).collect();
+        return Some(Wish { replicas, voters_max: VOTERS_MAX });
     }
-    let placement = placements.get(&group)?;
-    let replicas = placement.members.iter().copied().collect();
+    let replicas = placements.get(&group)?.replicas.iter().copied();
+    let replicas = replicas.filter(|id| members.contains_key(id)).collect();
     Some(Wish { replicas, voters_max: TENANT_GROUP_VOTERS })
 }
 
-/// Chooses the first voters of a region's new groups from the region's members that are there, in
-/// the order in which they were admitted.
+/// Chooses the first voter of a region's new groups from the region's members that are there, in
+/// the order in which they were admitted. One, which can found a group alone; others join it.
 pub(super) fn first_voters(members: impl Iterator<Item = u64>) -> Vec<u64> {
-    members.take(TENANT_GROUP_VOTERS).collect()
+    members.take(1).collect()
+}
+
+/// Chooses the group whose replicas should change next, and who should have them then.
+pub(super) fn assignment(view: &ClusterView<'_>) -> Option<(GroupId, Vec<u64>)> {
+    let moving = view.placements.iter().filter(|(group, placement)| {
+        view.voters.get(group).is_some_and(|voters| !is_settled(voters, placement))
+    });
+    let is_busy = moving.count() >= MOVES_MAX;
+    let changes = view.placements.iter().filter_map(|(group, placement)| {
+        // Without a leader nobody could bring it about, and a group that was never initialised must
+        // be by the members that it was placed on.
+        let voters = view.voters.get(group)?;
+        // What is under way may be changed: it may wait for somebody who is lost.
+        let may_change = !is_busy || !is_settled(voters, placement);
+        let wished = replicas(view, placement);
+        (may_change && wished != placement.replicas).then_some((*group, wished))
+    });
+    // Who has fewest replicas is in the greatest danger.
+    changes.min_by_key(|(group, _)| (view.voters[group].settled().len(), *group))
+}
+
+/// Whether a group looks as it should.
+fn is_settled(voters: &Voters, placement: &GroupPlacement) -> bool {
+    let wished: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+    voters.sets.len() == 1 && voters.learners.is_empty() && voters.settled() == wished
+}
+
+/// Chooses the members that should have a replica of a group: those that have one, as long as they
+/// are fit, then those with the fewest.
+fn replicas(view: &ClusterView<'_>, placement: &GroupPlacement) -> Vec<u64> {
+    let in_region = |id: &u64| {
+        view.members.get(id).filter(|it| !it.is_leaving && it.region == placement.region)
+    };
+    let is_lost = |id: u64| view.unhealthy_for(id) >= VOTER_LOST_AFTER;
+    let load = |id: u64| view.placements.values().filter(|it| it.replicas.contains(&id)).count();
+    let has = |id: u64| placement.replicas.contains(&id);
+    let mut spare: Vec<u64> = view.members.keys().copied().collect();
+    spare.retain(|id| in_region(id).is_some() && !has(*id) && view.is_alive(*id));
+    spare.sort_by_key(|id| (load(*id), *id));
+    let mut spare = spare.into_iter();
+    let mut chosen = Vec::new();
+    for id in placement.replicas.iter().copied() {
+        if in_region(&id).is_some() && !is_lost(id) {
+            chosen.push(id);
+        } else if let Some(instead) = spare.next() {
+            chosen.push(instead);
+        } else if in_region(&id).is_some() {
+            // Lost, but nobody else is there: it may come back.
+            chosen.push(id);
+        }
+    }
+    let lacking = TENANT_GROUP_VOTERS.saturating_sub(chosen.len());
+    chosen.extend(spare.take(lacking));
+    if chosen.is_empty() { placement.replicas.clone() } else { chosen }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenant_group_has_one_voter_the_first_of_its_region() {
-        assert_eq!(first_voters([2, 4, 5].into_iter()), [2]);
-        let placement = GroupPlacement { region: "eu".to_owned(), members: vec![2] };
-        let placements = BTreeMap::from([(GroupId(7), placement)]);
-        let wished = wish(GroupId(7), &BTreeMap::new(), &placements);
-        assert_eq!(wished, Some(Wish { replicas: [2].into(), voters_max: 1 }));
-        assert_eq!(wish(GroupId(8), &BTreeMap::new(), &placements), None);
-    }
-}
+#[path = "policy_tests.rs"]
+mod tests;

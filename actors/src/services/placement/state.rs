@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::policy::{self, Wish};
+use super::policy::{self, VOTER_LOST_AFTER, Wish};
 use super::rounds::Rounds;
 use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::voters::Voters;
 use crate::ports::{GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::GroupPlacement;
 
-/// A voter that has been unhealthy for so long is replaced by a learner, if there is one.
-const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
 /// A member that has been unhealthy for so long, and whose address another member has now, has
 /// lost its data and does not come back.
 const REPLACED_AFTER: Duration = Duration::from_secs(60);
@@ -30,7 +29,7 @@ pub(super) struct MemberView {
     pub(super) region: String,
     pub(super) is_leaving: bool,
     pub(super) is_offline: bool,
-    /// Whether tenant groups live on it: it cannot leave.
+    /// Whether it has replicas of tenant groups, or is to have some: they leave it first.
     pub(super) has_groups: bool,
 }
 
@@ -41,8 +40,10 @@ pub(super) struct ClusterView<'a> {
     pub(super) own_id: u64,
     /// The members, by id in Raft groups.
     pub(super) members: &'a BTreeMap<u64, MemberView>,
-    /// Where the tenant groups were placed.
+    /// Where the tenant groups are to be.
     pub(super) placements: &'a BTreeMap<GroupId, GroupPlacement>,
+    /// Who votes in the groups that are known to be led.
+    pub(super) voters: &'a BTreeMap<GroupId, Voters>,
     /// The groups that this node leads.
     pub(super) led: &'a [GroupStatus],
     /// How the other members are.
@@ -84,11 +85,18 @@ pub(super) enum Step {
         /// Their first voters.
         members: Vec<u64>,
     },
+    /// Have these members have a replica of a tenant group.
+    AssignReplicas {
+        /// The group.
+        group: GroupId,
+        /// The members.
+        replicas: Vec<u64>,
+    },
     /// Give a member a replica.
     AddLearner(u64),
     /// Make these the voters.
     SetVoters(BTreeSet<u64>),
-    /// Take away the replica of who is no member any more.
+    /// Take away the replica of who is to have none.
     RemoveLearner(u64),
     /// Forget a member that has lost its vote.
     Forget(NodeId),
@@ -139,7 +147,7 @@ fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
 impl ClusterView<'_> {
     /// Decides on the next step of each group that this node leads, if any. The groups that a
     /// region lacks are a step of the system group, and its first one: a node without them is not
-    /// ready.
+    /// ready. Who should have their replicas is its last.
     pub(super) fn next(
         &self,
         memory: &mut BTreeMap<GroupId, Memory>,
@@ -153,6 +161,7 @@ impl ClusterView<'_> {
                 let memory = memory.entry(led.group).or_default();
                 self.group(led)?.next(memory, now)
             });
+            let step = step.or_else(|| is_system.then(|| self.assignment()).flatten());
             step.map(|step| (led.group, step))
         });
         steps.collect()
@@ -176,6 +185,21 @@ impl ClusterView<'_> {
         })
     }
 
+    /// For how long a member has been unhealthy.
+    pub(super) fn unhealthy_for(&self, raft_id: u64) -> Duration {
+        self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.unhealthy_for)
+    }
+
+    /// Whether this node hears a member, or is it.
+    pub(super) fn is_alive(&self, raft_id: u64) -> bool {
+        raft_id == self.own_id || is_alive(self.health, raft_id)
+    }
+
+    fn assignment(&self) -> Option<Step> {
+        let (group, replicas) = policy::assignment(self)?;
+        Some(Step::AssignReplicas { group, replicas })
+    }
+
     /// Finds a region that has members and no groups, and chooses its groups and their voters.
     ///
     /// Two leaders may choose at the same moment, or a leader and one before it. The state machine
@@ -184,8 +208,7 @@ impl ClusterView<'_> {
         let mut regions: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         // By id, which is the order in which they were admitted.
         for member in self.members.values() {
-            let is_there = member.raft_id == self.own_id || is_alive(self.health, member.raft_id);
-            if is_there && !member.is_leaving && !member.is_offline {
+            if self.is_alive(member.raft_id) && !member.is_leaving && !member.is_offline {
                 regions.entry(&member.region).or_default().push(member.raft_id);
             }
         }
@@ -232,28 +255,41 @@ impl GroupView<'_> {
             .or_else(|| self.replaced())
     }
 
+    /// A member that should have no replica loses its vote, then its replica. Of the system group it
+    /// is forgotten instead: who is no member has no replica anyway.
     fn leaving(&self) -> Option<Step> {
         let voters = self.voters();
-        for member in self.members.values().filter(|member| member.is_leaving && !member.has_groups)
-        {
-            if !voters.contains(&member.raft_id) {
+        let is_wished = |id: &u64| self.wish.replicas.contains(id);
+        let replicas = self.replicas.iter().map(|replica| replica.raft_id);
+        for id in replicas.filter(|id| !is_wished(id)) {
+            let Some(member) = self.members.get(&id) else { continue };
+            if !voters.contains(&id) {
                 // Who belongs to the cluster is decided where the system group is led.
-                if self.group == GroupId::SYSTEM {
-                    return Some(Step::Forget(member.node));
-                }
-                continue;
+                let is_system = self.group == GroupId::SYSTEM;
+                return Some(if is_system {
+                    Step::Forget(member.node)
+                } else {
+                    Step::RemoveLearner(id)
+                });
             }
             let mut rest = voters.clone();
-            rest.remove(&member.raft_id);
-            if !self.keeps_quorum(&rest) {
+            rest.remove(&id);
+            if !self.keeps_quorum(&rest) || !self.is_replaced_in(&rest) {
                 continue;
             }
-            if member.raft_id == self.leader {
+            if id == self.leader {
                 return Some(Step::HandOver);
             }
             return Some(Step::SetVoters(rest));
         }
         None
+    }
+
+    /// Whether all who are there and should vote do. A tenant's replica goes only then: it holds a
+    /// copy of everything until somebody else does. In the system group everybody has a copy.
+    fn is_replaced_in(&self, voters: &BTreeSet<u64>) -> bool {
+        let there = self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count();
+        self.group == GroupId::SYSTEM || voters.len() >= there.min(self.wish.voters_max)
     }
 
     fn orphaned(&self, orphans: &mut BTreeMap<u64, Instant>, now: Instant) -> Option<Step> {
@@ -290,6 +326,7 @@ impl GroupView<'_> {
         let candidate = self.replicas.iter().find(|replica| {
             let member = self.members.get(&replica.raft_id);
             !replica.voter
+                && self.wish.replicas.contains(&replica.raft_id)
                 // A voter that is far behind would hold up every write.
                 && rounds.has_caught_up(replica.raft_id, self.election_timeout, now)
                 && self.is_alive(replica.raft_id)
@@ -297,7 +334,8 @@ impl GroupView<'_> {
         })?;
         let mut voters = self.voters();
         if voters.iter().all(|id| self.is_alive(*id)) {
-            if voters.len() >= self.wish.voters_max {
+            // Who votes and should not goes when somebody else votes in its place.
+            if voters.intersection(&self.wish.replicas).count() >= self.wish.voters_max {
                 return None;
             }
         } else {

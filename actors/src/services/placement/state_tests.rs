@@ -202,7 +202,12 @@ async fn a_member_that_lost_its_data_is_replaced_by_its_successor_at_its_address
 /// The groups that a leader of groups `led` creates, by region, with where they are placed already.
 fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step> {
     let placements = placed.iter().map(|(group, region, member)| {
-        let placement = GroupPlacement { region: (*region).to_owned(), members: vec![*member] };
+        let placement = GroupPlacement {
+            region: (*region).to_owned(),
+            members: vec![*member],
+            replicas: vec![*member],
+            is_assigned: false,
+        };
         (GroupId(*group), placement)
     });
     let placements = placements.collect();
@@ -219,6 +224,7 @@ fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step
         own_id: 1,
         members: &town.members,
         placements: &placements,
+        voters: &BTreeMap::new(),
         led: &led,
         health: &town.health,
         election_timeout: T,
@@ -256,19 +262,53 @@ async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there
     assert_eq!(created(&town, &[0], &founded), None, "nobody is there");
 }
 
+/// A tenant group that should be on `wished`, looked at by its leader, 1.
+fn tenant_group(town: &Town, wished: &[u64]) -> Option<Step> {
+    let wish = Wish { replicas: wished.iter().copied().collect(), voters_max: 3 };
+    let (mut memory, now) = (Memory::default(), Instant::now());
+    memory.rounds.look(&town.replicas, now);
+    let view = GroupView { group: GroupId(1), wish, ..town.view() };
+    view.next(&mut memory, now + T / 2)
+}
+
 #[tokio::test]
-async fn a_tenant_group_is_not_spread_over_the_members() {
-    let mut town = Town::new(3, 1);
-    let wish = Wish { replicas: [1].into(), voters_max: 1 };
-    let view = |town: &Town| {
-        let view = GroupView { group: GroupId(1), wish: wish.clone(), ..town.view() };
-        view.next(&mut Memory::default(), Instant::now())
-    };
-    assert_eq!(view(&town), None);
+async fn a_tenant_group_is_where_it_should_be_and_nowhere_else() {
+    let mut town = Town::new(4, 1);
+    assert_eq!(tenant_group(&town, &[1]), None);
     // Nor does its leader decide who belongs to the cluster.
     town.leave(2);
-    assert_eq!(view(&town), None);
-    assert_eq!(town.next(), Some(Step::Forget(node(2))));
+    assert_eq!(tenant_group(&town, &[1]), None);
+    assert_eq!(tenant_group(&town, &[1, 4]), Some(Step::AddLearner(4)));
+    town.replica(4, false, 0);
+    assert_eq!(tenant_group(&town, &[1, 4]), voters([1, 4]));
+    assert_eq!(tenant_group(&town, &[1]), Some(Step::RemoveLearner(4)));
+}
+
+#[tokio::test]
+async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
+    let mut town = Town::new(4, 3);
+    let wished = &[1, 2, 4];
+    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(4)));
+    town.replica(4, false, 9);
+    assert_eq!(tenant_group(&town, wished), None, "it has not caught up");
+    town.replicas[3].lag = 0;
+    assert_eq!(tenant_group(&town, wished), voters([1, 2, 3, 4]));
+    town.replicas[3].voter = true;
+    assert_eq!(tenant_group(&town, wished), voters([1, 2, 4]));
+    town.replicas[2].voter = false;
+    assert_eq!(tenant_group(&town, wished), Some(Step::RemoveLearner(3)));
+    // The leader hands over before it goes.
+    town.replicas.remove(2);
+    assert_eq!(tenant_group(&town, &[2, 4]), Some(Step::HandOver));
+}
+
+#[tokio::test]
+async fn a_lost_replica_of_a_tenant_group_is_replaced() {
+    let mut town = Town::new(4, 3);
+    town.lose(3, 30);
+    town.replica(4, false, 0);
+    assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
+    assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(4)));
 }
 
 proptest! {

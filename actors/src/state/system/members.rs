@@ -222,18 +222,6 @@ impl SystemState {
         (Outcome::Done, vec![SystemEffect::MembersChanged])
     }
 
-    /// Whether tenant groups live on a member.
-    pub fn has_groups(&self, raft_id: u64) -> bool {
-        self.needed_by_groups(raft_id).is_some()
-    }
-
-    /// Why a member cannot be removed: tenant groups do not move yet.
-    fn needed_by_groups(&self, raft_id: u64) -> Option<Refusal> {
-        let groups = self.groups.values().filter(|group| group.members.contains(&raft_id));
-        let groups = groups.count() as u64;
-        (groups > 0).then_some(Refusal::WouldLoseQuorum { groups })
-    }
-
     /// Forgets a node. A member has lost its vote before.
     pub(super) fn remove_node(&mut self, node: NodeId) -> Applied {
         let Some(record) = self.nodes.get(&node) else {
@@ -241,8 +229,10 @@ impl SystemState {
         };
         let mut effects = vec![SystemEffect::NodeRemoved(node)];
         if let Some(member) = &record.member {
-            if let Some(refusal) = self.needed_by_groups(member.raft_id) {
-                return refused(refusal);
+            let groups = self.groups.values().filter(|it| it.replicas.contains(&member.raft_id));
+            let groups = groups.count() as u64;
+            if groups > 0 {
+                return refused(Refusal::WouldLoseQuorum { groups });
             }
             if !member.leaving {
                 return refused(Refusal::WouldLoseQuorum { groups: 1 });

@@ -8,6 +8,7 @@
 //! Every member has this state in memory, whole, and a member that is far behind is sent all of it
 //! at once. So each table is bounded, in entries or in bytes; a tombstone counts as well.
 
+mod groups;
 mod members;
 mod nodes;
 mod tenants;
@@ -16,14 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use groups::GroupPlacement;
 pub use members::MEMBERS_MAX;
 pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
 
 use crate::command::{
-    AdmitMember, BOUNDS_TABLES_FROM, Command, ConfirmTenant, CreateJoinToken, CreateTenant,
-    DeleteTenant, DrainMember, Envelope, Found, LeaderElected, MemberOffline, Outcome, PlaceGroups,
-    Refusal, RegisterNode, RemoveJoinToken, RemoveNode, SetAdminToken, SystemCommand, UpdateTenant,
+    AdmitMember, AssignReplicas, BOUNDS_TABLES_FROM, Command, ConfirmTenant, CreateJoinToken,
+    CreateTenant, DeleteTenant, DrainMember, Envelope, Found, LeaderElected, MOVES_REPLICAS_FROM,
+    MemberOffline, Outcome, PlaceGroups, RegisterNode, RemoveJoinToken, RemoveNode, SetAdminToken,
+    SystemCommand, UpdateTenant,
 };
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
@@ -51,18 +54,10 @@ mod kind {
     pub const LOCK: u8 = b'l';
     pub const META: u8 = b'm';
     pub const NODE: u8 = b'n';
+    pub const REPLICAS: u8 = b'r';
     pub const TENANT: u8 = b't';
     pub const TOKEN: u8 = b'j';
     pub const TOKEN_BORN: u8 = b'b';
-}
-
-/// Where a tenant group lives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupPlacement {
-    /// Region it serves.
-    pub region: String,
-    /// Raft ids of its first voters.
-    pub members: Vec<u64>,
 }
 
 /// What a creating call on the control plane made.
@@ -132,6 +127,8 @@ pub struct SystemState {
     http_nodes_bytes: u64,
     /// Whether the command at hand is judged by bounds in bytes.
     bounds_tables: bool,
+    /// Whether the command at hand counts on replicas being moved.
+    moves_replicas: bool,
     dirty: Dirty,
 }
 
@@ -158,11 +155,6 @@ impl SystemState {
     /// The locks of the cluster.
     pub const fn locks(&self) -> &LockTable {
         &self.locks
-    }
-
-    /// Where the tenant groups live.
-    pub const fn groups(&self) -> &BTreeMap<GroupId, GroupPlacement> {
-        &self.groups
     }
 
     fn apply_command(
@@ -229,33 +221,10 @@ impl SystemState {
             }
             SystemCommand::TimePassed(_) => (Outcome::Done, Vec::new()),
             SystemCommand::SetAdminToken(SetAdminToken { hash }) => self.set_admin_token(*hash),
+            SystemCommand::AssignReplicas(AssignReplicas { group, replicas }) => {
+                self.assign_replicas(*group, replicas)
+            }
         }
-    }
-
-    fn place_groups(
-        &mut self,
-        region: &str,
-        groups: &[GroupId],
-        members: &[u64],
-    ) -> (Outcome, Vec<SystemEffect>) {
-        let is_staying = |id: &u64| {
-            self.members().any(|(_, _, member)| member.raft_id == *id && !member.leaving)
-        };
-        if !members.iter().all(is_staying) {
-            return (Outcome::Refused(Refusal::NotAMember), Vec::new());
-        }
-        let known = groups.iter().any(|group| self.groups.contains_key(group))
-            || self.groups.values().any(|placement| placement.region == region);
-        if known {
-            // Two leaders wanted the same: the first one's choice stands.
-            return (Outcome::Ignored, Vec::new());
-        }
-        for group in groups {
-            let placement = GroupPlacement { region: region.to_owned(), members: members.to_vec() };
-            self.groups.insert(*group, placement);
-            self.dirty.groups.insert(*group);
-        }
-        (Outcome::Done, vec![SystemEffect::GroupsPlaced])
     }
 }
 
@@ -271,6 +240,7 @@ impl Rules for SystemState {
 
     fn begin(&mut self, envelope: &Envelope) {
         self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
+        self.moves_replicas = envelope.version >= MOVES_REPLICAS_FROM;
         self.time.tell(envelope.at, envelope.pause());
         self.meta.last_at = self.time.now();
         self.dirty.meta = true;
@@ -307,7 +277,14 @@ impl StateMachine for SystemState {
             ..Self::default()
         };
         for (_, (group, placement)) in rows.all::<(GroupId, GroupPlacement)>(kind::GROUP)? {
-            state.groups.insert(group, placement);
+            let replicas = placement.members.clone();
+            state.groups.insert(group, GroupPlacement { replicas, ..placement });
+        }
+        for (_, (group, replicas)) in rows.all::<(GroupId, Vec<u64>)>(kind::REPLICAS)? {
+            if let Some(placement) = state.groups.get_mut(&group) {
+                placement.replicas = replicas;
+                placement.is_assigned = true;
+            }
         }
         for (_, (node, record)) in rows.all::<(NodeId, NodeRecord)>(kind::NODE)? {
             state.adopt_node(node, record);
@@ -365,8 +342,12 @@ impl StateMachine for SystemState {
             rows.push((key(kind::TOKEN_BORN, id.uuid().as_bytes()), born));
         }
         for id in dirty.groups {
-            let placement = self.groups.get(&id).map(|placement| codec::encode(&(id, placement)));
+            let placement = self.groups.get(&id);
+            let assigned = placement.filter(|it| it.is_assigned);
+            let assigned = assigned.map(|it| codec::encode(&(id, &it.replicas)));
+            let placement = placement.map(|placement| codec::encode(&(id, placement)));
             rows.push((key(kind::GROUP, &id.0.to_be_bytes()), placement));
+            rows.push((key(kind::REPLICAS, &id.0.to_be_bytes()), assigned));
         }
         for (id, lock) in self.locks.take_dirty() {
             rows.push((key(kind::LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));

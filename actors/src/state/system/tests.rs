@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::command::{
-    AdmitMember, ConfirmTenant, CreateJoinToken, CreateTenant, DeleteTenant, DrainMember, Found,
-    Idempotency, LeaderElected, MemberAdmitted, MemberOffline, NodeRegistered, PlaceGroups,
-    Refusal, RemoveJoinToken, RemoveNode, SetAdminToken, TenantKnown, TenantWritten, UpdateTenant,
+    AdmitMember, AssignReplicas, ConfirmTenant, CreateJoinToken, CreateTenant, DeleteTenant,
+    DrainMember, Found, Idempotency, LeaderElected, MOVES_REPLICAS_FROM, MemberAdmitted,
+    MemberOffline, NodeRegistered, PlaceGroups, Refusal, RemoveJoinToken, RemoveNode,
+    SetAdminToken, TenantKnown, TenantWritten, UpdateTenant,
 };
 use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
@@ -389,12 +390,50 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
         apply(&mut state, admit(8, 2, None)).0,
         Outcome::Admitted(MemberAdmitted { raft_id: 3 })
     );
-    // The one with the tenants stays.
+    // The one with the tenants stays, unless others of its region can have them.
     let drain = SystemCommand::DrainMember(DrainMember { node: node(1) });
-    assert_eq!(
-        apply(&mut state, drain).0,
-        Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 })
-    );
+    let needed = Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 });
+    let before = Envelope { version: MOVES_REPLICAS_FROM - 1, ..envelope(drain.clone()) };
+    assert_eq!(state.apply(Position { term: 3, index: 90 }, &before).0, needed);
+    let gone = SystemCommand::DrainMember(DrainMember { node: node(8) });
+    apply(&mut state, gone);
+    assert_eq!(apply(&mut state, drain.clone()).0, needed, "the other one leaves");
+    apply(&mut state, admit(9, 3, None));
+    assert_eq!(apply(&mut state, drain).0, Outcome::Done);
+    let remove = SystemCommand::RemoveNode(RemoveNode { node: node(1) });
+    assert_eq!(apply(&mut state, remove.clone()).0, needed, "they are still there");
+    for group in [1, 2] {
+        let assign = AssignReplicas { group: GroupId(group), replicas: vec![4] };
+        let assigned = apply(&mut state, SystemCommand::AssignReplicas(assign));
+        assert_eq!(assigned, (Outcome::Done, vec![SystemEffect::GroupsPlaced]));
+    }
+    assert_eq!(apply(&mut state, remove).0, Outcome::Done);
+}
+
+#[test]
+fn replicas_are_assigned_to_members_of_the_region_that_stay() {
+    let mut state = placed();
+    for n in 2..=5 {
+        apply(&mut state, admit(n, 2, None));
+    }
+    let abroad = Member { region: "eu".into(), raft_id: 5, ..member(5) };
+    apply(&mut state, SystemCommand::RegisterMember(abroad));
+    apply(&mut state, SystemCommand::DrainMember(DrainMember { node: node(4) }));
+    let mut assign = |group: u32, replicas: &[u64]| {
+        let assign = AssignReplicas { group: GroupId(group), replicas: replicas.to_vec() };
+        apply(&mut state, SystemCommand::AssignReplicas(assign)).0
+    };
+    let refused = Outcome::Refused(Refusal::NotAMember);
+    for unfit in [&[][..], &[1, 4], &[1, 5], &[1, 77], &[1, 2, 3, 1, 2, 3]] {
+        assert_eq!(assign(1, unfit), refused, "{unfit:?}");
+    }
+    assert_eq!(assign(1, &[1]), Outcome::Ignored);
+    assert_eq!(assign(7, &[1]), Outcome::Ignored, "there is no such group");
+    assert_eq!(assign(1, &[1, 2, 3]), Outcome::Done);
+    let placement = &state.groups()[&GroupId(1)];
+    assert_eq!((&*placement.members, &*placement.replicas), (&[1][..], &[1, 2, 3][..]));
+    assert!(placement.is_assigned && !state.groups()[&GroupId(2)].is_assigned);
+    assert!(state.has_groups(3) && !state.has_groups(5));
 }
 
 #[test]

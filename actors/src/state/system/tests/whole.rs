@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{
-    AdmitMember, ConfirmTenant, CreateJoinToken, DeleteTenant, DrainMember, Found, LeaderElected,
-    LockCommand, MemberOffline, PlaceGroups, RegisterNode, RemoveJoinToken, RemoveNode, RpcId,
-    UpdateTenant,
+    AdmitMember, AssignReplicas, ConfirmTenant, CreateJoinToken, DeleteTenant, DrainMember, Found,
+    LeaderElected, LockCommand, MemberOffline, PlaceGroups, RegisterNode, RemoveJoinToken,
+    RemoveNode, RpcId, UpdateTenant,
 };
 use crate::domain::json::Json;
 use crate::domain::secret::SecretHash;
@@ -40,13 +40,19 @@ fn lock(a: u8, b: u8, c: u8) -> LockCommand {
     }
 }
 
+/// Kinds of dice that the commands of version 2 are made of.
+const KINDS_OF_VERSION_2: u8 = 20;
+
+/// All kinds of dice.
+const KINDS: u8 = 21;
+
 /// A command by its dice; `at` is what the proposer's clock says.
-fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
+fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemCommand {
     let id = |n: u8| tenant(2 + u128::from(n % 6));
     let idempotency =
         (c.is_multiple_of(3)).then_some(Idempotency { key: [b % 8; 16], body: [c % 2; 16] });
     let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 5));
-    match kind % 20 {
+    match kind % kinds {
         0 => SystemCommand::Found(Found {
             authority: Authority {
                 cluster: Uuid::from_u128(9),
@@ -120,12 +126,16 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice) -> SystemCommand {
         17 => {
             SystemCommand::ConfirmTenant(ConfirmTenant { tenant: id(a), version: u64::from(b % 6) })
         }
+        20 => SystemCommand::AssignReplicas(AssignReplicas {
+            group: GroupId(1 + u32::from(a % 4)),
+            replicas: (0..c % 3).map(|n| 1 + u64::from((b % 4 + n) % 4)).collect(),
+        }),
         _ => SystemCommand::Lock(lock(a, b, c)),
     }
 }
 
 /// The entries that dice make. The first ones make a cluster with some tenants to change.
-fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
+fn script(dice: &[(Dice, bool)], kinds: u8) -> Vec<reload::Scripted> {
     let mut at = 1_000_000_000;
     let founding = |index| match index {
         1 => Some(SystemCommand::Found(Found {
@@ -155,7 +165,7 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
                 let since = Timestamp(before + i64::from(dice.1 % 2));
                 SystemCommand::TimePassed(Pause { since, ms: u64::from(dice.2) * 1_000_000 })
             }
-            (None, _) => command(index, at, *dice),
+            (None, _) => command(index, at, *dice, kinds),
         };
         let sequence = index.saturating_sub(u64::from(dice.1 % 3));
         let rpc_id = RpcId {
@@ -206,13 +216,13 @@ proptest! {
     /// effects and rows as one that never was.
     #[test]
     fn a_reload_changes_nothing(dice in prop::collection::vec(dice(), 1..150)) {
-        reload::run::<SystemState>(&script(&dice), differ);
+        reload::run::<SystemState>(&script(&dice, KINDS), differ);
     }
 }
 
 #[test]
 fn bytes_that_are_on_disks_stay_as_they_are() {
-    assert_eq!(reload::digest::<SystemState>(script), DIGEST);
+    assert_eq!(reload::digest::<SystemState>(|dice| script(dice, KINDS_OF_VERSION_2)), DIGEST);
 }
 
 /// The dice reach every kind of outcome: else the property above would say little.
@@ -223,7 +233,7 @@ fn the_script_reaches_what_it_is_to_test() {
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..64 {
         let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
-        for outcome in reload::run::<SystemState>(&script(&dice), differ) {
+        for outcome in reload::run::<SystemState>(&script(&dice, KINDS), differ) {
             let text = format!("{outcome:?}");
             let replayed = text.contains("replayed: true");
             let name = text.trim_start_matches("Refused(");
