@@ -1,0 +1,38 @@
+//! Tenants on three nodes: whichever node dies, the others go on with their runs.
+
+use serde_json::Value;
+use tests::{Cluster, Tenant, eventually, spec};
+
+/// Waits until every group has three voters.
+async fn can_lose_one(cluster: &Cluster) {
+    eventually("three voters in every group", async || {
+        let health = cluster.client(0).get("/api/cluster/health").await.json();
+        (health["can_lose"] == 1).then_some(())
+    })
+    .await;
+}
+
+/// The place of the node that leads the tenant's group, as the node at `asked` knows it.
+async fn home(cluster: &Cluster, asked: usize, tenant: &Tenant) -> Option<usize> {
+    let shown = cluster.client(asked).get(&tenant.path("")).await;
+    let leader = shown.json()["placement"]["leader"].as_str()?.to_owned();
+    Some(cluster.place_of(&leader))
+}
+
+#[tokio::test]
+async fn a_run_goes_on_when_the_node_dies_that_performs_it() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    can_lose_one(&cluster).await;
+    let run = tenant.start(spec::inline([spec::wait("w", 3.0), spec::set("done", 1)])).await;
+    let home = home(&cluster, 0, &tenant).await.expect("a leader");
+    cluster.kill9(home);
+    let other = (home + 1) % 3;
+    let path = tenant.path(&format!("/runs/{run}"));
+    let ended: Value = eventually("the run ends elsewhere", async || {
+        let run = cluster.client(other).get(&path).await;
+        (run.status == 200 && run.json()["status"] == "completed").then(|| run.json())
+    })
+    .await;
+    assert_eq!(ended["id"], run.as_str());
+}
