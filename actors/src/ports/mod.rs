@@ -19,8 +19,8 @@ pub use futures_util::future::BoxFuture;
 
 pub use certificates::CertificateIssuer;
 pub use peers::{
-    API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
-    PeerError, PeerService, Peers, Service, UnauthenticatedPeer,
+    Declined, JoinService, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,
+    Peer, PeerError, PeerService, Peers, Service, StreamService, UnauthenticatedPeer,
 };
 
 pub use work::{Attempt, AttemptJournal, DEATHS_MAX, Job, WorkerPool};

@@ -11,10 +11,10 @@ use crate::cluster::routing::RouterSources;
 use crate::command::{Envelope, SetTenant};
 use crate::domain::ids::{Position, StateMachineId};
 use crate::domain::time::Timestamp;
-use crate::ports::seams::{Clock, Entropy};
+use crate::ports::seams::{ByteStream, Clock, Entropy};
 use crate::ports::{
     BoxFuture, GroupStatus, Leadership, LogMismatch, Peer, PeerError, Peers, ProposeError, Replay,
-    Service, StoreError,
+    Service, StoreError, StreamService,
 };
 use crate::state::system::tests as testing;
 
@@ -135,6 +135,15 @@ impl Peers for Alone {
         _: Vec<u8>,
         _: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        unreachable!()
+    }
+
+    fn open_stream(
+        &self,
+        _: u64,
+        _: StreamService,
+        _: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
         unreachable!()
     }
 
