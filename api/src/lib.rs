@@ -35,9 +35,9 @@ use std::time::Duration;
 use axum::Router;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::handles::Handles;
-use shiioo_actors::ports::Declined;
+use shiioo_actors::ports::PEER_HTTP_STREAMS_MAX;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
-use shiioo_actors::ports::seams::{Seams, TcpListen};
+use shiioo_actors::ports::seams::{ByteStream, Seams, TcpListen};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ use crate::server::app::{App, Shared};
 use crate::server::auth::Guard;
 use crate::server::listener::{self, Bounds, Routers};
 use crate::server::metrics::Metrics;
-use crate::server::pool::{BODIES_BYTES_MAX, LONG_POLLS_MULTIPLE, Pool};
+use crate::server::pool::{BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
 
 /// How the API behaves.
@@ -115,7 +115,9 @@ impl Api {
             own_names: OwnNames::new(&config.api_hosts),
             bodies: Pool::new(BODIES_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),
-            long_polls: Pool::new(config.descriptors.long_polls, LONG_POLLS_MULTIPLE),
+            long_polls: Pool::new(config.descriptors.long_polls, PLACES_MULTIPLE),
+            // As many in all as there are streams to one member: no tenant can take all of these.
+            handed_over: Pool::new(PEER_HTTP_STREAMS_MAX, PLACES_MULTIPLE),
             stopping: watch::Sender::new(false),
             documents: Documents::new(config.version, routes.documented()),
         });
@@ -142,19 +144,13 @@ impl Api {
         self.router.clone()
     }
 
-    /// Answers a request that the member with raft id `from` hands over, because this node owns
-    /// what it is about: the service [`Service::Api`](shiioo_actors::ports::Service::Api).
-    ///
-    /// # Errors
-    /// When nothing was done and nothing will be: the node is starting, or cannot read the request.
-    pub async fn serve_forwarded(
-        &self,
-        from: u64,
-        request: Vec<u8>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, Declined> {
-        self.app.node().map_err(|starting| Declined(starting.to_string()))?;
-        inbound::serve(self.inbound_router.clone(), from, &request, deadline).await
+    /// Answers the request that the member with raft id `from` sends on a stream, because this node
+    /// owns what it is about: the service
+    /// [`StreamService::Http`](shiioo_actors::ports::StreamService::Http). A node that is starting
+    /// says that it has done nothing.
+    pub async fn serve_forwarded(&self, from: u64, stream: Box<dyn ByteStream>, deadline: Instant) {
+        let (router, is_open) = (self.inbound_router.clone(), self.app.node().is_ok());
+        inbound::serve(router, from, stream, deadline, is_open).await;
     }
 
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running

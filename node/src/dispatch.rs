@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::handles::Handles;
 use shiioo_actors::node::RpcHandlers;
+use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{
-    BoxFuture, Declined, JoinService, PeerService, Service, UnauthenticatedPeer,
+    BoxFuture, Declined, JoinService, PeerService, Service, StreamService, UnauthenticatedPeer,
 };
 use shiioo_api::Api;
 use shiioo_storage::Groups;
@@ -52,9 +53,20 @@ impl PeerService for RpcDispatcher {
                 Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,
                 Service::Hello => self.actors()?.heartbeats.greeted(from, &request, deadline).await,
                 Service::Node => self.actors()?.calls.serve(&request, deadline).await,
-                Service::Api => self.api.serve_forwarded(from, request, deadline).await,
             }
         })
+    }
+
+    fn serve_stream(
+        &self,
+        from: u64,
+        service: StreamService,
+        stream: Box<dyn ByteStream>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, ()> {
+        match service {
+            StreamService::Http => Box::pin(self.api.serve_forwarded(from, stream, deadline)),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::cluster::routing::{Lead, Router};
 use crate::cluster::rpc_ids::{InFlight, RpcIdSource};
 use crate::domain::ids::{GroupId, TenantId};
 use crate::ports::error::CallError;
-use crate::ports::{PeerError, Service};
+use crate::ports::seams::ByteStream;
+use crate::ports::{PeerError, StreamService};
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,16 +71,11 @@ impl Routes {
         self.router.moved(route.group, route.lead).await;
     }
 
-    /// Hands a request on to the node with raft id `to`.
+    /// Opens a stream to the node with raft id `to`, to hand a request on to it.
     ///
     /// # Errors
-    /// See [`PeerError`]: only `Lost` leaves it open whether it was done.
-    pub async fn forward(
-        &self,
-        to: u64,
-        request: Vec<u8>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, PeerError> {
-        self.router.peers().call(to, Service::Api, request, deadline).await
+    /// When the other node has done nothing, and will not.
+    pub async fn open(&self, to: u64, deadline: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
+        self.router.peers().open_stream(to, StreamService::Http, deadline).await
     }
 }

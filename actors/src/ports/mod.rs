@@ -18,8 +18,8 @@ pub use certificates::CertificateIssuer;
 pub use delivery::{ApplySink, CommittedEntry, Dump, Held, Payload, Reply};
 pub use http::{HttpCallError, HttpCaller, HttpRequest, HttpResponse};
 pub use peers::{
-    API_ANSWER_BYTES_MAX, Declined, JoinService, Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer,
-    PeerError, PeerService, Peers, Service, UnauthenticatedPeer,
+    Declined, JoinService, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,
+    Peer, PeerError, PeerService, Peers, Service, StreamService, UnauthenticatedPeer,
 };
 pub use replicated_log::{
     Durability, GroupLead, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus, Membership,

@@ -1,7 +1,9 @@
 //! The way to the other nodes, as the actors and the log see it: bytes to a member, bytes back.
 //!
-//! What the bytes mean is agreed between the two ends that speak a [`Service`]; the codec is the
-//! same for all. Who a member is comes from its certificate, never from what it says.
+//! A *call* is one request and its answer, both whole in memory. A *stream* carries bytes in both
+//! directions for as long as its two ends want. What the bytes mean is agreed between the two ends
+//! that speak a [`Service`] or a [`StreamService`]; the codec is the same for all calls. Who a
+//! member is comes from its certificate, never from what it says.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,9 +11,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::BoxFuture;
+use super::seams::ByteStream;
 use crate::domain::ids::NodeId;
 
-/// What a request between nodes is for. The number is on the wire: never given to another service.
+/// What a call between nodes is for. The number is on the wire: never given to another service, nor
+/// to a [`StreamService`]. 5 was API requests in an encoding of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Service {
@@ -23,10 +27,16 @@ pub enum Service {
     Snapshot = 3,
     /// Questions and proposals between nodes' actors.
     Node = 4,
-    /// API requests, handed on to the node that owns what they are about.
-    Api = 5,
     /// Which process a member is and where, between heartbeat monitors.
     Hello = 6,
+}
+
+/// What a stream between nodes is for. Its numbers are those of [`Service`], continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum StreamService {
+    /// One API request and its answer in HTTP/1.1, handed on to the node that owns what it is about.
+    Http = 7,
 }
 
 /// A request between logs that is no longer than this is urgent, bytes: votes and heartbeats are a
@@ -38,16 +48,17 @@ const URGENT_BYTES_MAX: usize = 1 << 10;
 pub enum Lane {
     /// Small and urgent.
     Control,
-    /// Entries, and requests of clients.
+    /// Entries, and what the actors of two nodes say to each other.
     Raft,
+    /// Requests of clients.
+    Http,
     /// Large, and in no hurry.
     Bulk,
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Api, Self::Hello];
+    pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Hello];
 
     /// The lane that a request of so many bytes takes. Votes and heartbeats do not wait behind
     /// megabytes of entries: whoever is not heard in time is not followed.
@@ -55,18 +66,25 @@ impl Service {
         match self {
             Self::Ping | Self::Hello => Lane::Control,
             Self::Raft if bytes <= URGENT_BYTES_MAX => Lane::Control,
-            Self::Raft | Self::Node | Self::Api => Lane::Raft,
+            Self::Raft | Self::Node => Lane::Raft,
             Self::Snapshot => Lane::Bulk,
         }
     }
 
-    /// Longest answer to one of its requests, bytes.
-    pub const fn answer_bytes_max(self) -> usize {
+    /// The service with this number on the wire.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| *service as u8 == number)
+    }
+}
+
+impl StreamService {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Http];
+
+    /// The lane that its streams take.
+    pub const fn lane(self) -> Lane {
         match self {
-            Self::Ping | Self::Raft | Self::Snapshot | Self::Node | Self::Hello => {
-                PEER_MESSAGE_BYTES_MAX
-            }
-            Self::Api => API_ANSWER_BYTES_MAX,
+            Self::Http => Lane::Http,
         }
     }
 
@@ -128,6 +146,17 @@ pub trait Peers: Send + Sync + 'static {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>>;
 
+    /// Opens a stream to the member with raft id `to`; `deadline` bounds the opening and is told to
+    /// the other node. An error says that the other node did nothing. Reading from the stream fails
+    /// with [`PeerError::Declined`] inside the error when the other node did nothing; any other
+    /// failure leaves it open. Dropping the stream tells the other node that nobody waits any more.
+    fn open_stream(
+        &self,
+        to: u64,
+        service: StreamService,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>>;
+
     /// Tells who the members are now, this node left out. Only they are dialled, and only their
     /// calls are taken; connections of others are closed.
     fn set_members(&self, members: Vec<Peer>);
@@ -143,6 +172,16 @@ pub trait PeerService: Send + Sync + 'static {
         request: Vec<u8>,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>>;
+
+    /// Serves a stream of the member with raft id `from`, who waits for the beginning of an answer
+    /// until `deadline`. Ends when nothing is left to say.
+    fn serve_stream(
+        &self,
+        from: u64,
+        service: StreamService,
+        stream: Box<dyn ByteStream>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, ()>;
 }
 
 /// A request that was not done, and will not be.
@@ -173,9 +212,10 @@ pub struct UnauthenticatedPeer {
 /// Longest request or answer between nodes, bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Longest answer to an API request that was handed on, bytes: one run may be as large, with what
-/// it took and what it gave, and every node answers the same.
-pub const API_ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Streams with requests of clients that a node has open to one member, at most: long polls and
+/// answers that clients read slowly are among them.
+pub const PEER_HTTP_STREAMS_MAX: usize = 2_048;
 
-/// Longest time a call between nodes may be given: long polls take up to 300 s.
+/// Longest time a call between nodes may take, and a stream until its answer begins: long polls take
+/// up to 300 s.
 pub const PEER_CALL_MAX: Duration = Duration::from_secs(330);

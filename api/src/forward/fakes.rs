@@ -2,7 +2,10 @@
 //! becomes of a call between the nodes.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
@@ -13,13 +16,13 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::{InFlight, RpcIdSource};
-use shiioo_actors::command::RpcId;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::handles::Owner;
+use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::error::CallError;
-use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
-use shiioo_actors::ports::{BoxFuture, PeerError};
+use shiioo_actors::ports::seams::{ByteStream, Clock, Entropy, Seams};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tower::ServiceExt;
@@ -27,7 +30,6 @@ use tower::ServiceExt;
 use super::*;
 use crate::docs::Documents;
 use crate::forward::owner_routes::OwnerRoutes;
-use crate::forward::wire::WireRequest;
 use crate::server::app::Shared;
 use crate::server::auth::Guard;
 use crate::server::declaration::{Credential, RouteOwner, RouteTable, TenantIn};
@@ -45,6 +47,8 @@ pub(super) const LONG_POLL: &str = "/api/locks/{key}/acquire";
 pub(super) const ONCE: &str = "/api/cluster/once";
 /// Requests that may wait on purpose.
 pub(super) const LONG_POLLS: usize = 3;
+/// Requests that may be handed over at a time: a tenant gets half of them.
+pub(super) const HANDED_OVER: usize = 20;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -63,6 +67,10 @@ impl Entropy for Fixed {
 }
 
 fn app(admin_token: Option<&str>) -> App {
+    with_bodies(admin_token, BODIES_BYTES_MAX)
+}
+
+fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
     App::new(Shared {
         handles: OnceLock::new(),
         seams: Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) },
@@ -74,16 +82,65 @@ fn app(admin_token: Option<&str>) -> App {
         ),
         routes: RouteTable::default(),
         own_names: OwnNames::default(),
-        bodies: Pool::new(BODIES_BYTES_MAX, 1),
+        bodies: Pool::new(bodies_bytes, 1),
         metrics: Metrics::new(Vec::new()),
         long_polls: Pool::new(LONG_POLLS, 1 << 20),
+        handed_over: Pool::new(HANDED_OVER, 1),
         stopping: watch::Sender::new(false),
         documents: Documents::new("1.2.3", Vec::new()),
     })
 }
 
-type Called = Result<Vec<u8>, PeerError>;
-pub(super) type Peer = Box<dyn Fn(Vec<u8>) -> BoxFuture<'static, Called> + Send + Sync>;
+/// A node that streams are opened to: it is given the other end.
+pub(super) type Peer = Box<dyn Fn(DuplexStream) + Send + Sync>;
+/// Bytes that a stream holds in one direction.
+const STREAM_BYTES: usize = 64 * 1024;
+
+/// What has been written to a stream.
+type Written = Arc<Mutex<Vec<u8>>>;
+
+/// The asking end of a stream. Keeps what is written, and says when it is dropped.
+struct Tapped {
+    stream: DuplexStream,
+    written: Written,
+    open: watch::Sender<usize>,
+}
+
+impl Drop for Tapped {
+    fn drop(&mut self) {
+        self.open.send_modify(|open| *open -= 1);
+    }
+}
+
+impl AsyncRead for Tapped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tapped {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.written.lock().unwrap().extend_from_slice(&bytes[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// OwnerRoutes whose every turn the test decides.
 #[derive(Clone)]
@@ -94,7 +151,9 @@ struct Inner {
     rpc_ids: Arc<RpcIdSource>,
     peers: BTreeMap<u64, Peer>,
     /// What was handed over, to whom.
-    sent: Mutex<Vec<(u64, WireRequest)>>,
+    sent: Mutex<Vec<(u64, Written)>>,
+    /// The number of streams that are open.
+    open: watch::Sender<usize>,
 }
 
 impl FakeRoutes {
@@ -106,26 +165,41 @@ impl FakeRoutes {
         let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
         let rpc_ids = Arc::new(RpcIdSource::new(&seams));
         let lead = watch::Sender::new(lead);
-        Self(Arc::new(Inner { lead, rpc_ids, peers, sent: Mutex::default() }))
+        Self(Arc::new(Inner {
+            lead,
+            rpc_ids,
+            peers,
+            sent: Mutex::default(),
+            open: watch::Sender::new(0),
+        }))
     }
 
     pub(super) fn lead_at(&self, lead: Lead) {
         self.0.lead.send_replace(lead);
     }
 
-    pub(super) fn sent(&self) -> Vec<(u64, WireRequest)> {
-        self.0.sent.lock().unwrap().clone()
+    /// Lists what was handed over, as text, and to whom.
+    pub(super) fn sent(&self) -> Vec<(u64, String)> {
+        let sent = self.0.sent.lock().unwrap();
+        let text = |bytes: &Mutex<Vec<u8>>| String::from_utf8_lossy(&bytes.lock().unwrap()).into();
+        sent.iter().map(|(to, bytes)| (*to, text(bytes))).collect()
     }
 
     /// Lists the attempts: at which node, under which sequence, and whether an earlier one may have
     /// been applied.
     pub(super) fn attempts(&self) -> Vec<(u64, Option<u64>, bool)> {
-        let attempt = |(to, request): (u64, WireRequest)| {
-            let request = request.into_request(Instant::now()).unwrap();
-            let attempt = Attempt::of(&request.into_parts().0).unwrap();
-            (to, attempt.rpc_id.map(|rpc_id: RpcId| rpc_id.sequence), attempt.maybe_applied)
+        let attempt = |(to, text): (u64, String)| {
+            let line = text.lines().find_map(|line| line.strip_prefix("x-shiioo-attempt: "));
+            let numbers: Vec<u64> =
+                line.unwrap().split(' ').map(|it| it.parse().unwrap()).collect();
+            (to, numbers.get(5).copied(), numbers[3] == 1)
         };
         self.sent().into_iter().map(attempt).collect()
+    }
+
+    /// Waits until no stream is open.
+    pub(super) async fn all_closed(&self) {
+        self.0.open.subscribe().wait_for(|open| *open == 0).await.unwrap();
     }
 
     pub(super) fn first_incomplete(&self) -> u64 {
@@ -162,12 +236,16 @@ impl OwnerRoutes for FakeRoutes {
         drop(lead.wait_for(|lead| *lead != found).await);
     }
 
-    async fn forward(&self, to: u64, request: Vec<u8>, _: Instant) -> Called {
-        self.0.sent.lock().unwrap().push((to, WireRequest::decode(&request).unwrap()));
-        match self.0.peers.get(&to) {
-            Some(peer) => peer(request).await,
-            None => Err(PeerError::Unreachable { to, why: "nobody is there".into() }),
-        }
+    async fn open(&self, to: u64, _: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
+        let Some(peer) = self.0.peers.get(&to) else {
+            return Err(PeerError::Unreachable { to, why: "nobody is there".into() });
+        };
+        let written = Written::default();
+        self.0.sent.lock().unwrap().push((to, Arc::clone(&written)));
+        self.0.open.send_modify(|open| *open += 1);
+        let (stream, theirs) = tokio::io::duplex(STREAM_BYTES);
+        peer(theirs);
+        Ok(Box::new(Tapped { stream, written, open: self.0.open.clone() }))
     }
 }
 
@@ -176,28 +254,47 @@ pub(super) fn peers<const N: usize>(peers: [(u64, Peer); N]) -> BTreeMap<u64, Pe
 }
 
 pub(super) fn lost() -> Peer {
-    Box::new(|_| Box::pin(async { Err(PeerError::Lost { to: 2, why: "cut".into() }) }))
+    Box::new(drop)
 }
 
 pub(super) fn silent() -> Peer {
-    Box::new(|_| Box::pin(std::future::pending()))
+    Box::new(|stream| {
+        tokio::spawn(async move {
+            let _stream = stream;
+            std::future::pending::<()>().await;
+        });
+    })
 }
 
 /// A node that takes what is handed over, with these routes of its own.
 pub(super) fn node(routes: &FakeRoutes, path: &'static str, handler: MethodRouter<App>) -> Peer {
-    let layer = layer(routes, path, app(None));
+    served(routes, path, handler, BODIES_BYTES_MAX)
+}
+
+/// The same without room for a body.
+pub(super) fn full_node(
+    routes: &FakeRoutes,
+    path: &'static str,
+    handler: MethodRouter<App>,
+) -> Peer {
+    served(routes, path, handler, 0)
+}
+
+fn served(
+    routes: &FakeRoutes,
+    path: &'static str,
+    handler: MethodRouter<App>,
+    bodies_bytes: usize,
+) -> Peer {
+    let layer = layer(routes, path, with_bodies(None, bodies_bytes));
     let router = Router::new()
         .route(path, handler)
         .route_layer(from_fn_with_state(layer, inbound::only_here::<FakeRoutes>))
         .layer(from_fn_with_state(app(None), middleware::inbound))
         .with_state(app(None));
-    Box::new(move |request| {
-        let router = router.clone();
-        Box::pin(async move {
-            let deadline = Instant::now() + TIMEOUT;
-            let served = inbound::serve(router, 1, &request, deadline).await;
-            served.map_err(|declined| PeerError::Declined { to: 2, why: declined.0 })
-        })
+    Box::new(move |stream| {
+        let deadline = Instant::now() + TIMEOUT;
+        tokio::spawn(inbound::serve(router.clone(), 1, Box::new(stream), deadline, true));
     })
 }
 

@@ -3,49 +3,76 @@
 //! Invariants:
 //! - such a request is answered here or not at all: the router that it meets hands nothing on, so
 //!   that no two nodes can send it to and fro;
+//! - its body is read at once, whatever its tenant does meanwhile: bytes that nobody reads would
+//!   hold up what else the same node sends;
 //! - the ingress node has let the client in: its credential is not looked at again.
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use shiioo_actors::cluster::routing::Lead;
-use shiioo_actors::ports::Declined;
-use tokio::time::Instant;
+use shiioo_actors::ports::seams::ByteStream;
+use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 
+use crate::forward::body::read_body;
+use crate::forward::headers::{self, Said};
 use crate::forward::owner_routes::OwnerRoutes;
-use crate::forward::{ForwardLayer, run_here, transport};
+use crate::forward::{ForwardLayer, run_here, transport, whose};
 use crate::output::problem::{Problem, Retry};
 use crate::request::attempt::Attempt;
-use crate::server::app::Caller;
 
 /// Marks a response that is no answer: this node does not lead the group that owns the request.
 #[derive(Debug, Clone, Copy)]
 struct NotHere;
 
-/// Answers a request of the node with raft id `from`, through a router of such requests.
+/// Answers the request that the node with raft id `from` sends on a stream, through a router of such
+/// requests. `is_open` tells whether the node's actors run.
 pub(crate) async fn serve(
     router: Router,
     from: u64,
-    request: &[u8],
+    stream: Box<dyn ByteStream>,
     deadline: Instant,
-) -> Result<Vec<u8>, Declined> {
-    let mut request = transport::receive(request, deadline).map_err(Declined)?;
-    if let Some(attempt) = request.extensions_mut().get_mut::<Attempt>() {
-        attempt.ingress_node = Some(from);
-    }
+    is_open: bool,
+) {
+    let answer = |request: Request| {
+        let router = router.clone();
+        async move {
+            if !is_open {
+                return Some(not_done());
+            }
+            timeout_at(deadline, answered(router, from, request, deadline)).await.ok()
+        }
+    };
+    transport::serve(stream, answer).await;
+}
+
+async fn answered(router: Router, from: u64, mut request: Request, deadline: Instant) -> Response {
+    let Some((caller, attempt)) = headers::take_request(request.headers_mut(), from, deadline)
+    else {
+        return not_done();
+    };
     tracing::debug!(from, method = %request.method(), "a request was handed over");
-    let method = request.method().clone();
-    let caller = request.extensions().get::<Caller>();
-    let request_id = caller.map(|caller| caller.request_id.clone());
-    let Ok(response) = router.oneshot(request).await;
+    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(attempt);
+    let Ok(mut response) = router.oneshot(request).await;
     if response.extensions().get::<NotHere>().is_some() {
-        return Ok(transport::not_here());
+        return not_done();
     }
-    let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
-    Ok(transport::answer(&method, request_id.unwrap_or_default(), response).await)
+    if let Some(retry) = response.extensions().get::<Retry>().copied() {
+        Said::Retry(retry).write(response.headers_mut());
+    }
+    response
+}
+
+/// Says that this node has done nothing.
+fn not_done() -> Response {
+    let mut response = StatusCode::MISDIRECTED_REQUEST.into_response();
+    Said::NotDone.write(response.headers_mut());
+    response
 }
 
 /// Runs a request if this node leads its owner: the middleware around every route with an owner.
@@ -61,21 +88,27 @@ pub(crate) async fn only_here<R: OwnerRoutes>(
         Ok(None) => return next.run(Request::from_parts(parts, body)).await,
         Err(problem) => return problem.into_response(),
     };
+    let undone = |problem: Problem| {
+        let mut problem = problem.not_applied().retry(Retry::Safe);
+        if attempt.maybe_applied {
+            problem.perhaps_applied();
+        }
+        problem.into_response()
+    };
+    let mut share = layer.app.bodies.share(whose(owner));
+    let request = match read_body(body, &mut share).await {
+        Ok(body) => Request::from_parts(parts, Body::from(body)),
+        Err(problem) => return undone(problem),
+    };
     // A race: the lead may move after this look-up. The handler's proposal then fails at the group
     // itself, and its answer says whether a retry may help.
     match layer.routes.find(owner, attempt.deadline).await {
-        Ok((_, Lead::Here)) => run_here(&attempt, Request::from_parts(parts, body), next).await,
+        Ok((_, Lead::Here)) => run_here(&attempt, request, next).await,
         Ok((_, Lead::There(_) | Lead::Unknown)) => {
             let mut response = StatusCode::MISDIRECTED_REQUEST.into_response();
             response.extensions_mut().insert(NotHere);
             response
         }
-        Err(error) => {
-            let mut problem = Problem::from(error).not_applied().retry(Retry::Safe);
-            if attempt.maybe_applied {
-                problem.perhaps_applied();
-            }
-            problem.into_response()
-        }
+        Err(error) => undone(error.into()),
     }
 }

@@ -16,10 +16,10 @@
 //!                  read the body; give a write an origin
 //!             ,--> find the leader
 //!             |    here:  run the handler
-//!             |    there: WireRequest ---one call--->    does it lead the group?
-//!             |                                          no:  NotHere
+//!             |    there: HTTP/1.1 ---one stream--->     does it lead the group?
+//!             |                                          no:  not done
 //!             |                                          yes: run the handler
-//!             |    <----------WireResponse-----------    the answer, and whether a retry may help
+//!             |    <-------------HTTP/1.1------------    the answer, and whether a retry may help
 //!             `--- retry: pause, or until the lead moves
 //! ```
 //!
@@ -28,10 +28,13 @@
 //! - `owner_routes` looks up who leads the group now. An attempt is an answer or a reason to try
 //!   again ([`Retry`](crate::output::problem::Retry)): *safe*, it certainly changed nothing, or
 //!   *unknown*.
-//! - `transport` carries one request and its answer; all that is known of the encoding (`wire`) is
-//!   there. A call that could not be sent, or was declined, is safe; one that was lost is unknown.
-//! - The owner (`inbound`) runs the request through the same handlers, if it leads the group at
-//!   that moment, and says `NotHere` otherwise.
+//! - `transport` carries one request and its answer, as HTTP/1.1 over a stream between nodes; what
+//!   nodes tell each other beside it is in `headers`. A request that could not be sent, or was
+//!   declined, is safe; one that was lost is unknown.
+//! - The owner (`inbound`) reads the body at once and runs the request through the same handlers, if
+//!   it leads the group at that moment, and says that it has done nothing otherwise.
+//! - An answer of up to a MiB is read whole before the client gets any of it: one that breaks off is
+//!   an attempt whose outcome is unknown. A longer one streams to the client.
 //! - Between two attempts the ingress node pauses (`retry`): until the lead moves, at most a
 //!   doubling back-off, at least `RETRY_MIN`.
 //!
@@ -44,25 +47,44 @@
 //!   that was unknown makes the whole request 'maybe applied' until it is answered.
 //! - The body is read once, and the deadline counts from then: no attempt moves it. Time that the
 //!   client has waited at the ingress node counts on the owner as well.
-//! - A request is handed over once: the owner answers it or says `NotHere`, and never hands it on,
-//!   so that no two nodes can send it to and fro.
-//! - Credentials do not travel. The ingress node checks them and sends who the caller is.
-//! - Everything hangs on one future: a client that goes away cancels every attempt.
+//! - A request is handed over once: the owner answers it or says that it has done nothing, and never
+//!   hands it on, so that no two nodes can send it to and fro.
+//! - Only members hand requests over: mutual TLS says which. Credentials do not travel. The ingress
+//!   node checks them and sends who the caller is, in a header that it takes from no client.
+//! - Everything hangs on one future: a client that goes away resets the stream, which drops the
+//!   handler on the owner.
+//!
+//! # Bounds
+//!
+//! | of what | where | bound |
+//! |---|---|---|
+//! | requests handed over, and answers that stream | ingress node | [`PEER_HTTP_STREAMS_MAX`] in all, three quarters for one tenant |
+//! | streams between two nodes | transport | the same number; Raft's calls have their own, and go first |
+//! | bytes of bodies | both nodes | each tenant's share of `BODIES_BYTES_MAX` |
+//! | bytes of an answer that are not read | ingress node | a window a stream, beside that of other traffic |
+//! | heads | both nodes | 64 KiB |
+//! | head of the request | owner | 5 s |
+//! | head of the answer | both nodes | the attempt's deadline, told to the owner |
+//! | pause in an answer | ingress node | 30 s |
+//! | client that does not read | owner | 30 s without progress |
 //!
 //! # What is not done
 //!
 //! - No redirect: clients may not be able to reach the other nodes.
-//! - No streaming: a body is whole in memory before its first attempt, so that it can be sent again,
-//!   and an answer is whole before it travels back. Both are bounded.
-//! - No cancellation on the owner by the ingress node but the end of the call itself.
+//! - No request streams from the client: its body is whole in memory before the first attempt, so that
+//!   it can be sent again.
+//! - No stream is used for a second request: its end and its reset are what both nodes go by.
+//! - No task behind a stream: the ingress node drives hyper's client within the request's own future.
+//!
+//! [`PEER_HTTP_STREAMS_MAX`]: shiioo_actors::ports::PEER_HTTP_STREAMS_MAX
 
 pub(crate) mod body;
+mod headers;
 pub(crate) mod inbound;
 pub(crate) mod outbound;
 pub(crate) mod owner_routes;
 mod retry;
 mod transport;
-mod wire;
 
 #[cfg(test)]
 mod fakes;
@@ -74,11 +96,13 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
+use shiioo_actors::handles::Owner;
 
 use crate::output::problem::Problem;
 use crate::request::attempt::Attempt;
 use crate::server::app::App;
 use crate::server::declaration::Declaration;
+use crate::server::pool::Whose;
 
 /// What the layers around a route with an owner work with.
 #[derive(Debug, Clone)]
@@ -86,6 +110,14 @@ pub(crate) struct ForwardLayer<R> {
     pub(crate) app: App,
     pub(crate) routes: R,
     pub(crate) declared: Arc<Declaration>,
+}
+
+/// Says whose share of a pool a request takes from.
+const fn whose(owner: Owner) -> Whose {
+    match owner {
+        Owner::Tenant(tenant) => Some(tenant),
+        Owner::Cluster => None,
+    }
 }
 
 /// Runs one attempt on this node.

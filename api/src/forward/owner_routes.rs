@@ -1,10 +1,11 @@
-//! Looks up where requests have to go, and carries bytes there.
+//! Looks up where requests have to go, and opens streams there.
 
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::InFlight;
 use shiioo_actors::handles::{Owner, Route};
 use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::error::CallError;
+use shiioo_actors::ports::seams::ByteStream;
 use tokio::time::Instant;
 
 use crate::server::app::App;
@@ -39,13 +40,12 @@ pub(crate) trait OwnerRoutes: Clone + Send + Sync + 'static {
     /// Waits until a request has to go elsewhere than `found` says.
     fn moved(&self, found: Self::Found) -> impl Future<Output = ()> + Send;
 
-    /// Sends a request to another node, and waits for its answer.
-    fn forward(
+    /// Opens a stream to another node. An error says that the other node has done nothing.
+    fn open(
         &self,
         to: u64,
-        request: Vec<u8>,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Vec<u8>, PeerError>> + Send;
+    ) -> impl Future<Output = Result<Box<dyn ByteStream>, PeerError>> + Send;
 }
 
 impl OwnerRoutes for App {
@@ -79,14 +79,9 @@ impl OwnerRoutes for App {
         }
     }
 
-    async fn forward(
-        &self,
-        to: u64,
-        request: Vec<u8>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, PeerError> {
+    async fn open(&self, to: u64, deadline: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
         match self.node() {
-            Ok(handles) => handles.routes.forward(to, request, deadline).await,
+            Ok(handles) => handles.routes.open(to, deadline).await,
             Err(starting) => Err(PeerError::Unreachable { to, why: starting.to_string() }),
         }
     }

@@ -9,17 +9,18 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use shiioo_actors::cluster::routing::Lead;
-use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::error::CallError;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, sleep};
 use tower::ServiceExt;
 
 use super::fakes::{
-    FakeRoutes, LONG_POLL, LONG_POLLS, ONCE, PATH, Peer, TIMEOUT, asking, asking_app, lost, node,
-    peers, request, send, silent, with_token,
+    FakeRoutes, HANDED_OVER, LONG_POLL, LONG_POLLS, ONCE, PATH, Peer, TIMEOUT, asking, asking_app,
+    full_node, lost, node, peers, request, send, silent, with_token,
 };
 use crate::forward::outbound::ANSWER_GRACE;
 use crate::forward::retry::RETRY_MIN;
+use crate::forward::transport::ANSWER_PAUSE_MAX;
 use crate::input::payload::Payload;
 use crate::output::problem::{Code, Problem};
 use crate::request::ctx::Ctx;
@@ -250,26 +251,11 @@ async fn who_hands_the_lead_over_is_not_asked_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_cancels_everything() {
-    struct Dropped(Arc<AtomicUsize>);
-    impl Drop for Dropped {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    let dropped = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&dropped);
-    let slow: Peer = Box::new(move |_| {
-        let guard = Dropped(Arc::clone(&counted));
-        Box::pin(async move {
-            let _guard = guard;
-            std::future::pending().await
-        })
-    });
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, slow)]));
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
     let router = asking(&routes, PATH, post(never));
     let gone = send(&router, request("POST", PATH, ""));
     assert!(tokio::time::timeout(Duration::from_secs(1), gone).await.is_err());
-    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    routes.all_closed().await;
     assert_eq!((routes.sent().len(), routes.first_incomplete()), (1, 1));
 }
 
@@ -332,22 +318,119 @@ async fn who_waits_is_sent_away_when_the_node_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_too_large_to_hand_back_says_so() {
-    use shiioo_actors::ports::{API_ANSWER_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
-    let large = || get(async || "x".repeat(2 * PEER_MESSAGE_BYTES_MAX));
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, large());
+async fn an_answer_may_have_any_length() {
+    for bytes in [0, 1, 1 << 20, (1 << 20) + 1, 70 << 20] {
+        let large = || get(async move || "x".repeat(bytes));
+        let owner = node(&FakeRoutes::new(Lead::Here), PATH, large());
+        let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+        let router = asking(&routes, PATH, get(never));
+        let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key("connection"));
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        assert_eq!(body.len(), bytes);
+        routes.all_closed().await;
+    }
+}
+
+/// Its status is with the client already: only its end can say that it is not whole.
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_that_breaks_off_or_stands_still_does_not_look_whole() {
+    for breaks_off in [true, false] {
+        let partial: Peer = Box::new(move |mut stream| {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\nthis far";
+            tokio::spawn(async move {
+                stream.write_all(head).await.unwrap();
+                if !breaks_off {
+                    std::future::pending::<()>().await;
+                }
+            });
+        });
+        let routes = FakeRoutes::with(Lead::There(2), peers([(2, partial)]));
+        let router = asking(&routes, PATH, get(never));
+        let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let began = Instant::now();
+        assert!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.is_err());
+        let paused = if breaks_off { Duration::ZERO } else { ANSWER_PAUSE_MAX };
+        assert_eq!(began.elapsed().as_secs(), paused.as_secs());
+        routes.all_closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_busy_with_a_tenant_reads_what_is_sent_to_it() {
+    let busy = async || std::future::pending::<StatusCode>().await;
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(busy));
     let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
-    let answer = asking(&routes, PATH, large()).oneshot(request("GET", PATH, "")).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
-    assert_eq!(body.len(), 2 * PEER_MESSAGE_BYTES_MAX);
-    let huge = || get(async || "x".repeat(API_ANSWER_BYTES_MAX));
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, huge());
+    let router = asking(&routes, PATH, post(never));
+    let mut large = request("POST", PATH, "");
+    // More than the stream holds.
+    *large.body_mut() = Body::from(vec![b' '; 900_000]);
+    let sent = tokio::spawn(async move { send(&router, large).await });
+    sleep(Duration::from_secs(1)).await;
+    assert!(routes.sent()[0].1.len() > 900_000);
+    sent.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_without_room_for_a_body_has_done_nothing() {
+    let owner = full_node(&FakeRoutes::new(Lead::Here), PATH, post(never));
     let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
-    let (status, _, body) = send(&asking(&routes, PATH, huge()), request("GET", PATH, "")).await;
-    assert_eq!((status.as_u16(), &body["code"]), (500, &json!("too_large")));
-    assert!(body["detail"].as_str().unwrap().contains("limit"), "{body}");
-    assert_eq!(body["request_id"], "r-1");
+    let router = asking(&routes, PATH, post(never));
+    let (status, _, body) = send(&router, request("POST", PATH, "{}")).await;
+    let said = (status.as_u16(), &body["code"], &body["applied"]);
+    assert_eq!(said, (503, &json!("busy"), &json!(false)));
+    assert!(routes.attempts().len() > 1, "there may be room a little later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_tenant_leaves_places_to_the_others() {
+    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let router = asking(&routes, PATH, post(never));
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..HANDED_OVER {
+        let router = router.clone();
+        waiting.spawn(async move { send(&router, request("POST", PATH, "")).await });
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(routes.sent().len(), HANDED_OVER / 2);
+    let other = PATH.replace("{tenant_id}", "550e8400-e29b-41d4-a716-446655440001");
+    let other = send(&router, request("POST", &other, ""));
+    assert!(tokio::time::timeout(Duration::from_secs(1), other).await.is_err());
+    assert_eq!(routes.sent().len(), HANDED_OVER / 2 + 1);
+    let mut answers = Vec::new();
+    while let Some(answer) = waiting.join_next().await {
+        let (_, _, body) = answer.unwrap();
+        answers.push((body["code"].to_string(), body.get("applied").cloned()));
+    }
+    let busy = answers.iter().filter(|said| **said == ("\"busy\"".into(), Some(json!(false))));
+    assert_eq!(busy.count(), HANDED_OVER / 2, "{answers:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_client_says_what_only_nodes_say() {
+    for lead in [Lead::Here, Lead::There(2)] {
+        let seen = async |ctx: Ctx, headers: HeaderMap| {
+            let internal = headers.keys().filter(|name| name.as_str().starts_with("x-shiioo-"));
+            let call = ctx.call();
+            json!([internal.count(), call.cause.who, call.rpc_id.map(|id| id.sequence)]).to_string()
+        };
+        let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(seen));
+        let routes = FakeRoutes::with(lead, peers([(2, owner)]));
+        let mut sent = request("POST", PATH, "");
+        for (name, value) in [
+            ("x-shiioo-who", "admin"),
+            ("x-shiioo-who", "admin"),
+            ("x-shiioo-attempt", "1 0 9000000 0 7 7 7"),
+            ("X-Shiioo-Other", "1"),
+        ] {
+            let name: http::HeaderName = name.parse().unwrap();
+            sent.headers_mut().append(name, value.parse().unwrap());
+        }
+        let (status, _, seen) = send(&asking(&routes, PATH, post(seen)), sent).await;
+        assert_eq!((status.as_u16(), seen), (200, json!([0, "anonymous", 0])), "{lead:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,15 +468,34 @@ async fn bodies_are_bounded_before_they_are_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_declined() {
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(never));
-    for bytes in [&b""[..], &[1], &[9, 9, 9]] {
-        assert!(matches!(owner(bytes.to_vec()).await, Err(PeerError::Declined { .. })));
+async fn what_cannot_be_read_leaves_it_open_what_was_done() {
+    for answer in [
+        &b"\x09\x09"[..],
+        b"HTTP/1.1 200 OK\r\nx-shiioo-answer: strange\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbroken",
+    ] {
+        let strange: Peer = Box::new(move |mut stream| {
+            tokio::spawn(async move { stream.write_all(answer).await });
+        });
+        let routes = FakeRoutes::with(Lead::There(2), peers([(2, strange)]));
+        let router = asking(&routes, PATH, post(never));
+        let (_, _, body) = send(&router, request("POST", PATH, "")).await;
+        assert_eq!((&body["code"], body.get("applied")), (&json!("no_quorum"), None));
     }
-    // An answer that cannot be read leaves it open what was done.
-    let strange: Peer = Box::new(|_| Box::pin(async { Ok(vec![9, 9]) }));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, strange)]));
-    let router = asking(&routes, PATH, post(never));
-    let (_, _, body) = send(&router, request("POST", PATH, "")).await;
-    assert_eq!((&body["code"], body.get("applied")), (&json!("no_quorum"), None));
+}
+
+/// A request that no node has written, or one of another version, is not done.
+#[tokio::test(start_paused = true)]
+async fn what_says_nothing_of_its_attempt_is_not_done() {
+    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(never));
+    for headers in ["", "x-shiioo-who: admin\r\nx-request-id: r\r\nx-shiioo-attempt: 2 0 0 0\r\n"] {
+        let (mut stream, theirs) = tokio::io::duplex(1 << 16);
+        owner(theirs);
+        let path = PATH.replace("{tenant_id}", "550e8400-e29b-41d4-a716-446655440000");
+        let request = format!("POST {path} HTTP/1.1\r\n{headers}content-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("x-shiioo-answer: not-done"), "{answer}");
+    }
 }

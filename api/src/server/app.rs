@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Pool,
+    /// Places of requests that are handed over to other nodes, or whose answers stream from there.
+    pub(crate) handed_over: Pool,
     /// Whether the server stops. Requests that wait on purpose are then answered at once.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) documents: Documents,
@@ -59,8 +61,7 @@ impl App {
     /// Takes a place for a request that waits on purpose. There are fewer places than connections,
     /// so that short requests find room however many wait, and no tenant can take all of them.
     pub(crate) fn long_poll(&self, whose: Whose) -> Result<Share, CallError> {
-        let mut place = self.long_polls.share(whose);
-        if place.take(1) { Ok(place) } else { Err(CallError::NodeBusy) }
+        self.long_polls.place(whose).ok_or(CallError::NodeBusy)
     }
 
     /// Waits until the server stops.

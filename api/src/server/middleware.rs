@@ -32,6 +32,8 @@ use crate::server::rest::{self, Rest};
 
 /// Names a request in logs on every node.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Begins the names of headers that nodes set for each other (`forward/headers`).
+const INTERNAL_PREFIX: &str = "x-shiioo-";
 /// Longest request id taken from a client, characters.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 /// Largest request line and headers together, bytes.
@@ -41,7 +43,9 @@ const HEADER_LINE_EXTRA_BYTES: usize = 4;
 
 /// Wraps every route, and the answers to requests that no route answers, on the node that the
 /// client asked.
-pub(crate) async fn ingress(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    // Before anything else looks at them.
+    remove_internal(request.headers_mut());
     let began = Instant::now();
     let _in_flight = app.metrics.begin();
     let request_id = request_id(request.headers(), &app.seams);
@@ -76,6 +80,15 @@ pub(crate) async fn ingress(State(app): State<App>, request: Request, next: Next
     app.metrics.answered(route, &method, response.status(), latency);
     tell(&span, is_probe, response.status(), latency.as_micros());
     response
+}
+
+/// Removes headers that only nodes may set.
+fn remove_internal(headers: &mut HeaderMap) {
+    let internal = headers.keys().filter(|name| name.as_str().starts_with(INTERNAL_PREFIX));
+    let internal: Vec<HeaderName> = internal.cloned().collect();
+    for name in internal {
+        headers.remove(name);
+    }
 }
 
 /// What the layer has to know of the route that matched.

@@ -1,5 +1,5 @@
 //! Shares what requests take out of one pool, fairly between tenants: the bytes of bodies under way,
-//! and the places of requests that wait on purpose.
+//! the places of requests that wait on purpose, and those of requests that are handed over.
 //!
 //! A body is in memory from its first byte to its answer. Each is small, and there may be as many
 //! as connections: together they would be gigabytes. A tenant may take some multiple of what is left
@@ -14,9 +14,9 @@ use shiioo_actors::domain::ids::TenantId;
 
 /// Bytes of bodies under way, all together.
 pub(crate) const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How many times the places that are left a tenant's waiting requests may have: waiting costs
-/// little, and a cluster may have one tenant only.
-pub(crate) const LONG_POLLS_MULTIPLE: usize = 3;
+/// How many times the places that are left a tenant's requests may have that wait or are handed over:
+/// a place costs little, and a cluster may have one tenant only.
+pub(crate) const PLACES_MULTIPLE: usize = 3;
 
 /// The owner of a share: a tenant, or the cluster.
 pub(crate) type Whose = Option<TenantId>;
@@ -52,6 +52,12 @@ impl Pool {
     /// Makes the share of a request that has taken nothing yet.
     pub(crate) fn share(&self, whose: Whose) -> Share {
         Share { pool: self.clone(), whose, own: 0 }
+    }
+
+    /// Takes one place, if there is room for it.
+    pub(crate) fn place(&self, whose: Whose) -> Option<Share> {
+        let mut place = self.share(whose);
+        place.take(1).then_some(place)
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -146,14 +152,8 @@ mod tests {
     }
     #[test]
     fn one_tenants_waiting_requests_leave_a_quarter_of_the_places() {
-        let polls = Pool::new(48, LONG_POLLS_MULTIPLE);
-        let waiting = |whose| {
-            let places = std::iter::from_fn(|| {
-                let mut place = polls.share(whose);
-                place.take(1).then_some(place)
-            });
-            places.collect::<Vec<_>>()
-        };
+        let polls = Pool::new(48, PLACES_MULTIPLE);
+        let waiting = |whose| std::iter::from_fn(|| polls.place(whose)).collect::<Vec<_>>();
         let first = waiting(tenant(1));
         assert_eq!(first.len(), 36);
         assert_eq!(waiting(tenant(2)).len(), 9);

@@ -26,7 +26,8 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position};
-use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service};
+use shiioo_actors::ports::seams::ByteStream;
+use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service, StreamService};
 use tokio::time::Instant;
 
 use super::convert;
@@ -66,6 +67,17 @@ impl Peers for NoPeers {
         _request: Vec<u8>,
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        Box::pin(async move {
+            Err(PeerError::Unreachable { to, why: "this node knows no other".into() })
+        })
+    }
+
+    fn open_stream(
+        &self,
+        to: u64,
+        _service: StreamService,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
         Box::pin(async move {
             Err(PeerError::Unreachable { to, why: "this node knows no other".into() })
         })

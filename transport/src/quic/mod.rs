@@ -8,8 +8,9 @@
 //! ends never have to agree on which of two simultaneous connections survives.
 //!
 //! A call is one bidirectional stream: a request and its answer (`exchange`), each a head of fixed
-//! length and a payload (`exchange/frame`). A stream that ends early is reset, and the future that
-//! serves it is dropped.
+//! length and a payload (`exchange/frame`). Where the two ends want to send bytes as they come, the
+//! same heads, with empty payloads, begin a stream of bytes (`exchange/stream`). A stream that ends
+//! early is reset, and the future that serves it is dropped.
 //!
 //! # From a packet to a call
 //!
@@ -35,17 +36,19 @@
 //!
 //! # Lanes
 //!
-//! Each service belongs to a lane: control (votes, heartbeats, small entries), raft, bulk
-//! (snapshots). Each lane has a bound of calls to one member, so that one of them cannot use up the
-//! others' streams, and a priority, so that what is queued for sending leaves in that order. The
-//! window of one stream is a small part of its connection's (`settings`): bulk calls that nobody
-//! reads hold back a quarter of the connection at most.
+//! Each service belongs to a lane: control (votes, heartbeats, small entries), raft, HTTP (requests of
+//! clients), bulk (snapshots). Each lane has a bound of calls to one member, so that one of them
+//! cannot use up the others' streams, and a priority, so that what is queued for sending leaves in
+//! that order. The window of one stream is a small part of its connection's (`settings`): bulk calls
+//! that nobody reads hold back a quarter of the connection at most, and answers that no client reads
+//! hold back nothing of the others' part.
 //!
 //! # Deadlines
 //!
 //! The caller's time left travels in the head of a request. The serving side drops the call when it
 //! is over, or when the caller resets the stream. Every other wait has its own bound: an attempt to
-//! connect 1 s, a handshake 2 s, the head of a request 5 s, silence on a connection 1.2 s.
+//! connect 1 s, a handshake 2 s, the head of a request 5 s, silence on a connection 1.2 s, a write on
+//! a stream that the other end does not read 30 s.
 //!
 //! # Invariants
 //!
@@ -63,7 +66,8 @@
 //! - No connection migration: a member that changes its address is dialled anew, where it called
 //!   from.
 //! - No session resumption and no early data (`tls`).
-//! - No streaming: a payload is complete in memory on both sides.
+//! - No streaming of a call: its payloads are complete in memory on both sides. A stream
+//!   (`exchange/stream`) is held up by flow control instead.
 
 mod accept;
 mod dial;
@@ -81,8 +85,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quinn::{AsyncUdpSocket, Endpoint, ServerConfig, TokioRuntime, VarInt};
-use shiioo_actors::ports::seams::{Seams, Tcp};
-use shiioo_actors::ports::{BoxFuture, JoinService, Peer, PeerError, PeerService, Peers, Service};
+use shiioo_actors::ports::seams::{ByteStream, Seams, Tcp};
+use shiioo_actors::ports::{
+    BoxFuture, JoinService, Peer, PeerError, PeerService, Peers, Service, StreamService,
+};
 use tokio::time::{Instant, timeout};
 
 use crate::pki::{self, MemberName, PkiError};
@@ -214,6 +220,18 @@ impl Peers for Quic {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
         Box::pin(self.dialler.call(to, service, request, deadline))
+    }
+
+    fn open_stream(
+        &self,
+        to: u64,
+        service: StreamService,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
+        Box::pin(async move {
+            let stream = self.dialler.open_stream(to, service, deadline).await?;
+            Ok(Box::new(stream) as Box<dyn ByteStream>)
+        })
     }
 
     fn set_members(&self, members: Vec<Peer>) {

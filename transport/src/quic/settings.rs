@@ -3,7 +3,7 @@
 //! - An unauthenticated peer can make this node hold little memory: each accepted connection begins
 //!   with small windows, and is given a member's windows after its certificate has been checked.
 //! - A stream's window is a small part of its connection's window: all bulk calls together leave
-//!   most of it to the other lanes.
+//!   most of it to the other lanes, and so do all answers to clients together.
 //! - Every random number that quinn takes from its user comes from the entropy seam.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use quinn::{
 };
 use quinn_proto::InvalidCid;
 use ring::{hkdf, hmac};
+use shiioo_actors::ports::PEER_HTTP_STREAMS_MAX;
 use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
 
 /// Silence after which a connection counts as dead, ms. Followers keep following a leader that they
@@ -28,10 +29,17 @@ const KEEP_ALIVE_MS: u64 = 300;
 const INITIAL_RTT_MS: u64 = 50;
 /// Size of a packet that passes everywhere, bytes.
 const PLAIN_PACKET_BYTES: u16 = 1_200;
-/// Unread bytes of one stream in the receiver's memory at most.
+/// Unread bytes of one stream in the memory of the end that was dialled at most. It reads requests
+/// without pause.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same for the end that has dialled. A client may read its answer as slowly as it likes.
+const ANSWER_WINDOW_BYTES: u32 = 64 << 10;
 /// Unread bytes of all streams of a member's connection at most.
 pub(crate) const MEMBER_WINDOW_BYTES: u32 = 64 << 20;
+/// The same for the end that has dialled: when the answer to each client is left unread, as much as
+/// ever remains for the other lanes.
+const DIALLER_WINDOW_BYTES: u32 =
+    MEMBER_WINDOW_BYTES + ANSWER_WINDOW_BYTES * PEER_HTTP_STREAMS_MAX as u32;
 /// The same for a connection whose other end is not, or not yet, known to be a member.
 const UNAUTHENTICATED_WINDOW_BYTES: u32 = 128 << 10;
 /// Bytes of a connection that are written and not yet acknowledged, at most.
@@ -65,17 +73,19 @@ pub(crate) enum Side {
 /// Configures the connections of one side. With `plain` all packets have the same small size and
 /// leave one by one, as a simulated network carries them.
 pub(crate) fn transport(side: Side, plain: bool) -> Arc<TransportConfig> {
-    let (window, streams, greetings) = match side {
-        Side::Dialler => (MEMBER_WINDOW_BYTES, 0, 1),
-        Side::Server => (UNAUTHENTICATED_WINDOW_BYTES, UNAUTHENTICATED_STREAMS_MAX, 0),
-        Side::Joiner => (UNAUTHENTICATED_WINDOW_BYTES, 0, 0),
+    let (window, stream_window, streams, greetings) = match side {
+        Side::Dialler => (DIALLER_WINDOW_BYTES, ANSWER_WINDOW_BYTES, 0, 1),
+        Side::Server => {
+            (UNAUTHENTICATED_WINDOW_BYTES, STREAM_WINDOW_BYTES, UNAUTHENTICATED_STREAMS_MAX, 0)
+        }
+        Side::Joiner => (UNAUTHENTICATED_WINDOW_BYTES, STREAM_WINDOW_BYTES, 0, 0),
     };
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS_MAX))))
         .keep_alive_interval(Some(Duration::from_millis(KEEP_ALIVE_MS)))
         .initial_rtt(Duration::from_millis(INITIAL_RTT_MS))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW_BYTES)
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))

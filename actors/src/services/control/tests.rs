@@ -11,10 +11,10 @@ use crate::cluster::routing::RouterSources;
 use crate::command::{Envelope, SetTenant};
 use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
-use crate::ports::seams::{Clock, Entropy};
+use crate::ports::seams::{ByteStream, Clock, Entropy};
 use crate::ports::{
     BoxFuture, GroupLead, GroupStatus, Leadership, LogStatus, Peer, PeerError, Peers, Proposals,
-    ProposeError, Service,
+    ProposeError, Service, StreamService,
 };
 use crate::state::system::tests as testing;
 
@@ -89,6 +89,15 @@ impl Peers for Alone {
         _: Vec<u8>,
         _: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        unreachable!()
+    }
+
+    fn open_stream(
+        &self,
+        _: u64,
+        _: StreamService,
+        _: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
         unreachable!()
     }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{
     BoxFuture, Durability as _, Membership as _, Peer, PeerError, Peers, Proposals as _,
-    ProposeError, Service,
+    ProposeError, Service, StreamService,
 };
 use tokio::time::Instant;
 
@@ -104,6 +105,15 @@ impl Peers for Link {
             }
             answer.map_err(|declined| PeerError::Declined { to, why: declined.0 })
         })
+    }
+
+    fn open_stream(
+        &self,
+        _to: u64,
+        _service: StreamService,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
+        unreachable!("logs open no streams")
     }
 
     fn set_members(&self, _members: Vec<Peer>) {}

@@ -11,12 +11,13 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use shiioo_actors::ports::{
     Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service,
-    UnauthenticatedPeer,
+    StreamService, UnauthenticatedPeer,
 };
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::quic::exchange::frame::{JOIN_MESSAGE_BYTES_MAX, JOIN_SERVICE, VERSION};
+use crate::quic::exchange::frame::{JOIN_MESSAGE_BYTES_MAX, JOIN_SERVICE, RequestHead, VERSION};
+use crate::quic::exchange::stream::PeerStream;
 use crate::quic::exchange::{Exchange, Request};
 use crate::quic::settings::{MEMBER_STREAMS_MAX, MEMBER_WINDOW_BYTES};
 use crate::quic::tls;
@@ -71,12 +72,14 @@ async fn call(
         Err(Some(declined)) => return decline(exchange, declined).await,
         Err(None) => return,
     };
+    if let Some(number) = StreamService::from_wire(request.head.service) {
+        return stream(from, number, exchange, &request.head, deadline, service).await;
+    }
     let Some(number) = Service::from_wire(request.head.service) else {
         let why = format!("service {} is not known here", request.head.service);
         return decline(exchange, Declined(why)).await;
     };
     exchange.set_lane(number.lane(request.head.bytes));
-    exchange.answer_up_to(number.answer_bytes_max());
     let Request { payload, bytes_permit, .. } = request;
     let serving = service.serve(from, number, payload, deadline);
     // Biased, so that a caller that has gone is noticed before more work is done for it, and so that
@@ -90,6 +93,30 @@ async fn call(
     if let Ok(answer) = answer {
         // The deadline holds for the answer as well: a caller that does not read is not waited for.
         let _ = timeout_at(deadline, exchange.answer(answer)).await;
+    }
+}
+
+/// Serves one stream of a member.
+async fn stream(
+    from: u64,
+    number: StreamService,
+    exchange: Exchange,
+    head: &RequestHead,
+    deadline: Instant,
+    service: Arc<dyn PeerService>,
+) {
+    if head.bytes > 0 {
+        return decline(exchange, Declined("a stream has no payload in its head".into())).await;
+    }
+    exchange.set_lane(number.lane());
+    let abandoned = exchange.abandoned();
+    let stream = Box::new(PeerStream::served(exchange));
+    let serving = service.serve_stream(from, number, stream, deadline);
+    // The service keeps the deadline of the caller; what it writes after it has a bound of its own.
+    tokio::select! {
+        biased;
+        () = abandoned => {}
+        () = serving => {}
     }
 }
 

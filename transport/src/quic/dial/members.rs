@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quinn::{Connection, VarInt};
-use shiioo_actors::ports::{Lane, Peer, PeerError};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use shiioo_actors::ports::{Lane, PEER_HTTP_STREAMS_MAX, Peer, PeerError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::link::{Closable, Link};
 use crate::pki::MemberName;
@@ -33,8 +33,8 @@ const ACCEPTED_MAX: usize = 2;
 /// Calls in progress to one member in the control lane: votes, heartbeats and small entries of every
 /// group.
 pub(in crate::quic) const CONTROL_CALLS_MAX: usize = 512;
-/// Calls in progress to one member in the raft lane; long polls of clients are among them.
-const RAFT_CALLS_MAX: usize = 2_048;
+/// Calls in progress to one member in the raft lane.
+pub(in crate::quic) const RAFT_CALLS_MAX: usize = 1_024;
 /// Calls in progress to one member in the bulk lane: with a stream's window each, a quarter of
 /// their connection's window.
 pub(in crate::quic) const BULK_CALLS_MAX: usize = 16;
@@ -59,9 +59,10 @@ pub(in crate::quic) struct Member {
     seen: Mutex<Option<SocketAddr>>,
     /// Number of attempts that tried a hint.
     hinted: AtomicUsize,
-    control: Semaphore,
-    raft: Semaphore,
-    bulk: Semaphore,
+    control: Arc<Semaphore>,
+    raft: Arc<Semaphore>,
+    http: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
 }
 
 impl Members {
@@ -145,9 +146,10 @@ impl Member {
             link: watch::Sender::new(Link::new()),
             seen: Mutex::default(),
             hinted: AtomicUsize::new(0),
-            control: Semaphore::new(CONTROL_CALLS_MAX),
-            raft: Semaphore::new(RAFT_CALLS_MAX),
-            bulk: Semaphore::new(BULK_CALLS_MAX),
+            control: Arc::new(Semaphore::new(CONTROL_CALLS_MAX)),
+            raft: Arc::new(Semaphore::new(RAFT_CALLS_MAX)),
+            http: Arc::new(Semaphore::new(PEER_HTTP_STREAMS_MAX)),
+            bulk: Arc::new(Semaphore::new(BULK_CALLS_MAX)),
         })
     }
 
@@ -173,17 +175,19 @@ impl Member {
         (*hint != self.peer.addr).then_some(hint)
     }
 
-    /// Takes a permit for a call in this lane.
+    /// Takes a permit for a call or a stream in this lane.
     ///
     /// # Errors
     /// When too many calls of the lane are in progress: waiting would hide the overload.
-    pub fn call_permit(&self, lane: Lane) -> Result<SemaphorePermit<'_>, PeerError> {
+    pub fn call_permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit, PeerError> {
         let permits = match lane {
             Lane::Control => &self.control,
             Lane::Raft => &self.raft,
+            Lane::Http => &self.http,
             Lane::Bulk => &self.bulk,
         };
-        permits.try_acquire().map_err(|_| self.unreachable("too many calls under way"))
+        let permit = Arc::clone(permits).try_acquire_owned();
+        permit.map_err(|_| self.unreachable("too many calls under way"))
     }
 
     /// Makes the error of a call that did not reach the member.

@@ -1,4 +1,4 @@
-//! The dialling side: finds the connection to a member, or makes it, and sends calls over it.
+//! The dialling side: finds the connection to a member, or makes it, and sends calls and streams over it.
 //!
 //! - [`members`] is the table of members: who may call, who may be called.
 //! - [`link`] decides, without sockets or clocks, whether a call uses the connection that is there,
@@ -14,12 +14,15 @@ use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, Endpoint};
 use shiioo_actors::ports::seams::Seams;
-use shiioo_actors::ports::{PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, Service};
-use tokio::sync::Semaphore;
+use shiioo_actors::ports::{
+    Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, Service, StreamService,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::exchange::Exchange;
-use super::exchange::frame::{RequestHead, VERSION};
+use super::exchange::frame::{FrameError, RequestHead, VERSION};
+use super::exchange::stream::PeerStream;
 use crate::pki::MemberName;
 use crate::sockets::lookups::Lookups;
 use connect::connect;
@@ -71,31 +74,16 @@ impl Dialler {
         deadline: Instant,
     ) -> Result<Vec<u8>, PeerError> {
         let deadline = deadline.min(Instant::now() + PEER_CALL_MAX);
-        let member = self
-            .members
-            .get(to)
-            .ok_or_else(|| PeerError::Unreachable { to, why: "it is no member".to_owned() })?;
         let lane = service.lane(request.len());
-        // Before a connection is looked for: callers beyond the bound must not queue up for one.
-        let _permit = member.call_permit(lane)?;
-        let opened = timeout_at(deadline, async {
-            let connection = self.connection(&member).await?;
-            let opened = connection.open_bi().await;
-            let (send, receive) = opened.map_err(|error| member.unreachable(error.to_string()))?;
-            let mut exchange = Exchange::new(send, receive, PEER_MESSAGE_BYTES_MAX);
-            exchange.answer_up_to(service.answer_bytes_max());
-            Ok(exchange)
-        });
-        let late = "no connection before the deadline";
-        let exchange = opened.await.map_err(|_| member.unreachable(late))??;
-        exchange.set_lane(lane);
+        let (exchange, _permit) = self.open(to, lane, deadline).await?;
         let head = RequestHead {
             service: service as u8,
             time_left_ms: time_left_ms(deadline),
             bytes: request.len(),
         };
         let head = head.encode(PEER_MESSAGE_BYTES_MAX);
-        let head = head.map_err(|error| member.unreachable(error.to_string()))?;
+        let unsent = |error: FrameError| PeerError::Unreachable { to, why: error.to_string() };
+        let head = head.map_err(unsent)?;
         // From here on the request may have been served, whatever goes wrong.
         match timeout_at(deadline, exchange.ask(head, request, &self.answer_bytes)).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
@@ -103,6 +91,49 @@ impl Dialler {
             Ok(Err(broken)) => Err(PeerError::Lost { to, why: broken.to_string() }),
             Err(_) => Err(PeerError::Lost { to, why: "no answer before the deadline".to_owned() }),
         }
+    }
+
+    /// Opens a stream to a member. Nothing is sent before its first write.
+    ///
+    /// # Errors
+    /// When nothing was sent.
+    pub(super) async fn open_stream(
+        self: &Arc<Self>,
+        to: u64,
+        service: StreamService,
+        deadline: Instant,
+    ) -> Result<PeerStream, PeerError> {
+        let deadline = deadline.min(Instant::now() + PEER_CALL_MAX);
+        let (exchange, permit) = self.open(to, service.lane(), deadline).await?;
+        let time_left_ms = time_left_ms(deadline);
+        let head = RequestHead { service: service as u8, time_left_ms, bytes: 0 }.encode(0);
+        let unsent = |error: FrameError| PeerError::Unreachable { to, why: error.to_string() };
+        Ok(PeerStream::calling(to, exchange, head.map_err(unsent)?, permit))
+    }
+
+    /// Opens a QUIC stream to a member, and takes its place among those of its lane.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        to: u64,
+        lane: Lane,
+        deadline: Instant,
+    ) -> Result<(Exchange, OwnedSemaphorePermit), PeerError> {
+        let member = self
+            .members
+            .get(to)
+            .ok_or_else(|| PeerError::Unreachable { to, why: "it is no member".to_owned() })?;
+        // Before a connection is looked for: callers beyond the bound must not queue up for one.
+        let permit = member.call_permit(lane)?;
+        let opened = timeout_at(deadline, async {
+            let connection = self.connection(&member).await?;
+            let opened = connection.open_bi().await;
+            let (send, receive) = opened.map_err(|error| member.unreachable(error.to_string()))?;
+            Ok(Exchange::new(send, receive, PEER_MESSAGE_BYTES_MAX))
+        });
+        let late = "no connection before the deadline";
+        let exchange = opened.await.map_err(|_| member.unreachable(late))??;
+        exchange.set_lane(lane);
+        Ok((exchange, permit))
     }
 
     /// Returns the connection to a member: the one that lives, or the next that is made.

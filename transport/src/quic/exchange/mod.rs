@@ -1,10 +1,12 @@
-//! One request and its answer on one QUIC stream.
+//! One request and its answer on one QUIC stream: whole ([`Exchange`]), or as two streams of bytes
+//! ([`stream`]).
 //!
 //! Payloads are given to QUIC and taken from it without a copy in between. Dropping an
 //! [`Exchange`] before its end resets the stream in both directions, so that the other end stops
 //! working for a caller that has gone.
 
 pub(crate) mod frame;
+pub(crate) mod stream;
 
 use std::error::Error;
 use std::fmt;
@@ -52,7 +54,8 @@ pub(crate) struct Exchange {
     send: SendStream,
     receive: RecvStream,
     bytes_max: usize,
-    answer_bytes_max: usize,
+    /// All that this end has to send was given to QUIC: dropping does not take it back.
+    is_finished: bool,
     /// Nothing is left to send or to receive: dropping resets nothing.
     is_over: bool,
 }
@@ -68,19 +71,15 @@ pub(crate) struct Request {
 impl Exchange {
     /// Wraps a stream that was opened to ask on, or accepted to answer on.
     pub const fn new(send: SendStream, receive: RecvStream, bytes_max: usize) -> Self {
-        Self { send, receive, bytes_max, answer_bytes_max: bytes_max, is_over: false }
-    }
-
-    /// Sets the longest answer, where it differs from the longest request.
-    pub const fn answer_up_to(&mut self, bytes_max: usize) {
-        self.answer_bytes_max = bytes_max;
+        Self { send, receive, bytes_max, is_finished: false, is_over: false }
     }
 
     /// Orders what this stream sends among the streams of other lanes.
     pub fn set_lane(&self, lane: Lane) {
         let priority = match lane {
-            Lane::Control => 2,
-            Lane::Raft => 1,
+            Lane::Control => 3,
+            Lane::Raft => 2,
+            Lane::Http => 1,
             Lane::Bulk => 0,
         };
         // Fails when the other end has stopped the stream.
@@ -104,7 +103,7 @@ impl Exchange {
         let mut head = [0; ANSWER_HEAD_BYTES];
         let cut = |error| ExchangeError::because("the answer was cut off", &error);
         self.receive.read_exact(&mut head).await.map_err(cut)?;
-        let head = AnswerHead::decode(head, self.answer_bytes_max)
+        let head = AnswerHead::decode(head, self.bytes_max)
             .map_err(|error| ExchangeError::because("the answer cannot be read", &error))?;
         let counted =
             u32::try_from(head.bytes).ok().filter(|_| head.bytes > UNCOUNTED_ANSWER_BYTES_MAX);
@@ -170,7 +169,7 @@ impl Exchange {
             Err(Declined(why)) => (Status::Declined, shortened(why).into_bytes()),
         };
         let head = AnswerHead { status, bytes: payload.len() };
-        let Ok(head) = head.encode(self.answer_bytes_max) else { return };
+        let Ok(head) = head.encode(self.bytes_max) else { return };
         if self.write(&head, payload).await.is_ok() {
             self.is_over = self.send.finish().is_ok();
         }
@@ -189,7 +188,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.is_over {
             // Each fails when its direction has ended already.
-            let _ = self.send.reset(ABANDONED);
+            if !self.is_finished {
+                let _ = self.send.reset(ABANDONED);
+            }
             let _ = self.receive.stop(ABANDONED);
         }
     }

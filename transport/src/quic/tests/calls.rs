@@ -1,7 +1,5 @@
 //! Calls between members.
 
-use shiioo_actors::ports::API_ANSWER_BYTES_MAX;
-
 use super::*;
 
 #[tokio::test]
@@ -33,9 +31,7 @@ async fn the_longest_messages_pass_and_longer_ones_are_not_sent() {
     let longest = vec![3; PEER_MESSAGE_BYTES_MAX];
     assert_eq!(one.call(2, &longest).await.unwrap(), longest);
     assert_eq!(one.call(2, b"long").await.unwrap().len(), PEER_MESSAGE_BYTES_MAX);
-    let long = one.call_for(2, Service::Api, b"long", Duration::from_secs(60)).await.unwrap();
-    assert_eq!(long.len(), API_ANSWER_BYTES_MAX);
-    let longer = one.call_for(2, Service::Api, b"longer", Duration::from_secs(60)).await;
+    let longer = one.call(2, b"longer").await;
     assert!(lost(&longer), "it was done, and what came of it is not told");
     two.service.calls_so_far();
     let longer = vec![3; PEER_MESSAGE_BYTES_MAX + 1];
@@ -73,7 +69,7 @@ async fn callers_share_one_attempt_to_connect() {
         .map(|number: u8| {
             let quic = Arc::clone(&one.quic);
             tokio::spawn(async move {
-                quic.call(2, Service::Api, vec![number], Instant::now() + PATIENCE).await
+                quic.call(2, Service::Node, vec![number], Instant::now() + PATIENCE).await
             })
         })
         .collect();

@@ -2,12 +2,16 @@
 
 mod admission;
 mod calls;
+mod streams;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quinn::{ClientConfig, Connection};
 use shiioo_actors::domain::ids::NodeId;
-use shiioo_actors::ports::{Declined, PEER_MESSAGE_BYTES_MAX, UnauthenticatedPeer};
+use shiioo_actors::ports::{
+    Declined, Lane, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX, UnauthenticatedPeer,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
@@ -21,6 +25,12 @@ use crate::testing::{Seeded, seams};
 
 /// Longest time in which what a test waits for comes, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// More than fits into the windows of a connection, bytes.
+const MUCH_BYTES: usize = 100 << 20;
+
+/// Pieces of it.
+static PIECE: [u8; 64 << 10] = [7; 64 << 10];
 
 /// A cluster's authority, and its nodes so far.
 pub(crate) struct Cluster {
@@ -79,10 +89,38 @@ impl PeerService for Obedient {
                     self.go.subscribe().wait_for(|go| *go).await.unwrap();
                     Ok(request)
                 }
-                b"long" => Ok(vec![7; service.answer_bytes_max()]),
-                b"longer" => Ok(vec![7; service.answer_bytes_max() + 1]),
+                b"long" => Ok(vec![7; PEER_MESSAGE_BYTES_MAX]),
+                b"longer" => Ok(vec![7; PEER_MESSAGE_BYTES_MAX + 1]),
                 _ => Ok(request),
             }
+        })
+    }
+
+    /// `much`: sends [`MUCH_BYTES`]. `wait`: says nothing until it is let go. `nothing`: ends without
+    /// a word. Anything else comes back. Reads until the other end has sent all.
+    fn serve_stream(
+        &self,
+        _from: u64,
+        _service: StreamService,
+        mut stream: Box<dyn ByteStream>,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.under_way.send_modify(|count| *count += 1);
+            let _under_way = AttemptJournal(&self.under_way);
+            let mut request = Vec::new();
+            stream.read_to_end(&mut request).await.unwrap();
+            match request.as_slice() {
+                b"nothing" => return,
+                b"wait" => drop(self.go.subscribe().wait_for(|go| *go).await.unwrap()),
+                b"much" => {
+                    for _ in 0..MUCH_BYTES / PIECE.len() {
+                        stream.write_all(&PIECE).await.unwrap();
+                    }
+                }
+                _ => stream.write_all(&request).await.unwrap(),
+            }
+            stream.shutdown().await.unwrap();
         })
     }
 }
