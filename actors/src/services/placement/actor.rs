@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
-use super::state::{ClusterView, MemberView, Memory, Step, others_can_elect};
+use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
 use crate::cluster::routing::Router;
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
@@ -63,7 +63,7 @@ pub struct PlacementArguments {
 /// What it keeps.
 pub struct PlacementState {
     arguments: PlacementArguments,
-    memory: Arc<tokio::sync::Mutex<BTreeMap<GroupId, Memory>>>,
+    memory: Arc<tokio::sync::Mutex<Memories>>,
     is_busy: bool,
     /// Whether it was told to look while it was busy.
     looks_again: bool,
@@ -172,19 +172,20 @@ impl PlacementArguments {
         left.map(drop)
     }
 
-    async fn look(
-        &self,
-        memory: &tokio::sync::Mutex<BTreeMap<GroupId, Memory>>,
-    ) -> Result<(), CallError> {
+    async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let led = self.led();
         if led.is_empty() {
-            memory.lock().await.clear();
+            *memory.lock().await = Memories::default();
             return Ok(());
         }
         let (mut members, placements) = self.control.read(deadline, members).await?;
         let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
         let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();
+        let mut leads: BTreeMap<u64, usize> = BTreeMap::new();
+        for leader in placements.keys().filter_map(|group| self.router.leader(*group)) {
+            *leads.entry(leader).or_default() += 1;
+        }
         for (id, member) in &mut members {
             // Assigned to others, and still there.
             member.has_groups |= voters.values().any(|voters| voters.replicas().contains(id));
@@ -197,6 +198,7 @@ impl PlacementArguments {
             members: &members,
             placements: &placements,
             voters: &voters,
+            leads: &leads,
             led: &led,
             health: &health,
             election_timeout: self.election_timeout,
@@ -242,6 +244,7 @@ impl PlacementArguments {
             Step::AddLearner(id) => self.log.add_learner(group, id).await?,
             Step::SetVoters(voters) => self.log.set_voters(group, voters).await?,
             Step::RemoveLearner(id) => self.log.remove_learner(group, id).await?,
+            Step::LetLead(to) => self.log.transfer(group, to).await?,
             Step::HandOver => self.elector.step_down(group, deadline).await?,
             Step::Forget(node) => {
                 self.control

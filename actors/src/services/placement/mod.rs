@@ -9,8 +9,10 @@
 //! one step in each group towards it. A new member is a learner until it has caught up (`rounds`),
 //! then a voter, up to the number that the policy wants; the rest stay learners and step in for a
 //! voter that is lost for long. Who is to leave loses its vote first, then its membership, then its
-//! replica. Where the system group is led, a region with members and without groups gets some.
-//! The groups are created by a command of group 0; each node then opens those that name it.
+//! replica. Where the system group is led, a region with members and without groups gets some, and
+//! each group is assigned to the members that should have it, two groups at a time. Both are
+//! commands of group 0; each node then opens the groups that are assigned to it. A node that leads
+//! more tenant groups than another voter of one lets that one lead it.
 //!
 //! Invariants:
 //! - it acts on a group's leader only, one step at a time, and each step is repeatable: a new
@@ -19,8 +21,9 @@
 //!   is not true any more: groups of a region that has some, voters that leave;
 //! - no step leaves a group of voters of which no majority is known to be alive.
 //!
-//! Deliberately not done: tenant groups neither move nor grow, leaders are not balanced, and a
-//! region whose only members are lost gets no new groups.
+//! Deliberately not done: replicas are not moved for balance alone, a node that has lost its replica
+//! of a group keeps the files and closes the group with its next start, and a region whose only
+//! members are lost gets no new groups.
 
 mod actor;
 mod message;

@@ -66,6 +66,7 @@ impl Town {
             members: &self.members,
             placements: &self.placements,
             voters: &self.voters,
+            leads: &BTreeMap::new(),
             led: &[],
             health: &self.health,
             election_timeout: Duration::from_millis(500),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::policy::{self, VOTER_LOST_AFTER, Wish};
 use super::rounds::Rounds;
 use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::views::NodeStatus;
 use crate::domain::voters::Voters;
 use crate::ports::{GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
@@ -17,6 +18,8 @@ use crate::state::system::GroupPlacement;
 /// A member that has been unhealthy for so long, and whose address another member has now, has
 /// lost its data and does not come back.
 const REPLACED_AFTER: Duration = Duration::from_secs(60);
+/// So long a leader keeps the groups that it leads, after it has let another lead one of them.
+const SPREAD_EVERY: Duration = Duration::from_secs(1);
 /// So long a removed member's replica is kept: it learns of its removal from the log.
 const ORPHAN_KEPT: Duration = Duration::from_secs(2);
 
@@ -44,6 +47,8 @@ pub(super) struct ClusterView<'a> {
     pub(super) placements: &'a BTreeMap<GroupId, GroupPlacement>,
     /// Who votes in the groups that are known to be led.
     pub(super) voters: &'a BTreeMap<GroupId, Voters>,
+    /// How many tenant groups each member leads, as far as is known.
+    pub(super) leads: &'a BTreeMap<u64, usize>,
     /// The groups that this node leads.
     pub(super) led: &'a [GroupStatus],
     /// How the other members are.
@@ -104,6 +109,17 @@ pub(super) enum Step {
     Drain(NodeId),
     /// Let another lead: the leader is to leave.
     HandOver,
+    /// Let this voter lead, which leads fewer groups.
+    LetLead(u64),
+}
+
+/// What is remembered from look to look.
+#[derive(Debug, Default)]
+pub(super) struct Memories {
+    /// Of the groups that this node leads.
+    groups: BTreeMap<GroupId, Memory>,
+    /// When this node last let another lead because it led more groups.
+    spread: Option<Instant>,
 }
 
 /// What is remembered of a group from look to look, while this node leads it.
@@ -148,12 +164,10 @@ impl ClusterView<'_> {
     /// Decides on the next step of each group that this node leads, if any. The groups that a
     /// region lacks are a step of the system group, and its first one: a node without them is not
     /// ready. Who should have their replicas is its last.
-    pub(super) fn next(
-        &self,
-        memory: &mut BTreeMap<GroupId, Memory>,
-        now: Instant,
-    ) -> Vec<(GroupId, Step)> {
+    pub(super) fn next(&self, memories: &mut Memories, now: Instant) -> Vec<(GroupId, Step)> {
+        let Memories { groups: memory, spread } = memories;
         memory.retain(|group, _| self.led.iter().any(|led| led.group == *group));
+        let is_time = spread.is_none_or(|last| last + SPREAD_EVERY <= now);
         let steps = self.led.iter().filter_map(|led| {
             let is_system = led.group == GroupId::SYSTEM;
             let missing = is_system.then(|| self.missing_groups()).flatten();
@@ -164,7 +178,34 @@ impl ClusterView<'_> {
             let step = step.or_else(|| is_system.then(|| self.assignment()).flatten());
             step.map(|step| (led.group, step))
         });
-        steps.collect()
+        let mut steps: Vec<(GroupId, Step)> = steps.collect();
+        // One group at a time, and none while there is something else to do: a lead that moves costs
+        // its tenants a moment.
+        if steps.is_empty()
+            && is_time
+            && let Some((group, to)) = self.led.iter().find_map(|led| self.spread(led))
+        {
+            *spread = Some(now);
+            steps.push((group, Step::LetLead(to)));
+        }
+        steps
+    }
+
+    /// Finds a voter that should lead a tenant group instead of this node, for it leads fewer.
+    fn spread(&self, led: &GroupStatus) -> Option<(GroupId, u64)> {
+        let leads = |id: u64| self.leads.get(&id).copied().unwrap_or_default();
+        let is_settled = !led.is_changing && led.unfinished.is_none();
+        let others = led.replicas.iter().filter(|it| it.raft_id != self.own_id);
+        let fit = others.filter(|it| {
+            let health = self.health.get(&it.raft_id);
+            let is_well = health.is_some_and(|it| it.status == NodeStatus::Healthy && it.has_room);
+            let stays = self.members.get(&it.raft_id).is_some_and(|member| !member.is_leaving);
+            it.voter && it.lag == 0 && is_well && stays
+        });
+        let least = fit.map(|it| it.raft_id).min_by_key(|id| (leads(*id), *id))?;
+        // Of two that lead as many, give or take one, neither gives way.
+        let is_worth_it = leads(self.own_id) > leads(least) + 1;
+        (led.group != GroupId::SYSTEM && is_settled && is_worth_it).then_some((led.group, least))
     }
 
     /// Shows a group that this node leads; `None` while nothing is to be done about it.

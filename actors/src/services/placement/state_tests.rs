@@ -225,11 +225,12 @@ fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step
         members: &town.members,
         placements: &placements,
         voters: &BTreeMap::new(),
+        leads: &BTreeMap::new(),
         led: &led,
         health: &town.health,
         election_timeout: T,
     };
-    let mut steps = view.next(&mut BTreeMap::new(), Instant::now());
+    let mut steps = view.next(&mut Memories::default(), Instant::now());
     assert!(steps.len() < 2, "{steps:?}");
     steps.pop().map(|(group, step)| {
         assert_eq!(group, GroupId::SYSTEM);
@@ -309,6 +310,54 @@ async fn a_lost_replica_of_a_tenant_group_is_replaced() {
     town.replica(4, false, 0);
     assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
     assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(4)));
+}
+
+/// What this node does, which leads groups 0, 1 and 2, where the others lead so many each.
+fn spread(town: &Town, leads: &[(u64, usize)], looks: usize) -> Vec<(GroupId, Step)> {
+    let led = [0, 1, 2].map(|group| GroupStatus {
+        group: GroupId(group),
+        term: 1,
+        leader: Some(1),
+        replicas: town.replicas.clone(),
+        is_changing: false,
+        unfinished: None,
+    });
+    let placements = [1, 2].map(|group| {
+        let placement = GroupPlacement {
+            region: "default".to_owned(),
+            members: vec![1],
+            replicas: vec![1, 2, 3],
+            is_assigned: true,
+        };
+        (GroupId(group), placement)
+    });
+    let settled = [1, 2].map(|group| (GroupId(group), Voters::of([1, 2, 3])));
+    let view = ClusterView {
+        own_id: 1,
+        members: &town.members,
+        placements: &placements.into(),
+        voters: &settled.into(),
+        leads: &leads.iter().copied().collect(),
+        led: &led,
+        health: &town.health,
+        election_timeout: T,
+    };
+    let (mut memories, now) = (Memories::default(), Instant::now());
+    let look = |_| view.next(&mut memories, now);
+    (0..looks).flat_map(look).collect()
+}
+
+#[tokio::test]
+async fn who_leads_more_groups_lets_others_lead_one_at_a_time() {
+    let mut town = Town::new(3, 3);
+    let let_lead = |to| [(GroupId(1), Step::LetLead(to))];
+    assert_eq!(spread(&town, &[(1, 2)], 2), let_lead(2));
+    assert_eq!(spread(&town, &[(1, 2), (2, 1)], 2), let_lead(3));
+    assert_eq!(spread(&town, &[(1, 2), (2, 1), (3, 1)], 2), []);
+    town.health.get_mut(&3).unwrap().has_room = false;
+    assert_eq!(spread(&town, &[(1, 3), (2, 1)], 1), let_lead(2), "who has no room does not lead");
+    town.replicas[1].lag = 1;
+    assert_eq!(spread(&town, &[(1, 3), (2, 1)], 1), [], "nor who is behind");
 }
 
 proptest! {
