@@ -82,7 +82,7 @@ pub(super) fn assignment(view: &ClusterView<'_>) -> Option<(GroupId, Vec<u64>)> 
 /// Whether a group looks as it should.
 fn is_settled(voters: &Voters, placement: &GroupPlacement) -> bool {
     let wished: BTreeSet<u64> = placement.replicas.iter().copied().collect();
-    voters.sets.len() == 1 && voters.learners.is_empty() && voters.settled() == wished
+    voters.learners.is_empty() && voters.sets.iter().all(|voters| *voters == wished)
 }
 
 /// Chooses the members that should have a replica of a group: those that have one, as long as they
