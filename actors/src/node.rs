@@ -351,7 +351,7 @@ async fn start_under(
         kept: Arc::clone(&log) as _,
         stores,
         seams: seams.clone(),
-        region,
+        region: region.clone(),
     });
     let (is_registered, registered) = watch::channel(false);
     let rpc_ids = Arc::new(RpcIdSource::new(&seams));
@@ -374,6 +374,7 @@ async fn start_under(
             seams,
             node,
             raft_id,
+            region,
             election_timeout: profile.election_timeout,
             registered,
         },

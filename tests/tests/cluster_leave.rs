@@ -54,18 +54,31 @@ async fn a_removed_follower_is_drained_and_ends_with_a_clear_line() {
 }
 
 #[tokio::test]
-async fn the_node_of_the_tenants_is_not_removed() {
+async fn the_node_that_performs_a_run_is_removed_and_the_run_goes_on() {
     let mut cluster = Cluster::of(3, &[]).await;
     let tenant = Tenant::create(&cluster.client(1), spec::unlimited()).await;
+    let run = tenant.start(spec::inline([spec::wait("w", 4.0), spec::set("a", 1)])).await;
     let placed = tenant.get("").await.expect(200)["placement"].clone();
     let owner = cluster.place_of(placed["leader"].as_str().expect("a leader"));
-    for node in 0..3 {
-        let refused = cluster.client(node).delete(&cluster.path(owner)).await;
-        refused.problem(409, "would_lose_quorum");
-    }
-    assert_eq!(listed(&cluster, 2).await, [0, 1, 2]);
-    tenant.finished(spec::inline([spec::set("a", 1)])).await;
+    let other = (owner + 1) % 3;
+    cluster.client(other).delete(&cluster.path(owner)).await.expect(200);
+    let exit = cluster.ended(owner).await;
+    assert!(exit.output.contains("removed"), "{}", exit.output);
+    assert_eq!(listed(&cluster, other).await.len(), 2);
+    let elsewhere = Tenant { id: tenant.id, client: cluster.client(other) };
+    assert_eq!(elsewhere.ended(&run).await["status"], "completed");
+    let placed = elsewhere.get("").await.expect(200)["placement"].clone();
+    assert_eq!(placed["replicas"].as_array().map(Vec::len), Some(2), "{placed:#}");
     cluster.whole().await;
+}
+
+#[tokio::test]
+async fn the_last_node_of_the_tenants_is_not_removed() {
+    let cluster = Cluster::of(1, &[]).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    let refused = cluster.client(0).delete(&cluster.path(0)).await;
+    refused.problem(409, "would_lose_quorum");
+    tenant.finished(spec::inline([spec::set("a", 1)])).await;
 }
 
 #[tokio::test]

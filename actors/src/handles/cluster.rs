@@ -18,6 +18,7 @@ use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
 use crate::domain::voters::VOTERS_MAX;
+use crate::handles::health::groups;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{GroupStatus, ReplicatedLog};
@@ -42,6 +43,7 @@ pub struct Cluster {
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
     pub(crate) raft_id: u64,
+    pub(crate) region: String,
     /// After so long without a leader there is a new one.
     pub(crate) election_timeout: Duration,
     /// Whether the cluster has noted that this node has started.
@@ -275,9 +277,15 @@ impl Cluster {
         let health = self.heartbeats.health(deadline).await?;
         let leader = self.elector.current().leader;
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
+        let groups = self.control.read(deadline, groups).await?;
         // Who does not vote yet is no help when another fails, however well it is.
-        let placed = |raft_id, status| match status {
-            NodeStatus::Healthy if !voters.is_placed(raft_id, VOTERS_MAX) => NodeStatus::Degraded,
+        let placed = |raft_id, region: &str, status| match status {
+            NodeStatus::Healthy
+                if !voters.is_placed(raft_id, VOTERS_MAX)
+                    || self.lacks(&groups, raft_id, region).is_some() =>
+            {
+                NodeStatus::Degraded
+            }
             status => status,
         };
         let view = |(id, record): (NodeId, NodeRecord)| {
@@ -285,12 +293,15 @@ impl Cluster {
                 Some(raft_id) if id == self.node => {
                     let has_room = self.log.has_room();
                     let own = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
-                    (placed(raft_id, own), Some(self.seams.clock.now()))
+                    (placed(raft_id, &record.region, own), Some(self.seams.clock.now()))
                 }
                 Some(raft_id) => {
                     let health = health.get(&raft_id);
                     let status = health.map_or(NodeStatus::Degraded, |health| health.status);
-                    (placed(raft_id, status), health.and_then(|health| health.heard_at))
+                    (
+                        placed(raft_id, &record.region, status),
+                        health.and_then(|health| health.heard_at),
+                    )
                 }
                 None => {
                     let heard = heard.get(&id);

@@ -25,12 +25,12 @@ impl Cluster {
         let views = self.views(deadline, records).await.unwrap_or_default();
         let healthy = views.iter().filter(|node| node.status == NodeStatus::Healthy).count();
         let leader = views.iter().find(|node| node.role == NodeRole::Leader);
-        let placed = self.control.read(deadline, placements).await.unwrap_or_default();
+        let placed = self.control.read(deadline, groups).await.unwrap_or_default();
         let health = self.heartbeats.health(deadline).await.unwrap_or_default();
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         let is_alive = |id: u64| self.is_alive(&health, id);
-        let spare = |(group, placed): (GroupId, Vec<u64>)| {
-            self.router.voters(group, &placed).can_lose(is_alive)
+        let spare = |Assigned { group, replicas, .. }: Assigned| {
+            self.router.voters(group, &replicas).can_lose(is_alive)
         };
         let least = placed.into_iter().map(spare).chain([voters.can_lose(is_alive)]).min();
         let voters = voters.settled().len();
@@ -64,13 +64,14 @@ impl Cluster {
         if !voters.is_placed(self.raft_id, VOTERS_MAX) {
             reasons.push("does not vote in the system group yet".to_owned());
         }
-        match self.control.read(deadline, placements).await {
+        match self.control.read(deadline, groups).await {
             Ok(groups) if groups.is_empty() => {
                 reasons.push("tenant groups are not placed yet".to_owned());
             }
             Ok(groups) => {
-                let meant = groups.into_iter().filter(|(_, ids)| ids.contains(&self.raft_id));
-                let meant = meant.map(|(group, _)| group).chain([GroupId::SYSTEM]);
+                reasons.extend(self.lacks(&groups, self.raft_id, &self.region));
+                let meant = groups.iter().filter(|it| it.replicas.contains(&self.raft_id));
+                let meant = meant.map(|it| it.group).chain([GroupId::SYSTEM]);
                 let looks = join_all(meant.map(|group| self.not_caught_up(group, deadline))).await;
                 reasons.extend(looks.into_iter().flatten());
             }
@@ -79,18 +80,27 @@ impl Cluster {
         reasons
     }
 
+    /// What a member still lacks to be of help in the tenant groups when another fails: a replica of
+    /// a group that has too few of them, or its vote.
+    pub(super) fn lacks(&self, groups: &[Assigned], raft_id: u64, region: &str) -> Option<String> {
+        groups.iter().find_map(|Assigned { group, region: of, replicas }| {
+            if !replicas.contains(&raft_id) {
+                let is_wanted = of == region && replicas.len() < TENANT_GROUP_VOTERS;
+                return is_wanted.then(|| format!("waits for a replica of group {group}"));
+            }
+            let voters = self.router.voters(*group, replicas);
+            let is_placed = voters.is_placed(raft_id, TENANT_GROUP_VOTERS);
+            (!is_placed).then(|| format!("does not vote in group {group} yet"))
+        })
+    }
+
     /// What keeps this node's replica of a group from being read; nothing when it can be.
     async fn not_caught_up(&self, group: GroupId, deadline: Instant) -> Option<String> {
         if self.log.leadership(group).is_none() {
             return Some(format!("group {group} has not started here"));
         }
         match timeout_at(deadline, self.log.read_index(group)).await {
-            Ok(Ok(())) if group == GroupId::SYSTEM => None,
-            Ok(Ok(())) => {
-                let voters = self.log.voters(group).unwrap_or_default();
-                let is_placed = voters.is_placed(self.raft_id, TENANT_GROUP_VOTERS);
-                (!is_placed).then(|| format!("does not vote in group {group} yet"))
-            }
+            Ok(Ok(())) => None,
             // Lost while it was being asked.
             _ if group == GroupId::SYSTEM && self.elector.current().leader.is_none() => {
                 Some(self.awaited(Instant::now() + LOCAL_DEADLINE).await)
@@ -112,8 +122,19 @@ impl Cluster {
     }
 }
 
-/// The tenant groups, and who is to have a replica of each.
-fn placements(state: &SystemState) -> BTreeMap<GroupId, Vec<u64>> {
-    let groups = state.groups().iter();
-    groups.map(|(group, placement)| (*group, placement.replicas.clone())).collect()
+/// A tenant group, and who is to have a replica of it.
+pub(super) struct Assigned {
+    group: GroupId,
+    region: String,
+    replicas: Vec<u64>,
+}
+
+/// All tenant groups.
+pub(super) fn groups(state: &SystemState) -> Vec<Assigned> {
+    let assigned = state.groups().iter().map(|(group, placement)| Assigned {
+        group: *group,
+        region: placement.region.clone(),
+        replicas: placement.replicas.clone(),
+    });
+    assigned.collect()
 }
