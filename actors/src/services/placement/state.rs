@@ -381,8 +381,12 @@ impl GroupView<'_> {
             }
         } else {
             // A further voter beside a dead one would make the quorum larger, not safer.
-            let lost =
-                voters.iter().copied().find(|id| self.unhealthy_for(*id) >= VOTER_LOST_AFTER)?;
+            // Unless it takes the place of one that is given up, or that goes anyway.
+            let is_lost = |id: &u64| {
+                let is_given_up = self.unhealthy_for(*id) >= VOTER_LOST_AFTER;
+                is_given_up || !self.is_alive(*id) && !self.wish.replicas.contains(id)
+            };
+            let lost = voters.iter().copied().find(is_lost)?;
             voters.remove(&lost);
         }
         voters.insert(candidate.raft_id);

@@ -310,6 +310,9 @@ async fn a_lost_replica_of_a_tenant_group_is_replaced() {
     town.replica(4, false, 0);
     assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
     assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(4)));
+    // One that is to go is not waited for.
+    town.lose(3, 1);
+    assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
 }
 
 /// What this node does, which leads groups 0, 1 and 2, where the others lead so many each.
