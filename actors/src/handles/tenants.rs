@@ -370,8 +370,7 @@ impl Tenants {
         let permit: OwnedSemaphorePermit = activation.permit()?;
         let actor = activation.actor(deadline).await?;
         let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
-        let queue = Arc::clone(&activation.queue);
-        Ok(TenantHandle { id, placed, actor, queue, log, seams, _permit: permit })
+        Ok(TenantHandle { id, placed, actor, activation, log, seams, _permit: permit })
     }
 
     /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a
