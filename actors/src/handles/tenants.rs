@@ -328,6 +328,12 @@ impl Tenants {
         }
     }
 
+    /// Tells whether this node knows a tenant. A hint: a tenant that was created just now may not be
+    /// known yet.
+    pub fn is_known(&self, id: TenantId) -> bool {
+        self.0.directory.get(id).is_some()
+    }
+
     fn activation(
         &self,
         id: TenantId,

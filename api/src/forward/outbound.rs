@@ -45,10 +45,7 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
         Ok(None) => return next.run(Request::from_parts(parts, body)).await,
         Err(problem) => return problem.into_response(),
     };
-    let whose = match owner {
-        Owner::Tenant(tenant) => Some(tenant),
-        Owner::Cluster => None,
-    };
+    let whose = layer.app.whose(owner);
     // Held as long as the body is: to the answer.
     let mut share = layer.app.bodies.share(whose);
     let body = match read_body(body, &mut share).await {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
-use shiioo_actors::handles::Handles;
+use shiioo_actors::handles::{Handles, Owner};
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
 use tokio::sync::watch;
@@ -54,6 +54,12 @@ impl App {
     /// Gives the handles of the node, or refuses while its actors do not run yet.
     pub(crate) fn node(&self) -> Result<&Handles, CallError> {
         self.handles.get().ok_or(CallError::Starting { what: "the node" })
+    }
+
+    /// Finds whose share of bounded things a request takes from.
+    pub(crate) fn whose(&self, owner: Owner) -> Whose {
+        let is_known = |tenant| self.node().is_ok_and(|handles| handles.tenants.is_known(tenant));
+        Whose::of(owner, is_known)
     }
 
     /// Takes a place for a request that waits on purpose. There are fewer places than connections,

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::handles::Owner;
 
 /// Bytes of bodies under way, all together.
 pub(crate) const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -18,8 +19,28 @@ pub(crate) const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// little, and a cluster may have one tenant only.
 pub(crate) const LONG_POLLS_MULTIPLE: usize = 3;
 
-/// The owner of a share: a tenant, or the cluster.
-pub(crate) type Whose = Option<TenantId>;
+/// The owner of a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    /// The cluster.
+    Cluster,
+    /// A tenant that the node knows.
+    Tenant(TenantId),
+    /// All tenants together that the node does not know. Ids cost nothing to invent: with a share for
+    /// each, one client would have as many shares as it likes.
+    Unknown,
+}
+
+impl Whose {
+    /// Finds whose share a request takes from, by the owner of what the request is about.
+    pub(crate) fn of(owner: Owner, is_known: impl FnOnce(TenantId) -> bool) -> Self {
+        match owner {
+            Owner::Cluster => Self::Cluster,
+            Owner::Tenant(tenant) if is_known(tenant) => Self::Tenant(tenant),
+            Owner::Tenant(_) => Self::Unknown,
+        }
+    }
+}
 
 /// A pool. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -107,8 +128,12 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
+    fn id(number: u8) -> TenantId {
+        format!("550e8400-e29b-41d4-a716-4466554400{number:02}").parse().unwrap()
+    }
+
     fn tenant(number: u8) -> Whose {
-        Some(format!("550e8400-e29b-41d4-a716-4466554400{number:02}").parse().unwrap())
+        Whose::Tenant(id(number))
     }
 
     /// Bodies of 1 MiB until there is no room for another.
@@ -128,7 +153,7 @@ mod tests {
         let bodies = Pool::new(BODIES_BYTES_MAX, 1);
         let first = greedy(&bodies, tenant(1));
         assert_eq!(first.len(), 32);
-        assert_eq!(greedy(&bodies, None).len(), 16);
+        assert_eq!(greedy(&bodies, Whose::Cluster).len(), 16);
         let second = greedy(&bodies, tenant(2));
         assert_eq!((second.len(), greedy(&bodies, tenant(3)).len()), (16, 8));
         let mut late = bodies.share(tenant(4));
@@ -140,10 +165,24 @@ mod tests {
     fn what_was_answered_takes_nothing() {
         let bodies = Pool::new(BODIES_BYTES_MAX, 1);
         drop(greedy(&bodies, tenant(1)));
-        drop(bodies.share(None));
+        drop(bodies.share(Whose::Cluster));
         let taken = bodies.taken();
         assert_eq!((taken.all, taken.by.len()), (0, 0));
     }
+
+    #[test]
+    fn invented_ids_share_one_share() {
+        let bodies = Pool::new(BODIES_BYTES_MAX, 1);
+        let whose = |number| Whose::of(Owner::Tenant(id(number)), |known| known == id(0));
+        let mut invented = Vec::new();
+        for number in 1..=9 {
+            invented.extend(greedy(&bodies, whose(number)));
+        }
+        assert_eq!(invented.len(), 32, "nine ids have what one has");
+        assert_eq!(greedy(&bodies, whose(0)).len(), 16, "who is known has a share of its own");
+        assert_eq!(Whose::of(Owner::Cluster, |_| false), Whose::Cluster);
+    }
+
     #[test]
     fn one_tenants_waiting_requests_leave_a_quarter_of_the_places() {
         let polls = Pool::new(48, LONG_POLLS_MULTIPLE);
