@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) own_names: OwnNames,
     /// Bytes of the bodies that are in memory.
     pub(crate) bodies: Pool,
+    /// Bytes of large answers that are in memory.
+    pub(crate) answers: Pool,
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Pool,
