@@ -367,9 +367,15 @@ impl TenantHandle {
             }
         }
         let answer = self.ask(call, request).await;
-        let is_refused = matches!(answer, Err(CallError::Refused(Refusal::QuotaExceeded { .. })));
-        // A race of calls side by side: whichever stores last, the next refusal sets it again.
-        quota_refused.store(is_refused, Ordering::Relaxed);
+        // A race of calls side by side: whichever stores last, the next refusal sets it again. An error of
+        // another kind says nothing about the quotas.
+        match &answer {
+            Ok(_) => quota_refused.store(false, Ordering::Relaxed),
+            Err(CallError::Refused(Refusal::QuotaExceeded { .. })) => {
+                quota_refused.store(true, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
         answer
     }
 
