@@ -32,8 +32,9 @@ use crate::server::pool::Share;
 const PAGE_WORK_BYTES: usize = 3 * PAGE_BYTES_MAX;
 /// Answers up to this size are not counted, bytes: they fit into what a connection has anyway.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
-/// Longest wait for room.
-const ROOM_WAIT_MAX: Duration = Duration::from_millis(500);
+/// Longest wait for room. Short, because a connection whose request waits keeps its place, and clients that
+/// do not read could hold all places by asking for pages.
+const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// What the bound of one route's answers works with.
 #[derive(Debug, Clone)]
@@ -162,7 +163,7 @@ mod tests {
             let share = pool.share(tenant);
             tokio::spawn(with_room(share, true, async {
                 assert_eq!(MAKING.fetch_add(1, Ordering::Relaxed), 0, "two at once");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 MAKING.fetch_sub(1, Ordering::Relaxed);
                 Response::new(Body::from("page"))
             }))
