@@ -50,7 +50,7 @@ use crate::server::app::{App, Shared};
 use crate::server::auth::Guard;
 use crate::server::listener::{self, Bounds, Routers};
 use crate::server::metrics::Metrics;
-use crate::server::pool::{BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
+use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
 
 /// How the API behaves.
@@ -114,6 +114,7 @@ impl Api {
             guard: Guard::new(config.admin_token),
             own_names: OwnNames::new(&config.api_hosts),
             bodies: Pool::new(BODIES_BYTES_MAX, 1),
+            answers: Pool::new(ANSWERS_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),
             long_polls: Pool::new(config.descriptors.long_polls, PLACES_MULTIPLE),
             // As many in all as there are streams to one member: no tenant can take all of these.

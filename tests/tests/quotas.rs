@@ -35,6 +35,34 @@ fn assert_refused_by(replies: &[Reply], quota: &str, limit: u64) {
     }
 }
 
+/// How many entries the groups of tenants have applied.
+async fn applied(server: &Server) -> u64 {
+    let metrics = server.client().get("/metrics").await;
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let of_tenants = text.lines().filter(|line| {
+        line.starts_with("shiioo_group_applied_index{") && !line.contains("group=\"0\"")
+    });
+    of_tenants.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn who_goes_on_when_a_quota_is_used_up_takes_no_room_in_the_log() {
+    let server = Server::alone(&[]).await;
+    let tenant = Tenant::create(&server.client(), spec::only("max_concurrent_workflows", 1)).await;
+    let id = tenant.start(spec::inline([spec::wait("long", 600.0)])).await;
+    let one = spec::inline([spec::set("a", 1)]);
+    assert_refused_by(&[tenant.post("/runs", one.clone()).await], "max_concurrent_workflows", 1);
+    let before = applied(&server).await;
+    assert!(before > 0, "the metrics tell it");
+    let replies = start_together(&tenant, &one).await;
+    assert_eq!(accepted(&replies), 0);
+    assert_refused_by(&replies, "max_concurrent_workflows", 1);
+    assert_eq!(applied(&server).await, before, "each refusal was an entry of the log");
+    // Room is noticed at once.
+    tenant.post(&format!("/runs/{id}/cancel"), json!({})).await.expect(200);
+    assert_eq!(tenant.finished(one).await["status"], "completed");
+}
+
 #[tokio::test]
 async fn concurrent_runs_never_exceed_their_limit() {
     let server = Server::shared(&[]).await;

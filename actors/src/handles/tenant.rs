@@ -2,6 +2,7 @@
 
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -25,19 +26,18 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Proposals, StoreError};
-use crate::replica::ApplyQueue;
 use crate::services::locks::Space;
 use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
-use crate::services::tenants::{TenantMessage, TenantReader};
+use crate::services::tenants::{Activation, TenantMessage, TenantReader};
 use crate::services::{Call, Created};
-use crate::state::tenant::{NamedWorkflow, checked_event, job_view, run_view};
+use crate::state::tenant::{NamedWorkflow, Starts, checked_event, job_view, run_view};
 
 /// Handle to one tenant, for one admitted request. Holds a place in the tenant's mailbox.
 pub struct TenantHandle {
     pub(super) id: TenantId,
     pub(super) placed: TenantLocation,
     pub(super) actor: ActorRef<TenantMessage>,
-    pub(super) queue: Arc<ApplyQueue>,
+    pub(super) activation: Arc<Activation>,
     pub(super) log: Arc<dyn Proposals>,
     pub(super) seams: Seams,
     pub(super) _permit: OwnedSemaphorePermit,
@@ -91,7 +91,7 @@ impl TenantHandle {
             input: new.input,
             idempotency: call.idempotency,
         };
-        let RunStarted { run, replayed } = self.ask(call, command).await?;
+        let RunStarted { run, replayed } = self.ask_to_start(call, command).await?;
         let resource = self.view_run(call, run).await.map_err(CallError::after_write)?;
         Ok(Created { resource, replayed })
     }
@@ -239,7 +239,7 @@ impl TenantHandle {
     ) -> Result<WorkflowView, CallError> {
         let spec = workflow.json();
         let command = PutWorkflow { name: name.clone(), workflow, if_version };
-        let WorkflowWritten { version, created_at } = self.ask(call, command).await?;
+        let WorkflowWritten { version, created_at } = self.ask_to_start(call, command).await?;
         Ok(WorkflowView { name, version, spec, created_at })
     }
 
@@ -312,7 +312,7 @@ impl TenantHandle {
             run: new.execute.then(|| RunId::from_uuid(self.seams.uuid())),
             idempotency: call.idempotency,
         };
-        let JobCreated { job, replayed, .. } = self.ask(call, command).await?;
+        let JobCreated { job, replayed, .. } = self.ask_to_start(call, command).await?;
         let resource = self.view_job(call, job).await.map_err(CallError::after_write)?;
         Ok(Created { resource, replayed })
     }
@@ -346,6 +346,41 @@ impl TenantHandle {
         Space { tenant: Some((self.id, self.placed.epoch)), group: self.placed.group }
     }
 
+    /// Proposes a command that starts something, and reads its answer.
+    ///
+    /// A command that `apply` refuses has been written, synced and replicated like any other: a client
+    /// that goes on when a quota is used up would cost as much as one that is let in. So after a refusal
+    /// for a quota the next command is looked at first, in the state as it is when everything that was
+    /// committed before is applied. It is refused here only if `apply` would refuse it at this moment.
+    async fn ask_to_start<R>(&self, call: &Call, request: R) -> Result<R::Answer, CallError>
+    where
+        R: Request<TenantCommand> + Starting,
+    {
+        let quota_refused = &self.activation.quota_refused;
+        // An attempt that may have been applied is in the log before this one, and not in the state yet.
+        if quota_refused.load(Ordering::Relaxed) && !call.maybe_applied {
+            self.catch_up(call).await?;
+            let (starts, key) = (request.starts(), call.idempotency);
+            let refused = move |reader: &mut TenantReader<'_>| {
+                reader.state.refuses_to_start(&starts, key.as_ref())
+            };
+            if let Some(refusal) = self.read(call, refused).await? {
+                return Err(refusal.into());
+            }
+        }
+        let answer = self.ask(call, request).await;
+        // A race of calls side by side: whichever stores last, the next refusal sets it again. An error of
+        // another kind says nothing about the quotas.
+        match &answer {
+            Ok(_) => quota_refused.store(false, Ordering::Relaxed),
+            Err(CallError::Refused(Refusal::QuotaExceeded { .. })) => {
+                quota_refused.store(true, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
     /// Proposes a command to the tenant's group, and reads its answer.
     async fn ask<R: Request<TenantCommand>>(
         &self,
@@ -368,7 +403,7 @@ impl TenantHandle {
     /// Tells the tenant how long it was left alone, before a call whose key may have had its time. Who
     /// fails to keeps the key for longer, which does no harm.
     async fn tell_pause(&self, call: &Call) {
-        let Some(pause) = self.queue.pause() else { return };
+        let Some(pause) = self.activation.queue.pause() else { return };
         let Some(leadership) = self.log.leadership(self.placed.group) else { return };
         let now = *leadership.borrow();
         let command = self.to_tenant(TenantCommand::TimePassed(pause));
@@ -421,6 +456,33 @@ impl TenantHandle {
     async fn view_job(&self, call: &Call, id: JobId) -> Result<JobView, CallError> {
         let found = self.read(call, move |reader| reader.state.job(reader.rows, id)).await??;
         Ok(found.as_ref().map(job_view).ok_or(Refusal::JobNotFound)?)
+    }
+}
+
+/// A command that starts something.
+trait Starting {
+    /// What has to have room.
+    fn starts(&self) -> Starts;
+}
+
+impl Starting for StartRun {
+    fn starts(&self) -> Starts {
+        match &self.workflow {
+            WorkflowSource::Named(name) => Starts::NamedRun(name.clone()),
+            WorkflowSource::Inline(_) => Starts::Run,
+        }
+    }
+}
+
+impl Starting for CreateJob {
+    fn starts(&self) -> Starts {
+        if self.run.is_some() { Starts::Run } else { Starts::Definition }
+    }
+}
+
+impl Starting for PutWorkflow {
+    fn starts(&self) -> Starts {
+        Starts::Definition
     }
 }
 

@@ -336,6 +336,12 @@ impl Tenants {
         }
     }
 
+    /// Tells whether this node knows a tenant. A hint: a tenant that was created just now may not be
+    /// known yet.
+    pub fn is_known(&self, id: TenantId) -> bool {
+        self.0.directory.get(id).is_some()
+    }
+
     fn activation(
         &self,
         id: TenantId,
@@ -378,8 +384,7 @@ impl Tenants {
         let permit: OwnedSemaphorePermit = activation.permit()?;
         let actor = activation.actor(deadline).await?;
         let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
-        let queue = Arc::clone(&activation.queue);
-        Ok(TenantHandle { id, placed, actor, queue, log, seams, _permit: permit })
+        Ok(TenantHandle { id, placed, actor, activation, log, seams, _permit: permit })
     }
 
     /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a

@@ -17,6 +17,8 @@ pub struct Call {
     pub idempotency: Option<Idempotency>,
     /// Names the request, when it may be sent again: on writes.
     pub rpc_id: Option<RpcId>,
+    /// Whether an earlier attempt at this write may have been applied.
+    pub maybe_applied: bool,
     /// How long the client had been waiting when the request came to this node.
     pub elapsed_upstream: Duration,
     /// Raft id of the node that the client asked, when it is not this one.

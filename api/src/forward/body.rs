@@ -78,6 +78,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::server::pool::{Pool, Whose};
 
     /// A body that comes in these pieces.
     struct Pieces(VecDeque<&'static str>);
@@ -98,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_comes_in_pieces_is_whole() {
         for pieces in [&[][..], &["a"], &["a", "b"], &["", "a", "b"], &["ab", "", "c", "de"]] {
-            let mut share = crate::server::pool::Pool::new(100, 1).share(None);
+            let mut share = Pool::new(100, 1).share(Whose::Cluster);
             let body = Body::new(Pieces(pieces.iter().copied().collect()));
             assert_eq!(collect(body, &mut share).await.unwrap(), pieces.concat());
         }

@@ -35,7 +35,7 @@ use crate::server::auth::Guard;
 use crate::server::declaration::{Credential, RouteOwner, RouteTable, TenantIn};
 use crate::server::metrics::Metrics;
 use crate::server::middleware;
-use crate::server::pool::{BODIES_BYTES_MAX, Pool};
+use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, Pool};
 use crate::server::same_origin::OwnNames;
 
 const TENANT: &str = "550e8400-e29b-41d4-a716-446655440000";
@@ -83,6 +83,7 @@ fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
         routes: RouteTable::default(),
         own_names: OwnNames::default(),
         bodies: Pool::new(bodies_bytes, 1),
+        answers: Pool::new(ANSWERS_BYTES_MAX, 1),
         metrics: Metrics::new(Vec::new()),
         long_polls: Pool::new(LONG_POLLS, 1 << 20),
         handed_over: Pool::new(HANDED_OVER, 1),
@@ -350,6 +351,7 @@ fn layer(routes: &FakeRoutes, path: &'static str, app: App) -> ForwardLayer<Fake
         tenant_in: TenantIn::Path,
         wait_of: (path == LONG_POLL).then_some(wait_of),
         is_metered: false,
+        is_page: false,
         is_probe: false,
     };
     ForwardLayer { app, routes: routes.clone(), declared: Arc::new(declared) }

@@ -21,7 +21,7 @@ use tower::ServiceExt;
 use crate::forward::body::read_body;
 use crate::forward::headers::{self, Said};
 use crate::forward::owner_routes::OwnerRoutes;
-use crate::forward::{ForwardLayer, run_here, transport, whose};
+use crate::forward::{ForwardLayer, run_here, transport};
 use crate::output::problem::{Problem, Retry};
 use crate::request::attempt::Attempt;
 
@@ -95,7 +95,7 @@ pub(crate) async fn only_here<R: OwnerRoutes>(
         }
         problem.into_response()
     };
-    let mut share = layer.app.bodies.share(whose(owner));
+    let mut share = layer.app.bodies.share(layer.app.whose(owner));
     let request = match read_body(body, &mut share).await {
         Ok(body) => Request::from_parts(parts, Body::from(body)),
         Err(problem) => return undone(problem),

@@ -96,13 +96,11 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use shiioo_actors::handles::Owner;
 
 use crate::output::problem::Problem;
 use crate::request::attempt::Attempt;
 use crate::server::app::App;
 use crate::server::declaration::Declaration;
-use crate::server::pool::Whose;
 
 /// What the layers around a route with an owner work with.
 #[derive(Debug, Clone)]
@@ -110,14 +108,6 @@ pub(crate) struct ForwardLayer<R> {
     pub(crate) app: App,
     pub(crate) routes: R,
     pub(crate) declared: Arc<Declaration>,
-}
-
-/// Says whose share of a pool a request takes from.
-const fn whose(owner: Owner) -> Whose {
-    match owner {
-        Owner::Tenant(tenant) => Some(tenant),
-        Owner::Cluster => None,
-    }
 }
 
 /// Runs one attempt on this node.

@@ -22,7 +22,7 @@ use crate::forward::body::read_body;
 use crate::forward::owner_routes::OwnerRoutes;
 use crate::forward::retry::{Attempted, Pacing};
 use crate::forward::transport::{self, Sent};
-use crate::forward::{ForwardLayer, run_here, whose};
+use crate::forward::{ForwardLayer, run_here};
 use crate::output::problem::{Problem, Retry};
 use crate::request::attempt::Attempt;
 use crate::server::declaration::RouteOwner;
@@ -45,8 +45,9 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
         Ok(None) => return next.run(Request::from_parts(parts, body)).await,
         Err(problem) => return problem.into_response(),
     };
+    let whose = layer.app.whose(owner);
     // Held as long as the body is: to the answer.
-    let mut share = layer.app.bodies.share(whose(owner));
+    let mut share = layer.app.bodies.share(whose);
     let body = match read_body(body, &mut share).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
@@ -71,7 +72,7 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
     if wait.is_zero() {
         return ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next).await;
     }
-    let _place = match layer.app.long_poll(whose(owner)) {
+    let _place = match layer.app.long_poll(whose) {
         Ok(place) => place,
         Err(busy) => return Problem::from(busy).into_response(),
     };
@@ -205,7 +206,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
     }
 
     async fn deliver(&self, to: u64, attempt: &Attempt) -> Attempted {
-        let Some(place) = self.layer.app.handed_over.place(whose(self.owner)) else {
+        let Some(place) = self.layer.app.handed_over.place(self.layer.app.whose(self.owner)) else {
             let problem = Problem::from(CallError::NodeBusy).not_applied();
             return Attempted::Retry(Retry::Safe, self.refused(problem));
         };

@@ -85,6 +85,7 @@ impl Ctx {
             deadline: self.attempt.deadline + wait,
             idempotency: None,
             rpc_id: self.attempt.rpc_id,
+            maybe_applied: self.attempt.maybe_applied,
             elapsed_upstream: self.attempt.elapsed(),
             ingress_node: self.attempt.ingress_node,
             stale: self.attempt.stale,

@@ -121,6 +121,12 @@ impl Route {
         self
     }
 
+    /// Declares a list: it answers with a page, which has room reserved while it is made.
+    pub(crate) fn page(mut self) -> Self {
+        self.declared.is_page = true;
+        self
+    }
+
     /// Declares a probe: it is answered on a busy node too, and a 5xx is an answer, not a fault.
     pub(crate) fn probe(mut self) -> Self {
         self.declared.is_probe = true;
@@ -191,6 +197,7 @@ impl Owned {
             tenant_in: TenantIn::Path,
             wait_of: None,
             is_metered: false,
+            is_page: false,
             is_probe: false,
         };
         Route { handler, declared, operation, variant, short_path: None }

@@ -27,7 +27,10 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post("/api/cluster/nodes", register, __path_register)
             .owner(system)
             .needs(Credential::Admin),
-        Route::get("/api/cluster/nodes", list, __path_list).owner(system).needs(Credential::Admin),
+        Route::get("/api/cluster/nodes", list, __path_list)
+            .owner(system)
+            .needs(Credential::Admin)
+            .page(),
         Route::get("/api/cluster/nodes/{node_id}", get, __path_get)
             .owner(system)
             .needs(Credential::Admin),

@@ -34,6 +34,7 @@ pub(crate) fn routes() -> Vec<Route> {
             .owner(tenant)
             .needs(Credential::Tenant)
             .metered()
+            .page()
             .short("/api/jobs"),
         Route::get("/api/tenants/{tenant_id}/jobs/{job_id}", get, __path_get)
             .owner(tenant)

@@ -36,7 +36,8 @@ pub(crate) fn routes() -> Vec<Route> {
             .needs(Credential::Admin),
         Route::get("/api/cluster/join-tokens", list, __path_list)
             .owner(system)
-            .needs(Credential::Admin),
+            .needs(Credential::Admin)
+            .page(),
         Route::delete("/api/cluster/join-tokens/{token_id}", remove, __path_remove)
             .owner(system)
             .needs(Credential::Admin),

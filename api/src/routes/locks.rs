@@ -33,7 +33,8 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         Route::get("/api/locks", list, __path_list)
             .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .needs(Credential::Admin)
+            .page(),
         Route::get("/api/locks/{key}", get, __path_get)
             .owner(RouteOwner::SystemGroup)
             .needs(Credential::Admin),
@@ -47,7 +48,7 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::post("/api/locks/{key}/release", release, __path_release)
             .owner(RouteOwner::SystemGroup)
             .needs(Credential::Admin),
-        of_tenant(Route::get("/api/tenants/{tenant_id}/locks", list, __path_list)),
+        of_tenant(Route::get("/api/tenants/{tenant_id}/locks", list, __path_list)).page(),
         of_tenant(Route::get("/api/tenants/{tenant_id}/locks/{key}", get, __path_get)),
         of_tenant(Route::post(
             "/api/tenants/{tenant_id}/locks/{key}/acquire",

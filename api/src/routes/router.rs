@@ -6,12 +6,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, any};
+use http::Method;
 use shiioo_actors::ports::error::CallError;
 
 use crate::docs::openapi::DocumentedRoute;
 use crate::forward::{ForwardLayer, inbound, outbound};
 use crate::output::problem::{Code, Problem};
 use crate::request::admission::{self, AdmissionLayer};
+use crate::request::answers::{self, AnswersLayer};
 use crate::routes::builder::PlacedRoute;
 use crate::routes::{
     cluster, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
@@ -101,9 +103,14 @@ fn collect<'a>(routed: impl Iterator<Item = (&'a PlacedRoute, MethodRouter<App>)
         .fold(Router::new(), |router, (route, handler)| router.route(route.declared.path, handler))
 }
 
-/// Gives the handler of a route, behind the admission by its tenant if the route is metered.
+/// Gives the handler of a route, behind the bound of its answers if it is a read, and behind the
+/// admission by its tenant if the route is metered.
 fn admitted(app: &App, route: &PlacedRoute) -> MethodRouter<App> {
-    let handler = route.handler.clone();
+    let mut handler = route.handler.clone();
+    if route.declared.method == Method::GET {
+        let layer = AnswersLayer { app: app.clone(), declared: Arc::clone(&route.declared) };
+        handler = handler.route_layer(from_fn_with_state(layer, answers::bounded));
+    }
     if !route.declared.is_metered {
         return handler;
     }

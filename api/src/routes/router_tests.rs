@@ -18,53 +18,53 @@ GET    /                                                     node        open
 GET    /api/cluster/groups                                   node        admin
 GET    /api/cluster/health                                   node        admin
 POST   /api/cluster/join-tokens                              system      admin
-GET    /api/cluster/join-tokens                              system      admin
+GET    /api/cluster/join-tokens                              system      admin  page
 DELETE /api/cluster/join-tokens/{token_id}                   system      admin
 GET    /api/cluster/leader                                   node        admin
 POST   /api/cluster/leader/step-down                         system once admin
 POST   /api/cluster/nodes                                    system      admin
-GET    /api/cluster/nodes                                    system      admin
+GET    /api/cluster/nodes                                    system      admin  page
 GET    /api/cluster/nodes/{node_id}                          system      admin
 DELETE /api/cluster/nodes/{node_id}                          system      admin
 POST   /api/cluster/nodes/{node_id}/heartbeat                system      admin
 GET    /api/health                                           node        admin
 POST   /api/jobs                                             tenant      tenant metered tenant-header
-GET    /api/jobs                                             tenant      tenant metered tenant-header
+GET    /api/jobs                                             tenant      tenant metered page tenant-header
 GET    /api/jobs/{job_id}                                    tenant      tenant metered tenant-header
-GET    /api/locks                                            system      admin
+GET    /api/locks                                            system      admin  page
 GET    /api/locks/{key}                                      system      admin
 POST   /api/locks/{key}/acquire                              system      admin  long-poll
 POST   /api/locks/{key}/release                              system      admin
 POST   /api/locks/{key}/renew                                system      admin
 GET    /api/openapi.json                                     node        admin
 POST   /api/runs                                             tenant      tenant metered long-poll tenant-header
-GET    /api/runs                                             tenant      tenant metered tenant-header
+GET    /api/runs                                             tenant      tenant metered page tenant-header
 GET    /api/runs/{run_id}                                    tenant      tenant metered long-poll tenant-header
 POST   /api/runs/{run_id}/cancel                             tenant      tenant metered tenant-header
-GET    /api/runs/{run_id}/events                             tenant      tenant metered tenant-header
+GET    /api/runs/{run_id}/events                             tenant      tenant metered page tenant-header
 POST   /api/tenants                                          system      admin
-GET    /api/tenants                                          system      admin
+GET    /api/tenants                                          system      admin  page
 GET    /api/tenants/{tenant_id}                              system      tenant
 PUT    /api/tenants/{tenant_id}                              system      admin
 DELETE /api/tenants/{tenant_id}                              system      admin
 POST   /api/tenants/{tenant_id}/activate                     system      admin
 POST   /api/tenants/{tenant_id}/jobs                         tenant      tenant metered
-GET    /api/tenants/{tenant_id}/jobs                         tenant      tenant metered
+GET    /api/tenants/{tenant_id}/jobs                         tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/jobs/{job_id}                tenant      tenant metered
-GET    /api/tenants/{tenant_id}/locks                        tenant      tenant metered
+GET    /api/tenants/{tenant_id}/locks                        tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/locks/{key}                  tenant      tenant metered
 POST   /api/tenants/{tenant_id}/locks/{key}/acquire          tenant      tenant metered long-poll
 POST   /api/tenants/{tenant_id}/locks/{key}/release          tenant      tenant metered
 POST   /api/tenants/{tenant_id}/locks/{key}/renew            tenant      tenant metered
 POST   /api/tenants/{tenant_id}/runs                         tenant      tenant metered long-poll
-GET    /api/tenants/{tenant_id}/runs                         tenant      tenant metered
+GET    /api/tenants/{tenant_id}/runs                         tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/runs/{run_id}                tenant      tenant metered long-poll
 POST   /api/tenants/{tenant_id}/runs/{run_id}/cancel         tenant      tenant metered
-GET    /api/tenants/{tenant_id}/runs/{run_id}/events         tenant      tenant metered
+GET    /api/tenants/{tenant_id}/runs/{run_id}/events         tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/storage-stats                tenant      tenant
 POST   /api/tenants/{tenant_id}/suspend                      system      admin
 GET    /api/tenants/{tenant_id}/usage                        tenant      tenant
-GET    /api/tenants/{tenant_id}/workflows                    tenant      tenant metered
+GET    /api/tenants/{tenant_id}/workflows                    tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/workflows/{name}             tenant      tenant metered
 PUT    /api/tenants/{tenant_id}/workflows/{name}             tenant      tenant metered
 DELETE /api/tenants/{tenant_id}/workflows/{name}             tenant      tenant metered
@@ -92,6 +92,7 @@ fn row(declared: &Declaration) -> String {
     for (is_so, word) in [
         (declared.is_metered, "metered"),
         (declared.wait_of.is_some(), "long-poll"),
+        (declared.is_page, "page"),
         (declared.is_probe, "probe"),
         (declared.tenant_in == TenantIn::Header, "tenant-header"),
     ] {

@@ -41,6 +41,7 @@ pub(crate) fn routes() -> Vec<Route> {
             .owner(tenant)
             .needs(Credential::Tenant)
             .metered()
+            .page()
             .short("/api/runs"),
         Route::get("/api/tenants/{tenant_id}/runs/{run_id}", get, __path_get)
             .owner(tenant)
@@ -52,6 +53,7 @@ pub(crate) fn routes() -> Vec<Route> {
             .owner(tenant)
             .needs(Credential::Tenant)
             .metered()
+            .page()
             .short("/api/runs/{run_id}/events"),
         Route::post("/api/tenants/{tenant_id}/runs/{run_id}/cancel", cancel, __path_cancel)
             .owner(tenant)

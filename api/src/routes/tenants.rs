@@ -27,7 +27,7 @@ pub(crate) fn routes() -> Vec<Route> {
     let (system, tenant) = (RouteOwner::SystemGroup, RouteOwner::TenantGroup);
     vec![
         Route::post("/api/tenants", create, __path_create).owner(system).needs(Credential::Admin),
-        Route::get("/api/tenants", list, __path_list).owner(system).needs(Credential::Admin),
+        Route::get("/api/tenants", list, __path_list).owner(system).needs(Credential::Admin).page(),
         Route::get("/api/tenants/{tenant_id}", get, __path_get)
             .owner(system)
             .needs(Credential::Tenant),

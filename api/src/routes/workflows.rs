@@ -29,7 +29,8 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::get("/api/tenants/{tenant_id}/workflows", list, __path_list)
             .owner(tenant)
             .needs(Credential::Tenant)
-            .metered(),
+            .metered()
+            .page(),
         Route::get("/api/tenants/{tenant_id}/workflows/{name}", get, __path_get)
             .owner(tenant)
             .needs(Credential::Tenant)

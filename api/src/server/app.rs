@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
-use shiioo_actors::handles::Handles;
+use shiioo_actors::handles::{Handles, Owner};
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) own_names: OwnNames,
     /// Bytes of the bodies that are in memory.
     pub(crate) bodies: Pool,
+    /// Bytes of large answers that are in memory.
+    pub(crate) answers: Pool,
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Pool,
@@ -56,6 +58,12 @@ impl App {
     /// Gives the handles of the node, or refuses while its actors do not run yet.
     pub(crate) fn node(&self) -> Result<&Handles, CallError> {
         self.handles.get().ok_or(CallError::Starting { what: "the node" })
+    }
+
+    /// Finds whose share of bounded things a request takes from.
+    pub(crate) fn whose(&self, owner: Owner) -> Whose {
+        let is_known = |tenant| self.node().is_ok_and(|handles| handles.tenants.is_known(tenant));
+        Whose::of(owner, is_known)
     }
 
     /// Takes a place for a request that waits on purpose. There are fewer places than connections,

@@ -72,6 +72,8 @@ pub(crate) struct Declaration {
     pub(crate) wait_of: Option<WaitOf>,
     /// Whether requests count against the tenant's per-minute quota.
     pub(crate) is_metered: bool,
+    /// Whether it answers with a page of a list.
+    pub(crate) is_page: bool,
     /// Whether supervisors ask it: it is answered on a busy node too, and a 5xx is no fault.
     pub(crate) is_probe: bool,
 }

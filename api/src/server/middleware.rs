@@ -28,6 +28,7 @@ use crate::server::auth::Who;
 use crate::server::date::http_date;
 use crate::server::declaration::{Credential, Declaration};
 use crate::server::metrics::UNMATCHED;
+use crate::server::pieces::in_pieces;
 use crate::server::rest::{self, Rest};
 
 /// Names a request in logs on every node.
@@ -76,6 +77,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
         response.headers_mut().insert(header::DATE, date);
     }
 
+    let response = in_pieces(response);
     let latency = began.elapsed();
     app.metrics.answered(route, &method, response.status(), latency);
     tell(&span, is_probe, response.status(), latency.as_micros());

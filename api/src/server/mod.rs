@@ -9,6 +9,7 @@
 //!     same_origin  or, where the node asks for none, whose page sends the request
 //!     (forward, request, the handler)
 //!   rest        what is left of a body that nobody read
+//!   pieces      large answers, a piece at a time
 //!   middleware  writes a problem out, the log, metrics
 //! ```
 //!
@@ -37,6 +38,7 @@ mod idle;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod middleware;
+mod pieces;
 pub(crate) mod pool;
 mod rest;
 pub(crate) mod same_origin;

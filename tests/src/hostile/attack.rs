@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{Args, shapes, sockets};
 use crate::{Client, spec};
 
-const THREADS: usize = 2;
+pub(super) const THREADS: usize = 2;
 /// The lowest priority there is.
 const NICE: i32 = 19;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -262,7 +262,7 @@ fn count(tally: &Tally, kind: &str, answer: String) {
 }
 
 /// Has this thread take what others leave of the processors.
-fn lower_priority() {
+pub(super) fn lower_priority() {
     // SAFETY: changes the priority of the calling thread only, which Linux means by 0.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }

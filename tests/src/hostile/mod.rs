@@ -3,10 +3,11 @@
 //!
 //! The nodes are real and small: few descriptors, little memory, a disk of some mebibytes. What the
 //! neighbour lost, who led, and what the nodes took is measured all the while. The attackers run at
-//! the lowest priority, as if they were on machines of their own: what is measured is what the node
-//! does with what they send.
+//! the lowest priority, as if they were on machines of their own, and while the neighbour is alone as many
+//! threads of that priority are busy: what is measured is what the node does with what they send.
 
 mod attack;
+mod busy;
 mod neighbour;
 mod shapes;
 mod sockets;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{Cluster, Counter, SmallDisk, Tenant, pause, spec};
 use attack::Attack;
+use busy::Busy;
 pub use neighbour::Work;
 pub use watch::Cost;
 use watch::Watch;
@@ -123,7 +125,10 @@ pub async fn trial(args: &Args) -> Report {
     let work = |span| neighbour::work(&clients, &neighbour.id, &service, args.rate, span);
     // What is done for the first time takes longer.
     work(Duration::from_secs(2)).await;
+    // Alone on the node, but not on the machine: attackers take processors too, before they send anything.
+    let busy = Busy::begin();
     let alone = work(Duration::from_secs(args.alone_seconds)).await;
+    drop(busy);
 
     let mut hostile = Vec::new();
     for _ in 0..args.tenants {

@@ -71,17 +71,20 @@ impl Failure {
     }
 }
 
-/// Performs an attempt in its turn and proposes its result.
-pub(super) async fn perform(
-    link: Link,
-    (run, step, attempt): StepKey,
-    spec: Json,
-    tell: TellActor,
-) {
+/// Waits for an attempt's turn, then performs the attempt and proposes its result.
+pub(super) async fn perform(link: Link, key: StepKey, spec: Json, tell: TellActor) {
     let step_limits = &link.deps.step_limits;
     let gate = if is_call(&spec) { &step_limits.calls } else { &step_limits.local };
     // Held until the result is recorded: results that wait to be proposed are bounded, too.
     let _pass = gate.enter(link.tenant).await;
+    drop(spec);
+    // Apart, on the heap: tens of thousands of steps of one tenant may wait for their turn, and a task
+    // has room for everything that it may ever hold from its beginning.
+    Box::pin(perform_now(&link, key, tell)).await;
+}
+
+/// Performs an attempt whose turn has come, and proposes its result.
+async fn perform_now(link: &Link, (run, step, attempt): StepKey, tell: TellActor) {
     let key = Attempt { tenant: link.tenant, run, step, attempt };
     let deaths = link.deps.under_way.deaths(&key);
     let result = if deaths >= DEATHS_MAX {
@@ -97,14 +100,13 @@ pub(super) async fn perform(
         }
         // Nothing: the attempt was cancelled or recorded meanwhile, and is not to be performed.
         let Ok(Some(task)) = task.await else { return };
-        guarded(&link, task, key, deaths).await
+        guarded(link, task, key, deaths).await
     };
-    propose(&link, TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }))
-        .await;
+    propose(link, TenantCommand::StepResult(RecordStepResult { run, step, attempt, result })).await;
     if deaths > 0 {
         // The result is recorded, this one or another node's: the attempt is not performed here again.
         // Not earlier: with its deaths forgotten and no result, a poison step would begin anew.
-        forget(&link, key);
+        forget(link, key);
     }
 }
 
@@ -250,4 +252,22 @@ async fn attempt(link: &Link, task: StepTask, key: Attempt) -> Result<StepResult
     }
     let read = link.deps.renderer.run(link.tenant, move |_| succeeded(&output_of(response)?)).await;
     read.unwrap_or_else(|| Err(not_performed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the task of a step that waits for its turn may take, bytes.
+    const WAITING_BYTES_MAX: usize = 768;
+
+    fn bytes_of<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_step_that_waits_for_its_turn_takes_little() {
+        let bytes = bytes_of(perform);
+        assert!(bytes <= WAITING_BYTES_MAX, "{bytes} bytes");
+    }
 }

@@ -52,6 +52,9 @@ pub struct Activation {
     pub(super) state: watch::Sender<ActivationState>,
     pub(super) calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
+    /// Whether the last command that starts something was refused for a quota: the next one is looked at
+    /// before it is proposed, for it would take room in the log only to be refused.
+    pub quota_refused: AtomicBool,
     /// Whether the last attempt to start the actor found no file descriptor.
     pub(super) exhausted: AtomicBool,
     /// Whether the files of the damaged and deleted tenant are being removed.
@@ -75,6 +78,7 @@ impl Activation {
             state: watch::Sender::new(ActivationState::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
+            quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             is_buried: AtomicBool::new(false),
             supervisor,

@@ -113,8 +113,7 @@ impl<R: Clone> IdempotencyTable<R> {
         }
     }
 
-    /// Whether a call was done before, as far as is remembered.
-    #[cfg(feature = "mutants")]
+    /// Tells whether a call was done before, as far as is remembered.
     pub fn knows(&self, call: Option<&Idempotency>) -> bool {
         call.is_some_and(|call| self.done.contains_key(&call.key))
     }

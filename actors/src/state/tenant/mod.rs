@@ -75,6 +75,7 @@ pub use definitions::{Job, NamedWorkflow};
 pub use due::Wait;
 pub use events::checked_event;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
+pub use start::Starts;
 pub use view::{job_view, run_view};
 
 use crate::command::{

@@ -16,6 +16,17 @@ use crate::domain::tenant::Quota;
 use crate::domain::workflow::Workflow;
 use crate::mutants::{self, Mutant};
 
+/// What a command starts that quotas may leave no room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Starts {
+    /// A run of a workflow that the command brings along.
+    Run,
+    /// A run of the workflow with this name.
+    NamedRun(String),
+    /// Something that is stored and does not run.
+    Definition,
+}
+
 /// A run to be started.
 struct NewRun {
     id: RunId,
@@ -69,6 +80,22 @@ impl TenantState {
             }
             _ => Ok(Outcome::Ignored),
         }
+    }
+
+    /// Tells why a command that starts something would be refused for a quota now, if it would be: the
+    /// refusal that `apply` would come to. What `apply` looks at before the quotas is left to it, and so
+    /// are quotas that time resets, for the state does not know the time.
+    pub fn refuses_to_start(&self, starts: &Starts, call: Option<&Idempotency>) -> Option<Refusal> {
+        let is_unknown =
+            matches!(starts, Starts::NamedRun(name) if !self.workflows.contains_key(name));
+        if is_unknown || self.calls.knows(call) || self.may_start().is_err() {
+            return None;
+        }
+        let quotas: &[Quota] = match starts {
+            Starts::Run | Starts::NamedRun(_) => &[Quota::StorageBytes, Quota::ConcurrentWorkflows],
+            Starts::Definition => &[Quota::StorageBytes],
+        };
+        quotas.iter().find_map(|quota| self.check_quota(*quota).err())
     }
 
     /// What [`Self::begin`] decides, for the mutant that decides it before.
