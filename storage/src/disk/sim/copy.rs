@@ -88,7 +88,7 @@ fn is_within(name: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Disk, OpenMode};
+    use crate::disk::OpenMode;
 
     fn write(disk: &SimDisk, path: &str, bytes: &[u8]) {
         let mounted = disk.mount();
