@@ -45,8 +45,14 @@ pub enum Mutant {
     NoReadRound,
     /// A vote is not written down.
     NoVoteOnDisk,
-    /// A node whose log is gone begins a new one.
+    /// A node whose log is gone begins a new one, and nobody remembers what was in it.
     TrustMissingLog,
+    /// A leader does not remember what a member has acknowledged to it.
+    ForgetAcknowledged,
+    /// A tenant whose files are missing begins anew.
+    TrustMissingFiles,
+    /// A tenant goes on from files that are older than the log knows.
+    TrustOlderFiles,
     /// Idempotency keys grow old by the wall clock of whoever wrote the entry.
     ForgetKeysByClock,
     /// What failed after a command was accepted says that nothing changed.
@@ -61,7 +67,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -76,6 +82,9 @@ impl Mutant {
         Self::NoReadRound,
         Self::NoVoteOnDisk,
         Self::TrustMissingLog,
+        Self::ForgetAcknowledged,
+        Self::TrustMissingFiles,
+        Self::TrustOlderFiles,
         Self::ForgetKeysByClock,
         Self::DenyAfterAccept,
         Self::WaitsByWallClock,
@@ -100,6 +109,9 @@ impl Mutant {
             Self::NoReadRound => "no-read-round",
             Self::NoVoteOnDisk => "no-vote-on-disk",
             Self::TrustMissingLog => "trust-missing-log",
+            Self::ForgetAcknowledged => "forget-acknowledged",
+            Self::TrustMissingFiles => "trust-missing-files",
+            Self::TrustOlderFiles => "trust-older-files",
             Self::ForgetKeysByClock => "forget-keys-by-clock",
             Self::DenyAfterAccept => "deny-after-accept",
             Self::WaitsByWallClock => "waits-by-wall-clock",

@@ -280,7 +280,7 @@ async fn start_under(
         directory: Arc::clone(&directory),
     };
     let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
-    registry.set_supervisor(tenants.clone(), part.clone(), Arc::clone(&directory));
+    registry.set_supervisor(tenants.clone(), &part, Arc::clone(&directory));
 
     let tenant_turns = Arc::default();
     let (tell_members, members_changed) = watch::channel(());

@@ -10,6 +10,7 @@ use stateright::semantics::register::{RegisterOp, RegisterRet};
 
 use crate::checks::linear::Seen;
 use crate::checks::lock_spec::{LockAnswer, LockOp};
+use crate::checks::out_of_service::Reason;
 use crate::checks::{Checked, liveness, reads};
 use crate::client::Reply;
 use crate::trace;
@@ -70,6 +71,28 @@ pub struct Limits {
     pub per_day: Option<u64>,
 }
 
+/// A tenant that has to be out of service on its node for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutOfService {
+    /// The place of the node.
+    pub at: usize,
+    /// The tenant.
+    pub tenant: String,
+    /// Why.
+    pub reason: Reason,
+    /// Whether the node has said so.
+    pub was_said: bool,
+    /// Whether the node has served another tenant meanwhile.
+    pub neighbour_served: bool,
+}
+
+impl OutOfService {
+    /// A tenant of which nobody has heard yet that it is.
+    pub fn new(at: usize, tenant: &str, reason: Reason) -> Self {
+        Self { at, tenant: tenant.to_owned(), reason, was_said: false, neighbour_served: false }
+    }
+}
+
 /// The description of the shared tenant, which all clients write and read.
 #[derive(Debug, Clone)]
 pub struct SharedRegister {
@@ -108,6 +131,12 @@ pub struct Board {
     pub to_leave: RefCell<Option<String>>,
     /// Whether the last one that was to leave was told to stay.
     pub stays: Cell<bool>,
+    /// Whether clients leave the leader alone.
+    pub holds_still: Cell<bool>,
+    /// The tenant that has to be out of service, if any.
+    pub out_of_service: RefCell<Option<OutOfService>>,
+    /// The tenants that a client has asked to delete.
+    pub deletions: RefCell<BTreeSet<String>>,
     /// How many disks were lost with all that was on them.
     pub lost_disks: Cell<u64>,
     /// The nodes that can talk to no majority, by their places, and since when.
@@ -154,6 +183,9 @@ impl Board {
             keeps_tenants: RefCell::default(),
             to_leave: RefCell::default(),
             stays: Cell::default(),
+            holds_still: Cell::default(),
+            out_of_service: RefCell::default(),
+            deletions: RefCell::default(),
             lost_disks: Cell::default(),
             cut_off: RefCell::default(),
             stepped_down: Cell::default(),

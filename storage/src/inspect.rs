@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::ports::StoreError;
 
 use crate::disk::{Disk, OpenMode, store_error};
@@ -23,6 +23,8 @@ const KEY_END: [u8; 64] = [0xff; 64];
 pub struct LogImage {
     /// The entries of each group, in order: their positions, and their bytes as they are written.
     pub groups: BTreeMap<GroupId, Vec<(Position, Vec<u8>)>>,
+    /// The state machines that have files, and up to where those were durable when the log was told.
+    pub files: BTreeMap<StateMachineId, Position>,
 }
 
 /// The contents of a state machine's files.
@@ -42,7 +44,7 @@ pub struct PartImage {
 /// When it cannot be read or is damaged.
 pub fn log(disk: &dyn Disk) -> Result<LogImage, StoreError> {
     let index = recovery::recover(disk, None, uuid::Uuid::nil())?.index;
-    let mut image = LogImage::default();
+    let mut image = LogImage { files: index.all_files().clone(), ..LogImage::default() };
     for group in index.groups() {
         let mut entries = Vec::new();
         for entry in crate::log::load(index.find(group, 0, u64::MAX))? {

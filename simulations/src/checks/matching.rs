@@ -143,7 +143,7 @@ mod tests {
 
     fn log(entries: &[(Position, &[u8])]) -> LogImage {
         let entries = entries.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect();
-        LogImage { groups: BTreeMap::from([(GroupId::SYSTEM, entries)]) }
+        LogImage { groups: BTreeMap::from([(GroupId::SYSTEM, entries)]), ..LogImage::default() }
     }
 
     fn part(value: u8, events: &[u8]) -> PartImage {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::parse::Request;
 use crate::checks::{Checked, Violation};
 use crate::client::{Broken, Call, Client, Reply};
-use crate::world::{API_PORT, World};
+use crate::world::{API_PORT, World, folder};
 
 /// The host that asks what the script wants asked.
 pub(super) const CLERK: &str = "clerk";
@@ -108,6 +108,7 @@ impl Book {
                 let body = json!({ "workflow": { "steps": [step] } });
                 Call::post(tenant(name, "/runs?wait_secs=5")?, body).waiting(Duration::from_secs(5))
             }
+            Request::Runs(name) => Call::get(tenant(name, "/runs")?),
             Request::WhoLeads => Call::get("/api/cluster/leader"),
             Request::StepDown => Call::post("/api/cluster/leader/step-down", Value::Null),
         })
@@ -135,6 +136,10 @@ impl Book {
                 _ => Ok(()),
             };
         }
+        if let Some(reason) = self.out_of_service(reply) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ", {reason:?}");
+        }
         match request {
             Request::Acquire(key, holder, ..) | Request::Renew(key, holder, _) => {
                 if let Some(token) = reply.body["token"].as_u64() {
@@ -146,9 +151,32 @@ impl Book {
                     self.tenants.insert(name.clone(), id.to_owned());
                 }
             }
+            Request::Runs(_) => {
+                if let Some(runs) = reply.body["runs"].as_array() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, ", runs: {}", runs.len());
+                }
+            }
             _ => {}
         }
         text
+    }
+
+    /// Why a tenant is out of service, with its name in place of its id.
+    fn out_of_service(&self, reply: &Reply) -> Option<String> {
+        let detail = reply.body["detail"].as_str().filter(|_| reply.code() == "internal")?;
+        let named = |text: String, (name, id): (&String, &String)| text.replace(id, name);
+        Some(self.tenants.iter().fold(detail.to_owned(), named))
+    }
+
+    /// The folder of a tenant.
+    ///
+    /// # Errors
+    /// When there is no such tenant.
+    pub(super) fn folder(&self, name: &str) -> Checked<String> {
+        let id = self.tenants.get(name);
+        let id = id.ok_or_else(|| Violation(format!("there is no tenant {name}")))?;
+        Ok(folder(id))
     }
 
     fn note_token(&mut self, key: &str, holder: &str, token: u64) -> &'static str {

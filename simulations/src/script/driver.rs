@@ -1,16 +1,18 @@
 //! Plays a script in a world and writes down what came of each line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
+
+use shiioo_storage::disk::DiskCopy;
 
 use super::asking::{Asked, Book, CLERK, Desk, serve};
 use super::parse::{Line, Request, Script, Who};
 use crate::checks::{Checked, Violation};
 use crate::client::Broken;
 use crate::trace::Trace;
-use crate::world::World;
+use crate::world::{Fault, World};
 use crate::{Plan, det, ensure, trace};
 
 /// How long a line may take, simulated time.
@@ -58,6 +60,9 @@ struct Driver {
     paused: BTreeSet<usize>,
     /// Nodes that can write nothing down, a vote neither.
     full: BTreeSet<usize>,
+    /// The copies by their names: of which node, and which fault it is to put them back, but for
+    /// folders of tenants.
+    copies: BTreeMap<String, (usize, DiskCopy, Option<Fault>)>,
     book: Book,
     /// Who led, and in which term, when that was last told.
     last_leader: Option<(usize, u64)>,
@@ -80,6 +85,7 @@ impl Driver {
             blocked: BTreeSet::new(),
             paused: BTreeSet::new(),
             full: BTreeSet::new(),
+            copies: BTreeMap::new(),
             book: Book::default(),
             last_leader: None,
             asked: 0,
@@ -146,6 +152,7 @@ impl Driver {
             }
             Line::Answers => self.await_answers(|_| true)?,
             Line::Settle => self.settle()?,
+            Line::Copy(..) | Line::PutBack(..) | Line::Lose(..) => self.touch_files(line)?,
             _ => self.touch_node(line)?,
         }
         Ok(())
@@ -194,6 +201,36 @@ impl Driver {
             Line::Clock(who, secs) => {
                 let at = self.find(who)?;
                 self.world.host(at).clock.set_offset_ms(secs.saturating_mul(1000));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn touch_files(&mut self, line: &Line) -> Checked {
+        match line {
+            Line::Copy(what, who, name) => {
+                let at = self.find(*who)?;
+                let (path, of) = match what.as_str() {
+                    "disk" => (String::new(), Some(Fault::OlderCopy)),
+                    "log" => ("log".to_owned(), Some(Fault::OlderLog)),
+                    tenant => (self.book.folder(tenant)?, None),
+                };
+                let copy = self.world.host(at).disk.copy(&path);
+                self.copies.insert(name.clone(), (at, copy, of));
+            }
+            Line::PutBack(name) => {
+                let copied = self.copies.get(name);
+                let copied = copied.ok_or_else(|| Violation(format!("there is no copy {name}")))?;
+                match copied {
+                    (at, copy, Some(fault)) => self.world.put_back(*at, copy, *fault),
+                    (at, copy, None) => self.world.replace(*at, copy),
+                }
+            }
+            Line::Lose(tenant, who) => {
+                let at = self.find(*who)?;
+                let nothing = DiskCopy::nothing(&self.book.folder(tenant)?);
+                self.world.replace(at, &nothing);
             }
             _ => {}
         }

@@ -25,11 +25,13 @@
 //! | `pause X`, `resume X` | nothing comes to it and nothing leaves it |
 //! | `kill X`, `cut-power X`, `stop X`, `start X` | its process |
 //! | `fill-disk X`, `free-disk X` | its disk |
+//! | `copy disk of X as C`, `copy log of X as C`, `copy T of X as C` | C is what X has now: its disk, its log, the folder of a tenant |
+//! | `put-back C`, `lose T of X` | power is cut, and C is put back, the folder of a tenant removed |
 //! | `clock X SECS` | its wall clock is off by so much |
 //! | `wait SECS` | simulated time passes |
 //! | `acquire K by H at X [for SECS] [waiting SECS]` | a lock of the cluster |
 //! | `renew K by H at X [for SECS]`, `release K by H at X` | under the token that H got last |
-//! | `create T at X`, `describe T as WORD at X`, `look T at X`, `run T at X` | a tenant |
+//! | `create T at X`, `describe T as WORD at X`, `look T at X`, `run T at X`, `runs T at X` | a tenant |
 //! | `ask X` | who leads, as X says |
 //! | `step-down X` | X is asked for another leader |
 //! | `meanwhile LINE` | does not wait for the answer of the line; `answers` waits for all |

@@ -44,6 +44,13 @@ pub enum Line {
     FillDisk(Who),
     /// The end of that.
     FreeDisk(Who),
+    /// What a node has now is copied, and the copy has a name: its `disk`, its `log`, or the folder of
+    /// a tenant.
+    Copy(String, Who, String),
+    /// The power of its node is cut, and the copy is put back.
+    PutBack(String),
+    /// Its power is cut, and the folder of a tenant is removed.
+    Lose(String, Who),
     /// Its wall clock is off by so many seconds.
     Clock(Who, i64),
     /// Time passes.
@@ -86,6 +93,8 @@ pub enum Request {
     Look(String),
     /// A run of one step.
     Run(String),
+    /// The runs of a tenant.
+    Runs(String),
     /// Who leads.
     WhoLeads,
     /// Another leader.
@@ -160,6 +169,11 @@ fn line(words: &[&str], nodes: u64) -> Option<Line> {
         ["start", node] => Line::Start(who(node)?),
         ["fill-disk", node] => Line::FillDisk(who(node)?),
         ["free-disk", node] => Line::FreeDisk(who(node)?),
+        ["copy", what, "of", node, "as", name] => {
+            Line::Copy((*what).to_owned(), who(node)?, (*name).to_owned())
+        }
+        ["put-back", name] => Line::PutBack((*name).to_owned()),
+        ["lose", tenant, "of", node] => Line::Lose((*tenant).to_owned(), who(node)?),
         ["clock", node, secs] => Line::Clock(who(node)?, secs.parse().ok()?),
         ["wait", secs] => Line::Wait(seconds(secs)?),
         ["answers"] => Line::Answers,
@@ -195,6 +209,7 @@ fn request<'a>(words: &[&'a str]) -> Option<(&'a str, Request)> {
         }
         ["look", tenant, "at", node] => (node, Request::Look(tenant.into())),
         ["run", tenant, "at", node] => (node, Request::Run(tenant.into())),
+        ["runs", tenant, "at", node] => (node, Request::Runs(tenant.into())),
         ["ask", node] => (node, Request::WhoLeads),
         ["step-down", node] => (node, Request::StepDown),
         _ => return None,

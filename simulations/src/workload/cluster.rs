@@ -86,7 +86,7 @@ impl Session {
 
     /// Asks for another leader. Whatever is answered is fine: a lone node has no other.
     pub(super) async fn ask_leader_to_step_down(&mut self) -> Checked {
-        if !self.board.unrest {
+        if !self.board.unrest || self.board.holds_still.get() {
             return Ok(());
         }
         let call = Call::post("/api/cluster/leader/step-down", Value::Null);

@@ -70,6 +70,7 @@ impl Session {
 
     pub(super) async fn delete_tenant(&mut self, at: usize) -> Checked {
         let path = format!("/api/tenants/{}", self.tenants[at].id);
+        self.board.deletions.borrow_mut().insert(self.tenants[at].id.clone());
         let reply = self.client.settle(Call::delete(path)).await;
         let gone = reply.status == 200 || (reply.status == 404 && reply.retried);
         ensure!(gone, "a tenant was not deleted: {reply}");

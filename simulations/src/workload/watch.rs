@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::board::{Board, Phase};
 use crate::checks::leaders::{self, Leaders};
-use crate::checks::{Checked, liveness};
+use crate::checks::{Checked, liveness, out_of_service};
 use crate::client::{Call, Client, Reply};
 use crate::world::API_PORT;
 use crate::{ensure, trace};
@@ -57,6 +57,7 @@ pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
     while watcher.board.works() {
         watcher.ask_who_leads().await?;
         watcher.read_everywhere().await?;
+        watcher.look_at_damage().await?;
         sleep(ROUND_PAUSE).await;
     }
     watcher.await_leader().await?;
@@ -107,6 +108,36 @@ impl Watcher {
         let told = self.board.told.get();
         let replies = self.ask_all(&format!("/api/tenants/{shared}"), GLANCE).await;
         replies.iter().flatten().try_for_each(|reply| self.board.learn_version(told, reply))
+    }
+
+    /// Asks the node of a tenant that has to be out of service for the tenant, and for a neighbour.
+    async fn look_at_damage(&self) -> Checked {
+        let Some(before) = self.board.out_of_service.borrow().clone() else { return Ok(()) };
+        let tenants: Vec<String> = self.board.limits.borrow().keys().cloned().collect();
+        let is_gone = |tenant: &String| self.board.deletions.borrow().contains(tenant);
+        let other = tenants.iter().find(|other| **other != before.tenant && !is_gone(other));
+        let own = self.glance_at_runs(before.at, &before.tenant).await;
+        let other = match other {
+            Some(other) => self.glance_at_runs(before.at, other).await,
+            None => None,
+        };
+        let mut now = self.board.out_of_service.borrow_mut();
+        // By now the folder may be whole again.
+        let Some(now) = now.as_mut().filter(|now| **now == before) else { return Ok(()) };
+        if let Some(reply) = own {
+            now.was_said |= out_of_service::said(&reply, now.reason, is_gone(&now.tenant))?;
+        }
+        // A disk that has refused something may have cost others their files as well.
+        let node = &self.board.nodes[now.at];
+        if let Some(reply) = other.filter(|_| !node.has_seen_disk_fail()) {
+            now.neighbour_served |= out_of_service::spared(&reply)?;
+        }
+        Ok(())
+    }
+
+    async fn glance_at_runs(&self, at: usize, tenant: &str) -> Option<Reply> {
+        let call = Call::get(format!("/api/tenants/{tenant}/runs")).within(GLANCE);
+        self.client.call_at(at, &call).await.ok()
     }
 
     /// The same question to all nodes at once.

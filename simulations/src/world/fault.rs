@@ -35,6 +35,18 @@ pub enum Fault {
     LostDisk,
     /// A node loses its replicated log and keeps the rest; counted when it refuses to start.
     LostLog,
+    /// A node's disk is put back as it was some seconds earlier; counted when the node ends because its
+    /// leader remembers more.
+    OlderCopy,
+    /// The same of its log alone.
+    OlderLog,
+    /// The folder of a tenant is missing on its node for a while; counted when the node has said so and
+    /// served another tenant meanwhile.
+    LostFolder,
+    /// The folder of a tenant is an older copy for a while; counted like the one before.
+    OlderFolder,
+    /// The same for good, where the log makes good what the copy lacks.
+    ReplayedFolder,
     /// A node leaves the cluster because a client asked, and joins anew; counted when it has ended.
     Leave,
     /// The node ended by itself, with a reason.
@@ -93,6 +105,11 @@ impl fmt::Display for Fault {
             Self::BitRot => "rotten bits, noticed",
             Self::LostDisk => "disks lost, and joined anew",
             Self::LostLog => "logs lost, noticed",
+            Self::OlderCopy => "older copies of a disk, noticed",
+            Self::OlderLog => "older copies of a log, noticed",
+            Self::LostFolder => "tenants' folders lost, noticed",
+            Self::OlderFolder => "tenants' folders older, noticed",
+            Self::ReplayedFolder => "tenants' folders older, replayed",
             Self::Leave => "nodes that left, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",

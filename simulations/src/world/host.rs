@@ -11,7 +11,7 @@ use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::ports::seams::Seams;
-use shiioo_storage::disk::SimDisk;
+use shiioo_storage::disk::{DiskCopy, SimDisk};
 use shiioo_storage::{Executor, Pace};
 use tokio::sync::Notify;
 
@@ -223,6 +223,12 @@ impl NodeHost {
     /// Takes the power away between two steps: nobody learns of it.
     pub fn cut_power(&self) {
         self.disk.cut_power();
+        self.is_gone();
+    }
+
+    /// Takes the power away, and puts a copy in the place of what is on the disk.
+    pub fn put_back(&self, copy: &DiskCopy) {
+        self.disk.put_back(copy);
         self.is_gone();
     }
 

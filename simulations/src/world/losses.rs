@@ -1,4 +1,5 @@
-//! Disks that are lost or rot, nodes that leave, and the operator who starts them with an empty disk.
+//! Disks that are lost, rot or grow old, nodes that leave, and the operator who starts them with an
+//! empty disk.
 //!
 //! A node whose disk is gone starts again at the same address with nothing, and joins anew. Its old
 //! self is a dead member until the cluster has given it up. A node that was asked to leave ends by
@@ -13,12 +14,14 @@
 use std::rc::Rc;
 
 use rand::Rng as _;
-use shiioo_storage::disk::{OpenMode, SimDisk};
+use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
 use shiioo_storage::witnessed_log_bytes;
 
+use super::copies::{Copied, Older};
 use super::{Fault, World, files};
 use crate::checks::Checked;
-use crate::{ensure, trace};
+use crate::checks::lost_data::{Lack, refused};
+use crate::trace;
 
 /// How often a node whose disk rots is killed at once; else it goes on until it ends anyhow.
 const KILLED: f64 = 0.5;
@@ -26,9 +29,14 @@ const KILLED: f64 = 0.5;
 const IDENTITY: &str = "identity/node.json";
 
 /// Where the replicated log is.
-const LOG: &str = "log";
+pub(super) const LOG: &str = "log";
 /// What a node says that has lost its log.
 const LOST_LOG: &str = "has lost its log";
+
+/// What a node says whose disk or log is an older copy: where its leader knows that, and where it is
+/// alone with files that do.
+const OLDER: [&str; 2] =
+    ["lacks entries that it had acknowledged", "the log is a copy made before"];
 
 /// What a node says of a file that is not as it was written.
 const DAMAGED: &str = "damaged";
@@ -36,18 +44,22 @@ const DAMAGED: &str = "damaged";
 const REMOVED: &str = "start it with an empty data directory";
 
 /// A node that is to lose its disk, or has lost it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Loss {
-    at: usize,
-    stage: Stage,
+    pub(super) at: usize,
+    pub(super) stage: Stage,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
     /// Something rots, and was not noticed yet.
     Rots(Rot),
     /// The log is gone since that many lives began, and the next one has to say so.
     LacksLog(u64),
+    /// A copy of its disk is to be put back.
+    Copied(Copied),
+    /// An older copy of its disk was put back.
+    Older(Older),
     /// It was asked to leave.
     Leaves,
     /// It starts with an empty disk, until it votes.
@@ -56,7 +68,7 @@ enum Stage {
 
 /// A bit that is another, on a disk that was whole before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Rot {
+pub(super) struct Rot {
     path: String,
     offset: u64,
     /// The life in which it flipped: the next one reads it.
@@ -75,12 +87,14 @@ impl Rot {
 
 impl World {
     /// Whether the cluster can do without what is on this disk, and nobody else has lost his.
-    fn can_spare_disk(&self, at: usize) -> bool {
+    pub(super) fn can_spare_disk(&self, at: usize) -> bool {
+        self.loss.is_none() && at > 0 && self.seats.len() > 2 && self.can_do_without(at)
+    }
+
+    /// Whether the others can do without what is on this disk: all vote, and no tenants are there.
+    pub(super) fn can_do_without(&self, at: usize) -> bool {
         let keeps_tenants = self.board.keeps_tenants.borrow();
-        at > 0
-            && self.seats.len() > 2
-            && self.loss.is_none()
-            && self.board.all_vote.get()
+        self.board.all_vote.get()
             && !keeps_tenants.is_empty()
             && !keeps_tenants.contains(&self.seats[at].host.id())
             && self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready())
@@ -124,10 +138,8 @@ impl World {
             return;
         }
         let host = Rc::clone(&self.seats[at].host);
-        host.cut_power();
-        let disk = host.disk.mount();
-        let removed = disk.remove_dir_all(LOG).and_then(|()| disk.sync_dir(""));
-        trace::event(host.name(), "fault", format_args!("its log is gone: {removed:?}"), &[]);
+        host.put_back(&DiskCopy::nothing(LOG));
+        trace::event(host.name(), "fault", format_args!("its log is gone"), &[]);
         self.loss = Some(Loss { at, stage: Stage::LacksLog(host.starts()) });
         self.bring_down(at, "power is gone, and with it the log");
     }
@@ -176,6 +188,11 @@ impl World {
                 self.lose_disk(at);
                 true
             }
+            Some(Stage::Older(older)) if OLDER.iter().any(|says| why.contains(says)) => {
+                self.count(older.fault);
+                self.lose_disk(at);
+                true
+            }
             Some(Stage::Leaves) if why.contains(REMOVED) => {
                 self.count(Fault::Leave);
                 self.replace_disk(at);
@@ -185,28 +202,24 @@ impl World {
         }
     }
 
-    /// Nobody serves from a disk that rots once he has read it.
-    pub(super) fn check_rot(&mut self) -> Checked {
-        if let Some(Loss { at, stage: Stage::LacksLog(life) }) = &self.loss {
-            let host = &self.seats[*at].host;
-            let serves = host.starts() > *life && host.is_ready();
-            ensure!(!serves, "{} serves, and its log was taken away", host.name());
-        }
-        let Some(Loss { at, stage: Stage::Rots(rot) }) = &self.loss else { return Ok(()) };
+    /// Nobody serves from a disk that lacks something, in a life that began on that disk.
+    pub(super) fn check_losses(&mut self) -> Checked {
+        let Some(Loss { at, stage }) = &self.loss else { return Ok(()) };
         let host = &self.seats[*at].host;
-        if host.starts() == rot.life || !host.is_ready() {
-            return Ok(());
+        let serves_since = |life: u64| host.starts() > life && host.is_ready();
+        match stage {
+            Stage::LacksLog(life) => refused(host.name(), &Lack::Log, serves_since(*life)),
+            Stage::Older(_) => self.check_copy(),
+            Stage::Rots(rot) if serves_since(rot.life) => {
+                let is_there = host.disk.fork().mount().open(&rot.path, OpenMode::Existing).is_ok();
+                let is_as_it_was = rot.path == IDENTITY && rot.id == host.id();
+                let lack = Lack::Byte { path: rot.path.clone(), offset: rot.offset };
+                refused(host.name(), &lack, is_there && !is_as_it_was)?;
+                self.loss = None;
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        let is_there = host.disk.fork().mount().open(&rot.path, OpenMode::Existing).is_ok();
-        ensure!(
-            !is_there || (rot.path == IDENTITY && rot.id == host.id()),
-            "{} serves, and byte {} of {} is not what was written",
-            host.name(),
-            rot.offset,
-            rot.path
-        );
-        self.loss = None;
-        Ok(())
     }
 
     /// Forgets the last loss once it is made good, or did not come to be.
@@ -214,7 +227,7 @@ impl World {
         let is_over = match self.loss.as_ref().map(|loss| &loss.stage) {
             Some(Stage::Joins) => self.board.all_vote.get(),
             Some(Stage::Leaves) => self.board.stays.get(),
-            Some(Stage::Rots(_) | Stage::LacksLog(_)) | None => false,
+            Some(_) | None => false,
         };
         if is_over {
             self.loss = None;
@@ -229,6 +242,7 @@ impl World {
             Some(Loss { stage: Stage::Leaves, .. }) if self.board.to_leave.take().is_some() => {
                 self.loss = None;
             }
+            Some(Loss { stage: Stage::Copied(_), .. }) => self.loss = None,
             _ => {}
         }
     }

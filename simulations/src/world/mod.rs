@@ -5,8 +5,10 @@
 //! cleanly, and what is on their disks is checked as a whole.
 
 mod autopsy;
+mod copies;
 mod fault;
 mod files;
+mod folders;
 mod host;
 mod inside;
 mod lives;
@@ -32,6 +34,8 @@ use crate::checks::{Checked, Violation, liveness};
 use crate::workload::{WATCHER, client_name};
 use crate::{Mix, Plan, checks, det, ensure, heap, trace, workload};
 pub use fault::Fault;
+use folders::Folder;
+pub(crate) use folders::folder;
 pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
 use lives::{NodeState, Seat};
 use losses::Loss;
@@ -60,6 +64,8 @@ pub struct World {
     weather: Weather,
     /// The node that has no disk of its own history, if any.
     loss: Option<Loss>,
+    /// The folder of a tenant that is not as it was, if any.
+    folder: Option<Folder>,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
@@ -138,6 +144,7 @@ impl World {
             stays_down: false,
             weather,
             loss: None,
+            folder: None,
             rng,
             counts: BTreeMap::new(),
             matching: Matching::default(),
@@ -230,7 +237,7 @@ impl World {
         ensure!(panics.is_empty(), "{}", panics.join("; "));
         self.look_inside()?;
         self.follow_nodes()?;
-        self.check_rot()?;
+        self.check_losses()?;
         Ok(done)
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use shiioo_actors::domain::ids::GroupId;
 use shiioo_actors::ports::GroupStatus;
+use shiioo_storage::disk::DiskCopy;
 
 use super::lives::NodeState;
 use super::{NodeHost, World};
@@ -58,6 +59,12 @@ impl World {
     /// No file on its disk can grow, or each can again.
     pub(crate) fn fill_disk(&mut self, at: usize, full: bool) {
         self.host(at).disk.set_capacity(full.then_some(0));
+    }
+
+    /// Puts a copy in the place of a folder of its disk, after a power cut.
+    pub(crate) fn replace(&mut self, at: usize, copy: &DiskCopy) {
+        self.seats[at].host.put_back(copy);
+        self.bring_down(at, "power is gone, and a folder is another");
     }
 
     /// The place of the node that leads the system group in the highest term that one says it

@@ -83,7 +83,7 @@ enum Passing {
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 29] = [
+const ODDS: [(Mix, Fault, u32); 33] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -100,6 +100,10 @@ const ODDS: [(Mix, Fault, u32); 29] = [
     (Mix::Disks, Fault::BitRot, 1),
     (Mix::Disks, Fault::LostDisk, 1),
     (Mix::Disks, Fault::LostLog, 1),
+    (Mix::Disks, Fault::OlderCopy, 2),
+    (Mix::Disks, Fault::OlderLog, 2),
+    (Mix::Disks, Fault::LostFolder, 3),
+    (Mix::Disks, Fault::OlderFolder, 4),
     (Mix::Network, Fault::LostLink, 6),
     (Mix::Network, Fault::HeldLink, 6),
     (Mix::Network, Fault::LeaderAlone, 9),
@@ -116,8 +120,10 @@ const ODDS: [(Mix, Fault, u32); 29] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 15] = [
+const AMONG_NODES: [Fault; 17] = [
     Fault::LostLog,
+    Fault::OlderCopy,
+    Fault::OlderLog,
     Fault::ThinLink,
     Fault::Leave,
     Fault::BitRot,
@@ -163,6 +169,11 @@ impl Weather {
         }
     }
 
+    /// Whether nothing goes on that has to pass.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.passing.is_empty() && self.rolls.is_none()
+    }
+
     fn some_fault(&self, rng: &mut SmallRng) -> Option<Fault> {
         let all: u32 = self.odds.iter().map(|(_, odds)| odds).sum();
         let mut drawn = rng.random_range(0..all.max(1));
@@ -181,6 +192,13 @@ impl World {
         self.let_pass(now);
         self.roll_on();
         self.make_good();
+        let holds_still = self.holds_still(now);
+        self.board.holds_still.set(holds_still);
+        self.put_copy_back(now);
+        if holds_still {
+            return;
+        }
+        self.follow_folder(now);
         if !self.weather.enabled || now < self.weather.next_at {
             return;
         }
@@ -204,6 +222,9 @@ impl World {
             Fault::BitRot => self.rot(at),
             Fault::LostDisk => self.take_disk(at),
             Fault::LostLog => self.take_log(at),
+            Fault::OlderCopy | Fault::OlderLog => self.copy_disk(at, fault),
+            Fault::LostFolder => self.lose_folder(),
+            Fault::OlderFolder => self.copy_folder(),
             Fault::LostLink => {
                 let client = self.some_client();
                 self.begin(Passing::Link(at, client));
@@ -237,6 +258,7 @@ impl World {
         self.let_pass(Duration::MAX);
         self.weather.rolls = None;
         self.end_losses();
+        self.end_folders();
         for seat in &self.seats {
             seat.host.disk.cut_power_after(u64::MAX);
             seat.host.clock.set_offset_ms(0);

@@ -58,7 +58,7 @@ use shiioo_actors::ports::StoreError;
 pub use real::RealDisk;
 pub(crate) use shortage::Shortage;
 #[cfg(any(test, feature = "sim"))]
-pub use sim::SimDisk;
+pub use sim::{DiskCopy, SimDisk};
 pub use small_file::{SMALL_FILE_BYTES_MAX, read_small, write_durably};
 
 /// How a file is opened.

@@ -26,6 +26,7 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service, StreamService};
 use tokio::time::Instant;
@@ -117,6 +118,9 @@ impl Network {
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
     /// In another term it may have been told to truncate.
     fn acknowledged(&self, raft_id: u64, term: u64) -> Option<Position> {
+        if mutants::is(Mutant::ForgetAcknowledged) || mutants::is(Mutant::TrustMissingLog) {
+            return None;
+        }
         let known = self.acknowledged.lock().get(&raft_id).copied();
         known.filter(|(of, _)| *of == term).map(|(_, upto)| upto)
     }

@@ -7,6 +7,7 @@ use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
+use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{
     BoxFuture, Durability, GroupLead, GroupStatus, Leadership, LogMismatch, LogStatus, Membership,
     Proposals, ProposeError, Replay, StoreError,
@@ -114,8 +115,11 @@ impl Durability for Groups {
         let is_only_replica = self.group(group).is_some_and(|group| group.is_only_replica());
         // `known` is what the log remembers of the files, `held` what the files say of themselves.
         match (self.log.files(part), held) {
+            (Some(_), None) if mutants::is(Mutant::TrustMissingFiles) => Ok(()),
             (Some(_), None) => Err(LogMismatch::Missing),
-            (Some(known), Some(held)) if held.index < known.index => Err(LogMismatch::Older),
+            (Some(known), Some(held)) if held.index < known.index => {
+                if mutants::is(Mutant::TrustOlderFiles) { Ok(()) } else { Err(LogMismatch::Older) }
+            }
             (Some(known), Some(held))
                 if held.term < known.term || held.index == known.index && held != known =>
             {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -15,7 +15,7 @@ use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StoreError, Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, SnapshotRequest};
 use crate::services::control::ControlMessage;
@@ -33,7 +33,10 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// What the registry works with once the actors run.
 struct Sources {
     supervisor: ActorRef<SupervisorMessage>,
-    deps: ReplicaDeps,
+    /// Weak: the log owns this registry, to which it delivers. Each would keep the other, and the
+    /// node's sockets with it, beyond the node's end.
+    log: Weak<dyn Durability>,
+    stores: Arc<dyn Stores>,
     directory: Arc<Directory>,
 }
 
@@ -73,10 +76,11 @@ impl Registry {
     pub fn set_supervisor(
         &self,
         supervisor: ActorRef<SupervisorMessage>,
-        deps: ReplicaDeps,
+        deps: &ReplicaDeps,
         directory: Arc<Directory>,
     ) {
-        let _ = self.sources.set(Sources { supervisor, deps, directory });
+        let (log, stores) = (Arc::downgrade(&deps.log), Arc::clone(&deps.stores));
+        let _ = self.sources.set(Sources { supervisor, log, stores, directory });
     }
 
     /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
@@ -125,11 +129,14 @@ impl Registry {
         if group == GroupId::SYSTEM {
             return Ok(vec![StateMachineId::System]);
         }
-        let Some(Sources { deps, directory, .. }) = self.sources.get() else {
-            return Ok(Vec::new());
+        let stopped = || StoreError::Io {
+            what: "list the tenants of a group".to_owned(),
+            source: Arc::new(io::ErrorKind::NotConnected.into()),
         };
-        let mut tenants: BTreeSet<TenantId> = deps.stores.tenants()?.into_iter().collect();
-        tenants.extend(deps.log.with_files().into_iter().filter_map(|part| match part {
+        let Sources { log, stores, directory, .. } = self.sources.get().ok_or_else(stopped)?;
+        let log = log.upgrade().ok_or_else(stopped)?;
+        let mut tenants: BTreeSet<TenantId> = stores.tenants()?.into_iter().collect();
+        tenants.extend(log.with_files().into_iter().filter_map(|part| match part {
             StateMachineId::Tenant(tenant) => Some(tenant),
             StateMachineId::System => None,
         }));

@@ -16,6 +16,7 @@
 //! A sync cannot be slow here: the calls are synchronous and simulated time does not pass in them.
 //! Callers wait before them ([`Executor::Paced`](crate::Executor::Paced)).
 
+mod copy;
 mod mounted;
 mod state;
 
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Disk;
+pub use copy::DiskCopy;
 use mounted::Mounted;
 use state::{End, Node, State, inode_of};
 

@@ -1,0 +1,177 @@
+//! Folders of tenants that are lost, or replaced by an older copy, while their node is down.
+//!
+//! The log says which tenants have files and up to where those were durable. Where the folder has less,
+//! the tenant alone is out of service, until the whole folder is put back some seconds later: that is
+//! what an operator with a backup would do. An older copy that has all that the log vouches for is no
+//! damage: the log makes good what it lacks.
+//!
+//! The power cut comes first, and then the look at the log: what was not synced the log does not say any
+//! more.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng as _;
+use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_storage::disk::{DiskCopy, SimDisk};
+use shiioo_storage::inspect;
+
+use super::{Fault, World};
+use crate::board::OutOfService;
+use crate::checks::out_of_service::Reason;
+use crate::trace;
+
+/// Where folders of tenants are on a disk.
+const TENANTS: &str = "tenants";
+/// The file of a folder that says up to where it goes.
+const INDEX: &str = "index.redb";
+
+/// A copy is put back after so long, ms.
+const AGE_MS_MIN: u64 = 500;
+const AGE_MS_MAX: u64 = 6000;
+/// A tenant is out of service for so long, ms: the node starts within 1.5 s, and needs a moment to be
+/// asked.
+const OUT_MS_MIN: u64 = 1500;
+const OUT_MS_MAX: u64 = 5000;
+
+/// The folder that is not as it was, or is about to be.
+pub(super) struct Folder {
+    /// The node, by its place.
+    at: usize,
+    tenant: String,
+    until: Duration,
+    stage: Stage,
+}
+
+enum Stage {
+    /// This copy of it is going to be put in its place.
+    Copied(DiskCopy),
+    /// It was replaced by less, and this is what it was.
+    Lacks(DiskCopy),
+}
+
+impl World {
+    /// Takes the folder of a tenant away.
+    pub(super) fn lose_folder(&mut self) {
+        if let Some((at, tenant)) = self.some_folder() {
+            let nothing = DiskCopy::nothing(&folder(&tenant));
+            self.replace_folder(at, tenant, &nothing);
+        }
+    }
+
+    /// Copies the folder of a tenant, to put the copy back later.
+    pub(super) fn copy_folder(&mut self) {
+        if let Some((at, tenant)) = self.some_folder() {
+            let host = &self.seats[at].host;
+            trace::event(host.name(), "fault", format_args!("{} is copied", folder(&tenant)), &[]);
+            let copy = host.disk.copy(&folder(&tenant));
+            let until = self.after(AGE_MS_MIN..=AGE_MS_MAX);
+            self.folder = Some(Folder { at, tenant, until, stage: Stage::Copied(copy) });
+        }
+    }
+
+    /// Does what is next with a folder whose time has come.
+    pub(super) fn follow_folder(&mut self, now: Duration) {
+        let is_due = |folder: &mut Folder| folder.until <= now;
+        match self.folder.take_if(is_due) {
+            Some(Folder { at, tenant, stage: Stage::Copied(copy), .. }) => {
+                self.replace_folder(at, tenant, &copy);
+            }
+            Some(Folder { at, stage: Stage::Lacks(whole), .. }) => self.mend_folder(at, &whole),
+            None => {}
+        }
+    }
+
+    /// Puts a folder back that is not as it was; what was only copied stays.
+    pub(super) fn end_folders(&mut self) {
+        if let Some(Folder { at, stage: Stage::Lacks(whole), .. }) = self.folder.take() {
+            self.mend_folder(at, &whole);
+        }
+    }
+
+    /// A node that runs, and a tenant of a client with a folder there; one folder at a time.
+    fn some_folder(&mut self) -> Option<(usize, String)> {
+        if self.folder.is_some() {
+            return None;
+        }
+        let runs = |at: &usize| self.seats[*at].is_up() && self.seats[*at].host.is_ready();
+        let hosts = (0..self.seats.len()).filter(runs);
+        let (at, tenants) =
+            hosts.map(|at| (at, self.tenants_on(at))).find(|(_, of)| !of.is_empty())?;
+        Some((at, tenants[self.rng.random_range(0..tenants.len())].clone()))
+    }
+
+    /// The tenants of clients that have a folder on a node.
+    fn tenants_on(&self, at: usize) -> Vec<String> {
+        let disk = self.seats[at].host.disk.fork().mount();
+        let names = disk.list(TENANTS).unwrap_or_default().into_iter().map(|entry| entry.name);
+        let known = self.board.limits.borrow();
+        names.filter(|name| known.contains_key(name)).collect()
+    }
+
+    /// Puts a copy, or nothing, in the place of a tenant's folder, where the log knows of one.
+    fn replace_folder(&mut self, at: usize, tenant: String, copy: &DiskCopy) {
+        let host = Rc::clone(&self.seats[at].host);
+        host.cut_power();
+        let (known, whole) = (known_to_log(&host.disk, &tenant), host.disk.copy(&folder(&tenant)));
+        // Deleted meanwhile, or not told to the log.
+        let Some(known) = known.filter(|_| !whole.is_nothing()) else {
+            return self.bring_down(at, "power is gone");
+        };
+        host.put_back(copy);
+        let held = held_in_folder(&host.disk, &tenant);
+        let what = format!("{} was up to {known:?}, is up to {held:?}", folder(&tenant));
+        trace::event(host.name(), "fault", format_args!("{what}"), &[]);
+        let reason = match held {
+            None => Some(Reason::Missing),
+            Some(held) => (held.index < known.index).then_some(Reason::Older),
+        };
+        match reason {
+            Some(reason) => {
+                self.board.out_of_service.replace(Some(OutOfService::new(at, &tenant, reason)));
+                let until = self.after(OUT_MS_MIN..=OUT_MS_MAX);
+                self.folder = Some(Folder { at, tenant, until, stage: Stage::Lacks(whole) });
+            }
+            None => self.count(Fault::ReplayedFolder),
+        }
+        self.bring_down(at, "power is gone, and a tenant's folder is another");
+    }
+
+    fn mend_folder(&mut self, at: usize, whole: &DiskCopy) {
+        if let Some(out) = self.board.out_of_service.take()
+            && out.was_said
+            && out.neighbour_served
+        {
+            self.count(match out.reason {
+                Reason::Missing => Fault::LostFolder,
+                Reason::Older => Fault::OlderFolder,
+            });
+        }
+        self.seats[at].host.put_back(whole);
+        self.bring_down(at, "power is gone, and the tenant's folder is whole again");
+    }
+
+    fn after(&mut self, ms: std::ops::RangeInclusive<u64>) -> Duration {
+        self.sim.elapsed() + Duration::from_millis(self.rng.random_range(ms))
+    }
+}
+
+/// The folder of a tenant on a disk.
+pub(crate) fn folder(tenant: &str) -> String {
+    format!("{TENANTS}/{tenant}")
+}
+
+/// Up to where the files of a tenant were durable when the log was told so last.
+fn known_to_log(disk: &SimDisk, tenant: &str) -> Option<Position> {
+    let log = inspect::log(&*disk.fork().mount()).unwrap_or_default();
+    let is_own = |part: &StateMachineId| matches!(part, StateMachineId::Tenant(id) if id.to_string() == tenant);
+    log.files.into_iter().find(|(part, _)| is_own(part)).map(|(_, upto)| upto)
+}
+
+/// Up to where the files of a tenant go; `None` where there are none.
+fn held_in_folder(disk: &SimDisk, tenant: &str) -> Option<Position> {
+    let disk: Arc<_> = disk.fork().mount();
+    let part = inspect::part(&disk, &format!("{}/{INDEX}", folder(tenant))).ok().flatten();
+    part.map(|part| part.applied)
+}
