@@ -1,5 +1,8 @@
-//! A tenant whose folder is lost or an older copy is out of service, with the reason, and alone: nothing
-//! of it is served, nothing of it is 'not found', and its neighbours are served.
+//! A tenant whose folder is lost or an older copy is out of service on that node, with the reason, and
+//! alone: nothing of it is served there, nothing of it is 'not found', and its neighbours are served.
+//!
+//! Where other nodes have replicas, one of them may lead and answer what this node is asked. That the
+//! damaged replica serves nothing then shows at the end, when all replicas are compared.
 
 use super::Checked;
 use crate::client::Reply;
@@ -28,13 +31,14 @@ impl Reason {
 }
 
 /// Takes in an answer about the runs of a tenant that has to be out of service, by its node. Tells
-/// whether the node says that it is. A tenant that a client has asked to delete may be `gone`.
+/// whether the node says that it is. A tenant that a client has asked to delete may be `gone`; one that
+/// has `others` for replicas may be served by them.
 ///
 /// # Errors
 /// When it is served, not found, or out of service for another reason.
-pub fn said(reply: &Reply, reason: Reason, gone: bool) -> Checked<bool> {
+pub fn said(reply: &Reply, reason: Reason, gone: bool, others: bool) -> Checked<bool> {
     let why = reason.words();
-    ensure!(!reply.is_success(), "a tenant is served, and {why}: {reply}");
+    ensure!(others || !reply.is_success(), "a tenant is served, and {why}: {reply}");
     ensure!(gone || reply.status != 404, "a tenant is not found where {why}: {reply}");
     let says = is_out_of_service(reply);
     ensure!(!says || detail(reply).contains(why), "not the reason, which is that {why}: {reply}");
@@ -81,7 +85,8 @@ mod tests {
 
     #[test]
     fn a_tenant_that_is_served_not_found_or_silent_about_the_reason_is_noticed() {
-        let said = |status, detail, gone| said(&reply(status, detail), Reason::Missing, gone);
+        let said =
+            |status, detail, gone| said(&reply(status, detail), Reason::Missing, gone, false);
         assert_eq!(said(503, "quarantined: the files are missing", false), Ok(true));
         assert_eq!(said(503, "no leader", false), Ok(false));
         assert_eq!(said(404, "", true), Ok(false));
@@ -89,6 +94,7 @@ mod tests {
             assert!(said(status, detail, false).is_err(), "{status} {detail}");
         }
         assert!(said(200, "", true).is_err());
+        assert_eq!(super::said(&reply(200, ""), Reason::Missing, false, true), Ok(false));
     }
 
     #[test]

@@ -125,7 +125,8 @@ impl Watcher {
         // By now the folder may be whole again.
         let Some(now) = now.as_mut().filter(|now| **now == before) else { return Ok(()) };
         if let Some(reply) = own {
-            now.was_said |= out_of_service::said(&reply, now.reason, is_gone(&now.tenant))?;
+            let others = self.board.nodes.len() > 1;
+            now.was_said |= out_of_service::said(&reply, now.reason, is_gone(&now.tenant), others)?;
         }
         // A disk that has refused something may have cost others their files as well.
         let node = &self.board.nodes[now.at];
