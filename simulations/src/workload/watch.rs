@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 use tokio::time::sleep;
 
 use crate::board::{Board, Phase};
@@ -128,9 +129,10 @@ impl Watcher {
             let others = self.board.nodes.len() > 1;
             now.was_said |= out_of_service::said(&reply, now.reason, is_gone(&now.tenant), others)?;
         }
-        // A disk that has refused something may have cost others their files as well.
-        let node = &self.board.nodes[now.at];
-        if let Some(reply) = other.filter(|_| !node.has_seen_disk_fail()) {
+        // A disk that has refused something may have cost others their files as well, on whichever node
+        // leads their group.
+        let has_failed = self.board.nodes.iter().any(|node| node.has_seen_disk_fail());
+        if let Some(reply) = other.filter(|_| !has_failed) {
             now.neighbour_served |= out_of_service::spared(&reply)?;
         }
         Ok(())
@@ -163,12 +165,23 @@ impl Watcher {
         reply.body["groups"].as_array().into_iter().flatten().map(replicas).collect()
     }
 
-    /// Whether every node votes in the system group, and nobody else.
+    /// Whether every node votes in the system group, and as many of them as there should be in each
+    /// other group, and nobody else.
     fn all_vote(&self, groups: &[Vec<Replica>]) -> bool {
-        let votes = groups.first().into_iter().flatten().filter(|replica| replica.votes);
-        let votes: BTreeSet<&str> = votes.map(|replica| replica.node.as_str()).collect();
-        let nodes: Vec<String> = self.board.nodes.iter().map(|node| node.id()).collect();
-        votes == nodes.iter().map(String::as_str).collect()
+        let ids: Vec<String> = self.board.nodes.iter().map(|node| node.id()).collect();
+        let nodes: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+        let voters = |group: &[Replica]| -> BTreeSet<String> {
+            group.iter().filter(|it| it.votes).map(|it| it.node.clone()).collect()
+        };
+        let Some((system, tenants)) = groups.split_first() else { return false };
+        let all = voters(system);
+        let is_full = |group: &Vec<Replica>| {
+            let voters = voters(group);
+            voters.len() == nodes.len().min(TENANT_GROUP_VOTERS) && voters.is_subset(&all)
+        };
+        all.iter().map(String::as_str).eq(nodes.iter().copied())
+            && !tenants.is_empty()
+            && tenants.iter().all(is_full)
     }
 
     /// Every node votes in the system group, and nobody else has a replica of it.

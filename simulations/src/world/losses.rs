@@ -86,18 +86,25 @@ impl Rot {
 }
 
 impl World {
-    /// Whether the cluster can do without what is on this disk, and nobody else has lost his.
+    /// Whether the cluster can do without what is on this disk: all vote, in every group, and nobody
+    /// else has lost his. The first node founds the cluster, and would found another.
     pub(super) fn can_spare_disk(&self, at: usize) -> bool {
-        self.loss.is_none() && at > 0 && self.seats.len() > 2 && self.can_do_without(at)
+        self.loss.is_none() && at > 0 && self.seats.len() > 2 && self.is_full()
     }
 
-    /// Whether the others can do without what is on this disk: all vote, and no tenants are there.
+    /// Whether all run, and vote in every group that they should.
+    fn is_full(&self) -> bool {
+        let is_ready = self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready());
+        self.board.all_vote.get() && is_ready
+    }
+
+    /// Whether the cluster can do without what a disk remembers, too: no tenants are there. Of a tenant
+    /// group nobody looks whether its leader would notice an older copy.
     pub(super) fn can_do_without(&self, at: usize) -> bool {
         let keeps_tenants = self.board.keeps_tenants.borrow();
-        self.board.all_vote.get()
+        self.is_full()
             && !keeps_tenants.is_empty()
             && !keeps_tenants.contains(&self.seats[at].host.id())
-            && self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready())
     }
 
     /// Takes a node's disk away, where it can be spared.

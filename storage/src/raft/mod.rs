@@ -53,11 +53,12 @@
 //! the log up to there. It is due when the mark has risen by 16,384 entries, or a segment of the
 //! log was begun ([`progress`]).
 //!
-//! Contents are needed only when a replica lacks what is purged. Then the rows are dumped while the
-//! group goes on, so the dump holds what the snapshot claims *or more*; entries that it holds
-//! already are delivered once more and skipped. It travels in chunks of 1 MiB ([`snapshot`]). The
-//! receiver raises its own mark only when the contents are durable in its files, so a crash in
-//! between leaves the old state and the old mark.
+//! Contents are needed only when a replica lacks what is purged. Then each state machine of the
+//! group is dumped while the group goes on, so that it holds what the snapshot claims *or more*;
+//! entries that it holds already are delivered once more and skipped. They travel one after another,
+//! in pieces of 1 MiB, and the claim last ([`snapshot`]). The receiver raises its own mark only when
+//! everything is durable in its files, so a crash in between leaves the old mark, over files that may
+//! be further.
 //!
 //! # Reads
 //!
@@ -105,8 +106,8 @@
 //!
 //! - A loss that the leader has not seen acknowledged in its own term is not found: that is why a
 //!   log has an id, and a missing log refuses to start.
-//! - Snapshots are not resumed, and are held in memory whole on both ends, up to 512 MiB. They hold
-//!   rows only; events do not travel. So tenant groups have one voter so far.
+//! - One state machine of a snapshot is in memory at once on both ends, up to 512 MiB; one that
+//!   breaks off is sent again from its beginning.
 //! - Groups do not share heartbeats. With nine groups that is nothing; with thousands it would be.
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.

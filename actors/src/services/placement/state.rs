@@ -364,7 +364,7 @@ impl GroupView<'_> {
 
     /// A learner becomes a voter, where there is room for one or a voter is lost.
     fn promotable(&self, rounds: &Rounds, now: Instant) -> Option<Step> {
-        let candidate = self.replicas.iter().find(|replica| {
+        let candidates = self.replicas.iter().filter(|replica| {
             let member = self.members.get(&replica.raft_id);
             !replica.voter
                 && self.wish.replicas.contains(&replica.raft_id)
@@ -372,13 +372,22 @@ impl GroupView<'_> {
                 && rounds.has_caught_up(replica.raft_id, self.election_timeout, now)
                 && self.is_alive(replica.raft_id)
                 && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
-        })?;
+        });
+        let candidates = candidates.map(|replica| replica.raft_id);
         let mut voters = self.voters();
         if voters.iter().all(|id| self.is_alive(*id)) {
             // Who votes and should not goes when somebody else votes in its place.
-            if voters.intersection(&self.wish.replicas).count() >= self.wish.voters_max {
+            let wished = voters.intersection(&self.wish.replicas).count();
+            let room = self.wish.voters_max.saturating_sub(wished);
+            let is_system = self.group == GroupId::SYSTEM;
+            let chosen: Vec<u64> =
+                candidates.take(if is_system { room.min(1) } else { room }).collect();
+            // Two voters cannot do without each other: a tenant's group goes from one to three at once.
+            let is_pair = !is_system && voters.len() + chosen.len() == 2;
+            if is_pair && self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count() > 2 {
                 return None;
             }
+            voters.extend(chosen);
         } else {
             // A further voter beside a dead one would make the quorum larger, not safer.
             // Unless it takes the place of one that is given up, or that goes anyway.
@@ -388,9 +397,10 @@ impl GroupView<'_> {
             };
             let lost = voters.iter().copied().find(is_lost)?;
             voters.remove(&lost);
+            voters.extend(candidates.take(1));
         }
-        voters.insert(candidate.raft_id);
-        self.keeps_quorum(&voters).then_some(Step::SetVoters(voters))
+        let is_change = voters.difference(&self.voters()).next().is_some();
+        (is_change && self.keeps_quorum(&voters)).then_some(Step::SetVoters(voters))
     }
 
     /// A member whose address another has now, and that has long been silent, is to leave.
@@ -400,7 +410,6 @@ impl GroupView<'_> {
         }
         let is_replaced = |old: &&MemberView| {
             !old.is_leaving
-                && !old.has_groups
                 && self.unhealthy_for(old.raft_id) >= REPLACED_AFTER
                 && self.members.values().any(|new| {
                     new.raft_id > old.raft_id

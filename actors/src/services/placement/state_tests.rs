@@ -286,6 +286,21 @@ async fn a_tenant_group_is_where_it_should_be_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_tenant_group_goes_from_one_voter_to_three_at_once() {
+    let mut town = Town::new(3, 1);
+    let wished = &[1, 2, 3];
+    town.replica(2, false, 0);
+    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(3)));
+    town.replica(3, false, 9);
+    assert_eq!(tenant_group(&town, wished), None, "two would need each other");
+    town.replicas[2].lag = 0;
+    assert_eq!(tenant_group(&town, wished), voters([1, 2, 3]));
+    town.replicas[2].lag = 9;
+    town.lose(3, 1);
+    assert_eq!(tenant_group(&town, wished), voters([1, 2]), "two hold more than one");
+}
+
+#[tokio::test]
 async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
     let mut town = Town::new(4, 3);
     let wished = &[1, 2, 4];

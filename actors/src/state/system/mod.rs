@@ -8,7 +8,7 @@
 //! Every member has this state in memory, whole, and a member that is far behind is sent all of it
 //! at once. So each table is bounded, in entries or in bytes; a tombstone counts as well.
 
-mod groups;
+mod group_placement;
 mod members;
 mod nodes;
 mod tenants;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use groups::GroupPlacement;
+pub use group_placement::GroupPlacement;
 pub use members::MEMBERS_MAX;
 pub use nodes::{MemberRecord, NodeRecord};
 pub use tenants::TenantEntry;
