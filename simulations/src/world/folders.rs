@@ -124,7 +124,9 @@ impl World {
         let what = format!("{} was up to {known:?}, is up to {held:?}", folder(&tenant));
         trace::event(host.name(), "fault", format_args!("{what}"), &[]);
         let reason = match held {
-            None => Some(Reason::Missing),
+            None if copy.is_nothing() => Some(Reason::Missing),
+            // A copy made in the middle of a commit, which the program can read.
+            None => Some(Reason::Older),
             Some(held) => (held.index < known.index).then_some(Reason::Older),
         };
         match reason {
