@@ -17,6 +17,9 @@ pub const LEADER_MAX: Duration = Duration::from_secs(10);
 pub const VOTERS_MAX: Duration = Duration::from_secs(30);
 /// From the moment when everybody has what he waited for to equal answers of all nodes.
 pub const AGREE_MAX: Duration = Duration::from_secs(10);
+/// From the end of the faults until no node has a tenant in quarantine any more: one that kept failing
+/// on a disk that failed is tried again every 15 s.
+pub const QUARANTINE_MAX: Duration = Duration::from_secs(30);
 /// So much longer it may take until all is as it should be where a node has lost its disk: the member
 /// that it was is given up only after it has been silent for long.
 pub const REPLACED_MAX: Duration = Duration::from_secs(60);

@@ -68,6 +68,7 @@ pub(crate) async fn watch(seed: u64, board: Rc<Board>) -> turmoil::Result {
         watcher.read_everywhere().await?;
         sleep(ROUND_PAUSE).await;
     }
+    watcher.await_replicas().await?;
     watcher.await_agreement().await?;
     Ok(())
 }
@@ -208,6 +209,24 @@ impl Watcher {
             sleep(ROUND_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// No node has a tenant out of service: others may serve it meanwhile, but in the end all replicas
+    /// are compared.
+    async fn await_replicas(&self) -> Checked {
+        let bound = self.board.settles_since.get().max(trace::now()) + liveness::QUARANTINE_MAX;
+        loop {
+            let probes = self.ask_all("/readyz", PATIENCE).await;
+            let is_whole = |probe: &Option<Reply>| {
+                let warnings = probe.as_ref().map(|probe| &probe.body["warnings"]);
+                warnings.is_some_and(|warnings| warnings.as_array().is_none_or(Vec::is_empty))
+            };
+            if probes.iter().all(is_whole) {
+                return Ok(());
+            }
+            ensure!(trace::now() < bound, "there are still tenants out of service: {probes:?}");
+            sleep(ROUND_PAUSE).await;
+        }
     }
 
     /// All nodes have the same of everything that can be asked for.
