@@ -38,6 +38,7 @@ use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorS
 use crate::services::executor::{ExecutorDeps, Renderer, StepLimits};
 use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
 use crate::services::locks::{LockActor, LockArguments, LockManager};
+use crate::services::mailbox::stop_children;
 use crate::services::placement::{PlacementActor, PlacementArguments};
 use crate::services::tenants::{
     Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
@@ -475,6 +476,15 @@ impl Actor for NodeSupervisor {
         report: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(report)
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<RootMessage>,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        stop_children(&myself.get_cell(), STOP_ACTOR).await;
+        Ok(())
     }
 
     async fn handle_supervisor_evt(

@@ -1,6 +1,9 @@
 //! What all actors share: calls with a deadline, and stamped envelopes.
 
-use ractor::{ActorRef, Message};
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use ractor::{ActorCell, ActorRef, Message};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -72,6 +75,18 @@ pub fn tell_changes<M: Message, T: Send + Sync + 'static>(
             }
         }
     });
+}
+
+/// Stops the actors under `supervisor`, the youngest first, each within `limit`. Left alone they would be
+/// ended in no order at all, and a run that was simulated again would be another.
+pub async fn stop_children(supervisor: &ActorCell, limit: Duration) {
+    let mut children = supervisor.get_children();
+    children.sort_by_key(|child| Reverse(child.get_id()));
+    for child in children {
+        if let Err(error) = child.stop_and_wait(None, Some(limit)).await {
+            tracing::debug!(%error, "an actor did not stop in time");
+        }
+    }
 }
 
 /// A command a client asked for, stamped with the time.

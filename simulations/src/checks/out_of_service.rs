@@ -40,9 +40,11 @@ pub fn said(reply: &Reply, reason: Reason, gone: bool, others: bool) -> Checked<
     let why = reason.words();
     ensure!(others || !reply.is_success(), "a tenant is served, and {why}: {reply}");
     ensure!(gone || reply.status != 404, "a tenant is not found where {why}: {reply}");
-    let says = is_out_of_service(reply);
-    ensure!(!says || detail(reply).contains(why), "not the reason, which is that {why}: {reply}");
-    Ok(says)
+    let says_why = is_out_of_service(reply) && detail(reply).contains(why);
+    // Another replica may be out of service for a reason of its own.
+    let has_reason = says_why || others || !is_out_of_service(reply);
+    ensure!(has_reason, "not the reason, which is that {why}: {reply}");
+    Ok(says_why)
 }
 
 /// Takes in an answer about the runs of another tenant of that node, whose disk has refused nothing.

@@ -17,6 +17,7 @@ use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::StoreError;
+use crate::services::mailbox::stop_children;
 
 /// Failures within [`RESTART_WINDOW`] after which an actor is still restarted. One more, and the tenant
 /// is quarantined.
@@ -147,6 +148,15 @@ impl Actor for TenantSupervisor {
             }
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        _: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        stop_children(&myself.get_cell(), STOP_DEADLINE).await;
         Ok(())
     }
 
