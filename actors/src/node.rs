@@ -279,6 +279,7 @@ async fn start_under(
         deps: Arc::new(deps),
         registry: Arc::clone(&registry),
         directory: Arc::clone(&directory),
+        raft_id,
     };
     let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
     registry.set_supervisor(tenants.clone(), &part, Arc::clone(&directory));

@@ -350,6 +350,24 @@ async fn only_what_is_newer_is_taken_over_and_then_whole() {
 }
 
 #[tokio::test]
+async fn a_dump_on_a_full_disk_holds_what_was_applied() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    hand_over(&world, &queue, "text".into(), &told);
+    runner.drain().await.unwrap();
+    runner.make_durable().await.unwrap();
+    *world.is_full.lock().unwrap() = true;
+    hand_over(&world, &queue, "text".into(), &told);
+    runner.drain().await.unwrap();
+    let dump = runner.dump(Held::default()).await.unwrap().unwrap();
+    assert_eq!(dump.position, Some(Position { term: 1, index: 1 }));
+    assert_eq!(dump.rows, [(b"t".to_vec(), codec::encode(&(2_u64, false)))]);
+    *world.is_full.lock().unwrap() = false;
+    runner.make_durable().await.unwrap();
+    assert_eq!(world.rows.lock().unwrap()[b"t".as_slice()], codec::encode(&(2_u64, false)));
+}
+
+#[tokio::test]
 async fn what_a_snapshot_lacks_goes_unless_it_is_newer() {
     let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
     let mut runner = start(&world, &queue).await;

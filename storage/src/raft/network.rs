@@ -291,19 +291,32 @@ impl Replica {
         let sink = &self.network.sink;
         // What is deleted from now on the receiver may get all the same: the log deletes it there.
         let parts = sink.parts(group).await.map_err(|error| unsendable(error.to_string()))?;
+        let mut lacking = None;
         for part in parts.iter().copied() {
             let offer = RequestBody::Offer(Offer { vote: sender, part });
-            let held = match self.call(offer, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
-                Response::Held(held) => held,
-                Response::Snapshot(Some(theirs)) => {
+            let held = match self.call(offer, INSTALL_TIMEOUT).await {
+                Ok(Response::Held(held)) => held,
+                Ok(Response::Snapshot(Some(theirs))) => {
                     return Ok(SnapshotResponse::new(raft_vote(theirs)));
                 }
-                _ => return Err(rpc_error(self.unexpected_reply()).into()),
+                Ok(_) => return Err(rpc_error(self.unexpected_reply()).into()),
+                // Damaged there, as one that cannot be dumped here: its neighbours get what they lack.
+                Err(PeerError::Declined { why, .. }) => {
+                    lacking = Some(why);
+                    continue;
+                }
+                Err(error) => return Err(rpc_error(error).into()),
             };
             // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot
             // claims, or more.
-            let dump = sink.dump(group, part, held).await;
-            let Some(dump) = dump.map_err(|error| unsendable(error.to_string()))? else { continue };
+            let dump = match sink.dump(group, part, held).await {
+                Ok(Some(dump)) => dump,
+                Ok(None) => continue,
+                Err(error) => {
+                    lacking = Some(error.to_string());
+                    continue;
+                }
+            };
             for piece in pieces(sender, transfer, part, dump) {
                 let base = if piece.is_last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
                 match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
@@ -314,6 +327,9 @@ impl Replica {
                     _ => return Err(rpc_error(self.unexpected_reply()).into()),
                 }
             }
+        }
+        if let Some(why) = lacking {
+            return Err(unsendable(why).into());
         }
         // Last: whatever it claims is durable there by now.
         let claim = RequestBody::Claim(Claim { vote: sender, upto, members, parts });

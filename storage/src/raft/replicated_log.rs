@@ -217,6 +217,10 @@ impl LogStatus for Groups {
         self.all().values().map(|group| group.status()).collect()
     }
 
+    fn has_log(&self, group: GroupId) -> bool {
+        self.log.state(group).vote.is_some() || self.log.last(group).is_some()
+    }
+
     fn led(&self) -> Vec<GroupLead> {
         let led = |group: &Arc<Group>| {
             Some(GroupLead { group: group.id(), term: group.leads()?, voters: group.voters() })

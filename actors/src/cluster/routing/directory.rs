@@ -23,12 +23,28 @@ pub struct TenantLocation {
 #[derive(Debug, Default)]
 pub struct Directory {
     tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
+    /// Where tenants lived that were deleted: their files may still be somewhere.
+    deleted: RwLock<BTreeMap<TenantId, GroupId>>,
 }
 
 impl Directory {
     /// Where the tenant lives, if it exists.
     pub fn get(&self, tenant: TenantId) -> Option<TenantLocation> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(&tenant).copied()
+    }
+
+    /// The group that a tenant belongs to, or belonged to before it was deleted.
+    pub fn group_of(&self, tenant: TenantId) -> Option<GroupId> {
+        let deleted = || {
+            let deleted = self.deleted.read().unwrap_or_else(PoisonError::into_inner);
+            deleted.get(&tenant).copied()
+        };
+        self.get(tenant).map(|placed| placed.group).or_else(deleted)
+    }
+
+    /// Notes that a tenant of a group was deleted.
+    pub(crate) fn set_deleted(&self, tenant: TenantId, group: GroupId) {
+        self.deleted.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, group);
     }
 
     /// How many tenants live in each group.
@@ -42,6 +58,7 @@ impl Directory {
 
     pub(crate) fn clear(&self) {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.deleted.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {

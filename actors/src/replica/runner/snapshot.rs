@@ -57,6 +57,10 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if self.applied <= held.position {
             return Ok(None);
         }
+        // On a full disk nothing was written, and what changed is in the state machine alone: without this
+        // the rows would be older than the position that they are sent with.
+        self.rows.put(self.machine.take_final_rows());
+        self.rows.put(self.machine.take_dirty_rows());
         let rows = self.all_rows()?;
         let events = self.rows.events_total().checked_sub(held.events);
         let bytes = rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();

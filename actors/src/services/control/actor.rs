@@ -266,16 +266,22 @@ impl ControlState {
     }
 
     fn publish(&self, tenant: TenantId) {
-        let entry = self.runner.machine.tenant(tenant).filter(|entry| entry.record.is_some());
-        let placed = entry.map(|entry| TenantLocation { group: entry.group, epoch: entry.epoch });
+        let entry = self.runner.machine.tenant(tenant);
+        let exists = entry.filter(|entry| entry.record.is_some());
+        let placed = exists.map(|entry| TenantLocation { group: entry.group, epoch: entry.epoch });
+        if let Some(entry) = entry.filter(|entry| entry.record.is_none()) {
+            self.arguments.directory.set_deleted(tenant, entry.group);
+        }
         self.arguments.directory.set(tenant, placed);
     }
 
-    /// Starts the groups that are placed on this node.
+    /// Starts the groups that are assigned to this node, and those that it has a log of: it may still
+    /// vote where others are to take its place.
     fn open_groups(&self) {
         let raft_id = self.arguments.raft_id;
         for (group, placement) in self.runner.machine.groups() {
-            if !placement.replicas.contains(&raft_id) {
+            let is_assigned = placement.replicas.contains(&raft_id);
+            if !is_assigned && !self.arguments.log.has_log(*group) {
                 continue;
             }
             // A first voter that was moved away and back, without its log, must not begin the group

@@ -66,6 +66,10 @@ impl LogStatus for NoGroups {
         Vec::new()
     }
 
+    fn has_log(&self, _: GroupId) -> bool {
+        false
+    }
+
     fn led(&self) -> Vec<GroupLead> {
         Vec::new()
     }

@@ -187,8 +187,13 @@ impl PlacementArguments {
             *leads.entry(leader).or_default() += 1;
         }
         for (id, member) in &mut members {
-            // Assigned to others, and still there.
-            member.has_groups |= voters.values().any(|voters| voters.replicas().contains(id));
+            // Assigned to others, and still there. Of a group that nobody is known to lead this node cannot
+            // tell: a member that goes while its vote counts there takes the group's quorum along.
+            member.has_groups |=
+                placements.iter().any(|(group, placement)| match voters.get(group) {
+                    Some(voters) => voters.replicas().contains(id),
+                    None => placement.region == member.region,
+                });
         }
         let health = self.heartbeats.health(deadline).await?;
         let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =

@@ -142,17 +142,26 @@ impl Registry {
         }));
         let mut parts = Vec::new();
         for tenant in tenants {
-            let placed = directory.get(tenant).map(|placed| placed.group);
-            // One that is being deleted is not in the directory any more.
-            let of = placed.or_else(|| self.group_of(tenant)).ok_or_else(|| StoreError::Io {
-                what: format!("tell which group tenant {tenant} belongs to"),
-                source: Arc::new(io::Error::other("the control plane has not told it yet")),
-            })?;
+            // One that this node's control plane has not heard of yet may have been delivered something.
+            let of =
+                directory.group_of(tenant).or_else(|| self.group_of(tenant)).ok_or_else(|| {
+                    StoreError::Io {
+                        what: format!("tell which group tenant {tenant} belongs to"),
+                        source: Arc::new(io::Error::other("the control plane has not told it yet")),
+                    }
+                })?;
             if of == group {
                 parts.push(StateMachineId::Tenant(tenant));
             }
         }
         Ok(parts)
+    }
+
+    /// Lists the tenants of a group that something was delivered to.
+    fn awake_parts(&self, group: GroupId) -> Vec<StateMachineId> {
+        let tenants = self.group(group);
+        let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+        activations.keys().copied().map(StateMachineId::Tenant).collect()
     }
 
     /// Returns the group that has delivered something to the tenant.
@@ -303,7 +312,10 @@ impl ApplySink for Registry {
         upto: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            for part in self.list_parts(group)?.into_iter().filter(|part| !parts.contains(part)) {
+            let mut here: BTreeSet<StateMachineId> = self.list_parts(group)?.into_iter().collect();
+            // Those as well whose state is in memory only: nothing deletes them later.
+            here.extend(self.awake_parts(group));
+            for part in here.into_iter().filter(|part| !parts.contains(part)) {
                 self.ask(group, part, |reply| SnapshotRequest::Clear(upto, reply)).await?;
             }
             Ok(())

@@ -86,6 +86,8 @@ pub struct SupervisorArguments {
     pub registry: Arc<Registry>,
     /// Where each tenant lives.
     pub directory: Arc<Directory>,
+    /// This node's id in Raft groups.
+    pub raft_id: u64,
 }
 
 /// Holds the state of the supervisor.

@@ -31,12 +31,14 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
     let deps = Arc::clone(&arguments.deps);
     let directory = Arc::clone(&arguments.directory);
     let registry = Arc::clone(&arguments.registry);
+    let raft_id = arguments.raft_id;
     let openings = Arc::clone(openings);
     tokio::spawn(async move {
         let mut unplaced = with_work(&deps).await;
         let mut wait = LOOK_RETRY;
-        // A later term looks again by itself.
-        while deps.executor.log.leads(group).is_some() {
+        // A later term looks again by itself. A lease that lapses for a moment ends nothing: the same term
+        // may go on, and nobody would look again.
+        while leads(&deps, group, raft_id) {
             let look = |tenant: &TenantId| directory.get(*tenant);
             let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
             for tenant in placed.copied().collect::<Vec<_>>() {
@@ -61,6 +63,13 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
             }
         }
     });
+}
+
+/// Tells whether this node leads a group, confirmed by a quorum or not at the moment.
+fn leads(deps: &TenantDeps, group: GroupId, raft_id: u64) -> bool {
+    let log = &deps.executor.log;
+    let is_leader = log.leadership(group).is_some_and(|it| it.borrow().leader == Some(raft_id));
+    is_leader || log.leads(group).is_some()
 }
 
 /// Lists the tenants that have work, or may have: those whose files are not marked as idle, and those

@@ -105,6 +105,7 @@ impl SystemState {
 
     /// Why a member cannot leave: nobody else could have its replicas.
     pub(super) fn needed_by_groups(&self, raft_id: u64) -> Option<Refusal> {
+        // Also those who have a replica: not all of them may leave.
         let can_have = |region: &str| {
             self.members().any(|(_, node, member)| {
                 member.raft_id != raft_id && !member.leaving && node.region == region
@@ -112,8 +113,7 @@ impl SystemState {
         };
         let is_needed = |group: &&GroupPlacement| {
             let has = group.replicas.contains(&raft_id);
-            let alone = group.replicas.iter().all(|id| *id == raft_id);
-            has && (!self.moves_replicas || alone && !can_have(&group.region))
+            has && (!self.moves_replicas || !can_have(&group.region))
         };
         let groups = self.groups.values().filter(is_needed).count() as u64;
         (groups > 0).then_some(Refusal::WouldLoseQuorum { groups })
