@@ -258,6 +258,7 @@ async fn start_under(
         election_timeout: profile.election_timeout,
         peers: Arc::clone(&peers),
         log: Arc::clone(&log),
+        registry: Arc::clone(&registry),
         hints: tell_hints,
         node,
         node_addr: member.node_addr.clone(),

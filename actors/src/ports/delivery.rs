@@ -105,6 +105,19 @@ pub struct Dump {
     pub events: Vec<u8>,
 }
 
+impl Dump {
+    /// Bytes of memory that a dump may take. Both ends count alike: what is made is taken.
+    pub const BYTES_MAX: usize = 512 << 20;
+
+    /// Bytes of memory that a row is taken to cost beside its key and value.
+    const ROW_BYTES: usize = 64;
+
+    /// Counts what a row costs, bytes.
+    pub const fn cost((key, value): &Found) -> usize {
+        key.len() + value.len() + Self::ROW_BYTES
+    }
+}
+
 /// An entry of a group's log, committed.
 pub struct CommittedEntry {
     /// Where it stands.

@@ -86,6 +86,17 @@ pub trait Durability: Send + Sync + 'static {
     /// the log need not keep it.
     fn durable(&self, group: GroupId, part: StateMachineId, upto: Position);
 
+    /// Asks the leader of the group to send everything that it holds of `part`, whose files here are
+    /// damaged. Returns when the leader begins; what it sends comes by
+    /// [`ApplySink::install`](super::ApplySink::install). A log without other replicas has nobody to ask.
+    fn ask_for_copy(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async { Err(ProposeError::NoLeader) })
+    }
+
     /// Bytes of the group's log that are kept on account of `part` alone: what it has not made
     /// durable, up to where another replica needs the log.
     fn kept_for(&self, _group: GroupId, _part: StateMachineId) -> u64 {

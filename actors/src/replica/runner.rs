@@ -16,7 +16,7 @@ use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Position, StateMachineId};
-use crate::ports::{Durability, LogMismatch, Payload, Reply, StoreError, Stores};
+use crate::ports::{Durability, LogMismatch, Payload, Reply, Store, StoreError, Stores};
 use crate::state::{RowBuffer, StateMachine};
 
 /// Bytes of rows and events that wait in memory before they are made durable. Nothing is written to an
@@ -79,15 +79,26 @@ impl<M: StateMachine> ReplicaRunner<M> {
         queue: Arc<ApplyQueue>,
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
         let store = if deps.stores.exists(part)? { Some(opened(&deps, part).await?) } else { None };
-        let applied = store.as_ref().and_then(|store| store.position());
         // Files without a position were made and never written: they are not missing.
         let held = store.as_ref().map(|store| store.position().unwrap_or_default());
         let belongs = deps.log.belongs(group, part, held);
         belongs.map_err(|why| not_of_log(part, &why))?;
         // Only files that belong to the log are read: a copy would load, and go on from a wrong state.
+        Self::over(deps, group, part, queue, store)?.begin().await
+    }
+
+    /// Goes on from `store`, whose contents are known to belong to the log.
+    fn over(
+        deps: ReplicaDeps,
+        group: GroupId,
+        part: StateMachineId,
+        queue: Arc<ApplyQueue>,
+        store: Option<Box<dyn Store>>,
+    ) -> Result<Self, StoreError> {
+        let applied = store.as_ref().and_then(|store| store.position());
         let rows = RowBuffer::new(store);
         let machine = M::load(&rows)?;
-        let mut runner = Self {
+        Ok(Self {
             deps,
             group,
             part,
@@ -101,19 +112,23 @@ impl<M: StateMachine> ReplicaRunner<M> {
             is_continued: false,
             undurable_bytes: 0,
             has_to_remove: false,
-        };
-        runner.offer_files();
+        })
+    }
+
+    /// Applies what has been delivered so far.
+    async fn begin(mut self) -> Result<(Self, Vec<M::Effect>), StoreError> {
+        self.offer_files();
         // Before `drain`, which reports the files as durable: a crash may have come between the
         // durable write that began some work and the removal of the mark.
-        runner.unmark_idle().await?;
+        self.unmark_idle().await?;
         let mut effects = Vec::new();
         // First what an actor before this one took out of the queue, then what is in the queue: the
         // order of the log.
-        if let Some(upto) = runner.queue.taken_up_to() {
-            runner.replay(upto, VecDeque::new(), &mut effects).await?;
+        if let Some(upto) = self.queue.taken_up_to() {
+            self.replay(upto, VecDeque::new(), &mut effects).await?;
         }
-        effects.extend(runner.drain().await?);
-        Ok((runner, effects))
+        effects.extend(self.drain().await?);
+        Ok((self, effects))
     }
 
     /// Applies everything that has been delivered.

@@ -14,6 +14,9 @@ use crate::ports::{
 };
 use crate::replica::QueueBytes;
 
+#[path = "runner_tests/snapshots.rs"]
+mod snapshots;
+
 /// Bytes of entries that the log gives at once.
 const LOG_BYTES_AT_ONCE: usize = 4 << 20;
 
@@ -81,6 +84,8 @@ struct World {
     reported: Mutex<Option<Position>>,
     is_idle: Mutex<bool>,
     exists: Mutex<bool>,
+    /// How far the files go, as the log was told.
+    filed: Mutex<Option<Position>>,
     /// Whether the log has no room.
     is_full: Mutex<bool>,
     /// The term that the log has for every entry, where it knows.
@@ -142,16 +147,22 @@ impl Durability for World {
         &self,
         _: GroupId,
         _: StateMachineId,
-        _: Option<Position>,
+        held: Option<Position>,
     ) -> Result<(), LogMismatch> {
-        Ok(())
+        match (*self.filed.lock().unwrap(), held) {
+            (Some(_), None) => Err(LogMismatch::Missing),
+            (Some(filed), Some(held)) if held < filed => Err(LogMismatch::Older),
+            _ => Ok(()),
+        }
     }
 
     fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
         *self.term.lock().unwrap()
     }
 
-    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn filed(&self, _: StateMachineId, upto: Position) {
+        *self.filed.lock().unwrap() = Some(upto);
+    }
 
     fn with_files(&self) -> std::collections::BTreeSet<StateMachineId> {
         std::collections::BTreeSet::new()
@@ -159,6 +170,7 @@ impl Durability for World {
 
     fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.tell("unfiled");
+        *self.filed.lock().unwrap() = None;
         Box::pin(async { Ok(()) })
     }
 
@@ -321,71 +333,6 @@ async fn what_is_applied_is_not_read_again() {
     assert_eq!(runner.machine.applied, 4);
 }
 
-#[tokio::test]
-async fn only_what_is_newer_is_taken_over_and_then_whole() {
-    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
-    let mut runner = start(&world, &queue).await;
-    hand_over(&world, &queue, "text".into(), &told);
-    hand_over(&world, &queue, "text".into(), &told);
-    runner.drain().await.unwrap();
-    let at = |index| Some(Position { term: 1, index });
-    let dump = |index| Dump {
-        position: at(index),
-        rows: vec![(b"t".to_vec(), codec::encode(&(100 + index, false)))],
-        ..Dump::default()
-    };
-    assert_eq!(runner.held().await.unwrap(), Held { position: at(1), events: 0 });
-    assert_eq!(world.position().as_ref(), at(1).as_ref(), "it is durable then");
-    world.rows.lock().unwrap().insert(b"of before".to_vec(), vec![1]);
-    for (index, applied) in [(0, 2), (1, 2), (2, 102), (2, 102), (1, 102)] {
-        runner.install(dump(index)).await.unwrap();
-        assert_eq!(runner.machine.applied, applied, "at {index}");
-    }
-    assert_eq!(runner.applied(), at(2));
-    assert_eq!(world.rows.lock().unwrap().len(), 1);
-    for (held, expected) in [(at(1), Some(dump(2))), (at(2), None), (at(3), None)] {
-        let given = runner.dump(Held { position: held, events: 0 }).await.unwrap();
-        assert_eq!(given, expected, "beyond {held:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_dump_on_a_full_disk_holds_what_was_applied() {
-    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
-    let mut runner = start(&world, &queue).await;
-    hand_over(&world, &queue, "text".into(), &told);
-    runner.drain().await.unwrap();
-    runner.make_durable().await.unwrap();
-    *world.is_full.lock().unwrap() = true;
-    hand_over(&world, &queue, "text".into(), &told);
-    runner.drain().await.unwrap();
-    let dump = runner.dump(Held::default()).await.unwrap().unwrap();
-    assert_eq!(dump.position, Some(Position { term: 1, index: 1 }));
-    assert_eq!(dump.rows, [(b"t".to_vec(), codec::encode(&(2_u64, false)))]);
-    *world.is_full.lock().unwrap() = false;
-    runner.make_durable().await.unwrap();
-    assert_eq!(world.rows.lock().unwrap()[b"t".as_slice()], codec::encode(&(2_u64, false)));
-}
-
-#[tokio::test]
-async fn what_a_snapshot_lacks_goes_unless_it_is_newer() {
-    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
-    let mut runner = start(&world, &queue).await;
-    for _ in 0..3 {
-        hand_over(&world, &queue, "text".into(), &told);
-    }
-    runner.drain().await.unwrap();
-    runner.make_durable().await.unwrap();
-    let at = |index| Position { term: 1, index };
-    runner.clear(at(2)).await.unwrap();
-    assert_eq!((runner.machine.applied, *world.exists.lock().unwrap()), (3, true));
-    runner.clear(at(3)).await.unwrap();
-    assert_eq!((runner.machine.applied, *world.exists.lock().unwrap()), (0, false));
-    assert_eq!(runner.applied(), Some(at(3)), "what came before is not applied again");
-    assert_eq!(*world.reported.lock().unwrap(), Some(at(3)));
-}
-
-/// Killed in between, the node finds files that nobody misses; the other way round it would miss some.
 #[tokio::test]
 async fn the_log_is_told_that_files_are_gone_before_they_are() {
     let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());

@@ -12,11 +12,11 @@ use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::log_store::GroupLog;
 use super::network::Network;
@@ -24,14 +24,22 @@ use super::progress::GroupProgress;
 use super::read::ReadRounds;
 use super::snapshot::SnapshotAssembler;
 use super::state_machine::GroupStateMachine;
-use super::types::TypeConfig;
+use super::types::{TypeConfig, vote};
+use super::wire::RequestBody;
 use crate::disk::store_error;
+use crate::log::record::Vote;
 
 /// Proposals that may wait for a group's core.
 const PROPOSALS_MAX: u64 = 4096;
 
 /// Entries that are appended or sent to a replica at once.
 const BATCH_ENTRIES_MAX: u64 = 256;
+
+/// Time in which a leader says whether it begins to send a state machine.
+const RESEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// State machines of a group that are sent at once to replicas that ask for them.
+const RESENDS_MAX: usize = 1;
 
 /// One group on this node.
 pub(crate) struct Group {
@@ -42,6 +50,8 @@ pub(crate) struct Group {
     network: Network,
     read_rounds: ReadRounds,
     assembler: Mutex<SnapshotAssembler>,
+    /// Bounds the state machines that are sent at once to replicas that ask for them.
+    resending: Arc<Semaphore>,
     leadership: watch::Sender<Leadership>,
     has_ended: watch::Sender<bool>,
 }
@@ -123,6 +133,7 @@ impl Group {
             network,
             read_rounds: ReadRounds::default(),
             assembler: Mutex::default(),
+            resending: Arc::new(Semaphore::new(RESENDS_MAX)),
             leadership: watch::Sender::new(Leadership::default()),
             has_ended: watch::Sender::new(false),
         }))
@@ -150,6 +161,10 @@ impl Group {
 
     pub(super) fn read_rounds(&self) -> &ReadRounds {
         &self.read_rounds
+    }
+
+    pub(super) fn resending(&self) -> &Arc<Semaphore> {
+        &self.resending
     }
 
     pub(super) fn assembler(&self) -> &Mutex<SnapshotAssembler> {
@@ -300,6 +315,25 @@ impl Group {
         let lease = Duration::from_millis(self.raft.config().election_timeout_max);
         let now = self.observe(&self.raft.metrics(), &self.raft.server_metrics(), lease);
         now.here.then_some(now.term)
+    }
+
+    /// Gives the vote under which this node leads.
+    pub(super) fn leading_vote(&self) -> Option<Vote> {
+        let term = self.leads()?;
+        let known = vote(&self.raft.metrics().borrow_watched().vote);
+        (known.term == term && known.node == self.raft_id && known.committed).then_some(known)
+    }
+
+    /// Asks the leader to send a state machine whose files here are damaged.
+    pub async fn ask_for_copy(&self, part: StateMachineId) -> Result<(), ProposeError> {
+        let leader = self.leadership.borrow().leader.ok_or(ProposeError::NoLeader)?;
+        if leader == self.raft_id {
+            // It has nobody to ask before it has let another lead.
+            return Err(ProposeError::NotLeader);
+        }
+        let leader = self.network.replica(leader);
+        let begun = leader.call(RequestBody::Resend(part), RESEND_TIMEOUT).await;
+        begun.map(drop).map_err(|error| ProposeError::Unknown(error.to_string()))
     }
 
     /// Computes the leadership. This node leads only while a quorum has answered it within the

@@ -125,6 +125,7 @@ mod read;
 mod replicated_log;
 mod serve;
 mod snapshot;
+mod snapshot_sender;
 mod state_machine;
 mod types;
 mod wire;

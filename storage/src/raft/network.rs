@@ -33,11 +33,10 @@ use tokio::time::Instant;
 
 use super::convert;
 use super::flow_control::{BatchLimit, time_allowed};
-use super::snapshot::pieces;
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
 use super::wire::{
-    self, Append, AppendReply, Claim, LogReverted, Offer, Request, RequestBody, Response, Transfer,
+    self, Append, AppendReply, LogReverted, Request, RequestBody, Response, Transfer,
 };
 use crate::log::record::Vote;
 
@@ -48,13 +47,6 @@ const ENTRIES_TIMEOUT_FACTOR: u32 = 5;
 /// Entries that are answered within so many heartbeat intervals came soon: more can be sent at
 /// once.
 const ENTRIES_FAST_FACTOR: u32 = 2;
-
-/// Time for a piece of a snapshot, beside the time for its bytes.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time for what is answered when something is durable at the receiver: an offer, the last piece of a
-/// state machine, the claim.
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The peers of a node that knows no other.
 #[derive(Debug, Clone, Copy, Default)]
@@ -104,8 +96,8 @@ type Acknowledged = BTreeMap<u64, (u64, Position)>;
 /// The way to one of them.
 #[derive(Clone)]
 pub(crate) struct Replica {
-    network: Network,
-    raft_id: u64,
+    pub(super) network: Network,
+    pub(super) raft_id: u64,
     /// How much of the log is sent to it at once.
     batch: BatchLimit,
 }
@@ -137,6 +129,15 @@ impl Network {
         &*self.sink
     }
 
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Gives the number of the next transfer of a snapshot.
+    pub fn next_transfer(&self) -> u64 {
+        self.transfers.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub fn replica(&self, raft_id: u64) -> Replica {
         Replica { network: self.clone(), raft_id, batch: BatchLimit::default() }
     }
@@ -159,7 +160,7 @@ impl Replica {
         wire::decode(&answer).map_err(|why| PeerError::Declined { to, why })
     }
 
-    fn unexpected_reply(&self) -> PeerError {
+    pub(super) fn unexpected_reply(&self) -> PeerError {
         PeerError::Declined { to: self.raft_id, why: "the answer is for another question".into() }
     }
 
@@ -272,77 +273,11 @@ impl Replica {
             _ => Err(self.unexpected_reply()),
         }
     }
-
-    async fn send_snapshot(
-        &self,
-        sender: RaftVote,
-        snapshot: SnapshotOf<TypeConfig, SnapshotHandle>,
-    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let group = self.network.group;
-        let unsendable = |why: String| {
-            tracing::warn!(%group, to = self.raft_id, why, "no snapshot can be sent");
-            Unreachable::from_string(why)
-        };
-        let upto = snapshot.meta.last_log_id.as_ref().map(position);
-        let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
-        let members = convert::stored_members(&snapshot.meta.last_membership);
-        let sender = vote(&sender);
-        let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
-        let sink = &self.network.sink;
-        // What is deleted from now on the receiver may get all the same: the log deletes it there.
-        let parts = sink.parts(group).await.map_err(|error| unsendable(error.to_string()))?;
-        let mut lacking = None;
-        for part in parts.iter().copied() {
-            let offer = RequestBody::Offer(Offer { vote: sender, part });
-            let held = match self.call(offer, INSTALL_TIMEOUT).await {
-                Ok(Response::Held(held)) => held,
-                Ok(Response::Snapshot(Some(theirs))) => {
-                    return Ok(SnapshotResponse::new(raft_vote(theirs)));
-                }
-                Ok(_) => return Err(rpc_error(self.unexpected_reply()).into()),
-                // Damaged there, as one that cannot be dumped here: its neighbours get what they lack.
-                Err(PeerError::Declined { why, .. }) => {
-                    lacking = Some(why);
-                    continue;
-                }
-                Err(error) => return Err(rpc_error(error).into()),
-            };
-            // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot
-            // claims, or more.
-            let dump = match sink.dump(group, part, held).await {
-                Ok(Some(dump)) => dump,
-                Ok(None) => continue,
-                Err(error) => {
-                    lacking = Some(error.to_string());
-                    continue;
-                }
-            };
-            for piece in pieces(sender, transfer, part, dump) {
-                let base = if piece.is_last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
-                match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
-                    Response::Snapshot(None) => {}
-                    Response::Snapshot(Some(theirs)) => {
-                        return Ok(SnapshotResponse::new(raft_vote(theirs)));
-                    }
-                    _ => return Err(rpc_error(self.unexpected_reply()).into()),
-                }
-            }
-        }
-        if let Some(why) = lacking {
-            return Err(unsendable(why).into());
-        }
-        // Last: whatever it claims is durable there by now.
-        let claim = RequestBody::Claim(Claim { vote: sender, upto, members, parts });
-        match self.call(claim, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
-            Response::Snapshot(Some(theirs)) => Ok(SnapshotResponse::new(raft_vote(theirs))),
-            _ => Err(rpc_error(self.unexpected_reply()).into()),
-        }
-    }
 }
 
 type RaftVoteReply = VoteResponse<TypeConfig>;
 
-fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
+pub(super) fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
     match error {
         PeerError::Unreachable { .. } | PeerError::Declined { .. } => {
             Unreachable::from_string(error).into()

@@ -165,6 +165,14 @@ impl Durability for Groups {
         }
     }
 
+    fn ask_for_copy(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.ask_for_copy(part).await })
+    }
+
     fn kept_for(&self, group: GroupId, part: StateMachineId) -> u64 {
         self.progress(group).map_or(0, |progress| progress.kept_for(part))
     }

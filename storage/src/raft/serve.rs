@@ -6,14 +6,18 @@
 //! - Declined means that nothing was done. A request that openraft took is answered as openraft
 //!   says.
 
+use std::sync::Arc;
+
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
 use openraft::type_config::alias::SnapshotMetaOf;
+use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::ports::{Declined, Service};
 use tokio::time::Instant;
 
 use super::convert;
 use super::group::Group;
+use super::snapshot_sender::Sent;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
 use super::wire::{Claim, Offer, Piece, RequestBody, Response};
@@ -68,6 +72,10 @@ impl Group {
             },
             RequestBody::Piece(piece) => Response::Snapshot(self.take_piece(piece).await?),
             RequestBody::Claim(claim) => Response::Snapshot(Some(self.take_claim(claim).await?)),
+            RequestBody::Resend(part) => {
+                self.resend(from, part)?;
+                Response::Noted
+            }
         })
     }
 
@@ -115,6 +123,35 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Begins to send a state machine to a replica whose files of it are damaged.
+    fn resend(&self, to: u64, part: StateMachineId) -> Result<(), Declined> {
+        let refused = |why: &str| Err(Declined(why.into()));
+        let Some(vote) = self.leading_vote() else { return refused("this node does not lead") };
+        if !self.voters().replicas().contains(&to) {
+            return refused("who asks has no replica of the group");
+        }
+        // One at a time: each is in memory whole. Who is refused asks again.
+        let Ok(turn) = Arc::clone(self.resending()).try_acquire_owned() else {
+            return refused("another state machine is being sent");
+        };
+        let (replica, group) = (self.network().replica(to), self.id());
+        let transfer = self.network().next_transfer();
+        tokio::spawn(async move {
+            let _turn = turn;
+            match replica.send_part(vote, transfer, part).await {
+                Ok(Sent::Whole) => {
+                    tracing::info!(%group, to, %part, "a damaged replica was rebuilt")
+                }
+                Ok(Sent::Lacking(why)) => tracing::warn!(%group, to, %part, why, "no copy to send"),
+                Ok(Sent::Superseded(_)) => {}
+                Err(error) => tracing::warn!(%group, to, %part, %error, "a copy did not arrive"),
+            }
+        });
+        Ok(())
+    }
+}
+
 /// Gives the vote of the sender that a request claims to be of, where that matters.
 fn claimed_sender(request: &RequestBody) -> Option<Vote> {
     match request {
@@ -125,7 +162,7 @@ fn claimed_sender(request: &RequestBody) -> Option<Vote> {
         RequestBody::Piece(piece) => Some(piece.vote),
         RequestBody::Claim(claim) => Some(claim.vote),
         RequestBody::LogReverted(reverted) => Some(reverted.vote),
-        RequestBody::ReadIndex => None,
+        RequestBody::ReadIndex | RequestBody::Resend(_) => None,
     }
 }
 

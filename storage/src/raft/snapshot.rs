@@ -24,7 +24,7 @@
 //! - A group receives at most one state machine at a time, and its size is bounded.
 
 use shiioo_actors::domain::ids::StateMachineId;
-use shiioo_actors::ports::{Dump, Found};
+use shiioo_actors::ports::Dump;
 use tokio::time::{Duration, Instant};
 
 use super::wire::Piece;
@@ -32,12 +32,6 @@ use crate::log::record::Vote;
 
 /// Bytes of rows and events in a piece; a row that is larger by itself travels alone.
 const PIECE_BYTES_MAX: usize = 1 << 20;
-
-/// Bytes of one state machine in a snapshot.
-const PART_BYTES_MAX: usize = 512 << 20;
-
-/// Bytes of memory that a row is taken to cost beside its key and value.
-const ROW_BYTES: usize = 64;
 
 /// Time without another piece after which a state machine is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -63,9 +57,9 @@ pub(crate) fn pieces(
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(row) =
-            rows.next_if(|row| taken.is_empty() || bytes + cost(row) <= PIECE_BYTES_MAX)
+            rows.next_if(|row| taken.is_empty() || bytes + Dump::cost(row) <= PIECE_BYTES_MAX)
         {
-            bytes += cost(&row);
+            bytes += Dump::cost(&row);
             taken.push(row);
         }
         let rest = events.split_off(events.len().min(PIECE_BYTES_MAX.saturating_sub(bytes)));
@@ -74,10 +68,6 @@ pub(crate) fn pieces(
         number += 1;
         Some(head.with_contents(number - 1, is_over, taken, taken_events))
     })
-}
-
-fn cost((key, value): &Found) -> usize {
-    key.len() + value.len() + ROW_BYTES
 }
 
 /// Puts the state machines of one group together, one at a time.
@@ -113,11 +103,11 @@ impl SnapshotAssembler {
         };
         let is_last = piece.is_last;
         let (rows, events) = piece.into_contents();
-        incoming.bytes += rows.iter().map(cost).sum::<usize>() + events.len();
+        incoming.bytes += rows.iter().map(Dump::cost).sum::<usize>() + events.len();
         // Counted before anything is kept, so that the bound is never passed.
-        if incoming.bytes > PART_BYTES_MAX {
+        if incoming.bytes > Dump::BYTES_MAX {
             self.0 = None;
-            return Err(format!("a state machine of more than {PART_BYTES_MAX} bytes"));
+            return Err(format!("a state machine of more than {} bytes", Dump::BYTES_MAX));
         }
         incoming.dump.rows.extend(rows);
         incoming.dump.events.extend(events);

@@ -49,6 +49,8 @@ pub(crate) enum RequestBody {
     LogReverted(LogReverted),
     Offer(Offer),
     Claim(Claim),
+    /// A replica's request that the leader send it a state machine whose files are damaged there.
+    Resend(StateMachineId),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,7 +162,7 @@ impl RequestBody {
     /// Gives the service that carries it: what belongs to snapshots has a lane of its own.
     pub fn service(&self) -> Service {
         match self {
-            Self::Offer(_) | Self::Piece(_) | Self::Claim(_) => Service::Snapshot,
+            Self::Offer(_) | Self::Piece(_) | Self::Claim(_) | Self::Resend(_) => Service::Snapshot,
             _ => Service::Raft,
         }
     }

@@ -3,18 +3,19 @@
 //! Both replicas went through the same entries, so the events of the one that is behind are the
 //! beginning of the other's. Rows are replaced, events are added to.
 
+use std::io;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
-use super::ReplicaRunner;
-use crate::domain::ids::Position;
+use super::files::{not_of_log, opened};
+use super::{ApplyQueue, ReplicaDeps, ReplicaRunner};
+use crate::domain::ids::{GroupId, Position, StateMachineId};
 use crate::ports::{Dump, Found, Held, StoreError};
 use crate::state::{RowBuffer, StateMachine};
 
 /// Upper bound of the length of a row's key, bytes. The longest are those of locks.
 const KEY_BYTES_MAX: usize = 1024;
-
-/// Bytes of rows and events in the dump of one replica.
-const DUMP_BYTES_MAX: u64 = 512 << 20;
 
 /// Asks the owner of a replica about snapshots.
 #[derive(Debug)]
@@ -63,18 +64,18 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.rows.put(self.machine.take_dirty_rows());
         let rows = self.all_rows()?;
         let events = self.rows.events_total().checked_sub(held.events);
-        let bytes = rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+        let bytes = rows.iter().map(Dump::cost).sum::<usize>();
         let refused = |why: String| StoreError::Io {
             what: format!("send a snapshot of {}", self.part),
-            source: std::sync::Arc::new(std::io::Error::other(why)),
+            source: Arc::new(io::Error::other(why)),
         };
         let Some(events) = events else {
             return Err(refused(
                 "the other replica holds more events, and fewer entries".to_owned(),
             ));
         };
-        let len = usize::try_from(events).ok().filter(|_| events + bytes <= DUMP_BYTES_MAX);
-        let len = len.ok_or_else(|| refused(format!("more than {DUMP_BYTES_MAX} bytes")))?;
+        let len = usize::try_from(events).ok().filter(|len| len + bytes <= Dump::BYTES_MAX);
+        let len = len.ok_or_else(|| refused(format!("more than {} bytes", Dump::BYTES_MAX)))?;
         let events = self.rows.read_events(held.events, len)?;
         Ok(Some(Dump { position: self.applied, rows, events_from: held.events, events }))
     }
@@ -95,6 +96,39 @@ impl<M: StateMachine> ReplicaRunner<M> {
             self.take_over(dump)?;
         }
         self.settle().await
+    }
+
+    /// Puts the dump of another replica in the place of files that are damaged, and goes on from there.
+    ///
+    /// The log is not told that the files go (`unfile`), as it is for a deletion. After a crash in
+    /// between it has to miss them: they held what it has been cut up to, and nothing else here does.
+    ///
+    /// # Errors
+    /// When the dump does not go as far as the damaged files did, the disk is full, or the new files
+    /// fail. The replica is as damaged as before then.
+    pub async fn rebuild(
+        deps: ReplicaDeps,
+        group: GroupId,
+        part: StateMachineId,
+        queue: Arc<ApplyQueue>,
+        dump: Dump,
+    ) -> Result<(Self, Vec<M::Effect>), StoreError> {
+        let StateMachineId::Tenant(tenant) = part else {
+            let what = "rebuild the control plane from another replica".to_owned();
+            return Err(StoreError::Io {
+                what,
+                source: Arc::new(io::ErrorKind::Unsupported.into()),
+            });
+        };
+        // Before anything is removed: what the log lacks must be in the dump.
+        let belongs = deps.log.belongs(group, part, Some(dump.position.unwrap_or_default()));
+        belongs.map_err(|why| not_of_log(part, &why))?;
+        deps.stores.remove(tenant).await?;
+        let store = opened(&deps, part).await?;
+        let mut runner = Self::over(deps, group, part, queue, Some(store))?;
+        runner.take_over(dump)?;
+        runner.settle().await?;
+        runner.begin().await
     }
 
     /// Puts the dump of another replica in the place of what is here.

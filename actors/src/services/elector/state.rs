@@ -80,6 +80,7 @@ mod tests {
             unhealthy_for: std::time::Duration::ZERO,
             is_heard: true,
             has_room: true,
+            damaged: std::collections::BTreeSet::new(),
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];

@@ -20,6 +20,7 @@ use crate::ports::seams::Seams;
 use crate::ports::{Peers, ReplicatedLog, Service};
 use crate::services::heartbeat::failure_detector::{FailureDetector, Heartbeat};
 use crate::services::mailbox::tell_changes;
+use crate::services::tenants::Registry;
 
 /// Pings in an election timeout.
 const PINGS_PER_TIMEOUT: u32 = 5;
@@ -41,6 +42,8 @@ pub struct HeartbeatArguments {
     pub peers: Arc<dyn Peers>,
     /// Who leads.
     pub log: Arc<dyn ReplicatedLog>,
+    /// The tenants of this node.
+    pub registry: Arc<Registry>,
     /// Where it publishes what the leaders of groups say of themselves.
     pub hints: watch::Sender<LeaderHints>,
     /// This node, as the others are told of it.
@@ -178,6 +181,7 @@ impl HeartbeatState {
             leads: self.arguments.log.led(),
             silent_ms: self.detector.silent_ms(now),
             has_room: self.arguments.log.has_room(),
+            damaged: self.arguments.registry.damaged_groups(),
         }
     }
 

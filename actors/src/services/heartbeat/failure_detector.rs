@@ -12,7 +12,7 @@
 //! does not, and better, when another hears it and this node does not: either way one of the links
 //! is at fault, and the member is alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub struct Heartbeat {
     pub silent_ms: BTreeMap<u64, u64>,
     /// Whether its log takes what is written: not while its disk is full.
     pub has_room: bool,
+    /// The groups in which a tenant's files are damaged there.
+    pub damaged: BTreeSet<GroupId>,
 }
 
 /// What is known of one member.
@@ -55,7 +57,7 @@ struct Known {
 }
 
 /// How a member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberHealth {
     /// Its status.
     pub status: NodeStatus,
@@ -67,6 +69,8 @@ pub struct MemberHealth {
     pub is_heard: bool,
     /// Whether its disk had room when it was last heard of.
     pub has_room: bool,
+    /// The groups in which a tenant's files were damaged there when it was last heard of.
+    pub damaged: BTreeSet<GroupId>,
 }
 
 impl Known {
@@ -166,6 +170,7 @@ impl FailureDetector {
                 unhealthy_for: since.unwrap_or_default(),
                 is_heard: known.last.is_some() && now.duration_since(known.heard) < late,
                 has_room: known.has_room(),
+                damaged: known.last.as_ref().map(|(_, it)| it.damaged.clone()).unwrap_or_default(),
             };
             all.insert(id, health);
         }
@@ -222,7 +227,7 @@ mod tests {
         let voters = Voters::of([1, 2, 3]);
         let lead = |term| GroupLead { group: GroupId::SYSTEM, term, voters };
         let leads = leads.map(lead).into_iter().collect();
-        Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true }
+        Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true, damaged: BTreeSet::new() }
     }
 
     fn three(now: Instant) -> FailureDetector {
@@ -248,7 +253,7 @@ mod tests {
         assert_eq!(statuses(&mut members, at(4)), [NodeStatus::Unhealthy; 2]);
         assert_eq!(members.health(at(6))[&2].unhealthy_for, T * 2);
         members.heard(2, beat(&[], None), None, at(7), Timestamp(9));
-        let health = members.health(at(7))[&2];
+        let health = &members.health(at(7))[&2];
         assert_eq!((health.status, health.heard_at), (NodeStatus::Healthy, Some(Timestamp(9))));
     }
 

@@ -10,7 +10,8 @@
 //! A member pings each other member five times in an election timeout T, and at once when
 //! leadership of the system group changes; pings go over the lane that nothing large takes. A ping
 //! and its answer say the same ([`Heartbeat`]): what the wall clock says, in which term the speaker
-//! leads, for how long each other member has been silent to it, and whether its disk has room.
+//! leads, for how long each other member has been silent to it, whether its disk has room, and in
+//! which groups it has a damaged replica of a tenant.
 //! Either counts as having been heard. The speaker's words about the others tell 'dead' from 'cut
 //! off from me only':
 //!
@@ -79,7 +80,7 @@ use crate::ports::error::CallError;
 use crate::services::mailbox::call;
 
 /// The shape of pings and their answers that this program speaks.
-const HEARTBEAT_VERSION: u16 = 2;
+const HEARTBEAT_VERSION: u16 = 3;
 /// The shape of hellos and their answers that this program speaks.
 const HELLO_VERSION: u16 = 1;
 

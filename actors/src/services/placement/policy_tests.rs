@@ -55,8 +55,14 @@ impl Town {
         let is_heard = secs == 0;
         let status = if is_heard { NodeStatus::Healthy } else { NodeStatus::Unhealthy };
         let unhealthy_for = Duration::from_secs(secs);
-        let health =
-            MemberHealth { status, heard_at: None, unhealthy_for, is_heard, has_room: true };
+        let health = MemberHealth {
+            status,
+            heard_at: None,
+            unhealthy_for,
+            is_heard,
+            has_room: true,
+            damaged: BTreeSet::new(),
+        };
         self.health.insert(raft_id, health);
     }
 

@@ -56,8 +56,14 @@ impl Town {
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
         let unhealthy_for = Duration::from_secs(secs);
         let is_heard = status == NodeStatus::Healthy;
-        let health =
-            MemberHealth { status, heard_at: None, unhealthy_for, is_heard, has_room: true };
+        let health = MemberHealth {
+            status,
+            heard_at: None,
+            unhealthy_for,
+            is_heard,
+            has_room: true,
+            damaged: BTreeSet::new(),
+        };
         self.health.insert(raft_id, health);
     }
 

@@ -1,7 +1,7 @@
 //! A tenant on this node at run time: its queue, and whether its actor runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
 use crate::domain::ids::{GroupId, TenantId};
+use crate::ports::Dump;
 use crate::ports::error::CallError;
 use crate::replica::{ApplyQueue, QueueBytes};
 
@@ -35,6 +36,9 @@ pub enum ActivationState {
     Damaged {
         /// What clients are told.
         reason: String,
+        /// Whether what another replica holds can take their place: not that of files which a later
+        /// version of the program wrote.
+        is_replaceable: bool,
     },
 }
 
@@ -59,6 +63,10 @@ pub struct Activation {
     pub(super) exhausted: AtomicBool,
     /// Whether the files of the damaged and deleted tenant are being removed.
     is_buried: AtomicBool,
+    /// Whether the supervisor asks other replicas for what the damaged files held.
+    pub(super) is_asking: AtomicBool,
+    /// What another replica has sent to take the place of the damaged files, for the actor that starts.
+    copy: Mutex<Option<Dump>>,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -81,6 +89,8 @@ impl Activation {
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             is_buried: AtomicBool::new(false),
+            is_asking: AtomicBool::new(false),
+            copy: Mutex::default(),
             supervisor,
         });
         // Weak: the queue is owned by the activation that it wakes.
@@ -135,6 +145,21 @@ impl Activation {
         self.is_buried.store(false, Ordering::Release);
     }
 
+    /// Tells whether the files are damaged, and what another replica holds can take their place.
+    pub(super) fn is_replaceable(&self) -> bool {
+        matches!(&*self.state.borrow(), ActivationState::Damaged { is_replaceable: true, .. })
+    }
+
+    /// Keeps what another replica has sent for the actor that starts next.
+    pub(super) fn put_copy(&self, dump: Dump) {
+        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(dump);
+    }
+
+    /// Takes what another replica has sent, if anything.
+    pub(super) fn take_copy(&self) -> Option<Dump> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Has the actor look at its queue and at the term, if it runs.
     pub(super) fn wake_if_running(&self) {
         if let ActivationState::Running(actor) = &*self.state.borrow() {
@@ -168,7 +193,8 @@ impl Activation {
             let state = states.borrow_and_update().clone();
             match state {
                 ActivationState::Running(actor) => return Ok(actor),
-                ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => {
+                ActivationState::Quarantined { reason }
+                | ActivationState::Damaged { reason, .. } => {
                     return Err(CallError::Quarantined { reason });
                 }
                 ActivationState::Asleep => self.wake(),
@@ -188,7 +214,7 @@ impl Activation {
     /// Returns why the tenant is out of service, if it is.
     pub fn quarantined(&self) -> Option<String> {
         match &*self.state.borrow() {
-            ActivationState::Quarantined { reason } | ActivationState::Damaged { reason } => {
+            ActivationState::Quarantined { reason } | ActivationState::Damaged { reason, .. } => {
                 Some(reason.clone())
             }
             _ => None,

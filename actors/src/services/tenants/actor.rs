@@ -76,9 +76,11 @@ impl Actor for TenantActor {
             .ok_or("the tenant's group is not here")?;
         let part = StateMachineId::Tenant(activation.tenant);
         let queue = Arc::clone(&activation.queue);
-        let (runner, effects) =
-            ReplicaRunner::<TenantState>::start(deps.part.clone(), activation.group, part, queue)
-                .await?;
+        let (files, group) = (deps.part.clone(), activation.group);
+        let (runner, effects) = match activation.take_copy() {
+            Some(copy) => ReplicaRunner::rebuild(files, group, part, queue, copy).await?,
+            None => ReplicaRunner::<TenantState>::start(files, group, part, queue).await?,
+        };
         let watcher = tokio::spawn(watch_leadership(myself.clone(), leadership.clone()));
         let tell = {
             let myself = myself.clone();

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Activation, SupervisorMessage, TenantMessage};
 use crate::cluster::routing::Directory;
@@ -29,6 +29,9 @@ struct GroupTenants {
 
 /// Longest time that a tenant may take to start when it is asked about snapshots.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest time that a replica may take to answer about snapshots: a large one is read whole.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the registry works with once the actors run.
 struct Sources {
@@ -66,6 +69,8 @@ pub struct Registry {
     groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     /// Room for what waits in the tenants' queues.
     queued: Arc<QueueBytes>,
+    /// The tenants whose files are damaged here.
+    damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
     sources: OnceLock<Sources>,
     control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
@@ -96,10 +101,19 @@ impl Registry {
         part: StateMachineId,
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> SnapshotRequest,
     ) -> Result<T, StoreError> {
-        let failed = |why: String| StoreError::Io {
-            what: format!("reach the replica of {part}"),
-            source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
-        };
+        let asked = self.ask_for_ever(group, part, request);
+        // A replica that stalls must not keep a leader from sending the others.
+        let late = || unreachable(part, format!("it did not answer within {ANSWER_DEADLINE:?}"));
+        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn ask_for_ever<T>(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> SnapshotRequest,
+    ) -> Result<T, StoreError> {
+        let failed = |why: String| unreachable(part, why);
         let stopped = || failed("it has stopped".to_owned());
         let (reply, answer) = oneshot::channel();
         match part {
@@ -120,6 +134,44 @@ impl Registry {
                 actor.send_message(message).map_err(|_| stopped())?;
                 answer.await.map_err(|_| stopped())?
             }
+        }
+    }
+
+    /// Returns the activation of a tenant whose damaged files another replica can take the place of.
+    fn replaceable(&self, group: GroupId, part: StateMachineId) -> Option<Arc<Activation>> {
+        let StateMachineId::Tenant(tenant) = part else { return None };
+        self.activation(group, tenant).filter(|activation| activation.is_replaceable())
+    }
+
+    /// Puts what another replica holds in the place of damaged files, and waits until the tenant runs.
+    async fn rebuild(&self, activation: &Arc<Activation>, dump: Dump) -> Result<(), StoreError> {
+        let part = StateMachineId::Tenant(activation.tenant);
+        let Some(Sources { supervisor, .. }) = self.sources.get() else {
+            return Err(unreachable(part, "the node is starting".to_owned()));
+        };
+        let (begun, has_begun) = oneshot::channel();
+        let message = SupervisorMessage::Rebuild(Arc::clone(activation), dump, begun);
+        let stopped = || unreachable(part, "the node is stopping".to_owned());
+        supervisor.send_message(message).map_err(|_| stopped())?;
+        has_begun.await.map_err(|_| stopped())?;
+        let started = activation.actor(Instant::now() + START_DEADLINE).await;
+        started.map(drop).map_err(|error| unreachable(part, error.to_string()))
+    }
+
+    /// Lists the groups in which a tenant's files are damaged here. This node should not lead them.
+    pub fn damaged_groups(&self) -> BTreeSet<GroupId> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.iter().map(|(group, _)| *group).collect()
+    }
+
+    /// Notes whether a tenant's files are damaged here.
+    pub(super) fn note_damage(&self, activation: &Activation, is_damaged: bool) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenant = (activation.group, activation.tenant);
+        if is_damaged {
+            damaged.insert(tenant);
+        } else {
+            damaged.remove(&tenant);
         }
     }
 
@@ -284,7 +336,15 @@ impl ApplySink for Registry {
         group: GroupId,
         part: StateMachineId,
     ) -> BoxFuture<'_, Result<Held, StoreError>> {
-        Box::pin(self.ask(group, part, SnapshotRequest::Held))
+        Box::pin(async move {
+            let held = self.ask(group, part, SnapshotRequest::Held).await;
+            // After the question, which starts a tenant that sleeps: the start finds the damage.
+            match self.replaceable(group, part) {
+                // Nothing that can be relied on: everything is to be sent.
+                Some(_) => Ok(Held::default()),
+                None => held,
+            }
+        })
     }
 
     fn dump(
@@ -302,7 +362,14 @@ impl ApplySink for Registry {
         part: StateMachineId,
         dump: Dump,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.ask(group, part, move |reply| SnapshotRequest::Install(dump, reply)))
+        Box::pin(async move {
+            match self.replaceable(group, part) {
+                Some(activation) => self.rebuild(&activation, dump).await,
+                None => {
+                    self.ask(group, part, move |reply| SnapshotRequest::Install(dump, reply)).await
+                }
+            }
+        })
     }
 
     fn keep_only(
@@ -316,10 +383,26 @@ impl ApplySink for Registry {
             // Those as well whose state is in memory only: nothing deletes them later.
             here.extend(self.awake_parts(group));
             for part in here.into_iter().filter(|part| !parts.contains(part)) {
+                if let Some(activation) = self.replaceable(group, part) {
+                    // Deleted while this node was away. Nothing of the damaged files is needed for that.
+                    activation.bury();
+                    return Err(unreachable(
+                        part,
+                        "its damaged files are being removed".to_owned(),
+                    ));
+                }
                 self.ask(group, part, |reply| SnapshotRequest::Clear(upto, reply)).await?;
             }
             Ok(())
         })
+    }
+}
+
+/// Says that a replica cannot be asked.
+fn unreachable(part: StateMachineId, why: String) -> StoreError {
+    StoreError::Io {
+        what: format!("reach the replica of {part}"),
+        source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
     }
 }
 

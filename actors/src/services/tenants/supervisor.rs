@@ -16,7 +16,7 @@ use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::Directory;
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::StoreError;
+use crate::ports::{Dump, StoreError};
 use crate::services::mailbox::stop_children;
 
 /// Failures within [`RESTART_WINDOW`] after which an actor is still restarted. One more, and the tenant
@@ -28,6 +28,10 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 const QUARANTINE: Duration = Duration::from_secs(15);
 /// Pause before a tenant is opened again for which no file descriptor was left.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
+/// Pause before another replica is asked for what damaged files held: the group may have no leader yet.
+const ASK_AFTER: Duration = Duration::from_millis(250);
+/// Time between two such requests.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Time between two looks for a group that is being opened.
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// Longest time that a tenant's actor may take to stop.
@@ -42,6 +46,10 @@ pub enum SupervisorMessage {
     StartFailed(Arc<Activation>, Failure),
     /// Tells that a damaged tenant was deleted.
     Bury(Arc<Activation>),
+    /// Asks the leader of a damaged tenant's group for what it holds, and does so again in a while.
+    AskForCopy(Arc<Activation>),
+    /// Starts a damaged tenant from what another replica holds. Answers when the start has begun.
+    Rebuild(Arc<Activation>, Dump, oneshot::Sender<()>),
     /// Tells that the actor failed for lack of file descriptors only.
     Exhausted(Arc<Activation>),
     /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
@@ -59,18 +67,22 @@ pub struct Failure {
     why: String,
     /// The reason for clients, if no other attempt will come to more.
     lasting: Option<String>,
+    /// Whether what another replica holds can take the place of the files.
+    is_replaceable: bool,
 }
 
 impl Failure {
     fn of(error: &ActorProcessingErr) -> Self {
-        let lasting = error.downcast_ref::<StoreError>().and_then(StoreError::lasting);
-        Self { why: error.to_string(), lasting }
+        let files = error.downcast_ref::<StoreError>();
+        let lasting = files.and_then(StoreError::lasting);
+        let is_replaceable = matches!(files, Some(StoreError::Damaged { .. }));
+        Self { why: error.to_string(), lasting, is_replaceable }
     }
 
     fn at_start(error: &SpawnErr) -> Self {
         match error {
             SpawnErr::StartupFailed(error) => Self::of(error),
-            other => Self { why: other.to_string(), lasting: None },
+            other => Self { why: other.to_string(), lasting: None, is_replaceable: false },
         }
     }
 }
@@ -130,6 +142,15 @@ impl Actor for TenantSupervisor {
                 state.failed(&myself, &activation, failure);
             }
             SupervisorMessage::Bury(activation) => state.bury(&myself, activation),
+            SupervisorMessage::AskForCopy(activation) => state.ask_for_copy(&myself, activation),
+            SupervisorMessage::Rebuild(activation, dump, begun) => {
+                // Not while the files of a deleted tenant are being removed.
+                if activation.begin_burial() {
+                    activation.put_copy(dump);
+                    state.start_again(&myself, activation);
+                }
+                let _ = begun.send(());
+            }
             SupervisorMessage::Exhausted(activation) => state.exhausted(&myself, activation),
             SupervisorMessage::TryAgain(activation) => {
                 let is_aside = matches!(
@@ -139,10 +160,7 @@ impl Actor for TenantSupervisor {
                 // A tenant that has been started by another cause meanwhile is left alone: its files
                 // must not be open twice.
                 if is_aside {
-                    activation.end_burial();
-                    state.failures.remove(&activation.tenant);
-                    activation.state.send_replace(ActivationState::Starting);
-                    state.start(&myself, activation);
+                    state.start_again(&myself, activation);
                 }
             }
             SupervisorMessage::LookForWork(group) => {
@@ -217,6 +235,32 @@ impl SupervisorState {
         });
     }
 
+    /// Starts the actor of a tenant that was out of service.
+    fn start_again(&mut self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+        activation.end_burial();
+        self.arguments.registry.note_damage(&activation, false);
+        self.failures.remove(&activation.tenant);
+        activation.state.send_replace(ActivationState::Starting);
+        self.start(myself, activation);
+    }
+
+    /// Asks for what takes the place of a damaged tenant's files, until the tenant is not damaged.
+    fn ask_for_copy(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+        if !activation.is_replaceable() || self.stopping {
+            activation.is_asking.store(false, Ordering::Release);
+            return;
+        }
+        let log = Arc::clone(&self.arguments.deps.part.log);
+        let asks = Arc::clone(&activation);
+        tokio::spawn(async move {
+            let part = StateMachineId::Tenant(asks.tenant);
+            if let Err(error) = log.ask_for_copy(asks.group, part).await {
+                tracing::debug!(tenant = %asks.tenant, %error, "nobody sends the damaged tenant");
+            }
+        });
+        myself.send_after(ASK_EVERY, move || SupervisorMessage::AskForCopy(activation));
+    }
+
     /// Starts the actor again, or takes the tenant out of service: at once when its files are damaged, or
     /// when the restart budget is used up.
     fn failed(
@@ -225,11 +269,17 @@ impl SupervisorState {
         activation: &Arc<Activation>,
         failure: Failure,
     ) {
-        let Failure { why, lasting } = failure;
+        let Failure { why, lasting, is_replaceable } = failure;
         if let Some(reason) = lasting {
-            // Another attempt would find the same. A person who repairs the files starts the node again.
-            tracing::error!(tenant = %activation.tenant, %why, "a tenant's data is damaged: it is out of service");
-            activation.state.send_replace(ActivationState::Damaged { reason });
+            // Another attempt would find the same. Another replica may send what the files held; without
+            // one a person repairs them and starts the node again.
+            tracing::error!(tenant = %activation.tenant, %why, "a tenant's data is damaged: it is out of service here");
+            self.arguments.registry.note_damage(activation, true);
+            activation.state.send_replace(ActivationState::Damaged { reason, is_replaceable });
+            if is_replaceable && !activation.is_asking.swap(true, Ordering::AcqRel) {
+                let asks = Arc::clone(activation);
+                myself.send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks));
+            }
             // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
             // came before is in the queue.
             if activation.queue.holds(is_deletion) {

@@ -1,0 +1,109 @@
+//! The sending side of snapshots: all of a group, or one state machine that another replica has lost.
+
+use std::time::Duration;
+
+use openraft::errors::{RPCError, StreamingError, Unreachable};
+use openraft::raft::SnapshotResponse;
+use openraft::type_config::alias::SnapshotOf;
+use shiioo_actors::domain::ids::StateMachineId;
+use shiioo_actors::ports::PeerError;
+
+use super::convert;
+use super::network::{Replica, rpc_error};
+use super::snapshot::pieces;
+use super::state_machine::SnapshotHandle;
+use super::types::{RaftVote, TypeConfig, position, raft_vote, vote};
+use super::wire::{Claim, Offer, RequestBody, Response};
+use crate::log::record::Vote;
+
+/// Time for a piece of a snapshot, beside the time for its bytes.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for what is answered when something is durable at the receiver: an offer, the last piece of a
+/// state machine, the claim.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What became of one state machine of a snapshot.
+pub(super) enum Sent {
+    /// The receiver has everything that this node holds of it, durably.
+    Whole,
+    /// One of the two replicas cannot: it is damaged, or too large. The others are not in its way.
+    Lacking(String),
+    /// The receiver knows a leader of a later term.
+    Superseded(Vote),
+}
+
+impl Replica {
+    /// Sends a snapshot of the group: what the receiver lacks of each state machine, then the claim.
+    pub(super) async fn send_snapshot(
+        &self,
+        sender: RaftVote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotHandle>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let group = self.network.group();
+        let unsendable = |why: String| {
+            tracing::warn!(%group, to = self.raft_id, why, "no snapshot can be sent");
+            Unreachable::from_string(why)
+        };
+        let superseded = |theirs: Vote| SnapshotResponse::new(raft_vote(theirs));
+        let upto = snapshot.meta.last_log_id.as_ref().map(position);
+        let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
+        let members = convert::stored_members(&snapshot.meta.last_membership);
+        let sender = vote(&sender);
+        let transfer = self.network.next_transfer();
+        // What is deleted from now on the receiver may get all the same: the log deletes it there.
+        let parts = self.network.sink().parts(group).await;
+        let parts = parts.map_err(|error| unsendable(error.to_string()))?;
+        let mut lacking = None;
+        for part in parts.iter().copied() {
+            match self.send_part(sender, transfer, part).await? {
+                Sent::Whole => {}
+                // Its neighbours get what they lack.
+                Sent::Lacking(why) => lacking = Some(why),
+                Sent::Superseded(theirs) => return Ok(superseded(theirs)),
+            }
+        }
+        if let Some(why) = lacking {
+            return Err(unsendable(why).into());
+        }
+        // Last: whatever it claims is durable there by now.
+        let claim = RequestBody::Claim(Claim { vote: sender, upto, members, parts });
+        match self.call(claim, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
+            Response::Snapshot(Some(theirs)) => Ok(superseded(theirs)),
+            _ => Err(rpc_error(self.unexpected_reply()).into()),
+        }
+    }
+
+    /// Sends what the receiver lacks of one state machine.
+    pub(super) async fn send_part(
+        &self,
+        sender: Vote,
+        transfer: u64,
+        part: StateMachineId,
+    ) -> Result<Sent, RPCError<TypeConfig>> {
+        let offer = RequestBody::Offer(Offer { vote: sender, part });
+        let held = match self.call(offer, INSTALL_TIMEOUT).await {
+            Ok(Response::Held(held)) => held,
+            Ok(Response::Snapshot(Some(theirs))) => return Ok(Sent::Superseded(theirs)),
+            Ok(_) => return Err(rpc_error(self.unexpected_reply())),
+            Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
+            Err(error) => return Err(rpc_error(error)),
+        };
+        // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot claims, or
+        // more.
+        let dump = match self.network.sink().dump(self.network.group(), part, held).await {
+            Ok(Some(dump)) => dump,
+            Ok(None) => return Ok(Sent::Whole),
+            Err(error) => return Ok(Sent::Lacking(error.to_string())),
+        };
+        for piece in pieces(sender, transfer, part, dump) {
+            let base = if piece.is_last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
+            match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
+                Response::Snapshot(None) => {}
+                Response::Snapshot(Some(theirs)) => return Ok(Sent::Superseded(theirs)),
+                _ => return Err(rpc_error(self.unexpected_reply())),
+            }
+        }
+        Ok(Sent::Whole)
+    }
+}
