@@ -333,6 +333,7 @@ async fn start_under(
         control: control.clone(),
         router: router.clone(),
         heartbeats: heartbeats.clone(),
+        registry: Arc::clone(&registry),
         elector: elector.clone(),
         raft_id,
         election_timeout: profile.election_timeout,

@@ -68,7 +68,7 @@
 //! # Snapshots
 //!
 //! A replica that lacks entries which the log has no more gets what another holds
-//! ([`SnapshotRequest`]): all rows and the events beyond its own, at one position. Entries up to that
+//! ([`ReplicaRequest`]): all rows and the events beyond its own, at one position. Entries up to that
 //! position are skipped when they are delivered afterwards. A replica of which the group's snapshot has
 //! nothing was deleted meanwhile, and lets go of what it has.
 //!
@@ -81,4 +81,4 @@ mod apply_queue;
 mod runner;
 
 pub use apply_queue::{ApplyQueue, QueueBytes};
-pub use runner::{ReplicaDeps, ReplicaRunner, SnapshotRequest};
+pub use runner::{ReplicaDeps, ReplicaRequest, ReplicaRunner, ScrubCursor};

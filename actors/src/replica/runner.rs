@@ -1,11 +1,14 @@
 //! Runs one replica: takes entries, applies them, writes rows behind.
 //!
-//! [`files`] opens, closes and removes the files; [`snapshot`] takes over what another replica holds.
+//! [`files`] opens, closes and removes the files; [`snapshot`] takes over what another replica holds;
+//! [`scrub`] looks for damage.
 
 mod files;
+mod scrub;
 mod snapshot;
 
-pub use snapshot::SnapshotRequest;
+pub use scrub::ScrubCursor;
+pub use snapshot::ReplicaRequest;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

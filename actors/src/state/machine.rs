@@ -90,6 +90,13 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Events that were written since the last call: whole lines.
     fn take_events(&mut self) -> Vec<u8>;
 
+    /// Checks the whole events at the beginning of `bytes`, which begin where an event does, and
+    /// returns how many bytes they are. `is_sealed` is kept from one call to the next.
+    ///
+    /// # Errors
+    /// Where the event begins that is not as it was written.
+    fn check_events(bytes: &[u8], is_sealed: &mut bool) -> Result<usize, usize>;
+
     /// Rows that are complete and that the state itself has let go of (ended runs).
     fn take_final_rows(&mut self) -> Vec<Row>;
 

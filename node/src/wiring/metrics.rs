@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use shiioo_actors::ports::GroupStatus;
-use shiioo_actors::services::tenants::Quarantined;
+use shiioo_actors::services::tenants::{Quarantined, Registry};
 
 /// Writes gauges of the groups.
 pub(super) fn write_groups(groups: &[GroupStatus], text: &mut String) {
@@ -22,13 +22,17 @@ pub(super) fn write_groups(groups: &[GroupStatus], text: &mut String) {
     }
 }
 
-/// Writes gauges of the quarantined tenants, without a label for each: their number is not bounded.
+/// Writes what has become of damaged tenants, and gauges of the quarantined ones, without a label for each: their number is not bounded.
 /// `/readyz` names them.
-pub(super) fn write_quarantine(quarantined: &[Quarantined], text: &mut String) {
+pub(super) fn write_tenants(registry: &Registry, quarantined: &[Quarantined], text: &mut String) {
     let kept: u64 = quarantined.iter().map(|tenant| tenant.log_bytes_kept).sum();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "# TYPE shiioo_tenants_quarantined gauge");
     let _ = writeln!(text, "shiioo_tenants_quarantined {}", quarantined.len());
     let _ = writeln!(text, "# TYPE shiioo_quarantined_log_bytes gauge");
     let _ = writeln!(text, "shiioo_quarantined_log_bytes {kept}");
+    let _ = writeln!(text, "# TYPE shiioo_tenants_rebuilt_total counter");
+    let _ = writeln!(text, "shiioo_tenants_rebuilt_total {}", registry.rebuilt());
+    let _ = writeln!(text, "# TYPE shiioo_tenant_scrubs_total counter");
+    let _ = writeln!(text, "shiioo_tenant_scrubs_total {}", registry.scrubs());
 }

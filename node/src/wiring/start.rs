@@ -79,7 +79,7 @@ pub(super) fn api(
             extra_metrics: vec![Box::new(move |text| {
                 if let Some(groups) = groups.get() {
                     metrics::write_groups(&groups.groups(), text);
-                    metrics::write_quarantine(&registry.quarantined(&**groups), text);
+                    metrics::write_tenants(&registry, &registry.quarantined(&**groups), text);
                 }
             })],
         },

@@ -9,17 +9,18 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::files::{not_of_log, opened};
+use super::scrub::ScrubCursor;
 use super::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
 use crate::ports::{Dump, Found, Held, StoreError};
 use crate::state::{RowBuffer, StateMachine};
 
-/// Upper bound of the length of a row's key, bytes. The longest are those of locks.
-const KEY_BYTES_MAX: usize = 1024;
+/// Behind all keys: none is as long. The longest are those of locks.
+pub(super) static KEYS_END: [u8; 1024] = [u8::MAX; 1024];
 
-/// Asks the owner of a replica about snapshots.
+/// Asks the owner of a replica for what it holds, or gives it what another holds.
 #[derive(Debug)]
-pub enum SnapshotRequest {
+pub enum ReplicaRequest {
     /// Makes durable what there is, and tells how far that is.
     Held(oneshot::Sender<Result<Held, StoreError>>),
     /// Gives what a replica lacks that holds so much; nothing when it lacks nothing.
@@ -28,20 +29,23 @@ pub enum SnapshotRequest {
     Install(Dump, oneshot::Sender<Result<(), StoreError>>),
     /// Holds nothing any more, as of a position: the snapshot of the group has nothing of it.
     Clear(Position, oneshot::Sender<Result<(), StoreError>>),
+    /// Reads the next piece of the files, to find damage.
+    Scrub(ScrubCursor, oneshot::Sender<Result<Option<ScrubCursor>, StoreError>>),
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
-    /// Answers a request about snapshots. Tells whether the state was replaced.
+    /// Answers a request. Tells whether the state was replaced.
     ///
     /// # Errors
     /// When the files are damaged: what cannot be given away is not to be served either.
-    pub async fn serve_snapshot(&mut self, request: SnapshotRequest) -> Result<bool, StoreError> {
+    pub async fn serve_request(&mut self, request: ReplicaRequest) -> Result<bool, StoreError> {
         let before = self.applied;
         match request {
-            SnapshotRequest::Held(reply) => answer(reply, self.held().await)?,
-            SnapshotRequest::Dump(beyond, reply) => answer(reply, self.dump(beyond).await)?,
-            SnapshotRequest::Install(dump, reply) => answer(reply, self.install(dump).await)?,
-            SnapshotRequest::Clear(upto, reply) => answer(reply, self.clear(upto).await)?,
+            ReplicaRequest::Held(reply) => answer(reply, self.held().await)?,
+            ReplicaRequest::Dump(beyond, reply) => answer(reply, self.dump(beyond).await)?,
+            ReplicaRequest::Install(dump, reply) => answer(reply, self.install(dump).await)?,
+            ReplicaRequest::Clear(upto, reply) => answer(reply, self.clear(upto).await)?,
+            ReplicaRequest::Scrub(cursor, reply) => answer(reply, self.scrub(cursor))?,
         }
         Ok(self.applied != before)
     }
@@ -77,6 +81,12 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let len = usize::try_from(events).ok().filter(|len| len + bytes <= Dump::BYTES_MAX);
         let len = len.ok_or_else(|| refused(format!("more than {} bytes", Dump::BYTES_MAX)))?;
         let events = self.rows.read_events(held.events, len)?;
+        // Rot must not travel: the receiver would keep it, and could not tell it from what was written.
+        let whole = M::check_events(&events, &mut false);
+        let whole = whole.map_err(|at| self.rotten_event(held.events + at as u64))?;
+        if whole != len {
+            return Err(self.rotten_event(held.events + whole as u64));
+        }
         Ok(Some(Dump { position: self.applied, rows, events_from: held.events, events }))
     }
 
@@ -174,7 +184,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     }
 
     fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
-        self.rows.scan(&[], &[u8::MAX; KEY_BYTES_MAX], usize::MAX / 2, false)
+        self.rows.scan(&[], &KEYS_END, usize::MAX / 2, false)
     }
 }
 

@@ -164,8 +164,8 @@ impl Actor for ControlActor {
             ControlMessage::Applied(reply) => {
                 let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
             }
-            ControlMessage::Snapshot(request) => {
-                if state.runner.serve_snapshot(request).await? {
+            ControlMessage::Replica(request) => {
+                if state.runner.serve_request(request).await? {
                     state.publish_all()?;
                 }
             }

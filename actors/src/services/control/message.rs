@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::replica::SnapshotRequest;
+use crate::replica::ReplicaRequest;
 use crate::state::system::SystemState;
 
 /// Reads the state and answers.
@@ -23,5 +23,5 @@ pub enum ControlMessage {
     /// Index of the last entry applied.
     Applied(oneshot::Sender<u64>),
     /// Give or take what replicas send to each other.
-    Snapshot(SnapshotRequest),
+    Replica(ReplicaRequest),
 }

@@ -16,11 +16,12 @@ use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, Syste
 use crate::domain::ids::GroupId;
 use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
-use crate::ports::{GroupStatus, ReplicatedLog};
+use crate::ports::{GroupStatus, ReplicaStatus, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
 use crate::services::heartbeat::Heartbeats;
 use crate::services::mailbox::tell_changes;
+use crate::services::tenants::Registry;
 use crate::state::system::{GroupPlacement, SystemState};
 
 /// It looks this often, and at least twice in an election timeout: what a learner's round takes is
@@ -50,6 +51,8 @@ pub struct PlacementArguments {
     pub router: Router,
     /// How the members are.
     pub heartbeats: Heartbeats,
+    /// Which tenants are damaged on this node.
+    pub registry: Arc<Registry>,
     /// Steps down where the leader is to leave.
     pub elector: Elector,
     /// This node's id in Raft groups.
@@ -172,6 +175,28 @@ impl PlacementArguments {
         left.map(drop)
     }
 
+    /// Hands over the groups in which this node has a damaged replica of a tenant and another voter has
+    /// none: nobody serves the tenant here, and the next leader has what the damaged files held.
+    async fn leave_damaged(&self, led: &[(u64, GroupStatus)]) -> Result<(), CallError> {
+        let damaged = self.registry.damaged_groups();
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let health = self.heartbeats.health(deadline).await?;
+        let is_whole = |group: GroupId, other: &ReplicaStatus| {
+            let health = health.get(&other.raft_id);
+            other.voter && health.is_some_and(|it| it.is_heard && !it.damaged.contains(&group))
+        };
+        for (_, GroupStatus { group, replicas, .. }) in led {
+            if damaged.contains(group) && replicas.iter().any(|other| is_whole(*group, other)) {
+                tracing::warn!(%group, "a tenant is damaged here: another node is to lead");
+                self.elector.step_down(*group, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let led = self.led();
@@ -179,6 +204,7 @@ impl PlacementArguments {
             *memory.lock().await = Memories::default();
             return Ok(());
         }
+        self.leave_damaged(&led).await?;
         let (mut members, placements) = self.control.read(deadline, members).await?;
         let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
         let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();

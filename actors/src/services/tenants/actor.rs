@@ -158,9 +158,9 @@ impl Actor for TenantActor {
             }
             TenantMessage::Step(StepEvent::Ended(attempt)) => shell.steps.ended(attempt),
             TenantMessage::Housekeeping => shell.flush_and_maybe_sleep(&myself).await?,
-            TenantMessage::Snapshot(request) => {
+            TenantMessage::Replica(request) => {
                 shell.runner.ensure_files().await?;
-                shell.runner.serve_snapshot(request).await?;
+                shell.runner.serve_request(request).await?;
             }
             TenantMessage::Test(hook) => shell.apply_test_hook(hook).await,
         }

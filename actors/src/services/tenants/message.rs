@@ -6,7 +6,7 @@ use crate::command::Refusal;
 use crate::domain::ids::RunId;
 use crate::domain::views::RateLimit;
 use crate::ports::StoreError;
-use crate::replica::SnapshotRequest;
+use crate::replica::ReplicaRequest;
 use crate::services::executor::StepEvent;
 use crate::state::RowBuffer;
 use crate::state::tenant::TenantState;
@@ -51,8 +51,8 @@ pub enum TenantMessage {
     Step(StepEvent),
     /// Makes durable what has changed, and sleeps when there is nothing to do.
     Housekeeping,
-    /// Gives or takes what replicas send to each other.
-    Snapshot(SnapshotRequest),
+    /// Gives or takes what replicas send to each other, or looks for damage.
+    Replica(ReplicaRequest),
     /// Misbehaves, for tests.
     Test(TestHook),
 }

@@ -21,7 +21,7 @@
 //! | `Running` | runs | nothing to do: `Closing`; failure: `Starting`, `Quarantined`, `Damaged` |
 //! | `Closing` | closes files | a call or an entry came: `Running`; else `Asleep` |
 //! | `Quarantined` | none | 15 s later: `Starting` |
-//! | `Damaged` | none | a restart of the node with whole files, or the tenant's deletion |
+//! | `Damaged` | none | a copy from another replica: `Starting`; the tenant's deletion; a restart |
 //!
 //! # Activation
 //!
@@ -57,6 +57,14 @@
 //! - no file descriptor left: it passes, so the start is tried again every 250 ms;
 //! - a full disk: the start waits, and a running actor goes on from memory.
 //!
+//! # Damage
+//!
+//! The leader of the tenant's group holds what the damaged files held, so the supervisor asks the leader
+//! for it, every 5 s. What the leader sends takes the place of the files, and the tenant starts from it.
+//! Until then this node should not lead the group, where nobody would serve the tenant: it says so in its
+//! heartbeats, and hands the lead over. Without another replica a person has to put the files back.
+//! Damage that nobody would meet for long is looked for ([`scrub`]).
+//!
 //! A damaged tenant can still be deleted. The deletion needs nothing of what was in the files, so the
 //! supervisor removes them and starts the tenant with none.
 //!
@@ -72,8 +80,10 @@
 mod activation;
 mod actor;
 mod message;
+mod parts;
 mod rate;
 mod registry;
+mod scrub;
 mod sleep;
 mod supervisor;
 mod unfinished_work;

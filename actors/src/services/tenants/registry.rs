@@ -1,46 +1,38 @@
 //! All activations of this node, by group, and the sink to which groups deliver their entries.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
 
 use ractor::ActorRef;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::watch;
 
-use super::{Activation, SupervisorMessage, TenantMessage};
+use super::parts::unreachable;
+use super::{Activation, SupervisorMessage};
 use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
     ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StoreError, Stores,
 };
-use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, SnapshotRequest};
+use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
 use crate::services::control::ControlMessage;
 
 /// Holds the tenants of one group.
 #[derive(Debug, Default)]
-struct GroupTenants {
+pub(super) struct GroupTenants {
     delivered_term: Arc<AtomicU64>,
-    activations: RwLock<BTreeMap<TenantId, Arc<Activation>>>,
+    pub(super) activations: RwLock<BTreeMap<TenantId, Arc<Activation>>>,
 }
 
-/// Longest time that a tenant may take to start when it is asked about snapshots.
-const START_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Longest time that a replica may take to answer about snapshots: a large one is read whole.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-
 /// What the registry works with once the actors run.
-struct Sources {
-    supervisor: ActorRef<SupervisorMessage>,
+pub(super) struct Sources {
+    pub(super) supervisor: ActorRef<SupervisorMessage>,
     /// Weak: the log owns this registry, to which it delivers. Each would keep the other, and the
     /// node's sockets with it, beyond the node's end.
-    log: Weak<dyn Durability>,
-    stores: Arc<dyn Stores>,
-    directory: Arc<Directory>,
+    pub(super) log: Weak<dyn Durability>,
+    pub(super) stores: Arc<dyn Stores>,
+    pub(super) directory: Arc<Directory>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -66,13 +58,17 @@ pub struct Quarantined {
 pub struct Registry {
     /// What group 0 delivers to the control plane.
     pub control: Arc<ApplyQueue>,
-    groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
+    pub(super) groups: RwLock<BTreeMap<GroupId, Arc<GroupTenants>>>,
     /// Room for what waits in the tenants' queues.
     queued: Arc<QueueBytes>,
+    /// How often the files of all tenants have been looked through for damage.
+    scrubs: AtomicU64,
+    /// How many damaged tenants were replaced by what another replica held.
+    pub(super) rebuilt: AtomicU64,
     /// The tenants whose files are damaged here.
     damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
-    sources: OnceLock<Sources>,
-    control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
+    pub(super) sources: OnceLock<Sources>,
+    pub(super) control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
 
 impl Registry {
@@ -93,71 +89,6 @@ impl Registry {
         self.control_actor.send_replace(Some(control));
     }
 
-    /// Asks the owner of a replica about snapshots. The control plane is waited for; a tenant that
-    /// sleeps is woken.
-    async fn ask<T>(
-        &self,
-        group: GroupId,
-        part: StateMachineId,
-        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> SnapshotRequest,
-    ) -> Result<T, StoreError> {
-        let asked = self.ask_for_ever(group, part, request);
-        // A replica that stalls must not keep a leader from sending the others.
-        let late = || unreachable(part, format!("it did not answer within {ANSWER_DEADLINE:?}"));
-        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    async fn ask_for_ever<T>(
-        &self,
-        group: GroupId,
-        part: StateMachineId,
-        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> SnapshotRequest,
-    ) -> Result<T, StoreError> {
-        let failed = |why: String| unreachable(part, why);
-        let stopped = || failed("it has stopped".to_owned());
-        let (reply, answer) = oneshot::channel();
-        match part {
-            StateMachineId::System => {
-                let mut actor = self.control_actor.subscribe();
-                let actor = actor.wait_for(Option::is_some).await.map_err(|_| stopped())?.clone();
-                let message = ControlMessage::Snapshot(request(reply));
-                actor.ok_or_else(stopped)?.send_message(message).map_err(|_| stopped())?;
-                answer.await.map_err(|_| stopped())?
-            }
-            StateMachineId::Tenant(tenant) => {
-                let activation = self.activation(group, tenant).ok_or_else(stopped)?;
-                // Held until the answer is there: it keeps the tenant awake.
-                let _permit = activation.permit().map_err(|error| failed(error.to_string()))?;
-                let actor = activation.actor(Instant::now() + START_DEADLINE).await;
-                let actor = actor.map_err(|error| failed(error.to_string()))?;
-                let message = TenantMessage::Snapshot(request(reply));
-                actor.send_message(message).map_err(|_| stopped())?;
-                answer.await.map_err(|_| stopped())?
-            }
-        }
-    }
-
-    /// Returns the activation of a tenant whose damaged files another replica can take the place of.
-    fn replaceable(&self, group: GroupId, part: StateMachineId) -> Option<Arc<Activation>> {
-        let StateMachineId::Tenant(tenant) = part else { return None };
-        self.activation(group, tenant).filter(|activation| activation.is_replaceable())
-    }
-
-    /// Puts what another replica holds in the place of damaged files, and waits until the tenant runs.
-    async fn rebuild(&self, activation: &Arc<Activation>, dump: Dump) -> Result<(), StoreError> {
-        let part = StateMachineId::Tenant(activation.tenant);
-        let Some(Sources { supervisor, .. }) = self.sources.get() else {
-            return Err(unreachable(part, "the node is starting".to_owned()));
-        };
-        let (begun, has_begun) = oneshot::channel();
-        let message = SupervisorMessage::Rebuild(Arc::clone(activation), dump, begun);
-        let stopped = || unreachable(part, "the node is stopping".to_owned());
-        supervisor.send_message(message).map_err(|_| stopped())?;
-        has_begun.await.map_err(|_| stopped())?;
-        let started = activation.actor(Instant::now() + START_DEADLINE).await;
-        started.map(drop).map_err(|error| unreachable(part, error.to_string()))
-    }
-
     /// Lists the groups in which a tenant's files are damaged here. This node should not lead them.
     pub fn damaged_groups(&self) -> BTreeSet<GroupId> {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,55 +106,19 @@ impl Registry {
         }
     }
 
-    /// Lists the replicas of a group that have files here, or should: whose files are lost is among
-    /// them, so that nobody takes the loss for a deletion.
-    fn list_parts(&self, group: GroupId) -> Result<Vec<StateMachineId>, StoreError> {
-        if group == GroupId::SYSTEM {
-            return Ok(vec![StateMachineId::System]);
-        }
-        let stopped = || StoreError::Io {
-            what: "list the tenants of a group".to_owned(),
-            source: Arc::new(io::ErrorKind::NotConnected.into()),
-        };
-        let Sources { log, stores, directory, .. } = self.sources.get().ok_or_else(stopped)?;
-        let log = log.upgrade().ok_or_else(stopped)?;
-        let mut tenants: BTreeSet<TenantId> = stores.tenants()?.into_iter().collect();
-        tenants.extend(log.with_files().into_iter().filter_map(|part| match part {
-            StateMachineId::Tenant(tenant) => Some(tenant),
-            StateMachineId::System => None,
-        }));
-        let mut parts = Vec::new();
-        for tenant in tenants {
-            // One that this node's control plane has not heard of yet may have been delivered something.
-            let of =
-                directory.group_of(tenant).or_else(|| self.group_of(tenant)).ok_or_else(|| {
-                    StoreError::Io {
-                        what: format!("tell which group tenant {tenant} belongs to"),
-                        source: Arc::new(io::Error::other("the control plane has not told it yet")),
-                    }
-                })?;
-            if of == group {
-                parts.push(StateMachineId::Tenant(tenant));
-            }
-        }
-        Ok(parts)
+    /// Counts a pass over the files of all tenants.
+    pub(super) fn note_scrub(&self) {
+        self.scrubs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lists the tenants of a group that something was delivered to.
-    fn awake_parts(&self, group: GroupId) -> Vec<StateMachineId> {
-        let tenants = self.group(group);
-        let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
-        activations.keys().copied().map(StateMachineId::Tenant).collect()
+    /// Counts the damaged tenants that were replaced by what another replica held.
+    pub fn rebuilt(&self) -> u64 {
+        self.rebuilt.load(Ordering::Relaxed)
     }
 
-    /// Returns the group that has delivered something to the tenant.
-    fn group_of(&self, tenant: TenantId) -> Option<GroupId> {
-        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let has = |tenants: &GroupTenants| {
-            let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
-            activations.contains_key(&tenant)
-        };
-        groups.iter().find(|(_, tenants)| has(tenants)).map(|(group, _)| *group)
+    /// Counts how often the files of all tenants have been looked through for damage.
+    pub fn scrubs(&self) -> u64 {
+        self.scrubs.load(Ordering::Relaxed)
     }
 
     /// Returns the tenant's activation, and makes one where there is none. `None` before the supervisor is
@@ -268,7 +163,7 @@ impl Registry {
     }
 
     /// Returns the tenants of a group, and begins with none where the group is new.
-    fn group(&self, group: GroupId) -> Arc<GroupTenants> {
+    pub(super) fn group(&self, group: GroupId) -> Arc<GroupTenants> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(tenants) = groups.get(&group) {
             return Arc::clone(tenants);
@@ -337,7 +232,7 @@ impl ApplySink for Registry {
         part: StateMachineId,
     ) -> BoxFuture<'_, Result<Held, StoreError>> {
         Box::pin(async move {
-            let held = self.ask(group, part, SnapshotRequest::Held).await;
+            let held = self.ask(group, part, ReplicaRequest::Held).await;
             // After the question, which starts a tenant that sleeps: the start finds the damage.
             match self.replaceable(group, part) {
                 // Nothing that can be relied on: everything is to be sent.
@@ -353,7 +248,7 @@ impl ApplySink for Registry {
         part: StateMachineId,
         beyond: Held,
     ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
-        Box::pin(self.ask(group, part, move |reply| SnapshotRequest::Dump(beyond, reply)))
+        Box::pin(self.ask(group, part, move |reply| ReplicaRequest::Dump(beyond, reply)))
     }
 
     fn install(
@@ -366,7 +261,7 @@ impl ApplySink for Registry {
             match self.replaceable(group, part) {
                 Some(activation) => self.rebuild(&activation, dump).await,
                 None => {
-                    self.ask(group, part, move |reply| SnapshotRequest::Install(dump, reply)).await
+                    self.ask(group, part, move |reply| ReplicaRequest::Install(dump, reply)).await
                 }
             }
         })
@@ -391,18 +286,10 @@ impl ApplySink for Registry {
                         "its damaged files are being removed".to_owned(),
                     ));
                 }
-                self.ask(group, part, |reply| SnapshotRequest::Clear(upto, reply)).await?;
+                self.ask(group, part, |reply| ReplicaRequest::Clear(upto, reply)).await?;
             }
             Ok(())
         })
-    }
-}
-
-/// Says that a replica cannot be asked.
-fn unreachable(part: StateMachineId, why: String) -> StoreError {
-    StoreError::Io {
-        what: format!("reach the replica of {part}"),
-        source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
     }
 }
 

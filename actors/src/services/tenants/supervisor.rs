@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
 use super::registry::is_deletion;
+use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::Directory;
@@ -109,6 +111,8 @@ pub struct SupervisorState {
     failures: BTreeMap<TenantId, VecDeque<Instant>>,
     /// Bounds how many tenants are opened to look for unfinished work.
     openings: Arc<Semaphore>,
+    /// The task that looks for damage.
+    scrub: AbortHandle,
     stopping: bool,
 }
 
@@ -122,8 +126,11 @@ impl Actor for TenantSupervisor {
         _: ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
+        let (registry, deps) = (Arc::clone(&arguments.registry), Arc::clone(&arguments.deps));
+        let scrub = tokio::spawn(scrub_for_ever(registry, deps)).abort_handle();
         Ok(SupervisorState {
             arguments,
+            scrub,
             failures: BTreeMap::new(),
             openings: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)),
             stopping: false,
@@ -174,8 +181,9 @@ impl Actor for TenantSupervisor {
     async fn post_stop(
         &self,
         myself: ActorRef<SupervisorMessage>,
-        _: &mut SupervisorState,
+        state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
+        state.scrub.abort();
         stop_children(&myself.get_cell(), STOP_DEADLINE).await;
         Ok(())
     }
@@ -355,6 +363,7 @@ impl SupervisorState {
 
     /// Stops the actors that run, all at once.
     fn stop_all(&mut self, done: oneshot::Sender<()>) {
+        self.scrub.abort();
         // First no actor is started any more: an entry may still wake a tenant that is stopped below.
         self.stopping = true;
         let activations = self.arguments.registry.activations();

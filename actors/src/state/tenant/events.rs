@@ -165,6 +165,30 @@ pub fn checked_event(line: &[u8], span: EventSpan) -> Option<String> {
     is_whole.then(|| format!("{event}}}"))
 }
 
+/// Checks the whole lines at the beginning of `bytes`, and returns how many bytes they are. Once a line
+/// with a checksum was seen, `is_sealed`, all later ones have to have one.
+///
+/// # Errors
+/// Where the line begins that is not as it was written.
+pub fn check_lines(bytes: &[u8], is_sealed: &mut bool) -> Result<usize, usize> {
+    let mut at = 0;
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if !line.ends_with(b"\n") {
+            break;
+        }
+        let is_whole = |is_checked| checked_event(line, EventSpan::new(0, line.len(), is_checked));
+        let has_seal = is_whole(true).is_some();
+        // A line of the first version says nothing of itself but that it is JSON.
+        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+        if !has_seal && (*is_sealed || !is_json()) {
+            return Err(at);
+        }
+        *is_sealed |= has_seal;
+        at += line.len();
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -183,6 +207,22 @@ mod tests {
         let read = |len, is_checked| checked_event(old, EventSpan::new(0, len, is_checked));
         assert_eq!(read(old.len(), false).as_deref(), Some("{\"id\":\"1\"}"));
         assert_eq!(read(old.len(), true), None, "it should have a checksum");
+    }
+
+    #[test]
+    fn lines_are_checked_up_to_the_last_whole_one() {
+        let (old, new) = ("{\"id\":\"1\"}\n", line("x"));
+        let check = |text: &str, was_sealed| {
+            let mut is_sealed = was_sealed;
+            (check_lines(text.as_bytes(), &mut is_sealed), is_sealed)
+        };
+        assert_eq!(check("", false), (Ok(0), false));
+        assert_eq!(check(&format!("{old}{new}{{\"id"), false), (Ok(old.len() + new.len()), true));
+        assert_eq!(check(&format!("{old}{{]\n"), false), (Err(old.len()), false), "no JSON");
+        // Rot in the checksum's own name must not make the line one of the first version.
+        let rotten = new.replace("crc32", "crc33");
+        assert_eq!(check(&format!("{new}{rotten}"), false), (Err(new.len()), true));
+        assert_eq!(check(&rotten, true), (Err(0), true));
     }
 
     proptest! {

@@ -427,6 +427,10 @@ impl StateMachine for TenantState {
         machine::apply(self, position, envelope)
     }
 
+    fn check_events(bytes: &[u8], is_sealed: &mut bool) -> Result<usize, usize> {
+        events::check_lines(bytes, is_sealed)
+    }
+
     fn take_events(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.events)
     }

@@ -1,0 +1,163 @@
+//! Finds the replicas of this node, and asks their owners for what they hold.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::registry::{GroupTenants, Registry, Sources};
+use super::{Activation, SupervisorMessage, TenantMessage};
+use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::ports::{Dump, StoreError};
+use crate::replica::ReplicaRequest;
+use crate::services::control::ControlMessage;
+
+/// Longest time that a tenant may take to start when it is asked about snapshots.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest time that a replica may take to answer about snapshots: a large one is read whole.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+
+impl Registry {
+    /// Asks the owner of a replica for what it holds, or gives it something. The control plane is waited for; a tenant that
+    /// sleeps is woken.
+    pub(super) async fn ask<T>(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ReplicaRequest,
+    ) -> Result<T, StoreError> {
+        let asked = self.ask_for_ever(group, part, request);
+        // A replica that stalls must not keep a leader from sending the others.
+        let late = || unreachable(part, format!("it did not answer within {ANSWER_DEADLINE:?}"));
+        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn ask_for_ever<T>(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ReplicaRequest,
+    ) -> Result<T, StoreError> {
+        let failed = |why: String| unreachable(part, why);
+        let stopped = || failed("it has stopped".to_owned());
+        let (reply, answer) = oneshot::channel();
+        match part {
+            StateMachineId::System => {
+                let mut actor = self.control_actor.subscribe();
+                let actor = actor.wait_for(Option::is_some).await.map_err(|_| stopped())?.clone();
+                let message = ControlMessage::Replica(request(reply));
+                actor.ok_or_else(stopped)?.send_message(message).map_err(|_| stopped())?;
+                answer.await.map_err(|_| stopped())?
+            }
+            StateMachineId::Tenant(tenant) => {
+                let activation = self.activation(group, tenant).ok_or_else(stopped)?;
+                // Held until the answer is there: it keeps the tenant awake.
+                let _permit = activation.permit().map_err(|error| failed(error.to_string()))?;
+                let actor = activation.actor(Instant::now() + START_DEADLINE).await;
+                let actor = actor.map_err(|error| failed(error.to_string()))?;
+                let message = TenantMessage::Replica(request(reply));
+                actor.send_message(message).map_err(|_| stopped())?;
+                answer.await.map_err(|_| stopped())?
+            }
+        }
+    }
+
+    /// Returns the activation of a tenant whose damaged files another replica can take the place of.
+    pub(super) fn replaceable(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+    ) -> Option<Arc<Activation>> {
+        let StateMachineId::Tenant(tenant) = part else { return None };
+        self.activation(group, tenant).filter(|activation| activation.is_replaceable())
+    }
+
+    /// Puts what another replica holds in the place of damaged files, and waits until the tenant runs.
+    pub(super) async fn rebuild(
+        &self,
+        activation: &Arc<Activation>,
+        dump: Dump,
+    ) -> Result<(), StoreError> {
+        let part = StateMachineId::Tenant(activation.tenant);
+        let Some(Sources { supervisor, .. }) = self.sources.get() else {
+            return Err(unreachable(part, "the node is starting".to_owned()));
+        };
+        let (begun, has_begun) = oneshot::channel();
+        let message = SupervisorMessage::Rebuild(Arc::clone(activation), dump, begun);
+        let stopped = || unreachable(part, "the node is stopping".to_owned());
+        supervisor.send_message(message).map_err(|_| stopped())?;
+        has_begun.await.map_err(|_| stopped())?;
+        let started = activation.actor(Instant::now() + START_DEADLINE).await;
+        started.map_err(|error| unreachable(part, error.to_string()))?;
+        self.rebuilt.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(tenant = %activation.tenant, "a damaged tenant is whole again");
+        Ok(())
+    }
+
+    /// Lists the replicas of a group that have files here, or should: whose files are lost is among
+    /// them, so that nobody takes the loss for a deletion.
+    pub(super) fn list_parts(&self, group: GroupId) -> Result<Vec<StateMachineId>, StoreError> {
+        if group == GroupId::SYSTEM {
+            return Ok(vec![StateMachineId::System]);
+        }
+        let mut parts = Vec::new();
+        for (tenant, of) in self.tenants_here()? {
+            let of = of.ok_or_else(|| StoreError::Io {
+                what: format!("tell which group tenant {tenant} belongs to"),
+                source: Arc::new(io::Error::other("the control plane has not told it yet")),
+            })?;
+            if of == group {
+                parts.push(StateMachineId::Tenant(tenant));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Lists the tenants that have files here, or should, with their groups as far as they are known.
+    pub(super) fn tenants_here(&self) -> Result<Vec<(TenantId, Option<GroupId>)>, StoreError> {
+        let stopped = || StoreError::Io {
+            what: "list the tenants".to_owned(),
+            source: Arc::new(io::ErrorKind::NotConnected.into()),
+        };
+        let Sources { log, stores, directory, .. } = self.sources.get().ok_or_else(stopped)?;
+        let log = log.upgrade().ok_or_else(stopped)?;
+        let mut tenants: BTreeSet<TenantId> = stores.tenants()?.into_iter().collect();
+        tenants.extend(log.with_files().into_iter().filter_map(|part| match part {
+            StateMachineId::Tenant(tenant) => Some(tenant),
+            StateMachineId::System => None,
+        }));
+        // One that this node's control plane has not heard of yet may have been delivered something.
+        let group = |tenant| directory.group_of(tenant).or_else(|| self.group_of(tenant));
+        Ok(tenants.into_iter().map(|tenant| (tenant, group(tenant))).collect())
+    }
+
+    /// Lists the tenants of a group that something was delivered to.
+    pub(super) fn awake_parts(&self, group: GroupId) -> Vec<StateMachineId> {
+        let tenants = self.group(group);
+        let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+        activations.keys().copied().map(StateMachineId::Tenant).collect()
+    }
+
+    /// Returns the group that has delivered something to the tenant.
+    fn group_of(&self, tenant: TenantId) -> Option<GroupId> {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        let has = |tenants: &GroupTenants| {
+            let activations = tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+            activations.contains_key(&tenant)
+        };
+        groups.iter().find(|(_, tenants)| has(tenants)).map(|(group, _)| *group)
+    }
+}
+
+/// Says that a replica cannot be asked.
+pub(super) fn unreachable(part: StateMachineId, why: String) -> StoreError {
+    StoreError::Io {
+        what: format!("reach the replica of {part}"),
+        source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
+    }
+}
