@@ -438,6 +438,11 @@ impl Tenants {
         Ok(found.unwrap_or_else(|| self.0.region.clone()))
     }
 
+    /// Counts how often the files of all tenants have been looked through for damage.
+    pub fn scrubs(&self) -> u64 {
+        self.0.registry.scrubs()
+    }
+
     /// The tenants of this node that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.0.registry.quarantined(&*self.0.kept)

@@ -180,6 +180,11 @@ impl Node {
         self.services.groups()
     }
 
+    /// Counts how often the files of all tenants have been looked through for damage.
+    pub fn scrubs(&self) -> u64 {
+        self.services.scrubs()
+    }
+
     /// Returns the configuration of this node.
     pub fn config(&self) -> &Config {
         &self.config

@@ -160,6 +160,11 @@ impl Services {
         self.groups.groups()
     }
 
+    /// Counts how often the files of all tenants have been looked through for damage.
+    pub(crate) fn scrubs(&self) -> u64 {
+        self.actors.handles.tenants.scrubs()
+    }
+
     /// Returns whether the API asks for an admin token.
     pub(crate) fn has_admin_token(&self) -> bool {
         self.admin_token.borrow().is_some()

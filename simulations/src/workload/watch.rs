@@ -215,6 +215,11 @@ impl Watcher {
     /// are compared.
     async fn await_replicas(&self) -> Checked {
         let bound = self.board.settles_since.get().max(trace::now()) + liveness::QUARANTINE_MAX;
+        // Damage that nobody has met yet is found by looking for it.
+        while !self.board.nodes.iter().all(|node| node.has_scrubbed()) {
+            ensure!(trace::now() < bound, "a node has not looked for damage");
+            sleep(ROUND_PAUSE).await;
+        }
         loop {
             let probes = self.ask_all("/readyz", PATIENCE).await;
             let is_whole = |probe: &Option<Reply>| {

@@ -40,13 +40,15 @@ pub enum Fault {
     OlderCopy,
     /// The same of its log alone.
     OlderLog,
-    /// The folder of a tenant is missing on its node for a while; counted when the node has said so and
-    /// served another tenant meanwhile.
+    /// The folder of a tenant is missing on its node; counted when it is rebuilt, or on a lone node when
+    /// that has said so and served another tenant meanwhile.
     LostFolder,
-    /// The folder of a tenant is an older copy for a while; counted like the one before.
+    /// The folder of a tenant is an older copy; counted like the one before.
     OlderFolder,
     /// The same for good, where the log makes good what the copy lacks.
     ReplayedFolder,
+    /// A bit of a tenant's events is another; counted when they are rebuilt.
+    RottenFolder,
     /// A node leaves the cluster because a client asked, and joins anew; counted when it has ended.
     Leave,
     /// The node ended by itself, with a reason.
@@ -107,9 +109,10 @@ impl fmt::Display for Fault {
             Self::LostLog => "logs lost, noticed",
             Self::OlderCopy => "older copies of a disk, noticed",
             Self::OlderLog => "older copies of a log, noticed",
-            Self::LostFolder => "tenants' folders lost, noticed",
-            Self::OlderFolder => "tenants' folders older, noticed",
+            Self::LostFolder => "tenants' folders lost, and whole again",
+            Self::OlderFolder => "tenants' folders older, and whole again",
             Self::ReplayedFolder => "tenants' folders older, replayed",
+            Self::RottenFolder => "tenants' events rotten, and whole again",
             Self::Leave => "nodes that left, and joined anew",
             Self::NodeFailed => "failures of a node by itself",
             Self::LostLink => "lost links to a client",

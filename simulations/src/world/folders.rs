@@ -1,9 +1,11 @@
-//! Folders of tenants that are lost, or replaced by an older copy, while their node is down.
+//! Folders of tenants that are lost, replaced by an older copy, or rot, while their node is down.
 //!
 //! The log says which tenants have files and up to where those were durable. Where the folder has less,
-//! the tenant alone is out of service, until the whole folder is put back some seconds later: that is
-//! what an operator with a backup would do. An older copy that has all that the log vouches for is no
-//! damage: the log makes good what it lacks.
+//! the tenant alone is out of service. On a lone node it stays so until the whole folder is put back
+//! some seconds later: that is what an operator with a backup would do. Among other replicas nobody puts
+//! anything back: the node has to get from them what the folder held, and nothing else is taken from
+//! their disks meanwhile. An older copy that has all that the log vouches for is no damage: the log
+//! makes good what it lacks.
 //!
 //! The power cut comes first, and then the look at the log: what was not synced the log does not say any
 //! more.
@@ -14,18 +16,24 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use shiioo_actors::domain::ids::{Position, StateMachineId};
-use shiioo_storage::disk::{DiskCopy, SimDisk};
-use shiioo_storage::inspect;
+use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
+use shiioo_storage::inspect::{self, PartImage};
 
 use super::{Fault, World};
 use crate::board::OutOfService;
+use crate::checks::Checked;
 use crate::checks::out_of_service::Reason;
-use crate::trace;
+use crate::{ensure, trace};
+
+/// A folder that is to be rebuilt is looked at so often, ms.
+const LOOK_MS: u64 = 250;
 
 /// Where folders of tenants are on a disk.
 const TENANTS: &str = "tenants";
 /// The file of a folder that says up to where it goes.
 const INDEX: &str = "index.redb";
+/// The events of a tenant.
+const EVENTS: &str = "events.jsonl";
 
 /// A copy is put back after so long, ms.
 const AGE_MS_MIN: u64 = 500;
@@ -49,6 +57,16 @@ enum Stage {
     Copied(DiskCopy),
     /// It was replaced by less, and this is what it was.
     Lacks(DiskCopy),
+    /// It is to be rebuilt from other replicas.
+    Heals(Wound),
+}
+
+/// What is wrong with a folder, until it is rebuilt.
+enum Wound {
+    /// It went up to there.
+    Lacks(Reason, Position),
+    /// A byte of its events is not this any more.
+    Rots(u64, u8),
 }
 
 impl World {
@@ -79,11 +97,92 @@ impl World {
                 self.replace_folder(at, tenant, &copy);
             }
             Some(Folder { at, stage: Stage::Lacks(whole), .. }) => self.mend_folder(at, &whole),
+            Some(Folder { at, tenant, stage: Stage::Heals(wound), .. }) => {
+                self.look_at_wound(at, tenant, wound);
+            }
             None => {}
         }
     }
 
-    /// Puts a folder back that is not as it was; what was only copied stays.
+    /// Whether the disk of a node lacks something of a tenant: the others have to keep theirs.
+    pub(super) fn lacks_folder(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| !matches!(folder.stage, Stage::Copied(_)))
+    }
+
+    /// Whether other replicas can give back what a folder lacks.
+    fn can_heal(&self) -> bool {
+        self.seats.len() > 1 && self.loss.is_none() && self.is_full()
+    }
+
+    /// Waits until a folder is rebuilt.
+    fn look_at_wound(&mut self, at: usize, tenant: String, wound: Wound) {
+        let disk = &self.seats[at].host.disk;
+        // Deleted meanwhile, it has nothing to be rebuilt.
+        let is_gone = known_to_log(disk, &tenant).is_none();
+        let is_whole = match &wound {
+            Wound::Lacks(_, known) => {
+                held_in_folder(disk, &tenant).is_some_and(|held| held >= *known)
+            }
+            Wound::Rots(offset, byte) => byte_of_events(disk, &tenant, *offset) == Some(*byte),
+        };
+        if !is_whole && !is_gone {
+            let until = self.after(LOOK_MS..=LOOK_MS);
+            self.folder = Some(Folder { at, tenant, until, stage: Stage::Heals(wound) });
+            return;
+        }
+        self.board.out_of_service.take();
+        let name = self.seats[at].host.name();
+        trace::event(name, "fault", format_args!("{} is whole again", folder(&tenant)), &[]);
+        if is_whole {
+            self.count(match wound {
+                Wound::Lacks(Reason::Missing, _) => Fault::LostFolder,
+                Wound::Lacks(Reason::Older, _) => Fault::OlderFolder,
+                Wound::Rots(..) => Fault::RottenFolder,
+            });
+        }
+    }
+
+    /// Flips a bit of a tenant's events, where other replicas have them.
+    pub(super) fn rot_folder(&mut self) {
+        let Some((at, tenant)) = self.some_folder().filter(|_| self.can_heal()) else { return };
+        let host = Rc::clone(&self.seats[at].host);
+        host.cut_power();
+        let len = part_in_folder(&host.disk, &tenant).map_or(0, |part| part.events.len() as u64);
+        if len > 0 {
+            let (offset, bit) = (self.rng.random_range(0..len), self.rng.random_range(0..8));
+            let byte = byte_of_events(&host.disk, &tenant, offset).unwrap_or_default();
+            let path = format!("{}/{EVENTS}", folder(&tenant));
+            host.disk.flip_bit(&path, offset, bit);
+            let what = format!("bit {bit} of byte {offset} of {path} rots");
+            trace::event(host.name(), "fault", format_args!("{what}"), &[]);
+            let (until, stage) =
+                (self.after(LOOK_MS..=LOOK_MS), Stage::Heals(Wound::Rots(offset, byte)));
+            self.folder = Some(Folder { at, tenant, until, stage });
+        }
+        self.bring_down(at, "power is gone");
+    }
+
+    /// No disk of a node that has stopped lacks something of a tenant that its log knows of.
+    pub(super) fn check_folders(&self) -> Checked {
+        for seat in &self.seats {
+            let disk = &seat.host.disk;
+            let log = inspect::log(&*disk.fork().mount()).unwrap_or_default();
+            for (part, known) in log.files {
+                let StateMachineId::Tenant(tenant) = part else { continue };
+                let held = held_in_folder(disk, &tenant.to_string());
+                let name = seat.host.name();
+                ensure!(
+                    held >= Some(known),
+                    "{} on {name} was up to {known}, and is up to {held:?} in the end",
+                    folder(&tenant.to_string())
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a folder back that is not as it was; what was only copied stays, and what is to be rebuilt
+    /// has to be whole in the end.
     pub(super) fn end_folders(&mut self) {
         if let Some(Folder { at, stage: Stage::Lacks(whole), .. }) = self.folder.take() {
             self.mend_folder(at, &whole);
@@ -112,6 +211,10 @@ impl World {
 
     /// Puts a copy, or nothing, in the place of a tenant's folder, where the log knows of one.
     fn replace_folder(&mut self, at: usize, tenant: String, copy: &DiskCopy) {
+        let heals = self.can_heal();
+        if self.seats.len() > 1 && !heals {
+            return;
+        }
         let host = Rc::clone(&self.seats[at].host);
         host.cut_power();
         let (known, whole) = (known_to_log(&host.disk, &tenant), host.disk.copy(&folder(&tenant)));
@@ -132,8 +235,13 @@ impl World {
         match reason {
             Some(reason) => {
                 self.board.out_of_service.replace(Some(OutOfService::new(at, &tenant, reason)));
-                let until = self.after(OUT_MS_MIN..=OUT_MS_MAX);
-                self.folder = Some(Folder { at, tenant, until, stage: Stage::Lacks(whole) });
+                let (until, stage) = if heals {
+                    let wound = Wound::Lacks(reason, known);
+                    (self.after(LOOK_MS..=LOOK_MS), Stage::Heals(wound))
+                } else {
+                    (self.after(OUT_MS_MIN..=OUT_MS_MAX), Stage::Lacks(whole))
+                };
+                self.folder = Some(Folder { at, tenant, until, stage });
             }
             None => self.count(Fault::ReplayedFolder),
         }
@@ -173,7 +281,18 @@ fn known_to_log(disk: &SimDisk, tenant: &str) -> Option<Position> {
 
 /// Up to where the files of a tenant go; `None` where there are none.
 fn held_in_folder(disk: &SimDisk, tenant: &str) -> Option<Position> {
+    part_in_folder(disk, tenant).map(|part| part.applied)
+}
+
+fn part_in_folder(disk: &SimDisk, tenant: &str) -> Option<PartImage> {
     let disk: Arc<_> = disk.fork().mount();
-    let part = inspect::part(&disk, &format!("{}/{INDEX}", folder(tenant))).ok().flatten();
-    part.map(|part| part.applied)
+    inspect::part(&disk, &format!("{}/{INDEX}", folder(tenant))).ok().flatten()
+}
+
+fn byte_of_events(disk: &SimDisk, tenant: &str, offset: u64) -> Option<u8> {
+    let path = format!("{}/{EVENTS}", folder(tenant));
+    let mut byte = [0];
+    let file = disk.fork().mount().open(&path, OpenMode::Existing).ok()?;
+    file.read_at(offset, &mut byte).ok()?;
+    Some(byte[0])
 }

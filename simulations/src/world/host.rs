@@ -164,6 +164,11 @@ impl NodeHost {
         self.node.borrow().upgrade().map(|node| node.groups()).unwrap_or_default()
     }
 
+    /// Whether the node has looked through the files of all tenants in the present life.
+    pub fn has_scrubbed(&self) -> bool {
+        self.node.borrow().upgrade().is_some_and(|node| node.scrubs() > 0)
+    }
+
     /// How many lives got as far as being ready.
     pub fn lives(&self) -> u64 {
         self.ready.get()

@@ -89,11 +89,12 @@ impl World {
     /// Whether the cluster can do without what is on this disk: all vote, in every group, and nobody
     /// else has lost his. The first node founds the cluster, and would found another.
     pub(super) fn can_spare_disk(&self, at: usize) -> bool {
-        self.loss.is_none() && at > 0 && self.seats.len() > 2 && self.is_full()
+        let is_whole = self.loss.is_none() && !self.lacks_folder();
+        is_whole && at > 0 && self.seats.len() > 2 && self.is_full()
     }
 
     /// Whether all run, and vote in every group that they should.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let is_ready = self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready());
         self.board.all_vote.get() && is_ready
     }

@@ -224,6 +224,7 @@ impl World {
     pub(crate) fn stop_and_compare(&mut self) -> Checked {
         self.board.phase.set(Phase::Stop);
         self.stop_all()?;
+        self.check_folders()?;
         (0..self.seats.len()).try_for_each(|at| self.examine_all(at))
     }
 

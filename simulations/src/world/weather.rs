@@ -83,7 +83,7 @@ enum Passing {
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 33] = [
+const ODDS: [(Mix, Fault, u32); 34] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -104,6 +104,7 @@ const ODDS: [(Mix, Fault, u32); 33] = [
     (Mix::Disks, Fault::OlderLog, 2),
     (Mix::Disks, Fault::LostFolder, 3),
     (Mix::Disks, Fault::OlderFolder, 4),
+    (Mix::Disks, Fault::RottenFolder, 3),
     (Mix::Network, Fault::LostLink, 6),
     (Mix::Network, Fault::HeldLink, 6),
     (Mix::Network, Fault::LeaderAlone, 9),
@@ -120,7 +121,8 @@ const ODDS: [(Mix, Fault, u32); 33] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 17] = [
+const AMONG_NODES: [Fault; 18] = [
+    Fault::RottenFolder,
     Fault::LostLog,
     Fault::OlderCopy,
     Fault::OlderLog,
@@ -225,6 +227,7 @@ impl World {
             Fault::OlderCopy | Fault::OlderLog => self.copy_disk(at, fault),
             Fault::LostFolder => self.lose_folder(),
             Fault::OlderFolder => self.copy_folder(),
+            Fault::RottenFolder => self.rot_folder(),
             Fault::LostLink => {
                 let client = self.some_client();
                 self.begin(Passing::Link(at, client));
