@@ -121,6 +121,10 @@ pub trait Membership: Send + Sync + 'static {
         members: Vec<u64>,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Ends the group on this node, which has no replica of it any more, and lets its log go. What its
+    /// state machines have in files is left alone.
+    fn leave_group(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Adds a replica that does not vote, or does nothing where there is one. Only on the group's
     /// leader. Returns when the membership is committed, not when the replica has caught up.
     fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>>;

@@ -258,6 +258,14 @@ impl EntryIndex {
         self.group(id).state.purged = Some(upto);
     }
 
+    /// Drops everything of a group but its vote.
+    pub fn leave(&mut self, id: GroupId) {
+        self.truncate(id, 0);
+        let group = self.group(id);
+        group.first = 0;
+        group.state = GroupState { vote: group.state.vote, ..GroupState::default() };
+    }
+
     fn remove_before(&mut self, id: GroupId, index: u64) {
         let group = self.group(id);
         let count = usize::try_from(index.saturating_sub(group.first)).unwrap_or(usize::MAX);

@@ -216,6 +216,17 @@ impl Log {
         self.write(group, vec![Op::ForgetFiles(part)]).await
     }
 
+    /// Gives up everything of a group but its vote, durably: this node has no replica of it any more. The
+    /// vote stays, so that a replica that comes back cannot vote twice in one term.
+    ///
+    /// # Errors
+    /// When the log is dead or closed.
+    pub async fn leave(&self, group: GroupId) -> io::Result<()> {
+        // A mark that was noted would be written behind the record that gives the entries up.
+        self.shared.low_water_marks.lock().remove(&group);
+        self.write(group, vec![Op::Leave]).await
+    }
+
     /// Gives the term of the entry at an index, as far as it is known.
     pub fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
         self.shared.index.lock().term_at(group, index)

@@ -42,6 +42,7 @@ const TAG_LOW_WATER_MARK: u8 = 6;
 const TAG_CLOSED: u8 = 7;
 const TAG_CHECKPOINT_WITH_FILES: u8 = 8;
 const TAG_FILES: u8 = 9;
+const TAG_LEFT: u8 = 10;
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -127,6 +128,8 @@ pub(crate) enum Record {
     LowWaterMark(GroupId, LowWaterMark),
     /// Says up to where files are durable; `None` when they are about to be removed.
     Files(StateMachineId, Option<Position>),
+    /// Gives up everything of the group but the vote: this node has no replica of it any more.
+    Left(GroupId),
     /// Ends a log that is closed: the witness that everything before was synced.
     Closed,
 }
@@ -195,6 +198,12 @@ pub(crate) fn put_purge(group: GroupId, upto: Position, bytes: &mut Vec<u8>) {
     codec::encode_into(&(group, upto), bytes);
 }
 
+/// Writes the payload of the record that a group was left.
+pub(crate) fn put_left(group: GroupId, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_LEFT);
+    codec::encode_into(&group, bytes);
+}
+
 /// Writes a low-water mark's payload.
 pub(crate) fn put_low_water_mark(group: GroupId, mark: &LowWaterMark, bytes: &mut Vec<u8>) {
     bytes.push(TAG_LOW_WATER_MARK);
@@ -252,6 +261,7 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
             let (group, mark) = body(rest)?;
             Record::LowWaterMark(group, mark)
         }
+        TAG_LEFT => Record::Left(body(rest)?),
         TAG_CLOSED if rest.is_empty() => Record::Closed,
         tag => return Err(format!("a record of unknown kind {tag}")),
     })

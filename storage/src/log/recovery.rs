@@ -279,6 +279,7 @@ impl Recovery<'_> {
             Record::Entry(group, position) => self.index.recover(group, position, location),
             Record::Truncate(group, from) => self.index.truncate(group, from),
             Record::Purge(group, upto) => self.index.purge(group, upto),
+            Record::Left(group) => self.index.leave(group),
             Record::LowWaterMark(group, mark) => self.index.set_low_water_mark(group, mark),
             Record::Closed => {}
         }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::entry_index::{EntryIndex, RecordLocation};
-use super::record::{self, Checkpoint, LogEntry, LowWaterMark, Vote};
+use super::record::{self, Checkpoint, GroupState, LogEntry, LowWaterMark, Vote};
 use super::recovery::Recovered;
 use super::reserve::Reserve;
 use super::segment::{self, LOG_DIR};
@@ -42,6 +42,8 @@ pub(crate) enum Op {
     Truncate(u64),
     /// Gives up the entries up to this one.
     Purge(Position),
+    /// Gives up everything of the group but the vote.
+    Leave,
     /// Notes that files are about to be removed.
     ForgetFiles(StateMachineId),
     /// Ends the log with a witness that everything before was synced.
@@ -82,6 +84,7 @@ enum PendingChange {
     Stored(GroupId, Position, RecordLocation),
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
+    Leave(GroupId),
     LowWaterMark(GroupId, LowWaterMark),
     Files(StateMachineId, Option<Position>),
 }
@@ -185,6 +188,10 @@ impl Writer {
                     self.changes.push(PendingChange::Purge(group, *upto));
                     self.put(|bytes| record::put_purge(group, *upto, bytes)).is_some()
                 }
+                Op::Leave => {
+                    self.changes.push(PendingChange::Leave(group));
+                    self.put(|bytes| record::put_left(group, bytes)).is_some()
+                }
                 Op::ForgetFiles(part) => {
                     self.changes.push(PendingChange::Files(*part, None));
                     self.put(|bytes| record::put_files(*part, None, bytes)).is_some()
@@ -286,6 +293,11 @@ impl Writer {
                 PendingChange::Purge(group, upto) => {
                     self.checkpoint.groups.entry(group).or_default().purged = Some(upto);
                     index.purge(group, upto);
+                }
+                PendingChange::Leave(group) => {
+                    let state = self.checkpoint.groups.entry(group).or_default();
+                    *state = GroupState { vote: state.vote, ..GroupState::default() };
+                    index.leave(group);
                 }
                 PendingChange::LowWaterMark(group, mark) => {
                     self.checkpoint.groups.entry(group).or_default().low_water_mark =

@@ -199,6 +199,22 @@ impl Groups {
         self.group(group).ok_or(ProposeError::NotLeader)
     }
 
+    /// Ends a group of which this node has no replica any more, and gives up everything of it in the log
+    /// but the vote. A later replica begins with nothing.
+    pub(super) async fn leave(&self, id: GroupId) -> Result<(), StoreError> {
+        let _one_at_a_time = self.opening.lock().await;
+        // Not listed, the group takes no request any more, and cannot be asked to vote.
+        let group = self.groups.write().remove(&id);
+        if let Some(group) = group {
+            group.shutdown().await;
+            // Until its last task has ended it may still write.
+            group.ended().await;
+        }
+        self.progress_of.write().remove(&id);
+        let left = self.log.leave(id).await;
+        left.map_err(|error| store_error(format!("leave group {id}"), error))
+    }
+
     /// Opens a group, and makes it new with these members where it is new and this node is the
     /// first.
     pub(super) async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {

@@ -54,7 +54,10 @@ impl Group {
         if is_settled(&metrics) && !has_node(&metrics, raft_id) {
             return Ok(());
         }
-        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await?;
+        // After the removal: until it is committed the replica still has to keep what it acknowledged.
+        self.network().forget(raft_id);
+        Ok(())
     }
 
     /// Transfers leadership to a voter. Refuses where that would leave the group without a leader

@@ -124,6 +124,12 @@ impl Network {
         *entry = (*entry).max((term, upto));
     }
 
+    /// Forgets what a replica has acknowledged, because it was removed. When it comes back in the same
+    /// term it begins with nothing, and has lost nothing.
+    pub fn forget(&self, raft_id: u64) {
+        self.acknowledged.lock().remove(&raft_id);
+    }
+
     /// Where snapshots come from and go to.
     pub fn sink(&self) -> &dyn ApplySink {
         &*self.sink

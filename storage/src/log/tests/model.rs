@@ -26,6 +26,7 @@ enum Step {
     Vote(u32),
     Truncate(u32, u8),
     Purge(u32, u8),
+    Leave(u32),
     Reopen,
 }
 
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3_u32).prop_map(Step::Vote),
         1 => (0..3_u32, 0..4_u8).prop_map(|(group, back)| Step::Truncate(group, back)),
         1 => (0..3_u32, 0..4_u8).prop_map(|(group, back)| Step::Purge(group, back)),
+        1 => (0..3_u32).prop_map(Step::Leave),
         1 => Just(Step::Reopen),
     ]
 }
@@ -79,6 +81,11 @@ fn take(step: &Step, term: u64, log: &mut Arc<Log>, disk: &SimDisk, models: &mut
             model.entries = model.entries.split_off(&(upto.index + 1));
             model.purged = Some(upto);
             model.low_water_mark = Some(mark);
+        }
+        Step::Leave(group) => {
+            now(log.leave(GroupId(group))).unwrap();
+            let model = &mut models[group as usize];
+            *model = Model { vote: model.vote, ..Model::default() };
         }
         Step::Reopen => {
             now(log.close()).unwrap();

@@ -88,6 +88,7 @@ proptest! {
             record::put_checkpoint(&checkpoint, bytes);
         });
         put(Record::Files(files.0, files.1), &|bytes| record::put_files(files.0, files.1, bytes));
+        put(Record::Left(group), &|bytes| record::put_left(group, bytes));
         put(Record::Closed, &record::put_closed);
 
         let mut bytes = Vec::new();
