@@ -329,6 +329,7 @@ async fn start_under(
     });
     let arguments = PlacementArguments {
         log: Arc::clone(&log),
+        directory: Arc::clone(&directory),
         control: control.clone(),
         router: router.clone(),
         heartbeats: heartbeats.clone(),

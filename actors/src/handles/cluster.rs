@@ -282,7 +282,7 @@ impl Cluster {
         let placed = |raft_id, region: &str, status| match status {
             NodeStatus::Healthy
                 if !voters.is_placed(raft_id, VOTERS_MAX)
-                    || self.lacks(&groups, raft_id, region).is_some() =>
+                    || self.lacks(&groups, &health, raft_id, region).is_some() =>
             {
                 NodeStatus::Degraded
             }

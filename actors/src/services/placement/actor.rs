@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
 use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
-use crate::cluster::routing::Router;
+use crate::cluster::routing::{Directory, Router};
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
 use crate::domain::voters::Voters;
@@ -50,6 +50,8 @@ pub struct PlacementArguments {
     pub router: Router,
     /// How the members are.
     pub heartbeats: Heartbeats,
+    /// How many tenants each group has.
+    pub directory: Arc<Directory>,
     /// Steps down where the leader is to leave.
     pub elector: Elector,
     /// This node's id in Raft groups.
@@ -182,10 +184,8 @@ impl PlacementArguments {
         let (mut members, placements) = self.control.read(deadline, members).await?;
         let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
         let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();
-        let mut leads: BTreeMap<u64, usize> = BTreeMap::new();
-        for leader in placements.keys().filter_map(|group| self.router.leader(*group)) {
-            *leads.entry(leader).or_default() += 1;
-        }
+        let leader = |group: &GroupId| Some((*group, self.router.leader(*group)?));
+        let leaders: BTreeMap<GroupId, u64> = placements.keys().filter_map(leader).collect();
         for (id, member) in &mut members {
             // Assigned to others, and still there. Of a group that nobody is known to lead this node cannot
             // tell: a member that goes while its vote counts there takes the group's quorum along.
@@ -203,9 +203,13 @@ impl PlacementArguments {
             members: &members,
             placements: &placements,
             voters: &voters,
-            leads: &leads,
+            leaders: &leaders,
             led: &led,
             health: &health,
+            has_room: self.log.has_room(),
+            tenants: &self.directory.count_by_group(),
+            // Heartbeats do not say it yet.
+            damaged: &BTreeMap::new(),
             election_timeout: self.election_timeout,
         };
         let steps = view.next(&mut *memory.lock().await, Instant::now());

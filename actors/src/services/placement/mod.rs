@@ -26,7 +26,11 @@
 //! members are lost gets no new groups.
 
 mod actor;
+mod balance;
+mod group;
+mod leaders;
 mod message;
+mod moves;
 mod policy;
 mod rounds;
 mod state;
