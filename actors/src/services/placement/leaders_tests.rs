@@ -1,6 +1,5 @@
 //! Who should lead, by stories and by clusters of any shape.
 
-use proptest::prelude::RngCore as _;
 use proptest::prelude::*;
 use uuid::Uuid;
 
