@@ -19,6 +19,7 @@ use super::cluster::without_texts;
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::views::{NodeStatus, NodeView};
 use crate::ports::error::CallError;
+use crate::state::system::SystemState;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -95,11 +96,19 @@ impl Cluster {
         Ok(Watcher { cluster: self.clone(), last: self.look().await?, _place })
     }
 
+    /// A node, with what its owner says of it; `None` when it is gone again.
+    async fn whole(&self, id: NodeId) -> Option<NodeView> {
+        let deadline = Instant::now() + LOOK_DEADLINE;
+        let find = move |state: &SystemState| state.nodes().get(&id).cloned();
+        let record = self.control.read(deadline, find).await.ok()??;
+        self.views(deadline, vec![(id, record)]).await.ok()?.pop()
+    }
+
     async fn look(&self) -> Result<Look, CallError> {
         let deadline = Instant::now() + LOOK_DEADLINE;
         let records = self.control.read(deadline, without_texts).await?;
         let views = self.views(deadline, records).await?;
-        let placed = |state: &crate::state::system::SystemState| {
+        let placed = |state: &SystemState| {
             let ids = state.members().map(|(id, _, member)| (member.raft_id, id));
             (ids.collect::<BTreeMap<u64, NodeId>>(), state.groups().clone())
         };
@@ -135,7 +144,15 @@ impl Watcher {
             sleep(LOOK_EVERY).await;
             // A node that is busy is looked at again.
             let Ok(now) = self.cluster.look().await else { continue };
-            let changes = differences(&self.last, &now);
+            let mut changes = differences(&self.last, &now);
+            // With what its owner says of it, which may be long: not every look copies that.
+            for change in &mut changes {
+                if let ClusterEvent::NodeJoined(view) = change
+                    && let Some(whole) = self.cluster.whole(view.id).await
+                {
+                    *view = whole;
+                }
+            }
             self.last = now;
             if !changes.is_empty() {
                 return changes;

@@ -68,6 +68,9 @@ async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there
     assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 3));
     town.lose(3, 0);
     assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 4));
+    town.health.get_mut(&4).unwrap().has_room = false;
+    assert_eq!(created(&town, &[0], &founded), None, "it could not write them down");
+    town.health.get_mut(&4).unwrap().has_room = true;
     town.members.get_mut(&4).unwrap().is_offline = true;
     assert_eq!(created(&town, &[0], &founded), None, "nobody is there");
 }
