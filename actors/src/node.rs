@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::routing::{Directory, LeaderHints, Router, RouterSources};
@@ -24,7 +24,7 @@ use crate::command::{MemberOffline, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
-use crate::handles::{Cluster, Handles, Locks, Routes, Tenants};
+use crate::handles::{Cluster, Handles, Locks, Routes, Tenants, WATCHERS_MAX};
 use crate::node::registration::{Registrar, keep_known, register};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
@@ -330,6 +330,7 @@ async fn start_under(
     });
     let arguments = PlacementArguments {
         log: Arc::clone(&log),
+        directory: Arc::clone(&directory),
         control: control.clone(),
         router: router.clone(),
         heartbeats: heartbeats.clone(),
@@ -381,6 +382,7 @@ async fn start_under(
             region,
             election_timeout: profile.election_timeout,
             registered,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
         },
     };
     // One that comes back says what its own disk knows while it waits for the others; one that

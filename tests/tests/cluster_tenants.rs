@@ -28,3 +28,25 @@ async fn a_run_goes_on_when_the_node_dies_that_performs_it() {
     .await;
     assert_eq!(ended["id"], run.as_str());
 }
+
+#[tokio::test]
+async fn groups_without_a_quorum_say_so() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let statuses = async |cluster: &Cluster| {
+        let groups = cluster.client(0).get("/api/cluster/groups").await.expect(200);
+        let groups = groups["groups"].as_array().expect("groups").clone();
+        groups.iter().map(|group| group["status"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&cluster).await, ["ok"; 9]);
+    cluster.kill9(1);
+    cluster.kill9(2);
+    eventually("every group lacks its quorum", async || {
+        (statuses(&cluster).await == ["no_quorum"; 9]).then_some(())
+    })
+    .await;
+    cluster.relaunch(1);
+    eventually("every group works again", async || {
+        (statuses(&cluster).await == ["ok"; 9]).then_some(())
+    })
+    .await;
+}

@@ -328,6 +328,8 @@ pub struct GroupView {
     pub id: u32,
     /// Region it serves; group 0 serves all and says `system`.
     pub region: String,
+    /// Whether it works, as the node that is asked sees it.
+    pub status: GroupWorks,
     /// Its leader.
     pub leader: Option<NodeId>,
     /// Its Raft term.
@@ -336,6 +338,28 @@ pub struct GroupView {
     pub replicas: Vec<ReplicaView>,
     /// Tenants in it.
     pub tenants: u64,
+}
+
+/// Whether a group works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupWorks {
+    /// It is led, and enough of its voters are heard.
+    Ok,
+    /// Enough of its voters are heard, and nobody is known to lead it: there will be somebody soon.
+    NoLeader,
+    /// Too few of its voters are heard: it takes nothing until some come back.
+    NoQuorum,
+}
+
+impl GroupWorks {
+    /// Gives its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NoLeader => "no_leader",
+            Self::NoQuorum => "no_quorum",
+        }
+    }
 }
 
 /// A replica of a group.

@@ -59,6 +59,14 @@ impl Voters {
         self.sets.iter().map(spare).min().unwrap_or_default()
     }
 
+    /// Whether those who are alive can agree on anything.
+    pub fn has_quorum(&self, is_alive: impl Fn(u64) -> bool) -> bool {
+        let agrees = |set: &BTreeSet<u64>| {
+            set.iter().filter(|id| is_alive(**id)).count() >= quorum(set.len()) && !set.is_empty()
+        };
+        !self.sets.is_empty() && self.sets.iter().all(agrees)
+    }
+
     /// What a node of which nobody is known to lead waits for, for a person.
     pub fn awaited(&self, is_alive: impl Fn(u64) -> bool) -> String {
         // Of the sets that have to agree, the one that is farthest from it.
@@ -134,6 +142,16 @@ mod tests {
             let voters = joint(sets, &[]);
             assert_eq!(voters.can_lose(|id| alive.contains(&id)), expected, "{sets:?} {alive:?}");
         }
+    }
+
+    #[test]
+    fn a_quorum_is_a_majority_of_every_set() {
+        let has =
+            |sets: &[&[u64]], alive: &[u64]| joint(sets, &[]).has_quorum(|id| alive.contains(&id));
+        assert!(has(&[&[1, 2, 3]], &[1, 3]) && !has(&[&[1, 2, 3]], &[3]));
+        assert!(!has(&[&[1, 2]], &[1]) && has(&[&[1]], &[1]));
+        assert!(!has(&[&[1, 2, 3], &[1, 4, 5]], &[1, 2, 3]));
+        assert!(!has(&[], &[1]) && !has(&[&[]], &[1]), "nothing is known");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::cluster::node_rpc;
@@ -16,7 +16,9 @@ use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
 use crate::domain::time::Timestamp;
-use crate::domain::views::{GroupView, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView};
+use crate::domain::views::{
+    GroupView, GroupWorks, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView,
+};
 use crate::domain::voters::VOTERS_MAX;
 use crate::handles::health::groups;
 use crate::ports::error::CallError;
@@ -24,9 +26,9 @@ use crate::ports::seams::Seams;
 use crate::ports::{GroupStatus, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
-use crate::services::heartbeat::Heartbeats;
+use crate::services::heartbeat::{Heartbeats, MemberHealth};
 use crate::services::{Call, Created};
-use crate::state::system::{NodeRecord, SystemState};
+use crate::state::system::{GroupPlacement, NodeRecord, SystemState};
 
 /// How long the others are waited for when all are asked.
 const GATHER_DEADLINE: Duration = Duration::from_secs(1);
@@ -48,6 +50,8 @@ pub struct Cluster {
     pub(crate) election_timeout: Duration,
     /// Whether the cluster has noted that this node has started.
     pub(crate) registered: watch::Receiver<bool>,
+    /// Places of those who watch what changes.
+    pub(crate) watchers: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -183,19 +187,18 @@ impl Cluster {
     /// # Errors
     /// When no answer came by the deadline.
     pub async fn groups(&self, call: &Call) -> Result<Vec<GroupView>, CallError> {
-        let (regions, nodes) = self
+        let (placements, nodes) = self
             .control
             .read(call.deadline, |state| {
-                let regions = state.groups().iter();
-                let regions = regions.map(|(id, placement)| (*id, placement.region.clone()));
                 let nodes = state.members().map(|(id, _, member)| (member.raft_id, id));
-                (regions.collect::<BTreeMap<_, _>>(), nodes.collect::<BTreeMap<_, _>>())
+                (state.groups().clone(), nodes.collect::<BTreeMap<_, _>>())
             })
             .await?;
+        let health = self.heartbeats.health(call.deadline).await?;
         let others = nodes.keys().copied().filter(|raft_id| *raft_id != self.raft_id);
         let mut statuses = self.gather(others.collect(), call.deadline).await;
         // A group of which nobody tells exists all the same.
-        for group in regions.keys().copied() {
+        for group in placements.keys().copied() {
             let unknown = GroupStatus {
                 group,
                 term: 0,
@@ -209,10 +212,11 @@ impl Cluster {
         let tenants = self.directory.count_by_group();
         let view = |status: crate::ports::GroupStatus| GroupView {
             id: status.group.0,
-            region: match regions.get(&status.group) {
-                Some(region) => region.clone(),
+            region: match placements.get(&status.group) {
+                Some(placement) => placement.region.clone(),
                 None => "system".to_owned(),
             },
+            status: self.works(status.group, placements.get(&status.group), &health),
             leader: status.leader.and_then(|raft_id| nodes.get(&raft_id).copied()),
             term: status.term,
             replicas: status
@@ -228,6 +232,23 @@ impl Cluster {
             tenants: tenants.get(&status.group).copied().unwrap_or_default(),
         };
         Ok(statuses.into_values().map(view).collect())
+    }
+
+    /// Whether a group works, by what this node hears.
+    fn works(
+        &self,
+        group: GroupId,
+        placement: Option<&GroupPlacement>,
+        health: &BTreeMap<u64, MemberHealth>,
+    ) -> GroupWorks {
+        let placed = placement.map_or(&[][..], |placement| &placement.replicas);
+        if !self.router.voters(group, placed).has_quorum(|id| self.is_alive(health, id)) {
+            return GroupWorks::NoQuorum;
+        }
+        match self.router.leader(group) {
+            Some(_) => GroupWorks::Ok,
+            None => GroupWorks::NoLeader,
+        }
     }
 
     /// The groups of this node and of the others: where several tell of one, its leader counts,
@@ -282,7 +303,7 @@ impl Cluster {
         let placed = |raft_id, region: &str, status| match status {
             NodeStatus::Healthy
                 if !voters.is_placed(raft_id, VOTERS_MAX)
-                    || self.lacks(&groups, raft_id, region).is_some() =>
+                    || self.lacks(&groups, &health, raft_id, region).is_some() =>
             {
                 NodeStatus::Degraded
             }

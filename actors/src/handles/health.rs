@@ -10,7 +10,7 @@ use super::Cluster;
 use super::cluster::without_texts;
 use crate::domain::ids::GroupId;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
-use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, quorum};
+use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, Voters, quorum};
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::SystemState;
 
@@ -65,13 +65,17 @@ impl Cluster {
             reasons.push("does not vote in the system group yet".to_owned());
         }
         match self.control.read(deadline, groups).await {
-            Ok(groups) if groups.is_empty() => {
-                reasons.push("tenant groups are not placed yet".to_owned());
-            }
             Ok(groups) => {
-                reasons.extend(self.lacks(&groups, self.raft_id, &self.region));
-                let meant = groups.iter().filter(|it| it.replicas.contains(&self.raft_id));
-                let meant = meant.map(|it| it.group).chain([GroupId::SYSTEM]);
+                let health = self.heartbeats.health(deadline).await.unwrap_or_default();
+                reasons.extend(self.lacks(&groups, &health, self.raft_id, &self.region));
+                let is_needed = |it: &&Assigned| {
+                    it.replicas.contains(&self.raft_id)
+                        && is_needed(&self.voters_of(it), self.raft_id, |id| {
+                            self.is_alive(&health, id)
+                        })
+                };
+                let meant = groups.iter().filter(is_needed).map(|it| it.group);
+                let meant = meant.chain([GroupId::SYSTEM]);
                 let looks = join_all(meant.map(|group| self.not_caught_up(group, deadline))).await;
                 reasons.extend(looks.into_iter().flatten());
             }
@@ -80,18 +84,21 @@ impl Cluster {
         reasons
     }
 
-    /// What a member still lacks to be of help in the tenant groups when another fails: a replica of
-    /// a group that has too few of them, or its vote.
-    pub(super) fn lacks(&self, groups: &[Assigned], raft_id: u64, region: &str) -> Option<String> {
-        groups.iter().find_map(|Assigned { group, region: of, replicas }| {
-            if !replicas.contains(&raft_id) {
-                let is_wanted = of == region && replicas.len() < TENANT_GROUP_VOTERS;
-                return is_wanted.then(|| format!("waits for a replica of group {group}"));
-            }
-            let voters = self.router.voters(*group, replicas);
-            let is_placed = voters.is_placed(raft_id, TENANT_GROUP_VOTERS);
-            (!is_placed).then(|| format!("does not vote in group {group} yet"))
-        })
+    /// What a member still lacks to be of help in the tenant groups when another fails: groups, a
+    /// replica of one that has too few of them, or its vote.
+    pub(super) fn lacks(
+        &self,
+        groups: &[Assigned],
+        health: &BTreeMap<u64, MemberHealth>,
+        raft_id: u64,
+        region: &str,
+    ) -> Option<String> {
+        let is_alive = |id| self.is_alive(health, id);
+        lacks(groups, |group| self.voters_of(group), is_alive, raft_id, region)
+    }
+
+    fn voters_of(&self, assigned: &Assigned) -> Voters {
+        self.router.voters(assigned.group, &assigned.replicas)
     }
 
     /// What keeps this node's replica of a group from being read; nothing when it can be.
@@ -129,6 +136,40 @@ pub(super) struct Assigned {
     replicas: Vec<u64>,
 }
 
+/// Tells what a member lacks: see [`Cluster::lacks`].
+fn lacks(
+    groups: &[Assigned],
+    voters: impl Fn(&Assigned) -> Voters,
+    is_alive: impl Fn(u64) -> bool,
+    raft_id: u64,
+    region: &str,
+) -> Option<String> {
+    // Those of other regions say nothing about this one, which gets its own when its first member has
+    // been admitted.
+    if !groups.iter().any(|assigned| assigned.region == region) {
+        return Some(format!("waits for the tenant groups of region {region}"));
+    }
+    groups.iter().find_map(|assigned| {
+        let Assigned { group, region: of, replicas } = assigned;
+        if !replicas.contains(&raft_id) {
+            let is_wanted = of == region && replicas.len() < TENANT_GROUP_VOTERS;
+            return is_wanted.then(|| format!("waits for a replica of group {group}"));
+        }
+        let voters = voters(assigned);
+        let is_placed = voters.is_placed(raft_id, TENANT_GROUP_VOTERS)
+            || !is_needed(&voters, raft_id, &is_alive);
+        (!is_placed).then(|| format!("does not vote in group {group} yet"))
+    })
+}
+
+/// Whether a group that is assigned to a member needs it already. One that comes to it for balance
+/// alone has its voters elsewhere meanwhile.
+fn is_needed(voters: &Voters, raft_id: u64, is_alive: impl Fn(u64) -> bool) -> bool {
+    let settled = voters.settled();
+    let alive = settled.iter().filter(|id| is_alive(**id)).count();
+    settled.contains(&raft_id) || alive < TENANT_GROUP_VOTERS
+}
+
 /// All tenant groups.
 pub(super) fn groups(state: &SystemState) -> Vec<Assigned> {
     let assigned = state.groups().iter().map(|(group, placement)| Assigned {
@@ -137,4 +178,33 @@ pub(super) fn groups(state: &SystemState) -> Vec<Assigned> {
         replicas: placement.replicas.clone(),
     });
     assigned.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What member 4 of region `default` lacks of a group of `region` that is assigned to `replicas`, by
+    /// who votes and who is alive.
+    fn lacking(region: &str, replicas: &[u64], voters: &[u64], alive: &[u64]) -> Option<String> {
+        let (group, region) = (GroupId(1), region.to_owned());
+        let groups = [Assigned { group, region, replicas: replicas.to_vec() }];
+        let voters = |_: &Assigned| Voters::of(voters.iter().copied());
+        lacks(&groups, voters, |id| alive.contains(&id), 4, "default")
+    }
+
+    #[test]
+    fn a_member_without_groups_is_no_help_nor_is_one_without_its_vote() {
+        let (all, three): (&[u64], &[u64]) = (&[1, 2, 3, 4], &[1, 2, 3]);
+        let no_groups = lacking("eu", three, three, all);
+        assert_eq!(no_groups.as_deref(), Some("waits for the tenant groups of region default"));
+        assert_eq!(lacking("default", three, three, all), None);
+        let too_few = lacking("default", &[1, 2], &[1, 2], all);
+        assert_eq!(too_few.as_deref(), Some("waits for a replica of group 1"));
+        assert_eq!(lacking("default", &[1, 2, 4], &[1, 2, 4], all), None);
+        let no_vote = lacking("default", &[1, 2, 4], &[1, 2], all);
+        assert_eq!(no_vote.as_deref(), Some("does not vote in group 1 yet"));
+        assert_eq!(lacking("default", &[1, 2, 4], three, all), None, "it comes for balance");
+        assert!(lacking("default", &[1, 2, 4], three, &[1, 2, 4]).is_some(), "it comes for 3");
+    }
 }

@@ -2,6 +2,7 @@
 //! replicated log lie behind them is nobody's business.
 
 mod cluster;
+mod events;
 mod health;
 mod locks;
 mod membership;
@@ -10,6 +11,8 @@ mod tenant;
 mod tenants;
 
 pub use cluster::{Cluster, NewNode};
+pub(crate) use events::WATCHERS_MAX;
+pub use events::{ClusterEvent, PlacementView, Watcher};
 pub use locks::{AcquireLock, LockSpace, Locks};
 pub use routes::{Owner, Route, Routes};
 pub use tenant::{NewJob, NewRun, TenantHandle};

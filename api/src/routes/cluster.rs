@@ -169,7 +169,7 @@ pub(crate) struct HealthBody {
     /// How many of them have to agree.
     quorum: u64,
     /// How many voters may fail at this moment without stopping anything: the least over all
-    /// groups. A group with one voter, as tenant groups have so far, can lose none.
+    /// groups. A group with one voter or two can lose none.
     can_lose: u64,
 }
 
@@ -204,6 +204,8 @@ impl From<ReplicaView> for ReplicaBody {
 pub(crate) struct GroupBody {
     id: u32,
     region: String,
+    /// `ok`; `no_leader`, which passes; or `no_quorum`: too few of its voters are heard.
+    status: &'static str,
     #[schema(value_type = Option<String>)]
     leader: Option<Shown<NodeId>>,
     term: u64,
@@ -217,6 +219,7 @@ impl From<GroupView> for GroupBody {
         Self {
             id: view.id,
             region: view.region,
+            status: view.status.name(),
             leader: view.leader.map(Shown),
             term: view.term,
             replicas: view.replicas.into_iter().map(ReplicaBody::from).collect(),

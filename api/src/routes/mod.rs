@@ -5,6 +5,7 @@
 
 mod builder;
 mod cluster;
+mod cluster_events;
 mod hooks;
 mod jobs;
 mod join_tokens;

@@ -16,7 +16,7 @@ use crate::request::admission::{self, AdmissionLayer};
 use crate::request::answers::{self, AnswersLayer};
 use crate::routes::builder::PlacedRoute;
 use crate::routes::{
-    cluster, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
+    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
 };
 use crate::server::app::App;
 use crate::server::declaration::{Credential, RouteOwner, RouteTable};
@@ -33,6 +33,7 @@ impl RouteList {
             operations::routes(),
             tenants::routes(),
             cluster::routes(),
+            cluster_events::routes(),
             join_tokens::routes(),
             locks::routes(),
             workflows::routes(),

@@ -15,6 +15,7 @@ use crate::server::declaration::{Declaration, TenantIn};
 /// Every route that a node may have: method, path, owner, credential, and what else it declares.
 const TABLE: &str = "
 GET    /                                                     node        open
+GET    /api/cluster/events                                   node        admin
 GET    /api/cluster/groups                                   node        admin
 GET    /api/cluster/health                                   node        admin
 POST   /api/cluster/join-tokens                              system      admin

@@ -37,6 +37,7 @@ mod actor;
 mod message;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +151,9 @@ impl Elector {
         let groups = self.log.groups();
         let status = groups.iter().find(|status| status.group == group);
         let replicas = status.map_or(&[][..], |status| &status.replicas);
-        let candidate = successor(replicas, &health, self.raft_id);
+        let damaged = health.iter().filter(|(_, it)| it.damaged.contains(&group));
+        let damaged: BTreeSet<u64> = damaged.map(|(id, _)| *id).collect();
+        let candidate = successor(replicas, &health, &damaged, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
         self.log.transfer(group, to).await?;

@@ -1,6 +1,6 @@
 //! What the elector has announced, and who could lead next. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::views::NodeStatus;
 use crate::ports::{Leadership, ReplicaStatus};
@@ -33,10 +33,12 @@ impl Announcements {
     }
 }
 
-/// The voter that should lead after `leader`: well, and least behind.
+/// The voter that should lead after `leader`: well, with a replica that is not `damaged`, and least
+/// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them.
 pub(super) fn successor(
     replicas: &[ReplicaStatus],
     health: &BTreeMap<u64, MemberHealth>,
+    damaged: &BTreeSet<u64>,
     leader: u64,
 ) -> Option<u64> {
     let rank = |status: NodeStatus| match status {
@@ -47,9 +49,10 @@ pub(super) fn successor(
     let candidates = replicas.iter().filter(|replica| replica.voter && replica.raft_id != leader);
     let ranked = candidates.filter_map(|replica| {
         let rank = rank(health.get(&replica.raft_id)?.status)?;
-        Some((rank, replica.lag, replica.raft_id))
+        let is_damaged = damaged.contains(&replica.raft_id);
+        Some((rank, is_damaged, replica.lag, replica.raft_id))
     });
-    ranked.min().map(|(_, _, raft_id)| raft_id)
+    ranked.min().map(|(_, _, _, raft_id)| raft_id)
 }
 
 #[cfg(test)]
@@ -81,6 +84,11 @@ mod tests {
             is_heard: true,
             has_room: true,
             damaged: std::collections::BTreeSet::new(),
+            silent_for: std::time::Duration::ZERO,
+            silent_to_it: BTreeMap::new(),
+        };
+        let successor = |replicas: &[ReplicaStatus], all: &BTreeMap<u64, MemberHealth>, leader| {
+            successor(replicas, all, &BTreeSet::new(), leader)
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
@@ -95,6 +103,11 @@ mod tests {
         // Of two that are as well and as far, the same one everywhere.
         let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
         assert_eq!(successor(&alike, &all, 1), Some(2));
+        let but_for = |damaged: &[u64]| {
+            super::successor(&replicas, &all, &damaged.iter().copied().collect(), 1)
+        };
+        assert_eq!(but_for(&[3]), Some(2), "whose replica is whole, though it is behind");
+        assert_eq!(but_for(&[2, 3]), Some(3));
         all.insert(3, health(NodeStatus::Degraded));
         assert_eq!(successor(&replicas, &all, 1), Some(2));
         all.insert(2, health(NodeStatus::Unhealthy));

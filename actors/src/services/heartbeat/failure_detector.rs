@@ -71,9 +71,22 @@ pub struct MemberHealth {
     pub has_room: bool,
     /// The groups in which a tenant's files were damaged there when it was last heard of.
     pub damaged: BTreeSet<GroupId>,
+    /// For how long this node itself has not heard of it.
+    pub silent_for: Duration,
+    /// For how long each other member has been silent to it, as it says; nothing when it has not
+    /// been heard of within an election timeout.
+    pub silent_to_it: BTreeMap<u64, Duration>,
 }
 
 impl Known {
+    /// Tells for how long each other member has been silent to this one: what it said, and the time
+    /// since then. Nothing when that is `late`.
+    fn silent_to_it(&self, late: Duration, now: Instant) -> BTreeMap<u64, Duration> {
+        let age = now.duration_since(self.heard);
+        let told = self.last.iter().filter(|_| age < late).flat_map(|(_, beat)| &beat.silent_ms);
+        told.map(|(id, ms)| (*id, Duration::from_millis(*ms) + age)).collect()
+    }
+
     fn has_room(&self) -> bool {
         self.last.as_ref().is_none_or(|(_, beat)| beat.has_room)
     }
@@ -171,6 +184,8 @@ impl FailureDetector {
                 is_heard: known.last.is_some() && now.duration_since(known.heard) < late,
                 has_room: known.has_room(),
                 damaged: known.last.as_ref().map(|(_, it)| it.damaged.clone()).unwrap_or_default(),
+                silent_for: now.duration_since(known.heard),
+                silent_to_it: known.silent_to_it(late, now),
             };
             all.insert(id, health);
         }
@@ -280,6 +295,20 @@ mod tests {
         members.heard(3, beat(&[(2, 10)], None), None, now, Timestamp(0));
         members.heard(2, beat(&[(3, 5000)], None), None, now, Timestamp(0));
         assert_eq!(statuses(&mut members, now), [NodeStatus::Healthy, NodeStatus::Degraded]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_member_hears_of_the_others_is_known_while_it_is_heard_itself() {
+        let start = Instant::now();
+        let mut members = three(start);
+        members.heard(2, beat(&[(1, 10), (3, 30_000)], None), None, start, Timestamp(0));
+        let health = members.health(start + T / 2);
+        assert_eq!((health[&2].silent_for, health[&3].silent_for), (T / 2, T / 2));
+        let ms = Duration::from_millis;
+        let told = BTreeMap::from([(1, ms(10) + T / 2), (3, ms(30_000) + T / 2)]);
+        assert_eq!(health[&2].silent_to_it, told);
+        assert!(health[&3].silent_to_it.is_empty());
+        assert!(members.health(start + T)[&2].silent_to_it.is_empty(), "too long ago");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The shell around placement's decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
 use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
-use crate::cluster::routing::Router;
+use crate::cluster::routing::{Directory, Router};
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
 use crate::domain::ids::GroupId;
 use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
-use crate::ports::{GroupStatus, ReplicaStatus, ReplicatedLog};
+use crate::ports::{GroupStatus, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::elector::Elector;
 use crate::services::heartbeat::Heartbeats;
@@ -53,6 +53,8 @@ pub struct PlacementArguments {
     pub heartbeats: Heartbeats,
     /// Which tenants are damaged on this node.
     pub registry: Arc<Registry>,
+    /// How many tenants each group has.
+    pub directory: Arc<Directory>,
     /// Steps down where the leader is to leave.
     pub elector: Elector,
     /// This node's id in Raft groups.
@@ -175,28 +177,6 @@ impl PlacementArguments {
         left.map(drop)
     }
 
-    /// Hands over the groups in which this node has a damaged replica of a tenant and another voter has
-    /// none: nobody serves the tenant here, and the next leader has what the damaged files held.
-    async fn leave_damaged(&self, led: &[(u64, GroupStatus)]) -> Result<(), CallError> {
-        let damaged = self.registry.damaged_groups();
-        if damaged.is_empty() {
-            return Ok(());
-        }
-        let deadline = Instant::now() + STEP_DEADLINE;
-        let health = self.heartbeats.health(deadline).await?;
-        let is_whole = |group: GroupId, other: &ReplicaStatus| {
-            let health = health.get(&other.raft_id);
-            other.voter && health.is_some_and(|it| it.is_heard && !it.damaged.contains(&group))
-        };
-        for (_, GroupStatus { group, replicas, .. }) in led {
-            if damaged.contains(group) && replicas.iter().any(|other| is_whole(*group, other)) {
-                tracing::warn!(%group, "a tenant is damaged here: another node is to lead");
-                self.elector.step_down(*group, deadline).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {
         let deadline = Instant::now() + STEP_DEADLINE;
         let led = self.led();
@@ -204,14 +184,11 @@ impl PlacementArguments {
             *memory.lock().await = Memories::default();
             return Ok(());
         }
-        self.leave_damaged(&led).await?;
         let (mut members, placements) = self.control.read(deadline, members).await?;
         let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
         let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();
-        let mut leads: BTreeMap<u64, usize> = BTreeMap::new();
-        for leader in placements.keys().filter_map(|group| self.router.leader(*group)) {
-            *leads.entry(leader).or_default() += 1;
-        }
+        let leader = |group: &GroupId| Some((*group, self.router.leader(*group)?));
+        let leaders: BTreeMap<GroupId, u64> = placements.keys().filter_map(leader).collect();
         for (id, member) in &mut members {
             // Assigned to others, and still there. Of a group that nobody is known to lead this node cannot
             // tell: a member that goes while its vote counts there takes the group's quorum along.
@@ -222,6 +199,10 @@ impl PlacementArguments {
                 });
         }
         let health = self.heartbeats.health(deadline).await?;
+        let heard = health.iter().filter(|(_, it)| it.is_heard);
+        let mut damaged: BTreeMap<u64, BTreeSet<GroupId>> =
+            heard.map(|(id, it)| (*id, it.damaged.clone())).collect();
+        damaged.insert(self.raft_id, self.registry.damaged_groups());
         let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =
             led.into_iter().map(|(term, group)| ((group.group, term), group)).unzip();
         let view = ClusterView {
@@ -229,9 +210,13 @@ impl PlacementArguments {
             members: &members,
             placements: &placements,
             voters: &voters,
-            leads: &leads,
+            leaders: &leaders,
             led: &led,
             health: &health,
+            has_room: self.log.has_room(),
+            tenants: &self.directory.count_by_group(),
+            // Heartbeats do not say it yet.
+            damaged: &damaged,
             election_timeout: self.election_timeout,
         };
         let steps = view.next(&mut *memory.lock().await, Instant::now());

@@ -10,9 +10,10 @@
 //! then a voter, up to the number that the policy wants; the rest stay learners and step in for a
 //! voter that is lost for long. Who is to leave loses its vote first, then its membership, then its
 //! replica. Where the system group is led, a region with members and without groups gets some, and
-//! each group is assigned to the members that should have it, two groups at a time. Both are
-//! commands of group 0; each node then opens the groups that are assigned to it. A node that leads
-//! more tenant groups than another voter of one lets that one lead it.
+//! each group is assigned to the members that should have it, two groups at a time (`moves` knows
+//! which of them get on), for balance as well (`balance`). Both are commands of group 0; each node then
+//! opens the groups that are assigned to it. Leads of tenant groups are spread by how many tenants they
+//! have (`leaders`).
 //!
 //! Invariants:
 //! - it acts on a group's leader only, one step at a time, and each step is repeatable: a new
@@ -21,12 +22,17 @@
 //!   is not true any more: groups of a region that has some, voters that leave;
 //! - no step leaves a group of voters of which no majority is known to be alive.
 //!
-//! Deliberately not done: replicas are not moved for balance alone, a node that has lost its replica
-//! of a group keeps the files and closes the group with its next start, and a region whose only
-//! members are lost gets no new groups.
+//! Deliberately not done: a member that is heard, and never catches up, is not replaced by another; a
+//! node that has lost its replica of a group keeps the files and closes the group with its next start;
+//! a region whose only members are lost gets no new groups; and a member that hears the leader of a
+//! group and not that of the system group keeps its replica, though it learns of no new one.
 
 mod actor;
+mod balance;
+mod group;
+mod leaders;
 mod message;
+mod moves;
 mod policy;
 mod rounds;
 mod state;

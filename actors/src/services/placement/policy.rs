@@ -8,20 +8,30 @@
 //! A tenant group has up to three replicas, on members of its region, and all of them vote. It
 //! begins on the first member of its region and grows with it. A member that leaves is replaced; one
 //! that has been silent for long is replaced where another can take its place. Otherwise replicas
-//! stay where they are: moving one costs a copy of everything.
+//! move for balance only, as seldom as that allows ([`balance`](super::balance)).
+//!
+//! Silence is what the leader of the group hears: a member that others hear is no help to a group whose
+//! leader it does not answer, and one that the leader of the system group alone does not hear is as
+//! good as any to the others. Who is to take a place is heard by both: from the one it learns that it has
+//! a replica, from the other what is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::balance::balanced;
+use super::moves::{Moves, is_settled};
 use super::state::{ClusterView, MemberView};
 use crate::domain::ids::GroupId;
-use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, Voters};
+use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX};
 use crate::state::system::GroupPlacement;
 
 /// Tenant groups of a region.
 pub(super) const GROUPS_PER_REGION: u32 = 8;
 
-/// A voter that has been unhealthy for so long is replaced, where another member can vote.
+/// A voter that its group's leader has not heard for so long is replaced, where another member can
+/// vote.
 pub(super) const VOTER_LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// Groups whose replicas are moved at the same time: each copies tenants over the network.
@@ -61,42 +71,38 @@ pub(super) fn first_voters(members: impl Iterator<Item = u64>) -> Vec<u64> {
 }
 
 /// Chooses the group whose replicas should change next, and who should have them then.
-pub(super) fn assignment(view: &ClusterView<'_>) -> Option<(GroupId, Vec<u64>)> {
-    let moving = view.placements.iter().filter(|(group, placement)| {
-        view.voters.get(group).is_some_and(|voters| !is_settled(voters, placement))
-    });
-    let is_busy = moving.count() >= MOVES_MAX;
+pub(super) fn assignment(
+    view: &ClusterView<'_>,
+    moves: &Moves,
+    now: Instant,
+) -> Option<(GroupId, Vec<u64>)> {
+    let is_busy = moves.under_way(now) >= MOVES_MAX;
     let changes = view.placements.iter().filter_map(|(group, placement)| {
         // Without a leader nobody could bring it about, and a group that was never initialised must
         // be by the members that it was placed on.
         let voters = view.voters.get(group)?;
         // What is under way may be changed: it may wait for somebody who is lost.
         let may_change = !is_busy || !is_settled(voters, placement);
-        let wished = replicas(view, placement);
+        let wished = replicas(view, *group, placement);
         (may_change && wished != placement.replicas).then_some((*group, wished))
     });
     // Who has fewest replicas is in the greatest danger.
-    changes.min_by_key(|(group, _)| (view.voters[group].settled().len(), *group))
-}
-
-/// Whether a group looks as it should.
-fn is_settled(voters: &Voters, placement: &GroupPlacement) -> bool {
-    let wished: BTreeSet<u64> = placement.replicas.iter().copied().collect();
-    voters.learners.is_empty() && voters.sets.iter().all(|voters| *voters == wished)
+    let most_urgent = changes.min_by_key(|(group, _)| (view.voters[group].settled().len(), *group));
+    most_urgent.or_else(|| if is_busy { None } else { balanced(view) })
 }
 
 /// Chooses the members that should have a replica of a group: those that have one, as long as they
 /// are fit, then those with the fewest.
-fn replicas(view: &ClusterView<'_>, placement: &GroupPlacement) -> Vec<u64> {
+fn replicas(view: &ClusterView<'_>, group: GroupId, placement: &GroupPlacement) -> Vec<u64> {
     let in_region = |id: &u64| {
         view.members.get(id).filter(|it| !it.is_leaving && it.region == placement.region)
     };
-    let is_lost = |id: u64| view.unhealthy_for(id) >= VOTER_LOST_AFTER;
-    let load = |id: u64| view.placements.values().filter(|it| it.replicas.contains(&id)).count();
+    let leader = view.leaders.get(&group).copied();
+    let is_lost = |id: u64| view.lost_for(leader, id) >= VOTER_LOST_AFTER;
     let has = |id: u64| placement.replicas.contains(&id);
     let mut spare: Vec<u64> = view.members.keys().copied().collect();
-    spare.retain(|id| in_region(id).is_some() && !has(*id) && view.is_alive(*id));
-    spare.sort_by_key(|id| (load(*id), *id));
+    spare.retain(|id| in_region(id).is_some() && !has(*id) && view.can_take(leader, *id));
+    spare.sort_by_key(|id| (view.load(*id), *id));
     let mut spare = spare.into_iter();
     let mut chosen = Vec::new();
     for id in placement.replicas.iter().copied() {

@@ -6,22 +6,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::policy::{self, VOTER_LOST_AFTER, Wish};
-use super::rounds::Rounds;
+use super::group::{GroupView, Memory};
+use super::leaders;
+use super::moves::Moves;
+use super::policy;
 use crate::domain::ids::{GroupId, NodeId};
-use crate::domain::views::NodeStatus;
 use crate::domain::voters::Voters;
 use crate::ports::{GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::GroupPlacement;
 
-/// A member that has been unhealthy for so long, and whose address another member has now, has
-/// lost its data and does not come back.
-const REPLACED_AFTER: Duration = Duration::from_secs(60);
-/// So long a leader keeps the groups that it leads, after it has let another lead one of them.
+/// A leader looks this often whether another should lead one of its groups, and lets one go at a time.
 const SPREAD_EVERY: Duration = Duration::from_secs(1);
-/// So long a removed member's replica is kept: it learns of its removal from the log.
-const ORPHAN_KEPT: Duration = Duration::from_secs(2);
 
 /// A member, as far as placement looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,35 +43,20 @@ pub(super) struct ClusterView<'a> {
     pub(super) placements: &'a BTreeMap<GroupId, GroupPlacement>,
     /// Who votes in the groups that are known to be led.
     pub(super) voters: &'a BTreeMap<GroupId, Voters>,
-    /// How many tenant groups each member leads, as far as is known.
-    pub(super) leads: &'a BTreeMap<u64, usize>,
+    /// Who leads the tenant groups, as far as is known.
+    pub(super) leaders: &'a BTreeMap<GroupId, u64>,
     /// The groups that this node leads.
     pub(super) led: &'a [GroupStatus],
     /// How the other members are.
     pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    /// Whether this node's own disk has room.
+    pub(super) has_room: bool,
+    /// How many tenants the groups have.
+    pub(super) tenants: &'a BTreeMap<GroupId, u64>,
+    /// Of which groups a member's replica is damaged, of the members that say so.
+    pub(super) damaged: &'a BTreeMap<u64, BTreeSet<GroupId>>,
     /// After so long without a leader there is a new one.
     pub(super) election_timeout: Duration,
-}
-
-/// What a decision about one group is made from, on its leader.
-#[derive(Debug)]
-pub(super) struct GroupView<'a> {
-    /// The group.
-    pub(super) group: GroupId,
-    /// What it is to look like.
-    pub(super) wish: Wish,
-    /// This node, the leader.
-    pub(super) leader: u64,
-    /// The members, by id in Raft groups.
-    pub(super) members: &'a BTreeMap<u64, MemberView>,
-    /// The replicas of the group.
-    pub(super) replicas: &'a [ReplicaStatus],
-    /// How the other members are.
-    pub(super) health: &'a BTreeMap<u64, MemberHealth>,
-    /// After so long without a leader there is a new one.
-    pub(super) election_timeout: Duration,
-    /// The voters that a change was to come to, when it was left in the middle.
-    pub(super) unfinished: Option<&'a BTreeSet<u64>>,
 }
 
 /// What is to be done.
@@ -118,17 +99,10 @@ pub(super) enum Step {
 pub(super) struct Memories {
     /// Of the groups that this node leads.
     groups: BTreeMap<GroupId, Memory>,
-    /// When this node last let another lead because it led more groups.
+    /// When this node last looked whether another should lead one of its groups.
     spread: Option<Instant>,
-}
-
-/// What is remembered of a group from look to look, while this node leads it.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// Replicas of nodes that are no members any more, since when.
-    orphans: BTreeMap<u64, Instant>,
-    /// How learners catch up.
-    rounds: Rounds,
+    /// Of all tenant groups, while this node leads the system group.
+    moves: Moves,
 }
 
 /// Whether a majority of `voters` is alive, as far as is known on `leader`.
@@ -156,56 +130,48 @@ pub(super) fn others_can_elect(
 }
 
 /// By what the leader itself hears: the word of others carries no entries.
-fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+pub(super) fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
     health.get(&raft_id).is_some_and(|health| health.is_heard)
 }
 
 impl ClusterView<'_> {
     /// Decides on the next step of each group that this node leads, if any. The groups that a
     /// region lacks are a step of the system group, and its first one: a node without them is not
-    /// ready. Who should have their replicas is its last.
+    /// ready. Who should have their replicas, and who is to leave, are its last: both are commands,
+    /// and neither waits for the other, which may be refused.
     pub(super) fn next(&self, memories: &mut Memories, now: Instant) -> Vec<(GroupId, Step)> {
-        let Memories { groups: memory, spread } = memories;
-        memory.retain(|group, _| self.led.iter().any(|led| led.group == *group));
+        let Memories { groups: memory, spread, moves } = memories;
+        let is_led = |group| self.led.iter().any(|led| led.group == group);
+        memory.retain(|group, _| is_led(*group));
+        if !is_led(GroupId::SYSTEM) {
+            // What it looked like when this node last led it says nothing about the time since then.
+            *moves = Moves::default();
+        }
         let is_time = spread.is_none_or(|last| last + SPREAD_EVERY <= now);
-        let steps = self.led.iter().filter_map(|led| {
+        let mut steps = Vec::new();
+        for led in self.led {
+            let group = self.group(led);
             let is_system = led.group == GroupId::SYSTEM;
             let missing = is_system.then(|| self.missing_groups()).flatten();
-            let step = missing.or_else(|| {
-                let memory = memory.entry(led.group).or_default();
-                self.group(led)?.next(memory, now)
-            });
-            let step = step.or_else(|| is_system.then(|| self.assignment()).flatten());
-            step.map(|step| (led.group, step))
-        });
-        let mut steps: Vec<(GroupId, Step)> = steps.collect();
+            let step =
+                missing.or_else(|| group.as_ref()?.next(memory.entry(led.group).or_default(), now));
+            if let Some(step) = step {
+                steps.push((led.group, step));
+            } else if is_system {
+                moves.look(self, now);
+                let drain = group.and_then(|group| group.replaced());
+                let last = self.assignment(moves, now).into_iter().chain(drain);
+                steps.extend(last.map(|step| (led.group, step)));
+            }
+        }
         // One group at a time, and none while there is something else to do: a lead that moves costs
         // its tenants a moment.
-        if steps.is_empty()
-            && is_time
-            && let Some((group, to)) = self.led.iter().find_map(|led| self.spread(led))
-        {
+        if steps.is_empty() && is_time {
             *spread = Some(now);
-            steps.push((group, Step::LetLead(to)));
+            let handed_on = leaders::handed_on(self).into_iter();
+            steps.extend(handed_on.map(|(group, to)| (group, Step::LetLead(to))));
         }
         steps
-    }
-
-    /// Finds a voter that should lead a tenant group instead of this node, for it leads fewer.
-    fn spread(&self, led: &GroupStatus) -> Option<(GroupId, u64)> {
-        let leads = |id: u64| self.leads.get(&id).copied().unwrap_or_default();
-        let is_settled = !led.is_changing && led.unfinished.is_none();
-        let others = led.replicas.iter().filter(|it| it.raft_id != self.own_id);
-        let fit = others.filter(|it| {
-            let health = self.health.get(&it.raft_id);
-            let is_well = health.is_some_and(|it| it.status == NodeStatus::Healthy && it.has_room);
-            let stays = self.members.get(&it.raft_id).is_some_and(|member| !member.is_leaving);
-            it.voter && it.lag == 0 && is_well && stays
-        });
-        let least = fit.map(|it| it.raft_id).min_by_key(|id| (leads(*id), *id))?;
-        // Of two that lead as many, give or take one, neither gives way.
-        let is_worth_it = leads(self.own_id) > leads(least) + 1;
-        (led.group != GroupId::SYSTEM && is_settled && is_worth_it).then_some((led.group, least))
     }
 
     /// Shows a group that this node leads; `None` while nothing is to be done about it.
@@ -226,9 +192,37 @@ impl ClusterView<'_> {
         })
     }
 
-    /// For how long a member has been unhealthy.
-    pub(super) fn unhealthy_for(&self, raft_id: u64) -> Duration {
-        self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.unhealthy_for)
+    /// For how long a member has been no help to a group that `leader` leads: silent to the leader,
+    /// which sends it everything. Where that is not known, silent to everybody.
+    pub(super) fn lost_for(&self, leader: Option<u64>, raft_id: u64) -> Duration {
+        let silence = leader.and_then(|leader| self.silent_to(leader, raft_id));
+        let unhealthy_for = || self.health.get(&raft_id).map(|health| health.unhealthy_for);
+        silence.or_else(unhealthy_for).unwrap_or_default()
+    }
+
+    /// For how long a member has been silent to another, as far as is known.
+    fn silent_to(&self, other: u64, raft_id: u64) -> Option<Duration> {
+        if other == raft_id {
+            return Some(Duration::ZERO);
+        }
+        if other == self.own_id {
+            return self.health.get(&raft_id).map(|health| health.silent_for);
+        }
+        self.health.get(&other)?.silent_to_it.get(&raft_id).copied()
+    }
+
+    /// Whether a member can take a replica of a group that `leader` leads: it is heard here, so that
+    /// it learns of it, and there, so that it gets it, and has room for it.
+    pub(super) fn can_take(&self, leader: Option<u64>, raft_id: u64) -> bool {
+        let is_heard_there = leader
+            .and_then(|leader| self.silent_to(leader, raft_id))
+            .is_none_or(|silence| silence < self.election_timeout);
+        self.is_alive(raft_id) && is_heard_there && self.has_room(raft_id)
+    }
+
+    /// How many replicas of tenant groups a member is to have.
+    pub(super) fn load(&self, raft_id: u64) -> usize {
+        self.placements.values().filter(|it| it.replicas.contains(&raft_id)).count()
     }
 
     /// Whether this node hears a member, or is it.
@@ -236,8 +230,14 @@ impl ClusterView<'_> {
         raft_id == self.own_id || is_alive(self.health, raft_id)
     }
 
-    fn assignment(&self) -> Option<Step> {
-        let (group, replicas) = policy::assignment(self)?;
+    /// Whether a member's disk has room, as far as is known.
+    fn has_room(&self, raft_id: u64) -> bool {
+        let room = self.health.get(&raft_id).map(|health| health.has_room);
+        if raft_id == self.own_id { self.has_room } else { room.unwrap_or_default() }
+    }
+
+    fn assignment(&self, moves: &Moves, now: Instant) -> Option<Step> {
+        let (group, replicas) = policy::assignment(self, moves, now)?;
         Some(Step::AssignReplicas { group, replicas })
     }
 
@@ -249,7 +249,8 @@ impl ClusterView<'_> {
         let mut regions: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         // By id, which is the order in which they were admitted.
         for member in self.members.values() {
-            if self.is_alive(member.raft_id) && !member.is_leaving && !member.is_offline {
+            let is_fit = self.is_alive(member.raft_id) && self.has_room(member.raft_id);
+            if is_fit && !member.is_leaving && !member.is_offline {
                 regions.entry(&member.region).or_default().push(member.raft_id);
             }
         }
@@ -259,168 +260,6 @@ impl ClusterView<'_> {
         let groups = (last + 1..=last + policy::GROUPS_PER_REGION).map(GroupId).collect();
         let members = policy::first_voters(members.into_iter());
         Some(Step::PlaceGroups { region: region.to_owned(), groups, members })
-    }
-}
-
-impl GroupView<'_> {
-    fn voters(&self) -> BTreeSet<u64> {
-        self.replicas
-            .iter()
-            .filter(|replica| replica.voter)
-            .map(|replica| replica.raft_id)
-            .collect()
-    }
-
-    fn is_alive(&self, raft_id: u64) -> bool {
-        raft_id == self.leader || is_alive(self.health, raft_id)
-    }
-
-    fn unhealthy_for(&self, raft_id: u64) -> Duration {
-        self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.unhealthy_for)
-    }
-
-    fn keeps_quorum(&self, voters: &BTreeSet<u64>) -> bool {
-        keeps_quorum(voters, self.health, self.leader)
-    }
-
-    /// The next step, if any.
-    pub(super) fn next(&self, memory: &mut Memory, now: Instant) -> Option<Step> {
-        memory.rounds.look(self.replicas, now);
-        if let Some(target) = self.unfinished {
-            return Some(Step::SetVoters(target.clone()));
-        }
-        self.leaving()
-            .or_else(|| self.orphaned(&mut memory.orphans, now))
-            .or_else(|| self.joining())
-            .or_else(|| self.promotable(&memory.rounds, now))
-            .or_else(|| self.replaced())
-    }
-
-    /// A member that should have no replica loses its vote, then its replica. Of the system group it
-    /// is forgotten instead: who is no member has no replica anyway.
-    fn leaving(&self) -> Option<Step> {
-        let voters = self.voters();
-        let is_wished = |id: &u64| self.wish.replicas.contains(id);
-        let replicas = self.replicas.iter().map(|replica| replica.raft_id);
-        for id in replicas.filter(|id| !is_wished(id)) {
-            let Some(member) = self.members.get(&id) else { continue };
-            if !voters.contains(&id) {
-                // Who belongs to the cluster is decided where the system group is led.
-                let is_system = self.group == GroupId::SYSTEM;
-                return Some(if is_system {
-                    Step::Forget(member.node)
-                } else {
-                    Step::RemoveLearner(id)
-                });
-            }
-            let mut rest = voters.clone();
-            rest.remove(&id);
-            if !self.keeps_quorum(&rest) || !self.is_replaced_in(&rest) {
-                continue;
-            }
-            if id == self.leader {
-                return Some(Step::HandOver);
-            }
-            return Some(Step::SetVoters(rest));
-        }
-        None
-    }
-
-    /// Whether all who are there and should vote do. A tenant's replica goes only then: it holds a
-    /// copy of everything until somebody else does. In the system group everybody has a copy.
-    fn is_replaced_in(&self, voters: &BTreeSet<u64>) -> bool {
-        let there = self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count();
-        self.group == GroupId::SYSTEM || voters.len() >= there.min(self.wish.voters_max)
-    }
-
-    fn orphaned(&self, orphans: &mut BTreeMap<u64, Instant>, now: Instant) -> Option<Step> {
-        let is_orphan = |id: &u64| !self.members.contains_key(id);
-        let ids: BTreeSet<u64> = self.replicas.iter().map(|replica| replica.raft_id).collect();
-        orphans.retain(|id, _| ids.contains(id) && is_orphan(id));
-        let voters = self.voters();
-        for id in ids.into_iter().filter(is_orphan) {
-            let since = *orphans.entry(id).or_insert(now);
-            let mut rest = voters.clone();
-            if rest.remove(&id) && self.keeps_quorum(&rest) {
-                return Some(Step::SetVoters(rest));
-            }
-            if !voters.contains(&id) && now.duration_since(since) >= ORPHAN_KEPT {
-                return Some(Step::RemoveLearner(id));
-            }
-        }
-        None
-    }
-
-    fn joining(&self) -> Option<Step> {
-        let has_replica = |id: u64| self.replicas.iter().any(|replica| replica.raft_id == id);
-        let mut joining = self.members.values().filter(|member| {
-            self.wish.replicas.contains(&member.raft_id)
-                && !member.is_leaving
-                && !member.is_offline
-                && !has_replica(member.raft_id)
-        });
-        joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
-    }
-
-    /// A learner becomes a voter, where there is room for one or a voter is lost.
-    fn promotable(&self, rounds: &Rounds, now: Instant) -> Option<Step> {
-        let candidates = self.replicas.iter().filter(|replica| {
-            let member = self.members.get(&replica.raft_id);
-            !replica.voter
-                && self.wish.replicas.contains(&replica.raft_id)
-                // A voter that is far behind would hold up every write.
-                && rounds.has_caught_up(replica.raft_id, self.election_timeout, now)
-                && self.is_alive(replica.raft_id)
-                && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
-        });
-        let candidates = candidates.map(|replica| replica.raft_id);
-        let mut voters = self.voters();
-        if voters.iter().all(|id| self.is_alive(*id)) {
-            // Who votes and should not goes when somebody else votes in its place.
-            let wished = voters.intersection(&self.wish.replicas).count();
-            let room = self.wish.voters_max.saturating_sub(wished);
-            let is_system = self.group == GroupId::SYSTEM;
-            let chosen: Vec<u64> =
-                candidates.take(if is_system { room.min(1) } else { room }).collect();
-            // Two voters cannot do without each other: a tenant's group goes from one to three at once.
-            let is_pair = !is_system && voters.len() + chosen.len() == 2;
-            if is_pair && self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count() > 2 {
-                return None;
-            }
-            voters.extend(chosen);
-        } else {
-            // A further voter beside a dead one would make the quorum larger, not safer.
-            // Unless it takes the place of one that is given up, or that goes anyway.
-            let is_lost = |id: &u64| {
-                let is_given_up = self.unhealthy_for(*id) >= VOTER_LOST_AFTER;
-                is_given_up || !self.is_alive(*id) && !self.wish.replicas.contains(id)
-            };
-            let lost = voters.iter().copied().find(is_lost)?;
-            voters.remove(&lost);
-            voters.extend(candidates.take(1));
-        }
-        let is_change = voters.difference(&self.voters()).next().is_some();
-        (is_change && self.keeps_quorum(&voters)).then_some(Step::SetVoters(voters))
-    }
-
-    /// A member whose address another has now, and that has long been silent, is to leave.
-    fn replaced(&self) -> Option<Step> {
-        if self.group != GroupId::SYSTEM {
-            return None;
-        }
-        let is_replaced = |old: &&MemberView| {
-            !old.is_leaving
-                && self.unhealthy_for(old.raft_id) >= REPLACED_AFTER
-                && self.members.values().any(|new| {
-                    new.raft_id > old.raft_id
-                        && new.node_addr == old.node_addr
-                        && self.is_alive(new.raft_id)
-                })
-        };
-        let old = self.members.values().find(is_replaced)?;
-        let mut rest = self.voters();
-        rest.remove(&old.raft_id);
-        self.keeps_quorum(&rest).then_some(Step::Drain(old.node))
     }
 }
 

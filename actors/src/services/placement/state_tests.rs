@@ -1,209 +1,9 @@
-//! Stories of members that come, go, and get lost.
+//! Stories of what a node does about all groups that it leads.
 
-use proptest::prelude::*;
-use uuid::Uuid;
-
-use crate::domain::views::NodeStatus;
-use crate::domain::voters::VOTERS_MAX;
-
+use super::super::group::tests::Town;
 use super::*;
 
 const T: Duration = Duration::from_millis(500);
-
-/// A cluster to decide about: this node is 1.
-#[derive(Debug, Clone)]
-struct Town {
-    members: BTreeMap<u64, MemberView>,
-    replicas: Vec<ReplicaStatus>,
-    health: BTreeMap<u64, MemberHealth>,
-}
-
-fn node(raft_id: u64) -> NodeId {
-    NodeId::from_uuid(Uuid::from_u128(raft_id.into()))
-}
-
-impl Town {
-    fn new(members: u64, voters: u64) -> Self {
-        let mut town =
-            Self { members: BTreeMap::new(), replicas: Vec::new(), health: BTreeMap::new() };
-        for raft_id in 1..=members {
-            town.move_in(raft_id);
-            if raft_id <= voters {
-                town.replica(raft_id, true, 0);
-            }
-        }
-        town
-    }
-
-    fn move_in(&mut self, raft_id: u64) {
-        let member = MemberView {
-            node: node(raft_id),
-            raft_id,
-            node_addr: format!("host-{raft_id}"),
-            region: "default".to_owned(),
-            is_leaving: false,
-            is_offline: false,
-            has_groups: false,
-        };
-        self.members.insert(raft_id, member);
-        self.set_health(raft_id, NodeStatus::Healthy, 0);
-    }
-
-    fn replica(&mut self, raft_id: u64, voter: bool, lag: u64) {
-        self.replicas.push(ReplicaStatus { raft_id, voter, applied: 1, lag });
-    }
-
-    fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
-        let unhealthy_for = Duration::from_secs(secs);
-        let is_heard = status == NodeStatus::Healthy;
-        let health = MemberHealth {
-            status,
-            heard_at: None,
-            unhealthy_for,
-            is_heard,
-            has_room: true,
-            damaged: BTreeSet::new(),
-        };
-        self.health.insert(raft_id, health);
-    }
-
-    fn lose(&mut self, raft_id: u64, secs: u64) {
-        self.set_health(raft_id, NodeStatus::Unhealthy, secs);
-    }
-
-    fn leave(&mut self, raft_id: u64) {
-        self.members.get_mut(&raft_id).unwrap().is_leaving = true;
-    }
-
-    fn view(&self) -> GroupView<'_> {
-        let Self { members, replicas, health } = self;
-        let (election_timeout, unfinished) = (T, None);
-        let group = GroupId::SYSTEM;
-        let wish = policy::wish(group, members, &BTreeMap::new()).unwrap();
-        let leader = 1;
-        GroupView { group, wish, leader, members, replicas, health, election_timeout, unfinished }
-    }
-
-    /// Looks twice, so that who has nothing to catch up with has caught up.
-    fn next(&self) -> Option<Step> {
-        let (mut memory, now) = (Memory::default(), Instant::now());
-        memory.rounds.look(&self.replicas, now);
-        self.view().next(&mut memory, now + T / 2)
-    }
-}
-
-fn voters(ids: impl IntoIterator<Item = u64>) -> Option<Step> {
-    Some(Step::SetVoters(ids.into_iter().collect()))
-}
-
-#[tokio::test]
-async fn a_member_becomes_a_learner_and_then_a_voter() {
-    let mut town = Town::new(2, 1);
-    assert_eq!(town.next(), Some(Step::AddLearner(2)));
-    town.replica(2, false, 1);
-    assert_eq!(town.next(), None);
-    town.replicas[1].lag = 0;
-    assert_eq!(town.next(), voters([1, 2]));
-    town.lose(2, 0);
-    assert_eq!(town.next(), None);
-}
-
-#[tokio::test]
-async fn the_sixth_stays_a_learner_until_a_voter_is_lost_for_long() {
-    let mut town = Town::new(6, 5);
-    town.replica(6, false, 0);
-    assert_eq!(town.next(), None);
-    town.lose(3, 29);
-    assert_eq!(town.next(), None);
-    town.lose(3, 30);
-    assert_eq!(town.next(), voters([1, 2, 4, 5, 6]));
-}
-
-#[tokio::test]
-async fn who_leaves_loses_its_vote_then_its_membership_then_its_replica() {
-    let mut town = Town::new(3, 3);
-    town.leave(2);
-    assert_eq!(town.next(), voters([1, 3]));
-    town.replicas[1].voter = false;
-    assert_eq!(town.next(), Some(Step::Forget(node(2))));
-    town.members.remove(&2);
-    let (mut memory, now) = (Memory::default(), Instant::now());
-    assert_eq!(town.view().next(&mut memory, now), None);
-    let later = now + ORPHAN_KEPT;
-    assert_eq!(town.view().next(&mut memory, later), Some(Step::RemoveLearner(2)));
-}
-
-#[tokio::test]
-async fn a_leader_that_leaves_lets_another_lead() {
-    let mut town = Town::new(3, 3);
-    town.leave(1);
-    assert_eq!(town.next(), Some(Step::HandOver));
-}
-
-#[tokio::test]
-async fn who_is_known_by_hearsay_alone_does_not_count() {
-    let mut town = Town::new(3, 3);
-    town.leave(2);
-    town.set_health(3, NodeStatus::Degraded, 0);
-    assert_eq!(town.next(), None);
-}
-
-#[tokio::test]
-async fn a_learner_that_acknowledged_nothing_gets_no_vote() {
-    let mut town = Town::new(2, 1);
-    town.replica(2, false, 0);
-    town.replicas[1].applied = 0;
-    assert_eq!(town.next(), None);
-}
-
-#[tokio::test]
-async fn what_was_left_in_the_middle_is_finished_first() {
-    let mut town = Town::new(3, 3);
-    town.leave(2);
-    let target = [1, 3].into();
-    let view = GroupView { unfinished: Some(&target), ..town.view() };
-    let step = view.next(&mut Memory::default(), Instant::now());
-    assert_eq!(step, voters([1, 3]));
-}
-
-#[tokio::test]
-async fn the_vote_of_who_is_no_member_is_taken_away() {
-    let mut town = Town::new(3, 3);
-    town.members.remove(&3);
-    assert_eq!(town.next(), voters([1, 2]));
-}
-
-#[tokio::test]
-async fn who_has_tenants_stays_and_holds_nobody_up() {
-    let mut town = Town::new(3, 2);
-    town.leave(2);
-    town.members.get_mut(&2).unwrap().has_groups = true;
-    assert_eq!(town.next(), Some(Step::AddLearner(3)));
-}
-
-#[tokio::test]
-async fn nobody_leaves_where_the_rest_would_have_no_quorum() {
-    let mut town = Town::new(3, 3);
-    town.leave(2);
-    town.lose(3, 5);
-    assert_eq!(town.next(), None);
-    let mut alone = Town::new(1, 1);
-    alone.leave(1);
-    assert_eq!(alone.next(), None);
-}
-
-#[tokio::test]
-async fn a_member_that_lost_its_data_is_replaced_by_its_successor_at_its_address() {
-    let mut town = Town::new(4, 4);
-    town.members.get_mut(&4).unwrap().node_addr = "host-3".into();
-    town.lose(3, 59);
-    assert_eq!(town.next(), None);
-    town.lose(3, 60);
-    assert_eq!(town.next(), Some(Step::Drain(node(3))));
-    // Somebody else's silence is not enough.
-    town.members.get_mut(&4).unwrap().node_addr = "host-4".into();
-    assert_eq!(town.next(), None);
-}
 
 /// The groups that a leader of groups `led` creates, by region, with where they are placed already.
 fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step> {
@@ -231,9 +31,12 @@ fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step
         members: &town.members,
         placements: &placements,
         voters: &BTreeMap::new(),
-        leads: &BTreeMap::new(),
+        leaders: &BTreeMap::new(),
         led: &led,
         health: &town.health,
+        has_room: true,
+        tenants: &BTreeMap::new(),
+        damaged: &BTreeMap::new(),
         election_timeout: T,
     };
     let mut steps = view.next(&mut Memories::default(), Instant::now());
@@ -265,159 +68,11 @@ async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there
     assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 3));
     town.lose(3, 0);
     assert_eq!(created(&town, &[0], &founded), place("eu", 9..=16, 4));
+    town.health.get_mut(&4).unwrap().has_room = false;
+    assert_eq!(created(&town, &[0], &founded), None, "it could not write them down");
+    town.health.get_mut(&4).unwrap().has_room = true;
     town.members.get_mut(&4).unwrap().is_offline = true;
     assert_eq!(created(&town, &[0], &founded), None, "nobody is there");
-}
-
-/// A tenant group that should be on `wished`, looked at by its leader, 1.
-fn tenant_group(town: &Town, wished: &[u64]) -> Option<Step> {
-    let wish = Wish { replicas: wished.iter().copied().collect(), voters_max: 3 };
-    let (mut memory, now) = (Memory::default(), Instant::now());
-    memory.rounds.look(&town.replicas, now);
-    let view = GroupView { group: GroupId(1), wish, ..town.view() };
-    view.next(&mut memory, now + T / 2)
-}
-
-#[tokio::test]
-async fn a_tenant_group_is_where_it_should_be_and_nowhere_else() {
-    let mut town = Town::new(4, 1);
-    assert_eq!(tenant_group(&town, &[1]), None);
-    // Nor does its leader decide who belongs to the cluster.
-    town.leave(2);
-    assert_eq!(tenant_group(&town, &[1]), None);
-    assert_eq!(tenant_group(&town, &[1, 4]), Some(Step::AddLearner(4)));
-    town.replica(4, false, 0);
-    assert_eq!(tenant_group(&town, &[1, 4]), voters([1, 4]));
-    assert_eq!(tenant_group(&town, &[1]), Some(Step::RemoveLearner(4)));
-}
-
-#[tokio::test]
-async fn a_tenant_group_goes_from_one_voter_to_three_at_once() {
-    let mut town = Town::new(3, 1);
-    let wished = &[1, 2, 3];
-    town.replica(2, false, 0);
-    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(3)));
-    town.replica(3, false, 9);
-    assert_eq!(tenant_group(&town, wished), None, "two would need each other");
-    town.replicas[2].lag = 0;
-    assert_eq!(tenant_group(&town, wished), voters([1, 2, 3]));
-    town.replicas[2].lag = 9;
-    town.lose(3, 1);
-    assert_eq!(tenant_group(&town, wished), voters([1, 2]), "two hold more than one");
-}
-
-#[tokio::test]
-async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
-    let mut town = Town::new(4, 3);
-    let wished = &[1, 2, 4];
-    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(4)));
-    town.replica(4, false, 9);
-    assert_eq!(tenant_group(&town, wished), None, "it has not caught up");
-    town.replicas[3].lag = 0;
-    assert_eq!(tenant_group(&town, wished), voters([1, 2, 3, 4]));
-    town.replicas[3].voter = true;
-    assert_eq!(tenant_group(&town, wished), voters([1, 2, 4]));
-    town.replicas[2].voter = false;
-    assert_eq!(tenant_group(&town, wished), Some(Step::RemoveLearner(3)));
-    // The leader hands over before it goes.
-    town.replicas.remove(2);
-    assert_eq!(tenant_group(&town, &[2, 4]), Some(Step::HandOver));
-}
-
-#[tokio::test]
-async fn a_lost_replica_of_a_tenant_group_is_replaced() {
-    let mut town = Town::new(4, 3);
-    town.lose(3, 30);
-    town.replica(4, false, 0);
-    assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
-    assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(4)));
-    // One that is to go is not waited for.
-    town.lose(3, 1);
-    assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
-}
-
-/// What this node does, which leads groups 0, 1 and 2, where the others lead so many each.
-fn spread(town: &Town, leads: &[(u64, usize)], looks: usize) -> Vec<(GroupId, Step)> {
-    let led = [0, 1, 2].map(|group| GroupStatus {
-        group: GroupId(group),
-        term: 1,
-        leader: Some(1),
-        replicas: town.replicas.clone(),
-        is_changing: false,
-        unfinished: None,
-    });
-    let placements = [1, 2].map(|group| {
-        let placement = GroupPlacement {
-            region: "default".to_owned(),
-            members: vec![1],
-            replicas: vec![1, 2, 3],
-            is_assigned: true,
-        };
-        (GroupId(group), placement)
-    });
-    let settled = [1, 2].map(|group| (GroupId(group), Voters::of([1, 2, 3])));
-    let view = ClusterView {
-        own_id: 1,
-        members: &town.members,
-        placements: &placements.into(),
-        voters: &settled.into(),
-        leads: &leads.iter().copied().collect(),
-        led: &led,
-        health: &town.health,
-        election_timeout: T,
-    };
-    let (mut memories, now) = (Memories::default(), Instant::now());
-    let look = |_| view.next(&mut memories, now);
-    (0..looks).flat_map(look).collect()
-}
-
-#[tokio::test]
-async fn who_leads_more_groups_lets_others_lead_one_at_a_time() {
-    let mut town = Town::new(3, 3);
-    let let_lead = |to| [(GroupId(1), Step::LetLead(to))];
-    assert_eq!(spread(&town, &[(1, 2)], 2), let_lead(2));
-    assert_eq!(spread(&town, &[(1, 2), (2, 1)], 2), let_lead(3));
-    assert_eq!(spread(&town, &[(1, 2), (2, 1), (3, 1)], 2), []);
-    town.health.get_mut(&3).unwrap().has_room = false;
-    assert_eq!(spread(&town, &[(1, 3), (2, 1)], 1), let_lead(2), "who has no room does not lead");
-    town.replicas[1].lag = 1;
-    assert_eq!(spread(&town, &[(1, 3), (2, 1)], 1), [], "nor who is behind");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever the town looks like: voters that are chosen have a living majority, are members,
-    /// and include the leader unless it leaves.
-    #[test]
-    fn chosen_voters_have_a_quorum(
-        folk in prop::collection::vec((0_u8..4, 0_u8..3, any::<bool>(), 0_u64..100), 1..9),
-    ) {
-        let mut town = Town::new(folk.len() as u64, 1);
-        for (raft_id, (place, health, leaves, secs)) in (1_u64..).zip(folk) {
-            if raft_id > 1 {
-                match place {
-                    0 => {}
-                    1 => town.replica(raft_id, false, secs * 50),
-                    _ => town.replica(raft_id, true, 0),
-                }
-                if health == 2 {
-                    town.lose(raft_id, secs);
-                }
-            }
-            if leaves {
-                town.leave(raft_id);
-            }
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let _in_runtime = runtime.enter();
-        if let Some(Step::SetVoters(chosen)) = town.next() {
-            prop_assert!(town.view().keeps_quorum(&chosen));
-            prop_assert!(chosen.contains(&1));
-            prop_assert!(chosen.len() <= town.view().voters().len().max(VOTERS_MAX));
-            prop_assert!(chosen.symmetric_difference(&town.view().voters()).count() <= 2);
-        }
-    }
 }
 
 #[test]
@@ -429,4 +84,44 @@ fn a_leader_without_room_gives_way_only_where_the_others_can_vote() {
     world.health.get_mut(&2).unwrap().has_room = true;
     world.lose(3, 1);
     assert!(!others_can_elect(&world.replicas, &world.health, 1));
+}
+
+/// A cluster of 4 where 3 has lost its data and 4 came in its place, and a group that 4 should join.
+#[tokio::test]
+async fn who_should_have_replicas_does_not_wait_for_who_is_to_leave() {
+    let mut town = Town::new(4, 4);
+    town.members.get_mut(&4).unwrap().node_addr = "host-3".into();
+    town.lose(3, 60);
+    let placement = GroupPlacement {
+        region: "default".to_owned(),
+        members: vec![1],
+        replicas: vec![1, 2, 3],
+        is_assigned: true,
+    };
+    let led = GroupStatus {
+        group: GroupId::SYSTEM,
+        term: 1,
+        leader: Some(1),
+        replicas: town.replicas.clone(),
+        is_changing: false,
+        unfinished: None,
+    };
+    let group = GroupId(1);
+    let view = ClusterView {
+        own_id: 1,
+        members: &town.members,
+        placements: &BTreeMap::from([(group, placement)]),
+        voters: &BTreeMap::from([(group, Voters::of([1, 2, 3]))]),
+        leaders: &BTreeMap::from([(group, 1)]),
+        led: &[led],
+        health: &town.health,
+        has_room: true,
+        tenants: &BTreeMap::new(),
+        damaged: &BTreeMap::new(),
+        election_timeout: T,
+    };
+    let steps = view.next(&mut Memories::default(), Instant::now());
+    let assign = Step::AssignReplicas { group, replicas: vec![1, 2, 4] };
+    let drain = Step::Drain(town.members[&3].node);
+    assert_eq!(steps, [(GroupId::SYSTEM, assign), (GroupId::SYSTEM, drain)]);
 }

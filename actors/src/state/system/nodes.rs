@@ -60,12 +60,12 @@ impl NodeRecord {
         self.member.as_ref().map(|member| member.raft_id)
     }
 
-    /// The record without the text that its owner gave it.
+    /// The record without the text that its owner gave it, but for the region, which is short.
     #[must_use]
     pub fn outline(&self) -> Self {
         Self {
             address: String::new(),
-            region: String::new(),
+            region: self.region.clone(),
             metadata: BTreeMap::new(),
             started_at: self.started_at,
             member: self.member.clone(),

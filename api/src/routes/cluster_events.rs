@@ -1,0 +1,187 @@
+//! `/api/cluster/events`: what changes in the cluster, as server-sent events.
+//!
+//! Readers are few (`handles/events.rs`), and the connection of one counts as waiting for its client, so that
+//! a newcomer may get its place. Of a reader that does not read nothing is kept but the changes that it was
+//! handed last.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use hyper::body::Frame;
+use serde::Serialize;
+use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::handles::{ClusterEvent, PlacementView, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use crate::output::reply::{Reply, Shown};
+use crate::request::ctx::Ctx;
+use crate::routes::builder::Route;
+use crate::routes::cluster::NodeBody;
+use crate::server::app::App;
+use crate::server::declaration::{Credential, RouteOwner};
+
+/// A comment goes to the reader after so long without a change, so that either side notices when the
+/// connection is gone.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// What a reader gets at first: from here on everything is told.
+const BEGINNING: &[u8] = b": watching\n\n";
+/// What it gets when there is nothing to tell.
+const NOTHING: &[u8] = b":\n\n";
+
+/// Lists the route.
+pub(crate) fn routes() -> Vec<Route> {
+    let events = Route::get("/api/cluster/events", events, __path_events);
+    vec![events.owner(RouteOwner::ThisNode).needs(Credential::Admin)]
+}
+
+/// A change, by the name of its event.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ClusterEvent)]
+pub(crate) enum EventBody {
+    /// `node_joined`
+    Joined(NodeBody),
+    /// `node_left`
+    Left {
+        #[schema(value_type = String)]
+        id: Shown<NodeId>,
+    },
+    /// `node_status`
+    Status {
+        #[schema(value_type = String)]
+        id: Shown<NodeId>,
+        status: &'static str,
+    },
+    /// `leader_changed`
+    Leader {
+        #[schema(value_type = Option<String>)]
+        leader: Option<Shown<NodeId>>,
+        term: u64,
+    },
+    /// `placement_changed`
+    Placement {
+        /// The group.
+        id: u32,
+        region: String,
+        #[schema(value_type = Option<String>)]
+        leader: Option<Shown<NodeId>>,
+        replicas: Vec<PlacedBody>,
+    },
+}
+
+/// A replica of a group.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PlacedReplica)]
+pub(crate) struct PlacedBody {
+    #[schema(value_type = String)]
+    node_id: Shown<NodeId>,
+    /// `voter` or `learner`.
+    role: &'static str,
+}
+
+/// Follows what changes in the cluster, as this node sees it: server-sent events `node_joined`,
+/// `node_left`, `node_status`, `leader_changed` and `placement_changed`. What was so before is not told.
+#[utoipa::path(get, path = "/api/cluster/events", operation_id = "follow_cluster", tag = "Cluster",
+    responses((status = 200, description = "Changes, until the client has enough",
+        content_type = "text/event-stream", body = EventBody)))]
+pub(crate) async fn events(
+    axum::extract::State(app): axum::extract::State<App>,
+    ctx: Ctx,
+) -> Reply {
+    let watcher = ctx.handles()?.cluster.watch().await?;
+    let (events, body) = mpsc::channel(1);
+    tokio::spawn(follow(app, watcher, events));
+    let mut response = Response::new(Body::new(EventStream(body)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("text/event-stream") });
+    headers.insert(header::CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
+    Ok(response)
+}
+
+/// Hands changes on until the reader has gone or the server stops.
+async fn follow(app: App, mut watcher: Watcher, events: mpsc::Sender<Bytes>) {
+    let handing_on = async {
+        let mut next = Bytes::from_static(BEGINNING);
+        // Waits for the reader first: it is not looked for changes that nobody takes.
+        while events.send(next).await.is_ok() {
+            next = match timeout(COMMENT_EVERY, watcher.changes()).await {
+                Ok(changes) => match written(changes) {
+                    Ok(changes) => changes,
+                    Err(error) => {
+                        tracing::error!(%error, "a change of the cluster cannot be written as JSON");
+                        return;
+                    }
+                },
+                Err(_) => Bytes::from_static(NOTHING),
+            };
+        }
+    };
+    tokio::select! {
+        () = handing_on => {}
+        () = events.closed() => {}
+        () = app.stopped() => {}
+    }
+}
+
+/// Writes changes as server-sent events.
+fn written(changes: Vec<ClusterEvent>) -> Result<Bytes, serde_json::Error> {
+    let mut text = Vec::new();
+    for change in changes {
+        let (name, body) = shown(change);
+        text.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
+        serde_json::to_writer(&mut text, &body)?;
+        text.extend_from_slice(b"\n\n");
+    }
+    Ok(text.into())
+}
+
+fn shown(change: ClusterEvent) -> (&'static str, EventBody) {
+    match change {
+        ClusterEvent::NodeJoined(node) => ("node_joined", EventBody::Joined(node.into())),
+        ClusterEvent::NodeLeft(node) => ("node_left", EventBody::Left { id: Shown(node) }),
+        ClusterEvent::NodeStatus { node, status } => {
+            ("node_status", EventBody::Status { id: Shown(node), status: status.name() })
+        }
+        ClusterEvent::LeaderChanged { leader, term } => {
+            ("leader_changed", EventBody::Leader { leader: leader.map(Shown), term })
+        }
+        ClusterEvent::PlacementChanged(placement) => ("placement_changed", placement.into()),
+    }
+}
+
+impl From<PlacementView> for EventBody {
+    fn from(view: PlacementView) -> Self {
+        let placed = |ids: Vec<NodeId>, role| {
+            ids.into_iter().map(move |id| PlacedBody { node_id: Shown(id), role })
+        };
+        let replicas = placed(view.voters, "voter").chain(placed(view.learners, "learner"));
+        Self::Placement {
+            id: view.group,
+            region: view.region,
+            leader: view.leader.map(Shown),
+            replicas: replicas.collect(),
+        }
+    }
+}
+
+/// The body of an answer that goes on.
+struct EventStream(mpsc::Receiver<Bytes>);
+
+impl HttpBody for EventStream {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Poll::Ready(ready!(self.0.poll_recv(cx)).map(|events| Ok(Frame::data(events))))
+    }
+}
