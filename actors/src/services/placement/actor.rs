@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
+use super::relieved::{Relieved, is_elsewhere};
 use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
@@ -69,6 +70,7 @@ pub struct PlacementArguments {
 pub struct PlacementState {
     arguments: PlacementArguments,
     memory: Arc<tokio::sync::Mutex<Memories>>,
+    relieved: Arc<tokio::sync::Mutex<Relieved>>,
     is_busy: bool,
     /// Whether it was told to look while it was busy.
     looks_again: bool,
@@ -97,6 +99,7 @@ impl Actor for PlacementActor {
         Ok(PlacementState {
             arguments,
             memory: Arc::default(),
+            relieved: Arc::default(),
             is_busy: false,
             looks_again: false,
             full_since: None,
@@ -132,9 +135,14 @@ impl PlacementState {
         self.is_busy = true;
         let vacates = self.has_to_vacate(Instant::now());
         let (arguments, memory) = (self.arguments.clone(), Arc::clone(&self.memory));
+        let relieved = Arc::clone(&self.relieved);
         tokio::spawn(async move {
             let step = async {
-                if vacates { arguments.vacate().await } else { arguments.look(&memory).await }
+                if vacates {
+                    return arguments.vacate().await;
+                }
+                arguments.look(&memory).await?;
+                arguments.let_go(&mut *relieved.lock().await).await
             };
             match timeout(STEP_DEADLINE, step).await {
                 Ok(Ok(())) => {}
@@ -175,6 +183,29 @@ impl PlacementArguments {
         });
         let left: Result<Vec<()>, _> = join_all(leaving).await.into_iter().collect();
         left.map(drop)
+    }
+
+    /// Lets go of the groups that were assigned to others.
+    async fn let_go(&self, relieved: &mut Relieved) -> Result<(), CallError> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let (_, placements) = self.control.read(deadline, members).await?;
+        let (here, hint) = (self.log.groups(), |group| self.router.told(group));
+        for group in relieved.look(self.raft_id, &here, &placements, hint, Instant::now()) {
+            tracing::info!(%group, "others have the replicas of this group now: its log and files go");
+            self.log.leave_group(group).await?;
+            relieved.is_clean = false;
+        }
+        if relieved.is_clean || placements.is_empty() {
+            return Ok(());
+        }
+        for (group, placement) in placements {
+            let is_gone = self.log.leadership(group).is_none() && !self.log.has_log(group);
+            if is_gone && is_elsewhere(&placement, self.raft_id) {
+                self.registry.leave(group).await?;
+            }
+        }
+        relieved.is_clean = true;
+        Ok(())
     }
 
     async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {

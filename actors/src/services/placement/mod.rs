@@ -34,6 +34,7 @@ mod leaders;
 mod message;
 mod moves;
 mod policy;
+mod relieved;
 mod rounds;
 mod state;
 

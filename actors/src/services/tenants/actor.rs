@@ -108,6 +108,11 @@ impl Actor for TenantActor {
         // Before `Running`: a caller whose time is up after that is not told that descriptors are short.
         activation.exhausted.store(false, Ordering::Release);
         activation.state.send_replace(ActivationState::Running(myself.clone()));
+        // After the state is `Running`: who gives the tenant up says so first and then looks for an actor
+        // to stop. One of the two sees the other.
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            return Err("this node has left the tenant's group".into());
+        }
         // Entries that came before the state was `Running` woke nobody. From that line on they do.
         myself.send_message(TenantMessage::Drain)?;
         Ok(shell)

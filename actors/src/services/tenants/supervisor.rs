@@ -58,6 +58,8 @@ pub enum SupervisorMessage {
     TryAgain(Arc<Activation>),
     /// Starts the group's tenants that have work, or may have: a new term has begun.
     LookForWork(GroupId),
+    /// Stops the actors of a group that this node has left, and answers when they have stopped.
+    Leave(GroupId, oneshot::Sender<()>),
     /// Stops all tenants' actors, and answers when they have stopped.
     StopAll(oneshot::Sender<()>),
 }
@@ -173,6 +175,9 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::LookForWork(group) => {
                 unfinished_work::start(&state.arguments, group, &state.openings);
             }
+            SupervisorMessage::Leave(group, done) => {
+                stop_actors(state.arguments.registry.give_up(group), done);
+            }
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
         Ok(())
@@ -225,6 +230,9 @@ impl SupervisorState {
         tokio::spawn(async move {
             // A group delivers entries as soon as it runs, perhaps before it is listed.
             while deps.executor.log.leadership(activation.group).is_none() {
+                if activation.is_given_up.load(Ordering::SeqCst) {
+                    return;
+                }
                 tokio::time::sleep(GROUP_POLL).await;
             }
             let arguments = (Arc::clone(&activation), deps);
@@ -277,6 +285,9 @@ impl SupervisorState {
         activation: &Arc<Activation>,
         failure: Failure,
     ) {
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            return;
+        }
         let Failure { why, lasting, is_replaceable } = failure;
         if let Some(reason) = lasting {
             // Another attempt would find the same. Another replica may send what the files held; without
@@ -366,22 +377,25 @@ impl SupervisorState {
         self.scrub.abort();
         // First no actor is started any more: an entry may still wake a tenant that is stopped below.
         self.stopping = true;
-        let activations = self.arguments.registry.activations();
-        tokio::spawn(async move {
-            let stops =
-                activations.iter().filter_map(|activation| match &*activation.state.borrow() {
-                    ActivationState::Running(actor) => Some(actor.clone()),
-                    _ => None,
-                });
-            let stops = stops.map(|actor| async move {
-                if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
-                    tracing::warn!(%error, "a tenant's actor did not stop in time");
-                }
-            });
-            futures_util::future::join_all(stops).await;
-            let _ = done.send(());
-        });
+        stop_actors(self.arguments.registry.activations(), done);
     }
+}
+
+/// Stops those of the tenants' actors that run, all at once, and says when they have stopped.
+fn stop_actors(activations: Vec<Arc<Activation>>, done: oneshot::Sender<()>) {
+    tokio::spawn(async move {
+        let stops = activations.iter().filter_map(|activation| match &*activation.state.borrow() {
+            ActivationState::Running(actor) => Some(actor.clone()),
+            _ => None,
+        });
+        let stops = stops.map(|actor| async move {
+            if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
+                tracing::warn!(%error, "a tenant's actor did not stop in time");
+            }
+        });
+        futures_util::future::join_all(stops).await;
+        let _ = done.send(());
+    });
 }
 
 /// Tells whether an actor failed for lack of file descriptors only.
