@@ -7,6 +7,7 @@
 //!   says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
@@ -73,7 +74,7 @@ impl Group {
             RequestBody::Piece(piece) => Response::Snapshot(self.take_piece(piece).await?),
             RequestBody::Claim(claim) => Response::Snapshot(Some(self.take_claim(claim).await?)),
             RequestBody::Resend(part) => {
-                self.resend(from, part)?;
+                self.resend(from, part).await?;
                 Response::Noted
             }
         })
@@ -123,17 +124,22 @@ impl Group {
     }
 }
 
+/// Longest wait until a state machine begins to be sent: less than whoever asks waits for that.
+const RESEND_WAIT: Duration = Duration::from_secs(4);
+
 impl Group {
     /// Begins to send a state machine to a replica whose files of it are damaged.
-    fn resend(&self, to: u64, part: StateMachineId) -> Result<(), Declined> {
+    async fn resend(&self, to: u64, part: StateMachineId) -> Result<(), Declined> {
         let refused = |why: &str| Err(Declined(why.into()));
         let Some(vote) = self.leading_vote() else { return refused("this node does not lead") };
         if !self.voters().replicas().contains(&to) {
             return refused("who asks has no replica of the group");
         }
-        // One at a time: each is in memory whole. Who is refused asks again.
-        let Ok(turn) = Arc::clone(self.resending()).try_acquire_owned() else {
-            return refused("another state machine is being sent");
+        // One at a time: each is in memory whole. Waited for, or of many that ask together each would
+        // have to ask again for each other.
+        let turn = Arc::clone(self.resending()).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(RESEND_WAIT, turn).await else {
+            return refused("other state machines are being sent");
         };
         let (replica, group) = (self.network().replica(to), self.id());
         let transfer = self.network().next_transfer();
