@@ -165,6 +165,19 @@ pub fn checked_event(line: &[u8], span: EventSpan) -> Option<String> {
     is_whole.then(|| format!("{event}}}"))
 }
 
+/// Tells whether a line was written with a checksum, also where a byte of that is another now.
+fn had_seal(line: &[u8]) -> bool {
+    let behind = line.len().checked_sub(SEAL_BEHIND.len());
+    let before = behind.and_then(|at| at.checked_sub(SEAL_DIGITS + SEAL_BEFORE.len()));
+    let (Some(before), Some(behind)) = (before, behind) else { return false };
+    let around = line[before..].iter().take(SEAL_BEFORE.len()).chain(&line[behind..]);
+    let other = around.zip(SEAL_BEFORE.bytes().chain(SEAL_BEHIND.bytes()));
+    other.filter(|(here, written)| **here != *written).count() <= SEAL_BYTES_ROTTEN_MAX
+}
+
+/// Bytes around the digits of a checksum that may be others where one still stood.
+const SEAL_BYTES_ROTTEN_MAX: usize = 2;
+
 /// Checks the whole lines at the beginning of `bytes`, and returns how many bytes they are. Once a line
 /// with a checksum was seen, `is_sealed`, all later ones have to have one.
 ///
@@ -179,8 +192,11 @@ pub fn check_lines(bytes: &[u8], is_sealed: &mut bool) -> Result<usize, usize> {
         let is_whole = |is_checked| checked_event(line, EventSpan::new(0, line.len(), is_checked));
         let has_seal = is_whole(true).is_some();
         // A line of the first version says nothing of itself but that it is JSON.
-        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
-        if !has_seal && (*is_sealed || !is_json()) {
+        let is_old = || {
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+            is_json && !had_seal(line)
+        };
+        if !has_seal && (*is_sealed || !is_old()) {
             return Err(at);
         }
         *is_sealed |= has_seal;
@@ -223,6 +239,9 @@ mod tests {
         let rotten = new.replace("crc32", "crc33");
         assert_eq!(check(&format!("{new}{rotten}"), false), (Err(new.len()), true));
         assert_eq!(check(&rotten, true), (Err(0), true));
+        // Nor in the first line of all.
+        assert_eq!(check(&rotten, false), (Err(0), false));
+        assert_eq!(check(&new.replace("\"x\"", "\"y\""), false), (Err(0), false));
     }
 
     proptest! {
@@ -241,6 +260,8 @@ mod tests {
                 let mut bytes = line.clone().into_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 prop_assert_eq!(checked_event(&bytes, span), None, "bit {}", bit);
+                // Of a line end that rots there is one line less.
+                prop_assert!(check_lines(&bytes, &mut false) != Ok(bytes.len()), "bit {}", bit);
             }
         }
 
