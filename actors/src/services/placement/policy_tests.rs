@@ -202,7 +202,8 @@ fn who_has_no_room_takes_no_replica() {
 #[test]
 fn who_is_lost_is_said_by_the_leader_of_the_group() {
     type Silence = (u64, u64, u64);
-    let table: [(&str, &[Silence], Option<Vec<u64>>); 6] = [
+    type Case = (&'static str, &'static [Silence], Option<Vec<u64>>);
+    let table: [Case; 6] = [
         ("all is well", &[(2, 3, 0)], None),
         ("others hear it, the leader does not", &[(2, 3, 30)], Some(vec![1, 2, 4])),
         ("not for long enough", &[(2, 3, 29)], None),
