@@ -14,7 +14,7 @@ pub enum TenantStatus {
     Active,
     /// Reads work; only what winds work down may be written.
     Suspended,
-    /// As suspended, and its own keys are refused for every call.
+    /// As suspended.
     Disabled,
 }
 
@@ -38,7 +38,7 @@ pub enum Quota {
     WorkflowsPerDay,
     /// Routines defined.
     Routines,
-    /// Bytes of blobs and events.
+    /// Bytes of events, inputs, outputs, definitions and jobs.
     StorageBytes,
     /// Requests admitted in any 60 s.
     ApiRequestsPerMinute,

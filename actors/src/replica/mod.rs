@@ -62,8 +62,11 @@
 //! Files are compared with the log when they are opened: they may be missing, older than what was
 //! reported, ahead of the log, or of another history. Each of these is damage, and so is a row that
 //! cannot be decoded. The runner fails with [`StoreError::Damaged`](crate::ports::StoreError); its
-//! owner takes the tenant out of service, or stops the node for the control plane. Nothing here repairs
-//! anything. A full disk and a lack of file descriptors are no damage: both pass.
+//! owner takes the tenant out of service, or stops the node for the control plane. A tenant's files are
+//! replaced by what another replica holds ([`ReplicaRunner::rebuild`]). The log misses the old files
+//! until the new ones are durable, so that a crash in between is damage again. The files are read
+//! whole now and then to find damage early (`runner/scrub.rs`). A full disk and a lack of file
+//! descriptors are no damage: both pass.
 //!
 //! # Snapshots
 //!
@@ -75,7 +78,8 @@
 //! # Not done
 //!
 //! A dump is in memory at once, on both ends. Replicas are not compared: that the events of the one
-//! that is behind are the beginning of the other's is taken for granted, but for their lengths.
+//! that is behind are the beginning of the other's is taken for granted, but for their lengths and
+//! checksums. The control plane's files are not rebuilt.
 
 mod apply_queue;
 mod runner;

@@ -63,10 +63,10 @@
 //! # The low-water mark, and cutting
 //!
 //! Entries are applied to files behind the log (decision 1). Each group's *low-water mark* is the
-//! highest position below which every tenant's files are durable (`raft::durability`). It reaches
+//! last position up to which every tenant's files are durable (`raft::durability`). It reaches
 //! the log with the next batch, never with a sync of its own: an older mark only makes a restart
 //! apply more entries again. Once the mark has risen far enough, or a segment was begun, openraft
-//! purges below it. A segment goes when no entry in it is needed any more, by the index's count,
+//! purges up to it. A segment goes when no entry in it is needed any more, by the index's count,
 //! and only from the front. Its votes and marks are not lost: every segment begins with a
 //! checkpoint of them all.
 //!

@@ -58,15 +58,16 @@
 //! entries that it holds already are delivered once more and skipped. They travel one after another,
 //! in pieces of 1 MiB, and the claim last ([`snapshot`]). The receiver raises its own mark only when
 //! everything is durable in its files, so a crash in between leaves the old mark, over files that may
-//! be further.
+//! be further. A replica whose files of one state machine are damaged asks for that one alone
+//! ([`serve`]); no claim follows.
 //!
 //! # Reads
 //!
 //! A linearizable read asks the leader for its commit index. The leader confirms by one round of
 //! heartbeats that it still leads, and the reader waits until everything up to that index is
 //! delivered to the replica that it reads ([`read`]). Readers that come during a round share the
-//! next one, never the one under way: it may have begun before a write that they must see. Leases
-//! are never trusted, because a process can stand still for longer than any lease.
+//! next one, never the one under way: it may have begun before a write that they must see. For a
+//! read no lease is trusted, because a process can stand still for longer than any lease.
 //!
 //! # Timing
 //!
@@ -108,6 +109,7 @@
 //!   log has an id, and a missing log refuses to start.
 //! - One state machine of a snapshot is in memory at once on both ends, up to 512 MiB; one that
 //!   breaks off is sent again from its beginning.
+//! - The control plane's own files are not rebuilt when they are damaged: the node does not start.
 //! - Groups do not share heartbeats. With nine groups that is nothing; with thousands it would be.
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.

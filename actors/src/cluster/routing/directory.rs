@@ -1,8 +1,8 @@
 //! Where each tenant lives, for every request to look up without asking an actor.
 //!
-//! Two tables, each behind a lock of its own, which is held for one look or one change. They are
-//! written one after the other, so a reader may find a tenant whose group is not placed here yet: it
-//! then knows of no leader and asks again.
+//! Two tables, of the tenants that there are and of those that were deleted, each behind a lock of its
+//! own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
+//! (group 0's placements), and may be known here later: a reader then knows of no leader and asks again.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};

@@ -53,7 +53,8 @@
 //!
 //! # Not done
 //!
-//! Waiters of one node are bounded by one number for all keys and tenants (`WAITERS_MAX`).
+//! Waiters have no share for each tenant: one number bounds those of all keys and tenants of a node
+//! (`WAITERS_MAX`).
 
 mod actor;
 #[cfg(test)]

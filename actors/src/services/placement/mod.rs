@@ -22,9 +22,10 @@
 //!   is not true any more: groups of a region that has some, voters that leave;
 //! - no step leaves a group of voters of which no majority is known to be alive.
 //!
+//! A node that was relieved of a group lets go of its log and its files (`relieved`).
+//!
 //! Deliberately not done: a member that is heard, and never catches up, is not replaced by another; a
-//! node that has lost its replica of a group keeps the files and closes the group with its next start;
-//! a region whose only members are lost gets no new groups; and a member that hears the leader of a
+//! region whose only members are lost gets no new groups; and a member that hears the leader of a
 //! group and not that of the system group keeps its replica, though it learns of no new one.
 
 mod actor;
