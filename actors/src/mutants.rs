@@ -63,11 +63,19 @@ pub enum Mutant {
     DayRatchet,
     /// A job is created again under an idempotency key that was used before.
     JobsWithoutKeys,
+    /// What a replica is sent lacks the events that it does not have.
+    SnapshotWithoutEvents,
+    /// A replica tells the log that what it has applied is in its files.
+    MarkTooEarly,
+    /// A node goes on leading a group of which it has a damaged replica.
+    LeadDamaged,
+    /// Whoever applies a command performs its effects.
+    EffectsOnFollowers,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -90,6 +98,10 @@ impl Mutant {
         Self::WaitsByWallClock,
         Self::DayRatchet,
         Self::JobsWithoutKeys,
+        Self::SnapshotWithoutEvents,
+        Self::MarkTooEarly,
+        Self::LeadDamaged,
+        Self::EffectsOnFollowers,
     ];
 
     /// Its name on the command line.
@@ -117,6 +129,10 @@ impl Mutant {
             Self::WaitsByWallClock => "waits-by-wall-clock",
             Self::DayRatchet => "day-ratchet",
             Self::JobsWithoutKeys => "jobs-without-keys",
+            Self::SnapshotWithoutEvents => "snapshot-without-events",
+            Self::MarkTooEarly => "mark-too-early",
+            Self::LeadDamaged => "lead-damaged",
+            Self::EffectsOnFollowers => "effects-on-followers",
         }
     }
 }

@@ -19,6 +19,7 @@ use super::apply_queue::Batch;
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, Position, StateMachineId};
+use crate::mutants::{self, Mutant};
 use crate::ports::{Durability, LogMismatch, Payload, Reply, Store, StoreError, Stores};
 use crate::state::{RowBuffer, StateMachine};
 
@@ -173,6 +174,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
         // nobody asks the same replica twice.
         if self.queue.are_files_wanted() && self.give_up_files().await? {
             self.queue.files_given_up();
+        }
+        if let Some(applied) = self.applied.filter(|_| mutants::is(Mutant::MarkTooEarly)) {
+            self.tell_durable(applied);
         }
         if let Some(durable) = self.durable.filter(|_| has_taken && !self.is_dirty()) {
             // After a restart the log delivers what the files have already. Without a report its

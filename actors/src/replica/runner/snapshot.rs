@@ -12,6 +12,7 @@ use super::files::{not_of_log, opened};
 use super::scrub::ScrubCursor;
 use super::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
+use crate::mutants::{self, Mutant};
 use crate::ports::{Dump, Found, Held, StoreError};
 use crate::state::{RowBuffer, StateMachine};
 
@@ -86,6 +87,14 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let whole = whole.map_err(|at| self.rotten_event(held.events + at as u64))?;
         if whole != len {
             return Err(self.rotten_event(held.events + whole as u64));
+        }
+        if mutants::is(Mutant::SnapshotWithoutEvents) {
+            return Ok(Some(Dump {
+                events: Vec::new(),
+                position: self.applied,
+                rows,
+                events_from: held.events,
+            }));
         }
         Ok(Some(Dump { position: self.applied, rows, events_from: held.events, events }))
     }

@@ -8,9 +8,9 @@
 //!
 //! What another says of a silence was true when it said so: the time since then is added. It counts
 //! while the speaker itself has been heard within an election timeout; after that its word is as
-//! old as its silence. The same word may make a member worse, when this node hears it and another
-//! does not, and better, when another hears it and this node does not: either way one of the links
-//! is at fault, and the member is alive.
+//! old as its silence. What another says may make a member worse, when this node hears the member and
+//! the other does not, and better, when the other hears the member and this node does not: either way
+//! one of the links is at fault, and the member is alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::state::ClusterView;
 use crate::domain::ids::GroupId;
 use crate::domain::views::NodeStatus;
+use crate::mutants::{self, Mutant};
 use crate::ports::GroupStatus;
 
 /// What leading a group costs beside its tenants, counted as tenants. Nothing changes hands for less: else
@@ -43,7 +44,7 @@ pub(super) fn handed_on(view: &ClusterView<'_>) -> Option<(GroupId, u64)> {
 /// Finds a voter that says that its replica is whole, where this node's own is damaged.
 fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<u64> {
     let is_whole = |id: u64| view.damaged.get(&id).map(|groups| !groups.contains(&led.group));
-    if is_whole(view.own_id) != Some(false) {
+    if is_whole(view.own_id) != Some(false) || mutants::is(Mutant::LeadDamaged) {
         return None;
     }
     let mut others = led.replicas.iter().map(|replica| replica.raft_id);

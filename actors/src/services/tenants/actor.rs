@@ -16,6 +16,7 @@ use super::{Activation, ActivationState, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{RunId, StateMachineId};
 use crate::domain::tenant::Quota;
+use crate::mutants::{self, Mutant};
 use crate::ports::Leadership;
 use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::executor::{ExecutorDeps, Link, StepEvent, StepTask, TenantSteps};
@@ -359,7 +360,10 @@ impl TenantShell {
             group: self.activation.group,
             tenant: self.activation.tenant,
             epoch: self.runner.machine.epoch()?,
-            term: self.leads?,
+            term: match mutants::is(Mutant::EffectsOnFollowers) {
+                true => self.activation.delivered_term(),
+                false => self.leads?,
+            },
         })
     }
 }
