@@ -15,7 +15,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const WAIT: Duration = Duration::from_millis(50);
 /// Pause before a call is made again that was refused with `busy`.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// Failures that are told in full.
+/// Failures that are told in full, and refusals.
 const TOLD_MAX: usize = 5;
 
 /// What the neighbour did, and how it fared.
@@ -204,7 +204,7 @@ impl fmt::Display for Work {
             self.full,
             self.failed.len(),
         )?;
-        let told = self.refused.iter().chain(&self.failed).take(TOLD_MAX);
+        let told = self.failed.iter().take(TOLD_MAX).chain(self.refused.iter().take(TOLD_MAX));
         told.into_iter().try_for_each(|why| {
             let why: String = why.chars().take(400).collect();
             write!(f, "\n    {why}")
