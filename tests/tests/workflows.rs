@@ -218,23 +218,6 @@ async fn a_job_counts_as_the_run_it_starts() {
     call.header("Idempotency-Key", "k").send().await.problem(429, "quota_exceeded");
 }
 
-/// Processor time of the threads for tenants' work, in ticks of the system, and their nice values.
-fn workers(pid: u32) -> (u64, Vec<i64>) {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let stats =
-        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
-    let (mut ticks, mut nices) = (0, Vec::new());
-    for stat in stats.filter(|stat| stat.contains("(worker)")) {
-        // After the name in parentheses, from the third field on (proc_pid_stat(5)).
-        let (_, rest) = stat.rsplit_once(") ").expect("a name");
-        let fields: Vec<i64> = rest.split(' ').filter_map(|field| field.parse().ok()).collect();
-        // The state is a letter: the first number is the fourth field.
-        ticks += u64::try_from(fields[14 - 4] + fields[15 - 4]).expect("a time");
-        nices.push(fields[19 - 4]);
-    }
-    (ticks, nices)
-}
-
 #[tokio::test]
 async fn long_definitions_are_read_by_threads_that_go_behind_all_others() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -247,11 +230,11 @@ async fn long_definitions_are_read_by_threads_that_go_behind_all_others() {
     for number in 0..8 {
         tenant.put(&format!("/workflows/short-{number}"), definition(1)).await.expect(201);
     }
-    let (short, nices) = workers(server.pid());
+    let (short, nices) = server.workers();
     assert!(!nices.is_empty() && nices.iter().all(|nice| *nice > 0), "{nices:?}");
     for number in 0..8 {
         tenant.put(&format!("/workflows/long-{number}"), definition(900)).await.expect(201);
     }
-    let (long, _) = workers(server.pid());
+    let (long, _) = server.workers();
     assert!(long > short + 1, "{short} ticks before, {long} after");
 }
