@@ -266,11 +266,12 @@ async fn start_under(
     let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
     let heartbeats = Heartbeats::new(heartbeats);
 
+    let workers = Arc::new(Renderer::new(steps.workers));
     let executor = ExecutorDeps {
         log: Arc::clone(&log) as _,
         seams: seams.clone(),
         http,
-        renderer: Renderer::new(steps.workers),
+        renderer: Arc::clone(&workers),
         step_limits: StepLimits::new(descriptors.step_calls, descriptors.tenant_step_calls),
         under_way: steps.under_way,
     };
@@ -356,6 +357,7 @@ async fn start_under(
         kept: Arc::clone(&log) as _,
         stores,
         seams: seams.clone(),
+        workers,
         region: region.clone(),
     });
     let (is_registered, registered) = watch::channel(false);

@@ -89,6 +89,10 @@ impl Executor {
 
 /// Threads for tenants' work: rendering templates, and reading services' answers.
 const WORKERS: usize = 2;
+/// Nice value of such a thread. Low enough to get on while everything else is busy: neighbours' templates
+/// are rendered there as well.
+#[cfg(target_os = "linux")]
+const WORKER_NICE: i32 = 5;
 /// Stack of such a thread, bytes. Only the pages in use take memory.
 const WORKER_STACK_BYTES: usize = 16 << 20;
 
@@ -107,6 +111,7 @@ impl Executor {
         for _ in 0..WORKERS {
             let next = Arc::clone(&next);
             let work = move || {
+                step_back();
                 // Ends when the last sender is gone.
                 while let Some(job) = take_job(&next) {
                     job();
@@ -117,6 +122,14 @@ impl Executor {
         }
         Ok(Arc::new(WorkerThreads(jobs)))
     }
+}
+
+/// Has this thread go behind the threads that serve everybody, where processors are short.
+fn step_back() {
+    // By the thread, as Linux has it; elsewhere it would be the whole process. A thread that keeps its
+    // priority works as well.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, WORKER_NICE);
 }
 
 /// Waits for a job. The queue is locked during the wait and free during the job, so that the other

@@ -141,6 +141,23 @@ impl Server {
         self.child.id()
     }
 
+    /// Processor time of its threads for tenants' work, in ticks of the system, and their nice values.
+    pub fn workers(&self) -> (u64, Vec<i64>) {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
+        let stats = tasks.filter_map(|task| stat(task.ok()?));
+        let (mut ticks, mut nices) = (0, Vec::new());
+        for stat in stats.filter(|stat| stat.contains("(worker)")) {
+            // Behind the name there are the state, a letter, and numbers from the fourth field on
+            // (proc_pid_stat(5)).
+            let (_, rest) = stat.rsplit_once(") ").expect("a name");
+            let fields: Vec<i64> = rest.split(' ').filter_map(|field| field.parse().ok()).collect();
+            ticks += u64::try_from(fields[14 - 4] + fields[15 - 4]).expect("a time");
+            nices.push(fields[19 - 4]);
+        }
+        (ticks, nices)
+    }
+
     /// File descriptors it has open.
     pub fn descriptors(&self) -> usize {
         let listing = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));

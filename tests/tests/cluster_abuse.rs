@@ -12,6 +12,8 @@ use tokio::time::Instant;
 const FLOOD: Duration = Duration::from_secs(4);
 /// Room for buffers and for the handshakes that a node bounds; a leak per datagram would be more.
 const GROWTH_KIB_MAX: u64 = 48 * 1024;
+/// Lock cycles of somebody else during a flood: nobody is stopped, however slow the machine is.
+const CYCLES_MIN: u32 = 3;
 
 async fn locks_while<T>(client: Client, done: tokio::task::JoinHandle<T>) -> (T, Duration, u32) {
     let (mut slowest, mut cycles) = (Duration::ZERO, 0);
@@ -49,7 +51,7 @@ async fn a_flood_of_datagrams_costs_little_and_stops_nobody() {
         "{sent} datagrams: {before} KiB before, {after} KiB after; {cycles} lock cycles, {slowest:?}"
     );
     assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
-    assert!(cycles > 10, "others were served meanwhile: {cycles}");
+    assert!(cycles >= CYCLES_MIN, "others were served meanwhile: {cycles}");
     cluster.whole().await;
     println!("term {term} before, {} after", cluster.await_leader(&[]).await.1);
     // Room for newcomers is left, or is there again soon.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::{Server, Tenant, spec};
 
 async fn tenant() -> (Arc<Server>, Tenant) {
@@ -215,4 +216,25 @@ async fn a_job_counts_as_the_run_it_starts() {
     assert_eq!(tenant.get("/jobs").await.expect(200)["jobs"].as_array().map(Vec::len), Some(1));
     let call = tenant.client.call("POST", &tenant.path("/jobs")).json(&job);
     call.header("Idempotency-Key", "k").send().await.problem(429, "quota_exceeded");
+}
+
+#[tokio::test]
+async fn long_definitions_are_read_by_threads_that_go_behind_all_others() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start(&folder, &[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let definition = |steps: usize| {
+        let text = "y".repeat(900);
+        spec::workflow((0..steps).map(|at| spec::set(&format!("s{at}"), &*text)))
+    };
+    for number in 0..8 {
+        tenant.put(&format!("/workflows/short-{number}"), definition(1)).await.expect(201);
+    }
+    let (short, nices) = server.workers();
+    assert!(!nices.is_empty() && nices.iter().all(|nice| *nice > 0), "{nices:?}");
+    for number in 0..8 {
+        tenant.put(&format!("/workflows/long-{number}"), definition(900)).await.expect(201);
+    }
+    let (long, _) = server.workers();
+    assert!(long > short + 1, "{short} ticks before, {long} after");
 }

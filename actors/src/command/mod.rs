@@ -46,8 +46,8 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. Each version only adds kinds of commands to those of the one before.
-pub const COMMAND_VERSION: u16 = 3;
+/// assigned. 4: metadata of locks counts as storage. Each version only adds kinds of commands to those of the one before.
+pub const COMMAND_VERSION: u16 = 4;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
@@ -63,6 +63,9 @@ pub const MOVES_REPLICAS_FROM: u16 = 3;
 /// From this version of a command on, inputs, outputs and definitions count when the storage quota
 /// is looked at. What was accepted without them is accepted again when it is replayed.
 pub const COUNTS_PAYLOADS_FROM: u16 = 2;
+
+/// From this version of a command on, metadata of locks counts as well.
+pub const COUNTS_LOCKS_FROM: u16 = 4;
 
 /// One replicated entry.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

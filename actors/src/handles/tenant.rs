@@ -26,6 +26,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Proposals, StoreError};
+use crate::services::executor::Renderer;
 use crate::services::locks::Space;
 use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
 use crate::services::tenants::{Activation, TenantMessage, TenantReader};
@@ -40,6 +41,7 @@ pub struct TenantHandle {
     pub(super) activation: Arc<Activation>,
     pub(super) log: Arc<dyn Proposals>,
     pub(super) seams: Seams,
+    pub(super) workers: Arc<Renderer>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
@@ -74,6 +76,21 @@ pub struct NewJob {
 }
 
 impl TenantHandle {
+    /// Does a piece of work that takes long away from the runtime's threads, in the tenant's turn. `None`
+    /// when the work panicked.
+    ///
+    /// # Errors
+    /// When its turn has not come by the deadline: the node is busy with what the tenant asked for
+    /// before.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        deadline: tokio::time::Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>, CallError> {
+        let done = self.workers.run(self.id, |_| work());
+        tokio::time::timeout_at(deadline, done).await.map_err(|_| CallError::NodeBusy)
+    }
+
     /// Starts a run.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{Durability, Proposals, StoreError, StoreStats, Stores};
 use crate::services::control::Control;
+use crate::services::executor::Renderer;
 use crate::services::mailbox::call;
 use crate::services::tenants::{
     Activation, AdmitReply, Quarantined, Registry, TenantMessage, TestHook,
@@ -45,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) kept: Arc<dyn Durability>,
     pub(crate) stores: Arc<dyn Stores>,
     pub(crate) seams: Seams,
+    /// Does what takes long, away from the runtime's threads.
+    pub(crate) workers: Arc<Renderer>,
     /// Region of this node: where tenants go that name none, when nobody is in `default`.
     pub(crate) region: String,
 }
@@ -384,7 +387,8 @@ impl Tenants {
         let permit: OwnedSemaphorePermit = activation.permit()?;
         let actor = activation.actor(deadline).await?;
         let (log, seams) = (Arc::clone(&self.0.log), self.0.seams.clone());
-        Ok(TenantHandle { id, placed, actor, activation, log, seams, _permit: permit })
+        let workers = Arc::clone(&self.0.workers);
+        Ok(TenantHandle { id, placed, actor, activation, log, seams, workers, _permit: permit })
     }
 
     /// The tenant, once its group has been told of it. Absent is only what group 0 says is absent: a

@@ -11,9 +11,15 @@ use tokio::time::{Duration, timeout};
 use crate::input::values::{self, Unfit};
 use crate::output::problem::{Code, Problem};
 use crate::output::wording;
+use crate::request::attempt::Attempt;
+use crate::request::tenant::Tenant;
 
 /// Longest time for a body to arrive.
 pub(crate) const BODY_READ_MAX: Duration = Duration::from_secs(10);
+
+/// Longest body that is read where its request runs, bytes. To hand it to another thread and back would
+/// take longer.
+const READ_HERE_BYTES_MAX: usize = 64 * 1024;
 
 /// White space between values (RFC 8259, 2).
 const JSON_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
@@ -27,20 +33,64 @@ pub(crate) struct Payload<T> {
     pub(crate) bytes: Bytes,
 }
 
-impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
+/// What is made of a JSON object by checks that may take as long as reading it.
+pub(crate) trait Checked: Sized + Send + 'static {
+    /// The object.
+    type Body: DeserializeOwned;
+
+    /// Checks it.
+    fn check(body: Self::Body) -> Result<Self, Problem>;
+}
+
+/// A JSON object as the body, checked. No body at all, and `null`, are taken for `{}`.
+#[derive(Debug)]
+pub(crate) struct CheckedPayload<T> {
+    /// What was made of the object.
+    pub(crate) value: T,
+    /// The body as it was sent: the idempotency key stands for these bytes.
+    pub(crate) bytes: Bytes,
+}
+
+impl<S: Sync, T: DeserializeOwned + Send + 'static> FromRequest<S> for Payload<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        if !body.is_end_stream() {
-            check_content_type(&parts.headers)?;
-        }
-        // `forward` has read the bytes already, counted and bounded: they are in memory. Routes
-        // without an owner take no body.
-        let bytes = timeout(BODY_READ_MAX, body.collect()).await;
-        let bytes = bytes.map_err(|_| too_slow())?.map_err(|_| broken_off())?.to_bytes();
-        parse_object(&bytes).map(|value| Self { value, bytes })
+        let (value, bytes) = read(request, parse_object).await?;
+        Ok(Self { value, bytes })
     }
+}
+
+impl<S: Sync, T: Checked> FromRequest<S> for CheckedPayload<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (value, bytes) = read(request, |bytes| T::check(parse_object(bytes)?)).await?;
+        Ok(Self { value, bytes })
+    }
+}
+
+/// Reads a body; a long one of a tenant away from the runtime's threads, which serve everybody.
+async fn read<T: Send + 'static>(
+    request: Request,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
+) -> Result<(T, Bytes), Problem> {
+    let (parts, body) = request.into_parts();
+    if !body.is_end_stream() {
+        check_content_type(&parts.headers)?;
+    }
+    // `forward` has read the bytes already, counted and bounded: they are in memory. Routes
+    // without an owner take no body.
+    let bytes = timeout(BODY_READ_MAX, body.collect()).await;
+    let bytes = bytes.map_err(|_| too_slow())?.map_err(|_| broken_off())?.to_bytes();
+    let value = match (parts.extensions.get::<Tenant>(), Attempt::of(&parts)) {
+        (Some(tenant), Some(attempt)) if bytes.len() > READ_HERE_BYTES_MAX => {
+            let long = bytes.clone();
+            let read = tenant.handle.work(attempt.deadline, move || parse(&long)).await?;
+            read.ok_or_else(Problem::internal)??
+        }
+        _ => parse(&bytes)?,
+    };
+    Ok((value, bytes))
 }
 
 /// Refuses a body that ended too early.

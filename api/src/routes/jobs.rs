@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::input::extract::{InPath, PageQuery, Paging};
 use crate::input::fields::{Name, Text, object};
-use crate::input::payload::Payload;
+use crate::input::payload::{Checked, CheckedPayload};
 use crate::output::page::List;
 use crate::output::problem::Problem;
 use crate::output::reply::{Answer, Raw, Reply, Shown};
@@ -64,17 +64,19 @@ pub(crate) struct NewJobBody {
     execute: Option<bool>,
 }
 
-impl NewJobBody {
-    fn into_new(self) -> Result<NewJob, Problem> {
-        let spec = self
+impl Checked for NewJob {
+    type Body = NewJobBody;
+
+    fn check(body: NewJobBody) -> Result<Self, Problem> {
+        let spec = body
             .workflow
             .ok_or_else(|| Problem::invalid_field("workflow", "a job needs a workflow"))?;
-        Ok(NewJob {
-            name: self.name.0,
-            description: self.description.map(|text| text.0),
+        Ok(Self {
+            name: body.name.0,
+            description: body.description.map(|text| text.0),
             workflow: Arc::new(spec::parse(spec)?),
-            created_by: self.created_by.map(|text| text.0),
-            execute: self.execute.unwrap_or(true),
+            created_by: body.created_by.map(|text| text.0),
+            execute: body.execute.unwrap_or(true),
         })
     }
 }
@@ -148,9 +150,9 @@ pub(crate) struct JobsBody {
 #[utoipa::path(post, path = "/api/tenants/{tenant_id}/jobs", operation_id = "create_job",
     tag = "Jobs", request_body = NewJobBody,
     responses((status = 201, description = "The new job", body = JobCreatedBody)))]
-pub(crate) async fn create(ctx: Ctx, tenant: Tenant, body: Payload<NewJobBody>) -> Reply {
+pub(crate) async fn create(ctx: Ctx, tenant: Tenant, body: CheckedPayload<NewJob>) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
-    let created = tenant.handle.create_job(&call, body.value.into_new()?).await?;
+    let created = tenant.handle.create_job(&call, body.value).await?;
     let location = format!("/api/tenants/{}/jobs/{}", tenant.id, created.resource.id);
     Answer::created(&location, &JobCreatedBody::from(&created.resource))?
         .replayed(created.replayed)?

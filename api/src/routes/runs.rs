@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::input::extract::{InPath, PageQuery, Paging, Query};
 use crate::input::fields::{Name, Text, Wait, object};
-use crate::input::payload::Payload;
+use crate::input::payload::{Checked, CheckedPayload, Payload};
 use crate::input::raw_json::RawJson;
 use crate::output::page::List;
 use crate::output::problem::Problem;
@@ -84,9 +84,11 @@ pub(crate) struct NewRunBody {
     input: Option<RawJson>,
 }
 
-impl NewRunBody {
-    fn into_new(self) -> Result<NewRun, Problem> {
-        let workflow = match (self.workflow, self.workflow_name) {
+impl Checked for NewRun {
+    type Body = NewRunBody;
+
+    fn check(body: NewRunBody) -> Result<Self, Problem> {
+        let workflow = match (body.workflow, body.workflow_name) {
             (Some(spec), None) => WorkflowSource::Inline(Arc::new(spec::parse(spec)?)),
             (None, Some(name)) => WorkflowSource::Named(name.0),
             (given, _) => {
@@ -99,8 +101,8 @@ impl NewRunBody {
                 ));
             }
         };
-        let input = self.input.map_or_else(Json::null, |input| input.0);
-        Ok(NewRun { workflow, input })
+        let input = body.input.map_or_else(Json::null, |input| input.0);
+        Ok(Self { workflow, input })
     }
 }
 
@@ -243,10 +245,10 @@ pub(crate) async fn start(
     ctx: Ctx,
     tenant: Tenant,
     Query(WaitQuery { wait_secs }): Query<WaitQuery>,
-    body: Payload<NewRunBody>,
+    body: CheckedPayload<NewRun>,
 ) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
-    let created = tenant.handle.start_run(&call, body.value.into_new()?).await?;
+    let created = tenant.handle.start_run(&call, body.value).await?;
     let mut run = created.resource;
     if let Some(wait) = left_of(&ctx, wait_secs) {
         // The run is there whatever becomes of the wait: an error would say it may not be.

@@ -8,12 +8,13 @@ use serde::Serialize;
 use shiioo_actors::command::Refusal;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::WorkflowView;
+use shiioo_actors::domain::workflow::Workflow;
 use shiioo_actors::domain::workflow::spec::{self, WorkflowSpec};
 use shiioo_actors::ports::error::CallError;
 use utoipa::ToSchema;
 
 use crate::input::extract::{IfMatch, InPath, PageQuery, Paging, WorkflowName};
-use crate::input::payload::Payload;
+use crate::input::payload::{Checked, CheckedPayload};
 use crate::output::page::List;
 use crate::output::problem::Problem;
 use crate::output::reply::{Answer, MessageBody, Raw, Reply, Shown};
@@ -92,6 +93,14 @@ pub(crate) struct WorkflowsBody {
     next_cursor: Option<String>,
 }
 
+impl Checked for Arc<Workflow> {
+    type Body = WorkflowSpec;
+
+    fn check(spec: WorkflowSpec) -> Result<Self, Problem> {
+        Ok(Self::new(spec::parse(spec)?))
+    }
+}
+
 /// The version to demand of a write; `*` and lists ask for the present one first.
 async fn demanded(
     ctx: &Ctx,
@@ -120,11 +129,10 @@ pub(crate) async fn put(
     uri: Uri,
     InPath(WorkflowName(name)): InPath<WorkflowName>,
     if_match: IfMatch,
-    body: Payload<WorkflowSpec>,
+    body: CheckedPayload<Arc<Workflow>>,
 ) -> Reply {
-    let workflow = Arc::new(spec::parse(body.value)?);
     let version = demanded(&ctx, &tenant, &name, &if_match).await?;
-    let view = tenant.handle.put_workflow(&ctx.call(), name, workflow, version).await?;
+    let view = tenant.handle.put_workflow(&ctx.call(), name, body.value, version).await?;
     let version = view.version;
     let body = WorkflowBody::from(view);
     let answer =

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -41,7 +40,7 @@ const CONNECTION_BUFFER_BYTES_MAX: usize = 4 * HEADERS_BYTES_MAX;
 /// Pause after the listener failed, for descriptors to become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between two looks for an idle connection while all places are taken.
-const EVICTION_PAUSE: Duration = Duration::from_millis(100);
+const EVICTION_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time for running requests to end once the server is stopping.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -107,7 +106,7 @@ struct Open {
 #[derive(Debug)]
 enum Slot {
     Served(Arc<Occupied>),
-    Refused { _place: Option<OwnedSemaphorePermit> },
+    Refused(Arc<Occupied>),
 }
 
 /// The places of connections. The semaphores are never closed.
@@ -116,13 +115,15 @@ struct Slots {
     served: Arc<Semaphore>,
     refused: Arc<Semaphore>,
     connections: Connections,
+    /// Connections above the bound.
+    refusals: Connections,
 }
 
 /// A place for the next connection.
 #[derive(Debug)]
 enum Place {
     Served(OwnedSemaphorePermit),
-    Refused(Option<OwnedSemaphorePermit>),
+    Refused(OwnedSemaphorePermit),
 }
 
 impl Slots {
@@ -131,23 +132,28 @@ impl Slots {
             served: Arc::new(Semaphore::new(bounds.connections)),
             refused: Arc::new(Semaphore::new(bounds.refusals)),
             connections: Connections::new(),
+            refusals: Connections::new(),
         }
     }
 
     /// Waits for a place of either kind, one that is served first. Where all are taken, a
-    /// connection that falls idle is evicted.
+    /// connection that falls idle is evicted, also of those that are only refused: a few that say
+    /// nothing would keep everybody in the backlog.
     async fn any(&self) -> Place {
         loop {
             tokio::select! {
                 biased;
                 Ok(place) = Arc::clone(&self.served).acquire_owned() => return Place::Served(place),
-                place = Arc::clone(&self.refused).acquire_owned() => {
-                    return Place::Refused(place.ok());
+                Ok(place) = Arc::clone(&self.refused).acquire_owned() => {
+                    return Place::Refused(place);
                 }
                 () = sleep(EVICTION_PAUSE) => {}
             }
             if let Some(place) = self.connections.evict() {
                 return Place::Served(place);
+            }
+            if let Some(place) = self.refusals.evict() {
+                return Place::Refused(place);
             }
         }
     }
@@ -162,7 +168,7 @@ impl Slots {
         let free = Arc::clone(&self.served).try_acquire_owned().ok();
         match free.or_else(|| self.connections.evict()) {
             Some(place) => self.occupied(place),
-            None => Slot::Refused { _place: refused },
+            None => Slot::Refused(Arc::new(self.refusals.occupy(refused))),
         }
     }
 
@@ -205,15 +211,11 @@ async fn converse(
     mut told_to_stop: watch::Receiver<bool>,
     open: Open,
 ) {
-    let occupied = match &open.slot {
-        Slot::Served(occupied) => Some(Arc::clone(occupied)),
-        Slot::Refused { .. } => None,
+    let (occupied, router, headers_max) = match &open.slot {
+        Slot::Served(occupied) => (occupied, routers.all, HEADERS_READ_MAX),
+        Slot::Refused(occupied) => (occupied, routers.busy, REFUSAL_HEADERS_READ_MAX),
     };
-    let is_served = occupied.is_some();
-    let (router, headers_max) = match is_served {
-        true => (routers.all, HEADERS_READ_MAX),
-        false => (routers.busy, REFUSAL_HEADERS_READ_MAX),
-    };
+    let is_served = matches!(open.slot, Slot::Served(_));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .keep_alive(is_served)
@@ -222,11 +224,8 @@ async fn converse(
         // `middleware` writes the date: it comes from the seams.
         .auto_date_header(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let (router, occupied) = (router.clone(), occupied.clone());
+        let (router, occupied) = (router.clone(), Arc::clone(occupied));
         async move {
-            let Some(occupied) = occupied else {
-                return router.oneshot(request.map(Body::new)).await;
-            };
             let answer = router.oneshot(request.map(|body| occupied.request_came(body))).await;
             occupied.answered();
             answer
@@ -234,10 +233,9 @@ async fn converse(
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let evicted = async {
-        match &occupied {
-            Some(occupied) => occupied.evicted().await,
-            None => std::future::pending().await,
-        }
+        // Polled after the connection: it has looked for a request by now.
+        occupied.listened();
+        occupied.evicted().await;
     };
     // Biased: a connection that has ended by itself has, whatever else is true by now; and the end of
     // the server, which lets a running request end, goes before an eviction.
@@ -250,7 +248,7 @@ async fn converse(
         }
         () = evicted => {
             // Another connection has the place. A request that came just now is still answered.
-            match occupied.as_ref().is_some_and(|occupied| occupied.is_working()) {
+            match occupied.is_working() {
                 true => {
                     connection.as_mut().graceful_shutdown();
                     timeout(DRAIN_MAX, connection).await.unwrap_or(Ok(()))

@@ -7,13 +7,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::{Broken, Client, Counter, Reply, Tenant, spec};
+use crate::{Broken, Call, Client, Counter, Reply, Tenant, spec};
 
 /// Longest patience with one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a run waits that waits on purpose. It does not count as latency.
 const WAIT: Duration = Duration::from_millis(50);
-/// Failures that are told in full.
+/// Pause before a call is made again that was refused with `busy`.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// Failures that are told in full, and refusals.
 const TOLD_MAX: usize = 5;
 
 /// What the neighbour did, and how it fared.
@@ -35,12 +37,21 @@ enum Fate {
     Failed(String),
 }
 
+/// How the neighbour works.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Runs that it starts a second.
+    pub(super) rate: u64,
+    /// For how long it tries again what was refused with `busy`.
+    pub(super) patience: Duration,
+}
+
 /// Works for a while; clients are those of all nodes, which are used in turn.
 pub(super) async fn work(
     clients: &[Client],
     tenant: &str,
     service: &Counter,
-    rate: u64,
+    Manner { rate, patience }: Manner,
     span: Duration,
 ) -> Work {
     let began = Instant::now();
@@ -53,7 +64,7 @@ pub(super) async fn work(
         let client = &clients[number as usize / 2 % clients.len()];
         let client = client.clone().patient_for(CALL_TIMEOUT);
         let tenant = Tenant { id: tenant.to_owned(), client };
-        runs.spawn(run(tenant, number, service.url("/"), due));
+        runs.spawn(run(tenant, number, service.url("/"), due, due + patience));
     }
     let mut work = Work::default();
     for fate in runs.join_all().await {
@@ -69,14 +80,24 @@ pub(super) async fn work(
 }
 
 /// One run, from when it was due to its end.
-async fn run(tenant: Tenant, number: u32, url: String, due: Instant) -> Fate {
+async fn run(
+    tenant: Tenant,
+    number: u32,
+    url: String,
+    due: Instant,
+    patient_until: Instant,
+) -> Fate {
     let (steps, waits) = steps(number, &url);
+    let start = async |rest: &str| {
+        let (path, body) = (tenant.path(rest), spec::inline(steps));
+        answered(|| tenant.client.call("POST", &path).json(&body), 201, patient_until).await
+    };
     let fate = match number % 2 {
-        0 => started(&tenant, "/runs?wait_secs=25", steps).await,
-        _ => match started(&tenant, "/runs", steps).await {
+        0 => start("/runs?wait_secs=25").await,
+        _ => match start("/runs").await {
             Ok(run) => {
                 let path = tenant.path(&format!("/runs/{}?wait_secs=25", text(&run["id"])));
-                answered(tenant.client.call("GET", &path).try_send().await, 200)
+                answered(|| tenant.client.call("GET", &path), 200, patient_until).await
             }
             Err(fate) => Err(fate),
         },
@@ -90,18 +111,28 @@ async fn run(tenant: Tenant, number: u32, url: String, due: Instant) -> Fate {
     }
 }
 
-async fn started(tenant: &Tenant, rest: &str, steps: Vec<Value>) -> Result<Value, Fate> {
-    let path = tenant.path(rest);
-    answered(tenant.client.call("POST", &path).json(&spec::inline(steps)).try_send().await, 201)
+/// The answer to a call. One that was refused with `busy`, which changes nothing, is made again.
+async fn answered<'c>(
+    call: impl Fn() -> Call<'c>,
+    wanted: u16,
+    patient_until: Instant,
+) -> Result<Value, Fate> {
+    loop {
+        match call().try_send().await {
+            Ok(reply) if reply.status == wanted => return Ok(reply.json()),
+            Ok(reply) if reply.status == 507 => return Err(Fate::Full),
+            Ok(reply) if is_busy(&reply) && Instant::now() < patient_until => {
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+            Ok(reply) => return Err(Fate::Refused(reply.to_string())),
+            Err(Broken(why)) => return Err(Fate::Failed(why)),
+        }
+    }
 }
 
-fn answered(reply: Result<Reply, Broken>, wanted: u16) -> Result<Value, Fate> {
-    match reply {
-        Ok(reply) if reply.status == wanted => Ok(reply.json()),
-        Ok(reply) if reply.status == 507 => Err(Fate::Full),
-        Ok(reply) => Err(Fate::Refused(reply.to_string())),
-        Err(Broken(why)) => Err(Fate::Failed(why)),
-    }
+fn is_busy(reply: &Reply) -> bool {
+    let problem: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    reply.status == 503 && problem["code"] == "busy"
 }
 
 /// One to three steps, and whether they wait.
@@ -130,11 +161,6 @@ impl Work {
     /// Whether every run completed, but those for which there was no room.
     pub fn is_whole(&self) -> bool {
         !self.latencies.is_empty() && self.refused.is_empty() && self.failed.is_empty()
-    }
-
-    /// Whether every run that was accepted completed, and at most one in `of` was told to try again.
-    pub fn is_nearly_whole(&self, of: usize) -> bool {
-        self.failed.is_empty() && self.refused.len() * of <= self.latencies.len()
     }
 
     /// Runs that were refused for lack of room on the disk.
@@ -178,7 +204,7 @@ impl fmt::Display for Work {
             self.full,
             self.failed.len(),
         )?;
-        let told = self.refused.iter().chain(&self.failed).take(TOLD_MAX);
+        let told = self.failed.iter().take(TOLD_MAX).chain(self.refused.iter().take(TOLD_MAX));
         told.into_iter().try_for_each(|why| {
             let why: String = why.chars().take(400).collect();
             write!(f, "\n    {why}")

@@ -102,7 +102,7 @@ pub struct ExecutorDeps {
     /// Sends the requests of `http` steps.
     pub http: Arc<dyn HttpCaller>,
     /// Fills templates in, away from the runtime's threads.
-    pub renderer: Renderer,
+    pub renderer: Arc<Renderer>,
     /// Bounds how many steps are performed at once.
     pub step_limits: StepLimits,
     /// Remembers which attempts were under way when the process died.

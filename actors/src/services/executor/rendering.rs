@@ -1,5 +1,5 @@
 //! Work of tenants that takes long, away from the runtime's threads: filling templates in, and reading
-//! long answers of services. Tenants take turns, and one alone never has all threads.
+//! long bodies of requests and long answers of services. Tenants take turns, and one alone never has all threads.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Renderer {
 }
 
 /// Carries what a piece of work has at hand.
-pub(super) struct Tools {
+pub(crate) struct Tools {
     pub(super) templates: Arc<Templates>,
     pub(super) parsed: Arc<Parsed>,
     pub(super) limits: Limits,
@@ -55,7 +55,7 @@ impl Renderer {
     }
 
     /// Does a piece of work for a tenant, in its turn. `None` when the work panicked.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         tenant: TenantId,
         work: impl FnOnce(Tools) -> T + Send + 'static,

@@ -89,6 +89,11 @@ impl LockTable {
         Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() }
     }
 
+    /// Bytes of the metadata of all locks.
+    pub const fn metadata_bytes(&self) -> u64 {
+        self.metadata_bytes as u64
+    }
+
     /// The last token given.
     pub const fn last_token(&self) -> u64 {
         self.last_token

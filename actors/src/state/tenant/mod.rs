@@ -79,10 +79,12 @@ pub use start::Starts;
 pub use view::{job_view, run_view};
 
 use crate::command::{
-    COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command, DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope,
-    Outcome, PutWorkflow, RecordStepResult, Refusal, StepDue, TenantCommand,
+    COUNTS_LOCKS_FROM, COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command, DeleteWorkflow,
+    EVENTS_CHECKED_FROM, Envelope, LockCommand, Outcome, PutWorkflow, RecordStepResult, Refusal,
+    StepDue, TenantCommand,
 };
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
+use crate::domain::json::Json;
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
@@ -158,6 +160,8 @@ pub struct TenantState {
     payload_bytes: u64,
     /// Whether the command at hand is judged by a quota that includes `payload_bytes`.
     counts_payloads: bool,
+    /// The same of the metadata of locks.
+    counts_locks: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// When steps that wait for a moment are due.
@@ -249,7 +253,9 @@ impl TenantState {
         match quota {
             Quota::ConcurrentWorkflows => self.runs.len() as u64,
             Quota::WorkflowsPerDay => self.days.used(now.day()),
-            Quota::StorageBytes => self.meta.events_bytes + self.payload_bytes,
+            Quota::StorageBytes => {
+                self.meta.events_bytes + self.payload_bytes + self.locks.metadata_bytes()
+            }
             // Routines cannot be defined yet; requests are counted by the owner, not replicated.
             Quota::Routines | Quota::ApiRequestsPerMinute => 0,
         }
@@ -308,12 +314,14 @@ impl TenantState {
         (outcome.unwrap_or_else(Outcome::Refused), effects)
     }
 
-    /// Taking a lock starts work; renewal and release wind it down.
-    fn allowed_to_lock(&self, command: &crate::command::LockCommand) -> Result<(), Refusal> {
-        match command {
-            crate::command::LockCommand::Acquire { .. } => self.may_start(),
-            _ => Ok(()),
-        }
+    /// Taking a lock starts work; renewal and release wind it down. Metadata is stored as inputs are, so
+    /// that it needs room; a lock without any is a few bytes, and is not refused for them.
+    fn allowed_to_lock(&self, command: &LockCommand) -> Result<(), Refusal> {
+        let LockCommand::Acquire { key, metadata, .. } = command else { return Ok(()) };
+        self.may_start()?;
+        let held = self.locks.get(key).map_or(0, |lock| lock.metadata.as_str().len());
+        let grows = metadata.as_str().len() > held.max(Json::null().as_str().len());
+        if grows && self.counts_locks { self.check_quota(Quota::StorageBytes) } else { Ok(()) }
     }
 
     /// Whether the tenant's status allows new work.
@@ -392,6 +400,7 @@ impl Rules for TenantState {
     fn begin(&mut self, envelope: &Envelope) {
         self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
+        self.counts_locks = envelope.version >= COUNTS_LOCKS_FROM;
         self.time.tell(envelope.at, envelope.pause());
         self.meta.last_at = self.time.now();
         self.dirty.meta = true;

@@ -223,7 +223,7 @@ impl TenantState {
         self.check_quota(Quota::StorageBytes)
     }
 
-    fn check_quota(&self, quota: Quota) -> Result<(), Refusal> {
+    pub(super) fn check_quota(&self, quota: Quota) -> Result<(), Refusal> {
         let now = self.meta.last_at;
         let Some(limit) = self.meta.record.as_ref().and_then(|record| record.quotas.limit(quota))
         else {
@@ -231,6 +231,9 @@ impl TenantState {
         };
         let used = match quota {
             Quota::StorageBytes if !self.counts_payloads => self.meta.events_bytes,
+            Quota::StorageBytes if !self.counts_locks => {
+                self.meta.events_bytes + self.payload_bytes
+            }
             _ => self.used(quota, now),
         };
         if used < limit {

@@ -176,3 +176,41 @@ fn what_is_refused_before_it_is_in_the_log_would_be_refused_there() {
     driver.set(4, TenantStatus::Suspended, quotas(None, Some(1)));
     assert_eq!(driver.state.refuses_to_start(&Starts::Definition, None), None);
 }
+
+#[test]
+fn metadata_of_locks_needs_room_and_takes_it() {
+    let quotas = |bytes| Quotas { max_storage_bytes: bytes, ..Quotas::default() };
+    let acquire = |key: &str, metadata: Json| {
+        TenantCommand::Lock(LockCommand::Acquire {
+            key: key.to_owned(),
+            holder: "h".to_owned(),
+            ttl_ms: 1_000,
+            metadata,
+        })
+    };
+    let long = || Json::from_value(&"m".repeat(1_000).into());
+    let mut driver = Driver::new();
+    driver.set(2, TenantStatus::Active, quotas(None));
+    let before = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    assert!(matches!(driver.apply(acquire("a", long())), Outcome::Locked(_)));
+    let used = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    assert!(used >= before + 1_000, "{before} before, {used} after");
+
+    driver.set(3, TenantStatus::Active, quotas(Some(before + 1_000)));
+    let refused = driver.apply(acquire("b", long()));
+    let is_quota = |outcome: &Outcome| {
+        let Outcome::Refused(Refusal::QuotaExceeded { quota, .. }) = outcome else { return false };
+        *quota == Quota::StorageBytes
+    };
+    assert!(is_quota(&refused), "{refused:?}");
+    assert!(is_quota(&driver.start(1, None)), "it takes the room of runs");
+    // What needs no more room than it has goes on: locks without metadata, and renewals.
+    assert!(matches!(driver.apply(acquire("c", Json::null())), Outcome::Locked(_)));
+    assert!(matches!(driver.apply(acquire("a", long())), Outcome::Locked(_)));
+    let release = LockCommand::Release { key: "a".to_owned(), holder: "h".to_owned(), token: None };
+    assert_eq!(driver.apply(TenantCommand::Lock(release)), Outcome::Released(true));
+    assert!(
+        matches!(driver.apply(acquire("b", long())), Outcome::Locked(_)),
+        "there is room again"
+    );
+}
