@@ -1,18 +1,19 @@
 //! Reads JSON bodies.
 
+use std::sync::Arc;
+
 use axum::body::HttpBody;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::time::{Duration, timeout};
+use shiioo_actors::handles::TenantHandle;
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::input::values::{self, Unfit};
 use crate::output::problem::{Code, Problem};
 use crate::output::wording;
-use crate::request::attempt::Attempt;
-use crate::request::tenant::Tenant;
 
 /// Longest time for a body to arrive.
 pub(crate) const BODY_READ_MAX: Duration = Duration::from_secs(10);
@@ -69,6 +70,15 @@ impl<S: Sync, T: Checked> FromRequest<S> for CheckedPayload<T> {
     }
 }
 
+/// Lets a long body be read in the turn of the tenant that has admitted the request. The admission puts
+/// it into the request.
+#[derive(Debug, Clone)]
+pub(crate) struct LongRead {
+    pub(crate) tenant: Arc<TenantHandle>,
+    /// By when the turn has to come.
+    pub(crate) deadline: Instant,
+}
+
 /// Reads a body; a long one of a tenant away from the runtime's threads, which serve everybody.
 async fn read<T: Send + 'static>(
     request: Request,
@@ -82,10 +92,10 @@ async fn read<T: Send + 'static>(
     // without an owner take no body.
     let bytes = timeout(BODY_READ_MAX, body.collect()).await;
     let bytes = bytes.map_err(|_| too_slow())?.map_err(|_| broken_off())?.to_bytes();
-    let value = match (parts.extensions.get::<Tenant>(), Attempt::of(&parts)) {
-        (Some(tenant), Some(attempt)) if bytes.len() > READ_HERE_BYTES_MAX => {
+    let value = match parts.extensions.get::<LongRead>() {
+        Some(LongRead { tenant, deadline }) if bytes.len() > READ_HERE_BYTES_MAX => {
             let long = bytes.clone();
-            let read = tenant.handle.work(attempt.deadline, move || parse(&long)).await?;
+            let read = tenant.work(*deadline, move || parse(&long)).await?;
             read.ok_or_else(Problem::internal)??
         }
         _ => parse(&bytes)?,

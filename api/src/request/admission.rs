@@ -13,6 +13,7 @@ use shiioo_actors::command::Refusal;
 use shiioo_actors::domain::views::RateLimit;
 use shiioo_actors::ports::error::CallError;
 
+use crate::input::payload::LongRead;
 use crate::output::problem::Problem;
 use crate::request::ctx::Ctx;
 use crate::request::tenant::Tenant;
@@ -49,8 +50,10 @@ pub(crate) async fn admit(
     let call = ctx.call();
     let (mut response, rate) = match handles.tenants.admit(&call, id).await {
         Ok(admitted) => {
-            let tenant = Tenant { id, handle: Arc::new(admitted.tenant) };
-            parts.extensions.insert(tenant);
+            let handle = Arc::new(admitted.tenant);
+            let long_read = LongRead { tenant: Arc::clone(&handle), deadline: call.deadline };
+            parts.extensions.insert(long_read);
+            parts.extensions.insert(Tenant { id, handle });
             (next.run(Request::from_parts(parts, body)).await, admitted.rate)
         }
         Err(refused) => {
