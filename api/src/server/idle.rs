@@ -10,20 +10,16 @@
 //!
 //! A newcomer that finds no place gets the place of the connection that has waited for its client
 //! the longest. A body that dribbles in counts as waiting from the first byte that did not come.
-//! A connection that has not sent a whole head yet is given less time: whoever waited in the backlog of
-//! the operating system has sent one by then. Its time begins when the node looks for the head, so that
-//! a busy node takes nobody's place for what it has not read.
 //!
 //! # Invariants
 //!
 //! - A connection whose request is being worked on, a long poll included, keeps its place.
-//! - A connection that has waited for its client for less than [`IDLE_MIN`], or for the first head for
-//!   less than [`SILENT_MIN`], keeps its place.
+//! - A connection that has waited for its client for less than [`IDLE_MIN`] keeps its place.
 //! - A place has one holder: the newcomer gets the very permit of the connection that is evicted.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -37,10 +33,7 @@ use tokio::time::{Duration, Instant};
 /// rest of a request much sooner, and expects that a connection closes between two requests.
 pub(crate) const IDLE_MIN: Duration = Duration::from_secs(1);
 
-/// How long a connection may wait for the head of its first request before it can be evicted.
-const SILENT_MIN: Duration = Duration::from_millis(100);
-
-/// Stands in place of a time: the node works on a request, or has not looked for one yet.
+/// Stands in place of a time: the node works on a request.
 const WORKING: u64 = 0;
 
 /// The connections that have places. Cheap to clone.
@@ -61,8 +54,6 @@ struct Table {
 struct Connection {
     /// Since when the connection waits for its client, in milliseconds from 1; or [`WORKING`].
     idle_since: AtomicU64,
-    /// Whether the head of a request has come.
-    has_asked: AtomicBool,
     /// Empty once it was given away.
     place: Mutex<Option<OwnedSemaphorePermit>>,
     evicted: Notify,
@@ -81,11 +72,10 @@ impl Connections {
         Self { began: Instant::now(), table: Arc::default() }
     }
 
-    /// Adds a new connection, which the node has not listened to yet.
+    /// Adds a new connection, which waits for its client.
     pub(crate) fn occupy(&self, place: OwnedSemaphorePermit) -> Occupied {
         let connection = Arc::new(Connection {
-            idle_since: AtomicU64::new(WORKING),
-            has_asked: AtomicBool::new(false),
+            idle_since: AtomicU64::new(self.now()),
             place: Mutex::new(Some(place)),
             evicted: Notify::new(),
         });
@@ -99,12 +89,12 @@ impl Connections {
 
     /// Evicts the connection that has waited for its client the longest, and returns its place.
     pub(crate) fn evict(&self) -> Option<OwnedSemaphorePermit> {
-        let now = self.now();
+        let waited_min = u64::try_from(IDLE_MIN.as_millis()).unwrap_or(u64::MAX);
+        let latest = self.now().checked_sub(waited_min)?;
         let mut table = self.table();
         let waiting = table.by_number.iter().filter_map(|(number, connection)| {
             let since = connection.idle_since.load(Ordering::Acquire);
-            let is_late = now.saturating_sub(since) >= connection.patience_ms();
-            (since != WORKING && is_late).then_some((since, *number))
+            (since != WORKING && since <= latest).then_some((since, *number))
         });
         let (_, number) = waiting.min()?;
         // Off the table, so that no connection is evicted twice.
@@ -124,23 +114,7 @@ impl Connections {
     }
 }
 
-impl Connection {
-    /// How long it may wait for its client, in milliseconds.
-    fn patience_ms(&self) -> u64 {
-        let patience = if self.has_asked.load(Ordering::Acquire) { IDLE_MIN } else { SILENT_MIN };
-        u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
 impl Occupied {
-    /// Notes that the node has looked for the first request, by the task that looks: from now on the
-    /// connection waits for its client, unless a request was there.
-    pub(crate) fn listened(&self) {
-        if !self.connection.has_asked.load(Ordering::Acquire) {
-            self.answered();
-        }
-    }
-
     /// Waits until the connection is evicted.
     pub(crate) async fn evicted(&self) {
         self.connection.evicted.notified().await;
@@ -154,7 +128,6 @@ impl Occupied {
 
     /// Notes that a request has come. Wraps its body, which notes when the node waits for its bytes.
     pub(crate) fn request_came(&self, body: Incoming) -> Body {
-        self.connection.has_asked.store(true, Ordering::Release);
         self.connection.idle_since.store(WORKING, Ordering::Release);
         if body.is_end_stream() {
             return Body::new(body);
@@ -237,10 +210,7 @@ mod tests {
 
     fn occupy(connections: &Connections) -> Occupied {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let occupied = connections.occupy(place);
-        occupied.connection.has_asked.store(true, Ordering::Release);
-        occupied.answered();
-        occupied
+        connections.occupy(place)
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,26 +231,5 @@ mod tests {
         advance(IDLE_MIN).await;
         drop(young);
         assert!(connections.evict().is_none(), "who is gone has no place");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_has_asked_for_nothing_yet_is_evicted_sooner_but_not_before_the_node_has_listened()
-    {
-        let connections = Connections::new();
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let silent = connections.occupy(place);
-        let asked = occupy(&connections);
-        advance(IDLE_MIN - SILENT_MIN).await;
-        assert!(connections.evict().is_none(), "the node has not looked yet");
-        silent.listened();
-        assert!(connections.evict().is_none(), "nobody has waited for long");
-        advance(SILENT_MIN / 2).await;
-        assert!(connections.evict().is_none(), "nobody has waited for long");
-        advance(SILENT_MIN / 2 - Duration::from_millis(1)).await;
-        asked.answered();
-        advance(Duration::from_millis(1)).await;
-        assert!(connections.evict().is_some());
-        silent.evicted().await;
-        assert!(connections.evict().is_none(), "who has asked has more time");
     }
 }

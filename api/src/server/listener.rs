@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -40,7 +41,7 @@ const CONNECTION_BUFFER_BYTES_MAX: usize = 4 * HEADERS_BYTES_MAX;
 /// Pause after the listener failed, for descriptors to become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between two looks for an idle connection while all places are taken.
-const EVICTION_PAUSE: Duration = Duration::from_millis(20);
+const EVICTION_PAUSE: Duration = Duration::from_millis(100);
 /// Longest time for running requests to end once the server is stopping.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -106,7 +107,7 @@ struct Open {
 #[derive(Debug)]
 enum Slot {
     Served(Arc<Occupied>),
-    Refused(Arc<Occupied>),
+    Refused { _place: Option<OwnedSemaphorePermit> },
 }
 
 /// The places of connections. The semaphores are never closed.
@@ -115,15 +116,13 @@ struct Slots {
     served: Arc<Semaphore>,
     refused: Arc<Semaphore>,
     connections: Connections,
-    /// Connections above the bound.
-    refusals: Connections,
 }
 
 /// A place for the next connection.
 #[derive(Debug)]
 enum Place {
     Served(OwnedSemaphorePermit),
-    Refused(OwnedSemaphorePermit),
+    Refused(Option<OwnedSemaphorePermit>),
 }
 
 impl Slots {
@@ -132,28 +131,23 @@ impl Slots {
             served: Arc::new(Semaphore::new(bounds.connections)),
             refused: Arc::new(Semaphore::new(bounds.refusals)),
             connections: Connections::new(),
-            refusals: Connections::new(),
         }
     }
 
     /// Waits for a place of either kind, one that is served first. Where all are taken, a
-    /// connection that falls idle is evicted, also of those that are only refused: a few that say
-    /// nothing would keep everybody in the backlog.
+    /// connection that falls idle is evicted.
     async fn any(&self) -> Place {
         loop {
             tokio::select! {
                 biased;
                 Ok(place) = Arc::clone(&self.served).acquire_owned() => return Place::Served(place),
-                Ok(place) = Arc::clone(&self.refused).acquire_owned() => {
-                    return Place::Refused(place);
+                place = Arc::clone(&self.refused).acquire_owned() => {
+                    return Place::Refused(place.ok());
                 }
                 () = sleep(EVICTION_PAUSE) => {}
             }
             if let Some(place) = self.connections.evict() {
                 return Place::Served(place);
-            }
-            if let Some(place) = self.refusals.evict() {
-                return Place::Refused(place);
             }
         }
     }
@@ -168,7 +162,7 @@ impl Slots {
         let free = Arc::clone(&self.served).try_acquire_owned().ok();
         match free.or_else(|| self.connections.evict()) {
             Some(place) => self.occupied(place),
-            None => Slot::Refused(Arc::new(self.refusals.occupy(refused))),
+            None => Slot::Refused { _place: refused },
         }
     }
 
@@ -211,11 +205,15 @@ async fn converse(
     mut told_to_stop: watch::Receiver<bool>,
     open: Open,
 ) {
-    let (occupied, router, headers_max) = match &open.slot {
-        Slot::Served(occupied) => (occupied, routers.all, HEADERS_READ_MAX),
-        Slot::Refused(occupied) => (occupied, routers.busy, REFUSAL_HEADERS_READ_MAX),
+    let occupied = match &open.slot {
+        Slot::Served(occupied) => Some(Arc::clone(occupied)),
+        Slot::Refused { .. } => None,
     };
-    let is_served = matches!(open.slot, Slot::Served(_));
+    let is_served = occupied.is_some();
+    let (router, headers_max) = match is_served {
+        true => (routers.all, HEADERS_READ_MAX),
+        false => (routers.busy, REFUSAL_HEADERS_READ_MAX),
+    };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .keep_alive(is_served)
@@ -224,8 +222,11 @@ async fn converse(
         // `middleware` writes the date: it comes from the seams.
         .auto_date_header(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let (router, occupied) = (router.clone(), Arc::clone(occupied));
+        let (router, occupied) = (router.clone(), occupied.clone());
         async move {
+            let Some(occupied) = occupied else {
+                return router.oneshot(request.map(Body::new)).await;
+            };
             let answer = router.oneshot(request.map(|body| occupied.request_came(body))).await;
             occupied.answered();
             answer
@@ -233,9 +234,10 @@ async fn converse(
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let evicted = async {
-        // Polled after the connection: it has looked for a request by now.
-        occupied.listened();
-        occupied.evicted().await;
+        match &occupied {
+            Some(occupied) => occupied.evicted().await,
+            None => std::future::pending().await,
+        }
     };
     // Biased: a connection that has ended by itself has, whatever else is true by now; and the end of
     // the server, which lets a running request end, goes before an eviction.
@@ -248,7 +250,7 @@ async fn converse(
         }
         () = evicted => {
             // Another connection has the place. A request that came just now is still answered.
-            match occupied.is_working() {
+            match occupied.as_ref().is_some_and(|occupied| occupied.is_working()) {
                 true => {
                     connection.as_mut().graceful_shutdown();
                     timeout(DRAIN_MAX, connection).await.unwrap_or(Ok(()))
