@@ -20,12 +20,15 @@ pub struct Logs {
 /// keeps ends where it was relieved.
 const REPLICAS: usize = 3;
 
+/// The log of a tenant on a node: the node, the path, the bytes.
+type Copy<'a> = (&'a str, &'a str, &'a [u8]);
+
 /// What all replicas agree on: the events of each tenant.
 ///
 /// # Errors
 /// When a log is not valid, or two replicas differ.
 pub fn agreed(disks: &[Logs]) -> Checked<BTreeMap<String, Vec<Value>>> {
-    let mut copies: BTreeMap<&str, Vec<(&str, &str, &[u8])>> = BTreeMap::new();
+    let mut copies: BTreeMap<&str, Vec<Copy<'_>>> = BTreeMap::new();
     for Logs { node, logs } in disks {
         for (path, bytes) in logs {
             let tenant = path.rsplit('/').nth(1).unwrap_or_default();

@@ -66,8 +66,6 @@ async fn what_a_snapshot_lacks_goes_unless_it_is_newer() {
     assert_eq!(*world.reported.lock().unwrap(), Some(at(3)));
 }
 
-/// Killed in between, the node finds files that nobody misses; the other way round it would miss some.
-
 /// Where the files of a damaged replica went before, and what another replica holds.
 fn damaged(world: &Arc<World>) -> (ReplicaDeps, StateMachineId, impl Fn(u64) -> Dump) {
     let deps = ReplicaDeps {
