@@ -42,8 +42,8 @@ pub(crate) enum Op {
     Truncate(u64),
     /// Gives up the entries up to this one.
     Purge(Position),
-    /// Gives up everything of the group but the vote.
-    Leave,
+    /// Gives up everything of the group but the vote, and says where its log ended.
+    Leave(Option<Position>),
     /// Notes that files are about to be removed.
     ForgetFiles(StateMachineId),
     /// Ends the log with a witness that everything before was synced.
@@ -84,7 +84,7 @@ enum PendingChange {
     Stored(GroupId, Position, RecordLocation),
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
-    Leave(GroupId),
+    Leave(GroupId, Option<Position>),
     LowWaterMark(GroupId, LowWaterMark),
     Files(StateMachineId, Option<Position>),
 }
@@ -188,9 +188,9 @@ impl Writer {
                     self.changes.push(PendingChange::Purge(group, *upto));
                     self.put(|bytes| record::put_purge(group, *upto, bytes)).is_some()
                 }
-                Op::Leave => {
-                    self.changes.push(PendingChange::Leave(group));
-                    self.put(|bytes| record::put_left(group, bytes)).is_some()
+                Op::Leave(last) => {
+                    self.changes.push(PendingChange::Leave(group, *last));
+                    self.put(|bytes| record::put_left(group, *last, bytes)).is_some()
                 }
                 Op::ForgetFiles(part) => {
                     self.changes.push(PendingChange::Files(*part, None));
@@ -294,10 +294,11 @@ impl Writer {
                     self.checkpoint.groups.entry(group).or_default().purged = Some(upto);
                     index.purge(group, upto);
                 }
-                PendingChange::Leave(group) => {
+                PendingChange::Leave(group, last) => {
                     let state = self.checkpoint.groups.entry(group).or_default();
                     *state = GroupState { vote: state.vote, ..GroupState::default() };
-                    index.leave(group);
+                    index.leave(group, last);
+                    self.checkpoint.left.clone_from(index.all_left());
                 }
                 PendingChange::LowWaterMark(group, mark) => {
                     self.checkpoint.groups.entry(group).or_default().low_water_mark =
@@ -397,7 +398,11 @@ impl RecoveredEnd {
     /// Splits what recovery found into what is read from and where to go on writing.
     pub fn split(recovered: Recovered, log: Uuid) -> (EntryIndex, Self) {
         let Recovered { index, number, file, len, .. } = recovered;
-        let checkpoint = Checkpoint { groups: index.states(), files: index.all_files().clone() };
+        let checkpoint = Checkpoint {
+            groups: index.states(),
+            files: index.all_files().clone(),
+            left: index.all_left().clone(),
+        };
         (index, Self { log, checkpoint, number, file, len })
     }
 }

@@ -30,6 +30,10 @@ impl Group {
         if is_settled(&metrics) && has_node(&metrics, raft_id) {
             return Ok(());
         }
+        if !has_node(&metrics, raft_id) {
+            // Whatever it acknowledged to this leader before it was removed, it may have nothing now.
+            self.network().forget(raft_id);
+        }
         let added = BTreeMap::from([(raft_id, EmptyNode {})]);
         self.change(ChangeMembers::AddNodes(added)).await
     }
@@ -54,10 +58,7 @@ impl Group {
         if is_settled(&metrics) && !has_node(&metrics, raft_id) {
             return Ok(());
         }
-        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await?;
-        // After the removal: until it is committed the replica still has to keep what it acknowledged.
-        self.network().forget(raft_id);
-        Ok(())
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([raft_id]))).await
     }
 
     /// Transfers leadership to a voter. Refuses where that would leave the group without a leader

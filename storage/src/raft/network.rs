@@ -10,7 +10,7 @@
 //!   not revert. The replica is told, and stops.
 //! - Appends to one replica are sent one after another, so that they cannot overtake each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,7 @@ use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote,
 use super::wire::{
     self, Append, AppendReply, LogReverted, Request, RequestBody, Response, Transfer,
 };
+use crate::log::Log;
 use crate::log::record::Vote;
 
 /// Entries may take so many times the heartbeat interval that openraft gives them, beside the time
@@ -85,9 +86,21 @@ pub(crate) struct Network {
     group: GroupId,
     peers: Arc<dyn Peers>,
     sink: Arc<dyn ApplySink>,
+    log: Arc<Log>,
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
+    /// The replicas that a snapshot of the group is being sent to.
+    snapshots_to: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+/// Says that a snapshot is being sent to a replica, until it is dropped.
+pub(super) struct SendingTo(Network, u64);
+
+impl Drop for SendingTo {
+    fn drop(&mut self) {
+        self.0.snapshots_to.lock().remove(&self.1);
+    }
 }
 
 /// The last entry that each replica has acknowledged, with the term of the leader it told.
@@ -103,8 +116,32 @@ pub(crate) struct Replica {
 }
 
 impl Network {
-    pub fn new(group: GroupId, peers: Arc<dyn Peers>, sink: Arc<dyn ApplySink>) -> Self {
-        Self { group, peers, sink, transfers: Arc::default(), acknowledged: Arc::default() }
+    pub fn new(
+        group: GroupId,
+        peers: Arc<dyn Peers>,
+        sink: Arc<dyn ApplySink>,
+        log: Arc<Log>,
+    ) -> Self {
+        Self {
+            group,
+            peers,
+            sink,
+            log,
+            transfers: Arc::default(),
+            acknowledged: Arc::default(),
+            snapshots_to: Arc::default(),
+        }
+    }
+
+    /// Notes that a snapshot is being sent to a replica.
+    pub(super) fn sending_to(&self, raft_id: u64) -> SendingTo {
+        self.snapshots_to.lock().insert(raft_id);
+        SendingTo(self.clone(), raft_id)
+    }
+
+    /// Whether a snapshot is being sent to a replica.
+    pub(super) fn is_sending_to(&self, raft_id: u64) -> bool {
+        self.snapshots_to.lock().contains(&raft_id)
     }
 
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
@@ -133,6 +170,11 @@ impl Network {
     /// Where snapshots come from and go to.
     pub fn sink(&self) -> &dyn ApplySink {
         &*self.sink
+    }
+
+    /// The log of this node.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     pub fn group(&self) -> GroupId {

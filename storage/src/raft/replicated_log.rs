@@ -195,8 +195,12 @@ impl Membership for Groups {
         Box::pin(self.open(group, members))
     }
 
-    fn leave_group(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.leave(group))
+    fn leave_group<'a>(
+        &'a self,
+        group: GroupId,
+        still: BoxFuture<'a, bool>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.leave(group, still))
     }
 
     fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>> {

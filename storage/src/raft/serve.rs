@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
 use openraft::type_config::alias::SnapshotMetaOf;
-use shiioo_actors::domain::ids::StateMachineId;
+use shiioo_actors::domain::ids::{Position, StateMachineId};
 use shiioo_actors::ports::{Declined, Service};
 use tokio::time::Instant;
 
@@ -48,6 +48,11 @@ impl Group {
                 let appended = raft.append_entries(request).await.map_err(declined)?;
                 Response::Append(convert::appended_to_wire(&appended))
             }
+            RequestBody::Vote(ballot) | RequestBody::PreVote(ballot)
+                if self.may_have_acknowledged_more(ballot.last) =>
+            {
+                return Err(Declined("this replica came back, and has not caught up yet".into()));
+            }
             RequestBody::Vote(ballot) => {
                 let voted = raft.vote(convert::ballot_from_wire(&ballot)).await;
                 Response::Vote(convert::voted_to_wire(&voted.map_err(declined)?))
@@ -78,6 +83,14 @@ impl Group {
                 Response::Noted
             }
         })
+    }
+
+    /// Whether this replica was removed and came back, had more than a candidate has before, and has not
+    /// as much again itself: it may have helped to commit what the candidate lacks, and openraft compares
+    /// the candidate with what is here now.
+    fn may_have_acknowledged_more(&self, candidate: Option<Position>) -> bool {
+        let left = self.network().log().left(self.id());
+        left.is_some() && left > candidate && left > self.network().log().last(self.id())
     }
 
     /// Gives the vote that this node knows, where its term is later than a sender's.
@@ -134,6 +147,9 @@ impl Group {
         let Some(vote) = self.leading_vote() else { return refused("this node does not lead") };
         if !self.voters().replicas().contains(&to) {
             return refused("who asks has no replica of the group");
+        }
+        if self.network().is_sending_to(to) {
+            return refused("a snapshot of the group is being sent, and it is in there");
         }
         // One at a time: each is in memory whole. Waited for, or of many that ask together each would
         // have to ask again for each other.

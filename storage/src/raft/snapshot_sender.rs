@@ -45,6 +45,8 @@ impl Replica {
             tracing::warn!(%group, to = self.raft_id, why, "no snapshot can be sent");
             Unreachable::from_string(why)
         };
+        // What is asked for meanwhile is in the snapshot, and the receiver puts one at a time together.
+        let _sending = self.network.sending_to(self.raft_id);
         let superseded = |theirs: Vote| SnapshotResponse::new(raft_vote(theirs));
         let upto = snapshot.meta.last_log_id.as_ref().map(position);
         let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;

@@ -70,6 +70,7 @@ pub struct PlacementArguments {
 pub struct PlacementState {
     arguments: PlacementArguments,
     memory: Arc<tokio::sync::Mutex<Memories>>,
+    /// Locked while groups are let go of, which may take long.
     relieved: Arc<tokio::sync::Mutex<Relieved>>,
     is_busy: bool,
     /// Whether it was told to look while it was busy.
@@ -122,7 +123,10 @@ impl Actor for PlacementActor {
             }
             // Something may have changed after the look that is under way.
             PlacementMessage::Look if state.is_busy => state.looks_again = true,
-            PlacementMessage::Look => state.look(myself),
+            PlacementMessage::Look => {
+                state.let_go();
+                state.look(myself);
+            }
         }
         Ok(())
     }
@@ -135,14 +139,9 @@ impl PlacementState {
         self.is_busy = true;
         let vacates = self.has_to_vacate(Instant::now());
         let (arguments, memory) = (self.arguments.clone(), Arc::clone(&self.memory));
-        let relieved = Arc::clone(&self.relieved);
         tokio::spawn(async move {
             let step = async {
-                if vacates {
-                    return arguments.vacate().await;
-                }
-                arguments.look(&memory).await?;
-                arguments.let_go(&mut *relieved.lock().await).await
+                if vacates { arguments.vacate().await } else { arguments.look(&memory).await }
             };
             match timeout(STEP_DEADLINE, step).await {
                 Ok(Ok(())) => {}
@@ -150,6 +149,18 @@ impl PlacementState {
                 Err(_) => tracing::warn!("a step of placement takes long"),
             }
             let _ = myself.send_message(PlacementMessage::Done);
+        });
+    }
+
+    /// Starts a look for groups to let go of, unless one is under way. In a task of its own, which nobody
+    /// cuts off: files may take long to go, and a group that was left half is worse than one that stays.
+    fn let_go(&self) {
+        let Ok(mut relieved) = Arc::clone(&self.relieved).try_lock_owned() else { return };
+        let arguments = self.arguments.clone();
+        tokio::spawn(async move {
+            if let Err(error) = arguments.let_go(&mut relieved).await {
+                tracing::debug!(%error, "placement will look again for groups to let go of");
+            }
         });
     }
 
@@ -187,25 +198,45 @@ impl PlacementArguments {
 
     /// Lets go of the groups that were assigned to others.
     async fn let_go(&self, relieved: &mut Relieved) -> Result<(), CallError> {
-        let deadline = Instant::now() + STEP_DEADLINE;
-        let (_, placements) = self.control.read(deadline, members).await?;
+        let placements = self.placements().await?;
+        if !relieved.is_clean && !placements.is_empty() {
+            // What an earlier process left behind, or an attempt that failed.
+            let is_gone = |group: &GroupId| self.log.leadership(*group).is_none();
+            for (group, placement) in &placements {
+                if is_gone(group) && is_elsewhere(placement, self.raft_id) {
+                    let still = async { is_gone(group) && self.is_elsewhere(*group).await };
+                    self.log.leave_group(*group, Box::pin(still)).await?;
+                }
+            }
+            relieved.is_clean = true;
+        }
         let (here, hint) = (self.log.groups(), |group| self.router.told(group));
         for group in relieved.look(self.raft_id, &here, &placements, hint, Instant::now()) {
             tracing::info!(%group, "others have the replicas of this group now: its log and files go");
-            self.log.leave_group(group).await?;
+            // Before: cut off in between, the files are looked for again.
             relieved.is_clean = false;
+            let mut memory = relieved.clone();
+            let still = async move {
+                // Group 0, the leader and the replica itself are asked once more: the answers that this
+                // was found by are older than the groups that went before this one.
+                let Ok(placements) = self.placements().await else { return false };
+                let (here, hint) = (self.log.groups(), |group| self.router.told(group));
+                let now = Instant::now();
+                memory.look(self.raft_id, &here, &placements, hint, now).contains(&group)
+            };
+            self.log.leave_group(group, Box::pin(still)).await?;
         }
-        if relieved.is_clean || placements.is_empty() {
-            return Ok(());
-        }
-        for (group, placement) in placements {
-            let is_gone = self.log.leadership(group).is_none() && !self.log.has_log(group);
-            if is_gone && is_elsewhere(&placement, self.raft_id) {
-                self.registry.leave(group).await?;
-            }
-        }
-        relieved.is_clean = true;
         Ok(())
+    }
+
+    async fn placements(&self) -> Result<BTreeMap<GroupId, GroupPlacement>, CallError> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        self.control.read(deadline, |state| state.groups().clone()).await
+    }
+
+    async fn is_elsewhere(&self, group: GroupId) -> bool {
+        let placements = self.placements().await.unwrap_or_default();
+        placements.get(&group).is_some_and(|placement| is_elsewhere(placement, self.raft_id))
     }
 
     async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {

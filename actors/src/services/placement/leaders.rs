@@ -12,7 +12,7 @@ use super::state::ClusterView;
 use crate::domain::ids::GroupId;
 use crate::domain::views::NodeStatus;
 use crate::mutants::{self, Mutant};
-use crate::ports::GroupStatus;
+use crate::ports::{GroupStatus, ReplicaStatus};
 
 /// What leading a group costs beside its tenants, counted as tenants. Nothing changes hands for less: else
 /// each tenant that is created where there are few would move a lead.
@@ -22,6 +22,9 @@ const MARGIN: u64 = 40;
 /// Leads that change in a row, at most, for the sake of the last.
 const ROW_MAX: usize = 3;
 
+/// Entries that a voter may lack that takes the lead over from a damaged replica.
+const LAG_MAX: u64 = 256;
+
 /// A group of a region: its load, who leads it, and who could.
 struct Led {
     group: GroupId,
@@ -30,15 +33,24 @@ struct Led {
     others: Vec<u64>,
 }
 
-/// Finds a group that this node leads and another voter should lead, and who.
+/// Finds a group that this node leads and another voter should lead, so that leads are even, and who.
 pub(super) fn handed_on(view: &ClusterView<'_>) -> Option<(GroupId, u64)> {
+    let mut changes = regions(view).into_values().filter_map(next_change);
+    let can_go = |(group, to): &(GroupId, u64)| {
+        settled(view).any(|led| led.group == *group && lacks_nothing(led, *to))
+    };
+    changes.find(can_go)
+}
+
+/// Finds a group that this node leads with a damaged replica, and a voter whose replica is whole.
+pub(super) fn left_damaged(view: &ClusterView<'_>) -> Option<(GroupId, u64)> {
+    settled(view).find_map(|led| Some((led.group, whole(view, led)?)))
+}
+
+/// The tenant groups that this node leads and whose members do not change.
+fn settled<'a>(view: &'a ClusterView<'_>) -> impl Iterator<Item = &'a GroupStatus> {
     let is_settled = |led: &&GroupStatus| !led.is_changing && led.unfinished.is_none();
-    let mut led = view.led.iter().filter(|led| led.group != GroupId::SYSTEM).filter(is_settled);
-    let damaged = led.clone().find_map(|led| Some((led.group, whole(view, led)?)));
-    damaged.or_else(|| {
-        let mut changes = regions(view).into_values().filter_map(next_change);
-        changes.find(|(group, to)| led.any(|led| led.group == *group && lacks_nothing(led, *to)))
-    })
+    view.led.iter().filter(|led| led.group != GroupId::SYSTEM).filter(is_settled)
 }
 
 /// Finds a voter that says that its replica is whole, where this node's own is damaged.
@@ -48,7 +60,13 @@ fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<u64> {
         return None;
     }
     let mut others = led.replicas.iter().map(|replica| replica.raft_id);
-    others.find(|id| is_whole(*id) == Some(true) && is_fit(view, *id) && lacks_nothing(led, *id))
+    others.find(|id| is_whole(*id) == Some(true) && is_fit(view, *id) && lacks_little(led, *id))
+}
+
+/// Whether a voter can take the lead over soon. A busy group seldom has one that lacks nothing.
+fn lacks_little(led: &GroupStatus, raft_id: u64) -> bool {
+    let is_it = |it: &ReplicaStatus| it.raft_id == raft_id && it.voter && it.lag <= LAG_MAX;
+    led.replicas.iter().any(is_it)
 }
 
 fn lacks_nothing(led: &GroupStatus, raft_id: u64) -> bool {

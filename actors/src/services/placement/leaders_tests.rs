@@ -119,7 +119,7 @@ impl Region {
     }
 
     fn handed_on(&self, own_id: u64) -> Option<(GroupId, u64)> {
-        self.with_view(own_id, handed_on)
+        self.with_view(own_id, |view| left_damaged(view).or_else(|| handed_on(view)))
     }
 
     /// Has everybody look in turn until nobody wants anything; tells how often replicas and leads moved.

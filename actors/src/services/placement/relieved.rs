@@ -7,9 +7,11 @@
 //! of its group. A leader of an earlier term than the replica's own does not count: a later one may have
 //! taken the replica back.
 //!
-//! The order: first the group ends and its log goes, then the tenants stop and their files go. After a
-//! crash in between the files of a group without a log are left, which the next start looks for. The
-//! vote stays for ever, so that a replica that comes back cannot vote twice in one term.
+//! The order: first the group ends and its log goes, then the tenants stop and their files go, all while
+//! nobody can open the group, and after a last look whether it is right. After a crash in between the
+//! files of a group without a log are left, which the next start looks for. The vote stays for ever, so
+//! that a replica that comes back cannot vote twice in one term, and so does the position at which its log
+//! ended: until the replica has come that far again it votes for nobody who has less.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use crate::state::system::GroupPlacement;
 const LEFT_AFTER: Duration = Duration::from_secs(10);
 
 /// What is remembered of groups that this node may have to let go of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Relieved {
     /// Since when, and what the replica had heard of its group then.
     since: BTreeMap<GroupId, (Instant, Heard)>,

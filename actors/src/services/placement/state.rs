@@ -164,12 +164,16 @@ impl ClusterView<'_> {
                 steps.extend(last.map(|step| (led.group, step)));
             }
         }
-        // One group at a time, and none while there is something else to do: a lead that moves costs
-        // its tenants a moment.
-        if steps.is_empty() && is_time {
-            *spread = Some(now);
-            let handed_on = leaders::handed_on(self).into_iter();
-            steps.extend(handed_on.map(|(group, to)| (group, Step::LetLead(to))));
+        // One group at a time: a lead that moves costs its tenants a moment. A tenant that is damaged here
+        // is served by nobody until then; the rest has time until there is nothing else to do.
+        if is_time {
+            let damaged = leaders::left_damaged(self);
+            let spread_out = || steps.is_empty().then(|| leaders::handed_on(self)).flatten();
+            if let Some((group, to)) = damaged.or_else(spread_out) {
+                *spread = Some(now);
+                steps.retain(|(of, _)| *of != group);
+                steps.push((group, Step::LetLead(to)));
+            }
         }
         steps
     }

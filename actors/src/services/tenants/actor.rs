@@ -69,6 +69,10 @@ impl Actor for TenantActor {
         myself: ActorRef<TenantMessage>,
         (activation, deps): Self::Arguments,
     ) -> Result<TenantShell, ActorProcessingErr> {
+        // Before files are opened that are about to be removed.
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            return Err("this node has left the tenant's group".into());
+        }
         assert!(*activation.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
         let leadership = deps
             .executor

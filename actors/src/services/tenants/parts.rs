@@ -87,11 +87,18 @@ impl Registry {
         let Some(Sources { supervisor, .. }) = self.sources.get() else {
             return Err(unreachable(part, "the node is starting".to_owned()));
         };
+        // A dump whose first events are elsewhere cannot stand alone.
+        if dump.events_from != 0 {
+            return Err(unreachable(part, "it is damaged, and lacks the first events".to_owned()));
+        }
         let (begun, has_begun) = oneshot::channel();
         let message = SupervisorMessage::Rebuild(Arc::clone(activation), dump, begun);
         let stopped = || unreachable(part, "the node is stopping".to_owned());
         supervisor.send_message(message).map_err(|_| stopped())?;
-        has_begun.await.map_err(|_| stopped())?;
+        if !has_begun.await.map_err(|_| stopped())? {
+            // Another copy came first, which may be older.
+            return Err(unreachable(part, "it is being rebuilt, or removed".to_owned()));
+        }
         let started = activation.actor(Instant::now() + START_DEADLINE).await;
         started.map_err(|error| unreachable(part, error.to_string()))?;
         self.rebuilt.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +110,7 @@ impl Registry {
     ///
     /// # Errors
     /// When not all could be removed.
-    pub async fn leave(&self, group: GroupId) -> Result<(), StoreError> {
+    pub(super) async fn leave_group(&self, group: GroupId) -> Result<(), StoreError> {
         let parts = self.list_parts(group)?;
         let stopped = || unreachable(StateMachineId::System, "the node is stopping".to_owned());
         let Sources { supervisor, log, stores, .. } = self.sources.get().ok_or_else(stopped)?;

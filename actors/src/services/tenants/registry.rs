@@ -279,6 +279,10 @@ impl ApplySink for Registry {
         })
     }
 
+    fn leave(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.leave_group(group))
+    }
+
     fn keep_only(
         &self,
         group: GroupId,

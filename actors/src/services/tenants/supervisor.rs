@@ -50,8 +50,8 @@ pub enum SupervisorMessage {
     Bury(Arc<Activation>),
     /// Asks the leader of a damaged tenant's group for what it holds, and does so again in a while.
     AskForCopy(Arc<Activation>),
-    /// Starts a damaged tenant from what another replica holds. Answers when the start has begun.
-    Rebuild(Arc<Activation>, Dump, oneshot::Sender<()>),
+    /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
+    Rebuild(Arc<Activation>, Dump, oneshot::Sender<bool>),
     /// Tells that the actor failed for lack of file descriptors only.
     Exhausted(Arc<Activation>),
     /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
@@ -154,11 +154,12 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::AskForCopy(activation) => state.ask_for_copy(&myself, activation),
             SupervisorMessage::Rebuild(activation, dump, begun) => {
                 // Not while the files of a deleted tenant are being removed.
-                if activation.begin_burial() {
+                let is_free = activation.begin_burial();
+                if is_free {
                     activation.put_copy(dump);
                     state.start_again(&myself, activation);
                 }
-                let _ = begun.send(());
+                let _ = begun.send(is_free);
             }
             SupervisorMessage::Exhausted(activation) => state.exhausted(&myself, activation),
             SupervisorMessage::TryAgain(activation) => {
@@ -229,11 +230,14 @@ impl SupervisorState {
         // To open files and read the log takes a while. Other tenants must not wait for it.
         tokio::spawn(async move {
             // A group delivers entries as soon as it runs, perhaps before it is listed.
-            while deps.executor.log.leadership(activation.group).is_none() {
-                if activation.is_given_up.load(Ordering::SeqCst) {
-                    return;
-                }
+            while deps.executor.log.leadership(activation.group).is_none()
+                && !activation.is_given_up.load(Ordering::SeqCst)
+            {
                 tokio::time::sleep(GROUP_POLL).await;
+            }
+            if activation.is_given_up.load(Ordering::SeqCst) {
+                activation.state.send_replace(ActivationState::Asleep);
+                return;
             }
             let arguments = (Arc::clone(&activation), deps);
             let supervisor = myself.get_cell();
@@ -262,7 +266,8 @@ impl SupervisorState {
 
     /// Asks for what takes the place of a damaged tenant's files, until the tenant is not damaged.
     fn ask_for_copy(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
-        if !activation.is_replaceable() || self.stopping {
+        let is_given_up = activation.is_given_up.load(Ordering::SeqCst);
+        if !activation.is_replaceable() || self.stopping || is_given_up {
             activation.is_asking.store(false, Ordering::Release);
             return;
         }
@@ -286,6 +291,8 @@ impl SupervisorState {
         failure: Failure,
     ) {
         if activation.is_given_up.load(Ordering::SeqCst) {
+            // Whoever waits for its end sees it.
+            activation.state.send_replace(ActivationState::Asleep);
             return;
         }
         let Failure { why, lasting, is_replaceable } = failure;
@@ -384,11 +391,17 @@ impl SupervisorState {
 /// Stops those of the tenants' actors that run, all at once, and says when they have stopped.
 fn stop_actors(activations: Vec<Arc<Activation>>, done: oneshot::Sender<()>) {
     tokio::spawn(async move {
-        let stops = activations.iter().filter_map(|activation| match &*activation.state.borrow() {
-            ActivationState::Running(actor) => Some(actor.clone()),
-            _ => None,
-        });
-        let stops = stops.map(|actor| async move {
+        let stops = activations.iter().map(|activation| async move {
+            // One that starts ends by itself when it sees that it is given up, or runs and is stopped.
+            let mut states = activation.state.subscribe();
+            let is_still = |state: &ActivationState| {
+                !matches!(state, ActivationState::Starting | ActivationState::Closing)
+            };
+            let state = match activation.is_given_up.load(Ordering::SeqCst) {
+                true => states.wait_for(is_still).await.map(|state| state.clone()),
+                false => Ok(activation.state.borrow().clone()),
+            };
+            let Ok(ActivationState::Running(actor)) = state else { return };
             if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
                 tracing::warn!(%error, "a tenant's actor did not stop in time");
             }

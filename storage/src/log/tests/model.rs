@@ -18,6 +18,7 @@ struct Model {
     purged: Option<Position>,
     low_water_mark: Option<LowWaterMark>,
     entries: BTreeMap<u64, LogEntry>,
+    left: Option<Position>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +86,9 @@ fn take(step: &Step, term: u64, log: &mut Arc<Log>, disk: &SimDisk, models: &mut
         Step::Leave(group) => {
             now(log.leave(GroupId(group))).unwrap();
             let model = &mut models[group as usize];
-            *model = Model { vote: model.vote, ..Model::default() };
+            let last = model.entries.last_key_value().map(|(_, entry)| entry.position);
+            let left = model.left.max(last.or(model.purged));
+            *model = Model { vote: model.vote, left, ..Model::default() };
         }
         Step::Reopen => {
             now(log.close()).unwrap();
@@ -104,6 +107,7 @@ fn check(log: &Log, models: &[Model; 3]) {
             (state.vote, state.purged, state.low_water_mark),
             (model.vote, model.purged, model.low_water_mark.clone())
         );
+        assert_eq!(log.left(group), model.left);
         let last = entries.last().map(|entry| entry.position).or(model.purged);
         assert_eq!(log.last(group), last);
     }
