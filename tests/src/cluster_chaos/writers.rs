@@ -16,6 +16,10 @@ use crate::{Client, Reply, spec};
 
 /// After so long without an answer another node is asked.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// One of so many first calls is given up sooner, while it is worked on: its answer is lost, and
+/// mostly not its effect.
+const GIVES_UP_ONE_IN: u32 = 8;
+const GIVES_UP_MS_MAX: u64 = 20;
 /// Before another node is asked.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Longer than the cluster is ever without service.
@@ -172,6 +176,11 @@ impl Writer {
         let first = self.rng.random_range(0..self.clients.len());
         for asked in 1.. {
             let client = &self.clients[(first + asked as usize) % self.clients.len()];
+            let mut client = client.clone();
+            if asked == 1 && self.rng.random_ratio(1, GIVES_UP_ONE_IN) {
+                let soon = self.rng.random_range(0..GIVES_UP_MS_MAX);
+                client = client.patient_for(Duration::from_millis(soon));
+            }
             let call = client.call("POST", &path).header("Idempotency-Key", key).json(body);
             let answer = call.try_send().await;
             match &answer {
