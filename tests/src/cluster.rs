@@ -146,6 +146,12 @@ impl Cluster {
         launch
     }
 
+    /// Leaves the data where it is when the cluster is dropped: its owner is whoever made the folder
+    /// around it.
+    pub fn keep_data(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// How many nodes were ever started.
     pub fn len(&self) -> usize {
         self.nodes.len()

@@ -24,6 +24,7 @@ pub mod binary;
 pub mod chaos;
 mod client;
 mod cluster;
+pub mod cluster_chaos;
 mod counter;
 pub mod failover;
 pub mod files;

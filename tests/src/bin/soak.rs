@@ -1,11 +1,12 @@
 //! `cargo run --release -p tests --bin soak`: kills a node under load, again and again, and checks
 //! after each restart that it kept its promises. With `failover`: takes the leader of a cluster
 //! away, again and again, and measures how long it takes until others serve. With `hostile`: has one
-//! tenant do everything at once that it can, and measures what its neighbour notices.
+//! tenant do everything at once that it can, and measures what its neighbour notices. With `cluster`:
+//! kills and stops nodes of a cluster under load, and checks and measures what its tenants notice.
 
 use clap::{Parser, Subcommand};
 use tests::chaos::{self, Plan};
-use tests::{failover, hostile};
+use tests::{cluster_chaos, failover, hostile};
 
 /// Kills a node under load, again and again, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -29,6 +30,8 @@ enum Mode {
     Failover(failover::Args),
     /// Has a hostile tenant hurt its neighbour, and measures.
     Hostile(hostile::Args),
+    /// Kills and stops nodes of a cluster under load, checks, and measures.
+    Cluster(cluster_chaos::Args),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,6 +40,7 @@ async fn main() {
     match mode {
         Some(Mode::Failover(args)) => return failover::measure(&args).await,
         Some(Mode::Hostile(args)) => return hostile::soak(&args).await,
+        Some(Mode::Cluster(args)) => return cluster_chaos::soak(&args).await,
         None => {}
     }
     let seed = seed.unwrap_or_else(chaos::any_seed);
