@@ -10,39 +10,33 @@
 //! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
 
 mod registration;
+mod starter;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::cluster::routing::{Directory, LeaderHints, Router, RouterSources};
-use crate::cluster::rpc_ids::RpcIdSource;
+use crate::cluster::routing::LeaderHints;
 use crate::command::{MemberOffline, Refusal, SystemCommand};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
-use crate::handles::{Cluster, Handles, Locks, Routes, Tenants, WATCHERS_MAX};
+use crate::handles::Handles;
 use crate::node::registration::{Registrar, keep_known, register};
+use crate::node::starter::{Offered, Starter};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{
     AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
 };
-use crate::replica::ReplicaDeps;
-use crate::services::control::{Control, ControlActor, ControlArguments, ControlMessage};
-use crate::services::elector::{Elector, ElectorActor, ElectorArguments, ElectorSources};
-use crate::services::executor::{ExecutorDeps, Renderer, StepLimits};
-use crate::services::heartbeat::{HeartbeatActor, HeartbeatArguments, Heartbeats};
-use crate::services::locks::{LockActor, LockArguments, LockManager};
+use crate::services::control::ControlMessage;
+use crate::services::heartbeat::Heartbeats;
 use crate::services::mailbox::stop_children;
-use crate::services::placement::{PlacementActor, PlacementArguments};
-use crate::services::tenants::{
-    Registry, SupervisorArguments, SupervisorMessage, TenantDeps, TenantSupervisor,
-};
+use crate::services::tenants::{Registry, SupervisorMessage};
 use crate::services::{JoinHandler, NodeRpcHandler};
 use crate::state::system::SystemState;
 
@@ -227,166 +221,28 @@ impl Drop for Keeping {
     }
 }
 
+/// Starts the actors in their order, each with what those before it offer, and registers the node.
 async fn start_under(
     root: &ActorRef<RootMessage>,
     profile: NodeProfile,
     ports: &NodePorts,
     open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<Started, StartError> {
-    let NodePorts { log, stores, http, seams, registry, peers, .. } = ports.clone();
-    let NodePorts { issuer, descriptors, steps, admin_token, .. } = ports.clone();
-    let member = profile.member;
-    let (node, region, raft_id) = (member.node, member.region.clone(), member.raft_id);
-    let part = ReplicaDeps { log: Arc::clone(&log) as _, stores: Arc::clone(&stores) };
-    let directory = Arc::new(Directory::default());
-
     let (tell_hints, hints) = watch::channel(LeaderHints::default());
-    let router = Router::new(RouterSources {
-        log: Arc::clone(&log) as _,
-        status: Arc::clone(&log) as _,
-        peers: Arc::clone(&peers),
-        hints: hints.clone(),
-        election_timeout: profile.election_timeout,
-        raft_id,
-    });
-
-    let arguments = LockArguments { log: Arc::clone(&log) as _, seams: seams.clone() };
-    let locks = LockManager::new(spawn(root, "the lock manager", LockActor, arguments).await?);
-    let arguments = HeartbeatArguments {
-        seams: seams.clone(),
-        silent_after: profile.unhealthy_after,
-        election_timeout: profile.election_timeout,
-        peers: Arc::clone(&peers),
-        log: Arc::clone(&log),
-        registry: Arc::clone(&registry),
-        hints: tell_hints,
-        node,
-        node_addr: member.node_addr.clone(),
-    };
-    let heartbeats = spawn(root, "the heartbeat monitor", HeartbeatActor, arguments).await?;
-    let heartbeats = Heartbeats::new(heartbeats);
-
-    let workers = Arc::new(Renderer::new(steps.workers));
-    let executor = ExecutorDeps {
-        log: Arc::clone(&log) as _,
-        seams: seams.clone(),
-        http,
-        renderer: Arc::clone(&workers),
-        step_limits: StepLimits::new(descriptors.step_calls, descriptors.tenant_step_calls),
-        under_way: steps.under_way,
-    };
-    let deps =
-        TenantDeps { part: part.clone(), locks: locks.clone(), executor: Arc::new(executor) };
-    let arguments = SupervisorArguments {
-        deps: Arc::new(deps),
-        registry: Arc::clone(&registry),
-        directory: Arc::clone(&directory),
-        raft_id,
-    };
-    let tenants = spawn(root, "the tenant supervisor", TenantSupervisor, arguments).await?;
-    registry.set_supervisor(tenants.clone(), &part, Arc::clone(&directory));
-
-    let tenant_turns = Arc::default();
     let (tell_members, members_changed) = watch::channel(());
-    let arguments = ControlArguments {
-        deps: part,
-        log: Arc::clone(&log),
-        seams: seams.clone(),
-        queue: Arc::clone(&registry.control),
-        directory: Arc::clone(&directory),
-        locks: locks.clone(),
-        heartbeats: heartbeats.clone(),
-        raft_id,
-        router: router.clone(),
-        peers,
-        tenant_turns: Arc::clone(&tenant_turns),
-        admin_token,
-        members_changed: tell_members,
-    };
-    let control_actor = spawn(root, "the control plane", ControlActor, arguments).await?;
-    registry.set_control(control_actor.clone());
-    let control = Control::new(
-        control_actor.clone(),
-        Arc::clone(&log) as _,
-        router.clone(),
-        seams.clone(),
-        tenant_turns,
-        Arc::clone(&registry.control),
-    );
+    let starter = Starter::new(root, &profile, ports, hints);
+    let locks = starter.locks().await?;
+    let heartbeats = starter.heartbeats(tell_hints).await?;
+    let (tenants, renderer) = starter.tenants(&locks).await?;
+    let (control_actor, control) = starter.control(&locks, &heartbeats, tell_members).await?;
+    let (elector, leadership) = starter.elector(&control, &heartbeats).await?;
+    starter.placement(&control, &heartbeats, &elector, members_changed).await?;
 
-    let leadership = log.leadership(GroupId::SYSTEM).ok_or(StartError::Actor {
-        what: "the elector",
-        why: "the system group is not on this node".to_owned(),
-    })?;
-    let arguments =
-        ElectorArguments { leadership: leadership.clone(), control: control.clone(), node };
-    spawn(root, "the elector", ElectorActor, arguments).await?;
-    let elector = Elector::new(ElectorSources {
-        leadership: leadership.clone(),
-        hints: hints.clone(),
-        log: Arc::clone(&log),
-        heartbeats: heartbeats.clone(),
-        raft_id,
-        election_timeout: profile.election_timeout,
-    });
-    let arguments = PlacementArguments {
-        log: Arc::clone(&log),
-        directory: Arc::clone(&directory),
-        control: control.clone(),
-        router: router.clone(),
-        heartbeats: heartbeats.clone(),
-        registry: Arc::clone(&registry),
-        elector: elector.clone(),
-        raft_id,
-        election_timeout: profile.election_timeout,
-        members_changed,
-    };
-    spawn(root, "placement", PlacementActor, arguments).await?;
-
-    let doors = RpcHandlers {
-        heartbeats: heartbeats.clone(),
-        calls: NodeRpcHandler::new(Arc::clone(&log), elector.clone(), Arc::clone(&seams.clock)),
-        join: JoinHandler::new(control.clone(), issuer, seams.clone()),
-    };
-    let tenant_handles = Tenants::new(crate::handles::TenantsInner {
-        control: control.clone(),
-        directory: Arc::clone(&directory),
-        router: router.clone(),
-        registry,
-        log: Arc::clone(&log) as _,
-        kept: Arc::clone(&log) as _,
-        stores,
-        seams: seams.clone(),
-        workers,
-        region: region.clone(),
-    });
+    let doors = starter.doors(&control, &heartbeats, &elector);
     let (is_registered, registered) = watch::channel(false);
-    let rpc_ids = Arc::new(RpcIdSource::new(&seams));
-    let handles = Handles {
-        tenants: tenant_handles.clone(),
-        locks: Locks {
-            manager: locks,
-            control: control.clone(),
-            log: Arc::clone(&log) as _,
-            seams: seams.clone(),
-        },
-        routes: Routes { router: router.clone(), tenants: tenant_handles, rpc_ids },
-        cluster: Cluster {
-            control: control.clone(),
-            directory,
-            elector,
-            heartbeats,
-            log,
-            router,
-            seams,
-            node,
-            raft_id,
-            region,
-            election_timeout: profile.election_timeout,
-            registered,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-        },
-    };
+    let offered = Offered { locks, heartbeats, renderer, control: control.clone(), elector };
+    let handles = starter.handles(offered, registered);
+    let raft_id = profile.member.raft_id;
     // One that comes back says what its own disk knows while it waits for the others; one that
     // is new knows nothing yet.
     let look = move |state: &SystemState| {
@@ -400,8 +256,10 @@ async fn start_under(
     }
     open(doors, is_known.then(|| handles.clone()));
     let registrar = Registrar { control: &control, cluster: &handles.cluster, leadership };
+    let member = profile.member;
     register(&registrar, member.clone(), profile.founding, profile.admin_token).await?;
     is_registered.send_replace(true);
+    let node = member.node;
     let keeping = Keeping(tokio::spawn(keep_known(control, member)));
     Ok((handles, control_actor, tenants, keeping, node))
 }
