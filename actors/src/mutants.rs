@@ -67,15 +67,11 @@ pub enum Mutant {
     SnapshotWithoutEvents,
     /// A replica tells the log that what it has applied is in its files.
     MarkTooEarly,
-    /// A node goes on leading a group of which it has a damaged replica.
-    LeadDamaged,
-    /// Whoever applies a command performs its effects.
-    EffectsOnFollowers,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 24] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -100,8 +96,6 @@ impl Mutant {
         Self::JobsWithoutKeys,
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
-        Self::LeadDamaged,
-        Self::EffectsOnFollowers,
     ];
 
     /// Its name on the command line.
@@ -131,8 +125,6 @@ impl Mutant {
             Self::JobsWithoutKeys => "jobs-without-keys",
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
-            Self::LeadDamaged => "lead-damaged",
-            Self::EffectsOnFollowers => "effects-on-followers",
         }
     }
 }

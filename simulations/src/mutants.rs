@@ -73,12 +73,10 @@ fn provoking(mutant: Mutant) -> Plan {
         // A clock is ahead by days when something is asked again, begins to wait, or starts.
         Mutant::ForgetKeysByClock | Mutant::WaitsByWallClock => clocks,
         Mutant::DayRatchet => Plan { secs: 30, ..clocks },
-        // A folder is lost that the leader, or another, can give back.
-        Mutant::SnapshotWithoutEvents | Mutant::LeadDamaged => Plan { secs: 30, ..disks },
+        // A folder is lost that another replica gives back.
+        Mutant::SnapshotWithoutEvents => Plan { secs: 30, ..disks },
         // A process is killed soon after it has applied something.
         Mutant::MarkTooEarly => Plan { nodes: 1, ..processes },
-        // What clients do suffices.
-        Mutant::EffectsOnFollowers => plan,
         // The control plane has accepted what a tenant's group has no room for.
         Mutant::DenyAfterAccept => disks,
     }

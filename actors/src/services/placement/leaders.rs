@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::state::ClusterView;
 use crate::domain::ids::GroupId;
 use crate::domain::views::NodeStatus;
-use crate::mutants::{self, Mutant};
 use crate::ports::{GroupStatus, ReplicaStatus};
 
 /// What leading a group costs beside its tenants, counted as tenants. Nothing changes hands for less: else
@@ -56,7 +55,7 @@ fn settled<'a>(view: &'a ClusterView<'_>) -> impl Iterator<Item = &'a GroupStatu
 /// Finds a voter that says that its replica is whole, where this node's own is damaged.
 fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<u64> {
     let is_whole = |id: u64| view.damaged.get(&id).map(|groups| !groups.contains(&led.group));
-    if is_whole(view.own_id) != Some(false) || mutants::is(Mutant::LeadDamaged) {
+    if is_whole(view.own_id) != Some(false) {
         return None;
     }
     let mut others = led.replicas.iter().map(|replica| replica.raft_id);

@@ -16,7 +16,6 @@ use super::{Activation, ActivationState, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{RunId, StateMachineId};
 use crate::domain::tenant::Quota;
-use crate::mutants::{self, Mutant};
 use crate::ports::Leadership;
 use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::executor::{ExecutorDeps, Link, StepEvent, StepTask, TenantSteps};
@@ -364,10 +363,7 @@ impl TenantShell {
             group: self.activation.group,
             tenant: self.activation.tenant,
             epoch: self.runner.machine.epoch()?,
-            term: match mutants::is(Mutant::EffectsOnFollowers) {
-                true => self.activation.delivered_term(),
-                false => self.leads?,
-            },
+            term: self.leads?,
         })
     }
 }
