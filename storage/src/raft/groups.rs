@@ -219,6 +219,10 @@ impl Groups {
         }
         // Not listed, the group takes no request any more, and cannot be asked to vote.
         let group = self.groups.write().remove(&id);
+        if group.is_none() && self.log.last(id).is_some() {
+            // Not opened yet: nobody has heard of its leader, whose word is needed.
+            return Ok(());
+        }
         if let Some(group) = group {
             group.shutdown().await;
             // Until its last task has ended it may still write.

@@ -200,8 +200,12 @@ impl PlacementArguments {
     async fn let_go(&self, relieved: &mut Relieved) -> Result<(), CallError> {
         let placements = self.placements().await?;
         if !relieved.is_clean && !placements.is_empty() {
-            // What an earlier process left behind, or an attempt that failed.
-            let is_gone = |group: &GroupId| self.log.leadership(*group).is_none();
+            // Files that an earlier process left behind, or an attempt that failed. Where there is a log,
+            // the group is only not open yet: this node may have been assigned since what it knows of
+            // group 0, and have acknowledged entries.
+            let is_gone = |group: &GroupId| {
+                self.log.leadership(*group).is_none() && !self.log.has_log(*group)
+            };
             for (group, placement) in &placements {
                 if is_gone(group) && is_elsewhere(placement, self.raft_id) {
                     let still = async { is_gone(group) && self.is_elsewhere(*group).await };

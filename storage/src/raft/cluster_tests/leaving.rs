@@ -48,6 +48,24 @@ fn a_replica_that_was_removed_comes_back_with_nothing() {
     });
 }
 
+/// After a start the groups are opened one by one. Until then nobody knows who leads them.
+#[test]
+fn a_group_that_is_not_open_yet_keeps_its_log() {
+    story(async {
+        let mut cluster = Cluster::start(3, 3).await;
+        let leader = cluster.leader().await;
+        cluster.propose_many(leader, 5, "all have").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let follower = cluster.followers(leader)[0];
+        let last = cluster.groups(follower).log.last(GROUP);
+        let down = cluster.kill(follower).await;
+        cluster.boot(follower, down.disk, down.durable).await;
+        let groups = cluster.groups(follower);
+        groups.leave_group(GROUP, Box::pin(async { true })).await.unwrap();
+        assert_eq!(groups.log.last(GROUP), last);
+    });
+}
+
 /// What it had acknowledged may be committed. Its own log does not say so any more.
 #[test]
 fn a_replica_that_came_back_votes_for_nobody_who_has_less_than_it_had() {
