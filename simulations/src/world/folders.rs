@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
 use shiioo_storage::inspect::{self, PartImage};
 
@@ -109,9 +110,11 @@ impl World {
         self.folder.as_ref().is_some_and(|folder| !matches!(folder.stage, Stage::Copied(_)))
     }
 
-    /// Whether other replicas can give back what a folder lacks.
+    /// Whether other replicas can give back what a folder lacks. Among more nodes than a group has replicas
+    /// a folder may be what a node keeps that was relieved of it, and nobody rebuilds that.
     fn can_heal(&self) -> bool {
-        self.seats.len() > 1 && self.loss.is_none() && self.is_full()
+        let is_replica = (2..=TENANT_GROUP_VOTERS).contains(&self.seats.len());
+        is_replica && self.loss.is_none() && self.is_full()
     }
 
     /// Waits until a folder is rebuilt.
