@@ -35,7 +35,6 @@ impl GroupModel {
                 next.entries = next.entries.split_off(&(upto.index + 1));
                 next.purged = Some(*upto);
             }
-            Op::Leave(_) => next = Self { vote: self.vote, ..Self::default() },
             Op::ForgetFiles(_) | Op::Close => {}
         }
         next

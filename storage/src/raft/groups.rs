@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{
-    ApplySink, BoxFuture, Declined, Peers, ProposeError, Service, StoreError,
-};
+use shiioo_actors::ports::{ApplySink, Declined, Peers, ProposeError, Service, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -201,45 +199,6 @@ impl Groups {
         self.group(group).ok_or(ProposeError::NotLeader)
     }
 
-    /// Ends a group of which this node has no replica any more, gives up everything of it in the log but
-    /// the vote and where it ended, and has the files of its state machines removed. A later replica
-    /// begins with nothing. Does nothing where `still` says no.
-    ///
-    /// To be awaited to its end: a group that was left half could be opened over a log that goes.
-    pub(super) async fn leave(
-        &self,
-        id: GroupId,
-        still: BoxFuture<'_, bool>,
-    ) -> Result<(), StoreError> {
-        // Held to the end: whoever opens the group does so before, which `still` sees, or after all of it
-        // is gone.
-        let _one_at_a_time = self.opening.lock().await;
-        if self.is_stopping.load(Ordering::Acquire) || !still.await {
-            return Ok(());
-        }
-        // Not listed, the group takes no request any more, and cannot be asked to vote.
-        let group = self.groups.write().remove(&id);
-        if group.is_none() && self.log.last(id).is_some() {
-            // Not opened yet: nobody has heard of its leader, whose word is needed.
-            return Ok(());
-        }
-        if let Some(group) = group {
-            group.shutdown().await;
-            // Until its last task has ended it may still write.
-            group.ended().await;
-        }
-        if let Some(progress) = self.progress_of.write().remove(&id) {
-            progress.leave();
-        }
-        if self.log.last(id).is_some() {
-            let left = self.log.leave(id).await;
-            left.map_err(|error| store_error(format!("leave group {id}"), error))?;
-        }
-        // After the log: files without a log are looked for at the next start. A log without its files
-        // would be damage.
-        self.sink.leave(id).await
-    }
-
     /// Opens a group, and makes it new with these members where it is new and this node is the
     /// first.
     pub(super) async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {
@@ -259,12 +218,7 @@ impl Groups {
         self.progress_of.write().insert(id, Arc::clone(&progress));
         let machine = GroupStateMachine::new(id, progress, Arc::clone(&self.sink));
         let store = GroupLog::new(id, Arc::clone(&self.log));
-        let network = Network::new(
-            id,
-            Arc::clone(&self.peers),
-            Arc::clone(&self.sink),
-            Arc::clone(&self.log),
-        );
+        let network = Network::new(id, Arc::clone(&self.peers), Arc::clone(&self.sink));
         let group =
             Group::open(id, raft_id, Arc::new(config), &members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
 use openraft::type_config::alias::SnapshotMetaOf;
-use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::ports::{Declined, Service};
 use tokio::time::Instant;
 
@@ -48,11 +48,6 @@ impl Group {
                 let appended = raft.append_entries(request).await.map_err(declined)?;
                 Response::Append(convert::appended_to_wire(&appended))
             }
-            RequestBody::Vote(ballot) | RequestBody::PreVote(ballot)
-                if self.may_have_acknowledged_more(ballot.last) =>
-            {
-                return Err(Declined("this replica came back, and has not caught up yet".into()));
-            }
             RequestBody::Vote(ballot) => {
                 let voted = raft.vote(convert::ballot_from_wire(&ballot)).await;
                 Response::Vote(convert::voted_to_wire(&voted.map_err(declined)?))
@@ -83,14 +78,6 @@ impl Group {
                 Response::Noted
             }
         })
-    }
-
-    /// Whether this replica was removed and came back, had more than a candidate has before, and has not
-    /// as much again itself: it may have helped to commit what the candidate lacks, and openraft compares
-    /// the candidate with what is here now.
-    fn may_have_acknowledged_more(&self, candidate: Option<Position>) -> bool {
-        let left = self.network().log().left(self.id());
-        left.is_some() && left > candidate && left > self.network().log().last(self.id())
     }
 
     /// Gives the vote that this node knows, where its term is later than a sender's.

@@ -215,7 +215,6 @@ impl PlacementArguments {
             health: &health,
             has_room: self.log.has_room(),
             tenants: &self.directory.count_by_group(),
-            // Heartbeats do not say it yet.
             damaged: &damaged,
             election_timeout: self.election_timeout,
         };

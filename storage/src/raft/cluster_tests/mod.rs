@@ -2,7 +2,6 @@
 //! time, on simulated disks.
 
 mod fabric;
-mod leaving;
 mod part;
 mod slow_links;
 mod snapshots;
