@@ -107,6 +107,7 @@ impl<'a> Starter<'a> {
             deps: Arc::new(TenantDeps { part, locks: locks.clone(), executor }),
             registry: Arc::clone(registry),
             directory: Arc::clone(&self.directory),
+            router: self.router.clone(),
             raft_id: self.profile.member.raft_id,
         };
         let tenants =

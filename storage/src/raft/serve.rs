@@ -131,7 +131,6 @@ impl Group {
     /// Begins to send a state machine to a replica whose files of it are damaged.
     async fn resend(&self, to: u64, part: StateMachineId) -> Result<(), Declined> {
         let refused = |why: &str| Err(Declined(why.into()));
-        let Some(vote) = self.leading_vote() else { return refused("this node does not lead") };
         if !self.voters().replicas().contains(&to) {
             return refused("who asks has no replica of the group");
         }
@@ -144,14 +143,14 @@ impl Group {
         let Ok(Ok(turn)) = tokio::time::timeout(RESEND_WAIT, turn).await else {
             return refused("other state machines are being sent");
         };
+        // After the wait: the lead may have gone meanwhile.
+        let Some(vote) = self.leading_vote() else { return refused("this node does not lead") };
         let (replica, group) = (self.network().replica(to), self.id());
         let transfer = self.network().next_transfer();
         tokio::spawn(async move {
             let _turn = turn;
             match replica.send_part(vote, transfer, part).await {
-                Ok(Sent::Whole) => {
-                    tracing::info!(%group, to, %part, "a damaged replica was rebuilt")
-                }
+                Ok(Sent::Whole) => tracing::info!(%group, to, %part, "a copy was sent"),
                 Ok(Sent::Lacking(why)) => tracing::warn!(%group, to, %part, why, "no copy to send"),
                 Ok(Sent::Superseded(_)) => {}
                 Err(error) => tracing::warn!(%group, to, %part, %error, "a copy did not arrive"),

@@ -66,7 +66,20 @@ async fn what_a_snapshot_lacks_goes_unless_it_is_newer() {
     assert_eq!(*world.reported.lock().unwrap(), Some(at(3)));
 }
 
-/// Where the files of a damaged replica went before, and what another replica holds.
+/// A replica with two entries in its files, whose actor has ended.
+async fn stopped() -> (Arc<World>, Arc<ApplyQueue>, Arc<AtomicUsize>) {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for _ in 0..2 {
+        hand_over(&world, &queue, "text".into(), &told);
+    }
+    runner.drain().await.unwrap();
+    runner.make_durable().await.unwrap();
+    drop(runner);
+    (world, queue, told)
+}
+
+/// What a replica is rebuilt with, and what another one holds.
 fn damaged(world: &Arc<World>) -> (ReplicaDeps, StateMachineId, impl Fn(u64) -> Dump) {
     let deps = ReplicaDeps {
         log: Arc::clone(world) as Arc<dyn Durability>,
@@ -84,14 +97,7 @@ fn damaged(world: &Arc<World>) -> (ReplicaDeps, StateMachineId, impl Fn(u64) -> 
 /// the copy is durable would leave a replica that begins with nothing and takes no harm for it.
 #[tokio::test]
 async fn damaged_files_are_replaced_and_missed_until_they_are() {
-    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
-    let mut runner = start(&world, &queue).await;
-    for _ in 0..2 {
-        hand_over(&world, &queue, "text".into(), &told);
-    }
-    runner.drain().await.unwrap();
-    runner.make_durable().await.unwrap();
-    drop(runner);
+    let (world, queue, told) = stopped().await;
     world.rows.lock().unwrap().insert(b"rot".to_vec(), vec![1]);
     // Two more come while the replica is out of service: one of them is in the copy.
     for _ in 0..2 {
@@ -108,14 +114,7 @@ async fn damaged_files_are_replaced_and_missed_until_they_are() {
 
 #[tokio::test]
 async fn a_copy_that_lacks_what_the_log_lacks_is_not_taken() {
-    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
-    let mut runner = start(&world, &queue).await;
-    for _ in 0..2 {
-        hand_over(&world, &queue, "text".into(), &told);
-    }
-    runner.drain().await.unwrap();
-    runner.make_durable().await.unwrap();
-    drop(runner);
+    let (world, queue, _) = stopped().await;
     world.story();
     let (deps, part, copy) = damaged(&world);
     let rebuilt = ReplicaRunner::<Texts>::rebuild(deps, GroupId(1), part, queue, copy(0)).await;

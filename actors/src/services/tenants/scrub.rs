@@ -6,12 +6,15 @@
 //! too. So each tenant is read whole, one after another and piece by piece: between two pieces its actor
 //! serves others. What is found damaged is rebuilt like any other damage (`supervisor`).
 //!
+//! What a node keeps of a group that was assigned to others is not read: nobody sends that again.
+//!
 //! Not done: the control plane's own index is not read. Its damage stops the node, and nothing heals it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Registry, TenantDeps};
+use crate::cluster::routing::Router;
 use crate::domain::ids::{GroupId, StateMachineId};
 use crate::replica::{ReplicaRequest, ScrubCursor};
 
@@ -27,7 +30,16 @@ const PIECE_PAUSE: Duration = Duration::from_millis(20);
 const LIST_RETRY: Duration = Duration::from_secs(10);
 
 /// Reads all tenants, again and again.
-pub(super) async fn scrub_for_ever(registry: Arc<Registry>, deps: Arc<TenantDeps>) {
+pub(super) async fn scrub_for_ever(
+    registry: Arc<Registry>,
+    deps: Arc<TenantDeps>,
+    router: Router,
+    raft_id: u64,
+) {
+    // As the group's leader says. While nobody says that it leads, the replica may be needed.
+    let has_replica = |group| {
+        router.known_voters(group).is_none_or(|voters| voters.replicas().contains(&raft_id))
+    };
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
         match registry.tenants_here() {
@@ -36,6 +48,7 @@ pub(super) async fn scrub_for_ever(registry: Arc<Registry>, deps: Arc<TenantDeps
                     // A group that is not open yet would be waited for, and its tenants come up again.
                     if let Some(group) = group
                         && deps.executor.log.leadership(group).is_some()
+                        && has_replica(group)
                     {
                         scrub(&registry, group, StateMachineId::Tenant(tenant)).await;
                         tokio::time::sleep(TENANT_PAUSE).await;

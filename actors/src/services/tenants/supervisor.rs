@@ -16,7 +16,7 @@ use super::registry::is_deletion;
 use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
-use crate::cluster::routing::Directory;
+use crate::cluster::routing::{Directory, Router};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
 use crate::ports::{Dump, StoreError};
 use crate::services::mailbox::stop_children;
@@ -100,6 +100,8 @@ pub struct SupervisorArguments {
     pub registry: Arc<Registry>,
     /// Where each tenant lives.
     pub directory: Arc<Directory>,
+    /// Who has replicas of each group.
+    pub router: Router,
     /// This node's id in Raft groups.
     pub raft_id: u64,
 }
@@ -127,7 +129,8 @@ impl Actor for TenantSupervisor {
         arguments: SupervisorArguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let (registry, deps) = (Arc::clone(&arguments.registry), Arc::clone(&arguments.deps));
-        let scrub = tokio::spawn(scrub_for_ever(registry, deps)).abort_handle();
+        let (router, raft_id) = (arguments.router.clone(), arguments.raft_id);
+        let scrub = tokio::spawn(scrub_for_ever(registry, deps, router, raft_id)).abort_handle();
         Ok(SupervisorState {
             arguments,
             scrub,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shiioo_actors::ports::{Durability as _, Membership as _, Proposals as _, Service};
 
 use super::fabric::{Cluster, GROUP, story, until};
-use super::part::{Stall, part};
+use super::part::{Contents, Stall, part};
 
 /// A leader whose log begins behind its beginning, and a node that has nothing.
 async fn purged(voters: u64, entries: usize) -> (Cluster, u64) {
@@ -209,5 +209,30 @@ fn a_leader_that_was_restarted_can_send_a_snapshot() {
         cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.part(2).texts().len(), 10);
+    });
+}
+
+/// A replica whose files of a state machine are damaged holds nothing of it. The leader sends all again,
+/// to those who have a replica only.
+#[test]
+fn a_state_machine_is_sent_again_to_a_replica_that_asks() {
+    story(async {
+        let cluster = Cluster::start(4, 3).await;
+        let leader = cluster.leader().await;
+        cluster.propose_many(leader, 5, "all have").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let damaged = cluster.followers(leader).into_iter().find(|node| *node != 4).unwrap();
+        *cluster.part(damaged).live() = Contents::default();
+        cluster.groups(damaged).ask_for_copy(GROUP, part()).await.unwrap();
+        cluster.same(leader, &[damaged]).await;
+        assert_eq!(cluster.part(damaged).installed().len(), 1);
+        // Nobody sends anything to itself, nor to who has no replica.
+        assert!(cluster.groups(leader).ask_for_copy(GROUP, part()).await.is_err());
+        assert!(cluster.groups(4).ask_for_copy(GROUP, part()).await.is_err());
+        // What is not lacking is not sent.
+        cluster.groups(damaged).ask_for_copy(GROUP, part()).await.unwrap();
+        cluster.propose(leader, "after").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        assert_eq!(cluster.part(damaged).installed().len(), 1);
     });
 }
