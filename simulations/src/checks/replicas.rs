@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 
 use super::{Checked, events};
 use crate::ensure;
@@ -18,21 +19,27 @@ pub struct Logs {
 
 /// Replicas of a tenant. A node beyond them that has its log had a replica once, which moved: what it
 /// keeps ends where it was relieved.
-const REPLICAS: usize = 3;
+pub const REPLICAS: usize = TENANT_GROUP_VOTERS;
 
 /// The log of a tenant on a node: the node, the path, the bytes.
 type Copy<'a> = (&'a str, &'a str, &'a [u8]);
 
-/// What all replicas agree on: the events of each tenant.
+/// What all replicas agree on: the events of each tenant, but for those of which only copies are left that
+/// no node needs.
 ///
 /// # Errors
 /// When a log is not valid, or two replicas differ.
-pub fn agreed(disks: &[Logs]) -> Checked<BTreeMap<String, Vec<Value>>> {
+pub fn agreed(
+    disks: &[Logs],
+    is_left_over: impl Fn(&str) -> bool,
+) -> Checked<BTreeMap<String, Vec<Value>>> {
     let mut copies: BTreeMap<&str, Vec<Copy<'_>>> = BTreeMap::new();
     for Logs { node, logs } in disks {
         for (path, bytes) in logs {
             let tenant = path.rsplit('/').nth(1).unwrap_or_default();
-            copies.entry(tenant).or_default().push((node, path, bytes));
+            if !is_left_over(tenant) {
+                copies.entry(tenant).or_default().push((node, path, bytes));
+            }
         }
     }
     let mut agreed = BTreeMap::new();
@@ -72,18 +79,23 @@ mod tests {
     #[test]
     fn replicas_that_differ_are_noticed() {
         let same = [disk("a", "{\"seq\":1}\n"), disk("b", "{\"seq\":1}\n")];
-        assert_eq!(agreed(&same).map(|logs| logs["t"].len()), Ok(1));
+        assert_eq!(agreed(&same, |_| false).map(|logs| logs["t"].len()), Ok(1));
         for other in ["", "{\"seq\":1}\n{\"seq\":2}\n", "{\"seq\": 1}\n"] {
-            assert!(agreed(&[same[0].clone(), disk("b", other)]).is_err(), "{other}");
+            assert!(agreed(&[same[0].clone(), disk("b", other)], |_| false).is_err(), "{other}");
         }
         let two = "{\"seq\":1}\n{\"seq\":2}\n";
         let with = |other| {
-            agreed(&["a", "b", "c", "d"].map(|it| disk(it, if it == "b" { other } else { two })))
+            let disks =
+                ["a", "b", "c", "d"].map(|it| disk(it, if it == "b" { other } else { two }));
+            agreed(&disks, |_| false)
         };
         assert!(
             with("{\"seq\":1}\n").is_ok() && with("{\"seq\":1}\n\0").is_ok(),
             "it was relieved"
         );
         assert!(with("{\"seq\":3}\n").is_err(), "it has what nobody else has");
+        let left = [disk("a", "{\"seq\":1}\n"), disk("b", "torn")];
+        assert!(agreed(&left, |_| false).is_err());
+        assert_eq!(agreed(&left, |tenant| tenant == "t").map(|logs| logs.len()), Ok(0));
     }
 }
