@@ -37,6 +37,8 @@ mod moves;
 mod policy;
 mod relieved;
 mod rounds;
+#[cfg(test)]
+mod samples;
 mod state;
 
 pub use actor::{PlacementActor, PlacementArguments};

@@ -92,6 +92,7 @@ mod tests {
     use super::*;
     use crate::domain::voters::Voters;
     use crate::ports::ReplicaStatus;
+    use crate::services::placement::samples::placement;
 
     const GROUP: GroupId = GroupId(3);
 
@@ -104,15 +105,6 @@ mod tests {
             replicas: [1, 2, 3].map(replica).to_vec(),
             is_changing: false,
             unfinished: None,
-        }
-    }
-
-    fn placement(replicas: &[u64]) -> GroupPlacement {
-        GroupPlacement {
-            region: "default".to_owned(),
-            members: vec![1],
-            replicas: replicas.to_vec(),
-            is_assigned: true,
         }
     }
 
