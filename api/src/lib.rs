@@ -48,7 +48,8 @@ use crate::forward::inbound;
 use crate::routes::router::RouteList;
 use crate::server::app::{App, Shared};
 use crate::server::auth::Guard;
-use crate::server::listener::{self, Bounds, Routers};
+use crate::server::connections::Bounds;
+use crate::server::listener;
 use crate::server::metrics::Metrics;
 use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
@@ -95,7 +96,6 @@ pub struct Api {
     app: App,
     bounds: Bounds,
     router: Router,
-    busy_router: Router,
     inbound_router: Router,
 }
 
@@ -123,13 +123,12 @@ impl Api {
             documents: Documents::new(config.version, routes.documented()),
         });
         let bounds = Bounds {
-            connections: config.descriptors.api_connections,
-            refusals: config.descriptors.api_refusals,
+            places: config.descriptors.api_connections,
+            entrance: config.descriptors.api_refusals,
         };
         Self {
             bounds,
             router: routes.router(&app),
-            busy_router: routes.busy_router(&app),
             inbound_router: routes.inbound_router(&app),
             app,
         }
@@ -157,12 +156,11 @@ impl Api {
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running
     /// requests have ended (or were cut off after a while).
     pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
-        let routers = Routers { all: self.router(), busy: self.busy_router.clone() };
         let stop = async {
             stop.await;
             // Requests that wait on purpose are answered first: the listener waits for them.
             self.app.stopping.send_replace(true);
         };
-        listener::serve(listener, routers, self.bounds, &self.app.metrics, stop).await;
+        listener::serve(listener, self.router(), self.bounds, &self.app.metrics, stop).await;
     }
 }

@@ -16,7 +16,10 @@ use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use shiioo_actors::handles::Owner;
+use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
 use tokio::time::Instant;
 use tracing::field::{Empty, display};
@@ -25,10 +28,12 @@ use tracing::{Instrument, Span, debug, error, info_span};
 use crate::output::problem::{Code, Problem, Retry};
 use crate::server::app::{App, Caller};
 use crate::server::auth::Who;
+use crate::server::connections::Seat;
 use crate::server::date::http_date;
 use crate::server::declaration::{Credential, Declaration};
 use crate::server::metrics::UNMATCHED;
 use crate::server::pieces::in_pieces;
+use crate::server::places::NoPlace;
 use crate::server::rest::{self, Rest};
 
 /// Names a request in logs on every node.
@@ -56,21 +61,30 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let span =
         info_span!("request", request_id = id, %method, route, status = Empty, latency_us = Empty);
 
-    let (mut request, rest) = lend_body(request);
-    let mut response = match let_in(&app, &request, credential) {
-        Ok(who) => {
-            request.extensions_mut().insert(Caller { who, request_id: request_id.clone() });
-            catching(next.run(request)).instrument(span.clone()).await
+    let (request, rest) = lend_body(request);
+    let let_in = let_in(&app, &request, credential);
+    let (mut parts, body) = request.into_parts();
+    let mut is_turned_away = false;
+    let mut response = match let_in {
+        // Dropping the body gives what is unread of it back to `rest`, which settles it below.
+        Err(problem) => problem.into_response(),
+        Ok(_) if take_place(&app, &parts).is_err() => {
+            is_turned_away = true;
+            Problem::from(CallError::NodeBusy).into_response()
         }
-        Err(problem) => {
-            // Dropping the request gives the unread body back to `rest`, which settles it below.
-            drop(request);
-            problem.into_response()
+        Ok(who) => {
+            parts.extensions.insert(Caller { who, request_id: request_id.clone() });
+            let handled = next.run(Request::from_parts(parts, body));
+            catching(handled).instrument(span.clone()).await
         }
     };
     response = written_out(response, id);
     if let Some(rest) = rest {
         rest.settle(&mut response).await;
+    }
+    if is_turned_away {
+        let close = const { HeaderValue::from_static("close") };
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     if let Some(date) = http_date(app.seams.clock.now()) {
@@ -130,6 +144,17 @@ fn let_in(app: &App, request: &Request, needed: Credential) -> Result<Who, Probl
         app.own_names.check(request, !request.body().is_end_stream())?;
     }
     app.guard.admit(needed, request.headers())
+}
+
+/// Takes a place for the connection that a request came by, among those of the tenant that it names. A
+/// probe is answered without one, and so is what names nothing: it is refused at once.
+fn take_place(app: &App, parts: &Parts) -> Result<(), NoPlace> {
+    let Some(seat) = Seat::of(&parts.extensions) else { return Ok(()) };
+    let declared = app.routes.matched(&parts.extensions, &parts.method);
+    match declared.filter(|it| !it.is_probe).map(|it| it.owner_of(parts)) {
+        Some(Ok(owner)) => seat.claim(app.whose(owner.unwrap_or(Owner::Cluster))),
+        Some(Err(_)) | None => Ok(()),
+    }
 }
 
 /// Wraps every request that another node hands over. That node has let the client in already.
