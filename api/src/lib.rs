@@ -51,6 +51,7 @@ use crate::server::auth::Guard;
 use crate::server::connections::Bounds;
 use crate::server::listener;
 use crate::server::metrics::Metrics;
+use crate::server::pacing::Pacing;
 use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
 
@@ -117,6 +118,7 @@ impl Api {
             answers: Pool::new(ANSWERS_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),
             long_polls: Pool::new(config.descriptors.long_polls, PLACES_MULTIPLE),
+            pacing: Pacing::default(),
             // As many in all as there are streams to one member: no tenant can take all of these.
             handed_over: Pool::new(PEER_HTTP_STREAMS_MAX, PLACES_MULTIPLE),
             stopping: watch::Sender::new(false),

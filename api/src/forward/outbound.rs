@@ -73,24 +73,23 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
     if wait.is_zero() {
         return ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next).await;
     }
-    let _place = match layer.app.long_poll(whose) {
-        Ok(place) => place,
-        Err(busy) => return Problem::from(busy).into_response(),
-    };
     let seat = Seat::of(&parts.extensions).cloned();
-    let evicted = async {
-        match seat {
-            Some(seat) => seat.evicted_while_parked().await,
-            None => std::future::pending().await,
+    let answered = async {
+        let Some(_place) = layer.app.long_poll(whose).await else {
+            return Problem::from(CallError::NodeBusy).into_response();
+        };
+        tokio::select! {
+            // A race of the answer and the end of the server: an answer that is there is given.
+            biased;
+            answer = ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next) => answer,
+            () = layer.app.stopped() => gave_up("the node stopped while the request waited"),
         }
     };
-    tokio::select! {
-        // A race of the answer and the end of the server: an answer that is there is given.
-        biased;
-        answer = ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next) => answer,
-        () = evicted => gave_up("others needed the place of the connection that waited"),
-        () = layer.app.stopped() => gave_up("the node stopped while the request waited"),
-    }
+    let answer = match seat {
+        Some(seat) => seat.parked(answered).await,
+        None => Some(answered.await),
+    };
+    answer.unwrap_or_else(|| gave_up("others needed the place of the connection that waited"))
 }
 
 /// Answers a request that waits no longer. What it waits for has not come, but its effect before the

@@ -105,10 +105,19 @@ impl Seat {
         Ok(())
     }
 
-    /// Notes that the request waits on purpose from now on, and waits until it has to give its place up.
-    pub(crate) async fn evicted_while_parked(&self) {
+    /// Waits on purpose for what the request waits for. Gives nothing when the connection has to give its
+    /// place up before.
+    pub(crate) async fn parked<T>(&self, awaited: impl Future<Output = T>) -> Option<T> {
         self.turn(State::Parked);
-        self.evicted().await;
+        tokio::select! {
+            // A race of what came and the eviction: it is taken.
+            biased;
+            awaited = awaited => {
+                self.turn(State::Working);
+                Some(awaited)
+            }
+            _ = self.evicted() => None,
+        }
     }
 
     /// Waits until the connection is evicted. Tells whether it is to answer first.

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use shiioo_actors::handles::Owner;
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span, debug, error, info_span};
 
@@ -32,8 +32,10 @@ use crate::server::connections::Seat;
 use crate::server::date::http_date;
 use crate::server::declaration::{Credential, Declaration};
 use crate::server::metrics::UNMATCHED;
+use crate::server::pacing::Pace;
 use crate::server::pieces::in_pieces;
 use crate::server::places::NoPlace;
+use crate::server::pool::Whose;
 use crate::server::rest::{self, Rest};
 
 /// Names a request in logs on every node.
@@ -62,27 +64,34 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
         info_span!("request", request_id = id, %method, route, status = Empty, latency_us = Empty);
 
     let (request, rest) = lend_body(request);
+    let body_bytes = request.body().size_hint().lower();
     let let_in = let_in(&app, &request, credential);
     let (mut parts, body) = request.into_parts();
-    let mut is_turned_away = false;
+    let whose = whose(&app, &parts);
+    let mut is_last = false;
+    // Dropping the body gives what is unread of it back to `rest`, which settles it below.
     let mut response = match let_in {
-        // Dropping the body gives what is unread of it back to `rest`, which settles it below.
         Err(problem) => problem.into_response(),
-        Ok(_) if take_place(&app, &parts).is_err() => {
-            is_turned_away = true;
-            Problem::from(CallError::NodeBusy).into_response()
-        }
-        Ok(who) => {
-            parts.extensions.insert(Caller { who, request_id: request_id.clone() });
-            let handled = next.run(Request::from_parts(parts, body));
-            catching(handled).instrument(span.clone()).await
-        }
+        Ok(who) => match take_turn(&app, &parts, whose).await {
+            Err(turned_away) => {
+                is_last = turned_away == TurnedAway::NoPlace;
+                Problem::from(CallError::NodeBusy).into_response()
+            }
+            Ok(()) => {
+                parts.extensions.insert(Caller { who, request_id: request_id.clone() });
+                let handled = next.run(Request::from_parts(parts, body));
+                catching(handled).instrument(span.clone()).await
+            }
+        },
     };
     response = written_out(response, id);
     if let Some(rest) = rest {
         rest.settle(&mut response).await;
     }
-    if is_turned_away {
+    if let Some(whose) = whose {
+        app.pacing.answered(whose, response.status(), body_bytes);
+    }
+    if is_last {
         let close = const { HeaderValue::from_static("close") };
         response.headers_mut().insert(header::CONNECTION, close);
     }
@@ -146,15 +155,40 @@ fn let_in(app: &App, request: &Request, needed: Credential) -> Result<Who, Probl
     app.guard.admit(needed, request.headers())
 }
 
-/// Takes a place for the connection that a request came by, among those of the tenant that it names. A
-/// probe is answered without one, and so is what names nothing: it is refused at once.
-fn take_place(app: &App, parts: &Parts) -> Result<(), NoPlace> {
-    let Some(seat) = Seat::of(&parts.extensions) else { return Ok(()) };
+/// Finds whose share of the node a request takes. A probe takes none, and neither does what names nothing:
+/// it is refused at once.
+fn whose(app: &App, parts: &Parts) -> Option<Whose> {
     let declared = app.routes.matched(&parts.extensions, &parts.method);
-    match declared.filter(|it| !it.is_probe).map(|it| it.owner_of(parts)) {
-        Some(Ok(owner)) => seat.claim(app.whose(owner.unwrap_or(Owner::Cluster))),
-        Some(Err(_)) | None => Ok(()),
+    let owner = declared.filter(|declared| !declared.is_probe)?.owner_of(parts).ok()?;
+    Some(app.whose(owner.unwrap_or(Owner::Cluster)))
+}
+
+/// Why a request is told that the node is busy before anything else is done for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TurnedAway {
+    /// There is no place for its connection, which ends.
+    NoPlace,
+    /// Its tenant is refused too often.
+    TooFast,
+}
+
+/// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
+async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(), TurnedAway> {
+    let Some(whose) = whose else { return Ok(()) };
+    let seat = Seat::of(&parts.extensions);
+    if let Some(seat) = seat {
+        seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
     }
+    let (pause, goes_on) = match app.pacing.pace(whose) {
+        Pace::Wait(Duration::ZERO) => return Ok(()),
+        Pace::Wait(pause) => (pause, true),
+        Pace::Refuse(pause) => (pause, false),
+    };
+    let waited = match seat {
+        Some(seat) => seat.parked(sleep(pause)).await,
+        None => Some(sleep(pause).await),
+    };
+    if goes_on && waited.is_some() { Ok(()) } else { Err(TurnedAway::TooFast) }
 }
 
 /// Wraps every request that another node hands over. That node has let the client in already.

@@ -8,6 +8,7 @@
 //!     auth         the credential that the route declares
 //!     same_origin  or, where the node asks for none, whose page sends the request
 //!     connections  a place for the connection, among those of the tenant that the request names
+//!     pacing       a pause, if that tenant is refused again and again
 //!     (forward, request, the handler)
 //!   rest        what is left of a body that nobody read
 //!   pieces      large answers, a piece at a time
@@ -39,6 +40,7 @@ pub(crate) mod declaration;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod middleware;
+pub(crate) mod pacing;
 mod pieces;
 mod places;
 pub(crate) mod pool;
