@@ -25,7 +25,7 @@ use crate::forward::transport::{self, Sent};
 use crate::forward::{ForwardLayer, run_here};
 use crate::output::problem::{Problem, Retry};
 use crate::request::attempt::Attempt;
-use crate::server::connections::Seat;
+use crate::server::connections::{Seat, parked};
 use crate::server::declaration::RouteOwner;
 
 /// Tells how far the view of this node is, on answers from that view.
@@ -85,10 +85,7 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
             () = layer.app.stopped() => gave_up("the node stopped while the request waited"),
         }
     };
-    let answer = match seat {
-        Some(seat) => seat.parked(answered).await,
-        None => Some(answered.await),
-    };
+    let answer = parked(seat, answered).await;
     answer.unwrap_or_else(|| gave_up("others needed the place of the connection that waited"))
 }
 

@@ -105,21 +105,6 @@ impl Seat {
         Ok(())
     }
 
-    /// Waits on purpose for what the request waits for. Gives nothing when the connection has to give its
-    /// place up before.
-    pub(crate) async fn parked<T>(&self, awaited: impl Future<Output = T>) -> Option<T> {
-        self.turn(State::Parked);
-        tokio::select! {
-            // A race of what came and the eviction: it is taken.
-            biased;
-            awaited = awaited => {
-                self.turn(State::Working);
-                Some(awaited)
-            }
-            _ = self.evicted() => None,
-        }
-    }
-
     /// Waits until the connection is evicted. Tells whether it is to answer first.
     pub(crate) async fn evicted(&self) -> bool {
         let mut told = self.told.clone();
@@ -147,6 +132,25 @@ impl Seat {
 
     fn turn_from(&self, from: State, to: State) {
         self.connections.places().turn_from(self.number, from, to, Instant::now());
+    }
+}
+
+/// Waits on purpose for what a request waits for. Gives nothing when its connection has to give its place up
+/// before.
+pub(crate) async fn parked<T>(
+    seat: Option<Arc<Seat>>,
+    awaited: impl Future<Output = T>,
+) -> Option<T> {
+    let Some(seat) = seat else { return Some(awaited.await) };
+    seat.turn(State::Parked);
+    tokio::select! {
+        // A race of what came and the eviction: it is taken.
+        biased;
+        awaited = awaited => {
+            seat.turn(State::Working);
+            Some(awaited)
+        }
+        _ = seat.evicted() => None,
     }
 }
 

@@ -28,7 +28,7 @@ use tracing::{Instrument, Span, debug, error, info_span};
 use crate::output::problem::{Code, Problem, Retry};
 use crate::server::app::{App, Caller};
 use crate::server::auth::Who;
-use crate::server::connections::Seat;
+use crate::server::connections::{Seat, parked};
 use crate::server::date::http_date;
 use crate::server::declaration::{Credential, Declaration};
 use crate::server::metrics::UNMATCHED;
@@ -175,8 +175,8 @@ enum TurnedAway {
 /// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
 async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(), TurnedAway> {
     let Some(whose) = whose else { return Ok(()) };
-    let seat = Seat::of(&parts.extensions);
-    if let Some(seat) = seat {
+    let seat = Seat::of(&parts.extensions).cloned();
+    if let Some(seat) = &seat {
         seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
     }
     let (pause, goes_on) = match app.pacing.pace(whose) {
@@ -184,10 +184,7 @@ async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(),
         Pace::Wait(pause) => (pause, true),
         Pace::Refuse(pause) => (pause, false),
     };
-    let waited = match seat {
-        Some(seat) => seat.parked(sleep(pause)).await,
-        None => Some(sleep(pause).await),
-    };
+    let waited = parked(seat, sleep(pause)).await;
     if goes_on && waited.is_some() { Ok(()) } else { Err(TurnedAway::TooFast) }
 }
 
