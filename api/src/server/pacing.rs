@@ -29,8 +29,10 @@ use crate::server::pool::Whose;
 
 /// The debt for a refusal.
 const REFUSAL_DEBT: Duration = Duration::from_millis(5);
-/// The debt for each KiB of the body that was refused.
-const KIB_DEBT: Duration = Duration::from_micros(200);
+/// The debt for each KiB of the body that was refused, microseconds.
+const KIB_DEBT_US: u64 = 200;
+/// Most KiB of a body that are counted: no more is read, whatever length a request announces.
+const KIB_MAX: u64 = 1024;
 /// A debt that keeps nobody waiting.
 const DEBT_FREE: Duration = Duration::from_secs(1);
 /// The largest debt: a tenant that begins to behave is served as usual after this time.
@@ -68,8 +70,8 @@ impl Pacing {
         if whose == Whose::Cluster || !is_refusal(status) {
             return;
         }
-        let kib = u32::try_from(body_bytes / 1024).unwrap_or(u32::MAX);
-        let more = REFUSAL_DEBT.saturating_add(KIB_DEBT.saturating_mul(kib)).min(DEBT_MAX);
+        let kib = (body_bytes / 1024).min(KIB_MAX);
+        let more = REFUSAL_DEBT + Duration::from_micros(KIB_DEBT_US * kib);
         let now = Instant::now();
         let mut paid_at = self.paid_at();
         if !paid_at.contains_key(&whose) {
@@ -114,8 +116,13 @@ mod tests {
         }
         assert_eq!(refused, 201);
         assert_eq!(pacing.pace(TENANT), Pace::Wait(REFUSAL_DEBT));
-        pacing.answered(TENANT, REFUSED, 10 << 20);
+        for _ in 0..3 {
+            pacing.answered(TENANT, REFUSED, u64::MAX);
+        }
         assert_eq!(pacing.pace(TENANT), Pace::Refuse(WAIT_MAX));
+        for _ in 0..100 {
+            pacing.answered(TENANT, REFUSED, u64::MAX);
+        }
         advance(DEBT_MAX - DEBT_FREE).await;
         assert_eq!(pacing.pace(TENANT), Pace::Wait(Duration::ZERO), "time pays it back");
     }
