@@ -68,22 +68,24 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let let_in = let_in(&app, &request, credential);
     let (mut parts, body) = request.into_parts();
     let whose = whose(&app, &parts);
-    let mut is_last = false;
-    // Dropping the body gives what is unread of it back to `rest`, which settles it below.
-    let mut response = match let_in {
-        Err(problem) => problem.into_response(),
-        Ok(who) => match take_turn(&app, &parts, whose).await {
-            Err(turned_away) => {
-                is_last = turned_away == TurnedAway::NoPlace;
-                Problem::from(CallError::NodeBusy).into_response()
-            }
-            Ok(()) => {
-                parts.extensions.insert(Caller { who, request_id: request_id.clone() });
-                let handled = next.run(Request::from_parts(parts, body));
-                catching(handled).instrument(span.clone()).await
-            }
-        },
+    let turn = match &let_in {
+        Ok(_) => take_turn(&app, &parts, whose).await,
+        Err(_) => Ok(()),
     };
+    let is_last = turn == Err(TurnedAway::NoPlace);
+    let mut response = match let_in.and_then(|who| turn.map(|()| who).map_err(Problem::from)) {
+        Ok(who) => {
+            parts.extensions.insert(Caller { who, request_id: request_id.clone() });
+            let handled = next.run(Request::from_parts(parts, body));
+            catching(handled).instrument(span.clone()).await
+        }
+        Err(problem) => {
+            // Gives what is unread of it back to `rest`, which settles it below.
+            drop(body);
+            problem.into_response()
+        }
+    };
+    let is_busy = response.extensions().get::<Problem>().is_some_and(Problem::is_busy);
     response = written_out(response, id);
     if let Some(rest) = rest {
         rest.settle(&mut response).await;
@@ -103,7 +105,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let response = in_pieces(response);
     let latency = began.elapsed();
     app.metrics.answered(route, &method, response.status(), latency);
-    tell(&span, is_probe, response.status(), latency.as_micros());
+    tell(&span, is_probe || is_busy, response.status(), latency.as_micros());
     response
 }
 
@@ -170,6 +172,12 @@ enum TurnedAway {
     NoPlace,
     /// Its tenant is refused too often.
     TooFast,
+}
+
+impl From<TurnedAway> for Problem {
+    fn from(_: TurnedAway) -> Self {
+        CallError::NodeBusy.into()
+    }
 }
 
 /// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
@@ -303,11 +311,12 @@ fn written_out(mut response: Response, request_id: &str) -> Response {
     written
 }
 
-fn tell(span: &Span, is_probe: bool, status: StatusCode, latency_us: u128) {
+fn tell(span: &Span, is_expected: bool, status: StatusCode, latency_us: u128) {
     span.record("status", status.as_u16());
     span.record("latency_us", display(latency_us));
-    // A probe's 503 is an answer, not a fault: the node is not ready yet.
-    if status.is_server_error() && !is_probe {
+    // A probe's 503 is an answer, not a fault: the node is not ready yet. That the node is busy is counted,
+    // and not told for each of the thousands that a client may ask for.
+    if status.is_server_error() && !is_expected {
         tracing::warn!(parent: span, "answered");
     } else {
         debug!(parent: span, "answered");
