@@ -48,8 +48,10 @@ use crate::forward::inbound;
 use crate::routes::router::RouteList;
 use crate::server::app::{App, Shared};
 use crate::server::auth::Guard;
-use crate::server::listener::{self, Bounds, Routers};
+use crate::server::connections::Bounds;
+use crate::server::listener;
 use crate::server::metrics::Metrics;
+use crate::server::pacing::Pacing;
 use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
 
@@ -95,7 +97,6 @@ pub struct Api {
     app: App,
     bounds: Bounds,
     router: Router,
-    busy_router: Router,
     inbound_router: Router,
 }
 
@@ -117,19 +118,19 @@ impl Api {
             answers: Pool::new(ANSWERS_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),
             long_polls: Pool::new(config.descriptors.long_polls, PLACES_MULTIPLE),
+            pacing: Pacing::default(),
             // As many in all as there are streams to one member: no tenant can take all of these.
             handed_over: Pool::new(PEER_HTTP_STREAMS_MAX, PLACES_MULTIPLE),
             stopping: watch::Sender::new(false),
             documents: Documents::new(config.version, routes.documented()),
         });
         let bounds = Bounds {
-            connections: config.descriptors.api_connections,
-            refusals: config.descriptors.api_refusals,
+            places: config.descriptors.api_connections,
+            entrance: config.descriptors.api_refusals,
         };
         Self {
             bounds,
             router: routes.router(&app),
-            busy_router: routes.busy_router(&app),
             inbound_router: routes.inbound_router(&app),
             app,
         }
@@ -157,12 +158,11 @@ impl Api {
     /// Serves connections until `stop` is ready; then accepts no more, and returns once running
     /// requests have ended (or were cut off after a while).
     pub async fn serve(&self, listener: Box<dyn TcpListen>, stop: impl Future<Output = ()>) {
-        let routers = Routers { all: self.router(), busy: self.busy_router.clone() };
         let stop = async {
             stop.await;
             // Requests that wait on purpose are answered first: the listener waits for them.
             self.app.stopping.send_replace(true);
         };
-        listener::serve(listener, routers, self.bounds, &self.app.metrics, stop).await;
+        listener::serve(listener, self.router(), self.bounds, &self.app.metrics, stop).await;
     }
 }

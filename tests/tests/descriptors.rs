@@ -1,12 +1,15 @@
 //! A node that may open few files: whatever one tenant or one client opens, it lives, writes, starts
 //! again, and serves the others.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tests::{Counter, Launch, Server, Tenant, eventually, spec};
+use tests::{Counter, Launch, Server, Tenant, eventually, raw, spec};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3_600);
@@ -15,6 +18,8 @@ const STEPS: usize = 1_000;
 /// Runs with an input of nearly a megabyte: more than a segment of the log.
 const LARGE_RUNS: usize = 24;
 const INPUT_BYTES: usize = 900_000;
+/// Pause between two bytes of a connection that is held.
+const DRIBBLE_EVERY: Duration = Duration::from_millis(50);
 
 async fn start(folder: &TempDir, descriptors: u64) -> Server {
     let launch =
@@ -171,4 +176,65 @@ async fn waiters_and_idle_clients_leave_room_for_short_requests_and_probes() {
         }
     }
     assert!(told > 0, "no waiter was told");
+}
+
+/// Takes a connection, sends this and then a byte now and then, reads nothing, and begins again when the
+/// node has closed it.
+async fn hold(addr: SocketAddr, request: String) {
+    loop {
+        let mut stream = raw::connect(addr).await;
+        let mut sent = stream.write_all(request.as_bytes()).await;
+        while sent.is_ok() {
+            tokio::time::sleep(DRIBBLE_EVERY).await;
+            sent = stream.write_all(b"x").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_tenant_leave_places_to_others() {
+    /// Connections of each kind: each kind alone could take nearly all places.
+    const HELD: usize = 60;
+    /// Longer than any connection keeps a place for being young.
+    const SPAN: Duration = Duration::from_secs(4);
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = start(&folder, 256).await;
+    let (client, addr) = (server.client(), server.addr());
+    let greedy = Tenant::create(&client, spec::unlimited()).await;
+    let neighbour = Tenant::create(&client, spec::unlimited()).await;
+    greedy.post("/locks/k/acquire", json!({ "holder": "h", "ttl_secs": 600 })).await.expect(200);
+    let get = |tenant: &Tenant| {
+        format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", tenant.path("/runs"))
+    };
+    let post = |path: &str, length: usize, body: &str| {
+        format!(
+            "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{body}",
+            greedy.path(path)
+        )
+    };
+    let mut kept = raw::connect(addr).await;
+    kept.write_all(get(&neighbour).as_bytes()).await.expect("send");
+    assert_eq!(raw::read_answer(&mut kept).await.status, Some(200));
+
+    let wait = json!({ "holder": "w", "wait_secs": 300 }).to_string();
+    let unread = get(&greedy).repeat(1_000);
+    let mut held = JoinSet::new();
+    for request in
+        [post("/runs", 900_000, "{"), post("/locks/k/acquire", wait.len(), &wait), unread]
+    {
+        for _ in 0..HELD {
+            held.spawn(hold(addr, request.clone()));
+        }
+    }
+    let until = Instant::now() + SPAN;
+    while Instant::now() < until {
+        // A connection of its own each time, and again if it was closed before its request was read.
+        let reply = eventually("a newcomer is answered", async || {
+            server.client().call("GET", &neighbour.path("/runs")).try_send().await.ok()
+        });
+        reply.await.expect(200);
+    }
+    kept.write_all(get(&neighbour).as_bytes()).await.expect("the connection is kept");
+    assert_eq!(raw::read_answer(&mut kept).await.status, Some(200));
 }

@@ -311,3 +311,29 @@ async fn a_replay_counts_only_by_the_minute() {
     assert_eq!(tenant.used("max_workflows_per_day").await, 1);
     assert_eq!(tenant.used("max_api_requests_per_minute").await, before + 4);
 }
+
+#[tokio::test]
+async fn who_is_refused_again_and_again_has_to_wait_and_a_neighbour_has_not() {
+    let server = Server::shared(&[]).await;
+    let client = server.client();
+    let greedy = Tenant::create(&client, spec::only("max_storage_bytes", 1)).await;
+    let neighbour = Tenant::create(&client, spec::unlimited()).await;
+    let body = spec::inline_with(json!("x".repeat(100_000)), [spec::set("a", 1)]);
+    let told = eventually("somebody is told to wait", async || {
+        let replies = start_together(&greedy, &body).await;
+        let (full, busy): (Vec<_>, Vec<_>) = replies.iter().partition(|it| it.status == 507);
+        assert!(full.iter().all(|it| it.problem(507, "quota_exceeded")["applied"] == false));
+        // Each of them has a whole answer, though nobody has read its body.
+        busy.first().map(|busy| (busy.problem(503, "busy"), busy.header("retry-after").is_some()))
+    });
+    let (problem, says_when) = told.await;
+    assert!(problem["applied"] == false && says_when, "{problem:#}");
+    let run = neighbour.finished(body.clone()).await;
+    assert_eq!(run["status"], "completed", "{run:#}");
+    // Time pays for it.
+    eventually("the quota is heard again", async || {
+        let reply = greedy.post("/runs", body.clone()).await;
+        (reply.status == 507).then_some(())
+    })
+    .await;
+}

@@ -56,7 +56,7 @@ pub struct DescriptorBudget {
     pub limit: u64,
     /// Connections of the API that are served.
     pub api_connections: usize,
-    /// Connections beside them that are accepted to be asked for their health or answered 503.
+    /// Connections beside them, which have sent no request yet, are asked for their health, or answered 503.
     pub api_refusals: usize,
     /// Requests that wait on purpose (`wait_secs`, event streams): below
     /// [`Self::api_connections`], so that short requests always find room.

@@ -35,6 +35,7 @@ use crate::server::auth::Guard;
 use crate::server::declaration::{Credential, RouteOwner, RouteTable, TenantIn};
 use crate::server::metrics::Metrics;
 use crate::server::middleware;
+use crate::server::pacing::Pacing;
 use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, Pool};
 use crate::server::same_origin::OwnNames;
 
@@ -86,6 +87,7 @@ fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
         answers: Pool::new(ANSWERS_BYTES_MAX, 1),
         metrics: Metrics::new(Vec::new()),
         long_polls: Pool::new(LONG_POLLS, 1 << 20),
+        pacing: Pacing::default(),
         handed_over: Pool::new(HANDED_OVER, 1),
         stopping: watch::Sender::new(false),
         documents: Documents::new("1.2.3", Vec::new()),

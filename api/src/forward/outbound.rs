@@ -25,6 +25,7 @@ use crate::forward::transport::{self, Sent};
 use crate::forward::{ForwardLayer, run_here};
 use crate::output::problem::{Problem, Retry};
 use crate::request::attempt::Attempt;
+use crate::server::connections::{Seat, parked};
 use crate::server::declaration::RouteOwner;
 
 /// Tells how far the view of this node is, on answers from that view.
@@ -72,21 +73,26 @@ pub(crate) async fn to_owner<R: OwnerRoutes>(
     if wait.is_zero() {
         return ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next).await;
     }
-    let _place = match layer.app.long_poll(whose) {
-        Ok(place) => place,
-        Err(busy) => return Problem::from(busy).into_response(),
-    };
-    tokio::select! {
-        // A race of the answer and the end of the server: an answer that is there is given.
-        biased;
-        answer = ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next) => answer,
-        // The event that the request waits for has not come, but its effect before the wait may
-        // stand (a run that was started): the outcome is unknown.
-        () = layer.app.stopped() => {
-            let why = "the node stopped while the request waited".to_owned();
-            Problem::from(CallError::Unknown { why }).into_response()
+    let seat = Seat::of(&parts.extensions).cloned();
+    let answered = async {
+        let Some(_place) = layer.app.long_poll(whose).await else {
+            return Problem::from(CallError::NodeBusy).into_response();
+        };
+        tokio::select! {
+            // A race of the answer and the end of the server: an answer that is there is given.
+            biased;
+            answer = ForwardedRequest::new(&layer, owner, parts, body, wait).run(&next) => answer,
+            () = layer.app.stopped() => gave_up("the node stopped while the request waited"),
         }
-    }
+    };
+    let answer = parked(seat, answered).await;
+    answer.unwrap_or_else(|| gave_up("others needed the place of the connection that waited"))
+}
+
+/// Answers a request that waits no longer. What it waits for has not come, but its effect before the
+/// wait may stand (a run that was started): the outcome is unknown.
+fn gave_up(why: &str) -> Response {
+    Problem::from(CallError::Unknown { why: why.to_owned() }).into_response()
 }
 
 /// Answers a read of the cluster from this node's own view, however old.

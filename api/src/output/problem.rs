@@ -281,6 +281,11 @@ impl Problem {
         self
     }
 
+    /// Tells whether the node is only busy.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.code == Code::Busy
+    }
+
     /// Writes the answer out.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let inner = &*self.0;

@@ -1,13 +1,12 @@
-//! Assembles the routes: the layers that each needs by its declaration, and the three routers of a
+//! Assembles the routes: the layers that each needs by its declaration, and the two routers of a
 //! node.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, any};
+use axum::routing::MethodRouter;
 use http::Method;
-use shiioo_actors::ports::error::CallError;
 
 use crate::docs::openapi::DocumentedRoute;
 use crate::forward::{ForwardLayer, inbound, outbound};
@@ -19,7 +18,7 @@ use crate::routes::{
     cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
 };
 use crate::server::app::App;
-use crate::server::declaration::{Credential, RouteOwner, RouteTable};
+use crate::server::declaration::{RouteOwner, RouteTable};
 use crate::server::middleware;
 
 /// All routes of a node, at all their paths.
@@ -71,20 +70,6 @@ impl RouteList {
             .with_state(app.clone())
     }
 
-    /// Builds the router for connections above the bound: probes are answered, everything else is
-    /// told that the node is busy.
-    pub(crate) fn busy_router(&self, app: &App) -> Router {
-        // Open paths are routes here too, so that nobody is asked for a credential there.
-        let open = self.0.iter().filter(|route| route.declared.credential == Credential::Open);
-        collect(open.map(|route| match route.declared.is_probe {
-            true => (route, route.handler.clone()),
-            false => (route, any(busy)),
-        }))
-        .fallback(busy)
-        .layer(from_fn_with_state(app.clone(), middleware::ingress))
-        .with_state(app.clone())
-    }
-
     /// Builds the router for requests that other nodes hand over: they are answered here or not at
     /// all.
     pub(crate) fn inbound_router(&self, app: &App) -> Router {
@@ -124,10 +109,6 @@ fn forward_layer(app: &App, route: &PlacedRoute) -> Option<ForwardLayer<App>> {
     let declared = Arc::clone(&route.declared);
     let has_owner = declared.owner != RouteOwner::ThisNode;
     has_owner.then(|| ForwardLayer { app: app.clone(), routes: app.clone(), declared })
-}
-
-async fn busy() -> Problem {
-    CallError::NodeBusy.into()
 }
 
 /// Adds the answers to requests that no route answers.

@@ -10,7 +10,7 @@ use tokio::time::Duration;
 use super::*;
 use crate::docs::openapi::{document, json};
 use crate::docs::pages;
-use crate::server::declaration::{Declaration, TenantIn};
+use crate::server::declaration::{Credential, Declaration, TenantIn};
 
 /// Every route that a node may have: method, path, owner, credential, and what else it declares.
 const TABLE: &str = "

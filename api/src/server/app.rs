@@ -14,8 +14,13 @@ use crate::docs::Documents;
 use crate::server::auth::{Guard, Who};
 use crate::server::declaration::RouteTable;
 use crate::server::metrics::Metrics;
+use crate::server::pacing::Pacing;
 use crate::server::pool::{Pool, Share, Whose};
 use crate::server::same_origin::OwnNames;
+
+/// Longest wait for a place among the requests that wait on purpose. A client that asks again and again gets
+/// its refusals no faster.
+const LONG_POLL_PLACE_MAX: Duration = Duration::from_millis(100);
 
 /// Shared by all requests; cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Pool,
+    pub(crate) pacing: Pacing,
     /// Places of requests that are handed over to other nodes, or whose answers stream from there.
     pub(crate) handed_over: Pool,
     /// Whether the server stops. Requests that wait on purpose are then answered at once.
@@ -66,10 +72,11 @@ impl App {
         Whose::of(owner, is_known)
     }
 
-    /// Takes a place for a request that waits on purpose. There are fewer places than connections,
-    /// so that short requests find room however many wait, and no tenant can take all of them.
-    pub(crate) fn long_poll(&self, whose: Whose) -> Result<Share, CallError> {
-        self.long_polls.place(whose).ok_or(CallError::NodeBusy)
+    /// Takes a place for a request that waits on purpose, once there is one. There are fewer places than
+    /// connections, so that short requests find room however many wait, and no tenant can take all of them.
+    pub(crate) async fn long_poll(&self, whose: Whose) -> Option<Share> {
+        let mut place = self.long_polls.share(whose);
+        place.take_within(1, LONG_POLL_PLACE_MAX).await.then_some(place)
     }
 
     /// Waits until the server stops.

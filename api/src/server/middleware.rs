@@ -16,19 +16,26 @@ use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use shiioo_actors::handles::Owner;
+use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span, debug, error, info_span};
 
 use crate::output::problem::{Code, Problem, Retry};
 use crate::server::app::{App, Caller};
 use crate::server::auth::Who;
+use crate::server::connections::{Seat, parked};
 use crate::server::date::http_date;
 use crate::server::declaration::{Credential, Declaration};
 use crate::server::metrics::UNMATCHED;
+use crate::server::pacing::Pace;
 use crate::server::pieces::in_pieces;
+use crate::server::places::NoPlace;
+use crate::server::pool::Whose;
 use crate::server::rest::{self, Rest};
 
 /// Names a request in logs on every node.
@@ -56,21 +63,39 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let span =
         info_span!("request", request_id = id, %method, route, status = Empty, latency_us = Empty);
 
-    let (mut request, rest) = lend_body(request);
-    let mut response = match let_in(&app, &request, credential) {
+    let (request, rest) = lend_body(request);
+    let body_bytes = request.body().size_hint().lower();
+    let let_in = let_in(&app, &request, credential);
+    let (mut parts, body) = request.into_parts();
+    let whose = whose(&app, &parts);
+    let turn = match &let_in {
+        Ok(_) => take_turn(&app, &parts, whose).await,
+        Err(_) => Ok(()),
+    };
+    let is_last = turn == Err(TurnedAway::NoPlace);
+    let mut response = match let_in.and_then(|who| turn.map(|()| who).map_err(Problem::from)) {
         Ok(who) => {
-            request.extensions_mut().insert(Caller { who, request_id: request_id.clone() });
-            catching(next.run(request)).instrument(span.clone()).await
+            parts.extensions.insert(Caller { who, request_id: request_id.clone() });
+            let handled = next.run(Request::from_parts(parts, body));
+            catching(handled).instrument(span.clone()).await
         }
         Err(problem) => {
-            // Dropping the request gives the unread body back to `rest`, which settles it below.
-            drop(request);
+            // Gives what is unread of it back to `rest`, which settles it below.
+            drop(body);
             problem.into_response()
         }
     };
+    let is_busy = response.extensions().get::<Problem>().is_some_and(Problem::is_busy);
     response = written_out(response, id);
     if let Some(rest) = rest {
         rest.settle(&mut response).await;
+    }
+    if let Some(whose) = whose {
+        app.pacing.answered(whose, response.status(), body_bytes);
+    }
+    if is_last {
+        let close = const { HeaderValue::from_static("close") };
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     if let Some(date) = http_date(app.seams.clock.now()) {
@@ -80,7 +105,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let response = in_pieces(response);
     let latency = began.elapsed();
     app.metrics.answered(route, &method, response.status(), latency);
-    tell(&span, is_probe, response.status(), latency.as_micros());
+    tell(&span, is_probe || is_busy, response.status(), latency.as_micros());
     response
 }
 
@@ -130,6 +155,45 @@ fn let_in(app: &App, request: &Request, needed: Credential) -> Result<Who, Probl
         app.own_names.check(request, !request.body().is_end_stream())?;
     }
     app.guard.admit(needed, request.headers())
+}
+
+/// Finds whose share of the node a request takes. A probe takes none, and neither does what names nothing:
+/// it is refused at once.
+fn whose(app: &App, parts: &Parts) -> Option<Whose> {
+    let declared = app.routes.matched(&parts.extensions, &parts.method);
+    let owner = declared.filter(|declared| !declared.is_probe)?.owner_of(parts).ok()?;
+    Some(app.whose(owner.unwrap_or(Owner::Cluster)))
+}
+
+/// Why a request is told that the node is busy before anything else is done for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TurnedAway {
+    /// There is no place for its connection, which ends.
+    NoPlace,
+    /// Its tenant is refused too often.
+    TooFast,
+}
+
+impl From<TurnedAway> for Problem {
+    fn from(_: TurnedAway) -> Self {
+        CallError::NodeBusy.into()
+    }
+}
+
+/// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
+async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(), TurnedAway> {
+    let Some(whose) = whose else { return Ok(()) };
+    let seat = Seat::of(&parts.extensions).cloned();
+    if let Some(seat) = &seat {
+        seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
+    }
+    let (pause, goes_on) = match app.pacing.pace(whose) {
+        Pace::Wait(Duration::ZERO) => return Ok(()),
+        Pace::Wait(pause) => (pause, true),
+        Pace::Refuse(pause) => (pause, false),
+    };
+    let waited = parked(seat, sleep(pause)).await;
+    if goes_on && waited.is_some() { Ok(()) } else { Err(TurnedAway::TooFast) }
 }
 
 /// Wraps every request that another node hands over. That node has let the client in already.
@@ -247,11 +311,12 @@ fn written_out(mut response: Response, request_id: &str) -> Response {
     written
 }
 
-fn tell(span: &Span, is_probe: bool, status: StatusCode, latency_us: u128) {
+fn tell(span: &Span, is_expected: bool, status: StatusCode, latency_us: u128) {
     span.record("status", status.as_u16());
     span.record("latency_us", display(latency_us));
-    // A probe's 503 is an answer, not a fault: the node is not ready yet.
-    if status.is_server_error() && !is_probe {
+    // A probe's 503 is an answer, not a fault: the node is not ready yet. That the node is busy is counted,
+    // and not told for each of the thousands that a client may ask for.
+    if status.is_server_error() && !is_expected {
         tracing::warn!(parent: span, "answered");
     } else {
         debug!(parent: span, "answered");

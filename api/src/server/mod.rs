@@ -3,10 +3,12 @@
 //! # The walk of a request
 //!
 //! ```text
-//! listener     accepts a connection (a place for it), speaks HTTP/1, bounds each phase in time
+//! listener     accepts a connection, speaks HTTP/1, bounds each phase in time
 //!   middleware  request id, size of the headers, and by the route that matched:
 //!     auth         the credential that the route declares
 //!     same_origin  or, where the node asks for none, whose page sends the request
+//!     connections  a place for the connection, among those of the tenant that the request names
+//!     pacing       a pause, if that tenant is refused again and again
 //!     (forward, request, the handler)
 //!   rest        what is left of a body that nobody read
 //!   pieces      large answers, a piece at a time
@@ -20,9 +22,9 @@
 //!
 //! - The accept loop ends only when it is told to. Failures of the listener, and connections above
 //!   the bound, end nothing.
-//! - Everything is bounded: connections, and a few more that are only told that the node is busy;
-//!   the time of each phase of a connection; the headers; the bytes of bodies in memory and the
-//!   requests that wait on purpose, both shared fairly between tenants (`pool`).
+//! - Everything is bounded: connections, shared fairly between tenants (`places`); the time of each
+//!   phase of a connection; the headers; the bytes of bodies in memory and the requests that wait on
+//!   purpose, both shared fairly as well (`pool`).
 //! - No layer decides by a path. What a route needs stands in its declaration (`declaration`), and
 //!   a request that no route answers needs the admin token.
 //! - A handler that panics costs its own request alone.
@@ -32,13 +34,15 @@
 
 pub(crate) mod app;
 pub(crate) mod auth;
+pub(crate) mod connections;
 mod date;
 pub(crate) mod declaration;
-mod idle;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod middleware;
+pub(crate) mod pacing;
 mod pieces;
+mod places;
 pub(crate) mod pool;
 mod rest;
 pub(crate) mod same_origin;

@@ -123,6 +123,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// anew.
     fn exists(&self, path: &str) -> io::Result<bool>;
 
+    /// Tells how many bytes the whole disk holds. One without a bound says more than anybody has.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    fn size(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// Takes an exclusive lock on a file, which is made where it is not there. The lock lasts until
     /// the returned value is dropped, and at most as long as the process.
     ///

@@ -106,6 +106,11 @@ impl Disk for RealDisk {
         self.path(path)?.try_exists()
     }
 
+    fn size(&self) -> io::Result<u64> {
+        let told = rustix::fs::statvfs(&self.root)?;
+        Ok(told.f_blocks.saturating_mul(told.f_frsize))
+    }
+
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).open(self.path(path)?)?;

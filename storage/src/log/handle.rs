@@ -18,7 +18,7 @@ use super::read::load;
 use super::record::{GroupState, LogEntry, LowWaterMark};
 use super::recovery;
 use super::reserve::Reserve;
-use super::segment::SEGMENT_BYTES;
+use super::segment;
 use super::shared::Shared;
 use super::upgrade::files_beside_log_without_id;
 use super::writer::{CommitError, Completion, Job, Op, RecoveredEnd, Writer};
@@ -87,7 +87,9 @@ impl Log {
         executor: Executor,
         identity: &LogIdentity,
     ) -> Result<Arc<Self>, StoreError> {
-        Self::open_with(disk, executor, SEGMENT_BYTES, Reserve::open, identity)
+        // A disk that does not tell its size is written to as a large one is.
+        let segment_bytes = segment::length_on(disk.size().unwrap_or(u64::MAX));
+        Self::open_with(disk, executor, segment_bytes, Reserve::open, identity)
     }
 
     pub(super) fn open_with(

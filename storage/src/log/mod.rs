@@ -68,7 +68,7 @@
 //! apply more entries again. Once the mark has risen far enough, or a segment was begun, openraft
 //! purges up to it. A segment goes when no entry in it is needed any more, by the index's count,
 //! and only from the front. Its votes and marks are not lost: every segment begins with a
-//! checkpoint of them all.
+//! checkpoint of them all. The last segment stays, so that segments are the smaller the smaller the disk is.
 //!
 //! # A full disk
 //!

@@ -153,7 +153,7 @@ impl Recovery<'_> {
             offset: offset as u64,
             what: what.to_owned(),
         };
-        // At once: a segment has 16 MiB, and the search for a witness goes over all of it.
+        // At once: a segment has up to 16 MiB, and the search for a witness goes over all of it.
         let (file, bytes) =
             read(self.disk, &path).map_err(|error| store_error(format!("read {path}"), error))?;
 

@@ -28,8 +28,20 @@ use crate::disk::{Disk, DiskFile, OpenMode, Shortage};
 /// The directory of the segments, below the data directory.
 pub(crate) const LOG_DIR: &str = "log";
 
-/// Length at which a segment is followed by another, bytes.
-pub(crate) const SEGMENT_BYTES: u64 = 16 << 20;
+/// Length at which a segment is followed by another, bytes, at most.
+const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// The same at least: each segment costs a file and a look at every group.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// The part of the disk that a segment may take: one in so many. The log goes by whole segments, and the
+/// last one stays: it must not fill a small disk before there is anything to cut.
+const SEGMENT_DISK_DIVISOR: u64 = 16;
+
+/// Gives the length at which a segment is followed by another, on a disk of so many bytes.
+pub(crate) fn length_on(disk_bytes: u64) -> u64 {
+    (disk_bytes / SEGMENT_DISK_DIVISOR).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+}
 
 /// Length of a segment's head without the checkpoint, bytes.
 pub(crate) const HEAD_BYTES: usize = 44;
@@ -147,4 +159,22 @@ pub(crate) fn begin(
         synced => synced?,
     }
     Ok(NewSegment { file, len: bytes.len() as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    #[test]
+    fn two_segments_are_a_small_part_of_a_small_disk() {
+        const MIB: u64 = 1 << 20;
+        for (disk, segment) in [(0, 1), (24, 1), (64, 4), (256, 16), (1 << 20, 16)] {
+            assert_eq!(length_on(disk * MIB) / MIB, segment, "of {disk} MiB");
+        }
+        assert_eq!(length_on(u64::MAX), SEGMENT_BYTES_MAX);
+        let folder = tempfile::tempdir().unwrap();
+        let size = RealDisk::new(folder.path()).unwrap().size().unwrap();
+        assert!(size > MIB && size < u64::MAX, "{size}");
+    }
 }

@@ -4,12 +4,13 @@
 //! waits is given up, what has not begun is skipped.
 
 use super::events::Fields;
-use super::run::RUN_PAYLOAD_BYTES_MAX;
+use super::run::{LIVE_PAYLOAD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
 use crate::domain::run::RunStatus;
+use crate::domain::tenant::Quota;
 use crate::domain::time::Timestamp;
 
 impl TenantState {
@@ -25,13 +26,10 @@ impl TenantState {
             return Outcome::Ignored;
         }
         match result {
-            StepResult::Succeeded { output } if !self.has_room_for(id, output) => {
-                let error = format!(
-                    "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
-                );
-                self.fail_attempt(id, step, &error, None);
-            }
-            StepResult::Succeeded { output } => self.complete_step(id, step, output.clone()),
+            StepResult::Succeeded { output } => match self.lack_of_room_for(id, output) {
+                None => self.complete_step(id, step, output.clone()),
+                Some(error) => self.fail_attempt(id, step, &error, None),
+            },
             StepResult::Failed { error, retry_in_ms } => {
                 self.fail_attempt(id, step, error, *retry_in_ms);
             }
@@ -189,11 +187,27 @@ impl TenantState {
             .number("duration_secs", duration);
         self.run_event(id, fields);
         self.add_payload(bytes);
+        self.live_payload_bytes += bytes;
     }
 
-    fn has_room_for(&self, id: RunId, output: &Json) -> bool {
+    /// Tells why an output does not fit into its run, or beside what other live runs hold.
+    fn lack_of_room_for(&self, id: RunId, output: &Json) -> Option<String> {
+        let bytes = output.as_str().len() as u64;
         let used = self.runs.get(&id).map_or(0, |run| run.payload_bytes);
-        used + output.as_str().len() as u64 <= RUN_PAYLOAD_BYTES_MAX
+        if used + bytes > RUN_PAYLOAD_BYTES_MAX {
+            return Some(format!(
+                "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
+            ));
+        }
+        let quota = self.meta.record.as_ref().and_then(|it| it.quotas.limit(Quota::StorageBytes));
+        let limit = quota.map_or(LIVE_PAYLOAD_BYTES_MAX, |quota| quota.min(LIVE_PAYLOAD_BYTES_MAX));
+        let is_over = self.bounds_live_runs && self.live_payload_bytes + bytes > limit;
+        is_over.then(|| {
+            format!(
+                "inputs and outputs of the tenant's runs that have not ended would be larger than \
+                 {limit} bytes together: start it again when others have ended"
+            )
+        })
     }
 
     fn fail_attempt(&mut self, id: RunId, step: u16, error: &str, retry_in_ms: Option<u64>) {
@@ -250,6 +264,7 @@ impl TenantState {
         // Before the run is removed: its row is final from here on, and says where its events are.
         self.run_event(id, fields);
         let Some(mut run) = self.runs.remove(&id) else { return };
+        self.live_payload_bytes -= run.payload_bytes;
         run.status = status;
         run.completed_at = Some(self.meta.last_at.max(run.started_at));
         self.settled.extend(rows::ended_run(&run));

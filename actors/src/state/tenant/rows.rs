@@ -77,6 +77,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
                 state.due.insert((at, run.id, step, waiting.attempt));
             }
         }
+        state.live_payload_bytes += run.payload_bytes;
         state.runs.insert(run.id, run);
     }
     for (_, (name, named)) in rows.all::<(String, NamedWorkflow)>(WORKFLOW)? {
@@ -94,7 +95,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
 }
 
 fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreError> {
-    let live: u64 = state.runs.values().map(|run| run.payload_bytes).sum();
+    let live = state.live_payload_bytes;
     let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
     let mut bytes = live + named.sum::<u64>();
     for_each(rows, ENDED_RUN, |run: Run| bytes += run.payload_bytes)?;

@@ -12,6 +12,9 @@ use crate::domain::workflow::Workflow;
 
 /// Most bytes of a run's input and outputs together: a run is one row of the index.
 pub const RUN_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes of the inputs and outputs of all live runs of a tenant together, where its storage quota is
+/// not less: they are in the memory of every replica.
+pub const LIVE_PAYLOAD_BYTES_MAX: u64 = 128 << 20;
 
 /// A run, live or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -200,6 +200,7 @@ impl TenantState {
         };
         self.meta.next_run_seq += 1;
         self.add_payload(run.payload_bytes);
+        self.live_payload_bytes += run.payload_bytes;
         self.settled.push(rows::run_seq(id, run.seq));
         // Before its first event: the run remembers where its events are.
         self.runs.insert(id, run);

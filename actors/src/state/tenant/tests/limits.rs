@@ -54,6 +54,29 @@ fn input_and_outputs_of_a_run_are_bounded_together() {
 }
 
 #[test]
+fn what_live_runs_hold_together_is_bounded_by_the_storage_quota() {
+    let mut driver = Driver::new();
+    let quotas = Quotas { max_storage_bytes: Some(30_000), ..Quotas::default() };
+    driver.set(2, TenantStatus::Active, quotas);
+    for n in 1..=3 {
+        start_with_input(&mut driver, n, text(1_000));
+    }
+    give(&mut driver, 1, 0, text(20_000));
+    give(&mut driver, 2, 0, text(7_000));
+    assert_eq!(driver.state.live_payload_bytes, 30_000);
+    give(&mut driver, 3, 0, text(2));
+    let error = driver.ended(3).error.expect("a reason");
+    assert!(error.contains("larger than 30000 bytes together"), "{error}");
+    assert_eq!(driver.state.live_payload_bytes, 29_000);
+    // What has ended is stored, and no longer held.
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    give(&mut driver, 2, 1, text(20_000));
+    assert_eq!(driver.state.runs[&run(2)].steps[1].status, StepStatus::Completed);
+    driver.rows.put(driver.state.take_dirty_rows());
+    assert_eq!(TenantState::load(&driver.rows).unwrap().live_payload_bytes, 28_000);
+}
+
+#[test]
 fn a_run_that_is_failing_repeats_no_attempt() {
     use StepStatus::{Completed, Failed, Skipped};
     let mut driver = Driver::new();
