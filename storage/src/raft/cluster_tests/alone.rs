@@ -77,6 +77,10 @@ fn a_learner_goes_on_alone_behind_what_its_log_has_given_up() {
         cluster.groups(1).add_learner(GROUP, 2).await.unwrap();
         cluster.propose(1, "late").await;
         cluster.same(1, &[1, 2]).await;
+        // Not only with the contents of the snapshot, which are ahead of what it claims.
+        let log = std::sync::Arc::clone(&cluster.groups(2).log);
+        let last = cluster.groups(1).log.last(GROUP);
+        until("the last entry in its log", || log.last(GROUP) == last).await;
         cluster.kill(1).await;
         let down = cluster.kill(2).await;
         let group = go_on_alone(2, &down, &[]).await;
