@@ -67,7 +67,10 @@ impl StoppedLog {
     ) -> Result<Self, StoreError> {
         let identity = LogIdentity { expected: Some(id), fresh: id, region: region.to_owned() };
         let opens = executor.clone();
-        Ok(Self(executor.run(move || Log::open_as(disk, opens, &identity)).await?))
+        let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
+        // Who waits for this can make room and ask again.
+        log.give_up_when_full();
+        Ok(Self(log))
     }
 
     /// Lists the groups of which the log has a replica.

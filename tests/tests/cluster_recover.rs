@@ -73,10 +73,9 @@ impl Acknowledged {
             tenant.finished(spec::inline([spec::set("again", 1)])).await;
         }
         let first = &self.runs[0].0;
-        for (path, before) in [
-            ("/api/locks".to_owned(), self.of_cluster),
-            (first.path("/locks"), self.of_tenant),
-        ] {
+        for (path, before) in
+            [("/api/locks".to_owned(), self.of_cluster), (first.path("/locks"), self.of_tenant)]
+        {
             let held = client.get(&format!("{path}/l")).await.expect(200);
             assert_eq!((&held["holder"], token(&held)), (&json!("me"), before + RAISED));
             let renew = json!({ "holder": "me", "token": before });
@@ -126,9 +125,11 @@ async fn one_of_three_goes_on_alone_and_the_cluster_grows_again() {
     let counts = json!({ "given_up": 2, "groups": 9, "lost_groups": 0, "tenants": TENANTS,
         "lost_tenants": 0, "unknown_tenants": 0 });
     assert_eq!(report["counts"], counts, "{report:#}");
-    assert!(report["groups"].as_array().is_some_and(|groups| {
-        groups.iter().all(|group| group["may_lack_entries"] == true)
-    }));
+    assert!(
+        report["groups"]
+            .as_array()
+            .is_some_and(|groups| { groups.iter().all(|group| group["may_lack_entries"] == true) })
+    );
 
     let began = Instant::now();
     cluster.restart(0).await;
@@ -144,7 +145,7 @@ async fn one_of_three_goes_on_alone_and_the_cluster_grows_again() {
         let launch = cluster.next_launch(&[]);
         cluster.add(launch).await;
     }
-    tests::eventually_within("one of the three can be lost", Duration::from_secs(90), async || {
+    tests::eventually_within(Duration::from_secs(90), "one of the three can be lost", async || {
         let health = cluster.poller(0).call("GET", "/api/cluster/health").try_send().await.ok()?;
         (health.status == 200 && health.json()["can_lose"] == 1).then_some(())
     })

@@ -115,5 +115,8 @@ async fn a_recovery_has_happened_or_not_or_is_ended_by_the_same_command() {
         }
         after += 1;
     }
-    assert!(after > OPERATIONS_MIN && begun > OPERATIONS_MIN / 2, "{after} operations, {begun} begun");
+    assert!(
+        after > OPERATIONS_MIN && begun > OPERATIONS_MIN / 2,
+        "{after} operations, {begun} begun"
+    );
 }

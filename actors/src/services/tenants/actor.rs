@@ -273,13 +273,11 @@ impl TenantShell {
         let now = *self.leadership.borrow_and_update();
         // Both have to be of one term: elected, and everything of earlier terms delivered.
         let leads = (now.here && now.term == delivered_term).then_some(now.term);
-        // In another epoch the tenant's locks are another space, and nobody answers for the former one.
-        let is_same_epoch = leads.is_none() || self.led_space == self.space();
-        if leads == self.leads && is_same_epoch {
+        if leads == self.leads {
             return false;
         }
-        // First everything of the old term or epoch ends, also when this node leads again: tasks carry
-        // those in which they began, and what they propose would do nothing.
+        // First everything of the old term ends, also when this node leads again: tasks carry the term
+        // in which they began, and what they propose would do nothing.
         self.steps.stop_all();
         self.leads = leads;
         self.unlead();
