@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - what is appended depends on the position after which it is and on nothing else, so that it can be
-//!   appended again after a crash: what is behind that position is removed before;
+//!   appended again after a crash: the first entry replaces whatever stands behind that position;
 //! - the term is voted for, durably, before anything of it is there.
 //!
 //! What this cannot know is whether the others had entries that this log has not. It must not be used
@@ -169,8 +169,7 @@ impl StoppedLog {
         let failed = |error| store_error(format!("write the log of group {group}"), error);
         // In this order: an entry of a term that was not voted for could meet another of that term.
         let vote = Op::Vote(Vote { term, node: raft_id, committed: false });
-        let begun = self.0.write(group, vec![vote, Op::Truncate(after.index + 1)]).await;
-        begun.map_err(failed)?;
+        self.0.write(group, vec![vote]).await.map_err(failed)?;
         let alone = Members { voters: vec![vec![raft_id]], nodes: vec![raft_id] };
         let commands = commands.into_iter().map(|command| Body::Command(Arc::new(command)));
         let bodies = std::iter::once(Body::Members(alone)).chain(commands);

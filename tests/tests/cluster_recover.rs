@@ -172,8 +172,6 @@ async fn a_former_member_is_refused_and_says_how_to_go_on() {
     let done = recover(&data, &["--force"]).await;
     assert_eq!(done.code, Some(0), "{}", done.output);
     cluster.restart(0).await;
-    let lost = cluster.server(1).data();
-    std::fs::create_dir_all(lost.join("identity")).expect("make a folder");
     for (path, bytes) in &copy {
         files::put_back(path.parent().expect("a folder"), &[(path.clone(), bytes.clone())]);
     }

@@ -52,6 +52,9 @@ fn a_replica_goes_on_alone_with_all_that_its_log_holds() {
         cluster.heal();
         cluster.bring_back(first, down).await;
         assert_eq!(cluster.leader().await, first);
+        // In a term of its own: the one of what was appended is over.
+        let leads_in = cluster.groups(first).leadership(GROUP).unwrap().borrow().term;
+        assert!(leads_in > group.term + 1, "{leads_in}");
         cluster.propose(first, "after").await;
         let texts = cluster.part(first).texts();
         assert_eq!(texts[..5], (0..5).map(|n| format!("agreed {n}")).collect::<Vec<_>>());
