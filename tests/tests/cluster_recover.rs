@@ -164,6 +164,40 @@ async fn one_of_three_goes_on_alone_and_the_cluster_grows_again() {
     assert!(token(&new) > acknowledged.of_cluster + RAISED, "{new:#}");
 }
 
+/// The only node of a region is lost, and with it what only that node had.
+#[tokio::test]
+async fn tenants_that_only_the_others_had_are_deleted_and_named() {
+    let mut cluster = Cluster::of(1, &[]).await;
+    let elsewhere = cluster.next_launch(&["--region", "eu"]);
+    let lost = cluster.add(elsewhere).await;
+    let create = async |client: &Client, name: &str, region: &str| {
+        client.post("/api/tenants", json!({ "name": name, "region": region })).await
+    };
+    let client = cluster.client(0);
+    let kept = create(&client, "kept", "default").await.expect(201);
+    let gone = create(&client, "gone", "eu").await.expect(201);
+    let path = |tenant: &Value| format!("/api/tenants/{}", tenant["id"].as_str().expect("an id"));
+    is_here(&cluster, 0, &path(&gone), |tenant| tenant["name"] == "gone").await;
+    for node in [0, lost] {
+        cluster.kill9(node);
+    }
+    let data = cluster.server(0).data();
+    let done = recover(&data, &["--force"]).await;
+    assert_eq!(done.code, Some(0), "{}", done.output);
+    for words in ["tenants that are kept: 1", "tenants that are lost: 1", "(\"gone\")", "region eu"]
+    {
+        assert!(done.output.contains(words), "'{words}' in:\n{}", done.output);
+    }
+    cluster.restart(0).await;
+    let client = cluster.client(0);
+    client.get(&path(&kept)).await.expect(200);
+    client.get(&path(&gone)).await.problem(404, "not_found");
+    assert_eq!(create(&client, "early", "eu").await.status, 422, "there is no such region now");
+    let elsewhere = cluster.next_launch(&["--region", "eu"]);
+    cluster.add(elsewhere).await;
+    create(&client, "again", "eu").await.expect(201);
+}
+
 #[tokio::test]
 async fn a_former_member_is_refused_and_says_how_to_go_on() {
     let mut cluster = Cluster::of(3, &[]).await;

@@ -48,7 +48,8 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. 4: metadata of locks counts as storage. 5: clusters are recovered by force. Each version only adds kinds of commands to those of the one before.
+/// assigned. 4: metadata of locks counts as storage. 5: clusters are recovered by force. Each version only
+/// adds kinds of commands to those of the one before.
 pub const COMMAND_VERSION: u16 = 5;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs

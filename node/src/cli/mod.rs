@@ -1,8 +1,8 @@
 //! The program around a node: command line, log, exit codes.
 //!
 //! Exit codes: 0 stopped as asked, 1 the start or the node failed, 2 the command line, the
-//! environment or the configuration file is wrong, or `recover` was not forced. The banner goes to stdout once the node is ready;
-//! log and errors go to stderr.
+//! environment or the configuration file is wrong, or `recover` was not forced. The banner goes to
+//! stdout once the node is ready; log and errors go to stderr.
 
 mod banner;
 mod recover;

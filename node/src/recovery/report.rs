@@ -100,67 +100,37 @@ impl Report {
         for (_, entry, _) in state.tenants_by_creation(None) {
             *tenants.entry(entry.group).or_default() += 1;
         }
-        let tenants_of = |group: GroupId| tenants.get(&group).copied().unwrap_or(0);
-        let others = state.members().filter(|(.., member)| member.raft_id != identity.raft_id);
-        let given_up = others.map(|(node, record, member)| GivenUp {
-            node_id: node.to_string(),
-            raft_id: member.raft_id,
-            node_addr: member.node_addr.clone(),
-            region: record.region.clone(),
-        });
-        let kept = |planned: &PlannedGroup| KeptGroup {
-            group: planned.group.0,
-            tenants: tenants_of(planned.group),
-            last: planned.last,
-            committed_at_least: planned.committed,
-            known_term: planned.term - 1,
-            voters: planned.voters.clone(),
-            learners: planned.learners.clone(),
-            may_lack_entries: planned.voters != [identity.raft_id],
-        };
-        let lost = state.groups().iter().filter(|(group, _)| plan.group(**group).is_none());
-        let lost = lost.map(|(group, placement)| LostGroup {
-            group: group.0,
-            region: placement.region.clone(),
-            replicas: placement.replicas.clone(),
-            tenants: tenants_of(*group),
-        });
+        let lost_groups = lost_groups(plan, state, &tenants);
+        let lost_tenants = lost_tenants(state, &lost_groups);
+        let kept = |it| KeptGroup::of(it, identity.raft_id, &tenants);
+        let groups: Vec<_> = plan.groups.iter().map(kept).collect();
+        let given_up = given_up(state, identity.raft_id);
         let unknown = on_disk.iter().filter(|tenant| state.tenant(**tenant).is_none());
-        let former_cluster_id = state.authority().map_or(identity.cluster_id, |it| it.cluster);
-        let mut report = Self {
+        let unknown_tenants: Vec<_> = unknown.map(ToString::to_string).collect();
+        let counts = Counts {
+            given_up: given_up.len(),
+            groups: groups.len(),
+            lost_groups: lost_groups.len(),
+            tenants: tenants.values().sum::<usize>() - lost_tenants.len(),
+            lost_tenants: lost_tenants.len(),
+            unknown_tenants: unknown_tenants.len(),
+        };
+        Self {
             format_version: FORMAT_VERSION,
             recovered_at: plan.at.to_string(),
             node_id: identity.node_id.to_string(),
             raft_id: identity.raft_id,
             region: identity.region.clone(),
-            former_cluster_id,
+            // Not the identity's, which may be the new one already.
+            former_cluster_id: state.authority().map_or(identity.cluster_id, |it| it.cluster),
             cluster_id: plan.cluster_id,
-            counts: Counts::default(),
-            given_up: given_up.collect(),
-            groups: plan.groups.iter().map(kept).collect(),
-            lost_groups: lost.collect(),
-            lost_tenants: Vec::new(),
-            unknown_tenants: unknown.map(ToString::to_string).collect(),
-        };
-        let lost_groups: BTreeSet<u32> = report.lost_groups.iter().map(|lost| lost.group).collect();
-        let lost = state.tenants_by_creation(None);
-        let lost = lost.filter(|(_, entry, _)| lost_groups.contains(&entry.group.0));
-        report.lost_tenants = lost
-            .map(|(id, entry, record)| NamedTenant {
-                id: id.to_string(),
-                name: record.name.clone(),
-                group: entry.group.0,
-            })
-            .collect();
-        report.counts = Counts {
-            given_up: report.given_up.len(),
-            groups: report.groups.len(),
-            lost_groups: report.lost_groups.len(),
-            tenants: tenants.values().sum::<usize>() - report.lost_tenants.len(),
-            lost_tenants: report.lost_tenants.len(),
-            unknown_tenants: report.unknown_tenants.len(),
-        };
-        report
+            counts,
+            given_up,
+            groups,
+            lost_groups,
+            lost_tenants,
+            unknown_tenants,
+        }
     }
 
     /// Returns the path of the file, relative to the data directory.
@@ -176,6 +146,59 @@ impl Report {
         bytes.push(b'\n');
         bytes
     }
+}
+
+impl KeptGroup {
+    fn of(planned: &PlannedGroup, raft_id: u64, tenants: &BTreeMap<GroupId, usize>) -> Self {
+        Self {
+            group: planned.group.0,
+            tenants: tenants.get(&planned.group).copied().unwrap_or(0),
+            last: planned.last,
+            committed_at_least: planned.committed,
+            known_term: planned.term - 1,
+            voters: planned.voters.clone(),
+            learners: planned.learners.clone(),
+            may_lack_entries: planned.voters != [raft_id],
+        }
+    }
+}
+
+fn given_up(state: &SystemState, raft_id: u64) -> Vec<GivenUp> {
+    let others = state.members().filter(|(.., member)| member.raft_id != raft_id);
+    let given_up = others.map(|(node, record, member)| GivenUp {
+        node_id: node.to_string(),
+        raft_id: member.raft_id,
+        node_addr: member.node_addr.clone(),
+        region: record.region.clone(),
+    });
+    given_up.collect()
+}
+
+fn lost_groups(
+    plan: &Plan,
+    state: &SystemState,
+    tenants: &BTreeMap<GroupId, usize>,
+) -> Vec<LostGroup> {
+    let lost = state.groups().iter().filter(|(group, _)| plan.group(**group).is_none());
+    let lost = lost.map(|(group, placement)| LostGroup {
+        group: group.0,
+        region: placement.region.clone(),
+        replicas: placement.replicas.clone(),
+        tenants: tenants.get(group).copied().unwrap_or(0),
+    });
+    lost.collect()
+}
+
+fn lost_tenants(state: &SystemState, lost_groups: &[LostGroup]) -> Vec<NamedTenant> {
+    let groups: BTreeSet<u32> = lost_groups.iter().map(|lost| lost.group).collect();
+    let lost = state.tenants_by_creation(None);
+    let lost = lost.filter(|(_, entry, _)| groups.contains(&entry.group.0));
+    let named = lost.map(|(id, entry, record)| NamedTenant {
+        id: id.to_string(),
+        name: record.name.clone(),
+        group: entry.group.0,
+    });
+    named.collect()
 }
 
 /// The report for people.

@@ -27,9 +27,9 @@
 //! *Members* show a certificate of the cluster's authority. They are identified by all that it says:
 //! raft id, node id and cluster, and they are served only while the table of members
 //! (`dial/members`) has exactly these. A cluster that was recovered by force has another id and another
-//! authority than before: a member of the former one is told that, and refused. The accepting side then *greets*: it sends the version of the
-//! frames on a stream of its own. An attempt to connect has succeeded when the greeting has arrived,
-//! and a request is written only after that. So 'unreachable' always means that nothing was done,
+//! authority than before: a member of the former one is told that, and refused. The accepting side
+//! then *greets*: it sends the version of the frames on a stream of its own. An attempt to connect has
+//! succeeded when the greeting has arrived, and a request is written only after that. So 'unreachable' always means that nothing was done,
 //! and a version that does not fit is noticed before anything is asked.
 //!
 //! *Unauthenticated peers* show no certificate. They can send requests to join, one at a time, in
