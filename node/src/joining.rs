@@ -170,6 +170,7 @@ async fn ask(
         authority_key: None,
         peers,
         log_id: None,
+        former: None,
     })
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Architecture invariant: folders and files import downwards only, and there is no circle between
 //! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`, `own_log`,
-//! `joining`, `dispatch`, `wiring`, `node`, `cli`.
+//! `joining`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
 
 pub mod cli;
 pub mod config;
@@ -16,6 +16,7 @@ pub mod identity;
 mod joining;
 mod node;
 mod own_log;
+mod recovery;
 mod seams;
 mod sockets;
 mod wiring;

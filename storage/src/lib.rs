@@ -23,7 +23,8 @@
 //! 4. `log`: the write-ahead log of the node; asks `index` who had files beside a log of version 1
 //! 5. `raft`: openraft over `log`
 //! 6. `under_way`: the file of attempts under way, over `disk` alone
-//! 7. `inspect`: reads a dead node's disk, for the simulator
+//! 7. `stopped`: the log of a node that does not run, for forced recovery, over `log`
+//! 8. `inspect`: reads a dead node's disk, for the simulator
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
 //! face. It knows nothing of HTTP or QUIC, and of the domain only which state machine a command is
@@ -38,6 +39,7 @@ mod index;
 pub mod inspect;
 mod log;
 mod raft;
+mod stopped;
 mod under_way;
 
 pub use executor::{Executor, Pace};
@@ -46,4 +48,5 @@ pub use index::{FileStores, StoresConfig};
 pub use log::witnessed_log_bytes;
 pub use log::{LogIdentity, has_log};
 pub use raft::{Groups, GroupsConfig, NoPeers};
+pub use stopped::{StoppedGroup, StoppedLog};
 pub use under_way::UnderWayFile;

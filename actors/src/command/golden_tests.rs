@@ -106,6 +106,11 @@ fn lock() -> LockView {
 fn system_commands() -> Vec<SystemCommand> {
     let authority =
         Authority { cluster: id(9), certificate: vec![1, 2], key: SecretBytes::new(vec![3, 4]) };
+    let recover = Recover {
+        authority: authority.clone(),
+        raft_id: 300,
+        groups: vec![GroupId(1), GroupId(2)],
+    };
     let join_token = JoinToken {
         secret_hash: SecretHash::new([9; 32]),
         expires_at: Some(Timestamp(5)),
@@ -165,6 +170,7 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         SystemCommand::SetAdminToken(SetAdminToken { hash: SecretHash::new([3; 32]) }),
         SystemCommand::AssignReplicas(AssignReplicas { group: GroupId(1), replicas: vec![1, 300] }),
+        SystemCommand::Recover(recover),
     ]
 }
 

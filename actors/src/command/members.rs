@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 
@@ -49,6 +49,18 @@ pub struct DrainMember {
 pub struct LeaderElected {
     /// The leader.
     pub node: NodeId,
+}
+
+/// Goes on with one member alone, as another cluster: `shiioo recover --force` writes it into that
+/// member's log. A second one of the same authority does nothing.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recover {
+    /// Who signs the members' certificates from here on.
+    pub authority: Authority,
+    /// Raft id of the member.
+    pub raft_id: u64,
+    /// The tenant groups that it has a replica of. What the others held is lost.
+    pub groups: Vec<GroupId>,
 }
 
 /// A node was admitted, now or before.

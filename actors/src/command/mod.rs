@@ -26,7 +26,9 @@ use strum::IntoStaticStr;
 pub use groups::{AssignReplicas, PlaceGroups};
 pub use jobs::{CreateJob, JobCreated};
 pub use locks::LockCommand;
-pub use members::{AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline};
+pub use members::{
+    AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline, Recover,
+};
 pub use nodes::{NodeRegistered, RegisterNode, RemoveNode};
 pub use outcome::Outcome;
 pub use refusal::Refusal;
@@ -46,8 +48,8 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. 4: metadata of locks counts as storage. 5: what live runs hold together is bounded. Each version
-/// only adds kinds of commands to those of the one before.
+/// assigned. 4: metadata of locks counts as storage. 5: what live runs hold together is bounded, and clusters
+/// are recovered by force. Each version only adds kinds of commands to those of the one before.
 pub const COMMAND_VERSION: u16 = 5;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
@@ -256,6 +258,8 @@ pub enum SystemCommand {
     SetAdminToken(SetAdminToken),
     /// Says which members are to have a replica of a tenant group.
     AssignReplicas(AssignReplicas),
+    /// Goes on with one member alone, as another cluster.
+    Recover(Recover),
 }
 
 /// Changes to a tenant.

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::domain::json::Json;
 use crate::domain::time::Timestamp;
 
+/// Fencing tokens rise by so much where those may have been given that are not known any more: more
+/// than a key space gives in years.
+pub const FENCING_STEP: u64 = 1 << 32;
+
 /// A lock as its table holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockView {

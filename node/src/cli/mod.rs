@@ -1,10 +1,11 @@
 //! The program around a node: command line, log, exit codes.
 //!
 //! Exit codes: 0 stopped as asked, 1 the start or the node failed, 2 the command line, the
-//! environment or the configuration file is wrong. The banner goes to stdout once the node is ready;
-//! log and errors go to stderr.
+//! environment or the configuration file is wrong, or `recover` was not forced. The banner goes to
+//! stdout once the node is ready; log and errors go to stderr.
 
 mod banner;
+mod recover;
 mod serve;
 
 use std::ffi::OsString;
@@ -32,7 +33,8 @@ pub fn main() -> ExitCode {
     };
     let env = |name: &str| -> Option<OsString> { std::env::var_os(name) };
     let sources = Sources { env: &env, read: &seams::read_config_file };
-    let (config, log) = match resolve(&flags, &sources) {
+    let recover = flags.subcommand_matches(flags::RECOVER);
+    let (config, log) = match resolve(recover.unwrap_or(&flags), &sources) {
         Ok(resolved) => resolved,
         Err(error) => return fail(USAGE, &error.to_string()),
     };
@@ -41,9 +43,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("cannot start threads: {error}")),
     };
-    let code = match runtime.block_on(serve::serve(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error),
+    let code = match recover {
+        Some(recover) => runtime.block_on(recover::recover(config, recover.get_flag(flags::FORCE))),
+        None => match runtime.block_on(serve::serve(config)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
     };
     // Without waiting for threads: a name lookup that the system has not answered must not delay the
     // exit.

@@ -7,10 +7,10 @@ use shiioo_storage::disk::{Disk, store_error, write_durably};
 use shiioo_transport::pki::NodeKey;
 use uuid::Uuid;
 
-use super::{CANDIDATE_FILE, Candidate, IDENTITY_FILE, Identity, IdentityError};
+use super::{CANDIDATE_FILE, Candidate, Former, IDENTITY_FILE, Identity, IdentityError};
 
-/// Layout that this version writes.
-pub(super) const FORMAT_VERSION: u32 = 2;
+/// Layout that this version writes. 3: what the node was before a forced recovery.
+pub(super) const FORMAT_VERSION: u32 = 3;
 /// First layout: the identity names no log, and the candidate has no checksum.
 pub(super) const FORMAT_NAMELESS: u32 = 1;
 
@@ -31,7 +31,17 @@ pub(super) struct IdentityFile {
     /// From version 2 on, once the log has been begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) log_id: Option<Uuid>,
+    /// From version 3 on, after a forced recovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) former: Option<FormerFile>,
     pub(super) crc32: u32,
+}
+
+/// Holds a [`Former`] as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FormerFile {
+    pub(super) certificate: String,
+    pub(super) authority: String,
 }
 
 /// Holds a [`Candidate`] as it is written.
@@ -65,6 +75,10 @@ impl From<&Identity> for IdentityFile {
             authority_key: identity.authority_key.as_ref().map(|key| hex::encode(key.der())),
             peers: identity.peers.clone(),
             log_id: identity.log_id,
+            former: identity.former.as_ref().map(|former| FormerFile {
+                certificate: hex::encode(&former.certificate),
+                authority: hex::encode(&former.authority),
+            }),
             crc32: 0,
         };
         Self { crc32: file.checksum(), ..file }
@@ -92,6 +106,7 @@ impl IdentityFile {
             authority_key,
             peers,
             log_id,
+            former,
             crc32: _,
         } = self;
         let mut text = format!(
@@ -101,6 +116,9 @@ impl IdentityFile {
         if let Some(log_id) = log_id {
             // Version 1 had no log id, and its checksums must stay right.
             text.push_str(&format!(" {log_id}"));
+        }
+        if let Some(FormerFile { certificate, authority }) = former {
+            text.push_str(&format!(" {certificate} {authority}"));
         }
         crc32fast::hash(text.as_bytes())
     }
@@ -113,6 +131,10 @@ impl Identity {
             return Err(IdentityError::Damaged("the checksum is wrong".into()));
         }
         let authority_key = file.authority_key.as_deref().map(node_key).transpose()?;
+        let former = file.former.map(|former| {
+            let (certificate, authority) = (unhex(&former.certificate)?, unhex(&former.authority)?);
+            Ok::<_, IdentityError>(Former { certificate, authority })
+        });
         Ok(Self {
             node_id: node_id(&file.node_id)?,
             cluster_id: file.cluster_id,
@@ -124,6 +146,7 @@ impl Identity {
             authority_key,
             peers: file.peers,
             log_id: file.log_id,
+            former: former.transpose()?,
         })
     }
 }

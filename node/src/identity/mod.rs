@@ -9,6 +9,7 @@
 //!   node's replica as its own.
 //! - A damaged identity is refused and never replaced.
 //! - The authority's private key stands here only until the cluster has it.
+//! - A directory that is being recovered by force has no identity to start with until that is done.
 
 mod file;
 #[cfg(test)]
@@ -30,7 +31,9 @@ use file::{CandidateFile, FORMAT_VERSION, IdentityFile};
 pub const IDENTITY_FILE: &str = "identity/node.json";
 /// Path of what a candidate keeps, relative to the data directory.
 const CANDIDATE_FILE: &str = "identity/candidate.json";
-const IDENTITY_DIR: &str = "identity";
+/// Path of what a forced recovery is to do, while it is under way, relative to the data directory.
+pub(crate) const RECOVERY_FILE: &str = "identity/recovery.json";
+pub(crate) const IDENTITY_DIR: &str = "identity";
 /// Raft id of the node that founds a cluster.
 const FOUNDER_RAFT_ID: u64 = 1;
 /// Paths below the data directory that are written only after the identity.
@@ -59,6 +62,18 @@ pub struct Identity {
     pub peers: Vec<PeerRow>,
     /// Id of the node's log; `None` before the log has been begun, or was given an id.
     pub log_id: Option<Uuid>,
+    /// What the node was before its cluster was recovered by force, the last time.
+    pub former: Option<Former>,
+}
+
+/// Holds what a node was in the cluster that its own was recovered from: with it the node tells
+/// members of that cluster what has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// Certificate of the node there, DER.
+    pub certificate: Vec<u8>,
+    /// Certificate of the authority there, DER.
+    pub authority: Vec<u8>,
 }
 
 /// Holds what a node keeps that is still to join.
@@ -119,6 +134,18 @@ pub enum IdentityError {
         /// Region that it was started in.
         wanted: String,
     },
+    /// What a forced recovery was to do cannot be read.
+    #[error(
+        "{RECOVERY_FILE} is damaged ({0}): put the data directory back from a copy, or recover on \
+         another member that is left"
+    )]
+    PlanDamaged(String),
+    /// A forced recovery was interrupted.
+    #[error(
+        "a recovery by force was begun here and has not ended ({RECOVERY_FILE} is there): run `shiioo \
+         recover --force` on this directory again, which ends it"
+    )]
+    HalfRecovered,
     /// A certificate cannot be made or read.
     #[error("the node's certificate: {0}")]
     Pki(#[from] PkiError),
@@ -139,8 +166,11 @@ impl Identity {
         region: &str,
         joins: bool,
     ) -> Result<LoadedIdentity, IdentityError> {
-        if let Some(bytes) = read_small(disk, IDENTITY_FILE)? {
-            let found = Self::decode(&bytes)?;
+        let look = disk.exists(RECOVERY_FILE);
+        if look.map_err(|error| store_error(format!("look for {RECOVERY_FILE}"), error))? {
+            return Err(IdentityError::HalfRecovered);
+        }
+        if let Some(found) = Self::load(disk)? {
             check_region(&found.region, region)?;
             return Ok(LoadedIdentity::Member(Box::new(found)));
         }
@@ -164,6 +194,14 @@ impl Identity {
         Ok(LoadedIdentity::Member(Box::new(identity)))
     }
 
+    /// Reads the identity of a member; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Self>, IdentityError> {
+        read_small(disk, IDENTITY_FILE)?.map(|bytes| Self::decode(&bytes)).transpose()
+    }
+
     /// Makes the identity of the first node of a new cluster.
     fn found(seams: &Seams, region: &str) -> Result<Self, IdentityError> {
         let (node_id, cluster_id) = (NodeId::from_uuid(seams.uuid()), seams.uuid());
@@ -182,6 +220,7 @@ impl Identity {
             authority_key: Some(NodeKey::from_der(authority.key_der())?),
             peers: Vec::new(),
             log_id: None,
+            former: None,
         })
     }
 

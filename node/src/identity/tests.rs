@@ -129,11 +129,35 @@ fn an_identity_remembers_its_log() {
 }
 
 #[test]
+fn an_identity_remembers_what_it_was_and_every_flipped_bit_of_that_is_noticed() {
+    let disk = SimDisk::new(1);
+    let made = member(&*disk.mount()).unwrap();
+    let former = Former { certificate: vec![1; 40], authority: vec![2; 40] };
+    let recovered = Identity { former: Some(former), ..made };
+    recovered.store(&*disk.mount()).unwrap();
+    disk.cut_power();
+    assert_eq!(member(&*disk.mount()).unwrap(), recovered);
+    let bytes = read_small(&*disk.mount(), IDENTITY_FILE).unwrap().unwrap();
+    let at = String::from_utf8(bytes).unwrap().find(&"01".repeat(40)).unwrap();
+    disk.flip_bit(IDENTITY_FILE, at as u64 + 1, 1);
+    assert!(matches!(member(&*disk.mount()), Err(IdentityError::Damaged(_))));
+}
+
+#[test]
+fn a_directory_that_is_being_recovered_does_not_start() {
+    let disk = SimDisk::new(1);
+    member(&*disk.mount()).unwrap();
+    write_durably(&*disk.mount(), RECOVERY_FILE, b"{}").unwrap();
+    let error = member(&*disk.mount()).unwrap_err().to_string();
+    assert!(error.contains("recover --force"), "{error}");
+}
+
+#[test]
 fn what_is_no_identity_is_refused() {
     for (text, expected) in [
         ("", "damaged"),
         ("{\"format_version\":1}", "damaged"),
-        ("{\"format_version\":3,\"who\":1}", "format version 3"),
+        ("{\"format_version\":4,\"who\":1}", "format version 4"),
     ] {
         let disk = SimDisk::new(1).mount();
         disk.create_dir_all(IDENTITY_DIR).unwrap();

@@ -30,17 +30,21 @@ pub(super) struct Ready {
     pub(super) version: String,
 }
 
+/// Keeps every other process from the data directory, and changes nothing in it.
+pub(crate) fn hold(dir: &Path, disk: &dyn Disk) -> Result<DiskLock, StartError> {
+    disk.lock(LOCK_FILE).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => {
+            StartError::DataDirLocked { dir: dir.to_owned(), holder: holder(disk) }
+        }
+        _ => StartError::DataDir { dir: dir.to_owned(), source },
+    })
+}
+
 /// Locks the data directory for this node.
 pub(super) async fn lock(dir: &Path, seams: &NodeSeams) -> Result<DiskLock, StartError> {
     let (dir, disk) = (dir.to_owned(), Arc::clone(&seams.disk));
     let lock = move || {
-        let lock = match disk.lock(LOCK_FILE) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(StartError::DataDirLocked { dir, holder: holder(&*disk) });
-            }
-            Err(source) => return Err(StartError::DataDir { dir, source }),
-        };
+        let lock = hold(&dir, &*disk)?;
         // Under the lock, so that the file is not another running node's: a node that was killed
         // left its addresses, which are not this node's.
         match disk.remove_file(READY_FILE) {

@@ -38,7 +38,7 @@
 //!
 //! The other way round: services, `node.json`, and at last the lock.
 
-mod data_dir;
+pub(crate) mod data_dir;
 mod error;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use shiioo_actors::services::tenants::Registry;
 use shiioo_api::{Api, ApiConfig};
 use shiioo_storage::{FileStores, Groups, GroupsConfig, LogIdentity, StoresConfig, UnderWayFile};
 use shiioo_transport::http::HttpSteps;
-use shiioo_transport::quic::{self, Quic, QuicConfig, TlsIdentity};
+use shiioo_transport::quic::{self, FormerIdentity, Quic, QuicConfig, TlsIdentity};
 use shiioo_transport::udp::AsyncUdpSocket;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -26,6 +26,9 @@ use crate::identity::Identity;
 use crate::joining;
 use crate::seams::NodeSeams;
 
+/// A node that starts waits for so long for a quorum of its cluster after it was told that the cluster
+/// was recovered by force.
+const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(5);
 /// Heartbeats in the time after which a node registered over HTTP counts as unhealthy: all but one of
 /// these may be lost.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
@@ -43,6 +46,10 @@ pub(super) fn quic(
             ca_cert: identity.authority.clone(),
             cert: identity.certificate.clone(),
             key: identity.key.der().to_vec(),
+            former: identity.former.as_ref().map(|former| FormerIdentity {
+                ca_cert: former.authority.clone(),
+                cert: former.certificate.clone(),
+            }),
         },
         name: identity.name(),
         plain_packets: seams.plain_packets,
@@ -186,5 +193,15 @@ pub(super) async fn actors(
             Ok(started?)
         }
         why = groups.failed() => Err(ServicesError::Failed(why)),
+        why = left_behind(quic) => Err(ServicesError::Failed(why)),
     }
+}
+
+/// Resolves when the cluster that this node waits for has been recovered by force without it.
+async fn left_behind(quic: &Quic) -> String {
+    let why = quic.recovered_elsewhere().await;
+    // Whoever did that may have been wrong: where enough of the others are there, they take this
+    // node in meanwhile, and it goes on with them.
+    tokio::time::sleep(LEFT_BEHIND_AFTER).await;
+    why
 }

@@ -42,6 +42,7 @@
 //! to, by threads that may block. It does not retry: lacks that pass by themselves are named in
 //! `shortage`, and their callers wait.
 
+mod preview;
 mod real;
 mod shortage;
 #[cfg(any(test, feature = "sim"))]
@@ -55,6 +56,7 @@ use std::sync::Arc;
 
 use shiioo_actors::ports::StoreError;
 
+pub use preview::PreviewDisk;
 pub use real::RealDisk;
 pub(crate) use shortage::Shortage;
 #[cfg(any(test, feature = "sim"))]

@@ -131,7 +131,6 @@ impl EntryIndex {
         self.segments.remove(&number);
     }
 
-    #[cfg(feature = "sim")]
     pub fn groups(&self) -> impl Iterator<Item = GroupId> {
         self.groups.keys().copied()
     }

@@ -245,6 +245,11 @@ impl Log {
         self.shared.index.lock().state(group)
     }
 
+    /// Lists the groups that the log knows.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.shared.index.lock().groups().collect()
+    }
+
     /// Gives the last entry of a group, or else the last one purged.
     pub fn last(&self, group: GroupId) -> Option<Position> {
         self.shared.index.lock().last(group)

@@ -26,9 +26,10 @@
 //!
 //! *Members* show a certificate of the cluster's authority. They are identified by all that it says:
 //! raft id, node id and cluster, and they are served only while the table of members
-//! (`dial/members`) has exactly these. The accepting side then *greets*: it sends the version of the
-//! frames on a stream of its own. An attempt to connect has succeeded when the greeting has arrived,
-//! and a request is written only after that. So 'unreachable' always means that nothing was done,
+//! (`dial/members`) has exactly these. A cluster that was recovered by force has another id and another
+//! authority than before: a member of the former one is told that, and refused. The accepting side
+//! then *greets*: it sends the version of the frames on a stream of its own. An attempt to connect has
+//! succeeded when the greeting has arrived, and a request is written only after that. So 'unreachable' always means that nothing was done,
 //! and a version that does not fit is noticed before anything is asked.
 //!
 //! *Unauthenticated peers* show no certificate. They can send requests to join, one at a time, in
@@ -90,6 +91,7 @@ use shiioo_actors::ports::{
     BoxFuture, JoinService, Peer, PeerError, PeerService, Peers, Service, StreamService,
 };
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use crate::pki::{self, MemberName, PkiError};
 use crate::sockets::lookups::Lookups;
@@ -97,7 +99,7 @@ use accept::Services;
 use dial::Dialler;
 pub(crate) use dial::connect::connect;
 use settings::Side;
-pub use tls::TlsIdentity;
+pub use tls::{FormerIdentity, TlsIdentity};
 
 /// Longest time that closing all connections takes, ms.
 const CLOSE_MS_MAX: u64 = 1_000;
@@ -147,6 +149,8 @@ pub struct Quic {
     dialler: Arc<Dialler>,
     /// Given to the endpoint by [`Self::serve`]: until then incoming connections are ignored.
     server: Mutex<Option<ServerConfig>>,
+    /// The cluster that this one was recovered from.
+    former: Option<Uuid>,
 }
 
 impl Quic {
@@ -162,6 +166,8 @@ impl Quic {
         tcp: Arc<dyn Tcp>,
     ) -> Result<Arc<Self>, StartError> {
         let QuicConfig { identity, name, plain_packets, hints } = config;
+        let former = identity.former.as_ref().map(|former| pki::member_name(&former.cert));
+        let former = former.transpose()?.map(|name| name.cluster);
         let certificate = pki::member_name(&identity.cert)?;
         if certificate != name {
             return Err(StartError::WrongName { certificate, node: name });
@@ -179,7 +185,18 @@ impl Quic {
         )?;
         let lookups = Lookups::of_node(tcp);
         let dialler = Dialler::new(endpoint, client, name, seams, lookups, hints);
-        Ok(Arc::new(Self { dialler, server }))
+        Ok(Arc::new(Self { dialler, server, former }))
+    }
+
+    /// Waits until a member says that it was recovered by force without this node, and returns what it
+    /// says. Another quorum of the former cluster may be there all the same.
+    pub async fn recovered_elsewhere(&self) -> String {
+        let mut recovered = self.dialler.recovered.subscribe();
+        match recovered.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender is here as long as this is.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Begins to answer: members by `peers`, unauthenticated peers by `join`. A second call does
@@ -190,7 +207,8 @@ impl Quic {
             let Dialler { endpoint, name, members, .. } = &*self.dialler;
             endpoint.set_server_config(Some(server));
             let services = Services { peers, join };
-            tokio::spawn(accept::run(endpoint.clone(), *name, Arc::clone(members), services));
+            let (names, members) = ((*name, self.former), Arc::clone(members));
+            tokio::spawn(accept::run(endpoint.clone(), names, members, services));
         }
     }
 

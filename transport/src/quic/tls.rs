@@ -12,12 +12,13 @@ use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use shiioo_actors::ports::seams::Seams;
 
-use crate::pki::{self, MemberName};
+use crate::pki::{self, MemberName, PkiError};
 
 /// Protocol between members.
 const PEER_PROTOCOL: &[u8] = b"shiioo/1";
@@ -35,6 +36,18 @@ pub struct TlsIdentity {
     pub cert: Vec<u8>,
     /// Private key of this node, PKCS#8.
     pub key: Vec<u8>,
+    /// What the node was before its cluster was recovered by force.
+    pub former: Option<FormerIdentity>,
+}
+
+/// Holds what a node was in the cluster that its own was recovered from. It serves to tell members of
+/// that cluster what has happened, and for nothing else.
+#[derive(Clone)]
+pub struct FormerIdentity {
+    /// Certificate of the former cluster's authority.
+    pub ca_cert: Vec<u8>,
+    /// Certificate of this node there, for the same key as now.
+    pub cert: Vec<u8>,
 }
 
 impl std::fmt::Debug for TlsIdentity {
@@ -55,19 +68,26 @@ pub(crate) enum Protocol {
 
 impl TlsIdentity {
     /// Configures the accepting side. It also shows the authority's certificate, for joiners.
+    ///
+    /// Members of the former cluster are let through the handshake as well: only so can they be told,
+    /// and believe, what has become of it. `accept` refuses them by their names, which the former
+    /// authority can sign for its own cluster only.
     pub(crate) fn server(&self, seams: &Seams) -> Result<QuicServerConfig, rustls::Error> {
         let provider = provider();
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(self.roots()?),
-            Arc::clone(&provider),
-        )
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let mut roots = self.roots()?;
+        if let Some(former) = &self.former {
+            roots.add(CertificateDer::from(former.ca_cert.as_slice()))?;
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let certificates = Arc::new(self.by_name(&provider)?);
         let mut config = ServerConfig::builder_with_details(provider, pki::wall_time(&seams.clock))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain(), self.key())?;
+            .with_cert_resolver(certificates);
         config.alpn_protocols = vec![PEER_PROTOCOL.to_vec(), JOIN_PROTOCOL.to_vec()];
         config.send_tls13_tickets = 0;
         QuicServerConfig::try_from(config)
@@ -90,12 +110,42 @@ impl TlsIdentity {
     }
 
     fn chain(&self) -> Vec<CertificateDer<'static>> {
-        [&self.cert, &self.ca_cert].map(|der| CertificateDer::from(der.clone())).to_vec()
+        chain(&self.cert, &self.ca_cert)
+    }
+
+    /// Returns the certificates of this node, to be shown by the name that is asked for.
+    fn by_name(&self, provider: &CryptoProvider) -> Result<ByName, rustls::Error> {
+        let certified = |chain| CertifiedKey::from_der(chain, self.key(), provider).map(Arc::new);
+        let own = certified(self.chain())?;
+        let Some(FormerIdentity { ca_cert, cert }) = &self.former else {
+            return Ok(ByName { own, former: None });
+        };
+        let unreadable = |error: PkiError| rustls::Error::General(error.to_string());
+        let name = pki::member_name(cert).map_err(unreadable)?.to_string();
+        Ok(ByName { own, former: Some((name, certified(chain(cert, ca_cert))?)) })
     }
 
     fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()))
     }
+}
+
+/// Shows the former certificate to who asks for the former name, and the present one to all others.
+#[derive(Debug)]
+struct ByName {
+    own: Arc<CertifiedKey>,
+    former: Option<(String, Arc<CertifiedKey>)>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let former = self.former.iter().find(|(name, _)| hello.server_name() == Some(name));
+        Some(Arc::clone(former.map_or(&self.own, |(_, former)| former)))
+    }
+}
+
+fn chain(cert: &[u8], ca_cert: &[u8]) -> Vec<CertificateDer<'static>> {
+    [cert, ca_cert].map(|der| CertificateDer::from(der.to_vec())).to_vec()
 }
 
 /// Configures the dialling side of a node that has no certificate yet.

@@ -50,7 +50,7 @@
 //! - While this node leads group 0, every tenant whose group lacks the newest version is sent it
 //!   again until the group confirms.
 //!
-//! Not done: tenants do not move. There is one epoch so far.
+//! Not done: tenants do not move. Their epoch grows with a forced recovery only.
 
 mod actor;
 mod message;

@@ -11,6 +11,7 @@
 mod group_placement;
 mod members;
 mod nodes;
+mod recovery;
 mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +26,8 @@ pub use tenants::TenantEntry;
 use crate::command::{
     AdmitMember, AssignReplicas, BOUNDS_TABLES_FROM, Command, ConfirmTenant, CreateJoinToken,
     CreateTenant, DeleteTenant, DrainMember, Envelope, Found, LeaderElected, MOVES_REPLICAS_FROM,
-    MemberOffline, Outcome, PlaceGroups, RegisterNode, RemoveJoinToken, RemoveNode, SetAdminToken,
-    SystemCommand, UpdateTenant,
+    MemberOffline, Outcome, PlaceGroups, Recover, RegisterNode, RemoveJoinToken, RemoveNode,
+    SetAdminToken, SystemCommand, UpdateTenant,
 };
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
@@ -223,6 +224,9 @@ impl SystemState {
             SystemCommand::SetAdminToken(SetAdminToken { hash }) => self.set_admin_token(*hash),
             SystemCommand::AssignReplicas(AssignReplicas { group, replicas }) => {
                 self.assign_replicas(*group, replicas)
+            }
+            SystemCommand::Recover(Recover { authority, raft_id, groups }) => {
+                self.recover(authority, *raft_id, groups)
             }
         }
     }

@@ -84,7 +84,7 @@ impl SystemState {
     }
 
     /// Changes an entry of the table, which keeps count of its bytes.
-    fn change_entry<T>(
+    pub(super) fn change_entry<T>(
         &mut self,
         id: TenantId,
         change: impl FnOnce(&mut TenantEntry) -> T,

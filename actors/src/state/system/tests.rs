@@ -13,6 +13,7 @@ use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, Tenant
 use uuid::Uuid;
 
 mod clock;
+mod recovery;
 mod whole;
 
 fn envelope(command: SystemCommand) -> Envelope {

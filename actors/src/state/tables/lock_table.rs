@@ -39,6 +39,9 @@
 //! - a command that is refused changes nothing and gives no notice;
 //! - nothing expires by itself.
 //!
+//! After a forced recovery nobody knows which tokens were given since. So all rise by
+//! [`FENCING_STEP`](crate::domain::lock::FENCING_STEP) ([`LockTable::raise_tokens`]).
+//!
 //! One lock has no lease: `cluster/leader` follows leadership and is [seized](LockTable::seize)
 //! with each term, under a new token. Clients read it and cannot change it (`handles/locks.rs`).
 //!
@@ -159,6 +162,17 @@ impl LockTable {
         }
     }
 
+    /// Raises all tokens, those of locks that are held as well, and returns these locks: a holder that
+    /// shows its old token has lost its lock, and nobody else gets that before its lease has ended.
+    pub fn raise_tokens(&mut self, by: u64) -> Vec<LockView> {
+        self.last_token = self.last_token.saturating_add(by);
+        for lock in self.locks.values_mut() {
+            lock.token = lock.token.saturating_add(by);
+        }
+        self.dirty.extend(self.locks.keys().cloned());
+        self.locks.values().cloned().collect()
+    }
+
     /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
     pub fn seize(&mut self, key: &str, holder: &str, at: Timestamp) -> LockView {
         self.last_token += 1;
@@ -276,6 +290,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::lock::FENCING_STEP;
 
     fn acquire(table: &mut LockTable, key: &str, holder: &str) -> Outcome {
         let command = LockCommand::Acquire {
@@ -346,6 +361,27 @@ mod tests {
         assert!(matches!(apply(renew("a", Some(new))), Outcome::Locked(_)));
         assert!(matches!(apply(renew("a", None)), Outcome::Locked(_)));
         assert_eq!(apply(release("a", None)), Outcome::Released(true));
+    }
+
+    #[test]
+    fn raised_tokens_are_above_all_earlier_ones_and_locks_stay_held() {
+        let mut table = LockTable::default();
+        let held = token(&acquire(&mut table, "k", "a"));
+        table.take_dirty();
+        let raised = table.raise_tokens(FENCING_STEP);
+        assert_eq!(raised.iter().map(|lock| lock.token).collect::<Vec<_>>(), [held + FENCING_STEP]);
+        assert_eq!(table.take_dirty().len(), 1, "it is written down");
+        let renew = |token| LockCommand::Renew {
+            key: "k".into(),
+            holder: "a".into(),
+            token: Some(token),
+            ttl_ms: None,
+        };
+        let lost = Outcome::Refused(Refusal::LockLost { key: "k".into() });
+        assert_eq!(table.apply(&renew(held), Timestamp(0)).0, lost);
+        assert!(matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(_)));
+        assert_eq!(token(&acquire(&mut table, "k", "a")), held + FENCING_STEP);
+        assert_eq!(token(&acquire(&mut table, "free", "b")), held + FENCING_STEP + 1);
     }
 
     #[test]

@@ -55,6 +55,7 @@
 //!   no failover can pass a limit; a refused command changes nothing but the clock and what is
 //!   remembered of earlier calls. Only requests a minute are counted elsewhere: by the leader, in
 //!   memory;
+//! - fencing tokens of an epoch are above all those of the epochs before;
 //! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
 //! - events are a function of the commands: the same bytes on every replica.
 
@@ -87,6 +88,7 @@ use crate::command::{
 };
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::json::Json;
+use crate::domain::lock::FENCING_STEP;
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
@@ -351,6 +353,11 @@ impl TenantState {
         version: u64,
         record: Option<&TenantRecord>,
     ) -> (Outcome, Vec<TenantEffect>) {
+        // Whoever gave tokens in an earlier epoch may have given more than are known here.
+        let epochs = epoch.0.saturating_sub(self.meta.epoch.0.max(1));
+        if epochs > 0 {
+            self.locks.raise_tokens(epochs.saturating_mul(FENCING_STEP));
+        }
         let before = self.meta.record.take();
         let is_new = before.is_none();
         self.meta.epoch = epoch;

@@ -504,6 +504,36 @@ fn workflows_have_versions_that_runs_keep() {
     assert_eq!(driver.state.runs[&run(1)].workflow.steps.len(), 4);
 }
 
+#[test]
+fn in_a_new_epoch_locks_have_tokens_that_were_never_given() {
+    let mut driver = Driver::new();
+    let acquire = |key: &str| {
+        TenantCommand::Lock(crate::command::LockCommand::Acquire {
+            key: key.into(),
+            holder: "a".into(),
+            ttl_ms: 1,
+            metadata: Json::null(),
+        })
+    };
+    let token = |outcome| match outcome {
+        Outcome::Locked(lock) => lock.token,
+        other => panic!("{other:?}"),
+    };
+    let before = token(driver.apply(acquire("k")));
+    let record = Some(record(TenantStatus::Active, Quotas::default()));
+    let set = TenantCommand::Set(SetTenant { version: 1, record });
+    assert_eq!(driver.apply_as(2, None, set.clone()), Outcome::Done);
+    let stale = Outcome::Refused(Refusal::StaleEpoch);
+    assert_eq!(driver.apply_as(1, None, acquire("k")), stale);
+    assert_eq!(token(driver.apply_as(2, None, acquire("k"))), before + FENCING_STEP);
+    assert_eq!(token(driver.apply_as(2, None, acquire("l"))), before + FENCING_STEP + 1);
+    // One whose earlier epochs are not known here at all.
+    let mut other = Driver::new();
+    other.state = TenantState::default();
+    assert_eq!(other.apply_as(3, None, set), Outcome::Done);
+    assert_eq!(token(other.apply_as(3, None, acquire("k"))), 2 * FENCING_STEP + 1);
+}
+
 mod clock;
 mod pages;
 mod whole;

@@ -10,6 +10,11 @@ use crate::config::Config;
 /// Names the configuration file. A flag, but not a setting: the file cannot name another.
 pub(super) const CONFIG_FILE: &str = "config";
 
+/// Names the command that goes on with one member alone.
+pub const RECOVER: &str = "recover";
+/// Names the flag without which `recover` changes nothing.
+pub const FORCE: &str = "force";
+
 /// Makes the command line of the program.
 pub fn command() -> Command {
     Command::new("shiioo")
@@ -20,6 +25,28 @@ pub fn command() -> Command {
         )
         .arg(config_file())
         .args(settings())
+        .subcommand(recover())
+        // Else a data directory given before the command would not be the one that it takes.
+        .args_conflicts_with_subcommands(true)
+}
+
+/// Makes the command that recovers by force. It takes the data directory from where a node takes it.
+fn recover() -> Command {
+    let shown = ["data-dir", "log", "log-format"];
+    let settings = settings().into_iter().map(|setting| {
+        let is_hidden = !shown.contains(&setting.get_id().as_str());
+        setting.hide(is_hidden)
+    });
+    let force = Arg::new(FORCE).long(FORCE).action(ArgAction::SetTrue);
+    Command::new(RECOVER)
+        .about(
+            "Goes on with the node of a data directory alone, as another cluster, after the others \
+             are lost for good. Without --force it tells what would be lost, changes nothing, and \
+             ends with code 2. The node must not run.",
+        )
+        .arg(config_file())
+        .args(settings)
+        .arg(force.help("Does it, and writes a report into the data directory"))
 }
 
 /// Makes the flag that names the configuration file.

@@ -22,8 +22,9 @@ use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
-use super::dial::members::{Members, close_as_non_member};
+use super::dial::members::{Members, close_as_former, close_as_non_member};
 use super::tls::{self, Protocol};
 use crate::pki::MemberName;
 use admission::{Admission, HandshakePermit, Handshakes};
@@ -43,6 +44,8 @@ const REFUSED: VarInt = VarInt::from_u32(4);
 /// Holds what the accepted connections of one node share.
 struct Acceptor {
     name: MemberName,
+    /// The cluster that this one was recovered from.
+    former: Option<Uuid>,
     members: Arc<Members>,
     services: Services,
     handshakes: Arc<Mutex<Handshakes>>,
@@ -54,12 +57,13 @@ struct Acceptor {
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn run(
     endpoint: Endpoint,
-    name: MemberName,
+    (name, former): (MemberName, Option<Uuid>),
     members: Arc<Members>,
     services: Services,
 ) {
     let acceptor = Arc::new(Acceptor {
         name,
+        former,
         members,
         services,
         handshakes: Arc::default(),
@@ -116,6 +120,11 @@ impl Acceptor {
         let Some(name) = tls::peer_name(&connection) else {
             return self.refuse(&connection, "no certificate of a member was shown");
         };
+        if self.former == Some(name.cluster) {
+            let address = connection.remote_address().ip();
+            self.log_refusal(address, &format!("{name} is of the cluster before the recovery"));
+            return close_as_former(&connection, self.name.cluster);
+        }
         let known = name.cluster == self.name.cluster && self.members.accept(&name, &connection);
         if !known {
             let address = connection.remote_address().ip();

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use quinn::{Connection, VarInt};
+use quinn::{Connection, ConnectionError, VarInt};
 use shiioo_actors::ports::{Lane, PEER_HTTP_STREAMS_MAX, Peer, PeerError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use uuid::Uuid;
 
 use super::link::{Closable, Link};
 use crate::pki::MemberName;
@@ -26,6 +27,9 @@ const NOT_A_MEMBER: VarInt = VarInt::from_u32(1);
 const NOT_A_MEMBER_TEXT: &[u8] = b"not a member";
 /// Code of a connection that a newer one of the same member replaces.
 const REPLACED: VarInt = VarInt::from_u32(2);
+/// Code of a connection that is closed because the other end belongs to the cluster from which this
+/// one was recovered by force. The reason tells what to do.
+const RECOVERED: VarInt = VarInt::from_u32(5);
 /// Accepted connections of one member: its current one, and one that it has given up without this
 /// node's noticing.
 const ACCEPTED_MAX: usize = 2;
@@ -206,6 +210,27 @@ impl Member {
 /// Closes a connection whose other end is not a member.
 pub(in crate::quic) fn close_as_non_member(connection: &Connection) {
     connection.close(NOT_A_MEMBER, NOT_A_MEMBER_TEXT);
+}
+
+/// Closes a connection whose other end is a member of the former cluster, and tells it so.
+pub(in crate::quic) fn close_as_former(connection: &Connection, cluster: Uuid) {
+    let why = format!(
+        "it was recovered by force without this node, as cluster {cluster}, and what this node has \
+         counts there no more; to go on there, start this node with an empty data directory and \
+         --join, and keep this directory as long as something may be missing there"
+    );
+    connection.close(RECOVERED, why.as_bytes());
+}
+
+/// Returns what a node says that was recovered by force without this one, when it closed a connection
+/// for that reason.
+pub(super) fn told_of_recovery(error: &ConnectionError) -> Option<String> {
+    match error {
+        ConnectionError::ApplicationClosed(close) if close.error_code == RECOVERED => {
+            Some(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        _ => None,
+    }
 }
 
 impl Closable for Connection {

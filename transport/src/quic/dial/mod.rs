@@ -17,7 +17,7 @@ use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{
     Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, Service, StreamService,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::exchange::Exchange;
@@ -46,6 +46,8 @@ pub(super) struct Dialler {
     answer_bytes: Semaphore,
     /// Further addresses at which members may be found.
     hints: Vec<String>,
+    /// What a member has said that was recovered by force without this one.
+    pub recovered: watch::Sender<Option<String>>,
 }
 
 impl Dialler {
@@ -58,7 +60,31 @@ impl Dialler {
         hints: Vec<String>,
     ) -> Arc<Self> {
         let (members, answer_bytes) = (Arc::default(), Semaphore::new(ANSWERS_BYTES_MAX));
-        Arc::new(Self { endpoint, name, members, client, seams, lookups, answer_bytes, hints })
+        let recovered = watch::Sender::new(None);
+        Arc::new(Self {
+            endpoint,
+            name,
+            members,
+            client,
+            seams,
+            lookups,
+            answer_bytes,
+            hints,
+            recovered,
+        })
+    }
+
+    /// Notes what a member says of a recovery that this node was no part of.
+    fn note_recovery(&self, peer: &Peer, told: String) {
+        self.recovered.send_if_modified(|known| {
+            let why = format!("member {} at {} says that {told}", peer.raft_id, peer.addr);
+            let is_new = known.as_ref() != Some(&why);
+            if is_new {
+                tracing::error!(%why, "the cluster was recovered by force");
+                *known = Some(why);
+            }
+            is_new
+        });
     }
 
     /// Sends a request to a member and waits for the answer.
@@ -223,7 +249,12 @@ async fn connect_greeted(
     let name = MemberName { raft_id: peer.raft_id, node: peer.node, cluster: dialler.name.cluster };
     let Dialler { endpoint, client, lookups, .. } = dialler;
     let connection = connect(endpoint, lookups, client, addr, &name.to_string(), deadline).await?;
-    let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
+    let mut stream = connection.accept_uni().await.map_err(|error| {
+        if let Some(told) = members::told_of_recovery(&error) {
+            dialler.note_recovery(peer, told);
+        }
+        error.to_string()
+    })?;
     let mut version = [0];
     stream.read_exact(&mut version).await.map_err(|error| error.to_string())?;
     match version {

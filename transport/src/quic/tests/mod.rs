@@ -2,6 +2,7 @@
 
 mod admission;
 mod calls;
+mod former;
 mod streams;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -188,6 +189,7 @@ impl Cluster {
             ca_cert: self.authority.cert_der().to_vec(),
             cert: self.authority.issue(&entropy, key.public(), name).unwrap(),
             key: key.der().to_vec(),
+            former: None,
         };
         (name, identity)
     }

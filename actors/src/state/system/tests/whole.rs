@@ -44,7 +44,7 @@ fn lock(a: u8, b: u8, c: u8) -> LockCommand {
 const KINDS_OF_VERSION_2: u8 = 20;
 
 /// All kinds of dice.
-const KINDS: u8 = 21;
+const KINDS: u8 = 22;
 
 /// A command by its dice; `at` is what the proposer's clock says.
 fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemCommand {
@@ -129,6 +129,15 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
         20 => SystemCommand::AssignReplicas(AssignReplicas {
             group: GroupId(1 + u32::from(a % 4)),
             replicas: (0..c % 3).map(|n| 1 + u64::from((b % 4 + n) % 4)).collect(),
+        }),
+        21 => SystemCommand::Recover(Recover {
+            authority: Authority {
+                cluster: Uuid::from_u128(u128::from(c)),
+                certificate: vec![c],
+                key: crate::domain::secret::SecretBytes::new(vec![c]),
+            },
+            raft_id: 1 + u64::from(a % 3),
+            groups: (1..4).filter(|group| b >> group & 1 == 1).map(GroupId).collect(),
         }),
         _ => SystemCommand::Lock(lock(a, b, c)),
     }
