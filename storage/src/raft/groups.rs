@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::group::{self, Group};
+use super::heartbeat_timer;
+use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches};
 use super::log_store::GroupLog;
 use super::network::Network;
 use super::progress::GroupProgress;
@@ -41,6 +43,7 @@ pub struct Groups {
     pub(super) log: Arc<Log>,
     pub(super) sink: Arc<dyn ApplySink>,
     peers: Arc<dyn Peers>,
+    heartbeats: Arc<HeartbeatBatches>,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// The progress of each group. In here before the group runs, so that the first entry delivered
     /// can be reported durable.
@@ -72,18 +75,23 @@ impl Groups {
             .map_err(|why| store_error("use the election timeout", std::io::Error::other(why)))?;
         let (opens, identity) = (executor.clone(), config.log.clone());
         let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
-        Ok(Arc::new(Self {
+        let heartbeats = HeartbeatBatches::new(Arc::clone(&peers), config.election_timeout);
+        let pause = config.election_timeout / HEARTBEATS_PER_TIMEOUT;
+        let groups = Arc::new(Self {
             config,
             log,
             sink,
             peers,
+            heartbeats,
             groups: RwLock::default(),
             progress_of: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             is_stopping: Arc::default(),
             failed: watch::Sender::new(None),
             leads_changed: watch::Sender::new(()),
-        }))
+        });
+        tokio::spawn(heartbeat_timer::beat(Arc::downgrade(&groups), pause));
+        Ok(groups)
     }
 
     /// Stops every group and writes what waits. Nothing can be proposed any more. Without it the
@@ -105,7 +113,8 @@ impl Groups {
     }
 
     /// Answers the request of the member `from` until `deadline`: the receiving end of what
-    /// [`Peers`] carries for [`Service::Raft`] and [`Service::Snapshot`].
+    /// [`Peers`] carries for [`Service::Raft`], [`Service::GroupHeartbeats`] and
+    /// [`Service::Snapshot`].
     ///
     /// # Errors
     /// When nothing was done about the request: the group is not here or stops, the bytes are no
@@ -117,6 +126,9 @@ impl Groups {
         request: Vec<u8>,
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
+        if service == Service::GroupHeartbeats {
+            return self.serve_heartbeats(from, &request, deadline).await;
+        }
         let wire::Request { group: id, body } = wire::decode(&request).map_err(Declined)?;
         drop(request);
         let not_here = || Declined(format!("group {id} is not here"));
@@ -179,6 +191,10 @@ impl Groups {
         self.log.id()
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
     pub(super) fn all(&self) -> RwLockReadGuard<'_, BTreeMap<GroupId, Arc<Group>>> {
         self.groups.read()
     }
@@ -193,7 +209,7 @@ impl Groups {
 
     /// Gives a group that takes requests.
     pub(super) fn ready(&self, group: GroupId) -> Result<Arc<Group>, ProposeError> {
-        if self.is_stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(ProposeError::Stopping);
         }
         self.group(group).ok_or(ProposeError::NotLeader)
@@ -205,7 +221,7 @@ impl Groups {
         let _one_at_a_time = self.opening.lock().await;
         let refused =
             |why: String| store_error(format!("open group {id}"), std::io::Error::other(why));
-        if self.is_stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(refused("the node is stopping".into()));
         }
         if self.group(id).is_some() {
@@ -218,7 +234,8 @@ impl Groups {
         self.progress_of.write().insert(id, Arc::clone(&progress));
         let machine = GroupStateMachine::new(id, progress, Arc::clone(&self.sink));
         let store = GroupLog::new(id, Arc::clone(&self.log));
-        let network = Network::new(id, Arc::clone(&self.peers), Arc::clone(&self.sink));
+        let (peers, heartbeats) = (Arc::clone(&self.peers), Arc::clone(&self.heartbeats));
+        let network = Network::new(id, peers, Arc::clone(&self.sink), heartbeats);
         let group =
             Group::open(id, raft_id, Arc::new(config), &members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());

@@ -21,7 +21,7 @@ use super::group::Group;
 use super::snapshot_sender::Sent;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{Claim, Offer, Piece, RequestBody, Response};
+use super::wire::{AppendReply, Claim, Offer, Piece, RequestBody, Response};
 use crate::log::record::Vote;
 
 impl Group {
@@ -46,7 +46,11 @@ impl Group {
             RequestBody::Append(append) => {
                 let request = convert::append_from_wire(self.id(), &append).map_err(Declined)?;
                 let appended = raft.append_entries(request).await.map_err(declined)?;
-                Response::Append(convert::appended_to_wire(&appended))
+                let reply = convert::appended_to_wire(&appended);
+                if !matches!(reply, AppendReply::HigherVote(_)) {
+                    self.network().pulse.sign();
+                }
+                Response::Append(reply)
             }
             RequestBody::Vote(ballot) => {
                 let voted = raft.vote(convert::ballot_from_wire(&ballot)).await;

@@ -2,6 +2,7 @@
 //! time, on simulated disks.
 
 mod fabric;
+mod heartbeats;
 mod part;
 mod slow_links;
 mod snapshots;
