@@ -47,7 +47,7 @@ impl PeerService for RpcDispatcher {
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {
             match service {
-                Service::Raft | Service::Snapshot => {
+                Service::Raft | Service::GroupHeartbeats | Service::Snapshot => {
                     self.groups.serve(from, service, request, deadline).await
                 }
                 Service::Ping => self.actors()?.heartbeats.pinged(from, &request, deadline).await,

@@ -29,9 +29,11 @@ pub enum Service {
     Node = 4,
     /// Which process a member is and where, between heartbeat monitors.
     Hello = 6,
+    /// Heartbeats of the groups that one node leads, between logs.
+    GroupHeartbeats = 8,
 }
 
-/// What a stream between nodes is for. Its numbers are those of [`Service`], continued.
+/// What a stream between nodes is for. Its numbers are not those of a [`Service`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum StreamService {
@@ -58,13 +60,14 @@ pub enum Lane {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Hello];
+    pub const ALL: [Self; 6] =
+        [Self::Ping, Self::Raft, Self::Snapshot, Self::Node, Self::Hello, Self::GroupHeartbeats];
 
     /// The lane that a request of so many bytes takes. Votes and heartbeats do not wait behind
     /// megabytes of entries: whoever is not heard in time is not followed.
     pub const fn lane(self, bytes: usize) -> Lane {
         match self {
-            Self::Ping | Self::Hello => Lane::Control,
+            Self::Ping | Self::Hello | Self::GroupHeartbeats => Lane::Control,
             Self::Raft if bytes <= URGENT_BYTES_MAX => Lane::Control,
             Self::Raft | Self::Node => Lane::Raft,
             Self::Snapshot => Lane::Bulk,

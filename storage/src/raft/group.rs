@@ -19,6 +19,7 @@ use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
 use tokio::sync::{RwLock, Semaphore, watch};
 
+use super::heartbeats::HEARTBEATS_PER_TIMEOUT;
 use super::log_store::GroupLog;
 use super::network::Network;
 use super::progress::GroupProgress;
@@ -68,7 +69,8 @@ pub(crate) struct Group {
 /// and a random time between min and max are over: 0.3 T and 0.5 T make that 0.8 T to T.
 pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<Config, String> {
     let total = u64::try_from(election_timeout.as_millis()).unwrap_or(u64::MAX);
-    let heartbeat = (total / 10).max(1);
+    let heartbeat = (total / u64::from(HEARTBEATS_PER_TIMEOUT)).max(1);
+    let backoff = (total / 10).max(1);
     let config = Config {
         cluster_name: format!("group-{group}"),
         heartbeat_interval: heartbeat,
@@ -83,7 +85,7 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
         // another.
         quorum_loss_probe_interval: Some(total),
         // A replica that cannot be reached is tried again soon enough to be back within T.
-        backoff: format!("{heartbeat}ms ..{}ms", total.max(heartbeat)),
+        backoff: format!("{backoff}ms ..{}ms", total.max(backoff)),
         // A follower that lacks what it acknowledged is refused in `network`. An answer of it may
         // get past that check, as when two processes have one identity for a moment. openraft would
         // then have the leader panic, which lacks nothing.
@@ -301,8 +303,7 @@ impl Group {
                 changed = server.changed() => if changed.is_err() {
                     break;
                 },
-                () = tokio::time::sleep(Duration::from_millis(config.heartbeat_interval)),
-                    if must_look_again => {}
+                () = self.network.pulse.triggered.notified(), if must_look_again => {}
                 Ok(()) = rolled.changed() => self.snapshot().await,
                 () = self.progress.snapshot_due() => self.snapshot().await,
             }

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::group::{self, Group};
+use super::heartbeat_timer;
+use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches};
 use super::log_store::GroupLog;
 use super::network::Network;
 use super::progress::GroupProgress;
@@ -43,6 +45,7 @@ pub struct Groups {
     pub(super) log: Arc<Log>,
     pub(super) sink: Arc<dyn ApplySink>,
     peers: Arc<dyn Peers>,
+    heartbeats: Arc<HeartbeatBatches>,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// The progress of each group. In here before the group runs, so that the first entry delivered
     /// can be reported durable.
@@ -74,18 +77,23 @@ impl Groups {
             .map_err(|why| store_error("use the election timeout", std::io::Error::other(why)))?;
         let (opens, identity) = (executor.clone(), config.log.clone());
         let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
-        Ok(Arc::new(Self {
+        let heartbeats = HeartbeatBatches::new(Arc::clone(&peers), config.election_timeout);
+        let pause = config.election_timeout / HEARTBEATS_PER_TIMEOUT;
+        let groups = Arc::new(Self {
             config,
             log,
             sink,
             peers,
+            heartbeats,
             groups: RwLock::default(),
             progress_of: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
             is_stopping: Arc::default(),
             failed: watch::Sender::new(None),
             leads_changed: watch::Sender::new(()),
-        }))
+        });
+        tokio::spawn(heartbeat_timer::beat(Arc::downgrade(&groups), pause));
+        Ok(groups)
     }
 
     /// Stops every group and writes what waits. Nothing can be proposed any more. Without it the
@@ -107,7 +115,8 @@ impl Groups {
     }
 
     /// Answers the request of the member `from` until `deadline`: the receiving end of what
-    /// [`Peers`] carries for [`Service::Raft`] and [`Service::Snapshot`].
+    /// [`Peers`] carries for [`Service::Raft`], [`Service::GroupHeartbeats`] and
+    /// [`Service::Snapshot`].
     ///
     /// # Errors
     /// When nothing was done about the request: the group is not here or stops, the bytes are no
@@ -119,14 +128,13 @@ impl Groups {
         request: Vec<u8>,
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
+        if service == Service::GroupHeartbeats {
+            return self.serve_heartbeats(from, &request, deadline).await;
+        }
         let wire::Request { group: id, body } = wire::decode(&request).map_err(Declined)?;
         drop(request);
         let not_here = || Declined(format!("group {id} is not here"));
         let group = self.ready(id).map_err(|_| not_here())?;
-        // Waits while it is decided whether this node leaves the group.
-        let _served = tokio::time::timeout_at(deadline, group.serves.read())
-            .await
-            .map_err(|_| Declined("too late".into()))?;
         let reverted = match &body {
             wire::RequestBody::LogReverted(reverted) => Some(reverted.clone()),
             _ => None,
@@ -187,6 +195,10 @@ impl Groups {
         self.log.id()
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
     pub(super) fn all(&self) -> RwLockReadGuard<'_, BTreeMap<GroupId, Arc<Group>>> {
         self.groups.read()
     }
@@ -201,7 +213,7 @@ impl Groups {
 
     /// Gives a group that takes requests.
     pub(super) fn ready(&self, group: GroupId) -> Result<Arc<Group>, ProposeError> {
-        if self.is_stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(ProposeError::Stopping);
         }
         self.group(group).ok_or(ProposeError::NotLeader)
@@ -230,7 +242,7 @@ impl Groups {
             Some(group) => Some(group.serves.write().await),
             None => None,
         };
-        if self.is_stopping.load(Ordering::Acquire) || !still.await {
+        if self.is_stopping() || !still.await {
             return Ok(());
         }
         self.groups.write().remove(&id);
@@ -256,14 +268,9 @@ impl Groups {
     /// first.
     pub(super) async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {
         let _one_at_a_time = self.opening.lock().await;
-        self.open_now(id, &members).await
-    }
-
-    /// Opens a group, with `opening` locked.
-    async fn open_now(&self, id: GroupId, members: &[u64]) -> Result<(), StoreError> {
         let refused =
             |why: String| store_error(format!("open group {id}"), std::io::Error::other(why));
-        if self.is_stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(refused("the node is stopping".into()));
         }
         if let Some(group) = self.group(id) {
@@ -278,13 +285,10 @@ impl Groups {
         self.progress_of.write().insert(id, Arc::clone(&progress));
         let machine = GroupStateMachine::new(id, progress, Arc::clone(&self.sink));
         let store = GroupLog::new(id, Arc::clone(&self.log));
-        let network = Network::new(
-            id,
-            Arc::clone(&self.peers),
-            Arc::clone(&self.sink),
-            Arc::clone(&self.log),
-        );
-        let group = Group::open(id, raft_id, config, members, store, machine, network).await?;
+        let (peers, heartbeats) = (Arc::clone(&self.peers), Arc::clone(&self.heartbeats));
+        let log = Arc::clone(&self.log);
+        let network = Network::new(id, peers, Arc::clone(&self.sink), log, heartbeats);
+        let group = Group::open(id, raft_id, config, &members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());
         let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));
         tokio::spawn(async move {

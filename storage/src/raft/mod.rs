@@ -17,6 +17,7 @@
 //! | `RaftLogStorage` | [`log_store`] | the group's share of `log` |
 //! | `RaftStateMachine` | [`state_machine`] | the actors' `ApplySink` |
 //! | `RaftNetworkV2` | [`network`] | the actors' `Peers`: one QUIC call a message |
+//! | the same, for heartbeats | [`heartbeats`] | the same: one call for all groups |
 //! | the receiving side | [`serve`] | the same calls, from other members |
 //!
 //! Each group is an openraft instance of its own ([`group`]): own term, own leader, own members.
@@ -71,10 +72,10 @@
 //!
 //! # Timing
 //!
-//! All is derived from one setting, the election timeout T. Heartbeats go out every T/10. A
-//! follower campaigns after 0.8 T to T without one, and asks first whether others would (pre-vote),
-//! so that a node that was cut off for a while does not end the term of a working leader when it
-//! comes back.
+//! All is derived from one setting, the election timeout T. Heartbeats go out every T/5, those of all
+//! groups at the same moment and together ([`heartbeats`]). A follower campaigns after 0.8 T to T
+//! without one, and asks first whether others would (pre-vote), so that a node that was cut off for a
+//! while does not end the term of a working leader when it comes back.
 //!
 //! **The silence of a leader without a quorum.** Behind a partition that is cut in one direction,
 //! followers hear a leader that does not hear them. They would follow for ever a leader that
@@ -110,7 +111,6 @@
 //! - One state machine of a snapshot is in memory at once on both ends, up to 512 MiB; one that
 //!   breaks off is sent again from its beginning.
 //! - The control plane's own files are not rebuilt when they are damaged: the node does not start.
-//! - Groups do not share heartbeats. With nine groups that is nothing; with thousands it would be.
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.
 
@@ -119,9 +119,12 @@ mod durability;
 mod flow_control;
 mod group;
 mod groups;
+mod heartbeat_timer;
+mod heartbeats;
 mod log_store;
 mod membership;
 mod network;
+mod no_peers;
 mod progress;
 mod read;
 mod replicated_log;
@@ -136,12 +139,14 @@ mod wire;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod heartbeats_tests;
+#[cfg(test)]
 mod suite_tests;
 #[cfg(test)]
 mod wire_tests;
 
 pub use groups::{Groups, GroupsConfig};
-pub use network::NoPeers;
+pub use no_peers::NoPeers;
 
 /// What the crash tests drive without openraft around it.
 #[cfg(test)]

@@ -27,12 +27,12 @@ use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::seams::ByteStream;
-use shiioo_actors::ports::{ApplySink, BoxFuture, Peer, PeerError, Peers, Service, StreamService};
+use shiioo_actors::ports::{ApplySink, PeerError, Peers};
 use tokio::time::Instant;
 
 use super::convert;
 use super::flow_control::{BatchLimit, time_allowed};
+use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches, Pulse};
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
 use super::wire::{
@@ -41,44 +41,13 @@ use super::wire::{
 use crate::log::Log;
 use crate::log::record::Vote;
 
-/// Entries may take so many times the heartbeat interval that openraft gives them, beside the time
-/// for their bytes: they are synced before they are answered.
-const ENTRIES_TIMEOUT_FACTOR: u32 = 5;
+/// Entries may take this part of an election timeout, beside the time for their bytes: they are
+/// synced before they are answered.
+const ENTRIES_TIMEOUT_DIVISOR: u32 = 2;
 
-/// Entries that are answered within so many heartbeat intervals came soon: more can be sent at
+/// Entries that are answered within this part of an election timeout came soon: more can be sent at
 /// once.
-const ENTRIES_FAST_FACTOR: u32 = 2;
-
-/// The peers of a node that knows no other.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoPeers;
-
-impl Peers for NoPeers {
-    fn call(
-        &self,
-        to: u64,
-        _service: Service,
-        _request: Vec<u8>,
-        _deadline: Instant,
-    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
-        Box::pin(async move {
-            Err(PeerError::Unreachable { to, why: "this node knows no other".into() })
-        })
-    }
-
-    fn open_stream(
-        &self,
-        to: u64,
-        _service: StreamService,
-        _deadline: Instant,
-    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
-        Box::pin(async move {
-            Err(PeerError::Unreachable { to, why: "this node knows no other".into() })
-        })
-    }
-
-    fn set_members(&self, _members: Vec<Peer>) {}
-}
+const ENTRIES_SOON_DIVISOR: u32 = 5;
 
 /// The other replicas of one group.
 #[derive(Clone)]
@@ -92,6 +61,9 @@ pub(crate) struct Network {
     acknowledged: Arc<Mutex<Acknowledged>>,
     /// The replicas that a snapshot of the group is being sent to.
     snapshots_to: Arc<Mutex<BTreeSet<u64>>>,
+    /// How the group's heartbeats leave.
+    pub(super) heartbeats: Arc<HeartbeatBatches>,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// Says that a snapshot is being sent to a replica, until it is dropped.
@@ -113,6 +85,9 @@ pub(crate) struct Replica {
     pub(super) raft_id: u64,
     /// How much of the log is sent to it at once.
     batch: BatchLimit,
+    /// Sends the heartbeats, which travel with those of other groups. What another sends has to
+    /// leave at once, also where it has no entries.
+    sends_heartbeats: bool,
 }
 
 impl Network {
@@ -121,6 +96,7 @@ impl Network {
         peers: Arc<dyn Peers>,
         sink: Arc<dyn ApplySink>,
         log: Arc<Log>,
+        heartbeats: Arc<HeartbeatBatches>,
     ) -> Self {
         Self {
             group,
@@ -130,6 +106,8 @@ impl Network {
             transfers: Arc::default(),
             acknowledged: Arc::default(),
             snapshots_to: Arc::default(),
+            heartbeats,
+            pulse: Arc::default(),
         }
     }
 
@@ -187,7 +165,8 @@ impl Network {
     }
 
     pub fn replica(&self, raft_id: u64) -> Replica {
-        Replica { network: self.clone(), raft_id, batch: BatchLimit::default() }
+        let batch = BatchLimit::default();
+        Replica { network: self.clone(), raft_id, batch, sends_heartbeats: false }
     }
 }
 
@@ -231,10 +210,12 @@ impl Replica {
             request.entries.into_iter().map(log_entry),
             self.batch.bytes_max(),
         );
-        let answer = if append.is_heartbeat() {
+        let answer = if self.sends_heartbeats {
+            self.heartbeat(append, option.soft_ttl()).await
+        } else if append.is_heartbeat() {
             self.call(RequestBody::Append(append), option.soft_ttl()).await
         } else {
-            self.send_entries(append, option.hard_ttl()).await
+            self.send_entries(append, option.hard_ttl() * HEARTBEATS_PER_TIMEOUT).await
         };
         match answer? {
             // 'I do not have `prev`', of an entry that it has acknowledged in this very term.
@@ -262,13 +243,14 @@ impl Replica {
     async fn send_entries(
         &mut self,
         append: Append,
-        heartbeat: Duration,
+        election_timeout: Duration,
     ) -> Result<Response, PeerError> {
         let (bytes, sent) = (append.bytes(), Instant::now());
-        let answer =
-            self.call(RequestBody::Append(append), heartbeat * ENTRIES_TIMEOUT_FACTOR).await;
+        let base = election_timeout / ENTRIES_TIMEOUT_DIVISOR;
+        let answer = self.call(RequestBody::Append(append), base).await;
+        let soon = election_timeout / ENTRIES_SOON_DIVISOR;
         match &answer {
-            Ok(_) => self.batch.answered(bytes, sent.elapsed(), heartbeat * ENTRIES_FAST_FACTOR),
+            Ok(_) => self.batch.answered(bytes, sent.elapsed(), soon),
             Err(PeerError::Lost { .. }) => self.batch.lost(),
             // Nothing was sent, which says nothing about the link.
             Err(PeerError::Unreachable { .. } | PeerError::Declined { .. }) => {}
@@ -339,6 +321,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Replica {
         self.replica(target)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Replica {
+        Replica { sends_heartbeats: true, ..self.replica(target) }
     }
 }
 

@@ -84,6 +84,7 @@ impl Group {
             let committed = self.raft().metrics().borrow_watched().local_committed;
             return Ok(committed.map_or(0, |committed| committed.index()));
         }
+        let _urgent = self.network().hurry();
         match self.raft().get_read_log_id(ReadPolicy::ReadIndex).await {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

@@ -21,7 +21,7 @@ use super::group::Group;
 use super::snapshot_sender::Sent;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{Claim, Offer, Piece, RequestBody, Response};
+use super::wire::{AppendReply, Claim, Offer, Piece, RequestBody, Response};
 use crate::log::record::Vote;
 
 impl Group {
@@ -40,6 +40,8 @@ impl Group {
         {
             return Err(Declined(format!("node {from} speaks for node {}", claimed.node)));
         }
+        // Waits while it is decided whether this node leaves the group.
+        let _served = self.serves.read().await;
         self.assembler().lock().drop_idle(Instant::now());
         let raft = self.raft();
         Ok(match request {
@@ -47,7 +49,11 @@ impl Group {
                 let request = convert::append_from_wire(self.id(), &append).map_err(Declined)?;
                 let appended = raft.append_entries(request).await.map_err(declined)?;
                 self.may_have_returned();
-                Response::Append(convert::appended_to_wire(&appended))
+                let reply = convert::appended_to_wire(&appended);
+                if !matches!(reply, AppendReply::HigherVote(_)) {
+                    self.network().pulse.sign();
+                }
+                Response::Append(reply)
             }
             RequestBody::Vote(ballot) | RequestBody::PreVote(ballot)
                 if self.had_more_than(ballot.last) =>

@@ -4,7 +4,10 @@
 //! |---|---|
 //! | 1 | version: [`WIRE_VERSION`] |
 //! | 4 | CRC-32 of what follows, little endian; from version 2 on |
-//! | n | a [`Request`] or a [`Response`], as `shiioo_actors::domain::codec` writes it |
+//! | n | the message, as `shiioo_actors::domain::codec` writes it |
+//!
+//! A message is a [`Request`], answered by a [`Response`], or [`Heartbeats`], answered by
+//! [`HeartbeatReplies`].
 //!
 //! An entry is encoded as the payload of its record in the log (`log::record`), so that both have
 //! one encoding.
@@ -29,6 +32,9 @@ const WIRE_VERSION_WITHOUT_CHECKSUM: u8 = 1;
 /// Bytes of a checksum. Connections have checksums of their own, but they do not cover the memory
 /// on both sides: a bit that flips on one replica must not reach the log of another.
 const CHECKSUM_BYTES: usize = 4;
+
+/// Heartbeats in one message at most. None is longer than 80 bytes.
+pub(crate) const HEARTBEATS_MAX: usize = 64;
 
 /// A request about a group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +74,15 @@ pub(crate) enum Response {
     /// How much of a state machine the receiver holds.
     Held(Held),
 }
+
+/// The heartbeats of several groups, from the node that leads them to one that has replicas of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Heartbeats(pub Vec<(GroupId, Append)>);
+
+/// The answers to [`Heartbeats`], one for each in the same order. `None` of a group that has not
+/// answered in time or is not there: to be asked alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeartbeatReplies(pub Vec<Option<AppendReply>>);
 
 /// Entries of a leader. Without entries it is a heartbeat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,6 +180,23 @@ impl RequestBody {
             Self::Offer(_) | Self::Piece(_) | Self::Claim(_) | Self::Resend(_) => Service::Snapshot,
             _ => Service::Raft,
         }
+    }
+}
+
+impl Heartbeats {
+    /// Checks that a leader can have sent this.
+    pub fn check(&self) -> Result<(), String> {
+        let Self(beats) = self;
+        if beats.len() > HEARTBEATS_MAX {
+            return Err(format!(
+                "{} heartbeats in one message, at most {HEARTBEATS_MAX} may be",
+                beats.len()
+            ));
+        }
+        if beats.iter().all(|(_, append)| append.is_heartbeat()) {
+            return Ok(());
+        }
+        Err("entries among heartbeats".into())
     }
 }
 

@@ -12,8 +12,9 @@ use shiioo_actors::ports::Held;
 use super::convert;
 use super::types::log_entry;
 use super::wire::{
-    Append, AppendReply, Ballot, Claim, LogReverted, Offer, Piece, Request, RequestBody, Response,
-    Transfer, TransferReply, VoteReply, decode, encode,
+    Append, AppendReply, Ballot, Claim, HEARTBEATS_MAX, HeartbeatReplies, Heartbeats, LogReverted,
+    Offer, Piece, Request, RequestBody, Response, Transfer, TransferReply, VoteReply, decode,
+    encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -123,6 +124,13 @@ fn answer() -> impl Strategy<Value = Response> {
     ]
 }
 
+fn heartbeat() -> impl Strategy<Value = (GroupId, Append)> {
+    let position = || prop::option::of(position());
+    (any::<u32>(), vote(), position(), position()).prop_map(|(group, vote, prev, commit)| {
+        (GroupId(group), Append::new(GroupId(group), vote, prev, commit, [], usize::MAX).0)
+    })
+}
+
 /// What a receiver does with bytes before anything of them reaches openraft. Whether it takes them
 /// for a message.
 fn look_at(bytes: &[u8]) -> bool {
@@ -172,6 +180,18 @@ proptest! {
     #[test]
     fn answers_come_back(answer in answer()) {
         prop_assert_eq!(decode::<Response>(&encode(&answer)), Ok(answer));
+    }
+
+    #[test]
+    fn heartbeats_and_their_answers_come_back(
+        beats in prop::collection::vec(heartbeat(), 0..5),
+        replies in prop::collection::vec(prop::option::of(vote()), 0..5),
+    ) {
+        let beats = Heartbeats(beats);
+        prop_assert_eq!(decode::<Heartbeats>(&encode(&beats)), Ok(beats));
+        let replies = replies.into_iter().map(|vote| vote.map(AppendReply::HigherVote)).collect();
+        let replies = HeartbeatReplies(replies);
+        prop_assert_eq!(decode::<HeartbeatReplies>(&encode(&replies)), Ok(replies));
     }
 
     #[test]
@@ -272,6 +292,38 @@ proptest! {
         }
         prop_assert!(convert::append_from_wire(GroupId(8), &append).is_err());
     }
+}
+
+#[test]
+fn heartbeats_have_these_bytes() {
+    let vote = Vote { term: 3, node: 1, committed: true };
+    let prev = Some(Position { term: 3, index: 9 });
+    let beat = Append::new(GROUP, vote, prev, None, [], usize::MAX).0;
+    let bytes = encode(&Heartbeats(vec![(GROUP, beat)]));
+    assert_eq!(bytes, [2, 162, 12, 137, 171, 1, 7, 3, 1, 1, 1, 3, 9, 0, 0]);
+    let replies = [Some(AppendReply::Done), None, Some(AppendReply::HigherVote(vote))];
+    assert_eq!(
+        encode(&HeartbeatReplies(replies.into())),
+        [2, 64, 118, 29, 232, 3, 1, 0, 0, 1, 2, 3, 1, 1]
+    );
+}
+
+#[test]
+fn heartbeats_with_entries_or_too_many_are_refused() {
+    let vote = Vote { term: 3, node: 1, committed: true };
+    let append = |entries: Vec<LogEntry>| Append::new(GROUP, vote, None, None, entries, 9).0;
+    let of = |append: Append, count| Heartbeats(vec![(GROUP, append); count]).check();
+    assert_eq!(of(append(vec![]), HEARTBEATS_MAX), Ok(()));
+    assert!(of(append(vec![]), HEARTBEATS_MAX + 1).is_err());
+    let entry = LogEntry { position: Position { term: 3, index: 0 }, body: Body::Blank };
+    assert!(of(append(vec![entry]), 1).is_err());
+    let largest = Vote { term: u64::MAX, node: u64::MAX, committed: true };
+    let at = Some(Position { term: u64::MAX, index: u64::MAX });
+    let group = GroupId(u32::MAX);
+    let largest = Append::new(group, largest, at, at, [], 0).0;
+    assert!(
+        encode(&Heartbeats(vec![(group, largest); HEARTBEATS_MAX])).len() < 80 * HEARTBEATS_MAX
+    );
 }
 
 #[test]

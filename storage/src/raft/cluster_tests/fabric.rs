@@ -40,6 +40,8 @@ struct Links {
     /// From whom to whom nothing arrives.
     cut: BTreeSet<(u64, u64)>,
     calls: BTreeMap<Service, u64>,
+    /// A service that nobody knows.
+    unknown: Option<Service>,
     /// Bytes that a link carries in a second, each way, where it is slow.
     rate: Option<u64>,
     /// Held while a large message is on its way from one to the other.
@@ -93,6 +95,9 @@ impl Peers for Link {
             let node = {
                 let mut links = self.links.lock().unwrap();
                 *links.calls.entry(service).or_default() += 1;
+                if links.unknown == Some(service) {
+                    return Err(PeerError::Declined { to, why: "not known here".into() });
+                }
                 links.nodes.get(&to).cloned()
             };
             let Some(node) = node else {
@@ -204,6 +209,11 @@ impl Cluster {
     /// From now on a link carries so many bytes in a second.
     pub fn limit(&self, rate: u64) {
         self.links.lock().unwrap().rate = Some(rate);
+    }
+
+    /// From now on no node knows a service.
+    pub fn know_nothing_of(&self, service: Service) {
+        self.links.lock().unwrap().unknown = Some(service);
     }
 
     /// Nothing gets to the node or away from it.

@@ -3,6 +3,7 @@
 
 mod alone;
 mod fabric;
+mod heartbeats;
 mod leaving;
 mod part;
 mod slow_links;
