@@ -46,8 +46,9 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. 4: metadata of locks counts as storage. Each version only adds kinds of commands to those of the one before.
-pub const COMMAND_VERSION: u16 = 4;
+/// assigned. 4: metadata of locks counts as storage. 5: replicas are compared. Each version only adds kinds of
+/// commands to those of the one before.
+pub const COMMAND_VERSION: u16 = 5;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
@@ -131,6 +132,11 @@ impl Envelope {
             | Command::Tenant { command: TenantCommand::TimePassed(pause), .. } => Some(*pause),
             _ => None,
         }
+    }
+
+    /// Whether each replica is to note what it holds once it has applied this.
+    pub const fn asks_for_digest(&self) -> bool {
+        matches!(self.command, Command::Tenant { command: TenantCommand::Compare, .. })
     }
 }
 
@@ -280,6 +286,9 @@ pub enum TenantCommand {
     /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
     /// kept for a time has become so much older.
     TimePassed(Pause),
+    /// Changes nothing, not even the clock: each replica notes what it holds at the entry's position, to be
+    /// compared with the others.
+    Compare,
 }
 
 #[cfg(test)]
