@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
+use super::compare::Comparer;
 use super::registry::is_deletion;
 use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
@@ -130,9 +131,13 @@ impl Actor for TenantSupervisor {
         _: ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let (registry, deps) = (Arc::clone(&arguments.registry), Arc::clone(&arguments.deps));
-        let (router, raft_id) = (arguments.router.clone(), arguments.raft_id);
-        let scrub = tokio::spawn(scrub_for_ever(registry, deps, router, raft_id)).abort_handle();
+        let comparer = Comparer {
+            registry: Arc::clone(&arguments.registry),
+            deps: Arc::clone(&arguments.deps),
+            router: arguments.router.clone(),
+            raft_id: arguments.raft_id,
+        };
+        let scrub = tokio::spawn(scrub_for_ever(comparer)).abort_handle();
         Ok(SupervisorState {
             arguments,
             scrub,
