@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -71,6 +72,8 @@ pub struct Activation {
     copy: Mutex<Option<Dump>>,
     /// What the replica held where it was compared last, as far as that is hashed.
     digest: Mutex<Option<DigestCursor>>,
+    /// When that was.
+    compared: Mutex<Option<Instant>>,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -97,6 +100,7 @@ impl Activation {
             is_asking: AtomicBool::new(false),
             copy: Mutex::default(),
             digest: Mutex::default(),
+            compared: Mutex::default(),
             supervisor,
         });
         // Weak: the queue is owned by the activation that it wakes.
@@ -177,6 +181,17 @@ impl Activation {
     /// Keeps what the replica held at a position, also while the tenant sleeps.
     pub(super) fn put_digest(&self, digest: DigestCursor) {
         *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+
+    /// Notes that the replica takes part in a comparison now.
+    pub(super) fn note_comparison(&self) {
+        *self.compared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Tells whether the last comparison that this node knows of is so long ago, or there was none.
+    pub(super) fn is_to_be_compared(&self, every: Duration) -> bool {
+        let compared = *self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        compared.is_none_or(|compared| compared.elapsed() >= every)
     }
 
     /// Has the actor look at its queue and at the term, if it runs.

@@ -9,7 +9,9 @@
 //!
 //! # Protocol
 //!
-//! The leader of the group compares a tenant after its own scrub of it, one tenant after another.
+//! The leader of the group compares one tenant after another, each every six hours ([`EVERY`]). When a tenant was
+//! compared last each of its replicas knows until its node restarts, so that a new leader goes on where the
+//! one before was, and a cluster that has started anew compares everything once.
 //!
 //! 1. It proposes [`Compare`](TenantCommand::Compare), which changes nothing. Each replica hashes all its
 //!    rows before it applies the next entry, and notes the length of its events (`replica/runner/digest.rs`).
@@ -35,7 +37,7 @@
 //!
 //! # Costs
 //!
-//! An entry for each tenant and pass, with the durable write that follows on each replica; a tenant that
+//! An entry for each tenant and comparison, with the durable write that follows on each replica; a tenant that
 //! sleeps is woken. Rows are read while the tenant's other commands wait, events are not. One replica is
 //! hashed at a time on a node.
 //!
@@ -61,13 +63,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::parts::unreachable;
 use super::{Registry, TenantDeps};
-use crate::cluster::routing::Router;
+use crate::cluster::routing::{Directory, Router};
 use crate::command::{Command, Outcome, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{StateDigest, StoreError};
 use crate::replica::{DigestCursor, ReplicaRequest};
 use crate::services::mailbox::internal_envelope;
 
+/// Time between two looks for tenants that are due; the first look comes so long after the start.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Time after which a tenant is compared again.
+const EVERY: Duration = Duration::from_secs(6 * 60 * 60);
+/// Pause between two tenants.
+const TENANT_PAUSE: Duration = Duration::from_millis(20);
 /// Longest wait until the command is applied here.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest time for which events are hashed before 'not yet' is answered: less than a leader waits.
@@ -83,6 +91,7 @@ const ASK_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Comparer {
     pub(super) registry: Arc<Registry>,
     pub(super) deps: Arc<TenantDeps>,
+    pub(super) directory: Arc<Directory>,
     pub(super) router: Router,
     pub(super) raft_id: u64,
 }
@@ -124,8 +133,25 @@ fn judge(by_member: &BTreeMap<u64, StateDigest>) -> Verdict {
 }
 
 impl Comparer {
-    /// Compares the replicas of a tenant, if this node leads its group and another votes in it.
-    pub(super) async fn compare(&self, group: GroupId, tenant: TenantId) {
+    /// Compares all tenants of the groups that this node leads, again and again.
+    pub(super) async fn compare_for_ever(&self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let groups = self.directory.count_by_group().into_keys();
+            for group in groups.filter(|group| self.others(*group).is_some()) {
+                for tenant in self.directory.of_group(group) {
+                    let activation = self.registry.activation(group, tenant);
+                    if activation.is_some_and(|activation| activation.is_to_be_compared(EVERY)) {
+                        self.compare(group, tenant).await;
+                        tokio::time::sleep(TENANT_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Compares the replicas of a tenant.
+    async fn compare(&self, group: GroupId, tenant: TenantId) {
         let Some(digests) = self.digests(group, tenant).await else { return };
         self.registry.compared.fetch_add(1, Ordering::Relaxed);
         let verdict = judge(&digests.by_member);
@@ -152,16 +178,19 @@ impl Comparer {
         }
     }
 
-    /// Collects what the voters hold at one position; `None` when fewer than two can be compared.
-    async fn digests(&self, group: GroupId, tenant: TenantId) -> Option<Digests> {
+    /// Returns the term in which this node leads a group, and who else votes; `None` where it does not lead,
+    /// or nobody else votes. A replica that does not vote may be a copy that is still being sent.
+    fn others(&self, group: GroupId) -> Option<(u64, BTreeSet<u64>)> {
         let term = self.deps.executor.log.leads(group)?;
-        // Those who vote: a replica that does not vote yet may be a copy that is still being sent.
         let mut others = self.router.known_voters(group)?.settled();
         others.remove(&self.raft_id);
-        if others.is_empty() {
-            return None;
-        }
-        let placed = self.registry.sources.get()?.directory.get(tenant)?;
+        (!others.is_empty()).then_some((term, others))
+    }
+
+    /// Collects what the voters hold at one position; `None` when fewer than two can be compared.
+    async fn digests(&self, group: GroupId, tenant: TenantId) -> Option<Digests> {
+        let (term, mut others) = self.others(group)?;
+        let placed = self.directory.get(tenant)?;
         let command =
             Command::Tenant { tenant, epoch: placed.epoch, command: TenantCommand::Compare };
         let envelope = internal_envelope(&self.deps.executor.seams, Some(term), command);
@@ -241,6 +270,8 @@ impl Registry {
         };
         let stopping = || unreachable(part, "the node is starting".to_owned());
         let activation = self.activation(group, tenant).ok_or_else(stopping)?;
+        // Whatever comes of it: a replica that cannot be hashed costs no entry at each look.
+        activation.note_comparison();
         let mut held = match at.and_then(|at| activation.digest(at)) {
             Some(held) => held,
             None => match self.ask(group, part, |reply| ReplicaRequest::Noted(at, reply)).await? {

@@ -4,17 +4,18 @@
 //! A tenant that nobody asks for keeps its files closed, and a follower reads little of what it wrote.
 //! Damage there would be found when the follower has to lead, or when the other replicas are damaged
 //! too. So each tenant is read whole, one after another and piece by piece: between two pieces its actor
-//! serves others. What is found damaged is rebuilt like any other damage (`supervisor`). What is whole is
-//! compared with the other replicas by the leader of the group (`compare`).
+//! serves others. What is found damaged is rebuilt like any other damage (`supervisor`). What is well-formed
+//! and wrong is found by comparing replicas (`compare`).
 //!
 //! What a node keeps of a group that was assigned to others is not read: nobody sends that again.
 //!
 //! Not done: the control plane's own index is not read. Its damage stops the node, and nothing heals it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Registry;
-use super::compare::Comparer;
+use super::{Registry, TenantDeps};
+use crate::cluster::routing::Router;
 use crate::domain::ids::{GroupId, StateMachineId};
 use crate::replica::{ReplicaRequest, ScrubCursor};
 
@@ -30,11 +31,16 @@ const PIECE_PAUSE: Duration = Duration::from_millis(20);
 const LIST_RETRY: Duration = Duration::from_secs(10);
 
 /// Reads all tenants, again and again.
-pub(super) async fn scrub_for_ever(comparer: Comparer) {
-    let Comparer { registry, deps, router, raft_id } = &comparer;
+pub(super) async fn scrub_for_ever(
+    registry: Arc<Registry>,
+    deps: Arc<TenantDeps>,
+    router: Router,
+    raft_id: u64,
+) {
     // As the group's leader says. While nobody says that it leads, the replica may be needed.
-    let has_replica =
-        |group| router.known_voters(group).is_none_or(|voters| voters.replicas().contains(raft_id));
+    let has_replica = |group| {
+        router.known_voters(group).is_none_or(|voters| voters.replicas().contains(&raft_id))
+    };
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
         match registry.tenants_here() {
@@ -45,8 +51,7 @@ pub(super) async fn scrub_for_ever(comparer: Comparer) {
                         && deps.executor.log.leadership(group).is_some()
                         && has_replica(group)
                     {
-                        scrub(registry, group, StateMachineId::Tenant(tenant)).await;
-                        comparer.compare(group, tenant).await;
+                        scrub(&registry, group, StateMachineId::Tenant(tenant)).await;
                         tokio::time::sleep(TENANT_PAUSE).await;
                     }
                 }
