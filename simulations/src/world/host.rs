@@ -169,6 +169,11 @@ impl NodeHost {
         self.node.borrow().upgrade().is_some_and(|node| node.scrubs() > 0)
     }
 
+    /// How many tenants the node has compared with other replicas in the present life, and how many differed.
+    pub fn comparisons(&self) -> (u64, u64) {
+        self.node.borrow().upgrade().map(|node| node.comparisons()).unwrap_or_default()
+    }
+
     /// How many lives got as far as being ready.
     pub fn lives(&self) -> u64 {
         self.ready.get()
