@@ -83,9 +83,10 @@ const HASH_TIME: Duration = Duration::from_secs(5);
 /// Pause between two pieces of events: some 200 MB are read a second.
 const PIECE_PAUSE: Duration = Duration::from_millis(5);
 /// How often each replica is asked for its digest.
-const ASKS_MAX: u32 = 10;
-/// Pause before those who answered 'not yet' are asked again.
-const ASK_PAUSE: Duration = Duration::from_secs(1);
+const ASKS_MAX: u32 = 20;
+/// Pause before those who answered 'not yet' are asked again. A follower learns with the next heartbeat that
+/// the entry is committed.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Compares tenants of which this node leads the group.
 pub(super) struct Comparer {
@@ -265,13 +266,13 @@ impl Registry {
         at: Option<Position>,
     ) -> Result<Option<DigestCursor>, StoreError> {
         let (until, part) = (Instant::now() + HASH_TIME, StateMachineId::Tenant(tenant));
+        let starting = || unreachable(part, "the node is starting".to_owned());
+        let activation = self.activation(group, tenant).ok_or_else(starting)?;
+        // Whatever comes of it: a replica that cannot be hashed costs no entry at each look.
+        activation.note_comparison();
         let Ok(_one_at_a_time) = timeout_at(until, self.hashing.lock()).await else {
             return Err(unreachable(part, "others are being hashed".to_owned()));
         };
-        let stopping = || unreachable(part, "the node is starting".to_owned());
-        let activation = self.activation(group, tenant).ok_or_else(stopping)?;
-        // Whatever comes of it: a replica that cannot be hashed costs no entry at each look.
-        activation.note_comparison();
         let mut held = match at.and_then(|at| activation.digest(at)) {
             Some(held) => held,
             None => match self.ask(group, part, |reply| ReplicaRequest::Noted(at, reply)).await? {

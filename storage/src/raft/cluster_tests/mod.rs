@@ -1,6 +1,7 @@
 //! Groups of several replicas, told as stories: nodes that share nothing but links, in simulated
 //! time, on simulated disks.
 
+mod digests;
 mod fabric;
 mod leaving;
 mod part;
