@@ -33,7 +33,7 @@ pub struct Compared {
     pub entries: u64,
     /// States after an entry.
     pub states: u64,
-    /// Tenants whose replicas the nodes compared themselves, in the lives in which the run ended.
+    /// Tenants whose replicas the nodes compared themselves, in the lives that were not killed.
     pub tenants: u64,
     /// Those of them whose replicas differed.
     pub differing: u64,
