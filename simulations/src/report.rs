@@ -24,6 +24,8 @@ pub fn one(outcome: &Outcome) -> bool {
     }
     println!("  {:>8}  log entries compared between nodes", compared.entries);
     println!("  {:>8}  states compared between nodes", compared.states);
+    println!("  {:>8}  tenants compared by the nodes themselves", compared.tenants);
+    println!("  {:>8}  of them differed", compared.differing);
     println!("  {:>8}  MiB on the heap at most", heap_bytes >> 20);
     match violation {
         None => println!("every promise was kept"),
@@ -44,10 +46,12 @@ pub fn many(summary: &Summary, took: Duration) -> bool {
     }
     println!(
         "{runs} runs, {} with a broken promise; {} log entries and {} states compared between \
-         nodes; {:.0} s simulated in {:.0} s ({:.0} a second)",
+         nodes, {} tenants by the nodes themselves, of which {} differed; {:.0} s simulated in {:.0} s ({:.0} a second)",
         failures.len(),
         compared.entries,
         compared.states,
+        compared.tenants,
+        compared.differing,
         simulated.as_secs_f64(),
         took.as_secs_f64(),
         per_second(*simulated, took)

@@ -219,6 +219,7 @@ fn tenant_commands() -> Vec<TenantCommand> {
         TenantCommand::StepDue(StepDue { run: run(), step: 1, attempt: 2 }),
         TenantCommand::Lock(lock_commands().remove(3)),
         TenantCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
+        TenantCommand::Compare,
     ]
 }
 

@@ -48,8 +48,9 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. 4: metadata of locks counts as storage. 5: what live runs hold together is bounded, and clusters
-/// are recovered by force. Each version only adds kinds of commands to those of the one before.
+/// assigned. 4: metadata of locks counts as storage. 5: what live runs hold together is bounded, clusters are
+/// recovered by force, replicas are compared. Each version only adds kinds of commands to those of the one
+/// before.
 pub const COMMAND_VERSION: u16 = 5;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
@@ -137,6 +138,11 @@ impl Envelope {
             | Command::Tenant { command: TenantCommand::TimePassed(pause), .. } => Some(*pause),
             _ => None,
         }
+    }
+
+    /// Whether each replica is to note what it holds once it has applied this.
+    pub const fn asks_for_digest(&self) -> bool {
+        matches!(self.command, Command::Tenant { command: TenantCommand::Compare, .. })
     }
 }
 
@@ -288,6 +294,9 @@ pub enum TenantCommand {
     /// Nothing happened for a while, which the leader measured with its monotonic clock: what is
     /// kept for a time has become so much older.
     TimePassed(Pause),
+    /// Changes nothing, not even the clock: each replica notes what it holds at the entry's position, to be
+    /// compared with the others.
+    Compare,
 }
 
 #[cfg(test)]

@@ -447,6 +447,11 @@ impl Tenants {
         self.0.registry.scrubs()
     }
 
+    /// Counts the comparisons of a tenant's replicas, and those in which the replicas differed.
+    pub fn comparisons(&self) -> (u64, u64) {
+        self.0.registry.comparisons()
+    }
+
     /// The tenants of this node that are quarantined, and what of the log is kept for them.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.0.registry.quarantined(&*self.0.kept)

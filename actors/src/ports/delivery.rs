@@ -63,6 +63,32 @@ pub trait ApplySink: Send + Sync + 'static {
         Box::pin(async { Err(no_snapshots()) })
     }
 
+    /// Hashes what the replica here held at a position, for as long as its answer is waited for. `None` when
+    /// it is not done yet, has not come there, or has gone on without noting it.
+    fn digest(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+        _at: Position,
+    ) -> BoxFuture<'_, Result<Option<StateDigest>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Takes the replica here out of service, which has said that it held `digest` at a position: others
+    /// agree on something else.
+    fn distrust(
+        &self,
+        _group: GroupId,
+        part: StateMachineId,
+        _at: Position,
+        _digest: StateDigest,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let source = Arc::new(io::ErrorKind::Unsupported.into());
+            Err(StoreError::Io { what: format!("take {part} out of service"), source })
+        })
+    }
+
     /// Stops the replicas of a group that this node has left, and removes their files. Returns once they
     /// are gone durably.
     fn leave(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -96,6 +122,22 @@ pub struct Held {
     pub position: Option<Position>,
     /// Bytes of its events.
     pub events: u64,
+}
+
+/// A hash of all that a state machine holds at one position, its rows and its events: SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateDigest(pub [u8; 32]);
+
+impl fmt::Display for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// What a replica holds, at one position.

@@ -15,7 +15,7 @@ mod work;
 pub use futures_util::future::BoxFuture;
 
 pub use certificates::CertificateIssuer;
-pub use delivery::{ApplySink, CommittedEntry, Dump, Held, Payload, Reply};
+pub use delivery::{ApplySink, CommittedEntry, Dump, Held, Payload, Reply, StateDigest};
 pub use http::{HttpCallError, HttpCaller, HttpRequest, HttpResponse};
 pub use peers::{
     Declined, JoinService, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,

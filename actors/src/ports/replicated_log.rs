@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{BoxFuture, StoreError};
+use super::{BoxFuture, StateDigest, StoreError};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
 use crate::domain::voters::Voters;
@@ -93,6 +93,31 @@ pub trait Durability: Send + Sync + 'static {
         &self,
         _group: GroupId,
         _part: StateMachineId,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async { Err(ProposeError::NoLeader) })
+    }
+
+    /// Asks a member's replica of `part` what it held at a position: [`ApplySink::digest`](super::ApplySink::digest).
+    /// A log without other replicas has nobody to ask.
+    fn digest_of(
+        &self,
+        _group: GroupId,
+        _member: u64,
+        _part: StateMachineId,
+        _at: Position,
+    ) -> BoxFuture<'_, Result<Option<StateDigest>, ProposeError>> {
+        Box::pin(async { Err(ProposeError::NoLeader) })
+    }
+
+    /// Tells a member, as the group's leader, that what its replica of `part` held at a position is not what
+    /// two others held: [`ApplySink::distrust`](super::ApplySink::distrust).
+    fn tell_difference(
+        &self,
+        _group: GroupId,
+        _member: u64,
+        _part: StateMachineId,
+        _at: Position,
+        _digest: StateDigest,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async { Err(ProposeError::NoLeader) })
     }

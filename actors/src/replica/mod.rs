@@ -77,12 +77,13 @@
 //!
 //! # Not done
 //!
-//! A dump is in memory at once, on both ends. Replicas are not compared: that the events of the one
-//! that is behind are the beginning of the other's is taken for granted, but for their lengths and
-//! checksums. The control plane's files are not rebuilt.
+//! A dump is in memory at once, on both ends. That the events of the replica that is behind are the
+//! beginning of the other's is taken for granted, but for their lengths and checksums; whether it was
+//! right shows when replicas are compared (`services/tenants/compare.rs`). The control plane's files are
+//! not rebuilt.
 
 mod apply_queue;
 mod runner;
 
 pub use apply_queue::{ApplyQueue, QueueBytes};
-pub use runner::{ReplicaDeps, ReplicaRequest, ReplicaRunner, ScrubCursor};
+pub use runner::{DigestCursor, ReplicaDeps, ReplicaRequest, ReplicaRunner, ScrubCursor};

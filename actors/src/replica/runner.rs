@@ -1,12 +1,14 @@
 //! Runs one replica: takes entries, applies them, writes rows behind.
 //!
 //! [`files`] opens, closes and removes the files; [`snapshot`] takes over what another replica holds;
-//! [`scrub`] looks for damage.
+//! [`scrub`] looks for damage; [`digest`] hashes what there is, to be compared with other replicas.
 
+mod digest;
 mod files;
 mod scrub;
 mod snapshot;
 
+pub use digest::DigestCursor;
 pub use scrub::ScrubCursor;
 pub use snapshot::ReplicaRequest;
 
@@ -68,6 +70,8 @@ pub struct ReplicaRunner<M: StateMachine> {
     is_continued: bool,
     /// Whether the files of a deleted tenant are still to be removed.
     has_to_remove: bool,
+    /// What the replica held where it was last asked to note it.
+    noted: Option<DigestCursor>,
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
@@ -116,6 +120,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             is_continued: false,
             undurable_bytes: 0,
             has_to_remove: false,
+            noted: None,
         })
     }
 
@@ -152,7 +157,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
             for entry in entries {
                 let outcome = match entry.payload {
                     Payload::Command(envelope) => {
-                        self.apply(entry.position, &envelope, &mut effects)?
+                        let outcome = self.apply(entry.position, &envelope, &mut effects)?;
+                        self.note_if_asked(entry.position, &envelope, &outcome).await?;
+                        outcome
                     }
                     Payload::NewTerm => Outcome::Ignored,
                 };
@@ -276,6 +283,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
             for (position, envelope) in batch.entries {
                 self.undurable_bytes += codec::encoded_len(&*envelope);
                 let outcome = self.apply(position, &envelope, effects)?;
+                self.note_if_asked(position, &envelope, &outcome).await?;
                 self.write_behind().await?;
                 // Both are in the order of the log. A reply whose entry the log does not give is
                 // dropped, which tells its proposer that the outcome is unknown.

@@ -14,6 +14,8 @@ use crate::ports::{
 };
 use crate::replica::QueueBytes;
 
+#[path = "runner_tests/digests.rs"]
+mod digests;
 #[path = "runner_tests/snapshots.rs"]
 mod snapshots;
 
@@ -21,12 +23,13 @@ mod snapshots;
 const LOG_BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Counts what it is told; has work while the last text began with "work", and needs no files after
-/// "gone".
+/// "gone". A text that begins with "event" is one.
 #[derive(Default)]
 struct Texts {
     applied: u64,
     works: bool,
     is_gone: bool,
+    events: Vec<u8>,
 }
 
 impl StateMachine for Texts {
@@ -35,7 +38,7 @@ impl StateMachine for Texts {
     fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let held = rows.get(b"t")?;
         let (applied, works) = held.unwrap_or_default();
-        Ok(Self { applied, works, is_gone: held.is_none() })
+        Ok(Self { applied, works, is_gone: held.is_none(), events: Vec::new() })
     }
 
     fn apply(&mut self, _: Position, envelope: &Envelope) -> (Outcome, Vec<()>) {
@@ -46,6 +49,8 @@ impl StateMachine for Texts {
             self.applied += 1;
             self.works = reason.as_ref().is_some_and(|text| text.starts_with("work"));
             self.is_gone = reason.as_deref() == Some("gone");
+            let event = reason.as_ref().filter(|text| text.starts_with("event"));
+            self.events.extend(event.iter().flat_map(|event| format!("{event}\n").into_bytes()));
         }
         (Outcome::Done, Vec::new())
     }
@@ -55,7 +60,7 @@ impl StateMachine for Texts {
     }
 
     fn take_events(&mut self) -> Vec<u8> {
-        Vec::new()
+        std::mem::take(&mut self.events)
     }
 
     fn take_final_rows(&mut self) -> Vec<Row> {
@@ -84,6 +89,7 @@ struct World {
     /// What was asked of the files, in order, and what was reported as durable.
     story: Mutex<Vec<String>>,
     rows: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    events: Mutex<Vec<u8>>,
     position: Mutex<Option<Position>>,
     reported: Mutex<Option<Position>>,
     is_idle: Mutex<bool>,
@@ -203,14 +209,16 @@ impl Store for MemStore {
         let rows = rows.range(from.to_vec()..to.to_vec());
         Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
-    fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+    fn append_events(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.events.lock().unwrap().extend_from_slice(bytes);
         Ok(())
     }
     fn events_len(&self) -> u64 {
-        0
+        self.0.events.lock().unwrap().len() as u64
     }
-    fn read_events(&self, _: u64, _: usize) -> Result<Vec<u8>, StoreError> {
-        Ok(Vec::new())
+    fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let from = usize::try_from(offset).unwrap();
+        Ok(self.0.events.lock().unwrap()[from..from + len].to_vec())
     }
     fn make_durable(
         &mut self,
@@ -256,6 +264,7 @@ impl Stores for MemStores {
         *self.0.exists.lock().unwrap() = false;
         *self.0.position() = None;
         self.0.rows.lock().unwrap().clear();
+        self.0.events.lock().unwrap().clear();
         Box::pin(async { Ok(()) })
     }
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
@@ -273,7 +282,20 @@ fn tenant() -> TenantId {
 /// Hands an entry over; whoever proposed it counts in `told`.
 fn hand_over(world: &World, queue: &ApplyQueue, text: String, told: &Arc<AtomicUsize>) {
     let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text) });
+    hand_over_command(
+        world,
+        queue,
+        TenantCommand::CancelRun(CancelRun { run, reason: Some(text) }),
+        told,
+    );
+}
+
+fn hand_over_command(
+    world: &World,
+    queue: &ApplyQueue,
+    command: TenantCommand,
+    told: &Arc<AtomicUsize>,
+) {
     let command = Command::Tenant { tenant: tenant(), epoch: Epoch(1), command };
     let envelope =
         Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command };

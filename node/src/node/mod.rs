@@ -185,6 +185,11 @@ impl Node {
         self.services.scrubs()
     }
 
+    /// Counts the comparisons of a tenant's replicas, and those in which the replicas differed.
+    pub fn comparisons(&self) -> (u64, u64) {
+        self.services.comparisons()
+    }
+
     /// Returns the configuration of this node.
     pub fn config(&self) -> &Config {
         &self.config

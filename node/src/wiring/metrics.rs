@@ -35,4 +35,9 @@ pub(super) fn write_tenants(registry: &Registry, quarantined: &[Quarantined], te
     let _ = writeln!(text, "shiioo_tenants_rebuilt_total {}", registry.rebuilt());
     let _ = writeln!(text, "# TYPE shiioo_tenant_scrubs_total counter");
     let _ = writeln!(text, "shiioo_tenant_scrubs_total {}", registry.scrubs());
+    let (compared, differing) = registry.comparisons();
+    let _ = writeln!(text, "# TYPE shiioo_tenant_comparisons_total counter");
+    let _ = writeln!(text, "shiioo_tenant_comparisons_total {compared}");
+    let _ = writeln!(text, "# TYPE shiioo_replicas_differ_total counter");
+    let _ = writeln!(text, "shiioo_replicas_differ_total {differing}");
 }

@@ -165,6 +165,11 @@ impl Services {
         self.actors.handles.tenants.scrubs()
     }
 
+    /// Counts the comparisons of a tenant's replicas, and those in which the replicas differed.
+    pub(crate) fn comparisons(&self) -> (u64, u64) {
+        self.actors.handles.tenants.comparisons()
+    }
+
     /// Returns whether the API asks for an admin token.
     pub(crate) fn has_admin_token(&self) -> bool {
         self.admin_token.borrow().is_some()

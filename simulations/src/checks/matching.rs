@@ -33,6 +33,10 @@ pub struct Compared {
     pub entries: u64,
     /// States after an entry.
     pub states: u64,
+    /// Tenants whose replicas the nodes compared themselves, in the lives that were not killed.
+    pub tenants: u64,
+    /// Those of them whose replicas differed.
+    pub differing: u64,
 }
 
 /// What was seen first, and on which node.
@@ -46,6 +50,8 @@ impl std::ops::AddAssign for Compared {
     fn add_assign(&mut self, other: Self) {
         self.entries += other.entries;
         self.states += other.states;
+        self.tenants += other.tenants;
+        self.differing += other.differing;
     }
 }
 
@@ -156,7 +162,7 @@ mod tests {
         let mut seen = Matching::default();
         assert_eq!(seen.learn_log("a", &log(&[(at(1, 1), b"x"), (at(1, 2), b"y")])), Ok(()));
         assert_eq!(seen.learn_log("b", &log(&[(at(1, 1), b"x"), (at(2, 2), b"z")])), Ok(()));
-        assert_eq!(seen.compared(), Compared { entries: 1, states: 0 });
+        assert_eq!(seen.compared(), Compared { entries: 1, ..Compared::default() });
         assert!(seen.learn_log("c", &log(&[(at(1, 2), b"z")])).is_err());
     }
 

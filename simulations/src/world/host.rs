@@ -75,6 +75,8 @@ pub struct NodeHost {
     exit: RefCell<Option<Exit>>,
     /// The node of the present life, once it is ready.
     node: RefCell<Weak<Node>>,
+    /// See [`Self::comparisons`].
+    comparisons: Cell<(u64, u64)>,
 }
 
 /// One life of the program: its hold on the world, and the ways to end it.
@@ -151,6 +153,7 @@ impl NodeHost {
             id: RefCell::default(),
             exit: RefCell::default(),
             node: RefCell::default(),
+            comparisons: Cell::default(),
         })
     }
 
@@ -167,6 +170,12 @@ impl NodeHost {
     /// Whether the node has looked through the files of all tenants in the present life.
     pub fn has_scrubbed(&self) -> bool {
         self.node.borrow().upgrade().is_some_and(|node| node.scrubs() > 0)
+    }
+
+    /// How many tenants the node has compared with other replicas in the lives that were not killed, and how many
+    /// of them differed.
+    pub fn comparisons(&self) -> (u64, u64) {
+        self.comparisons.get()
     }
 
     /// How many lives got as far as being ready.
@@ -304,6 +313,9 @@ impl NodeHost {
             failure = node.failed() => Some(failure),
             () = life.stop.notified() => None,
         };
+        let ((tenants, differing), (more, more_differing)) =
+            (self.comparisons.get(), node.comparisons());
+        self.comparisons.set((tenants + more, differing + more_differing));
         let Some(node) = Rc::into_inner(node) else {
             return Exit::Failed("somebody holds on to the node".to_owned());
         };

@@ -171,7 +171,12 @@ impl World {
             trace::event("all", "broken", format_args!("{violation}"), &[]);
         }
         self.count_seen();
-        let (compared, simulated) = (self.matching.compared(), self.sim.elapsed());
+        let (mut compared, simulated) = (self.matching.compared(), self.sim.elapsed());
+        for Seat { host, .. } in &self.seats {
+            let (tenants, differing) = host.comparisons();
+            compared.tenants += tenants;
+            compared.differing += differing;
+        }
         let faults = std::mem::take(&mut self.counts);
         self.tear_down();
         Ending { violation, simulated, faults, compared }

@@ -114,6 +114,7 @@
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.
 
+mod comparison;
 mod convert;
 mod durability;
 mod flow_control;

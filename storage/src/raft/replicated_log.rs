@@ -10,7 +10,7 @@ use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{
     BoxFuture, Durability, GroupLead, GroupStatus, Leadership, LogMismatch, LogStatus, Membership,
-    Proposals, ProposeError, Replay, StoreError,
+    Proposals, ProposeError, Replay, StateDigest, StoreError,
 };
 use tokio::sync::watch;
 
@@ -171,6 +171,27 @@ impl Durability for Groups {
         part: StateMachineId,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.ask_for_copy(part).await })
+    }
+
+    fn digest_of(
+        &self,
+        group: GroupId,
+        member: u64,
+        part: StateMachineId,
+        at: Position,
+    ) -> BoxFuture<'_, Result<Option<StateDigest>, ProposeError>> {
+        Box::pin(async move { self.ready(group)?.digest_of(member, part, at).await })
+    }
+
+    fn tell_difference(
+        &self,
+        group: GroupId,
+        member: u64,
+        part: StateMachineId,
+        at: Position,
+        digest: StateDigest,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async move { self.ready(group)?.tell_difference(member, part, at, digest).await })
     }
 
     fn kept_for(&self, group: GroupId, part: StateMachineId) -> u64 {

@@ -21,7 +21,7 @@ use super::group::Group;
 use super::snapshot_sender::Sent;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{AppendReply, Claim, Offer, Piece, RequestBody, Response};
+use super::wire::{AppendReply, Claim, Differs, DigestAt, Offer, Piece, RequestBody, Response};
 use crate::log::record::Vote;
 
 impl Group {
@@ -92,6 +92,22 @@ impl Group {
                 self.resend(from, part).await?;
                 Response::Noted
             }
+            RequestBody::DigestAt(DigestAt { part, at }) => {
+                let digest = self.network().sink().digest(self.id(), part, at).await;
+                Response::Digest(digest.map_err(declined)?)
+            }
+            RequestBody::Differs(differs) => match self.later_vote(differs.vote) {
+                Some(known) => Response::Snapshot(Some(known)),
+                None if !differs.vote.committed => {
+                    return Err(Declined("a notice of a node that does not lead".into()));
+                }
+                None => {
+                    let Differs { part, at, digest, .. } = differs;
+                    let taken = self.network().sink().distrust(self.id(), part, at, digest).await;
+                    taken.map_err(declined)?;
+                    Response::Noted
+                }
+            },
         })
     }
 
@@ -186,7 +202,8 @@ fn claimed_sender(request: &RequestBody) -> Option<Vote> {
         RequestBody::Piece(piece) => Some(piece.vote),
         RequestBody::Claim(claim) => Some(claim.vote),
         RequestBody::LogReverted(reverted) => Some(reverted.vote),
-        RequestBody::ReadIndex | RequestBody::Resend(_) => None,
+        RequestBody::Differs(differs) => Some(differs.vote),
+        RequestBody::ReadIndex | RequestBody::Resend(_) | RequestBody::DigestAt(_) => None,
     }
 }
 

@@ -21,7 +21,7 @@ use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use shiioo_actors::domain::codec;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
-use shiioo_actors::ports::{Found, Held, Service};
+use shiioo_actors::ports::{Found, Held, Service, StateDigest};
 
 use crate::log::record::{self, LogEntry, Members, Vote};
 
@@ -57,6 +57,8 @@ pub(crate) enum RequestBody {
     Claim(Claim),
     /// A replica's request that the leader send it a state machine whose files are damaged there.
     Resend(StateMachineId),
+    DigestAt(DigestAt),
+    Differs(Differs),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +75,8 @@ pub(crate) enum Response {
     Noted,
     /// How much of a state machine the receiver holds.
     Held(Held),
+    /// What the receiver held of a state machine at a position; `None` when it cannot tell, or not yet.
+    Digest(Option<StateDigest>),
 }
 
 /// The heartbeats of several groups, from the node that leads them to one that has replicas of them.
@@ -145,6 +149,23 @@ pub(crate) struct Offer {
     pub part: StateMachineId,
 }
 
+/// A leader's question what a replica held of a state machine at a position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DigestAt {
+    pub part: StateMachineId,
+    pub at: Position,
+}
+
+/// A leader's notice that what a replica held of a state machine is not what two others held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Differs {
+    pub vote: Vote,
+    pub part: StateMachineId,
+    pub at: Position,
+    /// What the replica answered.
+    pub digest: StateDigest,
+}
+
 /// Some of what a state machine holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Piece {
@@ -177,7 +198,12 @@ impl RequestBody {
     /// Gives the service that carries it: what belongs to snapshots has a lane of its own.
     pub fn service(&self) -> Service {
         match self {
-            Self::Offer(_) | Self::Piece(_) | Self::Claim(_) | Self::Resend(_) => Service::Snapshot,
+            Self::Offer(_)
+            | Self::Piece(_)
+            | Self::Claim(_)
+            | Self::Resend(_)
+            | Self::DigestAt(_)
+            | Self::Differs(_) => Service::Snapshot,
             _ => Service::Raft,
         }
     }

@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::Held;
+use shiioo_actors::ports::{Held, StateDigest};
 
 use super::convert;
 use super::types::log_entry;
 use super::wire::{
-    Append, AppendReply, Ballot, Claim, HEARTBEATS_MAX, HeartbeatReplies, Heartbeats, LogReverted,
-    Offer, Piece, Request, RequestBody, Response, Transfer, TransferReply, VoteReply, decode,
-    encode,
+    Append, AppendReply, Ballot, Claim, Differs, DigestAt, HEARTBEATS_MAX, HeartbeatReplies,
+    Heartbeats, LogReverted, Offer, Piece, Request, RequestBody, Response, Transfer, TransferReply,
+    VoteReply, decode, encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -87,9 +87,16 @@ fn ask() -> impl Strategy<Value = RequestBody> {
     let reverted = (vote(), position()).prop_map(|(vote, acknowledged)| {
         RequestBody::LogReverted(LogReverted { vote, acknowledged })
     });
+    let (part, digest) = (StateMachineId::System, any::<[u8; 32]>().prop_map(StateDigest));
+    let differs = (vote(), position(), digest).prop_map(move |(vote, at, digest)| {
+        RequestBody::Differs(Differs { vote, part, at, digest })
+    });
     prop_oneof![
         append,
         reverted,
+        position().prop_map(move |at| RequestBody::DigestAt(DigestAt { part, at })),
+        differs,
+        Just(RequestBody::Resend(part)),
         ballot().prop_map(RequestBody::Vote),
         ballot().prop_map(RequestBody::PreVote),
         transfer,
@@ -121,6 +128,8 @@ fn answer() -> impl Strategy<Value = Response> {
         prop::option::of(vote()).prop_map(Response::Snapshot),
         (prop::option::of(position()), any::<u64>())
             .prop_map(|(position, events)| Response::Held(Held { position, events })),
+        prop::option::of(any::<[u8; 32]>())
+            .prop_map(|digest| Response::Digest(digest.map(StateDigest))),
     ]
 }
 

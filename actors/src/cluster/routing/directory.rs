@@ -47,6 +47,12 @@ impl Directory {
         self.deleted.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, group);
     }
 
+    /// The tenants that live in a group.
+    pub fn of_group(&self, group: GroupId) -> Vec<TenantId> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.iter().filter(|(_, at)| at.group == group).map(|(tenant, _)| *tenant).collect()
+    }
+
     /// How many tenants live in each group.
     pub fn count_by_group(&self) -> BTreeMap<GroupId, u64> {
         let mut counts = BTreeMap::new();

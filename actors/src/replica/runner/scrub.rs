@@ -5,7 +5,7 @@ use crate::ports::StoreError;
 use crate::state::StateMachine;
 
 /// Bytes of rows or events that are read at once; one row or event more may be read.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// Rows that are read at once.
 const PIECE_ROWS: usize = 256;
 
@@ -22,7 +22,7 @@ pub struct ScrubCursor {
 
 /// Where the rows go on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum RowsFrom {
+pub(super) enum RowsFrom {
     #[default]
     Beginning,
     After(Vec<u8>),
@@ -36,29 +36,36 @@ impl<M: StateMachine> ReplicaRunner<M> {
     /// When something is not as it was written, or the files cannot be read.
     pub(super) fn scrub(&self, cursor: ScrubCursor) -> Result<Option<ScrubCursor>, StoreError> {
         let ScrubCursor { rows_from, events_to, mut is_sealed } = cursor;
-        let rows_from = match rows_from {
-            RowsFrom::Beginning => self.read_rows(Vec::new())?,
-            // The smallest key after it.
-            RowsFrom::After(key) => self.read_rows([key, vec![0]].concat())?,
-            RowsFrom::End => {
-                let total = self.rows.events_total();
-                if events_to >= total {
-                    return Ok(None);
-                }
-                let events_to = self.check_some_events(events_to, total, &mut is_sealed)?;
-                return Ok(Some(ScrubCursor { rows_from: RowsFrom::End, events_to, is_sealed }));
+        if rows_from == RowsFrom::End {
+            let total = self.rows.events_total();
+            if events_to >= total {
+                return Ok(None);
             }
-        };
+            let events_to = self.check_some_events(events_to, total, &mut is_sealed)?;
+            return Ok(Some(ScrubCursor { rows_from, events_to, is_sealed }));
+        }
+        let rows_from = self.read_rows(rows_from, |_, _| ())?;
         Ok(Some(ScrubCursor { rows_from, events_to, is_sealed }))
     }
 
-    /// Reads some rows from a key on. The index compares their checksums.
-    fn read_rows(&self, mut from: Vec<u8>) -> Result<RowsFrom, StoreError> {
+    /// Reads the next rows, and shows each of them. The index compares their checksums.
+    pub(super) fn read_rows(
+        &self,
+        rows_from: RowsFrom,
+        mut see: impl FnMut(&[u8], &[u8]),
+    ) -> Result<RowsFrom, StoreError> {
+        let mut from = match rows_from {
+            RowsFrom::Beginning => Vec::new(),
+            // The smallest key after it.
+            RowsFrom::After(key) => [key, vec![0]].concat(),
+            RowsFrom::End => return Ok(RowsFrom::End),
+        };
         let mut bytes = 0;
         for _ in 0..PIECE_ROWS {
             // One by one: how large the next ones are is not known.
             let found = self.rows.scan(&from, &super::snapshot::KEYS_END, 1, false)?;
             let Some((key, value)) = found.into_iter().next() else { return Ok(RowsFrom::End) };
+            see(&key, &value);
             bytes += key.len() + value.len();
             if bytes >= PIECE_BYTES {
                 return Ok(RowsFrom::After(key));

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::files::{not_of_log, opened};
 use super::scrub::ScrubCursor;
-use super::{ApplyQueue, ReplicaDeps, ReplicaRunner};
+use super::{ApplyQueue, DigestCursor, ReplicaDeps, ReplicaRunner};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
 use crate::mutants::{self, Mutant};
 use crate::ports::{Dump, Found, Held, StoreError};
@@ -32,6 +32,12 @@ pub enum ReplicaRequest {
     Clear(Position, oneshot::Sender<Result<(), StoreError>>),
     /// Reads the next piece of the files, to find damage.
     Scrub(ScrubCursor, oneshot::Sender<Result<Option<ScrubCursor>, StoreError>>),
+    /// Tells what was noted at a position, or last; nothing when that cannot be told any more, or not yet.
+    Noted(Option<Position>, oneshot::Sender<Result<Option<DigestCursor>, StoreError>>),
+    /// Hashes the next piece of the events.
+    Hash(DigestCursor, oneshot::Sender<Result<DigestCursor, StoreError>>),
+    /// Takes the replica out of service: what it held at a position is not what two others held.
+    Distrust(Position, oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl<M: StateMachine> ReplicaRunner<M> {
@@ -47,6 +53,12 @@ impl<M: StateMachine> ReplicaRunner<M> {
             ReplicaRequest::Install(dump, reply) => answer(reply, self.install(dump).await)?,
             ReplicaRequest::Clear(upto, reply) => answer(reply, self.clear(upto).await)?,
             ReplicaRequest::Scrub(cursor, reply) => answer(reply, self.scrub(cursor))?,
+            ReplicaRequest::Noted(at, reply) => answer(reply, self.noted_at(at).await)?,
+            ReplicaRequest::Hash(cursor, reply) => answer(reply, self.hash_events(cursor))?,
+            ReplicaRequest::Distrust(at, reply) => {
+                answer(reply, Ok(()))?;
+                return Err(self.differs(at));
+            }
         }
         Ok(self.applied != before)
     }
@@ -170,6 +182,8 @@ impl<M: StateMachine> ReplicaRunner<M> {
         self.rows.put_events(events);
         self.machine = M::load(&self.rows)?;
         self.applied = dump.position;
+        // It is of what was replaced.
+        self.noted = None;
         // The log has not shown yet that it goes on where the dump ends.
         self.is_continued = false;
         Ok(())

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
-use crate::domain::ids::{GroupId, TenantId};
+use crate::domain::ids::{GroupId, Position, TenantId};
 use crate::ports::Dump;
 use crate::ports::error::CallError;
-use crate::replica::{ApplyQueue, QueueBytes};
+use crate::replica::{ApplyQueue, DigestCursor, QueueBytes};
 
 /// Calls to one tenant that may be under way at once, of all its clients.
 pub const TENANT_CALLS_MAX: usize = 1024;
@@ -69,6 +70,10 @@ pub struct Activation {
     pub(super) is_asking: AtomicBool,
     /// What another replica has sent to take the place of the damaged files, for the actor that starts.
     copy: Mutex<Option<Dump>>,
+    /// What the replica held where it was compared last, as far as that is hashed.
+    digest: Mutex<Option<DigestCursor>>,
+    /// When that was.
+    compared: Mutex<Option<Instant>>,
     supervisor: ActorRef<SupervisorMessage>,
 }
 
@@ -94,6 +99,8 @@ impl Activation {
             is_given_up: AtomicBool::new(false),
             is_asking: AtomicBool::new(false),
             copy: Mutex::default(),
+            digest: Mutex::default(),
+            compared: Mutex::default(),
             supervisor,
         });
         // Weak: the queue is owned by the activation that it wakes.
@@ -155,12 +162,36 @@ impl Activation {
 
     /// Keeps what another replica has sent for the actor that starts next.
     pub(super) fn put_copy(&self, dump: Dump) {
+        // Of what is replaced: nobody is to judge the copy by it.
+        *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(dump);
     }
 
     /// Takes what another replica has sent, if anything.
     pub(super) fn take_copy(&self) -> Option<Dump> {
         self.copy.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Returns what the replica held at a position, as far as that is hashed.
+    pub(super) fn digest(&self, at: Position) -> Option<DigestCursor> {
+        let digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        digest.clone().filter(|digest| digest.position == at)
+    }
+
+    /// Keeps what the replica held at a position, also while the tenant sleeps.
+    pub(super) fn put_digest(&self, digest: DigestCursor) {
+        *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+
+    /// Notes that the replica takes part in a comparison now.
+    pub(super) fn note_comparison(&self) {
+        *self.compared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Tells whether the last comparison that this node knows of is so long ago, or there was none.
+    pub(super) fn is_to_be_compared(&self, every: Duration) -> bool {
+        let compared = *self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        compared.is_none_or(|compared| compared.elapsed() >= every)
     }
 
     /// Has the actor look at its queue and at the term, if it runs.

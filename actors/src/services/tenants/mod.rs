@@ -63,7 +63,8 @@
 //! for it, every 5 s. What the leader sends takes the place of the files, and the tenant starts from it.
 //! Until then this node should not lead the group, where nobody would serve the tenant: it says so in its
 //! heartbeats, and hands the lead over. Without another replica a person has to put the files back.
-//! Damage that nobody would meet for long is looked for ([`scrub`]).
+//! Damage that nobody would meet for long is looked for ([`scrub`]), and what checksums cannot show is found
+//! by comparing replicas ([`compare`]).
 //!
 //! A damaged tenant can still be deleted. The deletion needs nothing of what was in the files, so the
 //! supervisor removes them and starts the tenant with none.
@@ -79,6 +80,7 @@
 
 mod activation;
 mod actor;
+mod compare;
 mod message;
 mod parts;
 mod rate;

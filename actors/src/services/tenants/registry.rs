@@ -13,7 +13,8 @@ use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StoreError, Stores,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StateDigest, StoreError,
+    Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
 use crate::services::control::ControlMessage;
@@ -65,6 +66,12 @@ pub struct Registry {
     scrubs: AtomicU64,
     /// How many damaged tenants were replaced by what another replica held.
     pub(super) rebuilt: AtomicU64,
+    /// How many comparisons of a tenant's replicas this node has made, as the leader of their group.
+    pub(super) compared: AtomicU64,
+    /// In how many of them the replicas differed.
+    pub(super) differing: AtomicU64,
+    /// Held while events are hashed: one replica at a time.
+    pub(super) hashing: tokio::sync::Mutex<()>,
     /// The tenants whose files are damaged here.
     damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
     pub(super) sources: OnceLock<Sources>,
@@ -114,6 +121,11 @@ impl Registry {
     /// Counts the damaged tenants that were replaced by what another replica held.
     pub fn rebuilt(&self) -> u64 {
         self.rebuilt.load(Ordering::Relaxed)
+    }
+
+    /// Counts the comparisons of a tenant's replicas, and those in which the replicas differed.
+    pub fn comparisons(&self) -> (u64, u64) {
+        (self.compared.load(Ordering::Relaxed), self.differing.load(Ordering::Relaxed))
     }
 
     /// Counts how often the files of all tenants have been looked through for damage.
@@ -277,6 +289,28 @@ impl ApplySink for Registry {
                 }
             }
         })
+    }
+
+    fn digest(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        at: Position,
+    ) -> BoxFuture<'_, Result<Option<StateDigest>, StoreError>> {
+        Box::pin(async move {
+            let StateMachineId::Tenant(tenant) = part else { return Ok(None) };
+            Ok(self.hash(group, tenant, Some(at)).await?.and_then(|held| held.digest()))
+        })
+    }
+
+    fn distrust(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        at: Position,
+        digest: StateDigest,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.take_out(group, part, at, digest))
     }
 
     fn leave(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -4,7 +4,8 @@
 //! A tenant that nobody asks for keeps its files closed, and a follower reads little of what it wrote.
 //! Damage there would be found when the follower has to lead, or when the other replicas are damaged
 //! too. So each tenant is read whole, one after another and piece by piece: between two pieces its actor
-//! serves others. What is found damaged is rebuilt like any other damage (`supervisor`).
+//! serves others. What is found damaged is rebuilt like any other damage (`supervisor`). What is well-formed
+//! and wrong is found by comparing replicas (`compare`).
 //!
 //! What a node keeps of a group that was assigned to others is not read: nobody sends that again.
 //!

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::actor::{TenantActor, TenantDeps};
+use super::compare::Comparer;
 use super::registry::is_deletion;
 use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
@@ -115,8 +116,8 @@ pub struct SupervisorState {
     failures: BTreeMap<TenantId, VecDeque<Instant>>,
     /// Bounds how many tenants are opened to look for unfinished work.
     openings: Arc<Semaphore>,
-    /// The task that looks for damage.
-    scrub: AbortHandle,
+    /// The task that looks for damage, and for replicas that differ.
+    checks: AbortHandle,
     stopping: bool,
 }
 
@@ -132,10 +133,22 @@ impl Actor for TenantSupervisor {
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let (registry, deps) = (Arc::clone(&arguments.registry), Arc::clone(&arguments.deps));
         let (router, raft_id) = (arguments.router.clone(), arguments.raft_id);
-        let scrub = tokio::spawn(scrub_for_ever(registry, deps, router, raft_id)).abort_handle();
+        let comparer = Comparer {
+            registry: Arc::clone(&registry),
+            deps: Arc::clone(&deps),
+            directory: Arc::clone(&arguments.directory),
+            router: router.clone(),
+            raft_id,
+        };
+        let checks = async move {
+            tokio::join!(
+                scrub_for_ever(registry, deps, router, raft_id),
+                comparer.compare_for_ever()
+            );
+        };
         Ok(SupervisorState {
             arguments,
-            scrub,
+            checks: tokio::spawn(checks).abort_handle(),
             failures: BTreeMap::new(),
             openings: Arc::new(Semaphore::new(OPEN_AT_ONCE_MAX)),
             stopping: false,
@@ -192,7 +205,7 @@ impl Actor for TenantSupervisor {
         myself: ActorRef<SupervisorMessage>,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        state.scrub.abort();
+        state.checks.abort();
         stop_children(&myself.get_cell(), STOP_DEADLINE).await;
         Ok(())
     }
@@ -384,7 +397,7 @@ impl SupervisorState {
 
     /// Stops the actors that run, all at once.
     fn stop_all(&mut self, done: oneshot::Sender<()>) {
-        self.scrub.abort();
+        self.checks.abort();
         // First no actor is started any more: an entry may still wake a tenant that is stopped below.
         self.stopping = true;
         stop_actors(self.arguments.registry.activations(), done);

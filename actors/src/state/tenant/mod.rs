@@ -293,7 +293,8 @@ impl TenantState {
     ) -> (Outcome, Vec<TenantEffect>) {
         let mut effects = Vec::new();
         let outcome = match command {
-            TenantCommand::Set(_) => Ok(Outcome::Ignored),
+            // `takes` and `execute` see to them.
+            TenantCommand::Set(_) | TenantCommand::Compare => Ok(Outcome::Ignored),
             TenantCommand::TimePassed(_) => Ok(Outcome::Done),
             TenantCommand::StartRun(_) | TenantCommand::CreateJob(_) => {
                 self.start(command, cause, &mut effects)
@@ -406,6 +407,8 @@ impl Rules for TenantState {
             _ if self.meta.record.is_none() || *epoch != self.meta.epoch => {
                 Err(Outcome::Refused(Refusal::StaleEpoch))
             }
+            // Looks at the state only: what it changed would be compared, too.
+            TenantCommand::Compare => Err(Outcome::Done),
             _ => Ok(()),
         }
     }

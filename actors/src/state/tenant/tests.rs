@@ -169,6 +169,24 @@ impl Driver {
 
 mod limits;
 
+/// What it changed would be compared with what it changed elsewhere.
+#[test]
+fn a_comparison_changes_nothing_not_even_the_clock() {
+    let mut driver = Driver::new();
+    driver.start(1, None);
+    let (rows, events) = (rows::take_dirty(&mut driver.state), driver.events.len());
+    assert!(!rows.is_empty());
+    driver.at += 90_000_000;
+    let compare = || TenantCommand::Compare;
+    assert_eq!(driver.apply_as(1, Some(TERM), compare()), Outcome::Done);
+    // An earlier leader's, and one of another life of the tenant, are not compared by.
+    assert_eq!(driver.apply_as(1, Some(TERM - 1), compare()), Outcome::Ignored);
+    assert_eq!(driver.apply_as(2, None, compare()), Outcome::Refused(Refusal::StaleEpoch));
+    assert_eq!(rows::take_dirty(&mut driver.state), Vec::new());
+    assert_eq!(driver.events.len(), events);
+    assert!(driver.state.last_told().ms_since(Timestamp(1_000)) == 0);
+}
+
 fn statuses(run: &Run) -> Vec<StepStatus> {
     run.steps.iter().map(|step| step.status).collect()
 }

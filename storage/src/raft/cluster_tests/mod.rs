@@ -2,6 +2,7 @@
 //! time, on simulated disks.
 
 mod alone;
+mod digests;
 mod fabric;
 mod heartbeats;
 mod leaving;

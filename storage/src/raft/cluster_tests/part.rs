@@ -8,7 +8,9 @@ use shiioo_actors::command::{CancelRun, Outcome};
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::{ApplySink, BoxFuture, CommittedEntry, Dump, Held, Payload, StoreError};
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, CommittedEntry, Dump, Held, Payload, StateDigest, StoreError,
+};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -34,6 +36,8 @@ pub struct TestPart {
     /// Positions delivered in this life.
     handed: Mutex<Vec<Position>>,
     installed: Mutex<Vec<Option<Position>>>,
+    /// What this part was told that it held and two others did not.
+    distrusted: Mutex<Vec<(Position, StateDigest)>>,
     /// Whether nothing can be made durable for lack of room.
     is_full: AtomicBool,
 }
@@ -60,6 +64,7 @@ impl TestPart {
             stall,
             handed: Mutex::default(),
             installed: Mutex::default(),
+            distrusted: Mutex::default(),
             is_full: AtomicBool::new(false),
         })
     }
@@ -82,6 +87,10 @@ impl TestPart {
 
     pub fn installed(&self) -> Vec<Option<Position>> {
         self.installed.lock().unwrap().clone()
+    }
+
+    pub fn distrusted(&self) -> Vec<(Position, StateDigest)> {
+        self.distrusted.lock().unwrap().clone()
     }
 
     pub fn set_full(&self, is_full: bool) {
@@ -175,6 +184,28 @@ impl ApplySink for TestPart {
             }
             Ok(())
         })
+    }
+
+    fn digest(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        at: Position,
+    ) -> BoxFuture<'_, Result<Option<StateDigest>, StoreError>> {
+        let texts = u8::try_from(self.live().texts.len()).unwrap();
+        let digest = (self.live().position == Some(at)).then_some(StateDigest([texts; 32]));
+        Box::pin(async move { Ok(digest) })
+    }
+
+    fn distrust(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        at: Position,
+        digest: StateDigest,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.distrusted.lock().unwrap().push((at, digest));
+        Box::pin(async { Ok(()) })
     }
 
     fn leave(&self, _: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
