@@ -169,21 +169,3 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
         assert!(after > 5, "only {after} operations");
     });
 }
-
-/// It was to get a replica from members that are lost, and had nothing of it yet.
-#[test]
-fn a_group_that_waits_for_others_can_be_begun_anew() {
-    story(async {
-        let mut cluster = Cluster::start(1, 0).await;
-        assert!(cluster.groups(1).voters(GROUP).is_none_or(|voters| voters.sets.is_empty()));
-        cluster.open(1, vec![1]).await;
-        assert_eq!(cluster.leader().await, 1);
-        cluster.propose(1, "begun").await;
-        // Once only.
-        cluster.open(1, vec![1]).await;
-        let down = cluster.kill(1).await;
-        cluster.bring_back(1, down).await;
-        cluster.leader().await;
-        until("what was committed", || cluster.part(1).texts() == ["begun"]).await;
-    });
-}
