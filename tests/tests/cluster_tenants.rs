@@ -1,7 +1,7 @@
 //! Tenants on three nodes: whichever node dies, the others go on with their runs.
 
 use serde_json::Value;
-use tests::{Cluster, Tenant, eventually, spec};
+use tests::{Cluster, Tenant, eventually, files, spec};
 
 /// The place of the node that leads the tenant's group, as the node at `asked` knows it.
 async fn home(cluster: &Cluster, asked: usize, tenant: &Tenant) -> Option<usize> {
@@ -49,4 +49,35 @@ async fn groups_without_a_quorum_say_so() {
         (statuses(&cluster).await == ["ok"; 9]).then_some(())
     })
     .await;
+}
+
+/// The fourth node takes over replicas of some groups. Those who had them before let go of the files, or
+/// each disk would fill with what others have.
+#[tokio::test]
+async fn a_node_that_joins_takes_its_share_and_the_others_let_go_of_it() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let mut tenants = Vec::new();
+    for _ in 0..16 {
+        let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+        tenant.finished(spec::inline([spec::set("a", 1)])).await;
+        tenants.push(tenant);
+    }
+    let launch = cluster.next_launch(&[]);
+    let fourth = cluster.admit(launch).await;
+    let data: Vec<_> = (0..4).map(|node| cluster.server(node).data()).collect();
+    let holders = |tenant: &Tenant| -> Vec<usize> {
+        let has =
+            |node: &usize| files::tenant(&data[*node], &tenant.id).join("index.redb").exists();
+        (0..4).filter(has).collect()
+    };
+    eventually("each tenant is on three nodes, and the fourth has its share", async || {
+        let all: Vec<Vec<usize>> = tenants.iter().map(holders).collect();
+        let is_settled = all.iter().all(|holders| holders.len() == 3);
+        let share = all.iter().filter(|holders| holders.contains(&fourth)).count();
+        (is_settled && share >= tenants.len() / 2).then_some(())
+    })
+    .await;
+    for tenant in &tenants {
+        tenant.finished(spec::inline([spec::set("b", 2)])).await;
+    }
 }

@@ -63,6 +63,12 @@ pub trait ApplySink: Send + Sync + 'static {
         Box::pin(async { Err(no_snapshots()) })
     }
 
+    /// Stops the replicas of a group that this node has left, and removes their files. Returns once they
+    /// are gone durably.
+    fn leave(&self, _group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Lets go of the group's replicas that are not among `parts`, as far as they are not further
     /// than `upto`: they were deleted by then. Returns once that is durable.
     fn keep_only(

@@ -121,6 +121,15 @@ pub trait Membership: Send + Sync + 'static {
         members: Vec<u64>,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Ends the group on this node, which has no replica of it any more; its log goes, and then the files
+    /// ([`ApplySink::leave`](super::ApplySink::leave)). The group is not opened meanwhile, and `still` is
+    /// asked then whether all that is right: else nothing happens. To be awaited to its end.
+    fn leave_group<'a>(
+        &'a self,
+        group: GroupId,
+        still: BoxFuture<'a, bool>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
     /// Adds a replica that does not vote, or does nothing where there is one. Only on the group's
     /// leader. Returns when the membership is committed, not when the replica has caught up.
     fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>>;

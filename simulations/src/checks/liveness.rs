@@ -17,6 +17,8 @@ pub const LEADER_MAX: Duration = Duration::from_secs(10);
 pub const VOTERS_MAX: Duration = Duration::from_secs(30);
 /// From the moment when everybody has what he waited for to equal answers of all nodes.
 pub const AGREE_MAX: Duration = Duration::from_secs(10);
+/// From the moment when all is done until nobody has anything of a group that was assigned to others.
+pub const LET_GO_MAX: Duration = Duration::from_secs(60);
 /// From the end of the faults until no node has a tenant in quarantine any more: one that kept failing
 /// on a disk that failed is tried again every 15 s.
 pub const QUARANTINE_MAX: Duration = Duration::from_secs(30);

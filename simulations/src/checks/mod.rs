@@ -54,11 +54,7 @@ pub fn whole(board: &Board, disks: &[Logs]) -> Checked {
     board.objects.borrow().iter().try_for_each(SharedObject::check)?;
     let (limits, runs) = (board.limits.borrow(), board.runs.borrow());
     let (today, turns) = (seams::start_of_time(), Turns::of(board.days_off.borrow().values()));
-    // What a node keeps that was relieved of a replica is not deleted with the tenant.
-    let is_left_over = |tenant: &str| {
-        disks.len() > replicas::REPLICAS && board.deletions.borrow().contains(tenant)
-    };
-    for (tenant, events) in replicas::agreed(disks, is_left_over)? {
+    for (tenant, events) in replicas::agreed(disks)? {
         let limits = limits.get(&tenant).copied().unwrap_or_default();
         quotas::check(&tenant, limits, (today, &turns), &events)?;
         if let Some(runs) = runs.get(&tenant) {

@@ -171,10 +171,6 @@ impl Session {
             (object.kind, object.path.clone())
         };
         let op = self.some_op(kind);
-        if matches!(kind, Kind::Tenant | Kind::Suspension) && op == ObjectOp::Remove {
-            let id = path.rsplit('/').next().unwrap_or_default();
-            self.board.deletions.borrow_mut().insert(id.to_owned());
-        }
         let from = trace::now();
         let reply = self.client.anywhere(&call(kind, &path, &op)).await;
         let answer = match reply {

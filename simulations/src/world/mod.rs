@@ -214,10 +214,25 @@ impl World {
             let in_time = self.sim.elapsed() < since + settle_max;
             ensure!(in_time, "not all is done {settle_max:?} after the last fault");
         }
+        self.await_letting_go()?;
         self.stop_and_compare()?;
         let heap_bytes = heap::peak_bytes().saturating_sub(trace::line_bytes());
         checks::memory::check(self.seats.len() as u64, heap_bytes)?;
         checks::whole(&self.board, &self.disks()?)
+    }
+
+    /// Runs on until nobody has anything of a group that was assigned to others.
+    fn await_letting_go(&mut self) -> Checked {
+        let bound = self.sim.elapsed() + liveness::LET_GO_MAX;
+        while let Some(left) = self.left_over() {
+            let in_time = self.sim.elapsed() < bound;
+            ensure!(in_time, "{left} after {:?}", liveness::LET_GO_MAX);
+            let next = self.sim.elapsed() + Duration::from_secs(1);
+            while self.sim.elapsed() < next {
+                self.step()?;
+            }
+        }
+        Ok(())
     }
 
     /// Stops all nodes for good, and compares what they have left.

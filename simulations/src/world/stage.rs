@@ -1,5 +1,6 @@
 //! What a script does to a world and sees of it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use shiioo_actors::domain::ids::GroupId;
@@ -99,6 +100,29 @@ impl World {
         };
         let applied: Vec<Option<u64>> = (0..self.seats.len()).map(whole).collect();
         applied.iter().all(|one| one.is_some() && *one == applied[0])
+    }
+
+    /// Who has a group that its leader does not count it among, if anybody has.
+    pub(crate) fn left_over(&self) -> Option<String> {
+        let is_own = |at: usize, raft_id: u64| self.host(at).is_member(raft_id);
+        let mut led: BTreeMap<GroupId, GroupStatus> = BTreeMap::new();
+        let all: Vec<(usize, GroupStatus)> = (0..self.seats.len())
+            .filter(|at| self.is_up(*at))
+            .flat_map(|at| self.host(at).groups().into_iter().map(move |status| (at, status)))
+            .collect();
+        for (at, status) in &all {
+            let leads = status.leader.is_some_and(|leader| is_own(*at, leader));
+            let known = led.get(&status.group).map(|known| known.term);
+            if leads && known < Some(status.term) {
+                led.insert(status.group, status.clone());
+            }
+        }
+        all.into_iter().find_map(|(at, status)| {
+            let replicas = &led.get(&status.group)?.replicas;
+            let is_replica = replicas.iter().any(|replica| is_own(at, replica.raft_id));
+            let group = status.group;
+            (!is_replica).then(|| format!("{} still has group {group}", self.host(at).name()))
+        })
     }
 
     fn system_group(&self, at: usize) -> Option<GroupStatus> {

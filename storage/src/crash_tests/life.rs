@@ -72,7 +72,7 @@ impl Life<'_> {
             Op::Vote(vote) => self.log.write(group, vec![Op::Vote(*vote)]).await,
             Op::Truncate(from) => self.log.write(group, vec![Op::Truncate(*from)]).await,
             Op::Purge(upto) => self.log.write(group, vec![Op::Purge(*upto)]).await,
-            Op::ForgetFiles(_) | Op::Close => unreachable!("not in this workload"),
+            Op::ForgetFiles(_) | Op::Leave(_) | Op::Close => unreachable!("not in this workload"),
         };
         if let Err(error) = result {
             self.oracle.under_way = Some((group, op));

@@ -35,6 +35,7 @@ impl GroupModel {
                 next.entries = next.entries.split_off(&(upto.index + 1));
                 next.purged = Some(*upto);
             }
+            Op::Leave(_) => next = Self { vote: self.vote, ..Self::default() },
             Op::ForgetFiles(_) | Op::Close => {}
         }
         next

@@ -103,6 +103,8 @@ pub(crate) struct EntryIndex {
     segments: BTreeMap<u32, Segment>,
     /// Who has files, and up to where those are durable at least.
     files: BTreeMap<StateMachineId, Position>,
+    /// Where the logs of the groups ended that this node has left.
+    left: BTreeMap<GroupId, Position>,
     cached_bytes: usize,
     cached_count: usize,
     /// Cached entries that have a location, oldest first. Some may be gone from the cache.
@@ -164,6 +166,19 @@ impl EntryIndex {
 
     pub fn set_all_files(&mut self, files: BTreeMap<StateMachineId, Position>) {
         self.files = files;
+    }
+
+    /// Gives where the log of a group ended when this node left it last.
+    pub fn left(&self, group: GroupId) -> Option<Position> {
+        self.left.get(&group).copied()
+    }
+
+    pub fn all_left(&self) -> &BTreeMap<GroupId, Position> {
+        &self.left
+    }
+
+    pub fn set_all_left(&mut self, left: BTreeMap<GroupId, Position>) {
+        self.left = left;
     }
 
     pub fn set_files(&mut self, part: StateMachineId, upto: Option<Position>) {
@@ -255,6 +270,18 @@ impl EntryIndex {
     pub fn purge(&mut self, id: GroupId, upto: Position) {
         self.remove_before(id, upto.index.saturating_add(1));
         self.group(id).state.purged = Some(upto);
+    }
+
+    /// Drops everything of a group but its vote, and remembers where its log ended.
+    pub fn leave(&mut self, id: GroupId, last: Option<Position>) {
+        if let Some(last) = last {
+            let left = self.left.entry(id).or_insert(last);
+            *left = last.max(*left);
+        }
+        self.truncate(id, 0);
+        let group = self.group(id);
+        group.first = 0;
+        group.state = GroupState { vote: group.state.vote, ..GroupState::default() };
     }
 
     fn remove_before(&mut self, id: GroupId, index: u64) {

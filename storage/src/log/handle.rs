@@ -216,6 +216,23 @@ impl Log {
         self.write(group, vec![Op::ForgetFiles(part)]).await
     }
 
+    /// Gives up everything of a group but its vote, durably: this node has no replica of it any more. The
+    /// vote stays, so that a replica that comes back cannot vote twice in one term.
+    ///
+    /// # Errors
+    /// When the log is dead or closed.
+    pub async fn leave(&self, group: GroupId) -> io::Result<()> {
+        // A mark that was noted would be written behind the record that gives the entries up.
+        self.shared.low_water_marks.lock().remove(&group);
+        self.write(group, vec![Op::Leave(self.last(group))]).await
+    }
+
+    /// Gives where the log of a group ended when this node left it last. A replica that comes back votes
+    /// for nobody who has less, until it has as much itself: it may have acknowledged that much.
+    pub fn left(&self, group: GroupId) -> Option<Position> {
+        self.shared.index.lock().left(group)
+    }
+
     /// Gives the term of the entry at an index, as far as it is known.
     pub fn term_at(&self, group: GroupId, index: u64) -> Option<u64> {
         self.shared.index.lock().term_at(group, index)

@@ -42,6 +42,8 @@ const TAG_LOW_WATER_MARK: u8 = 6;
 const TAG_CLOSED: u8 = 7;
 const TAG_CHECKPOINT_WITH_FILES: u8 = 8;
 const TAG_FILES: u8 = 9;
+const TAG_LEFT: u8 = 10;
+const TAG_CHECKPOINT_WITH_LEFT: u8 = 11;
 
 const KIND_BLANK: u8 = 0;
 const KIND_COMMAND: u8 = 1;
@@ -96,6 +98,8 @@ pub(crate) struct Checkpoint {
     pub groups: BTreeMap<GroupId, GroupState>,
     /// Who has files, and up to where those were durable at the last report.
     pub files: BTreeMap<StateMachineId, Position>,
+    /// Where the logs of the groups ended that this node has left.
+    pub left: BTreeMap<GroupId, Position>,
 }
 
 /// An entry of a group's log.
@@ -127,15 +131,24 @@ pub(crate) enum Record {
     LowWaterMark(GroupId, LowWaterMark),
     /// Says up to where files are durable; `None` when they are about to be removed.
     Files(StateMachineId, Option<Position>),
+    /// Gives up everything of the group but the vote, and says where its log ended: this node has no
+    /// replica of it any more.
+    Left(GroupId, Option<Position>),
     /// Ends a log that is closed: the witness that everything before was synced.
     Closed,
 }
 
 /// Writes a checkpoint's payload.
 pub(crate) fn put_checkpoint(checkpoint: &Checkpoint, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_CHECKPOINT_WITH_FILES);
     let files: Vec<_> = checkpoint.files.iter().map(|(part, at)| (tenant_of(*part), *at)).collect();
-    codec::encode_into(&(&checkpoint.groups, files), bytes);
+    // As ever, where no group was left: a program that knows of none can read it.
+    if checkpoint.left.is_empty() {
+        bytes.push(TAG_CHECKPOINT_WITH_FILES);
+        codec::encode_into(&(&checkpoint.groups, files), bytes);
+    } else {
+        bytes.push(TAG_CHECKPOINT_WITH_LEFT);
+        codec::encode_into(&(&checkpoint.groups, files, &checkpoint.left), bytes);
+    }
 }
 
 /// Writes the payload of a report of files.
@@ -150,6 +163,13 @@ fn tenant_of(part: StateMachineId) -> Option<TenantId> {
         StateMachineId::System => None,
         StateMachineId::Tenant(tenant) => Some(tenant),
     }
+}
+
+/// Who has files, as a checkpoint has it.
+type Files = Vec<(Option<TenantId>, Position)>;
+
+fn by_part(files: Files) -> BTreeMap<StateMachineId, Position> {
+    files.into_iter().map(|(tenant, at)| (part_of(tenant), at)).collect()
 }
 
 fn part_of(tenant: Option<TenantId>) -> StateMachineId {
@@ -195,6 +215,12 @@ pub(crate) fn put_purge(group: GroupId, upto: Position, bytes: &mut Vec<u8>) {
     codec::encode_into(&(group, upto), bytes);
 }
 
+/// Writes the payload of the record that a group was left.
+pub(crate) fn put_left(group: GroupId, last: Option<Position>, bytes: &mut Vec<u8>) {
+    bytes.push(TAG_LEFT);
+    codec::encode_into(&(group, last), bytes);
+}
+
 /// Writes a low-water mark's payload.
 pub(crate) fn put_low_water_mark(group: GroupId, mark: &LowWaterMark, bytes: &mut Vec<u8>) {
     bytes.push(TAG_LOW_WATER_MARK);
@@ -217,12 +243,15 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
         TAG_CHECKPOINT => {
             let groups: Vec<(GroupId, GroupState)> = body(rest)?;
             let groups = groups.into_iter().collect();
-            Record::Checkpoint(Checkpoint { groups, files: BTreeMap::new() })
+            Record::Checkpoint(Checkpoint { groups, ..Checkpoint::default() })
         }
         TAG_CHECKPOINT_WITH_FILES => {
-            let (groups, files): (_, Vec<(Option<TenantId>, Position)>) = body(rest)?;
-            let files = files.into_iter().map(|(tenant, at)| (part_of(tenant), at)).collect();
-            Record::Checkpoint(Checkpoint { groups, files })
+            let (groups, files): (_, Files) = body(rest)?;
+            Record::Checkpoint(Checkpoint { groups, files: by_part(files), left: BTreeMap::new() })
+        }
+        TAG_CHECKPOINT_WITH_LEFT => {
+            let (groups, files, left): (_, Files, _) = body(rest)?;
+            Record::Checkpoint(Checkpoint { groups, files: by_part(files), left })
         }
         TAG_FILES => {
             let (tenant, upto) = body(rest)?;
@@ -251,6 +280,10 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
         TAG_LOW_WATER_MARK => {
             let (group, mark) = body(rest)?;
             Record::LowWaterMark(group, mark)
+        }
+        TAG_LEFT => {
+            let (group, last) = body(rest)?;
+            Record::Left(group, last)
         }
         TAG_CLOSED if rest.is_empty() => Record::Closed,
         tag => return Err(format!("a record of unknown kind {tag}")),

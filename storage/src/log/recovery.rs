@@ -268,17 +268,19 @@ impl Recovery<'_> {
     /// written.
     fn replay(&mut self, record: Record, location: RecordLocation) {
         match record {
-            Record::Checkpoint(Checkpoint { groups, files }) => {
+            Record::Checkpoint(Checkpoint { groups, files, left }) => {
                 for (group, state) in groups {
                     self.index.set_state(group, state);
                 }
                 self.index.set_all_files(files);
+                self.index.set_all_left(left);
             }
             Record::Files(part, upto) => self.index.set_files(part, upto),
             Record::Vote(group, vote) => self.index.set_vote(group, vote),
             Record::Entry(group, position) => self.index.recover(group, position, location),
             Record::Truncate(group, from) => self.index.truncate(group, from),
             Record::Purge(group, upto) => self.index.purge(group, upto),
+            Record::Left(group, last) => self.index.leave(group, last),
             Record::LowWaterMark(group, mark) => self.index.set_low_water_mark(group, mark),
             Record::Closed => {}
         }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::entry_index::{EntryIndex, RecordLocation};
-use super::record::{self, Checkpoint, LogEntry, LowWaterMark, Vote};
+use super::record::{self, Checkpoint, GroupState, LogEntry, LowWaterMark, Vote};
 use super::recovery::Recovered;
 use super::reserve::Reserve;
 use super::segment::{self, LOG_DIR};
@@ -42,6 +42,8 @@ pub(crate) enum Op {
     Truncate(u64),
     /// Gives up the entries up to this one.
     Purge(Position),
+    /// Gives up everything of the group but the vote, and says where its log ended.
+    Leave(Option<Position>),
     /// Notes that files are about to be removed.
     ForgetFiles(StateMachineId),
     /// Ends the log with a witness that everything before was synced.
@@ -82,6 +84,7 @@ enum PendingChange {
     Stored(GroupId, Position, RecordLocation),
     Truncate(GroupId, u64),
     Purge(GroupId, Position),
+    Leave(GroupId, Option<Position>),
     LowWaterMark(GroupId, LowWaterMark),
     Files(StateMachineId, Option<Position>),
 }
@@ -185,6 +188,10 @@ impl Writer {
                     self.changes.push(PendingChange::Purge(group, *upto));
                     self.put(|bytes| record::put_purge(group, *upto, bytes)).is_some()
                 }
+                Op::Leave(last) => {
+                    self.changes.push(PendingChange::Leave(group, *last));
+                    self.put(|bytes| record::put_left(group, *last, bytes)).is_some()
+                }
                 Op::ForgetFiles(part) => {
                     self.changes.push(PendingChange::Files(*part, None));
                     self.put(|bytes| record::put_files(*part, None, bytes)).is_some()
@@ -287,6 +294,12 @@ impl Writer {
                     self.checkpoint.groups.entry(group).or_default().purged = Some(upto);
                     index.purge(group, upto);
                 }
+                PendingChange::Leave(group, last) => {
+                    let state = self.checkpoint.groups.entry(group).or_default();
+                    *state = GroupState { vote: state.vote, ..GroupState::default() };
+                    index.leave(group, last);
+                    self.checkpoint.left.clone_from(index.all_left());
+                }
                 PendingChange::LowWaterMark(group, mark) => {
                     self.checkpoint.groups.entry(group).or_default().low_water_mark =
                         Some(mark.clone());
@@ -385,7 +398,11 @@ impl RecoveredEnd {
     /// Splits what recovery found into what is read from and where to go on writing.
     pub fn split(recovered: Recovered, log: Uuid) -> (EntryIndex, Self) {
         let Recovered { index, number, file, len, .. } = recovered;
-        let checkpoint = Checkpoint { groups: index.states(), files: index.all_files().clone() };
+        let checkpoint = Checkpoint {
+            groups: index.states(),
+            files: index.all_files().clone(),
+            left: index.all_left().clone(),
+        };
         (index, Self { log, checkpoint, number, file, len })
     }
 }

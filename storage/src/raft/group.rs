@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -16,12 +17,13 @@ use shiioo_actors::domain::ids::{GroupId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
 use super::log_store::GroupLog;
 use super::network::Network;
 use super::progress::GroupProgress;
 use super::read::ReadRounds;
+use super::returning;
 use super::snapshot::SnapshotAssembler;
 use super::state_machine::GroupStateMachine;
 use super::types::{TypeConfig, vote};
@@ -54,6 +56,10 @@ pub(crate) struct Group {
     resending: Arc<Semaphore>,
     leadership: watch::Sender<Leadership>,
     has_ended: watch::Sender<bool>,
+    /// Whether campaigns are off until the log reaches to where it ended before: see `returning`.
+    pub(super) waits_to_return: AtomicBool,
+    /// Held for reading by each request of another replica, for writing while this node leaves the group.
+    pub(super) serves: RwLock<()>,
 }
 
 /// Turns an election timeout into openraft's settings.
@@ -102,7 +108,7 @@ impl Group {
     pub async fn open(
         id: GroupId,
         raft_id: u64,
-        config: Arc<Config>,
+        mut config: Config,
         members: &[u64],
         store: GroupLog,
         machine: GroupStateMachine,
@@ -112,13 +118,17 @@ impl Group {
         let failed = |error: &dyn std::fmt::Display| {
             store_error(format!("open group {id}"), std::io::Error::other(error.to_string()))
         };
-        let raft = openraft::Raft::new(raft_id, config, network.clone(), store, machine)
+        let is_returning = returning::is_returning(network.log(), id);
+        // Before the group runs: a lone voter, which the first entries may say that this is, is elected
+        // with the first tick.
+        config.enable_elect = !is_returning;
+        let raft = openraft::Raft::new(raft_id, Arc::new(config), network.clone(), store, machine)
             .await
             .map_err(|fatal| failed(&fatal))?;
         // Asked always: once it is answered, openraft has loaded its state, and the group tells its
         // members.
         let is_initialized = raft.is_initialized().await.map_err(|fatal| failed(&fatal))?;
-        if members.first() == Some(&raft_id) && !is_initialized {
+        if members.first() == Some(&raft_id) && !is_initialized && !is_returning {
             match raft.initialize(BTreeSet::from_iter(members.iter().copied())).await {
                 // Another member initialized it between the two questions.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
@@ -136,6 +146,8 @@ impl Group {
             resending: Arc::new(Semaphore::new(RESENDS_MAX)),
             leadership: watch::Sender::new(Leadership::default()),
             has_ended: watch::Sender::new(false),
+            waits_to_return: AtomicBool::new(is_returning),
+            serves: RwLock::default(),
         }))
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use shiioo_actors::domain::ids::GroupId;
-use shiioo_actors::ports::{ApplySink, Declined, Peers, ProposeError, Service, StoreError};
+use shiioo_actors::ports::{
+    ApplySink, BoxFuture, Declined, Peers, ProposeError, Service, StoreError,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -121,6 +123,10 @@ impl Groups {
         drop(request);
         let not_here = || Declined(format!("group {id} is not here"));
         let group = self.ready(id).map_err(|_| not_here())?;
+        // Waits while it is decided whether this node leaves the group.
+        let _served = tokio::time::timeout_at(deadline, group.serves.read())
+            .await
+            .map_err(|_| Declined("too late".into()))?;
         let reverted = match &body {
             wire::RequestBody::LogReverted(reverted) => Some(reverted.clone()),
             _ => None,
@@ -142,12 +148,14 @@ impl Groups {
     fn check_acknowledged(&self, id: GroupId, reverted: &wire::LogReverted) {
         let wire::LogReverted { vote, acknowledged } = reverted;
         let state = self.log.state(id);
+        // A replica that was removed let go of its entries by rule, whatever a leader of before counts on.
+        let is_left = self.log.left(id).is_some_and(|left| left >= *acknowledged);
         // In another term than that leader's the entry may have been truncated by rule.
         let is_leader = |known: Vote| (known.term, known.node) == (vote.term, vote.node);
         let is_of_term = state.vote.is_some_and(is_leader);
         let is_purged = state.purged.is_some_and(|purged| purged.index >= acknowledged.index);
         let is_there = self.log.term_at(id, acknowledged.index) == Some(acknowledged.term);
-        if is_of_term && !is_purged && !is_there {
+        if is_of_term && !is_left && !is_purged && !is_there {
             self.failed.send_replace(Some(format!(
                 "this member's log lacks entries that it had acknowledged (entry {acknowledged} of \
                  group {id}): its directory is an older copy, or its disk lost what it had written; \
@@ -199,10 +207,60 @@ impl Groups {
         self.group(group).ok_or(ProposeError::NotLeader)
     }
 
+    /// Ends a group of which this node has no replica any more, gives up everything of it in the log but
+    /// the vote and where it ended, and has the files of its state machines removed. A later replica
+    /// begins with nothing: see `returning`. Does nothing where `still` says no.
+    ///
+    /// To be awaited to its end: a group that was left half could be opened over a log that goes.
+    pub(super) async fn leave(
+        &self,
+        id: GroupId,
+        still: BoxFuture<'_, bool>,
+    ) -> Result<(), StoreError> {
+        // Held to the end: whoever opens the group does so before, which `still` sees, or after all of it
+        // is gone.
+        let _one_at_a_time = self.opening.lock().await;
+        let group = self.group(id);
+        if group.is_none() && self.log.last(id).is_some() {
+            // Not opened yet: nobody has heard of its leader, whose word is needed.
+            return Ok(());
+        }
+        // Before `still`: a leader that takes the replica back counts on whatever is acknowledged after.
+        let nothing_served = match &group {
+            Some(group) => Some(group.serves.write().await),
+            None => None,
+        };
+        if self.is_stopping.load(Ordering::Acquire) || !still.await {
+            return Ok(());
+        }
+        self.groups.write().remove(&id);
+        if let Some(group) = &group {
+            group.shutdown().await;
+            // Until its last task has ended it may still write.
+            group.ended().await;
+        }
+        drop(nothing_served);
+        if let Some(progress) = self.progress_of.write().remove(&id) {
+            progress.leave();
+        }
+        if self.log.last(id).is_some() {
+            let left = self.log.leave(id).await;
+            left.map_err(|error| store_error(format!("leave group {id}"), error))?;
+        }
+        // After the log: files without a log are looked for at the next start. A log without its files
+        // would be damage.
+        self.sink.leave(id).await
+    }
+
     /// Opens a group, and makes it new with these members where it is new and this node is the
     /// first.
     pub(super) async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {
         let _one_at_a_time = self.opening.lock().await;
+        self.open_now(id, &members).await
+    }
+
+    /// Opens a group, with `opening` locked.
+    async fn open_now(&self, id: GroupId, members: &[u64]) -> Result<(), StoreError> {
         let refused =
             |why: String| store_error(format!("open group {id}"), std::io::Error::other(why));
         if self.is_stopping.load(Ordering::Acquire) {
@@ -218,9 +276,13 @@ impl Groups {
         self.progress_of.write().insert(id, Arc::clone(&progress));
         let machine = GroupStateMachine::new(id, progress, Arc::clone(&self.sink));
         let store = GroupLog::new(id, Arc::clone(&self.log));
-        let network = Network::new(id, Arc::clone(&self.peers), Arc::clone(&self.sink));
-        let group =
-            Group::open(id, raft_id, Arc::new(config), &members, store, machine, network).await?;
+        let network = Network::new(
+            id,
+            Arc::clone(&self.peers),
+            Arc::clone(&self.sink),
+            Arc::clone(&self.log),
+        );
+        let group = Group::open(id, raft_id, config, members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());
         let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));
         tokio::spawn(async move {

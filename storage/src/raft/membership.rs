@@ -30,6 +30,10 @@ impl Group {
         if is_settled(&metrics) && has_node(&metrics, raft_id) {
             return Ok(());
         }
+        if !has_node(&metrics, raft_id) {
+            // Whatever it acknowledged to this leader before it was removed, it may have nothing now.
+            self.network().forget(raft_id);
+        }
         let added = BTreeMap::from([(raft_id, EmptyNode {})]);
         self.change(ChangeMembers::AddNodes(added)).await
     }

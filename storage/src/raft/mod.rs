@@ -125,6 +125,7 @@ mod network;
 mod progress;
 mod read;
 mod replicated_log;
+mod returning;
 mod serve;
 mod snapshot;
 mod snapshot_sender;

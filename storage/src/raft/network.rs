@@ -38,6 +38,7 @@ use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote,
 use super::wire::{
     self, Append, AppendReply, LogReverted, Request, RequestBody, Response, Transfer,
 };
+use crate::log::Log;
 use crate::log::record::Vote;
 
 /// Entries may take so many times the heartbeat interval that openraft gives them, beside the time
@@ -85,6 +86,7 @@ pub(crate) struct Network {
     group: GroupId,
     peers: Arc<dyn Peers>,
     sink: Arc<dyn ApplySink>,
+    log: Arc<Log>,
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
@@ -114,11 +116,17 @@ pub(crate) struct Replica {
 }
 
 impl Network {
-    pub fn new(group: GroupId, peers: Arc<dyn Peers>, sink: Arc<dyn ApplySink>) -> Self {
+    pub fn new(
+        group: GroupId,
+        peers: Arc<dyn Peers>,
+        sink: Arc<dyn ApplySink>,
+        log: Arc<Log>,
+    ) -> Self {
         Self {
             group,
             peers,
             sink,
+            log,
             transfers: Arc::default(),
             acknowledged: Arc::default(),
             snapshots_to: Arc::default(),
@@ -153,9 +161,20 @@ impl Network {
         *entry = (*entry).max((term, upto));
     }
 
+    /// Forgets what a replica has acknowledged, because it was removed. When it comes back in the same
+    /// term it begins with nothing, and has lost nothing.
+    pub fn forget(&self, raft_id: u64) {
+        self.acknowledged.lock().remove(&raft_id);
+    }
+
     /// Where snapshots come from and go to.
     pub fn sink(&self) -> &dyn ApplySink {
         &*self.sink
+    }
+
+    /// The log of this node.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     pub fn group(&self) -> GroupId {

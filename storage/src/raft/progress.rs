@@ -4,7 +4,7 @@
 //! tells when a snapshot is due.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
@@ -23,6 +23,8 @@ pub(crate) struct GroupProgress {
     group: GroupId,
     log: Arc<Log>,
     tracker: Mutex<DurabilityTracker>,
+    /// Whether this node has left the group: no mark is told any more. Changed with the tracker locked.
+    is_left: AtomicBool,
     /// Index of the low-water mark when a snapshot was last due.
     snapshot_at: AtomicU64,
     snapshot_due: Notify,
@@ -40,6 +42,7 @@ impl GroupProgress {
             log,
             snapshot_at: AtomicU64::new(mark.as_ref().map_or(0, |mark| mark.position.index)),
             tracker: Mutex::new(DurabilityTracker::restore(mark)),
+            is_left: AtomicBool::new(false),
             snapshot_due: Notify::new(),
         }
     }
@@ -49,6 +52,13 @@ impl GroupProgress {
         let mut tracker = self.tracker.lock();
         let raised = tracker.durable(part, upto);
         self.remember(raised);
+    }
+
+    /// Notes that this node leaves the group: a mark that is told from now on would stand in the log
+    /// behind the record that gives the entries up.
+    pub fn leave(&self) {
+        let _tracker = self.tracker.lock();
+        self.is_left.store(true, Ordering::Relaxed);
     }
 
     /// Counts the bytes of the log that are kept on account of one state machine alone.
@@ -116,7 +126,7 @@ impl GroupProgress {
     /// Gives the log a mark that was raised. Called with the tracker locked, so that a lower mark
     /// never overwrites a higher one there.
     fn remember(&self, raised: Option<LowWaterMark>) {
-        let Some(mark) = raised else { return };
+        let Some(mark) = raised.filter(|_| !self.is_left.load(Ordering::Relaxed)) else { return };
         let index = mark.position.index;
         self.log.set_low_water_mark(self.group, mark);
         if index >= self.snapshot_at.load(Ordering::Relaxed).saturating_add(SNAPSHOT_ENTRIES) {

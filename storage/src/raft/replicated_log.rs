@@ -195,6 +195,14 @@ impl Membership for Groups {
         Box::pin(self.open(group, members))
     }
 
+    fn leave_group<'a>(
+        &'a self,
+        group: GroupId,
+        still: BoxFuture<'a, bool>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.leave(group, still))
+    }
+
     fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.add_learner(raft_id).await })
     }
@@ -226,7 +234,8 @@ impl LogStatus for Groups {
     }
 
     fn has_log(&self, group: GroupId) -> bool {
-        self.log.state(group).vote.is_some() || self.log.last(group).is_some()
+        // A vote alone is what stays of a group that this node has left.
+        self.log.last(group).is_some()
     }
 
     fn led(&self) -> Vec<GroupLead> {

@@ -46,7 +46,16 @@ impl Group {
             RequestBody::Append(append) => {
                 let request = convert::append_from_wire(self.id(), &append).map_err(Declined)?;
                 let appended = raft.append_entries(request).await.map_err(declined)?;
+                self.may_have_returned();
                 Response::Append(convert::appended_to_wire(&appended))
+            }
+            RequestBody::Vote(ballot) | RequestBody::PreVote(ballot)
+                if self.had_more_than(ballot.last) =>
+            {
+                return Err(Declined("this replica came back, and had more once".into()));
+            }
+            RequestBody::Transfer(_) if self.is_returning() => {
+                return Err(Declined("this replica came back, and has not caught up yet".into()));
             }
             RequestBody::Vote(ballot) => {
                 let voted = raft.vote(convert::ballot_from_wire(&ballot)).await;
@@ -120,6 +129,7 @@ impl Group {
             snapshot: SnapshotHandle { group: self.id(), upto: Some(upto) },
         };
         let installed = self.raft().install_full_snapshot(raft_vote(sender), snapshot).await;
+        self.may_have_returned();
         Ok(vote(&installed.map_err(declined)?.vote))
     }
 }

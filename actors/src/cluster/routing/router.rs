@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::node_rpc;
-use crate::cluster::routing::LeaderHints;
+use crate::cluster::routing::{LeaderHint, LeaderHints};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::GroupId;
 use crate::domain::voters::Voters;
@@ -123,6 +123,12 @@ impl Router {
         let hints = self.hints.borrow();
         let hint = hints.get(&group)?;
         (hint.heard.elapsed() < self.hint_valid).then(|| hint.voters.clone())
+    }
+
+    /// What the leader of a group said of it a moment ago, if it is another node.
+    pub fn told(&self, group: GroupId) -> Option<LeaderHint> {
+        let hints = self.hints.borrow();
+        hints.get(&group).filter(|hint| hint.heard.elapsed() < self.hint_valid).cloned()
     }
 
     /// Waits until a group is led elsewhere than at `known`, as far as is known here.

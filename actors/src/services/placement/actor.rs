@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::message::PlacementMessage;
+use super::relieved::{Relieved, is_elsewhere};
 use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
@@ -69,6 +70,8 @@ pub struct PlacementArguments {
 pub struct PlacementState {
     arguments: PlacementArguments,
     memory: Arc<tokio::sync::Mutex<Memories>>,
+    /// Locked while groups are let go of, which may take long.
+    relieved: Arc<tokio::sync::Mutex<Relieved>>,
     is_busy: bool,
     /// Whether it was told to look while it was busy.
     looks_again: bool,
@@ -97,6 +100,7 @@ impl Actor for PlacementActor {
         Ok(PlacementState {
             arguments,
             memory: Arc::default(),
+            relieved: Arc::default(),
             is_busy: false,
             looks_again: false,
             full_since: None,
@@ -119,7 +123,10 @@ impl Actor for PlacementActor {
             }
             // Something may have changed after the look that is under way.
             PlacementMessage::Look if state.is_busy => state.looks_again = true,
-            PlacementMessage::Look => state.look(myself),
+            PlacementMessage::Look => {
+                state.let_go();
+                state.look(myself);
+            }
         }
         Ok(())
     }
@@ -142,6 +149,18 @@ impl PlacementState {
                 Err(_) => tracing::warn!("a step of placement takes long"),
             }
             let _ = myself.send_message(PlacementMessage::Done);
+        });
+    }
+
+    /// Starts a look for groups to let go of, unless one is under way. In a task of its own, which nobody
+    /// cuts off: files may take long to go, and a group that was left half is worse than one that stays.
+    fn let_go(&self) {
+        let Ok(mut relieved) = Arc::clone(&self.relieved).try_lock_owned() else { return };
+        let arguments = self.arguments.clone();
+        tokio::spawn(async move {
+            if let Err(error) = arguments.let_go(&mut relieved).await {
+                tracing::debug!(%error, "placement will look again for groups to let go of");
+            }
         });
     }
 
@@ -175,6 +194,53 @@ impl PlacementArguments {
         });
         let left: Result<Vec<()>, _> = join_all(leaving).await.into_iter().collect();
         left.map(drop)
+    }
+
+    /// Lets go of the groups that were assigned to others.
+    async fn let_go(&self, relieved: &mut Relieved) -> Result<(), CallError> {
+        let placements = self.placements().await?;
+        if !relieved.is_clean && !placements.is_empty() {
+            // Files that an earlier process left behind, or an attempt that failed. Where there is a log,
+            // the group is only not open yet: this node may have been assigned since what it knows of
+            // group 0, and have acknowledged entries.
+            let is_gone = |group: &GroupId| {
+                self.log.leadership(*group).is_none() && !self.log.has_log(*group)
+            };
+            for (group, placement) in &placements {
+                if is_gone(group) && is_elsewhere(placement, self.raft_id) {
+                    let still = async { is_gone(group) && self.is_elsewhere(*group).await };
+                    self.log.leave_group(*group, Box::pin(still)).await?;
+                }
+            }
+            relieved.is_clean = true;
+        }
+        let (here, hint) = (self.log.groups(), |group| self.router.told(group));
+        for group in relieved.look(self.raft_id, &here, &placements, hint, Instant::now()) {
+            tracing::info!(%group, "others have the replicas of this group now: its log and files go");
+            // Before: cut off in between, the files are looked for again.
+            relieved.is_clean = false;
+            let mut memory = relieved.clone();
+            let still = async move {
+                // Group 0, the leader and the replica itself are asked once more: the answers that this
+                // was found by are older than the groups that went before this one.
+                let Ok(placements) = self.placements().await else { return false };
+                let (here, hint) = (self.log.groups(), |group| self.router.told(group));
+                let now = Instant::now();
+                memory.look(self.raft_id, &here, &placements, hint, now).contains(&group)
+            };
+            self.log.leave_group(group, Box::pin(still)).await?;
+        }
+        Ok(())
+    }
+
+    async fn placements(&self) -> Result<BTreeMap<GroupId, GroupPlacement>, CallError> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        self.control.read(deadline, |state| state.groups().clone()).await
+    }
+
+    async fn is_elsewhere(&self, group: GroupId) -> bool {
+        let placements = self.placements().await.unwrap_or_default();
+        placements.get(&group).is_some_and(|placement| is_elsewhere(placement, self.raft_id))
     }
 
     async fn look(&self, memory: &tokio::sync::Mutex<Memories>) -> Result<(), CallError> {
@@ -215,6 +281,7 @@ impl PlacementArguments {
             health: &health,
             has_room: self.log.has_room(),
             tenants: &self.directory.count_by_group(),
+            // Heartbeats do not say it yet.
             damaged: &damaged,
             election_timeout: self.election_timeout,
         };

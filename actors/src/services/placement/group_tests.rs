@@ -1,11 +1,10 @@
 //! Stories of members that come, go, and get lost.
 
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::super::policy;
+use super::super::samples::{self, node};
 use super::*;
-use crate::domain::ids::NodeId;
 use crate::domain::views::NodeStatus;
 use crate::domain::voters::VOTERS_MAX;
 
@@ -17,10 +16,6 @@ pub(in super::super) struct Town {
     pub(in super::super) members: BTreeMap<u64, MemberView>,
     pub(in super::super) replicas: Vec<ReplicaStatus>,
     pub(in super::super) health: BTreeMap<u64, MemberHealth>,
-}
-
-fn node(raft_id: u64) -> NodeId {
-    NodeId::from_uuid(Uuid::from_u128(raft_id.into()))
 }
 
 impl Town {
@@ -37,16 +32,7 @@ impl Town {
     }
 
     pub(in super::super) fn move_in(&mut self, raft_id: u64) {
-        let member = MemberView {
-            node: node(raft_id),
-            raft_id,
-            node_addr: format!("host-{raft_id}"),
-            region: "default".to_owned(),
-            is_leaving: false,
-            is_offline: false,
-            has_groups: false,
-        };
-        self.members.insert(raft_id, member);
+        self.members.insert(raft_id, samples::member(raft_id));
         self.set_health(raft_id, NodeStatus::Healthy, 0);
     }
 
@@ -55,19 +41,8 @@ impl Town {
     }
 
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
-        let unhealthy_for = Duration::from_secs(secs);
         let is_heard = status == NodeStatus::Healthy;
-        let health = MemberHealth {
-            status,
-            heard_at: None,
-            unhealthy_for,
-            is_heard,
-            has_room: true,
-            damaged: BTreeSet::new(),
-            silent_for: unhealthy_for,
-            silent_to_it: BTreeMap::new(),
-        };
-        self.health.insert(raft_id, health);
+        self.health.insert(raft_id, MemberHealth { status, is_heard, ..samples::health(secs) });
     }
 
     pub(in super::super) fn lose(&mut self, raft_id: u64, secs: u64) {

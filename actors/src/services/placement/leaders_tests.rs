@@ -1,13 +1,12 @@
 //! Who should lead, by stories and by clusters of any shape.
 
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::super::moves::Moves;
 use super::super::policy;
+use super::super::samples;
 use super::super::state::MemberView;
 use super::*;
-use crate::domain::ids::NodeId;
 use crate::domain::voters::Voters;
 use crate::ports::ReplicaStatus;
 use crate::services::heartbeat::MemberHealth;
@@ -34,40 +33,16 @@ impl Region {
         let mut region = Self::default();
         (1..=members).for_each(|raft_id| region.join(raft_id));
         for group in (1..=groups).map(GroupId) {
-            let placement = GroupPlacement {
-                region: "default".to_owned(),
-                members: vec![1],
-                replicas: Vec::new(),
-                is_assigned: true,
-            };
-            region.placements.insert(group, placement);
+            region.placements.insert(group, samples::placement(&[]));
             region.assign(group, replicas.to_vec());
         }
         region
     }
 
     fn join(&mut self, raft_id: u64) {
-        let member = MemberView {
-            node: NodeId::from_uuid(Uuid::from_u128(raft_id.into())),
-            raft_id,
-            node_addr: format!("host-{raft_id}"),
-            region: "default".to_owned(),
-            is_leaving: false,
-            is_offline: false,
-            has_groups: true,
-        };
+        let member = MemberView { has_groups: true, ..samples::member(raft_id) };
         self.members.insert(raft_id, member);
-        let health = MemberHealth {
-            status: NodeStatus::Healthy,
-            heard_at: None,
-            unhealthy_for: Duration::ZERO,
-            is_heard: true,
-            has_room: true,
-            damaged: BTreeSet::new(),
-            silent_for: Duration::ZERO,
-            silent_to_it: BTreeMap::new(),
-        };
-        self.health.insert(raft_id, health);
+        self.health.insert(raft_id, samples::health(0));
     }
 
     /// Gives a group its replicas, which vote at once. Who leads it leads on, if it still can.

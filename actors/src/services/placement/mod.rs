@@ -22,8 +22,9 @@
 //!   is not true any more: groups of a region that has some, voters that leave;
 //! - no step leaves a group of voters of which no majority is known to be alive.
 //!
-//! Deliberately not done: a node that was relieved of a group keeps the group's log and its tenants'
-//! files (decision 18 says why); a member that is heard, and never catches up, is not replaced; a
+//! A node that was relieved of a group lets go of its log and its files (`relieved`).
+//!
+//! Deliberately not done: a member that is heard, and never catches up, is not replaced by another; a
 //! region whose only members are lost gets no new groups; and a member that hears the leader of a
 //! group and not that of the system group keeps its replica, though it learns of no new one.
 
@@ -34,7 +35,10 @@ mod leaders;
 mod message;
 mod moves;
 mod policy;
+mod relieved;
 mod rounds;
+#[cfg(test)]
+mod samples;
 mod state;
 
 pub use actor::{PlacementActor, PlacementArguments};

@@ -1,10 +1,9 @@
 //! Who should have the replicas of tenant groups, by stories of members that come and go.
 
+use super::super::samples;
 use super::*;
-use crate::domain::views::NodeStatus;
 use crate::domain::voters::Voters;
 use crate::services::heartbeat::MemberHealth;
-use uuid::Uuid;
 
 /// A cluster that this node, 1, leads.
 #[derive(Default)]
@@ -30,44 +29,17 @@ impl Town {
     }
 
     fn move_in(&mut self, raft_id: u64, region: &str) {
-        let member = MemberView {
-            node: crate::domain::ids::NodeId::from_uuid(Uuid::from_u128(raft_id.into())),
-            raft_id,
-            node_addr: format!("host-{raft_id}"),
-            region: region.to_owned(),
-            is_leaving: false,
-            is_offline: false,
-            has_groups: false,
-        };
+        let member = MemberView { region: region.to_owned(), ..samples::member(raft_id) };
         self.members.insert(raft_id, member);
         self.silent_for(raft_id, 0);
     }
 
     fn place(&mut self, group: u32, replicas: &[u64]) {
-        let placement = GroupPlacement {
-            region: "default".to_owned(),
-            members: vec![1],
-            replicas: replicas.to_vec(),
-            is_assigned: true,
-        };
-        self.placements.insert(GroupId(group), placement);
+        self.placements.insert(GroupId(group), samples::placement(replicas));
     }
 
     fn silent_for(&mut self, raft_id: u64, secs: u64) {
-        let is_heard = secs == 0;
-        let status = if is_heard { NodeStatus::Healthy } else { NodeStatus::Unhealthy };
-        let unhealthy_for = Duration::from_secs(secs);
-        let health = MemberHealth {
-            status,
-            heard_at: None,
-            unhealthy_for,
-            is_heard,
-            has_room: true,
-            damaged: BTreeSet::new(),
-            silent_for: unhealthy_for,
-            silent_to_it: BTreeMap::new(),
-        };
-        self.health.insert(raft_id, health);
+        self.health.insert(raft_id, samples::health(secs));
     }
 
     fn full(&mut self, raft_id: u64) {

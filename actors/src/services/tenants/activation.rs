@@ -63,6 +63,8 @@ pub struct Activation {
     pub(super) exhausted: AtomicBool,
     /// Whether the files of the damaged and deleted tenant are being removed.
     is_buried: AtomicBool,
+    /// Whether this node has left the tenant's group: no actor is started any more.
+    pub(super) is_given_up: AtomicBool,
     /// Whether the supervisor asks other replicas for what the damaged files held.
     pub(super) is_asking: AtomicBool,
     /// What another replica has sent to take the place of the damaged files, for the actor that starts.
@@ -89,6 +91,7 @@ impl Activation {
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             is_buried: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
             is_asking: AtomicBool::new(false),
             copy: Mutex::default(),
             supervisor,

@@ -68,6 +68,10 @@ impl Actor for TenantActor {
         myself: ActorRef<TenantMessage>,
         (activation, deps): Self::Arguments,
     ) -> Result<TenantShell, ActorProcessingErr> {
+        // Before files are opened that are about to be removed.
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            return Err("this node has left the tenant's group".into());
+        }
         assert!(*activation.test_hook.borrow() != TestHook::Fail, "asked to fail, for a test");
         let leadership = deps
             .executor
@@ -108,6 +112,11 @@ impl Actor for TenantActor {
         // Before `Running`: a caller whose time is up after that is not told that descriptors are short.
         activation.exhausted.store(false, Ordering::Release);
         activation.state.send_replace(ActivationState::Running(myself.clone()));
+        // After the state is `Running`: who gives the tenant up says so first and then looks for an actor
+        // to stop. One of the two sees the other.
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            return Err("this node has left the tenant's group".into());
+        }
         // Entries that came before the state was `Running` woke nobody. From that line on they do.
         myself.send_message(TenantMessage::Drain)?;
         Ok(shell)

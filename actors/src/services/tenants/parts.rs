@@ -106,6 +106,27 @@ impl Registry {
         Ok(())
     }
 
+    /// Stops the tenants of a group that this node has left, and removes their files.
+    ///
+    /// # Errors
+    /// When not all could be removed.
+    pub(super) async fn leave_group(&self, group: GroupId) -> Result<(), StoreError> {
+        let parts = self.list_parts(group)?;
+        let stopped = || unreachable(StateMachineId::System, "the node is stopping".to_owned());
+        let Sources { supervisor, log, stores, .. } = self.sources.get().ok_or_else(stopped)?;
+        let log = log.upgrade().ok_or_else(stopped)?;
+        let (done, is_done) = oneshot::channel();
+        let message = SupervisorMessage::Leave(group, done);
+        supervisor.send_message(message).map_err(|_| stopped())?;
+        is_done.await.map_err(|_| stopped())?;
+        for part in parts {
+            let StateMachineId::Tenant(tenant) = part else { continue };
+            log.unfile(group, part).await?;
+            stores.remove(tenant).await?;
+        }
+        Ok(())
+    }
+
     /// Lists the replicas of a group that have files here, or should: whose files are lost is among
     /// them, so that nobody takes the loss for a deletion.
     pub(super) fn list_parts(&self, group: GroupId) -> Result<Vec<StateMachineId>, StoreError> {

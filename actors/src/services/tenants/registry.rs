@@ -173,6 +173,18 @@ impl Registry {
         Arc::clone(groups.entry(group).or_default())
     }
 
+    /// Gives up the tenants of a group that this node has left, and returns them.
+    pub(super) fn give_up(&self, group: GroupId) -> Vec<Arc<Activation>> {
+        let left = self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        let Some(left) = left else { return Vec::new() };
+        let left = left.activations.read().unwrap_or_else(PoisonError::into_inner);
+        for activation in left.values() {
+            activation.is_given_up.store(true, Ordering::SeqCst);
+            self.note_damage(activation, false);
+        }
+        left.values().cloned().collect()
+    }
+
     /// Notes that a new leader's term has begun in a tenant group. Actors that run look whether this node
     /// leads it.
     fn begin_term(&self, group: GroupId, term: u64) {
@@ -265,6 +277,10 @@ impl ApplySink for Registry {
                 }
             }
         })
+    }
+
+    fn leave(&self, group: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.leave_group(group))
     }
 
     fn keep_only(

@@ -58,6 +58,8 @@ pub enum SupervisorMessage {
     TryAgain(Arc<Activation>),
     /// Starts the group's tenants that have work, or may have: a new term has begun.
     LookForWork(GroupId),
+    /// Stops the actors of a group that this node has left, and answers when they have stopped.
+    Leave(GroupId, oneshot::Sender<()>),
     /// Stops all tenants' actors, and answers when they have stopped.
     StopAll(oneshot::Sender<()>),
 }
@@ -177,6 +179,9 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::LookForWork(group) => {
                 unfinished_work::start(&state.arguments, group, &state.openings);
             }
+            SupervisorMessage::Leave(group, done) => {
+                stop_actors(state.arguments.registry.give_up(group), done);
+            }
             SupervisorMessage::StopAll(done) => state.stop_all(done),
         }
         Ok(())
@@ -228,8 +233,14 @@ impl SupervisorState {
         // To open files and read the log takes a while. Other tenants must not wait for it.
         tokio::spawn(async move {
             // A group delivers entries as soon as it runs, perhaps before it is listed.
-            while deps.executor.log.leadership(activation.group).is_none() {
+            while deps.executor.log.leadership(activation.group).is_none()
+                && !activation.is_given_up.load(Ordering::SeqCst)
+            {
                 tokio::time::sleep(GROUP_POLL).await;
+            }
+            if activation.is_given_up.load(Ordering::SeqCst) {
+                activation.state.send_replace(ActivationState::Asleep);
+                return;
             }
             let arguments = (Arc::clone(&activation), deps);
             let supervisor = myself.get_cell();
@@ -258,7 +269,8 @@ impl SupervisorState {
 
     /// Asks for what takes the place of a damaged tenant's files, until the tenant is not damaged.
     fn ask_for_copy(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
-        if !activation.is_replaceable() || self.stopping {
+        let is_given_up = activation.is_given_up.load(Ordering::SeqCst);
+        if !activation.is_replaceable() || self.stopping || is_given_up {
             activation.is_asking.store(false, Ordering::Release);
             return;
         }
@@ -281,6 +293,11 @@ impl SupervisorState {
         activation: &Arc<Activation>,
         failure: Failure,
     ) {
+        if activation.is_given_up.load(Ordering::SeqCst) {
+            // Whoever waits for its end sees it.
+            activation.state.send_replace(ActivationState::Asleep);
+            return;
+        }
         let Failure { why, lasting, is_replaceable } = failure;
         if let Some(reason) = lasting {
             // Another attempt would find the same. Another replica may send what the files held; without
@@ -370,22 +387,31 @@ impl SupervisorState {
         self.scrub.abort();
         // First no actor is started any more: an entry may still wake a tenant that is stopped below.
         self.stopping = true;
-        let activations = self.arguments.registry.activations();
-        tokio::spawn(async move {
-            let stops =
-                activations.iter().filter_map(|activation| match &*activation.state.borrow() {
-                    ActivationState::Running(actor) => Some(actor.clone()),
-                    _ => None,
-                });
-            let stops = stops.map(|actor| async move {
-                if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
-                    tracing::warn!(%error, "a tenant's actor did not stop in time");
-                }
-            });
-            futures_util::future::join_all(stops).await;
-            let _ = done.send(());
-        });
+        stop_actors(self.arguments.registry.activations(), done);
     }
+}
+
+/// Stops those of the tenants' actors that run, all at once, and says when they have stopped.
+fn stop_actors(activations: Vec<Arc<Activation>>, done: oneshot::Sender<()>) {
+    tokio::spawn(async move {
+        let stops = activations.iter().map(|activation| async move {
+            // One that starts ends by itself when it sees that it is given up, or runs and is stopped.
+            let mut states = activation.state.subscribe();
+            let is_still = |state: &ActivationState| {
+                !matches!(state, ActivationState::Starting | ActivationState::Closing)
+            };
+            let state = match activation.is_given_up.load(Ordering::SeqCst) {
+                true => states.wait_for(is_still).await.map(|state| state.clone()),
+                false => Ok(activation.state.borrow().clone()),
+            };
+            let Ok(ActivationState::Running(actor)) = state else { return };
+            if let Err(error) = actor.stop_and_wait(None, Some(STOP_DEADLINE)).await {
+                tracing::warn!(%error, "a tenant's actor did not stop in time");
+            }
+        });
+        futures_util::future::join_all(stops).await;
+        let _ = done.send(());
+    });
 }
 
 /// Tells whether an actor failed for lack of file descriptors only.

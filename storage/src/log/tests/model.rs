@@ -18,6 +18,7 @@ struct Model {
     purged: Option<Position>,
     low_water_mark: Option<LowWaterMark>,
     entries: BTreeMap<u64, LogEntry>,
+    left: Option<Position>,
 }
 
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ enum Step {
     Vote(u32),
     Truncate(u32, u8),
     Purge(u32, u8),
+    Leave(u32),
     Reopen,
 }
 
@@ -35,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3_u32).prop_map(Step::Vote),
         1 => (0..3_u32, 0..4_u8).prop_map(|(group, back)| Step::Truncate(group, back)),
         1 => (0..3_u32, 0..4_u8).prop_map(|(group, back)| Step::Purge(group, back)),
+        1 => (0..3_u32).prop_map(Step::Leave),
         1 => Just(Step::Reopen),
     ]
 }
@@ -80,6 +83,13 @@ fn take(step: &Step, term: u64, log: &mut Arc<Log>, disk: &SimDisk, models: &mut
             model.purged = Some(upto);
             model.low_water_mark = Some(mark);
         }
+        Step::Leave(group) => {
+            now(log.leave(GroupId(group))).unwrap();
+            let model = &mut models[group as usize];
+            let last = model.entries.last_key_value().map(|(_, entry)| entry.position);
+            let left = model.left.max(last.or(model.purged));
+            *model = Model { vote: model.vote, left, ..Model::default() };
+        }
         Step::Reopen => {
             now(log.close()).unwrap();
             *log = open(disk).unwrap();
@@ -97,6 +107,7 @@ fn check(log: &Log, models: &[Model; 3]) {
             (state.vote, state.purged, state.low_water_mark),
             (model.vote, model.purged, model.low_water_mark.clone())
         );
+        assert_eq!(log.left(group), model.left);
         let last = entries.last().map(|entry| entry.position).or(model.purged);
         assert_eq!(log.last(group), last);
     }

@@ -46,7 +46,8 @@ fn part() -> impl Strategy<Value = StateMachineId> {
 fn checkpoint() -> impl Strategy<Value = Checkpoint> {
     let groups = prop::collection::btree_map(any::<u32>().prop_map(GroupId), state(), 0..4);
     let files = prop::collection::btree_map(part(), position(), 0..4);
-    (groups, files).prop_map(|(groups, files)| Checkpoint { groups, files })
+    let left = prop::collection::btree_map(any::<u32>().prop_map(GroupId), position(), 0..4);
+    (groups, files, left).prop_map(|(groups, files, left)| Checkpoint { groups, files, left })
 }
 
 fn body() -> impl Strategy<Value = Body> {
@@ -88,6 +89,9 @@ proptest! {
             record::put_checkpoint(&checkpoint, bytes);
         });
         put(Record::Files(files.0, files.1), &|bytes| record::put_files(files.0, files.1, bytes));
+        for last in [None, Some(position)] {
+            put(Record::Left(group, last), &|bytes| record::put_left(group, last, bytes));
+        }
         put(Record::Closed, &record::put_closed);
 
         let mut bytes = Vec::new();

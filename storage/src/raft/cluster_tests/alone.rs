@@ -187,3 +187,23 @@ fn a_group_without_a_log_is_begun_anew() {
         assert_eq!(cluster.part(1).texts(), ["begun"]);
     });
 }
+
+/// It had a replica before and has let go of it: alone it waits for nobody to get it back from.
+#[test]
+fn a_group_that_was_left_is_begun_anew() {
+    story(async {
+        let mut cluster = Cluster::start(1, 1).await;
+        cluster.propose_many(1, 3, "let go of").await;
+        let down = cluster.shut_down(1).await;
+        let log = crate::log::Log::open(down.disk.mount(), Executor::Inline).unwrap();
+        log.leave(GROUP).await.unwrap();
+        drop(log);
+        let log = open(down.disk.mount()).await;
+        assert_eq!(log.groups().await.unwrap(), []);
+        log.begin_alone(GROUP, 1).await.unwrap();
+        log.close().await.unwrap();
+        cluster.bring_back(1, down).await;
+        assert_eq!(cluster.leader().await, 1);
+        cluster.propose(1, "begun").await;
+    });
+}

@@ -286,7 +286,7 @@ impl Cluster {
 /// What is left of a node that is down.
 pub struct Down {
     pub disk: SimDisk,
-    durable: Arc<Mutex<Contents>>,
+    pub durable: Arc<Mutex<Contents>>,
 }
 
 /// Waits for something that should come to pass.

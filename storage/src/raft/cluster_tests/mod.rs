@@ -3,6 +3,7 @@
 
 mod alone;
 mod fabric;
+mod leaving;
 mod part;
 mod slow_links;
 mod snapshots;

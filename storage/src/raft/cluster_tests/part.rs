@@ -177,6 +177,13 @@ impl ApplySink for TestPart {
         })
     }
 
+    fn leave(&self, _: GroupId) -> BoxFuture<'_, Result<(), StoreError>> {
+        *self.live() = Contents::default();
+        self.flush();
+        self.handed.lock().unwrap().clear();
+        Box::pin(async { Ok(()) })
+    }
+
     fn keep_only(
         &self,
         _: GroupId,
