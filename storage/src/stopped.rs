@@ -153,6 +153,16 @@ impl StoppedLog {
         }
     }
 
+    /// Begins a group anew of which the log has nothing, or nothing but its vote, with this node as the
+    /// only member. Durable when it returns. Can be called again.
+    ///
+    /// # Errors
+    /// When it cannot be written. Some of it may have been.
+    pub async fn begin_alone(&self, group: GroupId, raft_id: u64) -> Result<(), StoreError> {
+        let voted = self.0.state(group).vote.map_or(0, |vote| vote.term);
+        self.go_on_alone(group, raft_id, voted + 1, None, Vec::new()).await
+    }
+
     /// Makes this replica the only member of its group, in `term` and behind `after`, and appends
     /// commands. Durable when it returns. Can be called again with the same.
     ///
@@ -163,7 +173,7 @@ impl StoppedLog {
         group: GroupId,
         raft_id: u64,
         term: u64,
-        after: Position,
+        after: Option<Position>,
         commands: Vec<Envelope>,
     ) -> Result<(), StoreError> {
         let failed = |error| store_error(format!("write the log of group {group}"), error);
@@ -173,7 +183,8 @@ impl StoppedLog {
         let alone = Members { voters: vec![vec![raft_id]], nodes: vec![raft_id] };
         let commands = commands.into_iter().map(|command| Body::Command(Arc::new(command)));
         let bodies = std::iter::once(Body::Members(alone)).chain(commands);
-        let entries: Vec<LogEntry> = (after.index + 1..)
+        let first = after.map_or(0, |after| after.index + 1);
+        let entries: Vec<LogEntry> = (first..)
             .zip(bodies)
             .map(|(index, body)| LogEntry { position: Position { term, index }, body })
             .collect();

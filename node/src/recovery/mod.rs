@@ -113,7 +113,7 @@ pub(crate) async fn recover(
     let identity = Identity::load(disk)?.ok_or_else(no_member)?;
     let log_id = identity.log_id.ok_or_else(no_member)?;
     let survey = Survey::of(seams, &identity, log_id).await?;
-    let Survey { plan, report, told } = survey;
+    let Survey { plan, report, told, begun } = survey;
     if !is_forced {
         return Ok(report);
     }
@@ -123,7 +123,12 @@ pub(crate) async fn recover(
     let log = log.await?;
     for (group, commands) in told {
         let PlannedGroup { term, last, .. } = *plan.group(group).ok_or_else(no_member)?;
-        log.go_on_alone(group, identity.raft_id, term, last, commands).await?;
+        log.go_on_alone(group, identity.raft_id, term, Some(last), commands).await?;
+    }
+    // Here, and not when the node starts: it may have left such a group, and would wait for the others
+    // before it led it.
+    for group in begun {
+        log.begin_alone(group, identity.raft_id).await?;
     }
     log.close().await?;
     plan.identity(identity)?.store(disk)?;
@@ -138,6 +143,8 @@ struct Survey {
     report: Report,
     /// The commands for each group.
     told: BTreeMap<GroupId, Vec<Envelope>>,
+    /// The groups that begin anew, empty.
+    begun: Vec<GroupId>,
 }
 
 impl Survey {
@@ -178,7 +185,9 @@ impl Survey {
             let command = Command::Tenant { tenant: *tenant, epoch: entry.epoch, command };
             of_group.push(envelope(plan.at, command));
         }
-        Ok(Self { plan, report, told })
+        let begun = state.groups().keys().filter(|group| plan.group(**group).is_none());
+        let begun = begun.copied().collect();
+        Ok(Self { plan, report, told, begun })
     }
 }
 

@@ -105,10 +105,6 @@ pub(crate) fn raft_config(group: GroupId, election_timeout: Duration) -> Result<
     config.validate().map_err(|error| error.to_string())
 }
 
-fn cannot_open(id: GroupId, error: &dyn std::fmt::Display) -> StoreError {
-    store_error(format!("open group {id}"), std::io::Error::other(error.to_string()))
-}
-
 impl Group {
     /// Starts the group's Raft, and initializes a new group where this node is the first member.
     pub async fn open(
@@ -121,14 +117,27 @@ impl Group {
         network: Network,
     ) -> Result<Arc<Self>, StoreError> {
         let progress = machine.progress();
+        let failed = |error: &dyn std::fmt::Display| {
+            store_error(format!("open group {id}"), std::io::Error::other(error.to_string()))
+        };
         let is_returning = returning::is_returning(network.log(), id);
         // Before the group runs: a lone voter, which the first entries may say that this is, is elected
         // with the first tick.
         config.enable_elect = !is_returning;
         let raft = openraft::Raft::new(raft_id, Arc::new(config), network.clone(), store, machine)
             .await
-            .map_err(|fatal| cannot_open(id, &fatal))?;
-        let group = Arc::new(Self {
+            .map_err(|fatal| failed(&fatal))?;
+        // Asked always: once it is answered, openraft has loaded its state, and the group tells its
+        // members.
+        let is_initialized = raft.is_initialized().await.map_err(|fatal| failed(&fatal))?;
+        if members.first() == Some(&raft_id) && !is_initialized && !is_returning {
+            match raft.initialize(BTreeSet::from_iter(members.iter().copied())).await {
+                // Another member initialized it between the two questions.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(Arc::new(Self {
             id,
             raft_id,
             raft,
@@ -141,25 +150,7 @@ impl Group {
             has_ended: watch::Sender::new(false),
             waits_to_return: AtomicBool::new(is_returning),
             serves: RwLock::default(),
-        });
-        group.found(members).await?;
-        Ok(group)
-    }
-
-    /// Initializes the group where it is new and this node is the first of these members.
-    pub async fn found(&self, members: &[u64]) -> Result<(), StoreError> {
-        // Asked always: once it is answered, openraft has loaded its state, and the group tells its
-        // members.
-        let is_initialized =
-            self.raft.is_initialized().await.map_err(|fatal| cannot_open(self.id, &fatal))?;
-        if members.first() != Some(&self.raft_id) || is_initialized || self.is_returning() {
-            return Ok(());
-        }
-        match self.raft.initialize(BTreeSet::from_iter(members.iter().copied())).await {
-            // Another member initialized it between the two questions.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(error) => Err(cannot_open(self.id, &error)),
-        }
+        }))
     }
 
     pub fn id(&self) -> GroupId {

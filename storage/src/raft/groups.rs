@@ -273,10 +273,8 @@ impl Groups {
         if self.is_stopping() {
             return Err(refused("the node is stopping".into()));
         }
-        if let Some(group) = self.group(id) {
-            // One that waited for others to begin it may be this node's to begin by now: they were
-            // lost, and the cluster was recovered by force.
-            return group.found(&members).await;
+        if self.group(id).is_some() {
+            return Ok(());
         }
         let config = group::raft_config(id, self.config.election_timeout).map_err(refused)?;
         let raft_id = self.config.raft_id;

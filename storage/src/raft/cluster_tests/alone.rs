@@ -22,7 +22,7 @@ async fn go_on_alone(raft_id: u64, down: &Down, texts: &[&str]) -> StoppedGroup 
     let commands = || texts.iter().map(|text| command(text)).collect();
     // Twice: as after a crash in between.
     for _ in 0..2 {
-        let done = log.go_on_alone(GROUP, raft_id, group.term + 1, group.last, commands());
+        let done = log.go_on_alone(GROUP, raft_id, group.term + 1, Some(group.last), commands());
         done.await.unwrap();
     }
     log.close().await.unwrap();
@@ -114,7 +114,7 @@ fn a_log_is_looked_at_and_stays_as_it_is() {
         assert_eq!(commands.len(), 5);
         let (third, _) = commands[2];
         assert_eq!(log.commands(GROUP, Some(third), last).await.unwrap().len(), 2);
-        log.go_on_alone(GROUP, leader, 9, last, Vec::new()).await.unwrap();
+        log.go_on_alone(GROUP, leader, 9, Some(last), Vec::new()).await.unwrap();
         drop(log);
         assert_eq!(down.disk.settled("log/0000000001.log"), before);
     });
@@ -139,7 +139,7 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
             let id = uuid::Uuid::from_u128(1);
             let go_on = async |log: &StoppedLog| {
                 let commands = texts.iter().map(|text| command(text)).collect();
-                log.go_on_alone(GROUP, leader, term + 1, last, commands).await
+                log.go_on_alone(GROUP, leader, term + 1, Some(last), commands).await
             };
             let opened = StoppedLog::open(disk.mount(), Executor::Inline, id, "default").await;
             if let Ok(log) = &opened {
@@ -170,20 +170,40 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
     });
 }
 
-/// It was to get a replica from members that are lost, and had nothing of it yet.
+/// It was to get a replica from members that are lost, and has nothing of it.
 #[test]
-fn a_group_that_waits_for_others_can_be_begun_anew() {
+fn a_group_without_a_log_is_begun_anew() {
     story(async {
         let mut cluster = Cluster::start(1, 0).await;
-        assert!(cluster.groups(1).voters(GROUP).is_none_or(|voters| voters.sets.is_empty()));
-        cluster.open(1, vec![1]).await;
+        let down = cluster.kill(1).await;
+        let log = open(down.disk.mount()).await;
+        for _ in 0..2 {
+            log.begin_alone(GROUP, 1).await.unwrap();
+        }
+        log.close().await.unwrap();
+        cluster.bring_back(1, down).await;
         assert_eq!(cluster.leader().await, 1);
         cluster.propose(1, "begun").await;
-        // Once only.
-        cluster.open(1, vec![1]).await;
-        let down = cluster.kill(1).await;
+        assert_eq!(cluster.part(1).texts(), ["begun"]);
+    });
+}
+
+/// It had a replica before and has let go of it: alone it waits for nobody to get it back from.
+#[test]
+fn a_group_that_was_left_is_begun_anew() {
+    story(async {
+        let mut cluster = Cluster::start(1, 1).await;
+        cluster.propose_many(1, 3, "let go of").await;
+        let down = cluster.shut_down(1).await;
+        let log = crate::log::Log::open(down.disk.mount(), Executor::Inline).unwrap();
+        log.leave(GROUP).await.unwrap();
+        drop(log);
+        let log = open(down.disk.mount()).await;
+        assert_eq!(log.groups().await.unwrap(), []);
+        log.begin_alone(GROUP, 1).await.unwrap();
+        log.close().await.unwrap();
         cluster.bring_back(1, down).await;
-        cluster.leader().await;
-        until("what was committed", || cluster.part(1).texts() == ["begun"]).await;
+        assert_eq!(cluster.leader().await, 1);
+        cluster.propose(1, "begun").await;
     });
 }
