@@ -140,17 +140,17 @@ proptest! {
         ),
         events in prop::collection::vec(any::<u8>(), 1..40),
         at in any::<prop::sample::Index>(),
-        bit in 0..8,
+        bit in 0..8_u32,
     ) {
         let digest = digest_of(&rows, &events);
         prop_assert_eq!(digest_of(&rows, &events), digest);
         let mut other = events.clone();
-        *at.get_mut(&mut other) ^= 1 << bit;
+        *at.get_mut(&mut other) ^= 1_u8 << bit;
         prop_assert_ne!(digest_of(&rows, &other), digest);
         prop_assert_ne!(digest_of(&rows, &events[1..]), digest);
         let (key, value) = at.get(&Vec::from_iter(rows.clone())).clone();
         let mut other = rows.clone();
-        *at.get_mut(other.get_mut(&key).unwrap()) ^= 1 << bit;
+        *at.get_mut(other.get_mut(&key).unwrap()) ^= 1_u8 << bit;
         prop_assert_ne!(digest_of(&other, &events), digest);
         let mut other = rows.clone();
         other.remove(&key);
