@@ -140,7 +140,7 @@ proptest! {
         ),
         events in prop::collection::vec(any::<u8>(), 1..40),
         at in any::<prop::sample::Index>(),
-        bit in 0..8,
+        bit in 0..8_u32,
     ) {
         let digest = digest_of(&rows, &events);
         prop_assert_eq!(digest_of(&rows, &events), digest);
