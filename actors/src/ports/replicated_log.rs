@@ -184,8 +184,9 @@ pub trait LogStatus: Send + Sync + 'static {
     /// State of every group on this node, for people and for placement.
     fn groups(&self) -> Vec<GroupStatus>;
 
-    /// Whether this node's log holds anything of a group, open or not.
-    fn has_log(&self, group: GroupId) -> bool;
+    /// Index of the last entry that this node's log has of a group, open or not, also one that is not
+    /// durable yet.
+    fn last_index(&self, group: GroupId) -> Option<u64>;
 
     /// The groups that this node leads now, as [`Proposals::leads`] has it.
     fn led(&self) -> Vec<GroupLead>;

@@ -85,6 +85,22 @@ pub(crate) enum RecoverError {
          needs nobody else; start it"
     )]
     AlreadyAlone,
+    /// The log has lost its end.
+    #[error(
+        "the files of {part} go up to entry {held} of group {group}, and the log ends at {last}: the \
+         disk has lost what was written last; nothing was changed; recover on another that is left, or \
+         remove those files to go on without them"
+    )]
+    FilesAhead {
+        /// Whose files.
+        part: StateMachineId,
+        /// Its group.
+        group: GroupId,
+        /// Where they end.
+        held: Position,
+        /// Where the log ends.
+        last: Position,
+    },
     /// A node uses the directory.
     #[error(transparent)]
     InUse(#[from] StartError),
@@ -167,6 +183,7 @@ impl Survey {
         let config = StoresConfig { log: Some(log_id), ..StoresConfig::default() };
         let stores = FileStores::open_with(preview, executor, region, config).await?;
         let mut state = state_at(&stores, &log, system.last).await?;
+        check_files(&stores, &plan, &state).await?;
         let report = Report::of(&plan, identity, &state, &stores.tenants()?);
         let command =
             envelope(plan.at, Command::System(SystemCommand::Recover(plan.command(identity)?)));
@@ -189,6 +206,36 @@ impl Survey {
         let begun = begun.copied().collect();
         Ok(Self { plan, report, told, begun })
     }
+}
+
+/// Refuses files that are ahead of the log: what is appended behind its end would stand at positions that
+/// they hold already, and be skipped.
+async fn check_files(
+    stores: &FileStores,
+    plan: &Plan,
+    state: &SystemState,
+) -> Result<(), RecoverError> {
+    let mut parts = Vec::new();
+    if stores.exists(StateMachineId::System)? {
+        parts.push((StateMachineId::System, GroupId::SYSTEM));
+    }
+    for tenant in stores.tenants()? {
+        let group = state.tenant(tenant).map(|entry| entry.group);
+        parts.extend(group.map(|group| (StateMachineId::Tenant(tenant), group)));
+    }
+    for (part, group) in parts {
+        let Some(PlannedGroup { last, .. }) = plan.group(group) else { continue };
+        // A tenant whose files cannot be read is out of service when the node runs: that is told then.
+        let held = match stores.open(part).await {
+            Ok(store) => store.position(),
+            Err(_) if part != StateMachineId::System => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(held) = held.filter(|held| held > last) {
+            return Err(RecoverError::FilesAhead { part, group, held, last: *last });
+        }
+    }
+    Ok(())
 }
 
 /// Returns the control plane as it was at a position: its files, and what the log has beyond them.

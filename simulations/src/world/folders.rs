@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use shiioo_actors::domain::ids::{Position, StateMachineId};
-use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
 use shiioo_storage::inspect::{self, PartImage};
 
@@ -110,11 +109,11 @@ impl World {
         self.folder.as_ref().is_some_and(|folder| !matches!(folder.stage, Stage::Copied(_)))
     }
 
-    /// Whether other replicas can give back what a folder lacks. Among more nodes than a group has replicas
-    /// a folder may be what a node keeps that was relieved of it, and nobody rebuilds that.
+    /// Whether other replicas can give back what a folder lacks. What a node has left of a group that moved
+    /// nobody rebuilds.
     fn can_heal(&self) -> bool {
-        let is_replica = (2..=TENANT_GROUP_VOTERS).contains(&self.seats.len());
-        is_replica && self.loss.is_none() && self.is_full()
+        let has_replicas = self.seats.len() > 1 && self.left_over().is_none();
+        has_replicas && self.loss.is_none() && self.is_full()
     }
 
     /// Waits until a folder is rebuilt.
@@ -156,6 +155,7 @@ impl World {
             let byte = byte_of_events(&host.disk, &tenant, offset).unwrap_or_default();
             let path = format!("{}/{EVENTS}", folder(&tenant));
             host.disk.flip_bit(&path, offset, bit);
+            self.has_rotted = true;
             let what = format!("bit {bit} of byte {offset} of {path} rots");
             trace::event(host.name(), "fault", format_args!("{what}"), &[]);
             let (until, stage) =

@@ -66,6 +66,8 @@ pub struct World {
     loss: Option<Loss>,
     /// The folder of a tenant that is not as it was, if any.
     folder: Option<Folder>,
+    /// Whether a bit of a tenant's events has rotted in this run.
+    has_rotted: bool,
     /// Chance of the world itself: moments and kinds of faults.
     rng: SmallRng,
     counts: BTreeMap<Fault, u64>,
@@ -145,6 +147,7 @@ impl World {
             weather,
             loss: None,
             folder: None,
+            has_rotted: false,
             rng,
             counts: BTreeMap::new(),
             matching: Matching::default(),
@@ -171,15 +174,21 @@ impl World {
             trace::event("all", "broken", format_args!("{violation}"), &[]);
         }
         self.count_seen();
-        let (mut compared, simulated) = (self.matching.compared(), self.sim.elapsed());
+        let (compared, simulated) = (self.compared(), self.sim.elapsed());
+        let faults = std::mem::take(&mut self.counts);
+        self.tear_down();
+        Ending { violation, simulated, faults, compared }
+    }
+
+    /// Counts what was compared, here and by the nodes.
+    fn compared(&self) -> Compared {
+        let mut compared = self.matching.compared();
         for Seat { host, .. } in &self.seats {
             let (tenants, differing) = host.comparisons();
             compared.tenants += tenants;
             compared.differing += differing;
         }
-        let faults = std::mem::take(&mut self.counts);
-        self.tear_down();
-        Ending { violation, simulated, faults, compared }
+        compared
     }
 
     /// Ends everything.
@@ -221,6 +230,9 @@ impl World {
         }
         self.await_letting_go()?;
         self.stop_and_compare()?;
+        // A replica that is taken out of service for nothing is rebuilt, and nobody else would notice.
+        let differing = self.compared().differing;
+        ensure!(differing == 0 || self.has_rotted, "{differing} tenants differ between nodes");
         let heap_bytes = heap::peak_bytes().saturating_sub(trace::line_bytes());
         checks::memory::check(self.seats.len() as u64, heap_bytes)?;
         checks::whole(&self.board, &self.disks()?)

@@ -71,9 +71,10 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Notes a sign of life of the group's leader.
-    pub fn sign(&self) {
-        *self.last_sign.lock() = Some(Instant::now());
+    /// Notes a sign of life of the group's leader, at this moment.
+    pub fn sign(&self, at: Instant) {
+        let mut last = self.last_sign.lock();
+        *last = (*last).max(Some(at));
     }
 }
 
@@ -106,7 +107,7 @@ impl Replica {
         base: Duration,
     ) -> Result<Response, PeerError> {
         let Network { pulse, heartbeats, .. } = &self.network;
-        pulse.sign();
+        pulse.sign(Instant::now());
         let deadline = Instant::now() + base;
         if pulse.urgent.load(Ordering::Relaxed) == 0 {
             let group = self.network.group();

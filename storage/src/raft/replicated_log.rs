@@ -254,9 +254,8 @@ impl LogStatus for Groups {
         self.all().values().map(|group| group.status()).collect()
     }
 
-    fn has_log(&self, group: GroupId) -> bool {
-        // A vote alone is what stays of a group that this node has left.
-        self.log.last(group).is_some()
+    fn last_index(&self, group: GroupId) -> Option<u64> {
+        self.log.last(group).map(|last| last.index)
     }
 
     fn led(&self) -> Vec<GroupLead> {

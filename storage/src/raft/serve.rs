@@ -47,11 +47,13 @@ impl Group {
         Ok(match request {
             RequestBody::Append(append) => {
                 let request = convert::append_from_wire(self.id(), &append).map_err(Declined)?;
+                // Before the entries are synced, which may take long: openraft counts the lease from here.
+                let arrived = Instant::now();
                 let appended = raft.append_entries(request).await.map_err(declined)?;
                 self.may_have_returned();
                 let reply = convert::appended_to_wire(&appended);
                 if !matches!(reply, AppendReply::HigherVote(_)) {
-                    self.network().pulse.sign();
+                    self.network().pulse.sign(arrived);
                 }
                 Response::Append(reply)
             }

@@ -281,7 +281,7 @@ impl ControlState {
         let raft_id = self.arguments.raft_id;
         for (group, placement) in self.runner.machine.groups() {
             let is_assigned = placement.replicas.contains(&raft_id);
-            if !is_assigned && !self.arguments.log.has_log(*group) {
+            if !is_assigned && self.arguments.log.last_index(*group).is_none() {
                 continue;
             }
             // A first voter that was moved away and back, without its log, must not begin the group

@@ -66,8 +66,8 @@ impl LogStatus for NoGroups {
         Vec::new()
     }
 
-    fn has_log(&self, _: GroupId) -> bool {
-        false
+    fn last_index(&self, _: GroupId) -> Option<u64> {
+        None
     }
 
     fn led(&self) -> Vec<GroupLead> {

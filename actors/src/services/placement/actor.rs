@@ -204,7 +204,7 @@ impl PlacementArguments {
             // the group is only not open yet: this node may have been assigned since what it knows of
             // group 0, and have acknowledged entries.
             let is_gone = |group: &GroupId| {
-                self.log.leadership(*group).is_none() && !self.log.has_log(*group)
+                self.log.leadership(*group).is_none() && self.log.last_index(*group).is_none()
             };
             for (group, placement) in &placements {
                 if is_gone(group) && is_elsewhere(placement, self.raft_id) {
@@ -215,7 +215,8 @@ impl PlacementArguments {
             relieved.is_clean = true;
         }
         let (here, hint) = (self.log.groups(), |group| self.router.told(group));
-        for group in relieved.look(self.raft_id, &here, &placements, hint, Instant::now()) {
+        let last = |group| self.log.last_index(group);
+        for group in relieved.look(self.raft_id, &here, &placements, last, hint, Instant::now()) {
             tracing::info!(%group, "others have the replicas of this group now: its log and files go");
             // Before: cut off in between, the files are looked for again.
             relieved.is_clean = false;
@@ -225,8 +226,9 @@ impl PlacementArguments {
                 // was found by are older than the groups that went before this one.
                 let Ok(placements) = self.placements().await else { return false };
                 let (here, hint) = (self.log.groups(), |group| self.router.told(group));
+                let last = |group| self.log.last_index(group);
                 let now = Instant::now();
-                memory.look(self.raft_id, &here, &placements, hint, now).contains(&group)
+                memory.look(self.raft_id, &here, &placements, last, hint, now).contains(&group)
             };
             self.log.leave_group(group, Box::pin(still)).await?;
         }

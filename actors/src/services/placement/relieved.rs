@@ -39,7 +39,7 @@ pub(super) struct Relieved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Heard {
     term: u64,
-    applied: u64,
+    last: Option<u64>,
 }
 
 impl Relieved {
@@ -49,6 +49,7 @@ impl Relieved {
         own_id: u64,
         here: &[GroupStatus],
         placements: &BTreeMap<GroupId, GroupPlacement>,
+        last_index: impl Fn(GroupId) -> Option<u64>,
         hint: impl Fn(GroupId) -> Option<LeaderHint>,
         now: Instant,
     ) -> Vec<GroupId> {
@@ -65,9 +66,7 @@ impl Relieved {
             .iter()
             .filter(|status| is_relieved(status))
             .map(|status| {
-                let own = status.replicas.iter().find(|replica| replica.raft_id == own_id);
-                let applied = own.map_or(0, |own| own.applied);
-                (status.group, Heard { term: status.term, applied })
+                (status.group, Heard { term: status.term, last: last_index(status.group) })
             })
             .collect();
         self.since.retain(|group, (_, then)| relieved.get(group) == Some(then));
@@ -96,8 +95,8 @@ mod tests {
 
     const GROUP: GroupId = GroupId(3);
 
-    fn status(term: u64, applied: u64) -> GroupStatus {
-        let replica = |raft_id| ReplicaStatus { raft_id, voter: true, applied, lag: 0 };
+    fn status(term: u64) -> GroupStatus {
+        let replica = |raft_id| ReplicaStatus { raft_id, voter: true, applied: 7, lag: 0 };
         GroupStatus {
             group: GROUP,
             term,
@@ -122,14 +121,14 @@ mod tests {
         };
         let mut memory = Relieved::default();
         let here = std::slice::from_ref(own);
-        assert!(memory.look(1, here, &placements, hint, now).is_empty());
+        assert!(memory.look(1, here, &placements, |_| Some(7), hint, now).is_empty());
         let later = now + Duration::from_secs(secs);
-        !memory.look(1, here, &placements, hint, later).is_empty()
+        !memory.look(1, here, &placements, |_| Some(7), hint, later).is_empty()
     }
 
     #[tokio::test]
     async fn a_group_is_let_go_of_when_group_0_and_its_leader_have_said_so_for_long() {
-        let own = status(4, 7);
+        let own = status(4);
         assert!(left(&own, &[2, 3, 4], Some((4, &[2, 3, 4])), 10));
         assert!(left(&own, &[2, 3, 4], Some((5, &[2, 3, 4])), 10), "a later leader");
         assert!(!left(&own, &[2, 3, 4], Some((4, &[2, 3, 4])), 9), "not for long enough");
@@ -149,13 +148,14 @@ mod tests {
         let voters = Voters::of([2, 3, 4]);
         let hint = |_| Some(LeaderHint { raft_id: 2, term: 9, heard: now, voters: voters.clone() });
         let mut memory = Relieved::default();
-        let mut look = |own: GroupStatus, secs| {
-            memory.look(1, &[own], &placements, hint, now + Duration::from_secs(secs))
+        let mut look = |term, last, secs| {
+            let now = now + Duration::from_secs(secs);
+            memory.look(1, &[status(term)], &placements, |_| Some(last), hint, now)
         };
-        assert!(look(status(4, 7), 0).is_empty());
-        assert!(look(status(4, 8), 10).is_empty(), "an entry came");
-        assert!(look(status(5, 8), 20).is_empty(), "a term began");
-        assert!(look(status(5, 8), 29).is_empty());
-        assert_eq!(look(status(5, 8), 30), [GROUP]);
+        assert!(look(4, 7, 0).is_empty());
+        assert!(look(4, 8, 10).is_empty(), "an entry came");
+        assert!(look(5, 8, 20).is_empty(), "a term began");
+        assert!(look(5, 8, 29).is_empty());
+        assert_eq!(look(5, 8, 30), [GROUP]);
     }
 }

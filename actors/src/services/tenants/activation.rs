@@ -231,6 +231,9 @@ impl Activation {
                 | ActivationState::Damaged { reason, .. } => {
                     return Err(CallError::Quarantined { reason });
                 }
+                ActivationState::Asleep if self.is_given_up.load(Ordering::SeqCst) => {
+                    return Err(CallError::Starting { what: "the tenant" });
+                }
                 ActivationState::Asleep => self.wake(),
                 // `Closing` becomes `Running` or `Asleep`: both are seen below.
                 ActivationState::Starting | ActivationState::Closing => {}

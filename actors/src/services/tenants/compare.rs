@@ -195,6 +195,10 @@ impl Comparer {
         let command =
             Command::Tenant { tenant, epoch: placed.epoch, command: TenantCommand::Compare };
         let envelope = internal_envelope(&self.deps.executor.seams, Some(term), command);
+        // Whatever comes of it: one that is refused is not proposed again at each look.
+        if let Some(activation) = self.registry.activation(group, tenant) {
+            activation.note_comparison();
+        }
         let proposed = self.deps.executor.log.propose(group, envelope);
         match timeout(PROPOSE_DEADLINE, proposed).await {
             Ok(Ok(Outcome::Done)) => {}

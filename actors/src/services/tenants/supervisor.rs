@@ -240,6 +240,8 @@ impl SupervisorState {
     /// Starts the actor of a tenant in a task of its own.
     fn start(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         if self.stopping {
+            // Whoever waits for its end sees it.
+            activation.state.send_replace(ActivationState::Asleep);
             return;
         }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));

@@ -80,6 +80,8 @@ pub struct CompletionRecords {
     by_age: BTreeSet<(u64, u64, u64)>,
     /// What the rows hold.
     written: BTreeSet<(u64, u64)>,
+    /// What rows hold that was forgotten since they were written.
+    unwritten: BTreeSet<(u64, u64)>,
     dirty_sessions: BTreeSet<u64>,
 }
 
@@ -110,6 +112,7 @@ impl CompletionRecords {
             written: outcomes.keys().copied().collect(),
             outcomes,
             dirty_sessions: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
         })
     }
 
@@ -168,7 +171,8 @@ impl CompletionRecords {
             let value = self.sessions.get(&session).map(|known| codec::encode(&(session, known)));
             rows.push((row_key(SESSION_ROW, &[session]), value));
         }
-        for key in self.written.iter().filter(|key| !self.outcomes.contains_key(key)) {
+        // Before the outcomes: one that was forgotten may have been remembered anew.
+        for key in std::mem::take(&mut self.unwritten) {
             rows.push((row_key(OUTCOME_ROW, &[key.0, key.1]), None));
         }
         for (key, answer) in self.outcomes.iter().filter(|(key, _)| !self.written.contains(key)) {
@@ -182,6 +186,11 @@ impl CompletionRecords {
     fn forget(&mut self, key: (u64, u64)) {
         if let Some((at, _)) = self.outcomes.remove(&key) {
             self.by_age.remove(&(at, key.0, key.1));
+            // Its row must not stay for what is remembered under this key anew: replicas that write at
+            // different moments would hold different rows.
+            if self.written.remove(&key) {
+                self.unwritten.insert(key);
+            }
         }
     }
 
@@ -241,6 +250,21 @@ mod tests {
         assert_eq!(table.check(&rpc_id(1, 1), 2), RequestState::New);
         assert!(table.take_rows().contains(&(row_key(OUTCOME_ROW, &[7, 0]), None)));
         assert_eq!(table.check(&rpc_id(0, 0), 3), RequestState::Stale);
+    }
+
+    #[test]
+    fn what_is_forgotten_and_remembered_anew_is_written_anew() {
+        let mut table = CompletionRecords::default();
+        let mut rows = RowBuffer::default();
+        table.remember(&rpc_id(0, 0), 1, &Outcome::Done);
+        rows.put(table.take_rows());
+        table.forget((7, 0));
+        table.remember(&rpc_id(0, 0), 9, &Outcome::Ignored);
+        rows.put(table.take_rows());
+        assert_eq!(CompletionRecords::load(&rows).unwrap(), table);
+        table.forget((7, 0));
+        rows.put(table.take_rows());
+        assert_eq!(CompletionRecords::load(&rows).unwrap().outcomes.len(), 0);
     }
 
     #[test]

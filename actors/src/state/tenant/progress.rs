@@ -190,6 +190,12 @@ impl TenantState {
         self.live_payload_bytes += bytes;
     }
 
+    /// Returns how many bytes the inputs and outputs of live runs may have together.
+    pub(super) fn live_payload_limit(&self) -> u64 {
+        let quota = self.meta.record.as_ref().and_then(|it| it.quotas.limit(Quota::StorageBytes));
+        quota.map_or(LIVE_PAYLOAD_BYTES_MAX, |quota| quota.min(LIVE_PAYLOAD_BYTES_MAX))
+    }
+
     /// Tells why an output does not fit into its run, or beside what other live runs hold.
     fn lack_of_room_for(&self, id: RunId, output: &Json) -> Option<String> {
         let bytes = output.as_str().len() as u64;
@@ -199,8 +205,7 @@ impl TenantState {
                 "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
             ));
         }
-        let quota = self.meta.record.as_ref().and_then(|it| it.quotas.limit(Quota::StorageBytes));
-        let limit = quota.map_or(LIVE_PAYLOAD_BYTES_MAX, |quota| quota.min(LIVE_PAYLOAD_BYTES_MAX));
+        let limit = self.live_payload_limit();
         let is_over = self.bounds_live_runs && self.live_payload_bytes + bytes > limit;
         is_over.then(|| {
             format!(

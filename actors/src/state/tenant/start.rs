@@ -180,6 +180,7 @@ impl TenantState {
         if !mutants::is(Mutant::QuotaBeforeApply) {
             self.check_run_quotas()?;
         }
+        self.room_to_hold(new.input.as_str().len() as u64)?;
         self.days.runs += 1;
         let (id, work_item) = (new.id, new.work_item.clone());
         let spec = new.workflow.json();
@@ -217,6 +218,17 @@ impl TenantState {
     fn check_run_quotas(&self) -> Result<(), Refusal> {
         self.check_quota(Quota::ConcurrentWorkflows)?;
         self.check_quota(Quota::WorkflowsPerDay)
+    }
+
+    /// Refuses a run whose input is more than live runs may hold: it would have every output of the others
+    /// fail.
+    fn room_to_hold(&self, bytes: u64) -> Result<(), Refusal> {
+        let (quota, limit) = (Quota::StorageBytes, self.live_payload_limit());
+        let used = self.live_payload_bytes;
+        if !self.bounds_live_runs || used + bytes <= limit {
+            return Ok(());
+        }
+        Err(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs: None })
     }
 
     /// Refuses what starts something when the stored bytes have reached the quota.
