@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 const BODY_READ_SECS: u64 = 10;
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const POST: &[u8] = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
+const HALF_A_BODY: &[u8] =
+    b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{";
 
 /// A real socket on the loopback interface.
 struct Loopback(TcpListener);
@@ -217,28 +220,41 @@ async fn a_slow_body_is_408_and_the_connection_is_closed() {
     server.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
+/// A server with two places, and room for so many connections beside them.
+fn crowded(api_refusals: usize) -> (Server, mpsc::Sender<io::Result<DuplexStream>>) {
     let (sender, receiver) = mpsc::channel(16);
     let bounds =
-        DescriptorBudget { api_connections: 2, api_refusals: 2, ..DescriptorBudget::default() };
-    let server = Server::start_bounded(InMemory(Mutex::new(receiver)), bounds);
-    let mut served = Vec::new();
-    for _ in 0..2 {
-        let mut client = dial(&sender).await;
-        assert!(one_answer(&mut client, GET).await.starts_with("HTTP/1.1 200 OK"));
-        served.push(client);
+        DescriptorBudget { api_connections: 2, api_refusals, ..DescriptorBudget::default() };
+    (Server::start_bounded(InMemory(Mutex::new(receiver)), bounds), sender)
+}
+
+/// Connections that have sent this, and as much time that the server has read it.
+async fn holders(
+    clients: &mpsc::Sender<io::Result<DuplexStream>>,
+    count: usize,
+    sent: &[u8],
+) -> Vec<DuplexStream> {
+    let mut holders = Vec::new();
+    for _ in 0..count {
+        let mut holder = dial(clients).await;
+        holder.write_all(sent).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        holders.push(holder);
     }
-    let answer = exchange(dial(&sender).await, GET).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
-        "{answer}"
-    );
-    let ready =
-        exchange(dial(&sender).await, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    holders
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
+    let (server, clients) = crowded(2);
+    // Requests whose bodies do not come hold both places.
+    let mut served = holders(&clients, 2, HALF_A_BODY).await;
+    let answer = one_answer(&mut dial(&clients).await, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let ready = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let ready = one_answer(&mut dial(&clients).await, ready).await;
     assert!(ready.contains("\"code\":\"starting\""), "{ready}");
-    let post = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
-    let answer = exchange(dial(&sender).await, post).await;
+    let answer = one_answer(&mut dial(&clients).await, POST).await;
     for part in
         ["HTTP/1.1 503 ", "\r\nretry-after: 1\r\n", "\"code\":\"busy\"", "\"applied\":false"]
     {
@@ -246,49 +262,43 @@ async fn above_the_bound_probes_are_answered_and_the_rest_is_told() {
     }
 
     // Connections that say nothing keep a probe out for a moment only.
-    let _silent = [dial(&sender).await, dial(&sender).await];
+    let _silent = holders(&clients, 2, b"").await;
     let began = Instant::now();
-    let mut probe = dial(&sender).await;
+    let mut probe = dial(&clients).await;
     assert!(one_answer(&mut probe, GET).await.starts_with("HTTP/1.1 200 OK"));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 
     drop(served.pop());
-    let mut next = dial(&sender).await;
+    sleep(Duration::from_millis(1)).await;
     for _ in 0..2 {
-        assert!(one_answer(&mut next, GET).await.starts_with("HTTP/1.1 200 OK"));
+        let answer = one_answer(&mut probe, POST).await;
+        assert!(!answer.contains("\"code\":\"busy\""), "{answer}");
     }
     server.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_only_waits_for_its_client_gives_its_place_to_the_next() {
+async fn whoever_only_waits_for_its_client_makes_way_for_the_next() {
     /// Longer than a client may leave its connection waiting in a crowd, and shorter than the
     /// patience with one that is alone.
     const A_WHILE: Duration = Duration::from_secs(2);
     let half = b"GET /healthz HTTP/1.1\r\nHost: local";
-    let body = b"POST /api/tenants HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{";
-    for (what, sent) in [("nothing", &b""[..]), ("half a head", half), ("half a body", body)] {
-        let (sender, receiver) = mpsc::channel(16);
-        let bounds =
-            DescriptorBudget { api_connections: 2, api_refusals: 1, ..DescriptorBudget::default() };
-        let server = Server::start_bounded(InMemory(Mutex::new(receiver)), bounds);
-        let mut holders = Vec::new();
-        for _ in 0..2 {
-            let mut holder = dial(&sender).await;
-            holder.write_all(sent).await.unwrap();
-            holders.push(holder);
-        }
+    // Two places and one more: who has sent a whole head has a place, and the others have none.
+    for (what, sent, count) in
+        [("nothing", &b""[..], 3), ("half a head", half, 3), ("half a body", HALF_A_BODY, 2)]
+    {
+        let (server, clients) = crowded(1);
+        let mut holders = holders(&clients, count, sent).await;
         sleep(A_WHILE).await;
-        let mut next = dial(&sender).await;
+        let mut next = dial(&clients).await;
         for _ in 0..2 {
-            let answer = one_answer(&mut next, GET).await;
-            let is_served = answer.starts_with("HTTP/1.1 200 OK") && !answer.contains("close");
+            let answer = one_answer(&mut next, POST).await;
+            let is_served = !answer.contains("\"code\":\"busy\"") && !answer.contains("close");
             assert!(is_served, "beside those who sent {what}: {answer}");
         }
         let mut rest = Vec::new();
         holders.remove(0).read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"", "the first that came has lost its place");
-        drop(next);
+        assert_eq!(String::from_utf8_lossy(&rest), "", "the first that came makes way");
         server.stop().await;
     }
 }
