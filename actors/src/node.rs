@@ -275,7 +275,12 @@ async fn spawn<A: Actor>(
 }
 
 fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
-    StartError::Actor { what, why: error.to_string() }
+    let why = match error {
+        // ractor calls it a panic. It is what the actor says.
+        ractor::SpawnErr::StartupFailed(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    StartError::Actor { what, why }
 }
 
 impl NodeActors {
