@@ -119,9 +119,12 @@ impl StoppedLog {
     ) -> Result<Vec<(Position, Arc<Envelope>)>, StoreError> {
         let purged = self.0.state(group).purged;
         if purged > after {
-            let why = format!(
-                "its entries begin behind {purged:?}, and those behind {after:?} are needed"
-            );
+            let behind = |at: Option<Position>| {
+                at.map_or_else(|| "its beginning".to_owned(), |at| format!("entry {at}"))
+            };
+            let (has, needed) = (behind(purged), behind(after));
+            let why =
+                format!("it has what comes after {has}, and what comes after {needed} is needed");
             return Err(store_error(
                 format!("read the log of group {group}"),
                 std::io::Error::other(why),

@@ -211,7 +211,12 @@ impl fmt::Display for Report {
         for it in &self.given_up {
             writeln!(f, "    {} (member {}, at {})", it.node_id, it.raft_id, it.node_addr)?;
         }
-        writeln!(f, "  groups that go on from this replica: {}", counts.groups)?;
+        writeln!(
+            f,
+            "  groups that go on from this replica: {} (entries as term-index: the later one has the \
+             greater term, or in the same term the greater index)",
+            counts.groups
+        )?;
         for group in &self.groups {
             write!(f, "{group}")?;
         }
@@ -220,11 +225,13 @@ impl fmt::Display for Report {
             let LostGroup { group, region, replicas, tenants } = it;
             writeln!(
                 f,
-                "    group {group} of region {region}: {tenants} tenants, were on {replicas:?}"
+                "    group {group} of region {region}: {tenants} tenants, were on members {}",
+                listed(replicas)
             )?;
         }
         writeln!(f, "  tenants that are kept: {}", counts.tenants)?;
         writeln!(f, "  tenants that are lost: {}", counts.lost_tenants)?;
+        // Quoted and escaped: a tenant chose the name, and this goes to a terminal.
         let lost = self.lost_tenants.iter().map(|it| format!("{} ({:?})", it.id, it.name));
         some(f, lost)?;
         if counts.unknown_tenants > 0 {
@@ -240,6 +247,11 @@ impl fmt::Display for Report {
             "  locks stay held, under fencing tokens above all earlier ones; join tokens are void"
         )
     }
+}
+
+/// Lists members by their Raft ids.
+fn listed(members: &[u64]) -> String {
+    members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes the first lines of a list.
@@ -266,7 +278,11 @@ impl fmt::Display for KeptGroup {
             None => write!(f, "nothing known to be committed")?,
         }
         if self.may_lack_entries {
-            writeln!(f, "; what a quorum of {voters:?} acknowledged after that may be missing")
+            let voters = listed(voters);
+            writeln!(
+                f,
+                "; what a quorum of members {voters} acknowledged after that may be missing"
+            )
         } else {
             writeln!(f, "; nothing can be missing")
         }

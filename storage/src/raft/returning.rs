@@ -1,13 +1,14 @@
 //! Replicas that let go of their log and came back.
 //!
 //! The problem: a replica that was removed gives up its log and its files, and may be added again later,
-//! under the same raft id. What it had acknowledged and voted counts on. Where it had founded the group,
-//! the first entries that it is sent say besides that it is the only voter; openraft would elect it at
-//! once, and it would overwrite what others have committed since.
+//! under the same raft id. The group still relies on what the replica acknowledged and how it voted. A
+//! replica that founded its group meets another danger: the first entries that it is sent say that it is
+//! the only voter, so that openraft would elect it at once, and it would overwrite what others have
+//! committed since.
 //!
 //! So the log keeps the vote, and the position at which the replica's log ended (`left`). Until the log
-//! reaches that position again the replica is *returning*: it is as if its log were damaged. Once it has
-//! reached it, it is what any replica is whose log ends there.
+//! reaches that position again the replica is *returning*. Once it has reached it, it is like any other
+//! replica whose log ends there.
 //!
 //! Invariants, while a replica is returning:
 //! - it does not campaign, neither when nobody leads nor when it is told to take the lead;
