@@ -280,6 +280,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::CannotMove { region: text("r") },
         Refusal::TooMany { what: text("w"), limit: 1 },
         Refusal::OtherAdminToken,
+        Refusal::MemoryLimit { limit: 1, used: 2 },
     ]
 }
 

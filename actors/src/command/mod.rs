@@ -48,7 +48,7 @@ use crate::domain::time::{Pause, Timestamp};
 
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
-/// assigned. 4: metadata of locks counts as storage. 5: what live runs hold together is bounded, clusters are
+/// assigned. 4: metadata of locks counts as storage. 5: what a tenant holds in memory is bounded, clusters are
 /// recovered by force, replicas are compared. Each version only adds kinds of commands to those of the one
 /// before.
 pub const COMMAND_VERSION: u16 = 5;
@@ -71,8 +71,9 @@ pub const COUNTS_PAYLOADS_FROM: u16 = 2;
 /// From this version of a command on, metadata of locks counts as well.
 pub const COUNTS_LOCKS_FROM: u16 = 4;
 
-/// From this version of a command on, a step fails whose output is more than live runs may hold.
-pub const BOUNDS_LIVE_RUNS_FROM: u16 = 5;
+/// From this version of a command on, what a tenant holds in memory is bounded: a run or a workflow that is
+/// too much is refused, a step whose output is too much fails.
+pub const BOUNDS_HELD_BYTES_FROM: u16 = 5;
 
 /// One replicated entry.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

@@ -137,4 +137,15 @@ pub enum Refusal {
     /// The cluster has an admin token, and it is another one.
     #[error("the cluster has another admin token")]
     OtherAdminToken,
+    /// The tenant would hold more in memory than it may.
+    #[error(
+        "named workflows and runs that have not ended hold {used} of the {limit} bytes that they may \
+         hold in memory: try again when runs have ended, or delete workflows"
+    )]
+    MemoryLimit {
+        /// The most bytes.
+        limit: u64,
+        /// What is held.
+        used: u64,
+    },
 }

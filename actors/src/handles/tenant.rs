@@ -390,7 +390,9 @@ impl TenantHandle {
         // another kind says nothing about the quotas.
         match &answer {
             Ok(_) => quota_refused.store(false, Ordering::Relaxed),
-            Err(CallError::Refused(Refusal::QuotaExceeded { .. })) => {
+            Err(CallError::Refused(
+                Refusal::QuotaExceeded { .. } | Refusal::MemoryLimit { .. },
+            )) => {
                 quota_refused.store(true, Ordering::Relaxed);
             }
             Err(_) => {}

@@ -101,6 +101,12 @@ impl From<Refusal> for Problem {
             Refusal::TooManyKeys { limit } => {
                 Self::new(Code::TooManyKeys, text).facts(|facts| facts.limit = Some(limit))
             }
+            Refusal::MemoryLimit { limit, used } => {
+                Self::new(Code::MemoryLimit, text).not_applied().retryable().facts(|facts| {
+                    facts.limit = Some(limit);
+                    facts.used = Some(used);
+                })
+            }
             Refusal::PreconditionFailed { current } => Self::new(Code::PreconditionFailed, text)
                 .facts(|facts| facts.current = Some(current)),
             Refusal::RunEnded { status } => Self::new(Code::Conflict, text)
@@ -265,12 +271,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_of_joining_have_their_statuses() {
+    async fn refusals_have_their_statuses() {
         for (refusal, status, code) in [
             (Refusal::TokenNotFound, 404, "not_found"),
             (Refusal::TokenInvalid { why: "it has expired".into() }, 403, "forbidden"),
             (Refusal::NotAMember, 409, "conflict"),
             (Refusal::OtherAdminToken, 409, "conflict"),
+            (Refusal::MemoryLimit { limit: 1, used: 1 }, 429, "memory_limit"),
         ] {
             let (_, body) = shown(refusal.into()).await;
             assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()));

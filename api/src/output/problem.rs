@@ -38,6 +38,7 @@ pub(crate) enum Code {
     IdempotencyKeyReused,
     QuotaExceeded,
     TooManyKeys,
+    MemoryLimit,
     Busy,
     NoQuorum,
     NoLeader,
@@ -87,6 +88,7 @@ impl Code {
             }
             Self::QuotaExceeded => (S::TOO_MANY_REQUESTS, "quota_exceeded", "Quota exceeded"),
             Self::TooManyKeys => (S::TOO_MANY_REQUESTS, "too_many_keys", "Too many keys"),
+            Self::MemoryLimit => (S::TOO_MANY_REQUESTS, "memory_limit", "Memory limit"),
             Self::Busy => (S::SERVICE_UNAVAILABLE, "busy", "Busy"),
             Self::NoQuorum => (S::SERVICE_UNAVAILABLE, "no_quorum", "No quorum"),
             Self::NoLeader => (S::SERVICE_UNAVAILABLE, "no_leader", "No leader"),

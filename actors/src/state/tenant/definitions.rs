@@ -66,13 +66,17 @@ impl TenantState {
             let limit = WORKFLOWS_MAX as u64;
             return Err(Refusal::TooMany { what: "workflows".to_owned(), limit });
         }
+        let bytes = definition_bytes(workflow);
+        let bytes_before =
+            self.workflows.get(name).map_or(0, |before| definition_bytes(&before.workflow));
+        self.room_to_hold(bytes.saturating_sub(bytes_before))?;
         let created_at = self.meta.last_at;
         let version = current + 1;
         let named = NamedWorkflow { version, created_at, workflow: Arc::clone(workflow) };
-        self.add_payload(definition_bytes(workflow));
-        if let Some(before) = self.workflows.insert(name.to_owned(), named) {
-            self.remove_payload(definition_bytes(&before.workflow));
-        }
+        self.workflows.insert(name.to_owned(), named);
+        self.add_payload(bytes);
+        self.remove_payload(bytes_before);
+        self.held_bytes = self.held_bytes + bytes - bytes_before;
         self.dirty.workflows.insert(name.to_owned());
         self.audit(cause, "workflow_put", name, None);
         Ok(Outcome::Workflow(WorkflowWritten { version, created_at }))
@@ -91,7 +95,9 @@ impl TenantState {
             return Err(Refusal::PreconditionFailed { current });
         }
         if let Some(before) = self.workflows.remove(name) {
-            self.remove_payload(definition_bytes(&before.workflow));
+            let bytes = definition_bytes(&before.workflow);
+            self.remove_payload(bytes);
+            self.held_bytes -= bytes;
         }
         self.dirty.workflows.insert(name.to_owned());
         self.audit(cause, "workflow_deleted", name, None);

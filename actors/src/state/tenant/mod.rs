@@ -30,8 +30,9 @@
 //! - *Not active.* A tenant that is suspended or disabled begins nothing: no run, no step, no
 //!   attempt. What is under way goes on and is recorded. The `Set` that activates it goes on with
 //!   every run.
-//! - *Bounded.* What a run holds, and what all live runs of the tenant hold together, is in the memory of
-//!   every replica. A step whose output would be more than that fails.
+//! - *Bounded.* What a run holds (workflow, input, outputs), and what all live runs and named workflows of
+//!   the tenant hold together, is in the memory of every replica. A run or a workflow that would be more
+//!   than that is refused; a step whose output would be, fails.
 //! - *Ended.* A run that has ended leaves this state: its row and its events tell the rest.
 //!
 //! # Effects
@@ -82,7 +83,7 @@ pub use start::Starts;
 pub use view::{job_view, run_view};
 
 use crate::command::{
-    BOUNDS_LIVE_RUNS_FROM, COUNTS_LOCKS_FROM, COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command,
+    BOUNDS_HELD_BYTES_FROM, COUNTS_LOCKS_FROM, COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command,
     DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope, LockCommand, Outcome, PutWorkflow,
     RecordStepResult, Refusal, StepDue, TenantCommand,
 };
@@ -166,12 +167,12 @@ pub struct TenantState {
     counts_payloads: bool,
     /// The same of the metadata of locks.
     counts_locks: bool,
-    /// Whether the command at hand is judged by what live runs hold.
-    bounds_live_runs: bool,
+    /// Whether the command at hand is judged by `held_bytes`.
+    bounds_held_bytes: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
-    /// Bytes of their inputs and outputs: their share of `payload_bytes`.
-    live_payload_bytes: u64,
+    /// Bytes of their workflows, inputs and outputs, and of named workflows: what memory holds of them.
+    held_bytes: u64,
     /// When steps that wait for a moment are due.
     due: due::DueSet,
     workflows: BTreeMap<String, NamedWorkflow>,
@@ -417,7 +418,7 @@ impl Rules for TenantState {
         self.checks_events = envelope.version >= EVENTS_CHECKED_FROM;
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         self.counts_locks = envelope.version >= COUNTS_LOCKS_FROM;
-        self.bounds_live_runs = envelope.version >= BOUNDS_LIVE_RUNS_FROM;
+        self.bounds_held_bytes = envelope.version >= BOUNDS_HELD_BYTES_FROM;
         self.time.tell(envelope.at, envelope.pause());
         self.meta.last_at = self.time.now();
         self.dirty.meta = true;

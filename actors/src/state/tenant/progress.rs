@@ -4,7 +4,8 @@
 //! waits is given up, what has not begun is skipped.
 
 use super::events::Fields;
-use super::run::{LIVE_PAYLOAD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
+use super::run::held_bytes;
+use super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
@@ -187,16 +188,16 @@ impl TenantState {
             .number("duration_secs", duration);
         self.run_event(id, fields);
         self.add_payload(bytes);
-        self.live_payload_bytes += bytes;
+        self.held_bytes += bytes;
     }
 
-    /// Returns how many bytes the inputs and outputs of live runs may have together.
-    pub(super) fn live_payload_limit(&self) -> u64 {
+    /// Returns how many bytes the tenant may hold in memory.
+    pub(super) fn held_limit(&self) -> u64 {
         let quota = self.meta.record.as_ref().and_then(|it| it.quotas.limit(Quota::StorageBytes));
-        quota.map_or(LIVE_PAYLOAD_BYTES_MAX, |quota| quota.min(LIVE_PAYLOAD_BYTES_MAX))
+        quota.map_or(HELD_BYTES_MAX, |quota| quota.min(HELD_BYTES_MAX))
     }
 
-    /// Tells why an output does not fit into its run, or beside what other live runs hold.
+    /// Tells why an output does not fit into its run, or beside what else the tenant holds.
     fn lack_of_room_for(&self, id: RunId, output: &Json) -> Option<String> {
         let bytes = output.as_str().len() as u64;
         let used = self.runs.get(&id).map_or(0, |run| run.payload_bytes);
@@ -205,11 +206,11 @@ impl TenantState {
                 "input and outputs of the run would be larger than {RUN_PAYLOAD_BYTES_MAX} bytes"
             ));
         }
-        let limit = self.live_payload_limit();
-        let is_over = self.bounds_live_runs && self.live_payload_bytes + bytes > limit;
+        let limit = self.held_limit();
+        let is_over = self.bounds_held_bytes && self.held_bytes + bytes > limit;
         is_over.then(|| {
             format!(
-                "inputs and outputs of the tenant's runs that have not ended would be larger than \
+                "the tenant's named workflows and its runs that have not ended would be larger than \
                  {limit} bytes together: start it again when others have ended"
             )
         })
@@ -269,7 +270,7 @@ impl TenantState {
         // Before the run is removed: its row is final from here on, and says where its events are.
         self.run_event(id, fields);
         let Some(mut run) = self.runs.remove(&id) else { return };
-        self.live_payload_bytes -= run.payload_bytes;
+        self.held_bytes -= held_bytes(&run);
         run.status = status;
         run.completed_at = Some(self.meta.last_at.max(run.started_at));
         self.settled.extend(rows::ended_run(&run));

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use super::day::DayCount;
 use super::definitions::definition_bytes;
+use super::run::held_bytes;
 use super::{CreatedResource, Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
@@ -77,10 +78,11 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
                 state.due.insert((at, run.id, step, waiting.attempt));
             }
         }
-        state.live_payload_bytes += run.payload_bytes;
+        state.held_bytes += held_bytes(&run);
         state.runs.insert(run.id, run);
     }
     for (_, (name, named)) in rows.all::<(String, NamedWorkflow)>(WORKFLOW)? {
+        state.held_bytes += definition_bytes(&named.workflow);
         state.workflows.insert(name, named);
     }
     match rows.get::<u64>(&[PAYLOAD_BYTES])? {
@@ -95,7 +97,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
 }
 
 fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreError> {
-    let live = state.live_payload_bytes;
+    let live = state.runs.values().map(|run| run.payload_bytes).sum::<u64>();
     let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
     let mut bytes = live + named.sum::<u64>();
     for_each(rows, ENDED_RUN, |run: Run| bytes += run.payload_bytes)?;

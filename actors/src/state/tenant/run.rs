@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::definitions::definition_bytes;
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
 use crate::domain::run::RunStatus;
@@ -12,9 +13,9 @@ use crate::domain::workflow::Workflow;
 
 /// Most bytes of a run's input and outputs together: a run is one row of the index.
 pub const RUN_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
-/// Most bytes of the inputs and outputs of all live runs of a tenant together, where its storage quota is
-/// not less: they are in the memory of every replica.
-pub const LIVE_PAYLOAD_BYTES_MAX: u64 = 128 << 20;
+/// Most bytes that a tenant holds in the memory of every replica, where its storage quota is not less:
+/// workflows, inputs and outputs of its live runs, and its named workflows.
+pub const HELD_BYTES_MAX: u64 = 128 << 20;
 
 /// A run, live or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,12 @@ pub struct Run {
     pub steps: Vec<StepState>,
     /// Where its events are in the tenant's log, in order.
     pub events: Vec<EventSpan>,
+}
+
+/// Returns what a live run holds in memory, bytes. Runs of one named workflow share it until they are
+/// loaded again: it counts for each.
+pub(super) fn held_bytes(run: &Run) -> u64 {
+    run.payload_bytes + definition_bytes(&run.workflow)
 }
 
 /// A line of the event log.

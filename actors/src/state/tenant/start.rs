@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::definitions::definition_bytes;
 use super::events::Fields;
+use super::run::held_bytes;
 use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
 use crate::command::{
     Cause, CreateJob, Idempotency, JobCreated, Outcome, Refusal, RunStarted, StartRun,
@@ -95,7 +96,12 @@ impl TenantState {
             Starts::Run | Starts::NamedRun(_) => &[Quota::StorageBytes, Quota::ConcurrentWorkflows],
             Starts::Definition => &[Quota::StorageBytes],
         };
-        quotas.iter().find_map(|quota| self.check_quota(*quota).err())
+        let refused = quotas.iter().find_map(|quota| self.check_quota(*quota).err());
+        match starts {
+            // Nothing is started that holds nothing.
+            Starts::Run | Starts::NamedRun(_) => refused.or_else(|| self.room_to_hold(1).err()),
+            Starts::Definition => refused,
+        }
     }
 
     /// What [`Self::begin`] decides, for the mutant that decides it before.
@@ -180,7 +186,8 @@ impl TenantState {
         if !mutants::is(Mutant::QuotaBeforeApply) {
             self.check_run_quotas()?;
         }
-        self.room_to_hold(new.input.as_str().len() as u64)?;
+        let input_bytes = new.input.as_str().len() as u64;
+        self.room_to_hold(input_bytes + definition_bytes(&new.workflow))?;
         self.days.runs += 1;
         let (id, work_item) = (new.id, new.work_item.clone());
         let spec = new.workflow.json();
@@ -194,14 +201,14 @@ impl TenantState {
             status: RunStatus::Running,
             started_at: self.meta.last_at,
             completed_at: None,
-            payload_bytes: new.input.as_str().len() as u64,
+            payload_bytes: input_bytes,
             input: new.input,
             error: None,
             events: Vec::new(),
         };
         self.meta.next_run_seq += 1;
         self.add_payload(run.payload_bytes);
-        self.live_payload_bytes += run.payload_bytes;
+        self.held_bytes += held_bytes(&run);
         self.settled.push(rows::run_seq(id, run.seq));
         // Before its first event: the run remembers where its events are.
         self.runs.insert(id, run);
@@ -220,15 +227,14 @@ impl TenantState {
         self.check_quota(Quota::WorkflowsPerDay)
     }
 
-    /// Refuses a run whose input is more than live runs may hold: it would have every output of the others
-    /// fail.
-    fn room_to_hold(&self, bytes: u64) -> Result<(), Refusal> {
-        let (quota, limit) = (Quota::StorageBytes, self.live_payload_limit());
-        let used = self.live_payload_bytes;
-        if !self.bounds_live_runs || used + bytes <= limit {
+    /// Refuses what would hold more than a tenant may hold in memory: it would have every output of its
+    /// live runs fail.
+    pub(super) fn room_to_hold(&self, bytes: u64) -> Result<(), Refusal> {
+        let (used, limit) = (self.held_bytes, self.held_limit());
+        if !self.bounds_held_bytes || used + bytes <= limit {
             return Ok(());
         }
-        Err(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs: None })
+        Err(Refusal::MemoryLimit { limit, used })
     }
 
     /// Refuses what starts something when the stored bytes have reached the quota.

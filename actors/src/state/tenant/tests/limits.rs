@@ -1,6 +1,6 @@
 //! What a run may hold, and when an attempt is not repeated.
 
-use super::super::run::RUN_PAYLOAD_BYTES_MAX;
+use super::super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
 use super::*;
 
 /// A JSON string of so many bytes, quotes included.
@@ -56,24 +56,68 @@ fn input_and_outputs_of_a_run_are_bounded_together() {
 #[test]
 fn what_live_runs_hold_together_is_bounded_by_the_storage_quota() {
     let mut driver = Driver::new();
-    let quotas = Quotas { max_storage_bytes: Some(30_000), ..Quotas::default() };
+    // Beside the workflow that each run brings along.
+    let limit = 30_000 + 3 * definition(3);
+    let quotas = Quotas { max_storage_bytes: Some(limit), ..Quotas::default() };
     driver.set(2, TenantStatus::Active, quotas);
     for n in 1..=3 {
         start_with_input(&mut driver, n, text(1_000));
     }
     give(&mut driver, 1, 0, text(20_000));
     give(&mut driver, 2, 0, text(7_000));
-    assert_eq!(driver.state.live_payload_bytes, 30_000);
+    assert_eq!(driver.state.held_bytes, limit);
     give(&mut driver, 3, 0, text(2));
     let error = driver.ended(3).error.expect("a reason");
-    assert!(error.contains("larger than 30000 bytes together"), "{error}");
-    assert_eq!(driver.state.live_payload_bytes, 29_000);
+    assert!(error.contains(&format!("larger than {limit} bytes together")), "{error}");
+    assert_eq!(driver.state.held_bytes, 29_000 + 2 * definition(3));
     // What has ended is stored, and no longer held.
     driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
     give(&mut driver, 2, 1, text(20_000));
     assert_eq!(driver.state.runs[&run(2)].steps[1].status, StepStatus::Completed);
     driver.rows.put(driver.state.take_dirty_rows());
-    assert_eq!(TenantState::load(&driver.rows).unwrap().live_payload_bytes, 28_000);
+    let held = 28_000 + definition(3);
+    assert_eq!(TenantState::load(&driver.rows).unwrap().held_bytes, held);
+}
+
+#[test]
+fn a_run_or_a_workflow_for_which_memory_has_no_room_is_refused() {
+    const MIB: u64 = 1 << 20;
+    let mut driver = Driver::new();
+    let quotas = Quotas {
+        max_storage_bytes: None,
+        max_concurrent_workflows: None,
+        max_workflows_per_day: None,
+        ..Quotas::default()
+    };
+    driver.set(2, TenantStatus::Active, quotas);
+    let put = |driver: &mut Driver, name: &str, retry| {
+        let (name, workflow) = (name.to_owned(), diamond(retry));
+        driver.apply(TenantCommand::PutWorkflow(PutWorkflow { name, workflow, if_version: None }))
+    };
+    assert!(matches!(put(&mut driver, "w", 1), Outcome::Workflow(_)));
+    let (named, run_bytes) = (definition(1), 15 * MIB + definition(3));
+    for n in 1..=8 {
+        start_with_input(&mut driver, n, text(15 * MIB));
+    }
+    assert_eq!(driver.state.held_bytes, 8 * run_bytes + named);
+    let left = HELD_BYTES_MAX - driver.state.held_bytes;
+    start_with_input(&mut driver, 9, text(left - definition(3)));
+    assert_eq!(driver.state.held_bytes, HELD_BYTES_MAX);
+
+    let refusal = Refusal::MemoryLimit { limit: HELD_BYTES_MAX, used: HELD_BYTES_MAX };
+    assert_eq!(driver.start(10, None), Outcome::Refused(refusal.clone()));
+    assert_eq!(driver.state.refuses_to_start(&Starts::Run, None), Some(refusal.clone()));
+    assert_eq!(put(&mut driver, "v", 1), Outcome::Refused(refusal));
+    assert!(matches!(put(&mut driver, "w", 2), Outcome::Workflow(_)), "it takes no more room");
+    driver.rows.put(driver.state.take_dirty_rows());
+    assert_eq!(TenantState::load(&driver.rows).unwrap().held_bytes, HELD_BYTES_MAX);
+
+    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    assert!(matches!(driver.start(10, None), Outcome::Run(_)));
+    let gone = DeleteWorkflow { name: "w".into(), if_version: None };
+    let before = driver.state.held_bytes;
+    assert_eq!(driver.apply(TenantCommand::DeleteWorkflow(gone)), Outcome::Done);
+    assert_eq!(driver.state.held_bytes, before - definition(2));
 }
 
 #[test]
