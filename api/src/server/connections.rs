@@ -20,6 +20,10 @@ use crate::server::pool::Whose;
 
 /// Pause between two looks for a connection that makes way, while all slots are taken.
 const SLOT_POLL: Duration = Duration::from_millis(10);
+/// A task that gets its turn sooner than this after it could go on is not late.
+const LATE_MIN: Duration = Duration::from_millis(1);
+/// Longest wait of a request for those of its own tenant that crowd the node.
+const CROWD_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// How many connections there may be at once.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +107,23 @@ impl Seat {
             tell.send_replace(true);
         }
         Ok(())
+    }
+
+    /// Tells how long a request waits because its tenant crowds the node: the longer the more requests of it are
+    /// worked on, and the later the node's tasks get their turn. Tasks take turns without regard to tenants, so
+    /// that each request of a neighbour would wait behind all of them, at each of its steps. On a node that has
+    /// processors to spare nobody waits.
+    pub(crate) async fn crowd_pause(&self) -> Duration {
+        let crowd = self.connections.places().crowd(self.number, Instant::now());
+        let Some(requests) = crowd else { return Duration::ZERO };
+        let asked = Instant::now();
+        tokio::task::yield_now().await;
+        let late = asked.elapsed();
+        if late < LATE_MIN {
+            return Duration::ZERO;
+        }
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        late.saturating_mul(requests).min(CROWD_PAUSE_MAX)
     }
 
     /// Waits until the connection is evicted. Tells whether it is to answer first.
@@ -198,5 +219,42 @@ impl HttpBody for WatchedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// Connections whose requests are worked on: one of somebody, and so many of another.
+    async fn at_work(count: usize) -> Vec<Arc<Seat>> {
+        let connections = Connections::new(Bounds { places: 64, entrance: 1 });
+        let mut seats = Vec::new();
+        for whose in [Whose::Cluster].into_iter().chain(vec![Whose::Unknown; count]) {
+            let seat = connections.enter(connections.slot().await);
+            seat.turn(State::Working);
+            seat.claim(whose).unwrap();
+            seats.push(seat);
+        }
+        seats
+    }
+
+    /// How long a request waits on a node whose tasks get their turn so late.
+    async fn pause(seat: &Seat, late: Duration) -> Duration {
+        tokio::join!(biased; seat.crowd_pause(), advance(late)).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_crowds_a_late_node_waits_and_nobody_else() {
+        let late = Duration::from_millis(3);
+        let seats = at_work(5).await;
+        assert_eq!(pause(&seats[1], late).await, 5 * late);
+        assert_eq!(pause(&seats[1], Duration::from_secs(1)).await, CROWD_PAUSE_MAX);
+        assert_eq!(pause(&seats[1], LATE_MIN / 2).await, Duration::ZERO, "there is time to spare");
+        assert_eq!(pause(&seats[0], late).await, Duration::ZERO, "it is another who crowds");
+        let seats = at_work(4).await;
+        assert_eq!(pause(&seats[1], late).await, Duration::ZERO, "it is not many more");
     }
 }

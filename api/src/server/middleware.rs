@@ -188,10 +188,16 @@ async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(),
         seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
     }
     let (pause, goes_on) = match app.pacing.pace(whose) {
-        Pace::Wait(Duration::ZERO) => return Ok(()),
+        Pace::Wait(Duration::ZERO) => match &seat {
+            Some(seat) => (seat.crowd_pause().await, true),
+            None => return Ok(()),
+        },
         Pace::Wait(pause) => (pause, true),
         Pace::Refuse(pause) => (pause, false),
     };
+    if pause.is_zero() {
+        return Ok(());
+    }
     let waited = parked(seat, sleep(pause)).await;
     if goes_on && waited.is_some() { Ok(()) } else { Err(TurnedAway::TooFast) }
 }

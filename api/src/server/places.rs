@@ -20,9 +20,15 @@
 //!   tenant holds no fewer. Clients that are waited for go first, the longest first; then requests that
 //!   wait on purpose.
 //!
+//! A tenant *crowds* the node while far more of its requests are worked on than of any usual one of those that
+//! were at work within the last second. Whoever asks decides what comes of that
+//! ([`middleware`](crate::server::middleware)): here it is only counted. Requests that wait on purpose are
+//! not worked on.
+//!
 //! # Invariants
 //!
 //! - A connection whose request is worked on keeps its place.
+//! - The tenant that is alone at work never crowds, and neither does one of equals.
 //! - Nobody loses a place to a tenant that holds more.
 //! - Tenants that nobody has created hold places together, as one ([`Whose`]).
 
@@ -41,6 +47,11 @@ pub(super) const IDLE_MIN: Duration = Duration::from_secs(1);
 pub(super) const GREEDY_IDLE_MIN: Duration = Duration::from_millis(100);
 /// How long a connection has for its first request before a newcomer may take its room.
 pub(super) const ENTRANCE_MIN: Duration = Duration::from_millis(50);
+/// How many times as many requests as of the others, on average, may be worked on of a tenant that does not
+/// crowd the node.
+const CROWD_MULTIPLE: usize = 4;
+/// How long a tenant counts as one that is at work after its last request.
+const AT_WORK: Duration = Duration::from_secs(1);
 /// How many times the places that are left one tenant may hold.
 const SHARE_MULTIPLE: usize = 3;
 
@@ -67,6 +78,16 @@ pub(super) struct Places<T> {
     /// How many places each holds, and all together.
     held: HashMap<Whose, usize>,
     taken: usize,
+    /// Who is at work, or was a moment ago.
+    work: HashMap<Whose, Work>,
+}
+
+/// Requests of one owner that have a place and are worked on.
+#[derive(Debug)]
+struct Work {
+    requests: usize,
+    /// When the last of them began.
+    last: Instant,
 }
 
 #[derive(Debug)]
@@ -95,7 +116,14 @@ pub(crate) struct NoPlace;
 impl<T> Places<T> {
     /// Makes places that are all free.
     pub(super) fn new(size: usize) -> Self {
-        Self { size, next: 0, connections: BTreeMap::new(), held: HashMap::new(), taken: 0 }
+        Self {
+            size,
+            next: 0,
+            connections: BTreeMap::new(),
+            held: HashMap::new(),
+            taken: 0,
+            work: HashMap::new(),
+        }
     }
 
     /// Adds a connection to the entrance.
@@ -113,14 +141,19 @@ impl<T> Places<T> {
         let Connection { whose, state, tell, .. } = self.connections.remove(&number)?;
         if let Some(whose) = whose {
             self.give_back(whose);
+            self.end_work(whose, state);
         }
         Some(Evicted { tell, was_parked: state == State::Parked })
     }
 
     /// Notes what a connection does now.
     pub(super) fn turn(&mut self, number: u64, to: State, now: Instant) {
-        if let Some(connection) = self.connections.get_mut(&number) {
-            (connection.state, connection.since) = (to, now);
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut connection.state, to);
+        connection.since = now;
+        if let Some(whose) = connection.whose {
+            self.end_work(whose, before);
+            self.begin_work(whose, to, now);
         }
     }
 
@@ -140,9 +173,11 @@ impl<T> Places<T> {
     ) -> Result<Option<Evicted<T>>, NoPlace> {
         // A race: it was evicted when its request came.
         let connection = self.connections.get(&number).ok_or(NoPlace)?;
+        let state = connection.state;
         let evicted = match connection.whose {
             Some(before) => {
                 self.give_back(before);
+                self.end_work(before, state);
                 None
             }
             None if self.held(whose) < SHARE_MULTIPLE * (self.size - self.taken) => None,
@@ -156,7 +191,21 @@ impl<T> Places<T> {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.whose = Some(whose);
         }
+        self.begin_work(whose, state, now);
         Ok(evicted)
+    }
+
+    /// Returns how many requests of the owner of a connection's request are worked on, if they crowd the node.
+    pub(super) fn crowd(&self, number: u64, now: Instant) -> Option<usize> {
+        let whose = self.connections.get(&number)?.whose?;
+        let own = self.work.get(&whose)?.requests;
+        let others = self.work.iter().filter(|(other, work)| {
+            **other != whose && (work.requests > 0 || now - work.last < AT_WORK)
+        });
+        let (count, sum) =
+            others.fold((0, 0), |(count, sum), (_, work)| (count + 1, sum + work.requests));
+        // Whoever is at work has one request at least, if not at this very moment.
+        (count > 0 && own * count > CROWD_MULTIPLE * sum.max(count)).then_some(own)
     }
 
     /// Evicts the connection that has been in the entrance the longest.
@@ -190,6 +239,27 @@ impl<T> Places<T> {
         candidates.min().map(|(.., number)| number)
     }
 
+    fn begin_work(&mut self, whose: Whose, state: State, now: Instant) {
+        if state != State::Working {
+            return;
+        }
+        if !self.work.contains_key(&whose) {
+            // Bounded by the owners that were at work within the last second.
+            self.work.retain(|_, work| work.requests > 0 || now - work.last < AT_WORK);
+        }
+        let work = self.work.entry(whose).or_insert(Work { requests: 0, last: now });
+        work.requests += 1;
+        work.last = now;
+    }
+
+    fn end_work(&mut self, whose: Whose, state: State) {
+        if state == State::Working
+            && let Some(work) = self.work.get_mut(&whose)
+        {
+            work.requests -= 1;
+        }
+    }
+
     fn held(&self, whose: Whose) -> usize {
         self.held.get(&whose).copied().unwrap_or_default()
     }
@@ -206,146 +276,4 @@ impl<T> Places<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GREEDY: Whose = Whose::Unknown;
-    const LATER: Duration = Duration::from_secs(5);
-
-    fn tenant(number: u8) -> Whose {
-        let id = format!("550e8400-e29b-41d4-a716-4466554400{number:02}");
-        Whose::Tenant(id.parse().unwrap())
-    }
-
-    /// A connection with a request that took a place, told by its number; or what there was instead.
-    fn come(
-        places: &mut Places<u64>,
-        whose: Whose,
-        now: Instant,
-    ) -> Result<(u64, Option<u64>), NoPlace> {
-        let number = places.enter(places.next, now);
-        let claimed = places.claim(number, whose, now);
-        if claimed.is_err() {
-            places.remove(number);
-        }
-        places.turn(number, State::Working, now);
-        claimed.map(|evicted| (number, evicted.map(|evicted| evicted.tell)))
-    }
-
-    /// Connections of the greedy one, as many as it gets, in this state.
-    fn greedy(size: usize, state: State, now: Instant) -> (Places<u64>, Vec<u64>) {
-        let mut places = Places::new(size);
-        let mut held = Vec::new();
-        while let Ok((number, _)) = come(&mut places, GREEDY, now) {
-            places.turn(number, state, now);
-            held.push(number);
-        }
-        (places, held)
-    }
-
-    #[test]
-    fn however_many_connections_one_tenant_opens_others_find_places() {
-        let now = Instant::now();
-        let (mut places, held) = greedy(16, State::Working, now);
-        assert_eq!(held.len(), 12);
-        let of = |places: &mut Places<u64>, whose| {
-            std::iter::from_fn(|| come(places, whose, now).ok()).count()
-        };
-        assert_eq!((of(&mut places, tenant(1)), of(&mut places, tenant(2))), (3, 1));
-        assert_eq!(come(&mut places, tenant(3), now), Err(NoPlace), "all are worked for");
-        for number in held {
-            places.remove(number);
-        }
-        assert_eq!(places.taken, 4);
-        assert_eq!(of(&mut places, tenant(2)), 9);
-    }
-
-    #[test]
-    fn whoever_holds_most_makes_way_for_whoever_holds_less() {
-        for state in [State::WaitsForClient, State::WaitsForBody, State::Parked] {
-            let began = Instant::now();
-            let (mut places, mut held) = greedy(8, state, began);
-            let now = began + GREEDY_IDLE_MIN;
-            let came: Vec<_> =
-                std::iter::from_fn(|| come(&mut places, tenant(1), now).ok()).collect();
-            let evicted: Vec<_> = came.iter().filter_map(|(_, evicted)| *evicted).collect();
-            held.truncate(evicted.len());
-            assert_eq!(evicted, held, "the longest first, of {state:?}");
-            assert!(came.len() >= 4 && places.held(GREEDY) >= came.len() - 1, "{}", came.len());
-            // Nor does the greedy one get back what it had.
-            assert_eq!(come(&mut places, GREEDY, now), Err(NoPlace));
-        }
-    }
-
-    #[test]
-    fn a_neighbour_keeps_its_idle_connections() {
-        let began = Instant::now();
-        let mut places = Places::new(8);
-        let (idle, _) = come(&mut places, tenant(1), began).unwrap();
-        places.turn(idle, State::WaitsForClient, began);
-        while come(&mut places, GREEDY, began).is_ok() {}
-        let now = began + LATER;
-        assert_eq!(come(&mut places, GREEDY, now), Err(NoPlace));
-        // To a tenant that holds no more it makes way, for it has waited long.
-        for other in 2.. {
-            if places.taken == places.size {
-                break;
-            }
-            come(&mut places, tenant(other), now).unwrap();
-        }
-        assert_eq!(come(&mut places, tenant(99), now).unwrap().1, Some(idle));
-    }
-
-    #[test]
-    fn who_is_worked_for_keeps_its_place_and_who_waits_a_moment_too() {
-        let began = Instant::now();
-        let (mut places, held) = greedy(4, State::Working, began);
-        come(&mut places, tenant(1), began).unwrap();
-        let now = began + LATER;
-        assert_eq!(come(&mut places, tenant(2), now), Err(NoPlace));
-        places.turn(held[1], State::WaitsForClient, now);
-        assert_eq!(come(&mut places, tenant(2), now), Err(NoPlace));
-        let now = now + GREEDY_IDLE_MIN;
-        assert_eq!(come(&mut places, tenant(2), now).unwrap().1, Some(held[1]));
-    }
-
-    #[test]
-    fn a_body_that_came_after_the_answer_changes_nothing() {
-        let began = Instant::now();
-        let mut places = Places::new(1);
-        let (number, _) = come(&mut places, tenant(1), began).unwrap();
-        places.turn(number, State::WaitsForClient, began);
-        places.turn_from(number, State::WaitsForBody, State::Working, began);
-        assert_eq!(places.connections[&number].state, State::WaitsForClient);
-        places.turn(number, State::Working, began);
-        places.turn_from(number, State::Working, State::WaitsForBody, began);
-        assert_eq!(places.connections[&number].state, State::WaitsForBody);
-    }
-
-    #[test]
-    fn a_connection_counts_for_the_tenant_of_its_last_request() {
-        let now = Instant::now();
-        let mut places = Places::new(4);
-        let (number, _) = come(&mut places, tenant(1), now).unwrap();
-        assert_eq!(places.claim(number, tenant(2), now), Ok(None));
-        assert_eq!((places.held(tenant(1)), places.held(tenant(2)), places.taken), (0, 1, 1));
-        places.remove(number);
-        assert!(places.held.is_empty() && places.taken == 0);
-        assert_eq!(places.claim(number, tenant(1), now), Err(NoPlace), "it was evicted");
-    }
-
-    #[test]
-    fn who_says_nothing_makes_way_for_the_next_newcomer() {
-        let began = Instant::now();
-        let mut places = Places::new(1);
-        let first = places.enter(1, began);
-        let _second = places.enter(2, began);
-        assert!(places.make_way(began).is_none(), "nobody has waited for long");
-        let now = began + ENTRANCE_MIN;
-        places.turn(first, State::Working, now);
-        assert_eq!(places.make_way(now).map(|evicted| evicted.tell), Some(2));
-        places.claim(first, tenant(1), now).unwrap();
-        places.turn(first, State::WaitsForClient, now);
-        assert!(places.make_way(now + LATER).is_none(), "who has a place keeps it");
-    }
-}
+mod tests;
