@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
 use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -63,9 +64,9 @@ impl StoppedLog {
         disk: Arc<dyn Disk>,
         executor: Executor,
         id: Uuid,
-        region: &str,
+        region: &Region,
     ) -> Result<Self, StoreError> {
-        let identity = LogIdentity { expected: Some(id), fresh: id, region: region.to_owned() };
+        let identity = LogIdentity { expected: Some(id), fresh: id, region: region.clone() };
         let opens = executor.clone();
         let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
         // Who waits for this can make room and ask again.

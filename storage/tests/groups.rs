@@ -9,6 +9,7 @@ use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{
     Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
 };
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, CommittedEntry, Durability as _, LogStatus as _, Membership as _, Payload,
@@ -79,7 +80,7 @@ impl ApplySink for Sink {
 
 fn config() -> GroupsConfig {
     let fresh = uuid::Uuid::from_u128(1);
-    let log = LogIdentity { expected: None, fresh, region: "default".to_owned() };
+    let log = LogIdentity { expected: None, fresh, region: Region::default() };
     GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 

@@ -19,8 +19,8 @@ use crate::domain::workflow::{Workflow, spec};
 /// One line a kind: its name, then what it is encoded as.
 const GOLDEN: &str = include_str!("golden.txt");
 
-fn text(text: &str) -> String {
-    text.to_owned()
+fn text<T: for<'a> From<&'a str>>(text: &str) -> T {
+    T::from(text)
 }
 
 fn id(n: u128) -> Uuid {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::GroupId;
+use crate::domain::region::Region;
 
 /// Says which members are to have a replica of a tenant group. The group's leader makes it so.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct AssignReplicas {
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlaceGroups {
     /// Region the groups serve.
-    pub region: String,
+    pub region: Region,
     /// The groups, none of them known before.
     pub groups: Vec<GroupId>,
     /// Raft ids of their first voters.

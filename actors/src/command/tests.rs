@@ -33,7 +33,7 @@ fn system() -> Vec<SystemCommand> {
         raft_id: 1,
         api_addr: text(),
         node_addr: text(),
-        region: text(),
+        region: PLANTED.into(),
         labels: labels.clone(),
         version: text(),
     };
@@ -49,8 +49,8 @@ fn system() -> Vec<SystemCommand> {
         created_at: Timestamp(0),
     };
     let acquire = LockCommand::Acquire {
-        key: text(),
-        holder: text(),
+        key: PLANTED.into(),
+        holder: PLANTED.into(),
         ttl_ms: 1,
         metadata: Json::from_value(&serde_json::json!(PLANTED)),
     };
@@ -75,7 +75,7 @@ fn system() -> Vec<SystemCommand> {
         SystemCommand::RegisterNode(RegisterNode {
             node,
             address: text(),
-            region: text(),
+            region: PLANTED.into(),
             metadata: labels,
             idempotency: None,
         }),

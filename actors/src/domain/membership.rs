@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::region::Region;
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::time::Timestamp;
 
@@ -21,7 +22,7 @@ pub struct Member {
     /// Where the other nodes reach it.
     pub node_addr: String,
     /// Placement region.
-    pub region: String,
+    pub region: Region,
     /// Labels from the command line.
     pub labels: BTreeMap<String, String>,
     /// Version of the program.

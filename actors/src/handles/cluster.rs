@@ -15,6 +15,7 @@ use crate::command::{NodeRegistered, Refusal, RegisterNode};
 use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
+use crate::domain::region::Region;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{
     GroupView, GroupWorks, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView,
@@ -45,7 +46,7 @@ pub struct Cluster {
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
     pub(crate) raft_id: u64,
-    pub(crate) region: String,
+    pub(crate) region: Region,
     /// After so long without a leader there is a new one.
     pub(crate) election_timeout: Duration,
     /// Whether the cluster has noted that this node has started.
@@ -66,7 +67,7 @@ pub struct NewNode {
     /// Where its owner says it is; never dialled.
     pub address: String,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Free text.
     pub metadata: BTreeMap<String, String>,
 }
@@ -213,7 +214,7 @@ impl Cluster {
         let view = |status: crate::ports::GroupStatus| GroupView {
             id: status.group.0,
             region: match placements.get(&status.group) {
-                Some(placement) => placement.region.clone(),
+                Some(placement) => placement.region.to_string(),
                 None => "system".to_owned(),
             },
             status: self.works(status.group, placements.get(&status.group), &health),
@@ -300,7 +301,7 @@ impl Cluster {
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         let groups = self.control.read(deadline, groups).await?;
         // Who does not vote yet is no help when another fails, however well it is.
-        let placed = |raft_id, region: &str, status| match status {
+        let placed = |raft_id, region: &Region, status| match status {
             NodeStatus::Healthy
                 if !voters.is_placed(raft_id, VOTERS_MAX)
                     || self.lacks(&groups, &health, raft_id, region).is_some() =>

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::Cluster;
 use super::cluster::without_texts;
 use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::region::Region;
 use crate::domain::views::{NodeStatus, NodeView};
 use crate::ports::error::CallError;
 use crate::state::system::SystemState;
@@ -59,7 +60,7 @@ pub struct PlacementView {
     /// Its id.
     pub group: u32,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Who leads it, as far as is known.
     pub leader: Option<NodeId>,
     /// Who votes in it.
@@ -202,7 +203,7 @@ mod tests {
             id: id(number),
             address: format!("host-{number}"),
             node_addr: None,
-            region: "default".to_owned(),
+            region: "default".into(),
             status,
             role: NodeRole::Follower,
             last_heartbeat: Timestamp(0),
@@ -215,7 +216,7 @@ mod tests {
     fn group(voters: &[u128], leader: u128) -> (GroupId, PlacementView) {
         let view = PlacementView {
             group: 1,
-            region: "default".to_owned(),
+            region: "default".into(),
             leader: Some(id(leader)),
             voters: voters.iter().copied().map(id).collect(),
             learners: Vec::new(),

@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use super::Cluster;
 use super::cluster::without_texts;
 use crate::domain::ids::GroupId;
+use crate::domain::region::Region;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
 use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, Voters, quorum};
 use crate::services::heartbeat::MemberHealth;
@@ -91,7 +92,7 @@ impl Cluster {
         groups: &[Assigned],
         health: &BTreeMap<u64, MemberHealth>,
         raft_id: u64,
-        region: &str,
+        region: &Region,
     ) -> Option<String> {
         let is_alive = |id| self.is_alive(health, id);
         lacks(groups, |group| self.voters_of(group), is_alive, raft_id, region)
@@ -132,7 +133,7 @@ impl Cluster {
 /// A tenant group, and who is to have a replica of it.
 pub(super) struct Assigned {
     group: GroupId,
-    region: String,
+    region: Region,
     replicas: Vec<u64>,
 }
 
@@ -142,11 +143,11 @@ fn lacks(
     voters: impl Fn(&Assigned) -> Voters,
     is_alive: impl Fn(u64) -> bool,
     raft_id: u64,
-    region: &str,
+    region: &Region,
 ) -> Option<String> {
     // Those of other regions say nothing about this one, which gets its own when its first member has
     // been admitted.
-    if !groups.iter().any(|assigned| assigned.region == region) {
+    if !groups.iter().any(|assigned| assigned.region == *region) {
         return Some(format!("waits for the tenant groups of region {region}"));
     }
     groups.iter().find_map(|assigned| {
@@ -187,10 +188,10 @@ mod tests {
     /// What member 4 of region `default` lacks of a group of `region` that is assigned to `replicas`, by
     /// who votes and who is alive.
     fn lacking(region: &str, replicas: &[u64], voters: &[u64], alive: &[u64]) -> Option<String> {
-        let (group, region) = (GroupId(1), region.to_owned());
+        let (group, region) = (GroupId(1), Region::from(region));
         let groups = [Assigned { group, region, replicas: replicas.to_vec() }];
         let voters = |_: &Assigned| Voters::of(voters.iter().copied());
-        lacks(&groups, voters, |id| alive.contains(&id), 4, "default")
+        lacks(&groups, voters, |id| alive.contains(&id), 4, &Region::default())
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::command::{CreateJoinToken, DrainMember, Refusal, RemoveJoinToken, Rem
 use crate::domain::ids::{GroupId, NodeId, TokenId};
 use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
+use crate::domain::region::Region;
 use crate::domain::views::{JoinTokenView, NewJoinToken};
 use crate::domain::voters::TENANT_GROUP_VOTERS;
 use crate::handles::cluster::page_by_key;
@@ -58,9 +59,9 @@ impl Cluster {
         let health = self.heartbeats.health(call.deadline).await?;
         // Who could have the replicas of each tenant group instead.
         let read = move |state: &SystemState| {
-            let others = |region: &str| -> Vec<u64> {
+            let others = |region: &Region| -> Vec<u64> {
                 let members = state.members().filter(|(_, node, member)| {
-                    node.region == region && !member.leaving && member.raft_id != raft_id
+                    node.region == *region && !member.leaving && member.raft_id != raft_id
                 });
                 members.map(|(_, _, member)| member.raft_id).collect()
             };

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::command::{Found, Outcome, SetAdminToken, SystemCommand};
 use crate::domain::membership::Member;
+use crate::domain::region::Region;
 use crate::domain::secret::SecretHash;
 use crate::handles::Cluster;
 use crate::node::{Founding, StartError};
@@ -66,7 +67,7 @@ pub(crate) async fn register(
 }
 
 /// Waits until the region has tenant groups: whoever leads the cluster places them.
-async fn await_groups(registrar: &Registrar<'_>, region: String) -> Result<(), StartError> {
+async fn await_groups(registrar: &Registrar<'_>, region: Region) -> Result<(), StartError> {
     loop {
         let wanted = region.clone();
         let is_placed = move |state: &SystemState| {

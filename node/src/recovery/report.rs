@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 use shiioo_actors::domain::ids::{GroupId, Position, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::state::system::SystemState;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ pub(crate) struct Report {
     recovered_at: String,
     node_id: String,
     raft_id: u64,
-    region: String,
+    region: Region,
     former_cluster_id: Uuid,
     cluster_id: Uuid,
     counts: Counts,
@@ -54,7 +55,7 @@ struct GivenUp {
     node_id: String,
     raft_id: u64,
     node_addr: String,
-    region: String,
+    region: Region,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -75,7 +76,7 @@ struct KeptGroup {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct LostGroup {
     group: u32,
-    region: String,
+    region: Region,
     replicas: Vec<u64>,
     tenants: usize,
 }

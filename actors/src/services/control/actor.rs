@@ -318,7 +318,7 @@ impl ControlState {
         if leads.is_some() {
             let locks = self.runner.machine.locks().list("", None);
             // The lock that follows leadership ends with leadership, not with a timer.
-            let timed = locks.filter(|lock| lock.key != crate::state::system::LEADER_LOCK);
+            let timed = locks.filter(|lock| !lock.key.is_leader());
             self.arguments.locks.lead(Space::CLUSTER, timed.cloned().collect());
         } else {
             self.arguments.locks.unlead(Space::CLUSTER);

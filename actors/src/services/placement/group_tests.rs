@@ -193,7 +193,7 @@ async fn who_may_not_leave_keeps_no_other_from_it() {
     assert_eq!(town.view().replaced(), Some(Step::Drain(node(2))));
     // It has the replicas of a region where nobody else is.
     let old = town.members.get_mut(&2).unwrap();
-    (old.region, old.has_groups) = ("eu".to_owned(), true);
+    (old.region, old.has_groups) = ("eu".into(), true);
     assert_eq!(town.view().replaced(), Some(Step::Drain(node(3))));
 }
 

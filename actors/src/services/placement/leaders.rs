@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::ClusterView;
 use crate::domain::ids::GroupId;
+use crate::domain::region::Region;
 use crate::domain::views::NodeStatus;
 use crate::ports::{GroupStatus, ReplicaStatus};
 
@@ -81,8 +82,8 @@ fn is_fit(view: &ClusterView<'_>, raft_id: u64) -> bool {
 }
 
 /// Gives the groups of each region of which it is known who leads and who votes.
-fn regions<'a>(view: &'a ClusterView<'_>) -> BTreeMap<&'a str, Vec<Led>> {
-    let mut regions: BTreeMap<&str, Vec<Led>> = BTreeMap::new();
+fn regions<'a>(view: &'a ClusterView<'_>) -> BTreeMap<&'a Region, Vec<Led>> {
+    let mut regions: BTreeMap<&Region, Vec<Led>> = BTreeMap::new();
     for (group, placement) in view.placements {
         let (Some(leader), Some(voters)) = (view.leaders.get(group), view.voters.get(group)) else {
             continue;

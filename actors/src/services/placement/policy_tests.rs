@@ -29,7 +29,7 @@ impl Town {
     }
 
     fn move_in(&mut self, raft_id: u64, region: &str) {
-        let member = MemberView { region: region.to_owned(), ..samples::member(raft_id) };
+        let member = MemberView { region: region.into(), ..samples::member(raft_id) };
         self.members.insert(raft_id, member);
         self.silent_for(raft_id, 0);
     }

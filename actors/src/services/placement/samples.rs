@@ -22,7 +22,7 @@ pub(super) fn member(raft_id: u64) -> MemberView {
         node: node(raft_id),
         raft_id,
         node_addr: format!("host-{raft_id}"),
-        region: "default".to_owned(),
+        region: "default".into(),
         is_leaving: false,
         is_offline: false,
         has_groups: false,
@@ -48,7 +48,7 @@ pub(super) fn health(secs: u64) -> MemberHealth {
 /// Makes the placement of a group that member 1 founded.
 pub(super) fn placement(replicas: &[u64]) -> GroupPlacement {
     GroupPlacement {
-        region: "default".to_owned(),
+        region: "default".into(),
         members: vec![1],
         replicas: replicas.to_vec(),
         is_assigned: true,

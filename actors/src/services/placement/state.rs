@@ -11,6 +11,7 @@ use super::leaders;
 use super::moves::Moves;
 use super::policy;
 use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::region::Region;
 use crate::domain::voters::Voters;
 use crate::ports::{GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
@@ -25,7 +26,7 @@ pub(super) struct MemberView {
     pub(super) node: NodeId,
     pub(super) raft_id: u64,
     pub(super) node_addr: String,
-    pub(super) region: String,
+    pub(super) region: Region,
     pub(super) is_leaving: bool,
     pub(super) is_offline: bool,
     /// Whether it has replicas of tenant groups, or is to have some: they leave it first.
@@ -65,7 +66,7 @@ pub(super) enum Step {
     /// Create the groups of a region.
     PlaceGroups {
         /// The region.
-        region: String,
+        region: Region,
         /// The groups.
         groups: Vec<GroupId>,
         /// Their first voters.
@@ -250,7 +251,7 @@ impl ClusterView<'_> {
     /// Two leaders may choose at the same moment, or a leader and one before it. The state machine
     /// decides: it ignores groups of a region that has some, and ids that are given.
     fn missing_groups(&self) -> Option<Step> {
-        let mut regions: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        let mut regions: BTreeMap<&Region, Vec<u64>> = BTreeMap::new();
         // By id, which is the order in which they were admitted.
         for member in self.members.values() {
             let is_fit = self.is_alive(member.raft_id) && self.has_room(member.raft_id);
@@ -258,12 +259,12 @@ impl ClusterView<'_> {
                 regions.entry(&member.region).or_default().push(member.raft_id);
             }
         }
-        let is_placed = |region: &str| self.placements.values().any(|it| it.region == region);
+        let is_placed = |region: &Region| self.placements.values().any(|it| it.region == *region);
         let (region, members) = regions.into_iter().find(|(region, _)| !is_placed(region))?;
         let last = self.placements.keys().max().map_or(GroupId::SYSTEM.0, |group| group.0);
         let groups = (last + 1..=last + policy::GROUPS_PER_REGION).map(GroupId).collect();
         let members = policy::first_voters(members.into_iter());
-        Some(Step::PlaceGroups { region: region.to_owned(), groups, members })
+        Some(Step::PlaceGroups { region: region.clone(), groups, members })
     }
 }
 

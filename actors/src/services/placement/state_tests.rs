@@ -9,7 +9,7 @@ const T: Duration = Duration::from_millis(500);
 fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step> {
     let placements = placed.iter().map(|(group, region, member)| {
         let placement = GroupPlacement {
-            region: (*region).to_owned(),
+            region: (*region).into(),
             members: vec![*member],
             replicas: vec![*member],
             is_assigned: false,
@@ -50,7 +50,7 @@ fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step
 #[tokio::test]
 async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there() {
     let place = |region: &str, groups: std::ops::RangeInclusive<u32>, member| {
-        let (region, groups) = (region.to_owned(), groups.map(GroupId).collect());
+        let (region, groups) = (region.into(), groups.map(GroupId).collect());
         Some(Step::PlaceGroups { region, groups, members: vec![member] })
     };
     let mut town = Town::new(1, 1);
@@ -61,7 +61,7 @@ async fn a_region_gets_its_groups_once_on_the_first_of_its_members_that_is_there
     assert_eq!(created(&town, &[0], &founded), None, "it has some");
     for raft_id in [2, 3, 4] {
         town.move_in(raft_id);
-        town.members.get_mut(&raft_id).unwrap().region = "eu".to_owned();
+        town.members.get_mut(&raft_id).unwrap().region = "eu".into();
     }
     assert_eq!(created(&town, &[0, 1], &founded), place("eu", 9..=16, 2));
     town.leave(2);
@@ -93,7 +93,7 @@ async fn who_should_have_replicas_does_not_wait_for_who_is_to_leave() {
     town.members.get_mut(&4).unwrap().node_addr = "host-3".into();
     town.lose(3, 60);
     let placement = GroupPlacement {
-        region: "default".to_owned(),
+        region: "default".into(),
         members: vec![1],
         replicas: vec![1, 2, 3],
         is_assigned: true,

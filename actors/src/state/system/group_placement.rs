@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use super::{SystemEffect, SystemState};
 use crate::command::{Outcome, Refusal};
 use crate::domain::ids::GroupId;
+use crate::domain::region::Region;
 use crate::domain::voters::VOTERS_MAX;
 
 /// Where a tenant group lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPlacement {
     /// Region it serves.
-    pub region: String,
+    pub region: Region,
     /// Raft ids of its first voters. Exactly these initialise it, once.
     pub members: Vec<u64>,
     /// Raft ids of the members that are to have a replica. What a replica does, vote or learn, the
@@ -42,7 +43,7 @@ impl SystemState {
 
     pub(super) fn place_groups(
         &mut self,
-        region: &str,
+        region: &Region,
         groups: &[GroupId],
         members: &[u64],
     ) -> (Outcome, Vec<SystemEffect>) {
@@ -53,13 +54,13 @@ impl SystemState {
             return (Outcome::Refused(Refusal::NotAMember), Vec::new());
         }
         let known = groups.iter().any(|group| self.groups.contains_key(group))
-            || self.groups.values().any(|placement| placement.region == region);
+            || self.groups.values().any(|placement| placement.region == *region);
         if known {
             // Two leaders wanted the same: the first one's choice stands.
             return (Outcome::Ignored, Vec::new());
         }
         for group in groups {
-            let (region, members) = (region.to_owned(), members.to_vec());
+            let (region, members) = (region.clone(), members.to_vec());
             let placement =
                 GroupPlacement { region, replicas: members.clone(), members, is_assigned: false };
             self.groups.insert(*group, placement);
@@ -106,9 +107,9 @@ impl SystemState {
     /// Why a member cannot leave: nobody else could have its replicas.
     pub(super) fn needed_by_groups(&self, raft_id: u64) -> Option<Refusal> {
         // Also those who have a replica: not all of them may leave.
-        let can_have = |region: &str| {
+        let can_have = |region: &Region| {
             self.members().any(|(_, node, member)| {
-                member.raft_id != raft_id && !member.leaving && node.region == region
+                member.raft_id != raft_id && !member.leaving && node.region == *region
             })
         };
         let is_needed = |group: &&GroupPlacement| {

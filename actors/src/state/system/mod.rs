@@ -31,7 +31,7 @@ use crate::command::{
 };
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
@@ -41,9 +41,6 @@ use crate::state::tables::completion_records::CompletionRecords;
 use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
 use crate::state::tables::lock_table::{LockNotice, LockTable};
 use crate::state::{RowBuffer, StateClock, StateMachine};
-
-/// The lock that follows leadership of the system group.
-pub const LEADER_LOCK: &str = "cluster/leader";
 
 /// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`,
 /// `clock.rs` `y`.
@@ -190,7 +187,7 @@ impl SystemState {
             }
             SystemCommand::RemoveNode(RemoveNode { node }) => self.remove_node(*node),
             SystemCommand::LeaderElected(LeaderElected { node }) => {
-                let lock = self.locks.seize(LEADER_LOCK, &node.to_string(), at);
+                let lock = self.locks.seize(LockKey::leader(), Holder::from(*node), at);
                 tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
                 (Outcome::Locked(lock), Vec::new())
             }
@@ -204,7 +201,7 @@ impl SystemState {
                 fallback_region,
                 idempotency,
             }) => {
-                let fallback = (!strict_region).then_some(fallback_region.as_str());
+                let fallback = (!strict_region).then_some(fallback_region);
                 self.create_tenant(*tenant, record, fallback, idempotency.as_ref(), at)
             }
             SystemCommand::UpdateTenant(UpdateTenant { tenant, change, if_version }) => {
@@ -359,7 +356,10 @@ impl StateMachine for SystemState {
             rows.push((key(kind::REPLICAS, &id.0.to_be_bytes()), assigned));
         }
         for (id, lock) in self.locks.take_dirty() {
-            rows.push((key(kind::LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+            rows.push((
+                key(kind::LOCK, id.as_str().as_bytes()),
+                lock.map(|lock| codec::encode(&lock)),
+            ));
         }
         for (id, done) in self.calls.take_dirty() {
             rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{LEADER_LOCK, SystemEffect, SystemState};
+use super::{SystemEffect, SystemState};
 use crate::command::Outcome;
 use crate::domain::ids::{Epoch, GroupId, NodeId, TenantId};
 use crate::domain::lock::FENCING_STEP;
@@ -39,7 +39,7 @@ impl SystemState {
         effects.extend(self.keep_tenants(&kept));
         let locks = self.locks.raise_tokens(FENCING_STEP).into_iter();
         // The one that follows leadership has no lease.
-        let locks = locks.filter(|lock| lock.key != LEADER_LOCK).map(LockNotice::Held);
+        let locks = locks.filter(|lock| !lock.key.is_leader()).map(LockNotice::Held);
         effects.extend(locks.map(SystemEffect::Lock));
         effects.extend([SystemEffect::GroupsPlaced, SystemEffect::MembersChanged]);
         (Outcome::Done, effects)
@@ -69,9 +69,9 @@ impl SystemState {
     /// so that there is room for new tenants as before; those of other regions are gone, and come
     /// again with a member there.
     fn keep_groups(&mut self, own: NodeId, raft_id: u64, kept: &BTreeSet<GroupId>) {
-        let region = self.nodes.get(&own).map(|node| node.region.clone()).unwrap_or_default();
+        let region = self.nodes.get(&own).map(|node| node.region.clone());
         self.dirty.groups.extend(self.groups.keys());
-        self.groups.retain(|group, it| kept.contains(group) || it.region == region);
+        self.groups.retain(|group, it| kept.contains(group) || Some(&it.region) == region.as_ref());
         for (group, placement) in &mut self.groups {
             placement.members = vec![raft_id];
             placement.replicas = vec![raft_id];

@@ -227,7 +227,7 @@ fn a_region_without_a_node_is_refused_or_replaced() {
     let refused = apply(&mut state, create(1, "eu", true, None)).0;
     assert_eq!(refused, Outcome::Refused(Refusal::UnknownRegion { region: "eu".into() }));
     apply(&mut state, create(2, "eu", false, None));
-    assert_eq!(state.tenant(tenant(2)).unwrap().record.as_ref().unwrap().region, "default");
+    assert_eq!(state.tenant(tenant(2)).unwrap().record.as_ref().unwrap().region, "default".into());
 }
 
 #[test]

@@ -52,7 +52,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 
@@ -70,17 +70,17 @@ pub enum LockNotice {
     /// The key is free.
     Freed {
         /// Which.
-        key: String,
+        key: LockKey,
     },
 }
 
 /// All locks of one key space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockTable {
-    locks: BTreeMap<String, LockView>,
+    locks: BTreeMap<LockKey, LockView>,
     last_token: u64,
     metadata_bytes: usize,
-    dirty: BTreeSet<String>,
+    dirty: BTreeSet<LockKey>,
 }
 
 impl LockTable {
@@ -103,7 +103,7 @@ impl LockTable {
     }
 
     /// One lock.
-    pub fn get(&self, key: &str) -> Option<&LockView> {
+    pub fn get(&self, key: &LockKey) -> Option<&LockView> {
         self.locks.get(key)
     }
 
@@ -120,12 +120,12 @@ impl LockTable {
         };
         self.locks
             .range::<str, _>((from, Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
+            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
             .map(|(_, lock)| lock)
     }
 
     /// The keys that changed since the last call, each with its lock, if it is held.
-    pub fn take_dirty(&mut self) -> Vec<(String, Option<LockView>)> {
+    pub fn take_dirty(&mut self) -> Vec<(LockKey, Option<LockView>)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().map(|key| (key.clone(), self.locks.get(&key).cloned())).collect()
     }
@@ -174,13 +174,13 @@ impl LockTable {
     }
 
     /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
-    pub fn seize(&mut self, key: &str, holder: &str, at: Timestamp) -> LockView {
+    pub fn seize(&mut self, key: LockKey, holder: Holder, at: Timestamp) -> LockView {
         self.last_token += 1;
-        let before = self.locks.get(key).map_or(0, |lock| lock.metadata.as_str().len());
+        let before = self.locks.get(&key).map_or(0, |lock| lock.metadata.as_str().len());
         self.metadata_bytes = self.metadata_bytes - before + Json::null().as_str().len();
         let lock = LockView {
-            key: key.to_owned(),
-            holder: holder.to_owned(),
+            key: key.clone(),
+            holder,
             token: self.last_token,
             renewal: 0,
             ttl_ms: 0,
@@ -188,21 +188,21 @@ impl LockTable {
             expires_at: at,
             metadata: Json::null(),
         };
-        self.dirty.insert(key.to_owned());
-        self.locks.insert(key.to_owned(), lock.clone());
+        self.dirty.insert(key.clone());
+        self.locks.insert(key, lock.clone());
         lock
     }
 
     fn acquire(
         &mut self,
-        key: &str,
-        holder: &str,
+        key: &LockKey,
+        holder: &Holder,
         ttl_ms: u64,
         metadata: &Json,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
         let held = self.locks.get(key);
-        if let Some(lock) = held.filter(|lock| lock.holder != holder) {
+        if let Some(lock) = held.filter(|lock| lock.holder != *holder) {
             return (Outcome::HeldByOther(lock.clone()), None);
         }
         let before = held.map_or(0, |lock| lock.metadata.as_str().len());
@@ -224,8 +224,8 @@ impl LockTable {
         self.metadata_bytes = metadata_bytes;
         self.last_token += 1;
         let lock = LockView {
-            key: key.to_owned(),
-            holder: holder.to_owned(),
+            key: key.clone(),
+            holder: holder.clone(),
             token: self.last_token,
             renewal: 0,
             ttl_ms,
@@ -233,21 +233,21 @@ impl LockTable {
             expires_at: at.plus_ms(ttl_ms),
             metadata: metadata.clone(),
         };
-        self.dirty.insert(key.to_owned());
-        self.locks.insert(key.to_owned(), lock.clone());
+        self.dirty.insert(key.clone());
+        self.locks.insert(key.clone(), lock.clone());
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock)))
     }
 
     fn renew(
         &mut self,
-        key: &str,
-        holder: &str,
+        key: &LockKey,
+        holder: &Holder,
         token: Option<u64>,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
         if self.held_by(key, holder, token).is_none() {
-            return (Outcome::Refused(Refusal::LockLost { key: key.to_owned() }), None);
+            return (Outcome::Refused(Refusal::LockLost { key: key.clone() }), None);
         }
         self.begin_term(key, ttl_ms, at)
     }
@@ -255,7 +255,7 @@ impl LockTable {
     /// Begins a new lease of a lock that is held.
     fn begin_term(
         &mut self,
-        key: &str,
+        key: &LockKey,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
@@ -265,23 +265,23 @@ impl LockTable {
         // Labels of a clock that was ahead, and is not any more, are corrected with the next lease.
         lock.acquired_at = lock.acquired_at.min(at);
         lock.expires_at = at.plus_ms(lock.ttl_ms);
-        self.dirty.insert(key.to_owned());
+        self.dirty.insert(key.clone());
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))
     }
 
-    fn held_by(&self, key: &str, holder: &str, token: Option<u64>) -> Option<&LockView> {
+    fn held_by(&self, key: &LockKey, holder: &Holder, token: Option<u64>) -> Option<&LockView> {
         let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
         self.locks
             .get(key)
-            .filter(|lock| lock.holder == holder && token.is_none_or(|token| token == lock.token))
+            .filter(|lock| lock.holder == *holder && token.is_none_or(|token| token == lock.token))
     }
 
-    fn free(&mut self, key: &str) -> LockNotice {
+    fn free(&mut self, key: &LockKey) -> LockNotice {
         if let Some(lock) = self.locks.remove(key) {
             self.metadata_bytes -= lock.metadata.as_str().len();
         }
-        self.dirty.insert(key.to_owned());
-        LockNotice::Freed { key: key.to_owned() }
+        self.dirty.insert(key.clone());
+        LockNotice::Freed { key: key.clone() }
     }
 }
 
@@ -315,7 +315,7 @@ mod tests {
         let first = token(&acquire(&mut table, "k", "a"));
         assert_eq!(token(&acquire(&mut table, "k", "a")), first);
         assert!(
-            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder == "a")
+            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder.as_str() == "a")
         );
     }
 
@@ -391,7 +391,7 @@ mod tests {
             acquire(&mut table, key, "x");
         }
         let keys = |prefix, after| -> Vec<String> {
-            table.list(prefix, after).map(|lock| lock.key.clone()).collect()
+            table.list(prefix, after).map(|lock| lock.key.to_string()).collect()
         };
         assert_eq!(keys("b/", None), ["b/1", "b/2", "b/3"]);
         assert_eq!(keys("b/", Some("b/1")), ["b/2", "b/3"]);
@@ -431,8 +431,8 @@ mod tests {
     }
 
     fn commands() -> impl Strategy<Value = LockCommand> {
-        let key = prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
-        let holder = prop::sample::select(vec!["x", "y"]).prop_map(str::to_owned);
+        let key = prop::sample::select(vec!["a", "b"]).prop_map(LockKey::from);
+        let holder = prop::sample::select(vec!["x", "y"]).prop_map(Holder::from);
         let token = prop::option::of(0_u64..6);
         (0..4, key, holder, token, 0_u64..3).prop_map(|(kind, key, holder, token, renewal)| {
             match kind {

@@ -145,7 +145,7 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
         rows.push((id_key(WORKFLOW, name.as_bytes()), named));
     }
     for (id, lock) in state.locks.take_dirty() {
-        rows.push((id_key(LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
+        rows.push((id_key(LOCK, id.as_str().as_bytes()), lock.map(|lock| codec::encode(&lock))));
     }
     for (id, done) in state.calls.take_dirty() {
         rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));

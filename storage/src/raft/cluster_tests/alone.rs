@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use shiioo_actors::domain::ids::Position;
+use shiioo_actors::domain::region::Region;
 
 use super::fabric::{Cluster, Down, GROUP, story, until};
 use super::*;
@@ -12,7 +13,7 @@ use crate::stopped::{StoppedGroup, StoppedLog};
 
 async fn open(disk: std::sync::Arc<dyn Disk>) -> StoppedLog {
     let id = uuid::Uuid::from_u128(1);
-    StoppedLog::open(disk, Executor::Inline, id, "default").await.unwrap()
+    StoppedLog::open(disk, Executor::Inline, id, &Region::default()).await.unwrap()
 }
 
 /// Makes what is left of a node the only member, and gives what it was before.
@@ -141,7 +142,8 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
                 let commands = texts.iter().map(|text| command(text)).collect();
                 log.go_on_alone(GROUP, leader, term + 1, Some(last), commands).await
             };
-            let opened = StoppedLog::open(disk.mount(), Executor::Inline, id, "default").await;
+            let opened =
+                StoppedLog::open(disk.mount(), Executor::Inline, id, &Region::default()).await;
             if let Ok(log) = &opened {
                 let _ = go_on(log).await;
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{
     BoxFuture, Durability as _, Membership as _, Peer, PeerError, Peers, Proposals as _,
@@ -322,5 +323,5 @@ pub fn story(body: impl Future<Output = ()>) {
 /// Any log there is.
 fn identity() -> crate::log::LogIdentity {
     let fresh = uuid::Uuid::from_u128(1);
-    crate::log::LogIdentity { expected: None, fresh, region: "default".to_owned() }
+    crate::log::LogIdentity { expected: None, fresh, region: Region::default() }
 }

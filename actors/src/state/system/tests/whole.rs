@@ -29,8 +29,8 @@ fn some_member(a: u8, b: u8) -> Member {
 }
 
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
-    let holder = holder.to_owned();
+    let key = ["k", "l"][usize::from(a % 2)].into();
+    let holder = ["x", "y"][usize::from(b % 2)].into();
     let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     match a / 2 % 4 {
         0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata: Json::null() },

@@ -205,8 +205,8 @@ fn metadata_of_locks_needs_room_and_takes_it() {
     let quotas = |bytes| Quotas { max_storage_bytes: bytes, ..Quotas::default() };
     let acquire = |key: &str, metadata: Json| {
         TenantCommand::Lock(LockCommand::Acquire {
-            key: key.to_owned(),
-            holder: "h".to_owned(),
+            key: key.into(),
+            holder: "h".into(),
             ttl_ms: 1_000,
             metadata,
         })
@@ -230,7 +230,7 @@ fn metadata_of_locks_needs_room_and_takes_it() {
     // What needs no more room than it has goes on: locks without metadata, and renewals.
     assert!(matches!(driver.apply(acquire("c", Json::null())), Outcome::Locked(_)));
     assert!(matches!(driver.apply(acquire("a", long())), Outcome::Locked(_)));
-    let release = LockCommand::Release { key: "a".to_owned(), holder: "h".to_owned(), token: None };
+    let release = LockCommand::Release { key: "a".into(), holder: "h".into(), token: None };
     assert_eq!(driver.apply(TenantCommand::Lock(release)), Outcome::Released(true));
     assert!(
         matches!(driver.apply(acquire("b", long())), Outcome::Locked(_)),

@@ -11,8 +11,8 @@ use crate::domain::time::Pause;
 use crate::state::reload::{self, Dice, dice};
 
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
-    let holder = holder.to_owned();
+    let key = ["k", "l"][usize::from(a % 2)].into();
+    let holder = ["x", "y"][usize::from(b % 2)].into();
     let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     let metadata = Json::from_value(&"m".repeat(usize::from(c)).into());
     match a / 2 % 4 {
