@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, SetTenant, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, RaftId, StateMachineId, TenantId};
 use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
@@ -22,7 +22,7 @@ use shiioo_storage::{
 use uuid::Uuid;
 
 const GROUP: GroupId = GroupId(1);
-const RAFT_ID: u64 = 1;
+const RAFT_ID: RaftId = RaftId(1);
 const LOG: Uuid = Uuid::from_u128(5);
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 const INDEX: &str = "tenants/00000000-0000-0000-0000-000000000001/index.redb";

@@ -7,7 +7,7 @@ use strum::VariantNames;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::ids::{GroupId, JobId, NodeId, RunId, TokenId};
+use crate::domain::ids::{GroupId, JobId, NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
 use crate::domain::membership::{Authority, JoinToken};
@@ -81,7 +81,7 @@ fn record() -> TenantRecord {
 fn member() -> Member {
     Member {
         node: node(1),
-        raft_id: 300,
+        raft_id: RaftId(300),
         api_addr: text("a"),
         node_addr: text("n"),
         region: text("r"),
@@ -108,7 +108,7 @@ fn system_commands() -> Vec<SystemCommand> {
         Authority { cluster: id(9), certificate: vec![1, 2], key: SecretBytes::new(vec![3, 4]) };
     let recover = Recover {
         authority: authority.clone(),
-        raft_id: 300,
+        raft_id: RaftId(300),
         groups: vec![GroupId(1), GroupId(2)],
     };
     let join_token = JoinToken {
@@ -150,7 +150,7 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::PlaceGroups(PlaceGroups {
             region: text("r"),
             groups: vec![GroupId(1), GroupId(2)],
-            members: vec![300],
+            members: vec![RaftId(300)],
         }),
         SystemCommand::CreateTenant(CreateTenant {
             tenant: tenant(),
@@ -169,7 +169,10 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::Lock(lock_commands().remove(0)),
         SystemCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         SystemCommand::SetAdminToken(SetAdminToken { hash: SecretHash::new([3; 32]) }),
-        SystemCommand::AssignReplicas(AssignReplicas { group: GroupId(1), replicas: vec![1, 300] }),
+        SystemCommand::AssignReplicas(AssignReplicas {
+            group: GroupId(1),
+            replicas: vec![RaftId(1), RaftId(300)],
+        }),
         SystemCommand::Recover(recover),
     ]
 }
@@ -229,7 +232,7 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::Refused(Refusal::TenantNotFound),
         Outcome::Tenant(TenantKnown { tenant: tenant(), version: 1, replayed: true }),
         Outcome::Node(NodeRegistered { node: node(1), replayed: false }),
-        Outcome::Admitted(MemberAdmitted { raft_id: 300 }),
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(300) }),
         Outcome::Token(TokenCreated { token: token(), replayed: true }),
         Outcome::Done,
         Outcome::Run(RunStarted { run: run(), replayed: false }),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::region::Region;
 
 /// Says which members are to have a replica of a tenant group. The group's leader makes it so.
@@ -11,7 +11,7 @@ pub struct AssignReplicas {
     /// The group.
     pub group: GroupId,
     /// Raft ids of the members, all of the group's region.
-    pub replicas: Vec<u64>,
+    pub replicas: Vec<RaftId>,
 }
 
 /// The initial members of new tenant groups; exactly these initialise them.
@@ -22,5 +22,5 @@ pub struct PlaceGroups {
     /// The groups, none of them known before.
     pub groups: Vec<GroupId>,
     /// Raft ids of their first voters.
-    pub members: Vec<u64>,
+    pub members: Vec<RaftId>,
 }

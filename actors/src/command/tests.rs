@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::ids::{NodeId, RunId, TokenId};
+use crate::domain::ids::{NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::{SecretBytes, SecretHash};
@@ -30,7 +30,7 @@ fn system() -> Vec<SystemCommand> {
     let labels = BTreeMap::from([(text(), text())]);
     let member = Member {
         node,
-        raft_id: 1,
+        raft_id: RaftId(1),
         api_addr: text(),
         node_addr: text(),
         region: PLANTED.into(),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::cluster::node_rpc;
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{NodeRegistered, Refusal, RegisterNode};
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::{GroupId, NodeId, RaftId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
 use crate::domain::region::Region;
@@ -45,7 +45,7 @@ pub struct Cluster {
     pub(crate) router: Router,
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
-    pub(crate) raft_id: u64,
+    pub(crate) raft_id: RaftId,
     pub(crate) region: Region,
     /// After so long without a leader there is a new one.
     pub(crate) election_timeout: Duration,
@@ -112,7 +112,7 @@ impl Cluster {
             let nodes = state.nodes().iter().map(|(id, record)| {
                 let key = match record.raft_id() {
                     Some(raft_id) => (raft_id, Timestamp(0)),
-                    None => (u64::MAX, record.started_at),
+                    None => (RaftId(u64::MAX), record.started_at),
                 };
                 ((key, *id), (*id, record))
             });
@@ -240,7 +240,7 @@ impl Cluster {
         &self,
         group: GroupId,
         placement: Option<&GroupPlacement>,
-        health: &BTreeMap<u64, MemberHealth>,
+        health: &BTreeMap<RaftId, MemberHealth>,
     ) -> GroupWorks {
         let placed = placement.map_or(&[][..], |placement| &placement.replicas);
         if !self.router.voters(group, placed).has_quorum(|id| self.is_alive(health, id)) {
@@ -254,17 +254,21 @@ impl Cluster {
 
     /// The groups of this node and of the others: where several tell of one, its leader counts,
     /// and then the latest term.
-    async fn gather(&self, others: Vec<u64>, deadline: Instant) -> BTreeMap<GroupId, GroupStatus> {
+    async fn gather(
+        &self,
+        others: Vec<RaftId>,
+        deadline: Instant,
+    ) -> BTreeMap<GroupId, GroupStatus> {
         let deadline = deadline.min(Instant::now() + GATHER_DEADLINE);
         let asked = others.into_iter().map(|raft_id| async move {
             (raft_id, node_rpc::groups(self.router.peers(), raft_id, deadline).await)
         });
         let told = futures_util::future::join_all(asked).await;
         let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));
-        let mut all: BTreeMap<GroupId, (u64, GroupStatus)> = BTreeMap::new();
+        let mut all: BTreeMap<GroupId, (RaftId, GroupStatus)> = BTreeMap::new();
         for (teller, groups) in told.chain([(self.raft_id, self.log.groups())]) {
             for status in groups {
-                let weight = |teller: u64, status: &GroupStatus| {
+                let weight = |teller: RaftId, status: &GroupStatus| {
                     (status.term, status.leader == Some(teller))
                 };
                 let known = all.get(&status.group);
@@ -367,7 +371,7 @@ fn node_view(
     record: NodeRecord,
     status: NodeStatus,
     heard_at: Option<Timestamp>,
-    leader: Option<u64>,
+    leader: Option<RaftId>,
 ) -> NodeView {
     let metadata: serde_json::Value = record
         .metadata

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Cluster;
 use super::cluster::without_texts;
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::{GroupId, NodeId, RaftId};
 use crate::domain::region::Region;
 use crate::domain::views::{NodeStatus, NodeView};
 use crate::ports::error::CallError;
@@ -111,11 +111,11 @@ impl Cluster {
         let views = self.views(deadline, records).await?;
         let placed = |state: &SystemState| {
             let ids = state.members().map(|(id, _, member)| (member.raft_id, id));
-            (ids.collect::<BTreeMap<u64, NodeId>>(), state.groups().clone())
+            (ids.collect::<BTreeMap<RaftId, NodeId>>(), state.groups().clone())
         };
         let (ids, placements) = self.control.read(deadline, placed).await?;
         let now = self.elector.current();
-        let known = |raft_ids: &mut dyn Iterator<Item = u64>| {
+        let known = |raft_ids: &mut dyn Iterator<Item = RaftId>| {
             raft_ids.filter_map(|id| ids.get(&id).copied()).collect()
         };
         let groups = placements.into_iter().map(|(group, placement)| {

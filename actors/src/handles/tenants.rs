@@ -10,7 +10,7 @@ use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::command::{
     CreateTenant, DeleteTenant, Refusal, TenantCreated, TenantKnown, TenantWritten, UpdateTenant,
 };
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::region::Region;
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
@@ -493,7 +493,7 @@ fn show(
 ) -> TenantView {
     let placed = state.groups().get(&group).map_or(&[][..], |group| &group.replicas);
     let voters = router.voters(group, placed);
-    let node = |raft_id: u64| state.member(raft_id);
+    let node = |raft_id: RaftId| state.member(raft_id);
     TenantView {
         id,
         version,

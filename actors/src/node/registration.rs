@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::command::{Found, Outcome, SetAdminToken, SystemCommand};
+use crate::domain::ids::RaftId;
 use crate::domain::membership::Member;
 use crate::domain::region::Region;
 use crate::domain::secret::SecretHash;
@@ -106,7 +107,7 @@ async fn set_admin_token(registrar: &Registrar<'_>, hash: SecretHash) -> Result<
 }
 
 /// Whether the cluster knows this member from an earlier life.
-async fn is_known(registrar: &Registrar<'_>, raft_id: u64) -> Result<bool, StartError> {
+async fn is_known(registrar: &Registrar<'_>, raft_id: RaftId) -> Result<bool, StartError> {
     let is_it = move |state: &SystemState| state.members().any(|(_, _, it)| it.raft_id == raft_id);
     look_up(registrar, is_it).await
 }

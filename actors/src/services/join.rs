@@ -103,7 +103,7 @@ impl JoinHandler {
             peers: peers.into_iter().map(Into::into).collect(),
             proof,
         };
-        tracing::info!(%node, raft_id, from = %stranger.addr, "a node was let in");
+        tracing::info!(%node, raft_id = raft_id.0, from = %stranger.addr, "a node was let in");
         Ok(reply)
     }
 

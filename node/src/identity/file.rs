@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::cluster::join::PeerRow;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::domain::region::Region;
 use shiioo_storage::disk::{Disk, store_error, write_durably};
 use shiioo_transport::pki::NodeKey;
@@ -21,7 +21,7 @@ pub(super) struct IdentityFile {
     pub(super) format_version: u32,
     pub(super) node_id: String,
     pub(super) cluster_id: Uuid,
-    pub(super) raft_id: u64,
+    pub(super) raft_id: RaftId,
     pub(super) region: Region,
     pub(super) key: String,
     pub(super) certificate: String,

@@ -18,7 +18,7 @@ mod tests;
 use std::io;
 
 use shiioo_actors::cluster::join::PeerRow;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::ports::seams::Seams;
@@ -36,7 +36,7 @@ const CANDIDATE_FILE: &str = "identity/candidate.json";
 pub(crate) const RECOVERY_FILE: &str = "identity/recovery.json";
 pub(crate) const IDENTITY_DIR: &str = "identity";
 /// Raft id of the node that founds a cluster.
-const FOUNDER_RAFT_ID: u64 = 1;
+const FOUNDER_RAFT_ID: RaftId = RaftId(1);
 /// Paths below the data directory that are written only after the identity.
 const NEEDS_IDENTITY: [&str; 3] = ["system.redb", "log", "tenants"];
 
@@ -48,7 +48,7 @@ pub struct Identity {
     /// Cluster that the node belongs to.
     pub cluster_id: Uuid,
     /// Id of the node in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Region of the node. It never changes: the tenants' files of a region are found by it.
     pub region: Region,
     /// Private key of the node.

@@ -64,7 +64,7 @@ async fn voters(disk: &SimDisk, log_id: Uuid) -> Vec<Vec<u64>> {
     let region = Region::default();
     let log = StoppedLog::open(disk.fork().mount(), Executor::Inline, log_id, &region);
     let groups = log.await.unwrap().groups().await.unwrap();
-    groups.into_iter().map(|group| group.voters.into_iter().collect()).collect()
+    groups.into_iter().map(|group| group.voters.into_iter().map(|id| id.0).collect()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

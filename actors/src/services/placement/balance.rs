@@ -8,18 +8,18 @@ use std::collections::BTreeSet;
 
 use super::moves::is_settled;
 use super::state::ClusterView;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::region::Region;
 
 /// Chooses a group and who should have its replicas then.
-pub(super) fn balanced(view: &ClusterView<'_>) -> Option<(GroupId, Vec<u64>)> {
+pub(super) fn balanced(view: &ClusterView<'_>) -> Option<(GroupId, Vec<RaftId>)> {
     let regions: BTreeSet<&Region> = view.placements.values().map(|it| &it.region).collect();
     regions.into_iter().find_map(|region| in_region(view, region))
 }
 
-fn in_region(view: &ClusterView<'_>, region: &Region) -> Option<(GroupId, Vec<u64>)> {
+fn in_region(view: &ClusterView<'_>, region: &Region) -> Option<(GroupId, Vec<RaftId>)> {
     let members = view.members.values().filter(|it| it.region == *region && !it.is_leaving);
-    let mut members: Vec<u64> = members.map(|it| it.raft_id).collect();
+    let mut members: Vec<RaftId> = members.map(|it| it.raft_id).collect();
     if !members.iter().all(|id| view.is_alive(*id)) {
         return None;
     }
@@ -34,9 +34,9 @@ fn in_region(view: &ClusterView<'_>, region: &Region) -> Option<(GroupId, Vec<u6
 fn given(
     view: &ClusterView<'_>,
     region: &Region,
-    donor: u64,
-    to: u64,
-) -> Option<(GroupId, Vec<u64>)> {
+    donor: RaftId,
+    to: RaftId,
+) -> Option<(GroupId, Vec<RaftId>)> {
     let can_go = view.placements.iter().filter(|(group, placement)| {
         let leader = view.leaders.get(group).copied();
         placement.region == *region
@@ -47,6 +47,6 @@ fn given(
     });
     let (group, placement) =
         can_go.min_by_key(|(group, _)| (view.leaders.get(group) == Some(&donor), **group))?;
-    let instead = |id: &u64| if *id == donor { to } else { *id };
+    let instead = |id: &RaftId| if *id == donor { to } else { *id };
     Some((*group, placement.replicas.iter().map(instead).collect()))
 }

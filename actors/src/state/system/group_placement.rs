@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{SystemEffect, SystemState};
 use crate::command::{Outcome, Refusal};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::region::Region;
 use crate::domain::voters::VOTERS_MAX;
 
@@ -24,11 +24,11 @@ pub struct GroupPlacement {
     /// Region it serves.
     pub region: Region,
     /// Raft ids of its first voters. Exactly these initialise it, once.
-    pub members: Vec<u64>,
+    pub members: Vec<RaftId>,
     /// Raft ids of the members that are to have a replica. What a replica does, vote or learn, the
     /// group's own log says. A row of its own: those that were written first did not have it.
     #[serde(skip)]
-    pub replicas: Vec<u64>,
+    pub replicas: Vec<RaftId>,
     /// Whether replicas were ever assigned anew. Then the group has been initialised, and never is
     /// again.
     #[serde(skip)]
@@ -45,9 +45,9 @@ impl SystemState {
         &mut self,
         region: &Region,
         groups: &[GroupId],
-        members: &[u64],
+        members: &[RaftId],
     ) -> (Outcome, Vec<SystemEffect>) {
-        let is_staying = |id: &u64| {
+        let is_staying = |id: &RaftId| {
             self.members().any(|(_, _, member)| member.raft_id == *id && !member.leaving)
         };
         if !members.iter().all(is_staying) {
@@ -74,12 +74,12 @@ impl SystemState {
     pub(super) fn assign_replicas(
         &mut self,
         group: GroupId,
-        replicas: &[u64],
+        replicas: &[RaftId],
     ) -> (Outcome, Vec<SystemEffect>) {
         let Some(placement) = self.groups.get(&group) else {
             return (Outcome::Ignored, Vec::new());
         };
-        let is_fit = |id: &u64| {
+        let is_fit = |id: &RaftId| {
             placement.replicas.contains(id)
                 || self.members().any(|(_, node, member)| {
                     member.raft_id == *id && !member.leaving && node.region == placement.region
@@ -100,12 +100,12 @@ impl SystemState {
     }
 
     /// Whether tenant groups are assigned to a member.
-    pub fn has_groups(&self, raft_id: u64) -> bool {
+    pub fn has_groups(&self, raft_id: RaftId) -> bool {
         self.groups.values().any(|group| group.replicas.contains(&raft_id))
     }
 
     /// Why a member cannot leave: nobody else could have its replicas.
-    pub(super) fn needed_by_groups(&self, raft_id: u64) -> Option<Refusal> {
+    pub(super) fn needed_by_groups(&self, raft_id: RaftId) -> Option<Refusal> {
         // Also those who have a replica: not all of them may leave.
         let can_have = |region: &Region| {
             self.members().any(|(_, node, member)| {

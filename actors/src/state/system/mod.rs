@@ -30,7 +30,7 @@ use crate::command::{
     SetAdminToken, SystemCommand, UpdateTenant,
 };
 use crate::domain::codec;
-use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
+use crate::domain::ids::{GroupId, NodeId, Position, RaftId, TenantId, TokenId};
 use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
@@ -77,7 +77,7 @@ struct Meta {
     last_lock_token: u64,
     tenants_created: u64,
     /// The last id in Raft groups that was given.
-    last_raft_id: u64,
+    last_raft_id: RaftId,
     /// Whether also nodes on the same machine need a token to join.
     needs_token: bool,
 }
@@ -281,7 +281,7 @@ impl StateMachine for SystemState {
             let replicas = placement.members.clone();
             state.groups.insert(group, GroupPlacement { replicas, ..placement });
         }
-        for (_, (group, replicas)) in rows.all::<(GroupId, Vec<u64>)>(kind::REPLICAS)? {
+        for (_, (group, replicas)) in rows.all::<(GroupId, Vec<RaftId>)>(kind::REPLICAS)? {
             if let Some(placement) = state.groups.get_mut(&group) {
                 placement.replicas = replicas;
                 placement.is_assigned = true;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, NodeRegistered, Outcome, Refusal};
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, quoted_bytes};
 use crate::domain::region::Region;
 use crate::domain::time::Timestamp;
@@ -42,7 +42,7 @@ pub struct NodeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberRecord {
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Where the other nodes reach it.
     pub node_addr: String,
     /// Version of its program.
@@ -57,7 +57,7 @@ pub struct MemberRecord {
 
 impl NodeRecord {
     /// Its id in Raft groups, if it is a member.
-    pub fn raft_id(&self) -> Option<u64> {
+    pub fn raft_id(&self) -> Option<RaftId> {
         self.member.as_ref().map(|member| member.raft_id)
     }
 
@@ -97,7 +97,7 @@ impl SystemState {
     }
 
     /// The member with this id in Raft groups.
-    pub fn member(&self, raft_id: u64) -> Option<NodeId> {
+    pub fn member(&self, raft_id: RaftId) -> Option<NodeId> {
         let is_it = |record: &NodeRecord| record.raft_id() == Some(raft_id);
         self.nodes.iter().find(|(_, record)| is_it(record)).map(|(node, _)| *node)
     }

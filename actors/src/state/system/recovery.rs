@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use super::{SystemEffect, SystemState};
 use crate::command::Outcome;
-use crate::domain::ids::{Epoch, GroupId, NodeId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, NodeId, RaftId, TenantId};
 use crate::domain::lock::FENCING_STEP;
 use crate::domain::membership::{Authority, SHARED_SECRET};
 use crate::state::tables::lock_table::LockNotice;
@@ -23,7 +23,7 @@ impl SystemState {
     pub(super) fn recover(
         &mut self,
         authority: &Authority,
-        raft_id: u64,
+        raft_id: RaftId,
         groups: &[GroupId],
     ) -> (Outcome, Vec<SystemEffect>) {
         let is_done = self.authority.as_ref().is_some_and(|it| it.cluster == authority.cluster);
@@ -68,7 +68,7 @@ impl SystemState {
     /// Places the groups on the only member. Those of its region that it has no replica of begin anew,
     /// so that there is room for new tenants as before; those of other regions are gone, and come
     /// again with a member there.
-    fn keep_groups(&mut self, own: NodeId, raft_id: u64, kept: &BTreeSet<GroupId>) {
+    fn keep_groups(&mut self, own: NodeId, raft_id: RaftId, kept: &BTreeSet<GroupId>) {
         let region = self.nodes.get(&own).map(|node| node.region.clone());
         self.dirty.groups.extend(self.groups.keys());
         self.groups.retain(|group, it| kept.contains(group) || Some(&it.region) == region.as_ref());
