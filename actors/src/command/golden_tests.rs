@@ -11,7 +11,7 @@ use crate::domain::ids::{GroupId, JobId, NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
 use crate::domain::membership::{Authority, JoinToken};
-use crate::domain::run::RunStatus;
+use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::workflow::{Workflow, spec};
@@ -188,6 +188,7 @@ fn lock_commands() -> Vec<LockCommand> {
 }
 
 fn tenant_commands() -> Vec<TenantCommand> {
+    let attempt = StepAttempt { run: run(), step: 1, number: 2 };
     vec![
         TenantCommand::Set(SetTenant { version: 1, record: Some(record()) }),
         TenantCommand::StartRun(StartRun {
@@ -214,12 +215,10 @@ fn tenant_commands() -> Vec<TenantCommand> {
         }),
         TenantCommand::DeleteWorkflow(DeleteWorkflow { name: text("n"), if_version: Some(1) }),
         TenantCommand::StepResult(RecordStepResult {
-            run: run(),
-            step: 1,
-            attempt: 2,
+            attempt,
             result: StepResult::Failed { error: text("e"), retry_in_ms: Some(3) },
         }),
-        TenantCommand::StepDue(StepDue { run: run(), step: 1, attempt: 2 }),
+        TenantCommand::StepDue(StepDue { attempt }),
         TenantCommand::Lock(lock_commands().remove(3)),
         TenantCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         TenantCommand::Compare,

@@ -10,6 +10,7 @@ use super::*;
 use crate::domain::ids::{NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::membership::{Authority, JoinToken};
+use crate::domain::run::StepAttempt;
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::workflow::{Workflow, spec};
 
@@ -86,6 +87,7 @@ fn system() -> Vec<SystemCommand> {
 
 fn tenant() -> Vec<TenantCommand> {
     let run = RunId::from_uuid(Uuid::from_u128(2));
+    let attempt = StepAttempt { run, step: 0, number: 1 };
     let json = || Json::from_value(&serde_json::json!({ "password": PLANTED }));
     vec![
         TenantCommand::StartRun(StartRun {
@@ -102,15 +104,11 @@ fn tenant() -> Vec<TenantCommand> {
         }),
         TenantCommand::CancelRun(CancelRun { run, reason: Some(PLANTED.to_owned()) }),
         TenantCommand::StepResult(RecordStepResult {
-            run,
-            step: 0,
-            attempt: 1,
+            attempt,
             result: StepResult::Succeeded { output: json() },
         }),
         TenantCommand::StepResult(RecordStepResult {
-            run,
-            step: 0,
-            attempt: 1,
+            attempt,
             result: StepResult::Failed { error: PLANTED.to_owned(), retry_in_ms: None },
         }),
     ]

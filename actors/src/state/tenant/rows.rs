@@ -74,7 +74,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     for (_, run) in rows.all::<Run>(LIVE_RUN)? {
         for (step, waiting) in (0_u16..).zip(&run.steps) {
             if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
-                state.due.insert((at, run.id, step, waiting.attempt));
+                state.due.insert((at, run.attempt(step)));
             }
         }
         state.live_payload_bytes += run.payload_bytes;
