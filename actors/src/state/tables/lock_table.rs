@@ -51,16 +51,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{LockCommand, Outcome, Refusal};
+use crate::domain::codec;
 use crate::domain::json::Json;
 use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
+use crate::ports::{Row, StoreError};
+use crate::state::{RowBuffer, row_key};
 
 /// Most locks held at once in one key space.
 pub const LOCKS_MAX: usize = 100_000;
 /// Most bytes of metadata of all locks of one key space together: a replica that begins is sent all
 /// of it at once.
 pub const METADATA_BYTES_MAX: usize = 64 << 20;
+
+/// The kind of the rows of locks: the first byte of their keys, in every state machine.
+const LOCK_ROW: u8 = b'l';
 
 /// What the leader's lock manager has to know about a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,11 +91,14 @@ pub struct LockTable {
 
 impl LockTable {
     /// A table as it was written down.
-    pub fn load(locks: impl IntoIterator<Item = LockView>, last_token: u64) -> Self {
-        let locks = locks.into_iter().map(|lock| (lock.key.clone(), lock));
-        let locks: BTreeMap<_, LockView> = locks.collect();
+    ///
+    /// # Errors
+    /// When its rows cannot be read.
+    pub fn load(rows: &RowBuffer, last_token: u64) -> Result<Self, StoreError> {
+        let locks = rows.all::<LockView>(LOCK_ROW)?.into_iter();
+        let locks: BTreeMap<_, _> = locks.map(|(_, lock)| (lock.key.clone(), lock)).collect();
         let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
-        Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() }
+        Ok(Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() })
     }
 
     /// Bytes of the metadata of all locks.
@@ -124,15 +133,14 @@ impl LockTable {
             .map(|(_, lock)| lock)
     }
 
-    /// The keys that changed since the last call, each with its lock, if it is held.
-    pub fn take_dirty(&mut self) -> Vec<(LockKey, Option<LockView>)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty.into_iter().map(|key| (key.clone(), self.locks.get(&key).cloned())).collect()
-    }
-
-    /// How many changed keys wait to be written.
-    pub fn dirty_len(&self) -> usize {
-        self.dirty.len()
+    /// The rows of the keys that changed since the last call.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let row = |key: LockKey| {
+            let lock = self.locks.get(&key).map(codec::encode);
+            (row_key(LOCK_ROW, key.as_str().as_bytes()), lock)
+        };
+        dirty.map(row).collect()
     }
 
     /// Applies a command at time `at`.
@@ -367,10 +375,10 @@ mod tests {
     fn raised_tokens_are_above_all_earlier_ones_and_locks_stay_held() {
         let mut table = LockTable::default();
         let held = token(&acquire(&mut table, "k", "a"));
-        table.take_dirty();
+        table.take_rows();
         let raised = table.raise_tokens(FENCING_STEP);
         assert_eq!(raised.iter().map(|lock| lock.token).collect::<Vec<_>>(), [held + FENCING_STEP]);
-        assert_eq!(table.take_dirty().len(), 1, "it is written down");
+        assert_eq!(table.take_rows().len(), 1, "it is written down");
         let renew = |token| LockCommand::Renew {
             key: "k".into(),
             holder: "a".into(),
