@@ -33,6 +33,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::Router;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::PEER_HTTP_STREAMS_MAX;
@@ -150,7 +151,12 @@ impl Api {
     /// owns what it is about: the service
     /// [`StreamService::Http`](shiioo_actors::ports::StreamService::Http). A node that is starting
     /// says that it has done nothing.
-    pub async fn serve_forwarded(&self, from: u64, stream: Box<dyn ByteStream>, deadline: Instant) {
+    pub async fn serve_forwarded(
+        &self,
+        from: RaftId,
+        stream: Box<dyn ByteStream>,
+        deadline: Instant,
+    ) {
         let (router, is_open) = (self.inbound_router.clone(), self.app.node().is_ok());
         inbound::serve(router, from, stream, deadline, is_open).await;
     }

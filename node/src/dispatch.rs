@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::node::RpcHandlers;
 use shiioo_actors::ports::seams::ByteStream;
@@ -40,7 +41,7 @@ impl RpcDispatcher {
 impl PeerService for RpcDispatcher {
     fn serve(
         &self,
-        from: u64,
+        from: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -59,7 +60,7 @@ impl PeerService for RpcDispatcher {
 
     fn serve_stream(
         &self,
-        from: u64,
+        from: RaftId,
         service: StreamService,
         stream: Box<dyn ByteStream>,
         deadline: Instant,

@@ -19,7 +19,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -49,9 +50,9 @@ pub struct StoppedGroup {
     /// The last entry that is known to be committed. Later ones may be, too.
     pub committed: Option<Position>,
     /// Raft ids of those who vote, by the last membership in the log, committed or not.
-    pub voters: BTreeSet<u64>,
+    pub voters: BTreeSet<RaftId>,
     /// Raft ids of the other members.
-    pub learners: BTreeSet<u64>,
+    pub learners: BTreeSet<RaftId>,
 }
 
 impl StoppedLog {
@@ -63,9 +64,9 @@ impl StoppedLog {
         disk: Arc<dyn Disk>,
         executor: Executor,
         id: Uuid,
-        region: &str,
+        region: &Region,
     ) -> Result<Self, StoreError> {
-        let identity = LogIdentity { expected: Some(id), fresh: id, region: region.to_owned() };
+        let identity = LogIdentity { expected: Some(id), fresh: id, region: region.clone() };
         let opens = executor.clone();
         let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
         // Who waits for this can make room and ask again.
@@ -101,7 +102,7 @@ impl StoppedLog {
         .await?;
         let Members { voters, nodes } =
             members.unwrap_or(Members { voters: vec![], nodes: vec![] });
-        let voters: BTreeSet<u64> = voters.into_iter().flatten().collect();
+        let voters: BTreeSet<RaftId> = voters.into_iter().flatten().collect();
         let learners = nodes.into_iter().filter(|id| !voters.contains(id)).collect();
         let term = state.vote.map_or(last.term, |vote| vote.term.max(last.term));
         Ok(StoppedGroup { group, last, term, committed, voters, learners })
@@ -161,7 +162,7 @@ impl StoppedLog {
     ///
     /// # Errors
     /// When it cannot be written. Some of it may have been.
-    pub async fn begin_alone(&self, group: GroupId, raft_id: u64) -> Result<(), StoreError> {
+    pub async fn begin_alone(&self, group: GroupId, raft_id: RaftId) -> Result<(), StoreError> {
         let voted = self.0.state(group).vote.map_or(0, |vote| vote.term);
         self.go_on_alone(group, raft_id, voted + 1, None, Vec::new()).await
     }
@@ -174,7 +175,7 @@ impl StoppedLog {
     pub async fn go_on_alone(
         &self,
         group: GroupId,
-        raft_id: u64,
+        raft_id: RaftId,
         term: u64,
         after: Option<Position>,
         commands: Vec<Envelope>,

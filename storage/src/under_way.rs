@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{RunId, TenantId};
+use shiioo_actors::domain::run::StepAttempt;
 use shiioo_actors::ports::{Attempt, AttemptJournal, DEATHS_MAX};
 use uuid::Uuid;
 
@@ -160,10 +161,10 @@ fn encode(attempt: &Attempt, state: u8, deaths: u32) -> Vec<u8> {
     let mut entry = Vec::with_capacity(ENTRY_BYTES);
     entry.push(state);
     entry.push(u8::try_from(deaths).unwrap_or(u8::MAX));
-    entry.extend(attempt.step.to_le_bytes());
-    entry.extend(attempt.attempt.to_le_bytes());
+    entry.extend(attempt.of.step.to_le_bytes());
+    entry.extend(attempt.of.number.to_le_bytes());
     entry.extend(attempt.tenant.uuid().as_bytes());
-    entry.extend(attempt.run.uuid().as_bytes());
+    entry.extend(attempt.of.run.uuid().as_bytes());
     entry.extend(crc32fast::hash(&entry).to_le_bytes());
     entry.resize(ENTRY_BYTES, 0);
     entry
@@ -178,12 +179,12 @@ fn decode(entry: &[u8]) -> Option<(Attempt, u32)> {
         return None;
     }
     let id = |from: usize| Uuid::from_slice(&body[from..from + 16]).ok();
-    let attempt = Attempt {
-        tenant: TenantId::from_uuid(id(8)?),
+    let of = StepAttempt {
         run: RunId::from_uuid(id(24)?),
         step: u16::from_le_bytes(body[2..4].try_into().ok()?),
-        attempt: u32::from_le_bytes(body[4..8].try_into().ok()?),
+        number: u32::from_le_bytes(body[4..8].try_into().ok()?),
     };
+    let attempt = Attempt { tenant: TenantId::from_uuid(id(8)?), of };
     let deaths = deaths + u32::from(state == UNDER_WAY);
     Some((attempt, deaths.min(DEATHS_MAX)))
 }
@@ -193,9 +194,10 @@ mod tests {
     use super::*;
     use crate::disk::RealDisk;
 
-    fn attempt(run: u128, attempt: u32) -> Attempt {
+    fn attempt(run: u128, number: u32) -> Attempt {
         let tenant = TenantId::from_uuid(Uuid::from_u128(7));
-        Attempt { tenant, run: RunId::from_uuid(Uuid::from_u128(run)), step: 3, attempt }
+        let run = RunId::from_uuid(Uuid::from_u128(run));
+        Attempt { tenant, of: StepAttempt { run, step: 3, number } }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::Duration;
 use shiioo_actors::command::{CancelRun, Outcome, RemoveNode};
 use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
 use shiioo_actors::domain::ids::{
-    Epoch, GroupId, NodeId, Position, RunId, StateMachineId, TenantId,
+    Epoch, GroupId, NodeId, Position, RaftId, RunId, StateMachineId, TenantId,
 };
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, CommittedEntry, Durability as _, LogStatus as _, Membership as _, Payload,
@@ -18,7 +19,7 @@ use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};
 
 const GROUP: GroupId = GroupId(1);
-const RAFT_ID: u64 = 11;
+const RAFT_ID: RaftId = RaftId(11);
 
 fn tenant(number: u8) -> TenantId {
     format!("00000000-0000-0000-0000-0000000000{number:02}").parse().unwrap()
@@ -79,7 +80,7 @@ impl ApplySink for Sink {
 
 fn config() -> GroupsConfig {
     let fresh = uuid::Uuid::from_u128(1);
-    let log = LogIdentity { expected: None, fresh, region: "default".to_owned() };
+    let log = LogIdentity { expected: None, fresh, region: Region::default() };
     GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 
@@ -254,8 +255,8 @@ fn groups_that_are_not_here_are_not_led_here() {
         let refused = groups.propose(GROUP, to_tenant(1, "")).await;
         assert_eq!(refused, Err(ProposeError::NotLeader));
         // A group of others, this node not the first of them, waits for them.
-        groups.open_group(GROUP, vec![RAFT_ID + 1]).await.unwrap();
-        groups.open_group(GROUP, vec![RAFT_ID + 1]).await.unwrap();
+        groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
+        groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
         let refused = groups.propose(GROUP, to_tenant(1, "")).await;
         assert_eq!(refused, Err(ProposeError::NoLeader));
         assert!(!groups.leadership(GROUP).unwrap().borrow().here);
@@ -267,7 +268,7 @@ fn without_a_quorum_nobody_leads() {
     paused().block_on(async {
         let sink = Sink::new(Replies::Send);
         let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        groups.open_group(GROUP, vec![RAFT_ID, RAFT_ID + 1]).await.unwrap();
+        groups.open_group(GROUP, vec![RAFT_ID, RaftId(RAFT_ID.0 + 1)]).await.unwrap();
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!groups.leadership(GROUP).unwrap().borrow().here);
         let refused = groups.propose(GROUP, to_tenant(1, "")).await;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, SetTenant, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, RaftId, StateMachineId, TenantId};
 use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
@@ -21,7 +22,7 @@ use shiioo_storage::{
 use uuid::Uuid;
 
 const GROUP: GroupId = GroupId(1);
-const RAFT_ID: u64 = 1;
+const RAFT_ID: RaftId = RaftId(1);
 const LOG: Uuid = Uuid::from_u128(5);
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 const INDEX: &str = "tenants/00000000-0000-0000-0000-000000000001/index.redb";
@@ -43,7 +44,7 @@ fn set(version: u64, name: Option<&str>) -> Envelope {
             enable_audit_logging: false,
             metadata: Json::null(),
         },
-        region: "default".to_owned(),
+        region: Region::default(),
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     });
@@ -77,7 +78,7 @@ struct Life {
 impl Life {
     async fn begin(disk: &SimDisk) -> Result<Self, StoreError> {
         let queue = Arc::new(ApplyQueue::default());
-        let log = LogIdentity { expected: None, fresh: LOG, region: "default".to_owned() };
+        let log = LogIdentity { expected: None, fresh: LOG, region: Region::default() };
         let election_timeout = Duration::from_millis(1000);
         let config = GroupsConfig { log, raft_id: RAFT_ID, election_timeout };
         let sink = Arc::new(Sink(Arc::clone(&queue)));
@@ -91,10 +92,11 @@ impl Life {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let log = groups.log_id();
+        let region = Region::default();
         let stores = FileStores::open_with(
             disk.mount(),
             Executor::Inline,
-            "default",
+            &region,
             StoresConfig { log: Some(log), ..StoresConfig::default() },
         );
         let deps = ReplicaDeps { log: groups.clone(), stores: stores.await? };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::{Position, StateMachineId, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{Row, Store, StoreError, Stores};
 use shiioo_storage::disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk, SimDisk, read_small, write_durably,
@@ -37,7 +38,7 @@ fn pair(key: &str, value: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 async fn stores(disk: Arc<dyn Disk>) -> Arc<FileStores> {
-    FileStores::open(disk, Executor::Inline, "default").await.unwrap()
+    FileStores::open(disk, Executor::Inline, &Region::default()).await.unwrap()
 }
 
 async fn open(disk: &SimDisk) -> Result<Box<dyn Store>, StoreError> {
@@ -159,10 +160,11 @@ async fn files_of_another_log_are_damage() {
     let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let disk = SimDisk::new(1);
     let open = async |log| {
+        let region = Region::default();
         let stores = FileStores::open_with(
             disk.mount(),
             Executor::Inline,
-            "default",
+            &region,
             StoresConfig { log: Some(log), ..StoresConfig::default() },
         );
         stores.await.unwrap().open(part()).await
@@ -250,7 +252,8 @@ async fn the_control_plane_has_an_index_and_no_events() {
 async fn on_files_of_the_system_a_part_is_open_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::new(dir.path()).unwrap());
-    let files = FileStores::open(disk.clone(), Executor::Threads, "default").await.unwrap();
+    let files =
+        FileStores::open(disk.clone(), Executor::Threads, &Region::default()).await.unwrap();
     for round in 1..=20 {
         let mut store = files.open(part()).await.unwrap();
         store.append_events(b"line\n").unwrap();
@@ -324,7 +327,7 @@ async fn no_more_are_open_than_allowed_and_the_least_used_are_asked_to_close() {
     let files = FileStores::open_with(
         disk.mount(),
         Executor::Inline,
-        "default",
+        &Region::default(),
         StoresConfig { open_stores: 3, ..StoresConfig::default() },
     )
     .await;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::command::{Envelope, Outcome};
 use crate::domain::codec;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::{GroupStatus, PeerError, Peers, ProposeError, Service};
 
 /// The shape of questions and answers that this program speaks.
@@ -48,7 +48,7 @@ pub enum StepDownError {
 /// Proposes at another node. The outer error says that the question was not answered.
 pub(crate) async fn propose(
     peers: &dyn Peers,
-    to: u64,
+    to: RaftId,
     group: GroupId,
     envelope: Envelope,
     deadline: Instant,
@@ -64,7 +64,7 @@ pub(crate) async fn propose(
 /// The groups of another node.
 pub(crate) async fn groups(
     peers: &dyn Peers,
-    of: u64,
+    of: RaftId,
     deadline: Instant,
 ) -> Result<Vec<GroupStatus>, PeerError> {
     match ask(peers, of, &NodeRequest::Groups, deadline).await? {
@@ -76,7 +76,7 @@ pub(crate) async fn groups(
 /// Has the leader of `term`, wherever it is, step down.
 pub(crate) async fn step_down(
     peers: &dyn Peers,
-    to: u64,
+    to: RaftId,
     term: u64,
     deadline: Instant,
 ) -> Result<Result<(), StepDownError>, PeerError> {
@@ -88,7 +88,7 @@ pub(crate) async fn step_down(
 
 async fn ask(
     peers: &dyn Peers,
-    to: u64,
+    to: RaftId,
     question: &NodeRequest,
     deadline: Instant,
 ) -> Result<NodeResponse, PeerError> {
@@ -97,7 +97,7 @@ async fn ask(
     decode(&answer).map_err(|why| PeerError::Lost { to, why })
 }
 
-fn strange(to: u64) -> PeerError {
+fn strange(to: RaftId) -> PeerError {
     PeerError::Lost { to, why: "an answer to another question".to_owned() }
 }
 

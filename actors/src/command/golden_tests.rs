@@ -7,11 +7,11 @@ use strum::VariantNames;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::ids::{GroupId, JobId, NodeId, RunId, TokenId};
+use crate::domain::ids::{GroupId, JobId, NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::lock::LockView;
 use crate::domain::membership::{Authority, JoinToken};
-use crate::domain::run::RunStatus;
+use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::workflow::{Workflow, spec};
@@ -19,8 +19,8 @@ use crate::domain::workflow::{Workflow, spec};
 /// One line a kind: its name, then what it is encoded as.
 const GOLDEN: &str = include_str!("golden.txt");
 
-fn text(text: &str) -> String {
-    text.to_owned()
+fn text<T: for<'a> From<&'a str>>(text: &str) -> T {
+    T::from(text)
 }
 
 fn id(n: u128) -> Uuid {
@@ -81,7 +81,7 @@ fn record() -> TenantRecord {
 fn member() -> Member {
     Member {
         node: node(1),
-        raft_id: 300,
+        raft_id: RaftId(300),
         api_addr: text("a"),
         node_addr: text("n"),
         region: text("r"),
@@ -108,7 +108,7 @@ fn system_commands() -> Vec<SystemCommand> {
         Authority { cluster: id(9), certificate: vec![1, 2], key: SecretBytes::new(vec![3, 4]) };
     let recover = Recover {
         authority: authority.clone(),
-        raft_id: 300,
+        raft_id: RaftId(300),
         groups: vec![GroupId(1), GroupId(2)],
     };
     let join_token = JoinToken {
@@ -150,7 +150,7 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::PlaceGroups(PlaceGroups {
             region: text("r"),
             groups: vec![GroupId(1), GroupId(2)],
-            members: vec![300],
+            members: vec![RaftId(300)],
         }),
         SystemCommand::CreateTenant(CreateTenant {
             tenant: tenant(),
@@ -169,7 +169,10 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::Lock(lock_commands().remove(0)),
         SystemCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         SystemCommand::SetAdminToken(SetAdminToken { hash: SecretHash::new([3; 32]) }),
-        SystemCommand::AssignReplicas(AssignReplicas { group: GroupId(1), replicas: vec![1, 300] }),
+        SystemCommand::AssignReplicas(AssignReplicas {
+            group: GroupId(1),
+            replicas: vec![RaftId(1), RaftId(300)],
+        }),
         SystemCommand::Recover(recover),
     ]
 }
@@ -185,6 +188,7 @@ fn lock_commands() -> Vec<LockCommand> {
 }
 
 fn tenant_commands() -> Vec<TenantCommand> {
+    let attempt = StepAttempt { run: run(), step: 1, number: 2 };
     vec![
         TenantCommand::Set(SetTenant { version: 1, record: Some(record()) }),
         TenantCommand::StartRun(StartRun {
@@ -211,12 +215,10 @@ fn tenant_commands() -> Vec<TenantCommand> {
         }),
         TenantCommand::DeleteWorkflow(DeleteWorkflow { name: text("n"), if_version: Some(1) }),
         TenantCommand::StepResult(RecordStepResult {
-            run: run(),
-            step: 1,
-            attempt: 2,
+            attempt,
             result: StepResult::Failed { error: text("e"), retry_in_ms: Some(3) },
         }),
-        TenantCommand::StepDue(StepDue { run: run(), step: 1, attempt: 2 }),
+        TenantCommand::StepDue(StepDue { attempt }),
         TenantCommand::Lock(lock_commands().remove(3)),
         TenantCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         TenantCommand::Compare,
@@ -229,7 +231,7 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::Refused(Refusal::TenantNotFound),
         Outcome::Tenant(TenantKnown { tenant: tenant(), version: 1, replayed: true }),
         Outcome::Node(NodeRegistered { node: node(1), replayed: false }),
-        Outcome::Admitted(MemberAdmitted { raft_id: 300 }),
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(300) }),
         Outcome::Token(TokenCreated { token: token(), replayed: true }),
         Outcome::Done,
         Outcome::Run(RunStarted { run: run(), replayed: false }),

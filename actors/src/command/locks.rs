@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json::Json;
+use crate::domain::lock::{Holder, LockKey};
 
 /// A change to a lock table: the cluster's, or a tenant's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,10 +11,10 @@ use crate::domain::json::Json;
 pub enum LockCommand {
     /// Takes the lock if it is free; renews it if `holder` has it.
     Acquire {
-        /// Key, 1-512 bytes.
-        key: String,
-        /// Who wants it, 1-256 bytes.
-        holder: String,
+        /// Key.
+        key: LockKey,
+        /// Who wants it.
+        holder: Holder,
         /// Length of a lease, milliseconds.
         ttl_ms: u64,
         /// Free JSON shown with the lock.
@@ -22,9 +23,9 @@ pub enum LockCommand {
     /// Begins the holder's lease again.
     Renew {
         /// Key.
-        key: String,
+        key: LockKey,
         /// Who must hold it.
-        holder: String,
+        holder: Holder,
         /// The token it must be held with, if the holder gives one.
         token: Option<u64>,
         /// New length of a lease, milliseconds; the present one if not given.
@@ -33,9 +34,9 @@ pub enum LockCommand {
     /// Gives the lock back.
     Release {
         /// Key.
-        key: String,
+        key: LockKey,
         /// Who must hold it.
-        holder: String,
+        holder: Holder,
         /// The token it must be held with, if the holder gives one.
         token: Option<u64>,
     },
@@ -43,7 +44,7 @@ pub enum LockCommand {
     /// renewal still match: a renewal that came first wins.
     Expire {
         /// Key.
-        key: String,
+        key: LockKey,
         /// The token of the grant.
         token: u64,
         /// The count of renewals the timer was armed for.

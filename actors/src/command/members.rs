@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::{GroupId, NodeId, TokenId};
+use crate::domain::ids::{GroupId, NodeId, RaftId, TokenId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 
@@ -58,7 +58,7 @@ pub struct Recover {
     /// Who signs the members' certificates from here on.
     pub authority: Authority,
     /// Raft id of the member.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// The tenant groups that it has a replica of. What the others held is lost.
     pub groups: Vec<GroupId>,
 }
@@ -67,5 +67,5 @@ pub struct Recover {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberAdmitted {
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Idempotency;
 use crate::domain::ids::NodeId;
+use crate::domain::region::Region;
 
 /// A node that heartbeats over HTTP.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct RegisterNode {
     /// Where its owner says it is; never dialled.
     pub address: String,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Free text.
     pub metadata: BTreeMap<String, String>,
     /// Remembers the call.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::lock::LockKey;
+use crate::domain::region::Region;
 use crate::domain::run::RunStatus;
 use crate::domain::tenant::Quota;
 
@@ -37,7 +39,7 @@ pub enum Refusal {
     #[error("the lock {key:?} is not held")]
     LockNotFound {
         /// The key.
-        key: String,
+        key: LockKey,
     },
     /// The tenant is suspended.
     #[error("the tenant is suspended: only reads and what winds work down are allowed")]
@@ -85,7 +87,7 @@ pub enum Refusal {
     #[error("the lock {key:?} is not held by this holder with this token (any more)")]
     LockLost {
         /// The key.
-        key: String,
+        key: LockKey,
     },
     /// The key belongs to the cluster itself.
     #[error("keys under \"cluster/\" are reserved")]
@@ -118,13 +120,13 @@ pub enum Refusal {
     #[error("region: no node of this cluster is in region {region:?}")]
     UnknownRegion {
         /// The region.
-        region: String,
+        region: Region,
     },
     /// Tenants do not move between regions yet.
     #[error("region: the tenant is in region {region:?} and cannot be moved by this version")]
     CannotMove {
         /// Where it is.
-        region: String,
+        region: Region,
     },
     /// The table of this kind of thing is full.
     #[error("at most {limit} {what} are kept")]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ids::RunId;
 use crate::domain::json::Json;
+use crate::domain::run::StepAttempt;
 use crate::domain::time::Timestamp;
 
 /// What one attempt of a step came to.
@@ -32,12 +32,8 @@ pub enum StepResult {
 /// What became of one attempt of a step. Recorded once: a second result does nothing.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordStepResult {
-    /// Run.
-    pub run: RunId,
-    /// Index of the step in the workflow.
-    pub step: u16,
-    /// Attempt, from 1.
-    pub attempt: u32,
+    /// The attempt.
+    pub attempt: StepAttempt,
     /// What it came to.
     pub result: StepResult,
 }
@@ -45,10 +41,6 @@ pub struct RecordStepResult {
 /// The moment a step waited for has come: its wait is over, or its retry is due.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepDue {
-    /// Run.
-    pub run: RunId,
-    /// Index of the step in the workflow.
-    pub step: u16,
-    /// Attempt, from 1.
-    pub attempt: u32,
+    /// The attempt that waited.
+    pub attempt: StepAttempt,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Idempotency;
 use crate::domain::ids::TenantId;
+use crate::domain::region::Region;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 
 /// A new tenant.
@@ -17,7 +18,7 @@ pub struct CreateTenant {
     /// by `fallback_region`.
     pub strict_region: bool,
     /// Region to use where the wished one has no node.
-    pub fallback_region: String,
+    pub fallback_region: Region,
     /// Remembers the call.
     pub idempotency: Option<Idempotency>,
 }

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::ids::{NodeId, RunId, TokenId};
+use crate::domain::ids::{NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
 use crate::domain::membership::{Authority, JoinToken};
+use crate::domain::run::StepAttempt;
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::workflow::{Workflow, spec};
 
@@ -30,10 +31,10 @@ fn system() -> Vec<SystemCommand> {
     let labels = BTreeMap::from([(text(), text())]);
     let member = Member {
         node,
-        raft_id: 1,
+        raft_id: RaftId(1),
         api_addr: text(),
         node_addr: text(),
-        region: text(),
+        region: PLANTED.into(),
         labels: labels.clone(),
         version: text(),
     };
@@ -49,8 +50,8 @@ fn system() -> Vec<SystemCommand> {
         created_at: Timestamp(0),
     };
     let acquire = LockCommand::Acquire {
-        key: text(),
-        holder: text(),
+        key: PLANTED.into(),
+        holder: PLANTED.into(),
         ttl_ms: 1,
         metadata: Json::from_value(&serde_json::json!(PLANTED)),
     };
@@ -75,7 +76,7 @@ fn system() -> Vec<SystemCommand> {
         SystemCommand::RegisterNode(RegisterNode {
             node,
             address: text(),
-            region: text(),
+            region: PLANTED.into(),
             metadata: labels,
             idempotency: None,
         }),
@@ -86,6 +87,7 @@ fn system() -> Vec<SystemCommand> {
 
 fn tenant() -> Vec<TenantCommand> {
     let run = RunId::from_uuid(Uuid::from_u128(2));
+    let attempt = StepAttempt { run, step: 0, number: 1 };
     let json = || Json::from_value(&serde_json::json!({ "password": PLANTED }));
     vec![
         TenantCommand::StartRun(StartRun {
@@ -102,15 +104,11 @@ fn tenant() -> Vec<TenantCommand> {
         }),
         TenantCommand::CancelRun(CancelRun { run, reason: Some(PLANTED.to_owned()) }),
         TenantCommand::StepResult(RecordStepResult {
-            run,
-            step: 0,
-            attempt: 1,
+            attempt,
             result: StepResult::Succeeded { output: json() },
         }),
         TenantCommand::StepResult(RecordStepResult {
-            run,
-            step: 0,
-            attempt: 1,
+            attempt,
             result: StepResult::Failed { error: PLANTED.to_owned(), retry_in_ms: None },
         }),
     ]

@@ -96,6 +96,35 @@ impl fmt::Display for GroupId {
     }
 }
 
+/// A member in Raft groups: what openraft calls a node id. Given once, and never to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct RaftId(pub u64);
+
+impl fmt::Display for RaftId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for RaftId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What openraft's suite of tests makes its nodes of.
+impl From<u64> for RaftId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// Makes the raft ids of a test.
+#[cfg(test)]
+pub(crate) fn raft_ids<T: FromIterator<RaftId>>(numbers: &[u64]) -> T {
+    numbers.iter().copied().map(RaftId).collect()
+}
+
 /// How many times a tenant has been given to a group; a command with an older one is refused.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::ids::{NodeId, RaftId, TokenId};
+use crate::domain::region::Region;
 use crate::domain::secret::{SecretBytes, SecretHash};
 use crate::domain::time::Timestamp;
 
@@ -15,13 +16,13 @@ pub struct Member {
     /// Its node id.
     pub node: NodeId,
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Where its HTTP API listens.
     pub api_addr: String,
     /// Where the other nodes reach it.
     pub node_addr: String,
     /// Placement region.
-    pub region: String,
+    pub region: Region,
     /// Labels from the command line.
     pub labels: BTreeMap<String, String>,
     /// Version of the program.

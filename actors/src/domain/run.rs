@@ -2,6 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::ids::RunId;
+
+/// Names one attempt of one step of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StepAttempt {
+    /// Run.
+    pub run: RunId,
+    /// Index of the step in the workflow.
+    pub step: u16,
+    /// Number of the attempt, from 1.
+    pub number: u32,
+}
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json::Json;
+use crate::domain::region::Region;
 use crate::domain::time::Timestamp;
 
 /// Whether a tenant may work.
@@ -148,7 +149,7 @@ pub struct TenantRecord {
     /// Its choices.
     pub settings: Settings,
     /// Where its replicas live.
-    pub region: String,
+    pub region: Region,
     /// When group 0 created it.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -173,7 +174,7 @@ pub struct TenantChange {
     /// New metadata, as a whole.
     pub metadata: Option<Json>,
     /// New region; only the present one is taken until tenants can move.
-    pub region: Option<String>,
+    pub region: Option<Region>,
 }
 
 impl TenantChange {

@@ -2,8 +2,9 @@
 
 use crate::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockView};
 use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, json_bytes, quoted_bytes};
+use crate::domain::region::Region;
 use crate::domain::run::RunStatus;
 use crate::domain::tenant::{Quota, TenantRecord};
 use crate::domain::time::Timestamp;
@@ -38,8 +39,8 @@ impl JsonSize for JobView {
 impl JsonSize for TenantView {
     fn json_bytes(&self) -> usize {
         let record = &self.record;
-        let texts = [&record.name, &record.description, &record.region];
-        let texts: usize = texts.into_iter().map(|text| quoted_bytes(text)).sum();
+        let texts = [&record.name, &record.description, record.region.as_str()];
+        let texts: usize = texts.into_iter().map(quoted_bytes).sum();
         let metadata = json_bytes(Some(&record.settings.metadata));
         2 * ITEM_FRAME_BYTES + texts + metadata + 64 * self.replicas.len()
     }
@@ -47,7 +48,7 @@ impl JsonSize for TenantView {
 
 impl JsonSize for LockView {
     fn json_bytes(&self) -> usize {
-        let texts = quoted_bytes(&self.key) + quoted_bytes(&self.holder);
+        let texts = quoted_bytes(self.key.as_str()) + quoted_bytes(self.holder.as_str());
         ITEM_FRAME_BYTES + texts + json_bytes(Some(&self.metadata))
     }
 }
@@ -194,7 +195,7 @@ pub enum Acquired {
     /// Another holds it.
     HeldByOther {
         /// Who.
-        holder: String,
+        holder: Holder,
         /// Until when, unless renewed.
         expires_at: Timestamp,
     },
@@ -210,7 +211,7 @@ pub struct NodeView {
     /// Where other nodes reach it; `None` for nodes registered over HTTP.
     pub node_addr: Option<String>,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// How it is.
     pub status: NodeStatus,
     /// What it is in the system group.

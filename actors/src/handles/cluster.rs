@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use crate::cluster::node_rpc;
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{NodeRegistered, Refusal, RegisterNode};
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::{GroupId, NodeId, RaftId};
 use crate::domain::json::Json;
 use crate::domain::page::{JsonSize, Page, PageBudget, PageRequest};
+use crate::domain::region::Region;
 use crate::domain::time::Timestamp;
 use crate::domain::views::{
     GroupView, GroupWorks, LeaderView, NodeRole, NodeStatus, NodeView, ReplicaView,
@@ -44,8 +45,8 @@ pub struct Cluster {
     pub(crate) router: Router,
     pub(crate) seams: Seams,
     pub(crate) node: NodeId,
-    pub(crate) raft_id: u64,
-    pub(crate) region: String,
+    pub(crate) raft_id: RaftId,
+    pub(crate) region: Region,
     /// After so long without a leader there is a new one.
     pub(crate) election_timeout: Duration,
     /// Whether the cluster has noted that this node has started.
@@ -66,7 +67,7 @@ pub struct NewNode {
     /// Where its owner says it is; never dialled.
     pub address: String,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Free text.
     pub metadata: BTreeMap<String, String>,
 }
@@ -111,7 +112,7 @@ impl Cluster {
             let nodes = state.nodes().iter().map(|(id, record)| {
                 let key = match record.raft_id() {
                     Some(raft_id) => (raft_id, Timestamp(0)),
-                    None => (u64::MAX, record.started_at),
+                    None => (RaftId(u64::MAX), record.started_at),
                 };
                 ((key, *id), (*id, record))
             });
@@ -213,7 +214,7 @@ impl Cluster {
         let view = |status: crate::ports::GroupStatus| GroupView {
             id: status.group.0,
             region: match placements.get(&status.group) {
-                Some(placement) => placement.region.clone(),
+                Some(placement) => placement.region.to_string(),
                 None => "system".to_owned(),
             },
             status: self.works(status.group, placements.get(&status.group), &health),
@@ -239,7 +240,7 @@ impl Cluster {
         &self,
         group: GroupId,
         placement: Option<&GroupPlacement>,
-        health: &BTreeMap<u64, MemberHealth>,
+        health: &BTreeMap<RaftId, MemberHealth>,
     ) -> GroupWorks {
         let placed = placement.map_or(&[][..], |placement| &placement.replicas);
         if !self.router.voters(group, placed).has_quorum(|id| self.is_alive(health, id)) {
@@ -253,17 +254,21 @@ impl Cluster {
 
     /// The groups of this node and of the others: where several tell of one, its leader counts,
     /// and then the latest term.
-    async fn gather(&self, others: Vec<u64>, deadline: Instant) -> BTreeMap<GroupId, GroupStatus> {
+    async fn gather(
+        &self,
+        others: Vec<RaftId>,
+        deadline: Instant,
+    ) -> BTreeMap<GroupId, GroupStatus> {
         let deadline = deadline.min(Instant::now() + GATHER_DEADLINE);
         let asked = others.into_iter().map(|raft_id| async move {
             (raft_id, node_rpc::groups(self.router.peers(), raft_id, deadline).await)
         });
         let told = futures_util::future::join_all(asked).await;
         let told = told.into_iter().filter_map(|(id, groups)| Some((id, groups.ok()?)));
-        let mut all: BTreeMap<GroupId, (u64, GroupStatus)> = BTreeMap::new();
+        let mut all: BTreeMap<GroupId, (RaftId, GroupStatus)> = BTreeMap::new();
         for (teller, groups) in told.chain([(self.raft_id, self.log.groups())]) {
             for status in groups {
-                let weight = |teller: u64, status: &GroupStatus| {
+                let weight = |teller: RaftId, status: &GroupStatus| {
                     (status.term, status.leader == Some(teller))
                 };
                 let known = all.get(&status.group);
@@ -300,7 +305,7 @@ impl Cluster {
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
         let groups = self.control.read(deadline, groups).await?;
         // Who does not vote yet is no help when another fails, however well it is.
-        let placed = |raft_id, region: &str, status| match status {
+        let placed = |raft_id, region: &Region, status| match status {
             NodeStatus::Healthy
                 if !voters.is_placed(raft_id, VOTERS_MAX)
                     || self.lacks(&groups, &health, raft_id, region).is_some() =>
@@ -366,7 +371,7 @@ fn node_view(
     record: NodeRecord,
     status: NodeStatus,
     heard_at: Option<Timestamp>,
-    leader: Option<u64>,
+    leader: Option<RaftId>,
 ) -> NodeView {
     let metadata: serde_json::Value = record
         .metadata

@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Cluster;
 use super::cluster::without_texts;
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::{GroupId, NodeId, RaftId};
+use crate::domain::region::Region;
 use crate::domain::views::{NodeStatus, NodeView};
 use crate::ports::error::CallError;
 use crate::state::system::SystemState;
@@ -59,7 +60,7 @@ pub struct PlacementView {
     /// Its id.
     pub group: u32,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Who leads it, as far as is known.
     pub leader: Option<NodeId>,
     /// Who votes in it.
@@ -110,11 +111,11 @@ impl Cluster {
         let views = self.views(deadline, records).await?;
         let placed = |state: &SystemState| {
             let ids = state.members().map(|(id, _, member)| (member.raft_id, id));
-            (ids.collect::<BTreeMap<u64, NodeId>>(), state.groups().clone())
+            (ids.collect::<BTreeMap<RaftId, NodeId>>(), state.groups().clone())
         };
         let (ids, placements) = self.control.read(deadline, placed).await?;
         let now = self.elector.current();
-        let known = |raft_ids: &mut dyn Iterator<Item = u64>| {
+        let known = |raft_ids: &mut dyn Iterator<Item = RaftId>| {
             raft_ids.filter_map(|id| ids.get(&id).copied()).collect()
         };
         let groups = placements.into_iter().map(|(group, placement)| {
@@ -202,7 +203,7 @@ mod tests {
             id: id(number),
             address: format!("host-{number}"),
             node_addr: None,
-            region: "default".to_owned(),
+            region: "default".into(),
             status,
             role: NodeRole::Follower,
             last_heartbeat: Timestamp(0),
@@ -215,7 +216,7 @@ mod tests {
     fn group(voters: &[u128], leader: u128) -> (GroupId, PlacementView) {
         let view = PlacementView {
             group: 1,
-            region: "default".to_owned(),
+            region: "default".into(),
             leader: Some(id(leader)),
             voters: voters.iter().copied().map(id).collect(),
             learners: Vec::new(),

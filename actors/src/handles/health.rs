@@ -8,7 +8,8 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Cluster;
 use super::cluster::without_texts;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
+use crate::domain::region::Region;
 use crate::domain::views::{ClusterHealth, NodeRole, NodeStatus};
 use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX, Voters, quorum};
 use crate::services::heartbeat::MemberHealth;
@@ -28,7 +29,7 @@ impl Cluster {
         let placed = self.control.read(deadline, groups).await.unwrap_or_default();
         let health = self.heartbeats.health(deadline).await.unwrap_or_default();
         let voters = self.log.voters(GroupId::SYSTEM).unwrap_or_default();
-        let is_alive = |id: u64| self.is_alive(&health, id);
+        let is_alive = |id: RaftId| self.is_alive(&health, id);
         let spare = |Assigned { group, replicas, .. }: Assigned| {
             self.router.voters(group, &replicas).can_lose(is_alive)
         };
@@ -89,9 +90,9 @@ impl Cluster {
     pub(super) fn lacks(
         &self,
         groups: &[Assigned],
-        health: &BTreeMap<u64, MemberHealth>,
-        raft_id: u64,
-        region: &str,
+        health: &BTreeMap<RaftId, MemberHealth>,
+        raft_id: RaftId,
+        region: &Region,
     ) -> Option<String> {
         let is_alive = |id| self.is_alive(health, id);
         lacks(groups, |group| self.voters_of(group), is_alive, raft_id, region)
@@ -124,7 +125,11 @@ impl Cluster {
         voters.awaited(|id| self.is_alive(&health, id))
     }
 
-    pub(super) fn is_alive(&self, health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+    pub(super) fn is_alive(
+        &self,
+        health: &BTreeMap<RaftId, MemberHealth>,
+        raft_id: RaftId,
+    ) -> bool {
         raft_id == self.raft_id || health.get(&raft_id).is_some_and(|health| health.is_heard)
     }
 }
@@ -132,21 +137,21 @@ impl Cluster {
 /// A tenant group, and who is to have a replica of it.
 pub(super) struct Assigned {
     group: GroupId,
-    region: String,
-    replicas: Vec<u64>,
+    region: Region,
+    replicas: Vec<RaftId>,
 }
 
 /// Tells what a member lacks: see [`Cluster::lacks`].
 fn lacks(
     groups: &[Assigned],
     voters: impl Fn(&Assigned) -> Voters,
-    is_alive: impl Fn(u64) -> bool,
-    raft_id: u64,
-    region: &str,
+    is_alive: impl Fn(RaftId) -> bool,
+    raft_id: RaftId,
+    region: &Region,
 ) -> Option<String> {
     // Those of other regions say nothing about this one, which gets its own when its first member has
     // been admitted.
-    if !groups.iter().any(|assigned| assigned.region == region) {
+    if !groups.iter().any(|assigned| assigned.region == *region) {
         return Some(format!("waits for the tenant groups of region {region}"));
     }
     groups.iter().find_map(|assigned| {
@@ -164,7 +169,7 @@ fn lacks(
 
 /// Whether a group that is assigned to a member needs it already. One that comes to it for balance
 /// alone has its voters elsewhere meanwhile.
-fn is_needed(voters: &Voters, raft_id: u64, is_alive: impl Fn(u64) -> bool) -> bool {
+fn is_needed(voters: &Voters, raft_id: RaftId, is_alive: impl Fn(RaftId) -> bool) -> bool {
     let settled = voters.settled();
     let alive = settled.iter().filter(|id| is_alive(**id)).count();
     settled.contains(&raft_id) || alive < TENANT_GROUP_VOTERS
@@ -183,14 +188,15 @@ pub(super) fn groups(state: &SystemState) -> Vec<Assigned> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::raft_ids;
 
     /// What member 4 of region `default` lacks of a group of `region` that is assigned to `replicas`, by
     /// who votes and who is alive.
     fn lacking(region: &str, replicas: &[u64], voters: &[u64], alive: &[u64]) -> Option<String> {
-        let (group, region) = (GroupId(1), region.to_owned());
-        let groups = [Assigned { group, region, replicas: replicas.to_vec() }];
-        let voters = |_: &Assigned| Voters::of(voters.iter().copied());
-        lacks(&groups, voters, |id| alive.contains(&id), 4, "default")
+        let (group, region) = (GroupId(1), Region::from(region));
+        let groups = [Assigned { group, region, replicas: raft_ids(replicas) }];
+        let voters = |_: &Assigned| Voters::of(voters.iter().copied().map(RaftId));
+        lacks(&groups, voters, |id| alive.contains(&id.0), RaftId(4), &Region::default())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::command::{LockCommand, Refusal};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
@@ -17,9 +17,6 @@ use crate::services::control::Control;
 use crate::services::locks::{LockManager, Space};
 use crate::services::mailbox::{answer, client_envelope, until};
 use crate::state::tables::lock_table::LockTable;
-
-/// Keys of the cluster's own space that only the cluster itself may take.
-const RESERVED_PREFIX: &str = "cluster/";
 
 /// Handle to the locks.
 #[derive(Clone)]
@@ -53,9 +50,9 @@ impl LockSpace<'_> {
         }
     }
 
-    fn check_key(self, key: &str) -> Result<(), Refusal> {
+    fn check_key(self, key: &LockKey) -> Result<(), Refusal> {
         match self {
-            Self::Cluster if key.starts_with(RESERVED_PREFIX) => Err(Refusal::ReservedKey),
+            Self::Cluster if key.is_reserved() => Err(Refusal::ReservedKey),
             _ => Ok(()),
         }
     }
@@ -64,10 +61,10 @@ impl LockSpace<'_> {
 /// An attempt to take a lock.
 #[derive(Debug, Clone)]
 pub struct AcquireLock {
-    /// Key, 1-512 bytes.
-    pub key: String,
-    /// Who wants it, 1-256 bytes.
-    pub holder: String,
+    /// Key.
+    pub key: LockKey,
+    /// Who wants it.
+    pub holder: Holder,
     /// Length of a lease.
     pub ttl: Duration,
     /// How long to queue for it.
@@ -102,8 +99,8 @@ impl Locks {
         &self,
         call: &Call,
         space: LockSpace<'_>,
-        key: String,
-        holder: String,
+        key: LockKey,
+        holder: Holder,
         token: Option<u64>,
         ttl: Option<Duration>,
     ) -> Result<LockView, CallError> {
@@ -120,8 +117,8 @@ impl Locks {
         &self,
         call: &Call,
         space: LockSpace<'_>,
-        key: String,
-        holder: String,
+        key: LockKey,
+        holder: Holder,
         token: Option<u64>,
     ) -> Result<bool, CallError> {
         space.check_key(&key)?;
@@ -139,7 +136,7 @@ impl Locks {
         &self,
         call: &Call,
         space: LockSpace<'_>,
-        key: String,
+        key: LockKey,
     ) -> Result<LockDetail, CallError> {
         let wanted = key.clone();
         let lock = self.read(call, space, move |locks| locks.get(&wanted).cloned()).await?;
@@ -165,7 +162,7 @@ impl Locks {
                 PageBudget::new(page.limit).fill(found.cloned())
             })
             .await?;
-        let next_cursor = locks.last().filter(|_| more).map(|last| last.key.clone());
+        let next_cursor = locks.last().filter(|_| more).map(|last| last.key.to_string());
         Ok(Page { items: self.with_waiters(call, space, locks).await?, next_cursor })
     }
 

@@ -8,9 +8,10 @@ use super::Cluster;
 use crate::cluster::join::JoinSecret;
 use crate::cluster::node_rpc::{self, StepDownError};
 use crate::command::{CreateJoinToken, DrainMember, Refusal, RemoveJoinToken, RemoveNode};
-use crate::domain::ids::{GroupId, NodeId, TokenId};
+use crate::domain::ids::{GroupId, NodeId, RaftId, TokenId};
 use crate::domain::membership::JoinToken;
 use crate::domain::page::{Page, PageRequest};
+use crate::domain::region::Region;
 use crate::domain::views::{JoinTokenView, NewJoinToken};
 use crate::domain::voters::TENANT_GROUP_VOTERS;
 use crate::handles::cluster::page_by_key;
@@ -54,13 +55,13 @@ impl Cluster {
         }
     }
 
-    async fn check_quorum_without(&self, call: &Call, raft_id: u64) -> Result<(), CallError> {
+    async fn check_quorum_without(&self, call: &Call, raft_id: RaftId) -> Result<(), CallError> {
         let health = self.heartbeats.health(call.deadline).await?;
         // Who could have the replicas of each tenant group instead.
         let read = move |state: &SystemState| {
-            let others = |region: &str| -> Vec<u64> {
+            let others = |region: &Region| -> Vec<RaftId> {
                 let members = state.members().filter(|(_, node, member)| {
-                    node.region == region && !member.leaving && member.raft_id != raft_id
+                    node.region == *region && !member.leaving && member.raft_id != raft_id
                 });
                 members.map(|(_, _, member)| member.raft_id).collect()
             };
@@ -69,8 +70,8 @@ impl Cluster {
             groups.collect::<Vec<_>>()
         };
         let groups = self.control.read(call.deadline, read).await?;
-        let is_alive = |id: &u64| self.is_alive(&health, *id);
-        let loses = |(group, placed, others): &(GroupId, Vec<u64>, Vec<u64>)| {
+        let is_alive = |id: &RaftId| self.is_alive(&health, *id);
+        let loses = |(group, placed, others): &(GroupId, Vec<RaftId>, Vec<RaftId>)| {
             let mut sets = self.router.voters(*group, placed).sets.into_iter();
             sets.any(|voters| {
                 let mut rest = voters.clone();

@@ -17,7 +17,7 @@ pub use locks::{AcquireLock, LockSpace, Locks};
 pub use routes::{Owner, Route, Routes};
 pub use tenant::{NewJob, NewRun, TenantHandle};
 pub(crate) use tenants::Inner as TenantsInner;
-pub use tenants::{Admitted, DEFAULT_REGION, NewTenant, NotAdmitted, StorageStats, Tenants};
+pub use tenants::{Admitted, NewTenant, NotAdmitted, StorageStats, Tenants};
 
 pub use crate::services::{Call, Created};
 

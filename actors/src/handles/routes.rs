@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Tenants;
 use crate::cluster::routing::{Lead, Router};
 use crate::cluster::rpc_ids::{InFlight, RpcIdSource};
-use crate::domain::ids::{GroupId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, TenantId};
 use crate::ports::error::CallError;
 use crate::ports::seams::ByteStream;
 use crate::ports::{PeerError, StreamService};
@@ -75,7 +75,11 @@ impl Routes {
     ///
     /// # Errors
     /// When the other node has done nothing, and will not.
-    pub async fn open(&self, to: u64, deadline: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
+    pub async fn open(
+        &self,
+        to: RaftId,
+        deadline: Instant,
+    ) -> Result<Box<dyn ByteStream>, PeerError> {
         self.router.peers().open_stream(to, StreamService::Http, deadline).await
     }
 }

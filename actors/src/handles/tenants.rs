@@ -10,8 +10,9 @@ use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::command::{
     CreateTenant, DeleteTenant, Refusal, TenantCreated, TenantKnown, TenantWritten, UpdateTenant,
 };
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::domain::page::{Page, PageBudget, PageRequest};
+use crate::domain::region::Region;
 use crate::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::domain::views::{RateLimit, TenantView, Usage};
@@ -49,7 +50,7 @@ pub(crate) struct Inner {
     /// Does what takes long, away from the runtime's threads.
     pub(crate) workers: Arc<Renderer>,
     /// Region of this node: where tenants go that name none, when nobody is in `default`.
-    pub(crate) region: String,
+    pub(crate) region: Region,
 }
 
 impl std::fmt::Debug for Tenants {
@@ -57,9 +58,6 @@ impl std::fmt::Debug for Tenants {
         f.write_str("Tenants")
     }
 }
-
-/// The region of tenants that name none.
-pub const DEFAULT_REGION: &str = "default";
 
 /// What a new tenant is made of.
 #[derive(Debug, Clone)]
@@ -73,9 +71,9 @@ pub struct NewTenant {
     /// Choices.
     pub settings: Settings,
     /// Region named in the field: refused when no node is there.
-    pub region: Option<String>,
+    pub region: Option<Region>,
     /// Region named in the metadata only: a wish.
-    pub wished_region: Option<String>,
+    pub wished_region: Option<Region>,
 }
 
 /// What a tenant stores.
@@ -136,7 +134,7 @@ impl Tenants {
                 status: TenantStatus::Active,
                 quotas: new.quotas,
                 settings: new.settings,
-                region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+                region: region.unwrap_or_default(),
                 created_at: Timestamp::default(),
                 updated_at: Timestamp::default(),
             },
@@ -427,12 +425,12 @@ impl Tenants {
     }
 
     /// `default`, or the region of the node that was asked, where no node is in `default`.
-    async fn fallback_region(&self, call: &Call) -> Result<String, CallError> {
+    async fn fallback_region(&self, call: &Call) -> Result<Region, CallError> {
         let asked = call.ingress_node;
         let find = move |state: &SystemState| {
             let mut members = state.members();
-            if members.any(|(_, node, _)| node.region == DEFAULT_REGION) {
-                return Some(DEFAULT_REGION.to_owned());
+            if members.any(|(_, node, _)| node.region.is_default()) {
+                return Some(Region::default());
             }
             let mut members = state.members();
             let asked = members.find(|(_, _, member)| Some(member.raft_id) == asked);
@@ -495,7 +493,7 @@ fn show(
 ) -> TenantView {
     let placed = state.groups().get(&group).map_or(&[][..], |group| &group.replicas);
     let voters = router.voters(group, placed);
-    let node = |raft_id: u64| state.member(raft_id);
+    let node = |raft_id: RaftId| state.member(raft_id);
     TenantView {
         id,
         version,

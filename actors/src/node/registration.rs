@@ -6,7 +6,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::command::{Found, Outcome, SetAdminToken, SystemCommand};
+use crate::domain::ids::RaftId;
 use crate::domain::membership::Member;
+use crate::domain::region::Region;
 use crate::domain::secret::SecretHash;
 use crate::handles::Cluster;
 use crate::node::{Founding, StartError};
@@ -66,7 +68,7 @@ pub(crate) async fn register(
 }
 
 /// Waits until the region has tenant groups: whoever leads the cluster places them.
-async fn await_groups(registrar: &Registrar<'_>, region: String) -> Result<(), StartError> {
+async fn await_groups(registrar: &Registrar<'_>, region: Region) -> Result<(), StartError> {
     loop {
         let wanted = region.clone();
         let is_placed = move |state: &SystemState| {
@@ -105,7 +107,7 @@ async fn set_admin_token(registrar: &Registrar<'_>, hash: SecretHash) -> Result<
 }
 
 /// Whether the cluster knows this member from an earlier life.
-async fn is_known(registrar: &Registrar<'_>, raft_id: u64) -> Result<bool, StartError> {
+async fn is_known(registrar: &Registrar<'_>, raft_id: RaftId) -> Result<bool, StartError> {
     let is_it = move |state: &SystemState| state.members().any(|(_, _, it)| it.raft_id == raft_id);
     look_up(registrar, is_it).await
 }

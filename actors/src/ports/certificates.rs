@@ -1,6 +1,6 @@
 //! Who signs the certificates that members know each other by.
 
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 use crate::domain::membership::Authority;
 
 /// Signs certificates of members.
@@ -13,7 +13,7 @@ pub trait CertificateIssuer: Send + Sync + 'static {
         &self,
         authority: &Authority,
         public_key: [u8; 32],
-        raft_id: u64,
+        raft_id: RaftId,
         node: NodeId,
     ) -> Result<Vec<u8>, String>;
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::BoxFuture;
 use super::seams::ByteStream;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 
 /// What a call between nodes is for. The number is on the wire: never given to another service, nor
 /// to a [`StreamService`]. 5 was API requests in an encoding of their own.
@@ -101,7 +101,7 @@ impl StreamService {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Its node id: both are in its certificate.
     pub node: NodeId,
     /// `host:port` of its QUIC socket.
@@ -115,7 +115,7 @@ pub enum PeerError {
     #[error("node {to} cannot be reached: {why}")]
     Unreachable {
         /// Raft id of the node.
-        to: u64,
+        to: RaftId,
         /// What failed.
         why: String,
     },
@@ -123,7 +123,7 @@ pub enum PeerError {
     #[error("node {to} declined: {why}")]
     Declined {
         /// Raft id of the node.
-        to: u64,
+        to: RaftId,
         /// Its words.
         why: String,
     },
@@ -131,7 +131,7 @@ pub enum PeerError {
     #[error("node {to} was asked and did not answer: {why}")]
     Lost {
         /// Raft id of the node.
-        to: u64,
+        to: RaftId,
         /// What failed.
         why: String,
     },
@@ -143,7 +143,7 @@ pub trait Peers: Send + Sync + 'static {
     /// Dropping the future tells the other node that nobody waits any more.
     fn call(
         &self,
-        to: u64,
+        to: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -155,7 +155,7 @@ pub trait Peers: Send + Sync + 'static {
     /// failure leaves it open. Dropping the stream tells the other node that nobody waits any more.
     fn open_stream(
         &self,
-        to: u64,
+        to: RaftId,
         service: StreamService,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>>;
@@ -170,7 +170,7 @@ pub trait PeerService: Send + Sync + 'static {
     /// Answers a request of the member with raft id `from`, who waits until `deadline`.
     fn serve(
         &self,
-        from: u64,
+        from: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -180,7 +180,7 @@ pub trait PeerService: Send + Sync + 'static {
     /// until `deadline`. Ends when nothing is left to say.
     fn serve_stream(
         &self,
-        from: u64,
+        from: RaftId,
         service: StreamService,
         stream: Box<dyn ByteStream>,
         deadline: Instant,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{BoxFuture, StateDigest, StoreError};
 use crate::command::{Envelope, Outcome};
-use crate::domain::ids::{GroupId, Position, StateMachineId};
+use crate::domain::ids::{GroupId, Position, RaftId, StateMachineId};
 use crate::domain::voters::Voters;
 
 /// The replicated log of every group on this node, with all that can be done with it.
@@ -102,7 +102,7 @@ pub trait Durability: Send + Sync + 'static {
     fn digest_of(
         &self,
         _group: GroupId,
-        _member: u64,
+        _member: RaftId,
         _part: StateMachineId,
         _at: Position,
     ) -> BoxFuture<'_, Result<Option<StateDigest>, ProposeError>> {
@@ -114,7 +114,7 @@ pub trait Durability: Send + Sync + 'static {
     fn tell_difference(
         &self,
         _group: GroupId,
-        _member: u64,
+        _member: RaftId,
         _part: StateMachineId,
         _at: Position,
         _digest: StateDigest,
@@ -143,7 +143,7 @@ pub trait Membership: Send + Sync + 'static {
     fn open_group(
         &self,
         group: GroupId,
-        members: Vec<u64>,
+        members: Vec<RaftId>,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Ends the group on this node, which has no replica of it any more; its log goes, and then the files
@@ -157,26 +157,30 @@ pub trait Membership: Send + Sync + 'static {
 
     /// Adds a replica that does not vote, or does nothing where there is one. Only on the group's
     /// leader. Returns when the membership is committed, not when the replica has caught up.
-    fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
+    fn add_learner(
+        &self,
+        group: GroupId,
+        raft_id: RaftId,
+    ) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Makes exactly `voters` the voters, through a joint membership; those who lose their vote
     /// stay as learners. Only on the group's leader.
     fn set_voters(
         &self,
         group: GroupId,
-        voters: BTreeSet<u64>,
+        voters: BTreeSet<RaftId>,
     ) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Removes a replica that does not vote. Only on the group's leader.
     fn remove_learner(
         &self,
         group: GroupId,
-        raft_id: u64,
+        raft_id: RaftId,
     ) -> BoxFuture<'_, Result<(), ProposeError>>;
 
     /// Hands the lead of the group over to the voter `to`, if this node leads. Returns at once:
     /// [`Proposals::leadership`] tells whether it came to it.
-    fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>>;
+    fn transfer(&self, group: GroupId, to: RaftId) -> BoxFuture<'_, Result<(), ProposeError>>;
 }
 
 /// Tells how the groups on this node are.
@@ -257,7 +261,7 @@ pub struct Leadership {
     /// Raft term.
     pub term: u64,
     /// Raft id of the leader, if one is known.
-    pub leader: Option<u64>,
+    pub leader: Option<RaftId>,
     /// Whether this node leads, and a quorum confirmed it within the lease.
     pub here: bool,
 }
@@ -281,20 +285,20 @@ pub struct GroupStatus {
     /// Raft term.
     pub term: u64,
     /// Raft id of its leader.
-    pub leader: Option<u64>,
+    pub leader: Option<RaftId>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// Whether a change of its membership is not committed yet.
     pub is_changing: bool,
     /// The voters that a change was to come to, when it was left in the middle: a joint membership.
-    pub unfinished: Option<BTreeSet<u64>>,
+    pub unfinished: Option<BTreeSet<RaftId>>,
 }
 
 /// A replica of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
     /// Raft id.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Whether it votes.
     pub voter: bool,
     /// Index applied (on this node) or matched (on others, when this node leads).

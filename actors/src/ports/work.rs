@@ -1,6 +1,7 @@
 //! Where work of tenants runs that takes long, and what of it was under way when a process died.
 
-use crate::domain::ids::{RunId, TenantId};
+use crate::domain::ids::TenantId;
+use crate::domain::run::StepAttempt;
 
 /// Deaths of this node's process in a row, with one attempt under way at each, after which the
 /// attempt is not performed here again.
@@ -19,17 +20,13 @@ pub trait WorkerPool: Send + Sync + 'static {
     fn run(&self, job: Job);
 }
 
-/// One attempt of a step.
+/// An attempt of a step, among those of all tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt {
     /// Whose.
     pub tenant: TenantId,
-    /// Of which run.
-    pub run: RunId,
-    /// Index of the step.
-    pub step: u16,
-    /// Which, from 1.
-    pub attempt: u32,
+    /// Which of its attempts.
+    pub of: StepAttempt,
 }
 
 /// Remembers which attempts are under way, over the death of the process but not over a clean stop.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::command::{Cause, Idempotency, RpcId};
+use crate::domain::ids::RaftId;
 
 /// What comes with every call.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ pub struct Call {
     /// How long the client had been waiting when the request came to this node.
     pub elapsed_upstream: Duration,
     /// Raft id of the node that the client asked, when it is not this one.
-    pub ingress_node: Option<u64>,
+    pub ingress_node: Option<RaftId>,
     /// Whether a read may see this node's own view, however old.
     pub stale: bool,
 }

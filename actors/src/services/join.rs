@@ -103,7 +103,7 @@ impl JoinHandler {
             peers: peers.into_iter().map(Into::into).collect(),
             proof,
         };
-        tracing::info!(%node, raft_id, from = %stranger.addr, "a node was let in");
+        tracing::info!(%node, raft_id = raft_id.0, from = %stranger.addr, "a node was let in");
         Ok(reply)
     }
 
@@ -186,8 +186,8 @@ fn not_yet(error: impl std::fmt::Display) -> JoinAnswer {
 }
 
 fn check_member(member: &Member) -> Result<(), JoinAnswer> {
-    let texts = [&member.api_addr, &member.node_addr, &member.region, &member.version];
-    let labels = member.labels.iter().flat_map(|(name, value)| [name, value]);
+    let texts = [&member.api_addr, &member.node_addr, member.region.as_str(), &member.version];
+    let labels = member.labels.iter().flat_map(|(name, value)| [name.as_str(), value]);
     if texts.into_iter().chain(labels).any(|text| text.len() > TEXT_BYTES_MAX)
         || member.labels.len() > LABELS_MAX
     {

@@ -14,4 +14,4 @@ pub mod tenant;
 
 pub use clock::{AGE_STEP_MS_MAX, StateClock};
 pub use machine::StateMachine;
-pub use row_buffer::{RowBuffer, decode_row};
+pub use row_buffer::{RowBuffer, decode_row, row_key};

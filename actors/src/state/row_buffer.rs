@@ -251,6 +251,11 @@ impl RowBuffer {
     }
 }
 
+/// Makes the key of a row of a kind.
+pub fn row_key(kind: u8, id: &[u8]) -> Vec<u8> {
+    [&[kind], id].concat()
+}
+
 /// Decodes a row of the index.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::{InFlight, RpcIdSource};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::handles::Owner;
@@ -152,9 +153,9 @@ pub(super) struct FakeRoutes(Arc<Inner>);
 struct Inner {
     lead: watch::Sender<Lead>,
     rpc_ids: Arc<RpcIdSource>,
-    peers: BTreeMap<u64, Peer>,
+    peers: BTreeMap<RaftId, Peer>,
     /// What was handed over, to whom.
-    sent: Mutex<Vec<(u64, Written)>>,
+    sent: Mutex<Vec<(RaftId, Written)>>,
     /// The number of streams that are open.
     open: watch::Sender<usize>,
 }
@@ -164,7 +165,7 @@ impl FakeRoutes {
         Self::with(lead, BTreeMap::new())
     }
 
-    pub(super) fn with(lead: Lead, peers: BTreeMap<u64, Peer>) -> Self {
+    pub(super) fn with(lead: Lead, peers: BTreeMap<RaftId, Peer>) -> Self {
         let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
         let rpc_ids = Arc::new(RpcIdSource::new(&seams));
         let lead = watch::Sender::new(lead);
@@ -185,7 +186,7 @@ impl FakeRoutes {
     pub(super) fn sent(&self) -> Vec<(u64, String)> {
         let sent = self.0.sent.lock().unwrap();
         let text = |bytes: &Mutex<Vec<u8>>| String::from_utf8_lossy(&bytes.lock().unwrap()).into();
-        sent.iter().map(|(to, bytes)| (*to, text(bytes))).collect()
+        sent.iter().map(|(to, bytes)| (to.0, text(bytes))).collect()
     }
 
     /// Lists the attempts: at which node, under which sequence, and whether an earlier one may have
@@ -239,7 +240,7 @@ impl OwnerRoutes for FakeRoutes {
         drop(lead.wait_for(|lead| *lead != found).await);
     }
 
-    async fn open(&self, to: u64, _: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
+    async fn open(&self, to: RaftId, _: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
         let Some(peer) = self.0.peers.get(&to) else {
             return Err(PeerError::Unreachable { to, why: "nobody is there".into() });
         };
@@ -252,8 +253,8 @@ impl OwnerRoutes for FakeRoutes {
     }
 }
 
-pub(super) fn peers<const N: usize>(peers: [(u64, Peer); N]) -> BTreeMap<u64, Peer> {
-    peers.into_iter().collect()
+pub(super) fn peers<const N: usize>(peers: [(u64, Peer); N]) -> BTreeMap<RaftId, Peer> {
+    peers.into_iter().map(|(id, peer)| (RaftId(id), peer)).collect()
 }
 
 pub(super) fn lost() -> Peer {
@@ -297,7 +298,7 @@ fn served(
         .with_state(app(None));
     Box::new(move |stream| {
         let deadline = Instant::now() + TIMEOUT;
-        tokio::spawn(inbound::serve(router.clone(), 1, Box::new(stream), deadline, true));
+        tokio::spawn(inbound::serve(router.clone(), RaftId(1), Box::new(stream), deadline, true));
     })
 }
 

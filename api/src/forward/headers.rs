@@ -16,6 +16,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use shiioo_actors::command::RpcId;
+use shiioo_actors::domain::ids::RaftId;
 use tokio::time::{Duration, Instant};
 
 use crate::output::problem::Retry;
@@ -97,7 +98,7 @@ pub(super) fn write_request(headers: &mut HeaderMap, caller: Option<&Caller>, at
 /// Takes who asks, and which attempt it is. `None` when another version has written it, or nobody.
 pub(super) fn take_request(
     headers: &mut HeaderMap,
-    ingress_node: u64,
+    ingress_node: RaftId,
     deadline: Instant,
 ) -> Option<(Caller, Attempt)> {
     let who = headers.remove(WHO)?;
@@ -182,10 +183,13 @@ mod tests {
             headers.append(ATTEMPT, HeaderValue::from_static("1 2 3 4"));
             write_request(&mut headers, Some(&caller()), &attempt);
             let deadline = Instant::now() + Duration::from_secs(60);
-            let (from, arrived) = take_request(&mut headers, 9, deadline).unwrap();
+            let (from, arrived) = take_request(&mut headers, RaftId(9), deadline).unwrap();
             assert_eq!((from.who, from.request_id), (Who::Admin, caller().request_id));
             assert_eq!(arrived.elapsed(), Duration::from_secs(2));
-            assert_eq!((arrived.deadline, arrived.ingress_node), (attempt.deadline, Some(9)));
+            assert_eq!(
+                (arrived.deadline, arrived.ingress_node),
+                (attempt.deadline, Some(RaftId(9)))
+            );
             assert_eq!((arrived.rpc_id, arrived.maybe_applied), (rpc_id, maybe_applied));
             assert_eq!(headers.keys().collect::<Vec<_>>(), [&X_REQUEST_ID]);
         }
@@ -230,7 +234,7 @@ mod tests {
                 headers.insert(ATTEMPT, value);
             }
             let deadline = Instant::now();
-            if let Some((_, attempt)) = take_request(&mut headers, 1, deadline) {
+            if let Some((_, attempt)) = take_request(&mut headers, RaftId(1), deadline) {
                 prop_assert!(attempt.deadline <= deadline);
                 prop_assert!(attempt.elapsed() >= attempt.elapsed_upstream);
             }

@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::seams::ByteStream;
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
@@ -33,7 +34,7 @@ struct NotHere;
 /// requests. `is_open` tells whether the node's actors run.
 pub(crate) async fn serve(
     router: Router,
-    from: u64,
+    from: RaftId,
     stream: Box<dyn ByteStream>,
     deadline: Instant,
     is_open: bool,
@@ -50,12 +51,17 @@ pub(crate) async fn serve(
     transport::serve(stream, answer).await;
 }
 
-async fn answered(router: Router, from: u64, mut request: Request, deadline: Instant) -> Response {
+async fn answered(
+    router: Router,
+    from: RaftId,
+    mut request: Request,
+    deadline: Instant,
+) -> Response {
     let Some((caller, attempt)) = headers::take_request(request.headers_mut(), from, deadline)
     else {
         return not_done();
     };
-    tracing::debug!(from, method = %request.method(), "a request was handed over");
+    tracing::debug!(from = from.0, method = %request.method(), "a request was handed over");
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(attempt);
     let Ok(mut response) = router.oneshot(request).await;

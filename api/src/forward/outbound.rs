@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::InFlight;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::handles::Owner;
 use shiioo_actors::ports::PEER_CALL_MAX;
 use shiioo_actors::ports::error::CallError;
@@ -211,7 +212,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
         }
     }
 
-    async fn deliver(&self, to: u64, attempt: &Attempt) -> Attempted {
+    async fn deliver(&self, to: RaftId, attempt: &Attempt) -> Attempted {
         let Some(place) = self.layer.app.handed_over.place(self.layer.app.whose(self.owner)) else {
             let problem = Problem::from(CallError::NodeBusy).not_applied();
             return Attempted::Retry(Retry::Safe, self.refused(problem));

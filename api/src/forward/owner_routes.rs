@@ -2,6 +2,7 @@
 
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::InFlight;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::handles::{Owner, Route};
 use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::error::CallError;
@@ -43,7 +44,7 @@ pub(crate) trait OwnerRoutes: Clone + Send + Sync + 'static {
     /// Opens a stream to another node. An error says that the other node has done nothing.
     fn open(
         &self,
-        to: u64,
+        to: RaftId,
         deadline: Instant,
     ) -> impl Future<Output = Result<Box<dyn ByteStream>, PeerError>> + Send;
 }
@@ -79,7 +80,7 @@ impl OwnerRoutes for App {
         }
     }
 
-    async fn open(&self, to: u64, deadline: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
+    async fn open(&self, to: RaftId, deadline: Instant) -> Result<Box<dyn ByteStream>, PeerError> {
         match self.node() {
             Ok(handles) => handles.routes.open(to, deadline).await,
             Err(starting) => Err(PeerError::Unreachable { to, why: starting.to_string() }),

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use shiioo_actors::cluster::routing::Lead;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::error::CallError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, Instant, sleep};
@@ -66,7 +67,7 @@ async fn a_write_has_an_origin_and_a_read_has_none() {
 #[tokio::test(start_paused = true)]
 async fn a_request_goes_whole_to_its_owner() {
     let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
     let router = with_token(&routes, PATH, post(never), Some("s3cret"));
     let mut sent = request("POST", PATH, r#"{"a":[1]}"#);
     let headers = sent.headers_mut();
@@ -98,7 +99,7 @@ async fn refusals_and_panics_of_the_owner_come_back_under_the_same_request_id() 
         [(post(refuse), 409, "conflict"), (post(panics), 500, "internal")]
     {
         let owner = node(&FakeRoutes::new(Lead::Here), PATH, handler);
-        let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
         let (answered, headers, body) =
             send(&asking(&routes, PATH, post(never)), request("POST", PATH, "")).await;
         assert_eq!(answered, status);
@@ -120,15 +121,15 @@ async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
         headers["content-length"].to_str().unwrap().to_owned()
     };
     assert_eq!(length(Lead::Here).await, "12");
-    assert_eq!(length(Lead::There(2)).await, "12");
+    assert_eq!(length(Lead::There(RaftId(2))).await, "12");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_handed_over_twice() {
     // Each believes that the other leads.
-    let theirs = FakeRoutes::new(Lead::There(1));
+    let theirs = FakeRoutes::new(Lead::There(RaftId(1)));
     let owner = node(&theirs, PATH, post(never));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
     let router = asking(&routes, PATH, post(echo));
     let moving = routes.clone();
     tokio::spawn(async move {
@@ -149,13 +150,13 @@ async fn nothing_is_handed_over_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_request_in_flight_follows_the_lead() {
     let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent()), (3, owner)]));
     let moving = routes.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
         moving.lead_at(Lead::Unknown);
         sleep(Duration::from_secs(1)).await;
-        moving.lead_at(Lead::There(3));
+        moving.lead_at(Lead::There(RaftId(3)));
     });
     let router = asking(&routes, PATH, post(never));
     let (status, _, seen) = send(&router, request("POST", PATH, "")).await;
@@ -184,7 +185,8 @@ async fn what_passes_by_itself_is_tried_again_here() {
 #[tokio::test(start_paused = true)]
 async fn at_the_deadline_it_is_said_whether_anything_was_done() {
     let answers = async |lead, there: Option<Peer>, method| {
-        let routes = FakeRoutes::with(lead, there.into_iter().map(|peer| (2, peer)).collect());
+        let routes =
+            FakeRoutes::with(lead, there.into_iter().map(|peer| (RaftId(2), peer)).collect());
         let handler = async || no_leader();
         let router = asking(&routes, PATH, post(handler).get(handler));
         let began = Instant::now();
@@ -201,20 +203,23 @@ async fn at_the_deadline_it_is_said_whether_anything_was_done() {
     for method in ["POST", "GET"] {
         assert_eq!(answers(Lead::Unknown, None, method).await, ("no_leader".into(), no()));
         assert_eq!(answers(Lead::Here, None, method).await, ("no_leader".into(), no()));
-        assert_eq!(answers(Lead::There(2), None, method).await, ("no_leader".into(), no()));
-        let lost = answers(Lead::There(2), Some(lost()), method).await;
+        assert_eq!(answers(Lead::There(RaftId(2)), None, method).await, ("no_leader".into(), no()));
+        let lost = answers(Lead::There(RaftId(2)), Some(lost()), method).await;
         assert_eq!(lost, ("no_quorum".into(), None));
     }
     let theirs = node(&FakeRoutes::new(Lead::Here), PATH, post(async || no_leader()));
-    assert_eq!(answers(Lead::There(2), Some(theirs), "POST").await, ("no_leader".into(), no()));
+    assert_eq!(
+        answers(Lead::There(RaftId(2)), Some(theirs), "POST").await,
+        ("no_leader".into(), no())
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_perhaps_done_once_is_never_said_to_be_undone() {
-    for lead in [Lead::Unknown, Lead::Here, Lead::There(3)] {
+    for lead in [Lead::Unknown, Lead::Here, Lead::There(RaftId(3))] {
         let full = || post(async || Problem::from(CallError::DiskFull));
         let owner = node(&FakeRoutes::new(Lead::Here), PATH, full());
-        let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent()), (3, owner)]));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent()), (3, owner)]));
         let moving = routes.clone();
         tokio::spawn(async move {
             sleep(Duration::from_secs(1)).await;
@@ -235,13 +240,13 @@ async fn who_hands_the_lead_over_is_not_asked_twice() {
         "done"
     };
     let routes = FakeRoutes::with(
-        Lead::There(2),
+        Lead::There(RaftId(2)),
         peers([(2, node(&FakeRoutes::new(Lead::Here), ONCE, post(slow))), (3, lost())]),
     );
     let moving = routes.clone();
     tokio::spawn(async move {
         sleep(Duration::from_millis(500)).await;
-        moving.lead_at(Lead::There(3));
+        moving.lead_at(Lead::There(RaftId(3)));
     });
     let router = asking(&routes, ONCE, post(never));
     assert_eq!(send(&router, request("POST", ONCE, "")).await.0, 200);
@@ -251,7 +256,7 @@ async fn who_hands_the_lead_over_is_not_asked_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_cancels_everything() {
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
     let router = asking(&routes, PATH, post(never));
     let gone = send(&router, request("POST", PATH, ""));
     assert!(tokio::time::timeout(Duration::from_secs(1), gone).await.is_err());
@@ -261,7 +266,7 @@ async fn a_client_that_goes_away_cancels_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
-    for lead in [Lead::Here, Lead::There(2)] {
+    for lead in [Lead::Here, Lead::There(RaftId(2))] {
         let owner = node(&FakeRoutes::new(Lead::Here), LONG_POLL, post(echo));
         let routes = FakeRoutes::with(Lead::Unknown, peers([(2, owner)]));
         let moving = routes.clone();
@@ -280,7 +285,7 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_wait_leave_room_for_the_others() {
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
     let router = asking(&routes, LONG_POLL, post(never));
     let waiting = || request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let mut waiters = tokio::task::JoinSet::new();
@@ -304,7 +309,7 @@ async fn requests_that_wait_leave_room_for_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_sent_away_when_the_node_stops() {
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
     let (router, app) = asking_app(&routes, LONG_POLL, post(never));
     let waiter = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let waiter = tokio::spawn(async move { send(&router, waiter).await });
@@ -322,7 +327,7 @@ async fn an_answer_may_have_any_length() {
     for bytes in [0, 1, 1 << 20, (1 << 20) + 1, 70 << 20] {
         let large = || get(async move || "x".repeat(bytes));
         let owner = node(&FakeRoutes::new(Lead::Here), PATH, large());
-        let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
         let router = asking(&routes, PATH, get(never));
         let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -346,7 +351,7 @@ async fn a_long_answer_that_breaks_off_or_stands_still_does_not_look_whole() {
                 }
             });
         });
-        let routes = FakeRoutes::with(Lead::There(2), peers([(2, partial)]));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, partial)]));
         let router = asking(&routes, PATH, get(never));
         let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -362,7 +367,7 @@ async fn a_long_answer_that_breaks_off_or_stands_still_does_not_look_whole() {
 async fn an_owner_that_is_busy_with_a_tenant_reads_what_is_sent_to_it() {
     let busy = async || std::future::pending::<StatusCode>().await;
     let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(busy));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
     let router = asking(&routes, PATH, post(never));
     let mut large = request("POST", PATH, "");
     // More than the stream holds.
@@ -376,7 +381,7 @@ async fn an_owner_that_is_busy_with_a_tenant_reads_what_is_sent_to_it() {
 #[tokio::test(start_paused = true)]
 async fn an_owner_without_room_for_a_body_has_done_nothing() {
     let owner = full_node(&FakeRoutes::new(Lead::Here), PATH, post(never));
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, owner)]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
     let router = asking(&routes, PATH, post(never));
     let (status, _, body) = send(&router, request("POST", PATH, "{}")).await;
     let said = (status.as_u16(), &body["code"], &body["applied"]);
@@ -386,7 +391,7 @@ async fn an_owner_without_room_for_a_body_has_done_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn tenants_that_do_not_exist_leave_places_to_the_others() {
-    let routes = FakeRoutes::with(Lead::There(2), peers([(2, silent())]));
+    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
     let router = asking(&routes, PATH, post(never));
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..HANDED_OVER {
@@ -406,7 +411,7 @@ async fn tenants_that_do_not_exist_leave_places_to_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn no_client_says_what_only_nodes_say() {
-    for lead in [Lead::Here, Lead::There(2)] {
+    for lead in [Lead::Here, Lead::There(RaftId(2))] {
         let seen = async |ctx: Ctx, headers: HeaderMap| {
             let internal = headers.keys().filter(|name| name.as_str().starts_with("x-shiioo-"));
             let call = ctx.call();
@@ -432,7 +437,7 @@ async fn no_client_says_what_only_nodes_say() {
 #[tokio::test(start_paused = true)]
 async fn stale_reads_of_the_cluster_are_answered_by_whoever_is_asked() {
     const LIST: &str = "/api/things";
-    let routes = FakeRoutes::new(Lead::There(2));
+    let routes = FakeRoutes::new(Lead::There(RaftId(2)));
     let local = asking(&routes, LIST, get(async || "mine").post(async || "mine"));
     let status = async |method: &str, query: &str| {
         send(&local, request(method, &format!("{LIST}{query}"), "")).await.0.as_u16()
@@ -452,7 +457,7 @@ async fn stale_reads_of_the_cluster_are_answered_by_whoever_is_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn bodies_are_bounded_before_they_are_handed_over() {
-    let routes = FakeRoutes::new(Lead::There(2));
+    let routes = FakeRoutes::new(Lead::There(RaftId(2)));
     let router = asking(&routes, PATH, post(never));
     let mut large = request("POST", PATH, "");
     *large.body_mut() = Body::from(vec![b' '; 1024 * 1024 + 1]);
@@ -473,7 +478,7 @@ async fn what_cannot_be_read_leaves_it_open_what_was_done() {
         let strange: Peer = Box::new(move |mut stream| {
             tokio::spawn(async move { stream.write_all(answer).await });
         });
-        let routes = FakeRoutes::with(Lead::There(2), peers([(2, strange)]));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, strange)]));
         let router = asking(&routes, PATH, post(never));
         let (_, _, body) = send(&router, request("POST", PATH, "")).await;
         assert_eq!((&body["code"], body.get("applied")), (&json!("no_quorum"), None));

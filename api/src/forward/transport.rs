@@ -28,6 +28,7 @@ use hyper::client;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::seams::ByteStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -68,7 +69,7 @@ pub(super) enum Sent {
 /// Hands a request over to the node with raft id `to`, and waits for its answer until `deadline`.
 pub(super) async fn send(
     routes: &impl OwnerRoutes,
-    to: u64,
+    to: RaftId,
     (parts, body): (&Parts, &Bytes),
     attempt: &Attempt,
     deadline: Instant,
@@ -85,12 +86,16 @@ pub(super) async fn send(
         match timeout_at(deadline, exchange(stream, parts, body, attempt, place)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if was_declined(&*error) => {
-                tracing::debug!(to, %error, "a request was declined");
+                tracing::debug!(to = to.0, %error, "a request was declined");
                 return Sent::NotDone;
             }
             lost => {
                 let error = lost.map(|answer| answer.err().map(|error| describe(&*error)));
-                tracing::debug!(to, ?error, "a request was handed over, and its answer was lost");
+                tracing::debug!(
+                    to = to.0,
+                    ?error,
+                    "a request was handed over, and its answer was lost"
+                );
                 return Sent::Unknown("the node that owns this did not answer");
             }
         };
@@ -101,7 +106,7 @@ pub(super) async fn send(
             response.extensions_mut().insert(retry);
         }
         Err(()) => {
-            tracing::warn!(to, "an answer of another node cannot be read");
+            tracing::warn!(to = to.0, "an answer of another node cannot be read");
             return Sent::Unknown(
                 "the owning node's reply could not be decoded (different version?); retry with the \
                  same Idempotency-Key",

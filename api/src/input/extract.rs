@@ -11,10 +11,11 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use shiioo_actors::domain::ids::{JobId, NodeId, RunId, TenantId, TokenId};
+use shiioo_actors::domain::lock::LockKey;
 use shiioo_actors::domain::page::PageRequest;
 use utoipa::IntoParams;
 
-use crate::input::fields::{LOCK_KEY_BYTES_MAX, check_bytes, check_name};
+use crate::input::fields::check_name;
 use crate::output::problem::{Code, Problem};
 
 /// Items of a list where the client names no limit.
@@ -82,18 +83,12 @@ id_in_path!(JobId, "job_id", "job");
 id_in_path!(NodeId, "node_id", "node");
 id_in_path!(TokenId, "token_id", "join token");
 
-/// The key of a lock.
-#[derive(Debug)]
-pub(crate) struct LockKey(pub(crate) String);
-
 impl PathParam for LockKey {
     const NAME: &'static str = "key";
 
     fn parse(text: Result<Cow<'_, str>, std::str::Utf8Error>) -> Result<Self, Problem> {
         let key = text.map_err(|_| Problem::parameter(Self::NAME, "must be UTF-8"))?;
-        check_bytes(&key, LOCK_KEY_BYTES_MAX)
-            .map_err(|wrong| Problem::invalid_field(Self::NAME, wrong))?;
-        Ok(Self(key.into_owned()))
+        Self::try_from(key.into_owned()).map_err(|wrong| Problem::invalid_field(Self::NAME, wrong))
     }
 }
 
@@ -333,7 +328,7 @@ mod tests {
     #[test]
     fn names_in_paths_are_bounded_and_utf8() {
         let decoded = |text: &'static str| percent_decode_str(text).decode_utf8();
-        assert_eq!(LockKey::parse(decoded("a%2Fb")).unwrap().0, "a/b");
+        assert_eq!(LockKey::parse(decoded("a%2Fb")).unwrap().as_str(), "a/b");
         assert!(LockKey::parse(decoded("cluster%2Fleader")).is_ok());
         assert!(LockKey::parse(decoded("%FF")).is_err());
         assert!(LockKey::parse(Ok("x".repeat(513).into())).is_err());

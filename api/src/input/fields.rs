@@ -10,6 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::text::check_bytes;
 
 use crate::input::raw_json::RawJson;
 
@@ -21,14 +22,6 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 const ADDRESS_BYTES_MAX: usize = 2048;
 /// Largest metadata of a tenant, a node or a lock, bytes of compact JSON.
 pub(crate) const METADATA_BYTES_MAX: usize = 64 * 1024;
-/// Longest lock key, bytes.
-pub(crate) const LOCK_KEY_BYTES_MAX: usize = 512;
-/// Longest lock holder, bytes.
-const HOLDER_BYTES_MAX: usize = 256;
-/// Longest region, bytes.
-const REGION_BYTES_MAX: usize = 63;
-/// Names in the data directory that a region's folder would collide with.
-const REGIONS_RESERVED: [&str; 3] = ["tenants", "log", "identity"];
 /// Largest number in JSON: beyond it some readers lose digits.
 const NUMBER_MAX: u64 = 1 << 53;
 /// Largest quota of bytes.
@@ -53,14 +46,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks a length in bytes, at least 1.
-pub(crate) fn check_bytes(text: &str, max: usize) -> Result<(), String> {
-    match text.len() {
-        bytes if (1..=max).contains(&bytes) => Ok(()),
-        bytes => Err(format!("must be 1 to {max} bytes of UTF-8, is {bytes}")),
-    }
-}
-
 fn check_text(text: &str) -> Result<(), String> {
     if text.len() <= TEXT_BYTES_MAX {
         return Ok(());
@@ -68,27 +53,10 @@ fn check_text(text: &str) -> Result<(), String> {
     Err(format!("must be at most {TEXT_BYTES_MAX} bytes of UTF-8, is {}", text.len()))
 }
 
-fn check_holder(holder: &str) -> Result<(), String> {
-    check_bytes(holder, HOLDER_BYTES_MAX)
-}
-
 fn check_address(address: &str) -> Result<(), String> {
     check_bytes(address, ADDRESS_BYTES_MAX)?;
     if address.trim().is_empty() || address.chars().any(char::is_control) {
         return Err("must not be blank or contain control characters".into());
-    }
-    Ok(())
-}
-
-/// Checks the form of a region.
-pub(crate) fn check_region(region: &str) -> Result<(), String> {
-    let form = (1..=REGION_BYTES_MAX).contains(&region.len())
-        && region.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    if !form {
-        return Err(format!("must be 1 to {REGION_BYTES_MAX} of a-z, 0-9 and -"));
-    }
-    if REGIONS_RESERVED.contains(&region) {
-        return Err(format!("must not be one of {}", REGIONS_RESERVED.join(", ")));
     }
     Ok(())
 }
@@ -120,17 +88,22 @@ text_field!(
     Text, check_text
 );
 text_field!(
-    /// Who holds a lock.
-    Holder, check_holder
-);
-text_field!(
     /// Where a node registered over HTTP is.
     Address, check_address
 );
-text_field!(
-    /// Where replicas live.
-    Region, check_region
-);
+
+/// A text that is parsed into a type of the domain, which has a check of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String", bound = "T: TryFrom<String, Error = String>")]
+pub(crate) struct Parsed<T>(pub(crate) T);
+
+impl<T: TryFrom<String, Error = String>> TryFrom<String> for Parsed<T> {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        T::try_from(text).map(Self)
+    }
+}
 
 /// A whole number from 0 to 2^53.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -292,6 +265,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use shiioo_actors::domain::lock::Holder;
+
     use super::*;
 
     fn reads<T: DeserializeOwned>(text: &str) -> bool {
@@ -333,16 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn holders_and_keys_end_at_the_exact_byte() {
-        assert!(reads::<Holder>(&format!("\"{}\"", "h".repeat(256))));
-        assert!(!reads::<Holder>(&format!("\"{}\"", "h".repeat(257))));
-        assert!(check_bytes(&"k".repeat(512), LOCK_KEY_BYTES_MAX).is_ok());
-        assert!(check_bytes(&"k".repeat(513), LOCK_KEY_BYTES_MAX).is_err());
+    fn texts_end_at_the_exact_byte() {
+        assert!(reads::<Parsed<Holder>>(&format!("\"{}\"", "h".repeat(256))));
+        assert!(!reads::<Parsed<Holder>>(&format!("\"{}\"", "h".repeat(257))));
         assert!(reads::<Address>(&format!("\"{}\"", "a".repeat(2048))));
         assert!(!reads::<Address>(&format!("\"{}\"", "a".repeat(2049))));
         assert!(reads::<Text>(&format!("\"{}\"", "t".repeat(65536))));
         assert!(!reads::<Text>(&format!("\"{}\"", "t".repeat(65537))));
-        assert!(check_region(&"r".repeat(63)).is_ok());
     }
 
     #[test]
@@ -352,14 +324,6 @@ mod tests {
             assert!(!reads::<Ttl>(bad), "{bad}");
         }
         assert!(Wait::try_from(f64::NAN).is_err() && Wait::try_from(300.5).is_err());
-    }
-
-    #[test]
-    fn regions_are_folder_names_that_are_not_ours() {
-        assert!(check_region("us-east-1").is_ok());
-        for bad in ["", "US", "a_b", "..", "a/b", "tenants", "log", "identity", &"x".repeat(64)] {
-            assert!(check_region(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use http::request::Parts;
 use shiioo_actors::command::RpcId;
+use shiioo_actors::domain::ids::RaftId;
 use tokio::time::{Duration, Instant};
 
 /// The attempt that a request belongs to. The layer that makes the attempt puts it into the
@@ -23,7 +24,7 @@ pub(crate) struct Attempt {
     /// Whether an earlier attempt at this write may have been applied.
     pub(crate) maybe_applied: bool,
     /// Raft id of the node that the client asked, when it is not this one.
-    pub(crate) ingress_node: Option<u64>,
+    pub(crate) ingress_node: Option<RaftId>,
     /// Whether a read may see this node's own view, however old.
     pub(crate) stale: bool,
 }

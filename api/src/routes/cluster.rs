@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{GroupView, NodeView, ReplicaView};
-use shiioo_actors::handles::{DEFAULT_REGION, NewNode};
+use shiioo_actors::handles::NewNode;
 use shiioo_actors::ports::error::CallError;
 use utoipa::ToSchema;
 
 use crate::input::extract::{InPath, PageQuery, Paging};
-use crate::input::fields::{Address, METADATA_BYTES_MAX, Region};
+use crate::input::fields::{Address, METADATA_BYTES_MAX, Parsed};
 use crate::input::payload::Payload;
 use crate::output::page::List;
 use crate::output::problem::Problem;
@@ -66,7 +67,7 @@ pub(crate) struct NewNodeBody {
     address: Address,
     /// Its region; `default` if not given.
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
-    region: Option<Region>,
+    region: Option<Parsed<Region>>,
     /// Free text by name.
     metadata: Option<BTreeMap<String, String>>,
 }
@@ -81,7 +82,7 @@ impl NewNodeBody {
         }
         Ok(NewNode {
             address: self.address.0,
-            region: self.region.map_or_else(|| DEFAULT_REGION.to_owned(), |region| region.0),
+            region: self.region.map(|region| region.0).unwrap_or_default(),
             metadata,
         })
     }
@@ -118,7 +119,7 @@ impl From<NodeView> for NodeBody {
             id: Shown(view.id),
             address: view.address,
             node_addr: view.node_addr,
-            region: view.region,
+            region: view.region.into(),
             status: view.status.name(),
             role: view.role.name(),
             last_heartbeat: Shown(view.last_heartbeat),

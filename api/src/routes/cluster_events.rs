@@ -164,7 +164,7 @@ impl From<PlacementView> for EventBody {
         let replicas = placed(view.voters, "voter").chain(placed(view.learners, "learner"));
         Self::Placement {
             id: view.group,
-            region: view.region,
+            region: view.region.into(),
             leader: view.leader.map(Shown),
             replicas: replicas.collect(),
         }

@@ -3,15 +3,15 @@
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::json::Json;
-use shiioo_actors::domain::lock::LockView;
+use shiioo_actors::domain::lock::{Holder, LOCK_KEY_BYTES_MAX, LockKey, LockView};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{Acquired, LockDetail};
 use shiioo_actors::handles::AcquireLock;
 use tokio::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::input::extract::{InPath, LockKey, PageQuery, Paging, Query};
-use crate::input::fields::{Attached, Holder, LOCK_KEY_BYTES_MAX, Ttl, Wait, Whole};
+use crate::input::extract::{InPath, PageQuery, Paging, Query};
+use crate::input::fields::{Attached, Parsed, Ttl, Wait, Whole};
 use crate::input::payload::Payload;
 use crate::output::page::List;
 use crate::output::problem::Problem;
@@ -71,7 +71,7 @@ pub(crate) fn routes() -> Vec<Route> {
 pub(crate) struct AcquireBody {
     /// Who wants it, 1-256 bytes.
     #[schema(value_type = String, min_length = 1)]
-    holder: Holder,
+    holder: Parsed<Holder>,
     /// Length of a term, 0.1 to 86400 s; 60 if not given.
     #[schema(value_type = Option<f64>)]
     ttl_secs: Option<Ttl>,
@@ -101,7 +101,7 @@ fn wait_of(_: &Parts, body: &[u8]) -> Duration {
 pub(crate) struct RenewBody {
     /// Who must hold it.
     #[schema(value_type = String, min_length = 1)]
-    holder: Holder,
+    holder: Parsed<Holder>,
     /// The token it must be held with.
     #[schema(value_type = Option<u64>)]
     token: Option<Whole>,
@@ -116,7 +116,7 @@ pub(crate) struct RenewBody {
 pub(crate) struct ReleaseBody {
     /// Who must hold it.
     #[schema(value_type = String, min_length = 1)]
-    holder: Holder,
+    holder: Parsed<Holder>,
     /// The token it must be held with.
     #[schema(value_type = Option<u64>)]
     token: Option<Whole>,
@@ -148,8 +148,8 @@ impl From<LockView> for LockBody {
     fn from(view: LockView) -> Self {
         Self {
             acquired: None,
-            key: view.key,
-            holder: view.holder,
+            key: view.key.into(),
+            holder: view.holder.into(),
             token: view.token,
             acquired_at: Shown(view.acquired_at),
             expires_at: Shown(view.expires_at),
@@ -188,13 +188,13 @@ pub(crate) enum AcquiredBody {
 }
 
 impl AcquiredBody {
-    fn new(acquired: Acquired, key: String) -> Self {
+    fn new(acquired: Acquired, key: LockKey) -> Self {
         match acquired {
             Acquired::Yes(lock) => Self::Yes(LockBody { acquired: Some(true), ..lock.into() }),
             Acquired::HeldByOther { holder, expires_at } => Self::HeldByOther(HeldByOtherBody {
                 acquired: false,
-                key,
-                holder,
+                key: key.into(),
+                holder: holder.into(),
                 expires_at: Shown(expires_at),
             }),
         }
@@ -232,7 +232,7 @@ pub(crate) struct LocksQuery {
 pub(crate) async fn acquire(
     ctx: Ctx,
     space: KeySpace,
-    InPath(LockKey(key)): InPath<LockKey>,
+    InPath(key): InPath<LockKey>,
     body: Payload<AcquireBody>,
 ) -> Reply {
     let body = body.value;
@@ -257,7 +257,7 @@ pub(crate) async fn acquire(
 pub(crate) async fn renew(
     ctx: Ctx,
     space: KeySpace,
-    InPath(LockKey(key)): InPath<LockKey>,
+    InPath(key): InPath<LockKey>,
     body: Payload<RenewBody>,
 ) -> Reply {
     let RenewBody { holder, token, ttl_secs } = body.value;
@@ -274,7 +274,7 @@ pub(crate) async fn renew(
 pub(crate) async fn release(
     ctx: Ctx,
     space: KeySpace,
-    InPath(LockKey(key)): InPath<LockKey>,
+    InPath(key): InPath<LockKey>,
     body: Payload<ReleaseBody>,
 ) -> Reply {
     let ReleaseBody { holder, token } = body.value;
@@ -287,7 +287,7 @@ pub(crate) async fn release(
 /// One lock. Keys under `cluster/` can be read as well.
 #[utoipa::path(get, path = "/api/locks/{key}", operation_id = "get_lock", tag = "Locks",
     responses((status = 200, description = "The lock", body = LockBody)))]
-pub(crate) async fn get(ctx: Ctx, space: KeySpace, InPath(LockKey(key)): InPath<LockKey>) -> Reply {
+pub(crate) async fn get(ctx: Ctx, space: KeySpace, InPath(key): InPath<LockKey>) -> Reply {
     let lock = ctx.handles()?.locks.get(&ctx.call(), space.as_lock_space(), key).await?;
     Answer::ok(&LockBody::from(lock))?.done()
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::ids::{NodeId, TenantId};
 use shiioo_actors::domain::json::Json;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{TenantView, Usage};
@@ -10,7 +11,7 @@ use shiioo_actors::handles::{NewTenant, StorageStats};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::input::extract::{IfMatch, InPath, PageQuery, Paging, Query};
-use crate::input::fields::{self, Bytes, Count, Metadata, Name, Region, Text, nullable, object};
+use crate::input::fields::{Bytes, Count, Metadata, Name, Parsed, Text, nullable, object};
 use crate::input::payload::Payload;
 use crate::output::page::List;
 use crate::output::problem::Problem;
@@ -129,7 +130,7 @@ pub(crate) struct NewTenantBody {
     settings: Option<SettingsInput>,
     /// Region to place the tenant in; it must have a node.
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
-    region: Option<Region>,
+    region: Option<Parsed<Region>>,
 }
 
 impl NewTenantBody {
@@ -163,14 +164,14 @@ fn empty_object() -> Json {
 
 /// The region that the metadata names. It is the owner's free JSON: what is no region there is
 /// no error.
-fn wished_region(metadata: &Json) -> Option<String> {
+fn wished_region(metadata: &Json) -> Option<Region> {
     #[derive(Deserialize)]
     struct Wish {
         region: Option<String>,
     }
 
     let wish: Wish = serde_json::from_str(metadata.as_str()).ok()?;
-    wish.region.filter(|region| fields::check_region(region).is_ok())
+    Region::try_from(wish.region?).ok()
 }
 
 /// A change to a tenant: what is absent stays.
@@ -194,7 +195,7 @@ pub(crate) struct TenantChangeBody {
     status: Option<TenantStatus>,
     /// New region.
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
-    region: Option<Region>,
+    region: Option<Parsed<Region>>,
 }
 
 impl TenantChangeBody {
@@ -294,7 +295,7 @@ impl From<TenantView> for TenantBody {
                 enable_audit_logging: record.settings.enable_audit_logging,
                 metadata: Raw(record.settings.metadata),
             },
-            region: record.region,
+            region: record.region.into(),
             placement: PlacementBody {
                 group: view.group,
                 leader: view.leader.map(Shown),

@@ -10,6 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shiioo_actors::domain::region::Region;
+
 /// Default port of the API.
 const API_PORT: u16 = 3000;
 /// Default port of the connections between nodes.
@@ -33,7 +35,7 @@ pub struct Config {
     /// Secret that admits new members.
     pub join_token: Option<Secret>,
     /// Placement region.
-    pub region: String,
+    pub region: Region,
     /// Metadata of the node.
     pub labels: BTreeMap<String, String>,
     /// Credential that management calls need.
@@ -84,7 +86,7 @@ impl Default for Config {
             data_dir: "./data".into(),
             join: Vec::new(),
             join_token: None,
-            region: "default".into(),
+            region: Region::default(),
             labels: BTreeMap::new(),
             admin_token: None,
             insecure: false,

@@ -4,16 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shiioo_actors::domain::region::Region;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, Secret};
 
 /// Longest host name, bytes.
 const HOST_BYTES_MAX: usize = 253;
-/// Longest name of a region, bytes.
-const REGION_BYTES_MAX: usize = 63;
-/// Names that the data directory uses itself: a region has a folder of its name there.
-const REGIONS_TAKEN: [&str; 3] = ["tenants", "log", "identity"];
 /// Longest key of a label, bytes.
 const LABEL_KEY_BYTES_MAX: usize = 63;
 /// Longest value of a label, bytes.
@@ -75,15 +72,8 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("the path is empty".into()) } else { Ok(text.into()) }
 }
 
-pub(super) fn region(text: &str) -> Parsed<String> {
-    let of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if text.is_empty() || text.len() > REGION_BYTES_MAX || !text.bytes().all(of_a_name) {
-        Err(format!("{text:?} is not a region: 1 to {REGION_BYTES_MAX} of a-z, 0-9 and -"))
-    } else if REGIONS_TAKEN.contains(&text) {
-        Err(format!("{text:?} cannot be a region's name: the data directory uses it"))
-    } else {
-        Ok(text.to_owned())
-    }
+pub(super) fn region(text: &str) -> Parsed<Region> {
+    Region::try_from(text.to_owned()).map_err(|why| format!("{text:?} is not a region: {why}"))
 }
 
 pub(super) fn label(text: &str) -> Parsed<(String, String)> {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use shiioo_actors::cluster::join::PeerRow;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
+use shiioo_actors::domain::region::Region;
 use shiioo_storage::disk::{Disk, store_error, write_durably};
 use shiioo_transport::pki::NodeKey;
 use uuid::Uuid;
@@ -20,8 +21,8 @@ pub(super) struct IdentityFile {
     pub(super) format_version: u32,
     pub(super) node_id: String,
     pub(super) cluster_id: Uuid,
-    pub(super) raft_id: u64,
-    pub(super) region: String,
+    pub(super) raft_id: RaftId,
+    pub(super) region: Region,
     pub(super) key: String,
     pub(super) certificate: String,
     pub(super) authority: String,
@@ -49,7 +50,7 @@ pub(super) struct FormerFile {
 pub(super) struct CandidateFile {
     pub(super) format_version: u32,
     pub(super) node_id: String,
-    pub(super) region: String,
+    pub(super) region: Region,
     pub(super) key: String,
     /// From version 2 on.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,8 @@ mod tests;
 use std::io;
 
 use shiioo_actors::cluster::join::PeerRow;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::{Disk, read_small, store_error};
@@ -35,7 +36,7 @@ const CANDIDATE_FILE: &str = "identity/candidate.json";
 pub(crate) const RECOVERY_FILE: &str = "identity/recovery.json";
 pub(crate) const IDENTITY_DIR: &str = "identity";
 /// Raft id of the node that founds a cluster.
-const FOUNDER_RAFT_ID: u64 = 1;
+const FOUNDER_RAFT_ID: RaftId = RaftId(1);
 /// Paths below the data directory that are written only after the identity.
 const NEEDS_IDENTITY: [&str; 3] = ["system.redb", "log", "tenants"];
 
@@ -47,9 +48,9 @@ pub struct Identity {
     /// Cluster that the node belongs to.
     pub cluster_id: Uuid,
     /// Id of the node in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Region of the node. It never changes: the tenants' files of a region are found by it.
-    pub region: String,
+    pub region: Region,
     /// Private key of the node.
     pub key: NodeKey,
     /// Certificate of the node, DER.
@@ -82,7 +83,7 @@ pub struct Candidate {
     /// Id of the node.
     pub node_id: NodeId,
     /// Region of the node.
-    pub region: String,
+    pub region: Region,
     /// Private key of the node.
     pub key: NodeKey,
 }
@@ -130,9 +131,9 @@ pub enum IdentityError {
     )]
     OtherRegion {
         /// Region that the node belongs to.
-        is: String,
+        is: Region,
         /// Region that it was started in.
-        wanted: String,
+        wanted: Region,
     },
     /// What a forced recovery was to do cannot be read.
     #[error(
@@ -163,7 +164,7 @@ impl Identity {
     pub fn load_or_create(
         disk: &dyn Disk,
         seams: &Seams,
-        region: &str,
+        region: &Region,
         joins: bool,
     ) -> Result<LoadedIdentity, IdentityError> {
         let look = disk.exists(RECOVERY_FILE);
@@ -203,7 +204,7 @@ impl Identity {
     }
 
     /// Makes the identity of the first node of a new cluster.
-    fn found(seams: &Seams, region: &str) -> Result<Self, IdentityError> {
+    fn found(seams: &Seams, region: &Region) -> Result<Self, IdentityError> {
         let (node_id, cluster_id) = (NodeId::from_uuid(seams.uuid()), seams.uuid());
         let key = NodeKey::generate(&*seams.entropy);
         let authority = Authority::create(&*seams.entropy, cluster_id)?;
@@ -213,7 +214,7 @@ impl Identity {
             node_id,
             cluster_id,
             raft_id: FOUNDER_RAFT_ID,
-            region: region.to_owned(),
+            region: region.clone(),
             key,
             certificate,
             authority: authority.cert_der().to_vec(),
@@ -247,7 +248,11 @@ impl Identity {
 }
 
 impl Candidate {
-    fn load_or_create(disk: &dyn Disk, seams: &Seams, region: &str) -> Result<Self, IdentityError> {
+    fn load_or_create(
+        disk: &dyn Disk,
+        seams: &Seams,
+        region: &Region,
+    ) -> Result<Self, IdentityError> {
         if let Some(bytes) = read_small(disk, CANDIDATE_FILE)? {
             let candidate = Self::decode(&bytes)?;
             check_region(&candidate.region, region)?;
@@ -255,7 +260,7 @@ impl Candidate {
         }
         let candidate = Self {
             node_id: NodeId::from_uuid(seams.uuid()),
-            region: region.to_owned(),
+            region: region.clone(),
             key: NodeKey::generate(&*seams.entropy),
         };
         CandidateFile::from(&candidate).write(disk)?;
@@ -263,9 +268,9 @@ impl Candidate {
     }
 }
 
-fn check_region(is: &str, wanted: &str) -> Result<(), IdentityError> {
+fn check_region(is: &Region, wanted: &Region) -> Result<(), IdentityError> {
     if is == wanted {
         return Ok(());
     }
-    Err(IdentityError::OtherRegion { is: is.to_owned(), wanted: wanted.to_owned() })
+    Err(IdentityError::OtherRegion { is: is.clone(), wanted: wanted.clone() })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use shiioo_actors::domain::region::Region;
 use shiioo_storage::disk::{OpenMode, SimDisk, write_durably};
 
 use super::file::{CandidateFile, FORMAT_NAMELESS, IdentityFile, write_json};
@@ -14,14 +15,14 @@ fn seams() -> Seams {
 }
 
 fn member(disk: &dyn Disk) -> Result<Identity, IdentityError> {
-    match Identity::load_or_create(disk, &seams(), "default", false)? {
+    match Identity::load_or_create(disk, &seams(), &Region::default(), false)? {
         LoadedIdentity::Member(identity) => Ok(*identity),
         LoadedIdentity::Candidate(candidate) => panic!("{candidate:?}"),
     }
 }
 
 fn candidate(disk: &dyn Disk) -> Result<Candidate, IdentityError> {
-    match Identity::load_or_create(disk, &seams(), "default", true)? {
+    match Identity::load_or_create(disk, &seams(), &Region::default(), true)? {
         LoadedIdentity::Candidate(candidate) => Ok(candidate),
         LoadedIdentity::Member(identity) => panic!("{identity:?}"),
     }
@@ -50,13 +51,14 @@ fn a_candidate_is_the_same_until_it_is_a_member() {
     let first = candidate(&*disk.mount()).unwrap();
     disk.cut_power();
     assert_eq!(candidate(&*disk.mount()).unwrap(), first);
-    let elsewhere = Identity::found(&seams(), "default").unwrap();
+    let elsewhere = Identity::found(&seams(), &Region::default()).unwrap();
     let identity = Identity { node_id: first.node_id, key: first.key, ..elsewhere };
     identity.store(&*disk.mount()).unwrap();
     disk.cut_power();
     // Whether it is told to join or not: it belongs to a cluster now.
     assert_eq!(member(&*disk.mount()).unwrap(), identity);
-    let again = Identity::load_or_create(&*disk.mount(), &seams(), "default", true).unwrap();
+    let again =
+        Identity::load_or_create(&*disk.mount(), &seams(), &Region::default(), true).unwrap();
     assert!(matches!(again, LoadedIdentity::Member(found) if *found == identity));
     assert!(!disk.mount().exists(CANDIDATE_FILE).unwrap());
 }
@@ -170,8 +172,9 @@ fn what_is_no_identity_is_refused() {
 #[test]
 fn a_node_stays_in_its_region() {
     let disk = SimDisk::new(1).mount();
-    Identity::load_or_create(&*disk, &seams(), "eu", false).unwrap();
-    let error = Identity::load_or_create(&*disk, &seams(), "us", false).unwrap_err();
+    let region = |text: &str| Region::try_from(text.to_owned()).unwrap();
+    Identity::load_or_create(&*disk, &seams(), &region("eu"), false).unwrap();
+    let error = Identity::load_or_create(&*disk, &seams(), &region("us"), false).unwrap_err();
     assert!(error.to_string().contains("--region eu"), "{error}");
 }
 

@@ -47,7 +47,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::domain::membership::Member;
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
@@ -232,7 +232,7 @@ async fn load_identity(
 fn member_record(config: &Config, api_addr: SocketAddr, node_addr: SocketAddr) -> Member {
     Member {
         node: NodeId::from_uuid(Uuid::nil()),
-        raft_id: 0,
+        raft_id: RaftId::default(),
         api_addr: format!("http://{api_addr}"),
         node_addr: config.advertise_addr.clone().unwrap_or_else(|| node_addr.to_string()),
         region: config.region.clone(),

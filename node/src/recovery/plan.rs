@@ -7,7 +7,7 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_storage::StoppedGroup;
 use shiioo_storage::disk::{Disk, read_small, store_error, write_durably};
@@ -46,8 +46,8 @@ pub(super) struct PlannedGroup {
     pub(super) term: u64,
     /// The last entry that was known to be committed.
     pub(super) committed: Option<Position>,
-    pub(super) voters: Vec<u64>,
-    pub(super) learners: Vec<u64>,
+    pub(super) voters: Vec<RaftId>,
+    pub(super) learners: Vec<RaftId>,
 }
 
 impl Plan {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
-use shiioo_actors::domain::ids::{GroupId, Position, TenantId};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::state::system::SystemState;
 use uuid::Uuid;
 
@@ -22,8 +23,8 @@ pub(crate) struct Report {
     format_version: u32,
     recovered_at: String,
     node_id: String,
-    raft_id: u64,
-    region: String,
+    raft_id: RaftId,
+    region: Region,
     former_cluster_id: Uuid,
     cluster_id: Uuid,
     counts: Counts,
@@ -52,9 +53,9 @@ struct Counts {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct GivenUp {
     node_id: String,
-    raft_id: u64,
+    raft_id: RaftId,
     node_addr: String,
-    region: String,
+    region: Region,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -66,8 +67,8 @@ struct KeptGroup {
     committed_at_least: Option<Position>,
     /// The greatest term that this replica knew.
     known_term: u64,
-    voters: Vec<u64>,
-    learners: Vec<u64>,
+    voters: Vec<RaftId>,
+    learners: Vec<RaftId>,
     /// Whether others can have acknowledged entries beyond `last`.
     may_lack_entries: bool,
 }
@@ -75,8 +76,8 @@ struct KeptGroup {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct LostGroup {
     group: u32,
-    region: String,
-    replicas: Vec<u64>,
+    region: Region,
+    replicas: Vec<RaftId>,
     tenants: usize,
 }
 
@@ -149,7 +150,7 @@ impl Report {
 }
 
 impl KeptGroup {
-    fn of(planned: &PlannedGroup, raft_id: u64, tenants: &BTreeMap<GroupId, usize>) -> Self {
+    fn of(planned: &PlannedGroup, raft_id: RaftId, tenants: &BTreeMap<GroupId, usize>) -> Self {
         Self {
             group: planned.group.0,
             tenants: tenants.get(&planned.group).copied().unwrap_or(0),
@@ -163,7 +164,7 @@ impl KeptGroup {
     }
 }
 
-fn given_up(state: &SystemState, raft_id: u64) -> Vec<GivenUp> {
+fn given_up(state: &SystemState, raft_id: RaftId) -> Vec<GivenUp> {
     let others = state.members().filter(|(.., member)| member.raft_id != raft_id);
     let given_up = others.map(|(node, record, member)| GivenUp {
         node_id: node.to_string(),
@@ -250,7 +251,7 @@ impl fmt::Display for Report {
 }
 
 /// Lists members by their Raft ids.
-fn listed(members: &[u64]) -> String {
+fn listed(members: &[RaftId]) -> String {
     members.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 

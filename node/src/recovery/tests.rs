@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shiioo_actors::domain::region::Region;
 use shiioo_storage::Executor;
 use shiioo_storage::disk::SimDisk;
 use tokio::time::timeout;
@@ -53,16 +54,17 @@ async fn run(disk: &SimDisk, is_forced: bool) -> Result<Report, RecoverError> {
 }
 
 fn identity(disk: &SimDisk) -> Result<Identity, IdentityError> {
-    match Identity::load_or_create(&*disk.mount(), &seams(disk).seams, "default", false)? {
+    match Identity::load_or_create(&*disk.mount(), &seams(disk).seams, &Region::default(), false)? {
         LoadedIdentity::Member(identity) => Ok(*identity),
         LoadedIdentity::Candidate(candidate) => panic!("{candidate:?}"),
     }
 }
 
 async fn voters(disk: &SimDisk, log_id: Uuid) -> Vec<Vec<u64>> {
-    let log = StoppedLog::open(disk.fork().mount(), Executor::Inline, log_id, "default");
+    let region = Region::default();
+    let log = StoppedLog::open(disk.fork().mount(), Executor::Inline, log_id, &region);
     let groups = log.await.unwrap().groups().await.unwrap();
-    groups.into_iter().map(|group| group.voters.into_iter().collect()).collect()
+    groups.into_iter().map(|group| group.voters.into_iter().map(|id| id.0).collect()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::domain::membership::Authority;
 use shiioo_actors::domain::secret::SecretBytes;
 use shiioo_actors::node::Founding;
@@ -59,7 +59,7 @@ impl CertificateIssuer for Issuer {
         &self,
         authority: &Authority,
         public_key: [u8; 32],
-        raft_id: u64,
+        raft_id: RaftId,
         node: NodeId,
     ) -> Result<Vec<u8>, String> {
         let name = MemberName { raft_id, node, cluster: authority.cluster };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::GroupStatus;
 
 use super::Checked;
@@ -16,7 +16,7 @@ use crate::ensure;
 #[derive(Debug, Default)]
 pub struct Terms {
     /// The Raft id of the leader of each term, and who said so first.
-    leaders: BTreeMap<(GroupId, u64), (u64, String)>,
+    leaders: BTreeMap<(GroupId, u64), (RaftId, String)>,
     /// The term of each group as each node had it when it was last asked.
     last: BTreeMap<(String, GroupId), u64>,
 }
@@ -57,7 +57,7 @@ mod tests {
         [GroupStatus {
             group: GroupId(1),
             term,
-            leader,
+            leader: leader.map(RaftId),
             replicas: Vec::new(),
             is_changing: false,
             unfinished: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::{DiskCopy, SimDisk};
@@ -189,7 +190,7 @@ impl NodeHost {
     }
 
     /// Whether this is its id in Raft groups.
-    pub fn is_member(&self, raft_id: u64) -> bool {
+    pub fn is_member(&self, raft_id: RaftId) -> bool {
         self.node.borrow().upgrade().is_some_and(|node| node.identity().raft_id == raft_id)
     }
 

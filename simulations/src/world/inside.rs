@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::GroupStatus;
 
 use super::{NodeHost, World};
@@ -18,7 +18,7 @@ const LOOK_STEPS: u64 = 25;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Told {
     term: u64,
-    leader: Option<u64>,
+    leader: Option<RaftId>,
     applied: u64,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::GroupStatus;
 use shiioo_storage::disk::DiskCopy;
 
@@ -92,7 +92,7 @@ impl World {
     pub(crate) fn is_whole(&self) -> bool {
         let whole = |at: usize| {
             let status = self.system_group(at).filter(|_| self.runs(at))?;
-            let is_own = |raft_id: u64| self.host(at).is_member(raft_id);
+            let is_own = |raft_id: RaftId| self.host(at).is_member(raft_id);
             let votes = status.replicas.iter().filter(|replica| replica.voter).count();
             let own = status.replicas.iter().find(|replica| is_own(replica.raft_id))?;
             let settled = !status.is_changing && status.unfinished.is_none();
@@ -104,7 +104,7 @@ impl World {
 
     /// Who has a group that its leader does not count it among, if anybody has.
     pub(crate) fn left_over(&self) -> Option<String> {
-        let is_own = |at: usize, raft_id: u64| self.host(at).is_member(raft_id);
+        let is_own = |at: usize, raft_id: RaftId| self.host(at).is_member(raft_id);
         let mut led: BTreeMap<GroupId, GroupStatus> = BTreeMap::new();
         let all: Vec<(usize, GroupStatus)> = (0..self.seats.len())
             .filter(|at| self.is_up(*at))

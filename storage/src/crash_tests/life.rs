@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RunId, StateMachineId, TenantId};
+use shiioo_actors::domain::ids::{
+    Epoch, GroupId, Position, RaftId, RunId, StateMachineId, TenantId,
+};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, CommittedEntry, Row, Store, StoreError, Stores};
 
@@ -139,7 +142,7 @@ async fn open_store(
 }
 
 pub async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError> {
-    let files = FileStores::open(disk.mount(), Executor::Inline, "default").await?;
+    let files = FileStores::open(disk.mount(), Executor::Inline, &Region::default()).await?;
     let log = Log::open_sized(disk.mount(), Executor::Inline, SEGMENT_BYTES)?;
     let progress = Arc::new(GroupProgress::new(APPLIED, Arc::clone(&log)));
     let sink = Arc::new(Nothing);
@@ -166,7 +169,7 @@ pub async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError>
             }
         }
         if step % 4 == 0 {
-            let vote = Vote { term: term + 1, node: 1, committed: step % 8 == 0 };
+            let vote = Vote { term: term + 1, node: RaftId(1), committed: step % 8 == 0 };
             life.write(group, Op::Vote(vote)).await?;
         }
         if step % 7 == 3 && group != APPLIED {

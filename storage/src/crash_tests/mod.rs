@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{GroupId, StateMachineId, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{Store, Stores};
 
 use crate::disk::SimDisk;
@@ -64,7 +65,7 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
     let purged = log.state(APPLIED).purged.map(|purged| purged.index);
     assert!(purged <= mark, "{story}: purged {purged:?} above the mark {mark:?}");
 
-    let files = now(FileStores::open(disk.mount(), Executor::Inline, "default")).unwrap();
+    let files = now(FileStores::open(disk.mount(), Executor::Inline, &Region::default())).unwrap();
     for (&tenant, files_of) in &oracle.files {
         let is_there = files.exists(StateMachineId::Tenant(tenant)).unwrap();
         if let Some((_, is_gone)) = oracle.removed.filter(|(removed, _)| *removed == tenant) {

@@ -3,13 +3,14 @@
 use std::io;
 
 use shiioo_actors::domain::ids::{StateMachineId, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 
 use super::paths::{Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
 use crate::disk::{Disk, OpenMode, create_dir_durably, store_error};
 
 /// Lists who has files below a data directory.
-pub(crate) fn present(disk: &dyn Disk, region: &str) -> Result<Vec<StateMachineId>, StoreError> {
+pub(crate) fn present(disk: &dyn Disk, region: &Region) -> Result<Vec<StateMachineId>, StoreError> {
     let dir = tenants_dir(region);
     let failed = |error| store_error(format!("list {dir}"), error);
     let system = Paths::of(StateMachineId::System, &dir).index;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{StateMachineId, TenantId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
 use uuid::Uuid;
 
@@ -56,7 +57,7 @@ impl FileStores {
     pub async fn open(
         disk: Arc<dyn Disk>,
         executor: Executor,
-        region: &str,
+        region: &Region,
     ) -> Result<Arc<Self>, StoreError> {
         Self::open_with(disk, executor, region, StoresConfig::default()).await
     }
@@ -68,7 +69,7 @@ impl FileStores {
     pub async fn open_with(
         disk: Arc<dyn Disk>,
         executor: Executor,
-        region: &str,
+        region: &Region,
         config: StoresConfig,
     ) -> Result<Arc<Self>, StoreError> {
         let tenants_dir: Arc<str> = tenants_dir(region).into();

@@ -9,7 +9,7 @@
 use std::io;
 
 use shiioo_actors::domain::ids::{StateMachineId, TenantId};
-use shiioo_actors::handles::DEFAULT_REGION;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{StoreError, StoreStats};
 
 use crate::disk::{DirEntry, Disk, store_error};
@@ -17,10 +17,9 @@ use crate::disk::{DirEntry, Disk, store_error};
 /// Directory of the tenants of the region `default`.
 const TENANTS_DIR: &str = "tenants";
 
-/// Gives the directory of the tenants of a region. The caller has checked that the region is not
-/// named like another folder of ours.
-pub(crate) fn tenants_dir(region: &str) -> String {
-    if region == DEFAULT_REGION { TENANTS_DIR.to_owned() } else { region.to_owned() }
+/// Gives the directory of the tenants of a region. No region is named like another folder of ours.
+pub(crate) fn tenants_dir(region: &Region) -> String {
+    if region.is_default() { TENANTS_DIR.to_owned() } else { region.to_string() }
 }
 
 /// The file that marks a tenant without work.
@@ -127,7 +126,7 @@ mod tests {
         let disk = SimDisk::new(1);
         let disk = &*disk.mount();
         let tenant = "550e8400-e29b-41d4-a716-446655440000".parse().unwrap();
-        let paths = Paths::of(StateMachineId::Tenant(tenant), &tenants_dir(DEFAULT_REGION));
+        let paths = Paths::of(StateMachineId::Tenant(tenant), &tenants_dir(&Region::default()));
         let mut dir = paths.blobs.clone().unwrap();
         for deep in 0..7 {
             disk.create_dir_all(&dir).unwrap();

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -34,7 +35,7 @@ pub struct LogIdentity {
     /// The id of a log that is begun now.
     pub fresh: Uuid,
     /// The node's region, below which its tenants' files are.
-    pub region: String,
+    pub region: Region,
 }
 
 #[cfg(test)]
@@ -42,7 +43,7 @@ impl LogIdentity {
     /// Accepts a log of any id.
     fn any() -> Self {
         let fresh = Uuid::from_u128(1);
-        Self { expected: None, fresh, region: "default".to_owned() }
+        Self { expected: None, fresh, region: Region::default() }
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::command::Envelope;
 use shiioo_actors::domain::codec;
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId, TenantId};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId, TenantId};
 
 /// Bytes before the payload.
 pub(crate) const FRAME_BYTES: usize = 12;
@@ -53,7 +53,7 @@ const KIND_MEMBERSHIP: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Vote {
     pub term: u64,
-    pub node: u64,
+    pub node: RaftId,
     /// Whether a quorum gave the same vote, so that the node leads the term.
     pub committed: bool,
 }
@@ -61,9 +61,9 @@ pub(crate) struct Vote {
 /// The members of a group: one set of voters, or two while it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Members {
-    pub voters: Vec<Vec<u64>>,
+    pub voters: Vec<Vec<RaftId>>,
     /// Voters and learners.
-    pub nodes: Vec<u64>,
+    pub nodes: Vec<RaftId>,
 }
 
 impl Members {

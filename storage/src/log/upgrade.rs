@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 
 use super::entry_index::EntryIndex;
@@ -18,7 +19,7 @@ use crate::index;
 /// mark. Then a missing `system.redb` is damage, and not a new node.
 pub(crate) fn files_beside_log_without_id(
     disk: &dyn Disk,
-    region: &str,
+    region: &Region,
     entries: &EntryIndex,
 ) -> Result<BTreeMap<StateMachineId, Position>, StoreError> {
     let files = index::present(disk, region)?;

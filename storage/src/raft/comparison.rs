@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::domain::ids::{Position, RaftId, StateMachineId};
 use shiioo_actors::ports::{ProposeError, StateDigest};
 
 use super::group::Group;
@@ -18,7 +18,7 @@ impl Group {
     /// Asks a member what its replica of a state machine held at a position.
     pub async fn digest_of(
         &self,
-        member: u64,
+        member: RaftId,
         part: StateMachineId,
         at: Position,
     ) -> Result<Option<StateDigest>, ProposeError> {
@@ -33,7 +33,7 @@ impl Group {
     /// Tells a member that what it held of a state machine is not what two others held.
     pub async fn tell_difference(
         &self,
-        member: u64,
+        member: RaftId,
         part: StateMachineId,
         at: Position,
         digest: StateDigest,

@@ -173,7 +173,7 @@ impl DurabilityTracker {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shiioo_actors::domain::ids::TenantId;
+    use shiioo_actors::domain::ids::{RaftId, TenantId};
 
     use super::*;
 
@@ -194,7 +194,7 @@ mod tests {
         let mut tracker = DurabilityTracker::default();
         for index in 0..=3 {
             if index % 2 == 0 {
-                tracker.add_membership(at(index), members(index));
+                tracker.add_membership(at(index), members(RaftId(index)));
             }
             tracker.deliver(at(index), part(u8::from(index == 2)));
         }
@@ -214,7 +214,10 @@ mod tests {
     #[test]
     fn entries_for_no_state_machine_do_not_hold_the_mark() {
         let mut tracker = DurabilityTracker::default();
-        tracker.add_membership(at(0), Members { voters: vec![vec![1]], nodes: vec![1] });
+        tracker.add_membership(
+            at(0),
+            Members { voters: vec![vec![RaftId(1)]], nodes: vec![RaftId(1)] },
+        );
         let mark = tracker.deliver(at(0), None).unwrap();
         assert_eq!(mark.position, at(0));
         assert_eq!(mark.members.unwrap().0, at(0));
@@ -227,7 +230,8 @@ mod tests {
     fn an_installed_snapshot_is_the_mark_and_what_is_beyond_it_waits_for_a_report() {
         let mut tracker = DurabilityTracker::default();
         tracker.deliver(at(0), part(1));
-        let members = Members { voters: vec![vec![1, 2]], nodes: vec![1, 2] };
+        let ids = vec![RaftId(1), RaftId(2)];
+        let members = Members { voters: vec![ids.clone()], nodes: ids };
         let mark = tracker.install(at(7), Some((at(3), members))).unwrap();
         assert_eq!((mark.position, mark.members.unwrap().0), (at(7), at(3)));
         assert!(tracker.install(at(5), None).is_none(), "older than the mark");

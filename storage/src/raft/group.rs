@@ -13,7 +13,7 @@ use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
-use shiioo_actors::domain::ids::{GroupId, StateMachineId};
+use shiioo_actors::domain::ids::{GroupId, RaftId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
@@ -47,7 +47,7 @@ const RESENDS_MAX: usize = 1;
 /// One group on this node.
 pub(crate) struct Group {
     id: GroupId,
-    raft_id: u64,
+    raft_id: RaftId,
     raft: openraft::Raft<TypeConfig, GroupStateMachine>,
     progress: Arc<GroupProgress>,
     network: Network,
@@ -109,9 +109,9 @@ impl Group {
     /// Starts the group's Raft, and initializes a new group where this node is the first member.
     pub async fn open(
         id: GroupId,
-        raft_id: u64,
+        raft_id: RaftId,
         mut config: Config,
-        members: &[u64],
+        members: &[RaftId],
         store: GroupLog,
         machine: GroupStateMachine,
         network: Network,
@@ -157,7 +157,7 @@ impl Group {
         self.id
     }
 
-    pub fn raft_id(&self) -> u64 {
+    pub fn raft_id(&self) -> RaftId {
         self.raft_id
     }
 
@@ -216,7 +216,7 @@ impl Group {
     pub fn status(&self) -> GroupStatus {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let last = metrics.last_log_index.unwrap_or(0);
-        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().collect();
         let joint = metrics.membership_config.membership().get_joint_config();
         let replicas = metrics
             .membership_config

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::{
     ApplySink, BoxFuture, Declined, Peers, ProposeError, Service, StoreError,
 };
@@ -34,7 +34,7 @@ pub struct GroupsConfig {
     /// Which log the groups share, and whose it is.
     pub log: LogIdentity,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Time without a leader after which another is elected.
     pub election_timeout: Duration,
 }
@@ -123,7 +123,7 @@ impl Groups {
     /// request, or `from` is not who the request says.
     pub async fn serve(
         &self,
-        from: u64,
+        from: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -266,7 +266,7 @@ impl Groups {
 
     /// Opens a group, and makes it new with these members where it is new and this node is the
     /// first.
-    pub(super) async fn open(&self, id: GroupId, members: Vec<u64>) -> Result<(), StoreError> {
+    pub(super) async fn open(&self, id: GroupId, members: Vec<RaftId>) -> Result<(), StoreError> {
         let _one_at_a_time = self.opening.lock().await;
         let refused =
             |why: String| store_error(format!("open group {id}"), std::io::Error::other(why));

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::{Declined, PeerError, Peers, Service};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -129,7 +129,7 @@ pub(super) type Answer = Result<Option<AppendReply>, PeerError>;
 pub(crate) struct HeartbeatBatches {
     peers: Arc<dyn Peers>,
     window: Duration,
-    waiting: Mutex<BTreeMap<u64, Batch>>,
+    waiting: Mutex<BTreeMap<RaftId, Batch>>,
 }
 
 /// Holds the next message to a peer.
@@ -150,7 +150,7 @@ impl HeartbeatBatches {
     /// Sends a heartbeat of a group together with those of others, and gives its answer.
     pub async fn send(
         self: &Arc<Self>,
-        to: u64,
+        to: RaftId,
         group: GroupId,
         append: Append,
         deadline: Instant,
@@ -163,7 +163,7 @@ impl HeartbeatBatches {
     /// Puts a heartbeat into the next message, where there is room.
     fn add(
         self: &Arc<Self>,
-        to: u64,
+        to: RaftId,
         group: GroupId,
         append: Append,
         deadline: Instant,
@@ -192,7 +192,7 @@ impl HeartbeatBatches {
     }
 
     /// Sends the message to a peer when its window is over, and hands out the answers.
-    async fn send_soon(self: Arc<Self>, to: u64, is_urgent: Arc<Notify>) {
+    async fn send_soon(self: Arc<Self>, to: RaftId, is_urgent: Arc<Notify>) {
         // Biased, so that a simulation takes the same branch each time.
         tokio::select! {
             biased;
@@ -220,7 +220,7 @@ impl HeartbeatBatches {
 
     async fn call(
         &self,
-        to: u64,
+        to: RaftId,
         beats: Vec<(GroupId, Append)>,
         deadline: Instant,
     ) -> Result<Vec<Option<AppendReply>>, PeerError> {
@@ -244,7 +244,7 @@ impl Groups {
     /// Answers the heartbeats of the groups that the member `from` leads.
     pub(super) async fn serve_heartbeats(
         &self,
-        from: u64,
+        from: RaftId,
         request: &[u8],
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {

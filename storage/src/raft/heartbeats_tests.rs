@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{BoxFuture, Peer, PeerError, Peers, Service, StreamService};
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ struct FakePeers {
 impl Peers for FakePeers {
     fn call(
         &self,
-        to: u64,
+        to: RaftId,
         service: Service,
         request: Vec<u8>,
         _deadline: Instant,
@@ -35,19 +35,21 @@ impl Peers for FakePeers {
         assert_eq!(service, Service::GroupHeartbeats);
         let Heartbeats(beats) = wire::decode(&request).unwrap();
         let groups: Vec<GroupId> = beats.iter().map(|(group, _)| *group).collect();
-        self.asked.lock().push((self.started.elapsed(), to, groups.clone()));
+        self.asked.lock().push((self.started.elapsed(), to.0, groups.clone()));
         let reply = |group: GroupId| match group {
             GroupId(2) => Some(AppendReply::HigherVote(vote(8))),
             GroupId(3) => None,
             _ => Some(AppendReply::Done),
         };
         let replies = HeartbeatReplies(groups.into_iter().map(reply).collect());
-        Box::pin(async move { if to == 9 { Err(declined()) } else { Ok(wire::encode(&replies)) } })
+        Box::pin(async move {
+            if to == RaftId(9) { Err(declined()) } else { Ok(wire::encode(&replies)) }
+        })
     }
 
     fn open_stream(
         &self,
-        _to: u64,
+        _to: RaftId,
         _service: StreamService,
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
@@ -58,11 +60,11 @@ impl Peers for FakePeers {
 }
 
 fn declined() -> PeerError {
-    PeerError::Declined { to: 9, why: "not known here".into() }
+    PeerError::Declined { to: RaftId(9), why: "not known here".into() }
 }
 
 fn vote(term: u64) -> Vote {
-    Vote { term, node: 1, committed: true }
+    Vote { term, node: RaftId(1), committed: true }
 }
 
 fn heartbeat(group: GroupId) -> Append {
@@ -77,7 +79,7 @@ fn start() -> (Arc<FakePeers>, Arc<HeartbeatBatches>) {
 
 async fn send(batches: &Arc<HeartbeatBatches>, to: u64, group: u32) -> Answer {
     let (group, deadline) = (GroupId(group), Instant::now() + ELECTION_TIMEOUT);
-    batches.send(to, group, heartbeat(group), deadline).await
+    batches.send(RaftId(to), group, heartbeat(group), deadline).await
 }
 
 #[tokio::test(start_paused = true)]

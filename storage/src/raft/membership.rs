@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EmptyNode, RaftMetrics, ServerState};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::ProposeError;
 
 use super::group::Group;
@@ -22,10 +23,10 @@ use super::types::TypeConfig;
 /// while the group takes no proposals.
 const TRANSFER_LAG_ENTRIES_MAX: u64 = 1024;
 
-type Change = ChangeMembers<u64, EmptyNode>;
+type Change = ChangeMembers<RaftId, EmptyNode>;
 
 impl Group {
-    pub async fn add_learner(&self, raft_id: u64) -> Result<(), ProposeError> {
+    pub async fn add_learner(&self, raft_id: RaftId) -> Result<(), ProposeError> {
         let metrics = self.leading()?;
         if is_settled(&metrics) && has_node(&metrics, raft_id) {
             return Ok(());
@@ -38,7 +39,7 @@ impl Group {
         self.change(ChangeMembers::AddNodes(added)).await
     }
 
-    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ProposeError> {
+    pub async fn set_voters(&self, voters: BTreeSet<RaftId>) -> Result<(), ProposeError> {
         let metrics = self.leading()?;
         let now = metrics.membership_config.membership().get_joint_config();
         if is_settled(&metrics) && now.len() == 1 && now[0] == voters {
@@ -53,7 +54,7 @@ impl Group {
         Ok(())
     }
 
-    pub async fn remove_learner(&self, raft_id: u64) -> Result<(), ProposeError> {
+    pub async fn remove_learner(&self, raft_id: RaftId) -> Result<(), ProposeError> {
         let metrics = self.leading()?;
         if is_settled(&metrics) && !has_node(&metrics, raft_id) {
             return Ok(());
@@ -64,7 +65,7 @@ impl Group {
     /// Transfers leadership to a voter. Refuses where that would leave the group without a leader
     /// for long: from then on this node neither takes proposals nor sends heartbeats, whether the
     /// other takes over or not.
-    pub async fn transfer(&self, to: u64) -> Result<(), ProposeError> {
+    pub async fn transfer(&self, to: RaftId) -> Result<(), ProposeError> {
         let metrics = self.leading()?;
         if to == self.raft_id() {
             return Ok(());
@@ -75,7 +76,7 @@ impl Group {
         let lag = metrics.last_log_index.unwrap_or(0).saturating_sub(matched);
         if !is_voter || lag > TRANSFER_LAG_ENTRIES_MAX {
             tracing::info!(
-                group = %self.id(), to, is_voter, lag,
+                group = %self.id(), to = to.0, is_voter, lag,
                 "leadership is not transferred: no voter, or too far behind"
             );
             return Err(ProposeError::NoLeader);
@@ -133,6 +134,6 @@ fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
     metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
 }
 
-fn has_node(metrics: &RaftMetrics<TypeConfig>, raft_id: u64) -> bool {
+fn has_node(metrics: &RaftMetrics<TypeConfig>, raft_id: RaftId) -> bool {
     metrics.membership_config.nodes().any(|(id, _)| *id == raft_id)
 }

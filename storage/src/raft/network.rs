@@ -25,7 +25,7 @@ use openraft::raft::{
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{ApplySink, PeerError, Peers};
 use tokio::time::Instant;
@@ -60,14 +60,14 @@ pub(crate) struct Network {
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
     /// The replicas that a snapshot of the group is being sent to.
-    snapshots_to: Arc<Mutex<BTreeSet<u64>>>,
+    snapshots_to: Arc<Mutex<BTreeSet<RaftId>>>,
     /// How the group's heartbeats leave.
     pub(super) heartbeats: Arc<HeartbeatBatches>,
     pub(super) pulse: Arc<Pulse>,
 }
 
 /// Says that a snapshot is being sent to a replica, until it is dropped.
-pub(super) struct SendingTo(Network, u64);
+pub(super) struct SendingTo(Network, RaftId);
 
 impl Drop for SendingTo {
     fn drop(&mut self) {
@@ -76,13 +76,13 @@ impl Drop for SendingTo {
 }
 
 /// The last entry that each replica has acknowledged, with the term of the leader it told.
-type Acknowledged = BTreeMap<u64, (u64, Position)>;
+type Acknowledged = BTreeMap<RaftId, (u64, Position)>;
 
 /// The way to one of them.
 #[derive(Clone)]
 pub(crate) struct Replica {
     pub(super) network: Network,
-    pub(super) raft_id: u64,
+    pub(super) raft_id: RaftId,
     /// How much of the log is sent to it at once.
     batch: BatchLimit,
     /// Sends the heartbeats, which travel with those of other groups. What another sends has to
@@ -112,19 +112,19 @@ impl Network {
     }
 
     /// Notes that a snapshot is being sent to a replica.
-    pub(super) fn sending_to(&self, raft_id: u64) -> SendingTo {
+    pub(super) fn sending_to(&self, raft_id: RaftId) -> SendingTo {
         self.snapshots_to.lock().insert(raft_id);
         SendingTo(self.clone(), raft_id)
     }
 
     /// Whether a snapshot is being sent to a replica.
-    pub(super) fn is_sending_to(&self, raft_id: u64) -> bool {
+    pub(super) fn is_sending_to(&self, raft_id: RaftId) -> bool {
         self.snapshots_to.lock().contains(&raft_id)
     }
 
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
     /// In another term it may have been told to truncate.
-    fn acknowledged(&self, raft_id: u64, term: u64) -> Option<Position> {
+    fn acknowledged(&self, raft_id: RaftId, term: u64) -> Option<Position> {
         if mutants::is(Mutant::ForgetAcknowledged) || mutants::is(Mutant::TrustMissingLog) {
             return None;
         }
@@ -132,7 +132,7 @@ impl Network {
         known.filter(|(of, _)| *of == term).map(|(_, upto)| upto)
     }
 
-    fn acknowledge(&self, raft_id: u64, term: u64, upto: Position) {
+    fn acknowledge(&self, raft_id: RaftId, term: u64, upto: Position) {
         let mut known = self.acknowledged.lock();
         let entry = known.entry(raft_id).or_insert((term, upto));
         // By term first: what an earlier leader was told does not count any more.
@@ -141,7 +141,7 @@ impl Network {
 
     /// Forgets what a replica has acknowledged, because it was removed. When it comes back in the same
     /// term it begins with nothing, and has lost nothing.
-    pub fn forget(&self, raft_id: u64) {
+    pub fn forget(&self, raft_id: RaftId) {
         self.acknowledged.lock().remove(&raft_id);
     }
 
@@ -164,7 +164,7 @@ impl Network {
         self.transfers.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn replica(&self, raft_id: u64) -> Replica {
+    pub fn replica(&self, raft_id: RaftId) -> Replica {
         let batch = BatchLimit::default();
         Replica { network: self.clone(), raft_id, batch, sends_heartbeats: false }
     }
@@ -281,7 +281,7 @@ impl Replica {
     ) -> PeerError {
         let (to, group) = (self.raft_id, self.network.group);
         tracing::error!(
-            %group, member = to,
+            %group, member = to.0,
             "a member has lost entries that it had acknowledged: it is sent nothing more; remove its \
              directory and have it join anew"
         );
@@ -319,11 +319,11 @@ pub(super) fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Replica;
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Replica {
+    async fn new_client(&mut self, target: RaftId, _node: &EmptyNode) -> Replica {
         self.replica(target)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Replica {
+    async fn new_heartbeat_client(&mut self, target: RaftId, _node: &EmptyNode) -> Replica {
         Replica { sends_heartbeats: true, ..self.replica(target) }
     }
 }

@@ -1,5 +1,6 @@
 //! The peers of a lone node.
 
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{BoxFuture, Peer, PeerError, Peers, Service, StreamService};
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ pub struct NoPeers;
 impl Peers for NoPeers {
     fn call(
         &self,
-        to: u64,
+        to: RaftId,
         _service: Service,
         _request: Vec<u8>,
         _deadline: Instant,
@@ -23,7 +24,7 @@ impl Peers for NoPeers {
 
     fn open_stream(
         &self,
-        to: u64,
+        to: RaftId,
         _service: StreamService,
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {

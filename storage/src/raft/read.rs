@@ -15,6 +15,7 @@ use std::time::Duration;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::ProposeError;
 
@@ -99,7 +100,7 @@ impl Group {
 
     /// Asks another node for the index. Whatever goes wrong, nothing was done, and the leader that
     /// was known does not lead as far as this node can tell.
-    async fn index_of(&self, leader: u64) -> Confirmed {
+    async fn index_of(&self, leader: RaftId) -> Confirmed {
         // A round takes as long as the lease at most; twice that leaves time for the way.
         let time = Duration::from_millis(self.raft().config().election_timeout_max) * 2;
         match self.network().replica(leader).call(RequestBody::ReadIndex, time).await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{
@@ -176,7 +176,7 @@ impl Durability for Groups {
     fn digest_of(
         &self,
         group: GroupId,
-        member: u64,
+        member: RaftId,
         part: StateMachineId,
         at: Position,
     ) -> BoxFuture<'_, Result<Option<StateDigest>, ProposeError>> {
@@ -186,7 +186,7 @@ impl Durability for Groups {
     fn tell_difference(
         &self,
         group: GroupId,
-        member: u64,
+        member: RaftId,
         part: StateMachineId,
         at: Position,
         digest: StateDigest,
@@ -211,7 +211,7 @@ impl Membership for Groups {
     fn open_group(
         &self,
         group: GroupId,
-        members: Vec<u64>,
+        members: Vec<RaftId>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.open(group, members))
     }
@@ -224,14 +224,18 @@ impl Membership for Groups {
         Box::pin(self.leave(group, still))
     }
 
-    fn add_learner(&self, group: GroupId, raft_id: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+    fn add_learner(
+        &self,
+        group: GroupId,
+        raft_id: RaftId,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.add_learner(raft_id).await })
     }
 
     fn set_voters(
         &self,
         group: GroupId,
-        voters: BTreeSet<u64>,
+        voters: BTreeSet<RaftId>,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.set_voters(voters).await })
     }
@@ -239,12 +243,12 @@ impl Membership for Groups {
     fn remove_learner(
         &self,
         group: GroupId,
-        raft_id: u64,
+        raft_id: RaftId,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.remove_learner(raft_id).await })
     }
 
-    fn transfer(&self, group: GroupId, to: u64) -> BoxFuture<'_, Result<(), ProposeError>> {
+    fn transfer(&self, group: GroupId, to: RaftId) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(async move { self.ready(group)?.transfer(to).await })
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
 use openraft::type_config::alias::SnapshotMetaOf;
-use shiioo_actors::domain::ids::StateMachineId;
+use shiioo_actors::domain::ids::{RaftId, StateMachineId};
 use shiioo_actors::ports::{Declined, Service};
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ impl Group {
     /// Answers the request of the member `from` about this group.
     pub async fn serve(
         &self,
-        from: u64,
+        from: RaftId,
         service: Service,
         request: RequestBody,
     ) -> Result<Response, Declined> {
@@ -141,7 +141,7 @@ impl Group {
         }
         claim.check().map_err(Declined)?;
         let Claim { vote: sender, upto, members, parts } = claim;
-        tracing::info!(group = %self.id(), from = sender.node, %upto, "a snapshot has arrived");
+        tracing::info!(group = %self.id(), from = sender.node.0, %upto, "a snapshot has arrived");
         // Before openraft takes the snapshot: an error there would end the group.
         let kept = self.network().sink().keep_only(self.id(), parts, upto).await;
         kept.map_err(declined)?;
@@ -163,7 +163,7 @@ const RESEND_WAIT: Duration = Duration::from_secs(4);
 
 impl Group {
     /// Begins to send a state machine to a replica whose files of it are damaged.
-    async fn resend(&self, to: u64, part: StateMachineId) -> Result<(), Declined> {
+    async fn resend(&self, to: RaftId, part: StateMachineId) -> Result<(), Declined> {
         let refused = |why: &str| Err(Declined(why.into()));
         if !self.voters().replicas().contains(&to) {
             return refused("who asks has no replica of the group");
@@ -184,10 +184,14 @@ impl Group {
         tokio::spawn(async move {
             let _turn = turn;
             match replica.send_part(vote, transfer, part).await {
-                Ok(Sent::Whole) => tracing::info!(%group, to, %part, "a copy was sent"),
-                Ok(Sent::Lacking(why)) => tracing::warn!(%group, to, %part, why, "no copy to send"),
+                Ok(Sent::Whole) => tracing::info!(%group, to = to.0, %part, "a copy was sent"),
+                Ok(Sent::Lacking(why)) => {
+                    tracing::warn!(%group, to = to.0, %part, why, "no copy to send")
+                }
                 Ok(Sent::Superseded(_)) => {}
-                Err(error) => tracing::warn!(%group, to, %part, %error, "a copy did not arrive"),
+                Err(error) => {
+                    tracing::warn!(%group, to = to.0, %part, %error, "a copy did not arrive")
+                }
             }
         });
         Ok(())

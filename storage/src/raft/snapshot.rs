@@ -149,10 +149,10 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shiioo_actors::domain::ids::Position;
+    use shiioo_actors::domain::ids::{Position, RaftId};
 
     const AT: Position = Position { term: 3, index: 44 };
-    const VOTE: Vote = Vote { term: 3, node: 1, committed: true };
+    const VOTE: Vote = Vote { term: 3, node: RaftId(1), committed: true };
 
     fn dump(rows: usize, bytes: usize, events: usize) -> Dump {
         let rows = (0..rows).map(|at| (at.to_be_bytes().to_vec(), vec![7; bytes])).collect();

@@ -42,7 +42,7 @@ impl Replica {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let group = self.network.group();
         let unsendable = |why: String| {
-            tracing::warn!(%group, to = self.raft_id, why, "no snapshot can be sent");
+            tracing::warn!(%group, to = self.raft_id.0, why, "no snapshot can be sent");
             Unreachable::from_string(why)
         };
         // What is asked for meanwhile is in the snapshot, and the receiver puts one at a time together.

@@ -9,7 +9,7 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf}
 use openraft::{EmptyNode, EntryPayload, Membership};
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
-use shiioo_actors::domain::ids::Position;
+use shiioo_actors::domain::ids::{Position, RaftId};
 use shiioo_actors::ports::StoreError;
 
 use crate::log::record::{Body, LogEntry, Members, Vote};
@@ -20,9 +20,9 @@ openraft::declare_raft_types!(
     pub(crate) TypeConfig:
         D = Arc<Envelope>,
         R = Outcome,
-        NodeId = u64,
+        NodeId = RaftId,
         Node = EmptyNode,
-        LeaderId = leader_id_std::LeaderId<u64, u64>,
+        LeaderId = leader_id_std::LeaderId<u64, RaftId>,
         AsyncRuntime = openraft_rt_tokio::TokioRuntime
 );
 
@@ -70,7 +70,7 @@ pub(crate) fn raft_entry(entry: LogEntry) -> Entry {
     Entry { log_id: log_id(entry.position), payload }
 }
 
-pub(crate) fn members(membership: &Membership<u64, EmptyNode>) -> Members {
+pub(crate) fn members(membership: &Membership<RaftId, EmptyNode>) -> Members {
     Members {
         voters: membership
             .get_joint_config()
@@ -81,10 +81,10 @@ pub(crate) fn members(membership: &Membership<u64, EmptyNode>) -> Members {
     }
 }
 
-pub(crate) fn membership(members: &Members) -> Membership<u64, EmptyNode> {
-    let voters: Vec<BTreeSet<u64>> =
+pub(crate) fn membership(members: &Members) -> Membership<RaftId, EmptyNode> {
+    let voters: Vec<BTreeSet<RaftId>> =
         members.voters.iter().map(|set| set.iter().copied().collect()).collect();
-    let nodes: BTreeMap<u64, EmptyNode> =
+    let nodes: BTreeMap<RaftId, EmptyNode> =
         members.nodes.iter().map(|id| (*id, EmptyNode {})).collect();
     Membership::new_with_defaults(voters, nodes.into_keys())
 }

@@ -20,7 +20,7 @@
 use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use shiioo_actors::domain::codec;
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId};
 use shiioo_actors::ports::{Found, Held, Service, StateDigest};
 
 use crate::log::record::{self, LogEntry, Members, Vote};
@@ -123,7 +123,7 @@ pub(crate) struct VoteReply {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Transfer {
     pub vote: Vote,
-    pub to: u64,
+    pub to: RaftId,
     pub last: Option<Position>,
 }
 

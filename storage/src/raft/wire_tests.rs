@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{Held, StateDigest};
 
@@ -27,7 +27,7 @@ fn position() -> impl Strategy<Value = Position> {
 fn vote() -> impl Strategy<Value = Vote> {
     (0_u64..2000, any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| Vote {
         term,
-        node,
+        node: RaftId(node),
         committed,
     })
 }
@@ -36,8 +36,8 @@ fn members() -> impl Strategy<Value = Members> {
     // In order, as sets are written.
     prop::collection::vec(prop::collection::btree_set(0_u64..9, 0..4), 0..3).prop_map(|voters| {
         let nodes = voters.iter().flatten().copied().collect::<BTreeSet<_>>();
-        let voters = voters.into_iter().map(|set| set.into_iter().collect()).collect();
-        Members { voters, nodes: nodes.into_iter().collect() }
+        let voters = voters.into_iter().map(|set| set.into_iter().map(RaftId).collect()).collect();
+        Members { voters, nodes: nodes.into_iter().map(RaftId).collect() }
     })
 }
 
@@ -70,8 +70,10 @@ fn ask() -> impl Strategy<Value = RequestBody> {
         (vote(), prop::option::of(position()), any::<bool>())
             .prop_map(|(vote, last, is_transfer)| Ballot { vote, last, is_transfer })
     };
-    let transfer = (vote(), any::<u64>(), prop::option::of(position()))
-        .prop_map(|(vote, to, last)| RequestBody::Transfer(Transfer { vote, to, last }));
+    let transfer =
+        (vote(), any::<u64>(), prop::option::of(position())).prop_map(|(vote, to, last)| {
+            RequestBody::Transfer(Transfer { vote, to: RaftId(to), last })
+        });
     let membership = prop::option::of((position(), members()));
     let events = prop::collection::vec(any::<u8>(), 0..40);
     let piece = (vote(), position(), rows(), events).prop_map(|(vote, position, rows, events)| {
@@ -289,7 +291,7 @@ proptest! {
                 Spoilt::Earlier => position.term = 1,
             }
         }
-        let vote = Vote { term: 3, node: 1, committed: true };
+        let vote = Vote { term: 3, node: RaftId(1), committed: true };
         let (append, _) = Append::new(GROUP, vote, Some(prev), None, entries.clone(), usize::MAX);
         match convert::append_from_wire(GROUP, &append) {
             Ok(request) => {
@@ -305,7 +307,7 @@ proptest! {
 
 #[test]
 fn heartbeats_have_these_bytes() {
-    let vote = Vote { term: 3, node: 1, committed: true };
+    let vote = Vote { term: 3, node: RaftId(1), committed: true };
     let prev = Some(Position { term: 3, index: 9 });
     let beat = Append::new(GROUP, vote, prev, None, [], usize::MAX).0;
     let bytes = encode(&Heartbeats(vec![(GROUP, beat)]));
@@ -319,14 +321,14 @@ fn heartbeats_have_these_bytes() {
 
 #[test]
 fn heartbeats_with_entries_or_too_many_are_refused() {
-    let vote = Vote { term: 3, node: 1, committed: true };
+    let vote = Vote { term: 3, node: RaftId(1), committed: true };
     let append = |entries: Vec<LogEntry>| Append::new(GROUP, vote, None, None, entries, 9).0;
     let of = |append: Append, count| Heartbeats(vec![(GROUP, append); count]).check();
     assert_eq!(of(append(vec![]), HEARTBEATS_MAX), Ok(()));
     assert!(of(append(vec![]), HEARTBEATS_MAX + 1).is_err());
     let entry = LogEntry { position: Position { term: 3, index: 0 }, body: Body::Blank };
     assert!(of(append(vec![entry]), 1).is_err());
-    let largest = Vote { term: u64::MAX, node: u64::MAX, committed: true };
+    let largest = Vote { term: u64::MAX, node: RaftId(u64::MAX), committed: true };
     let at = Some(Position { term: u64::MAX, index: u64::MAX });
     let group = GroupId(u32::MAX);
     let largest = Append::new(group, largest, at, at, [], 0).0;
@@ -347,7 +349,7 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
     let body = Body::Command(Arc::new(envelope));
     let entries =
         (0..9).map(|index| LogEntry { position: Position { term: 1, index }, body: body.clone() });
-    let vote = Vote { term: 1, node: 1, committed: true };
+    let vote = Vote { term: 1, node: RaftId(1), committed: true };
     let (append, left_off_after) = Append::new(GROUP, vote, None, None, entries, 4 << 20);
     assert_eq!(left_off_after, Some(Position { term: 1, index: 2 }));
     assert_eq!(append.entries(GROUP).unwrap().len(), 3);
@@ -356,9 +358,9 @@ fn a_message_holds_only_so_many_bytes_of_entries() {
 
 #[test]
 fn a_claim_with_a_membership_from_beyond_it_is_refused() {
-    let vote = Vote { term: 3, node: 1, committed: true };
+    let vote = Vote { term: 3, node: RaftId(1), committed: true };
     let upto = Position { term: 3, index: 9 };
-    let members = Members { voters: vec![vec![1]], nodes: vec![1] };
+    let members = Members { voters: vec![vec![RaftId(1)]], nodes: vec![RaftId(1)] };
     let claim = |at| Claim {
         vote,
         upto,
@@ -385,7 +387,7 @@ fn an_entry_of_a_later_version_is_refused_and_named() {
         let envelope = Envelope { version, at, term: None, cause: None, rpc_id: None, command };
         Body::Command(Arc::new(envelope))
     };
-    let vote = Vote { term: 1, node: 1, committed: true };
+    let vote = Vote { term: 1, node: RaftId(1), committed: true };
     let append = |version| {
         let position = Position { term: 1, index: 0 };
         let entry = LogEntry { position, body: envelope(version) };

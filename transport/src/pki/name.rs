@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use uuid::Uuid;
 
 /// Domain of all names: `.internal` is reserved for names that no public resolver knows.
@@ -19,7 +19,7 @@ const AUTHORITY_LABEL: &str = "authority";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberName {
     /// Id of the node in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Id of the node.
     pub node: NodeId,
     /// Cluster of the member.
@@ -47,7 +47,7 @@ impl FromStr for MemberName {
             let (node, rest) = rest.split_once('.')?;
             let cluster = rest.strip_suffix(DOMAIN)?.strip_suffix('.')?;
             Some(Self {
-                raft_id: member.parse().ok()?,
+                raft_id: RaftId(member.parse().ok()?),
                 node: NodeId::from_uuid(Uuid::try_parse(node).ok()?),
                 cluster: Uuid::try_parse(cluster).ok()?,
             })

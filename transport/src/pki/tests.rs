@@ -1,13 +1,13 @@
 use proptest::prelude::*;
 use rcgen::SanType;
 use rustls::pki_types::UnixTime;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 
 use super::*;
 use crate::testing::Seeded;
 
 fn name(raft_id: u64, cluster: Uuid) -> MemberName {
-    MemberName { raft_id, node: NodeId::from_uuid(Uuid::from_u128(7)), cluster }
+    MemberName { raft_id: RaftId(raft_id), node: NodeId::from_uuid(Uuid::from_u128(7)), cluster }
 }
 
 fn verify(authority: &[u8], certificate: &[u8]) -> Result<(), webpki::Error> {
@@ -120,7 +120,7 @@ proptest! {
     #[test]
     fn names_are_written_one_way(raft_id: u64, node: u128, cluster: u128) {
         let name = MemberName {
-            raft_id,
+            raft_id: RaftId(raft_id),
             node: NodeId::from_uuid(Uuid::from_u128(node)),
             cluster: Uuid::from_u128(cluster),
         };

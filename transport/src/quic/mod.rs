@@ -86,6 +86,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quinn::{AsyncUdpSocket, Endpoint, ServerConfig, TokioRuntime, VarInt};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::seams::{ByteStream, Seams, Tcp};
 use shiioo_actors::ports::{
     BoxFuture, JoinService, Peer, PeerError, PeerService, Peers, Service, StreamService,
@@ -232,7 +233,7 @@ impl Quic {
 impl Peers for Quic {
     fn call(
         &self,
-        to: u64,
+        to: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -242,7 +243,7 @@ impl Peers for Quic {
 
     fn open_stream(
         &self,
-        to: u64,
+        to: RaftId,
         service: StreamService,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {

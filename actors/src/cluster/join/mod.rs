@@ -61,7 +61,7 @@ use uuid::Uuid;
 pub use token::{JoinSecret, ParseTokenError, Prover, proof};
 
 use crate::domain::codec;
-use crate::domain::ids::TokenId;
+use crate::domain::ids::{RaftId, TokenId};
 use crate::domain::membership::Member;
 use crate::ports::Peer;
 
@@ -85,7 +85,7 @@ pub struct JoinReply {
     /// The cluster.
     pub cluster: Uuid,
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
     /// The members, with this one.
@@ -98,7 +98,7 @@ pub struct JoinReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRow {
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Its node id.
     pub node: crate::domain::ids::NodeId,
     /// `host:port` of its QUIC socket.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::Voters;
 
 /// What a leader said of its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaderHint {
     /// Raft id of the leader.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Its term.
     pub term: u64,
     /// When it was heard.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::cluster::node_rpc;
 use crate::cluster::routing::{LeaderHint, LeaderHints};
 use crate::command::{Envelope, Outcome};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
 use crate::ports::{LogStatus, PeerError, Peers, Proposals, ProposeError};
@@ -29,7 +29,7 @@ pub enum Lead {
     /// On this node, which a quorum has confirmed.
     Here,
     /// On the node with this raft id, as far as is known here.
-    There(u64),
+    There(RaftId),
     /// Nobody knows at the moment.
     Unknown,
 }
@@ -42,7 +42,7 @@ pub struct Router {
     peers: Arc<dyn Peers>,
     hints: watch::Receiver<LeaderHints>,
     hint_valid: Duration,
-    raft_id: u64,
+    raft_id: RaftId,
 }
 
 /// What a router works with.
@@ -58,7 +58,7 @@ pub struct RouterSources {
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
 }
 
 impl Router {
@@ -92,14 +92,14 @@ impl Router {
     /// Who said a moment ago that it leads a group, and in which term. A node that has just
     /// started, perhaps at another address, hears that before the leader finds it; a node without
     /// a replica of the group knows nothing else.
-    fn hint(&self, group: GroupId) -> Option<(u64, u64)> {
+    fn hint(&self, group: GroupId) -> Option<(RaftId, u64)> {
         let hints = self.hints.borrow();
         let hint = hints.get(&group)?;
         (hint.heard.elapsed() < self.hint_valid).then_some((hint.raft_id, hint.term))
     }
 
     /// Raft id of who leads a group, if that is known here.
-    pub fn leader(&self, group: GroupId) -> Option<u64> {
+    pub fn leader(&self, group: GroupId) -> Option<RaftId> {
         match self.lead(group) {
             Lead::Here => Some(self.raft_id),
             Lead::There(raft_id) => Some(raft_id),
@@ -109,7 +109,7 @@ impl Router {
 
     /// Who votes in a group: as its leader says, else as this node's own replica has it, else as
     /// the group was placed.
-    pub fn voters(&self, group: GroupId, placed: &[u64]) -> Voters {
+    pub fn voters(&self, group: GroupId, placed: &[RaftId]) -> Voters {
         let own = || self.status.voters(group).filter(|voters| !voters.sets.is_empty());
         let known = self.known_voters(group).or_else(own);
         known.unwrap_or_else(|| Voters::of(placed.iter().copied()))

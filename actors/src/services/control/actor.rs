@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Control, ControlMessage, KeyedMutex};
 use crate::cluster::routing::{Directory, Router, TenantLocation};
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
 use crate::ports::{Leadership, Peer, Peers, ReplicatedLog};
@@ -54,7 +54,7 @@ pub struct ControlArguments {
     /// Who watches nodes.
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// The way to who leads.
     pub router: Router,
     /// Who is told who the members are.
@@ -318,7 +318,7 @@ impl ControlState {
         if leads.is_some() {
             let locks = self.runner.machine.locks().list("", None);
             // The lock that follows leadership ends with leadership, not with a timer.
-            let timed = locks.filter(|lock| lock.key != crate::state::system::LEADER_LOCK);
+            let timed = locks.filter(|lock| !lock.key.is_leader());
             self.arguments.locks.lead(Space::CLUSTER, timed.cloned().collect());
         } else {
             self.arguments.locks.unlead(Space::CLUSTER);

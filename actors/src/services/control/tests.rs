@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::cluster::routing::RouterSources;
 use crate::command::{Envelope, SetTenant};
+use crate::domain::ids::RaftId;
 use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
 use crate::ports::seams::{ByteStream, Clock, Entropy};
@@ -88,7 +89,7 @@ struct Alone;
 impl Peers for Alone {
     fn call(
         &self,
-        _: u64,
+        _: RaftId,
         _: Service,
         _: Vec<u8>,
         _: Instant,
@@ -98,7 +99,7 @@ impl Peers for Alone {
 
     fn open_stream(
         &self,
-        _: u64,
+        _: RaftId,
         _: StreamService,
         _: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
@@ -159,7 +160,7 @@ async fn control(
     is_cut_off: bool,
 ) -> (Control, Arc<Scripted>) {
     let state = Arc::new(Mutex::new(testing::with_a_tenant()));
-    let here = Leadership { term: TERM, leader: Some(1), here: true };
+    let here = Leadership { term: TERM, leader: Some(RaftId(1)), here: true };
     let log = Arc::new(Scripted {
         state: Arc::clone(&state),
         answers: Mutex::new(answers.into_iter().collect()),
@@ -174,7 +175,7 @@ async fn control(
         peers: Arc::new(Alone),
         hints: watch::Sender::default().subscribe(),
         election_timeout: Duration::from_secs(1),
-        raft_id: 1,
+        raft_id: RaftId(1),
     });
     let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
     let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };

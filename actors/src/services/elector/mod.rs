@@ -49,7 +49,7 @@ pub use message::ElectorMessage;
 
 use crate::cluster::routing::LeaderHints;
 use crate::command::Refusal;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::error::CallError;
 use crate::ports::{Leadership, ReplicatedLog};
 use crate::services::heartbeat::Heartbeats;
@@ -62,7 +62,7 @@ pub struct Elector {
     hints: watch::Receiver<LeaderHints>,
     log: Arc<dyn ReplicatedLog>,
     heartbeats: Heartbeats,
-    raft_id: u64,
+    raft_id: RaftId,
     hint_valid: Duration,
 }
 
@@ -83,7 +83,7 @@ pub struct ElectorSources {
     /// How the members are.
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
 }
@@ -152,7 +152,7 @@ impl Elector {
         let status = groups.iter().find(|status| status.group == group);
         let replicas = status.map_or(&[][..], |status| &status.replicas);
         let damaged = health.iter().filter(|(_, it)| it.damaged.contains(&group));
-        let damaged: BTreeSet<u64> = damaged.map(|(id, _)| *id).collect();
+        let damaged: BTreeSet<RaftId> = damaged.map(|(id, _)| *id).collect();
         let candidate = successor(replicas, &health, &damaged, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::ids::RaftId;
 use crate::domain::views::NodeStatus;
 use crate::ports::{Leadership, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
@@ -37,10 +38,10 @@ impl Announcements {
 /// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them.
 pub(super) fn successor(
     replicas: &[ReplicaStatus],
-    health: &BTreeMap<u64, MemberHealth>,
-    damaged: &BTreeSet<u64>,
-    leader: u64,
-) -> Option<u64> {
+    health: &BTreeMap<RaftId, MemberHealth>,
+    damaged: &BTreeSet<RaftId>,
+    leader: RaftId,
+) -> Option<RaftId> {
     let rank = |status: NodeStatus| match status {
         NodeStatus::Healthy => Some(0),
         NodeStatus::Degraded => Some(1),
@@ -58,10 +59,11 @@ pub(super) fn successor(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::raft_ids;
 
     #[test]
     fn each_term_led_here_is_announced_once() {
-        let leads = |term, here| Leadership { term, leader: Some(1), here };
+        let leads = |term, here| Leadership { term, leader: Some(RaftId(1)), here };
         let mut state = Announcements::default();
         assert_eq!(state.changed(leads(1, false)), None);
         assert_eq!(state.changed(leads(2, true)), Some(2));
@@ -76,7 +78,12 @@ mod tests {
 
     #[test]
     fn the_healthy_voter_that_is_least_behind_succeeds() {
-        let replica = |raft_id, voter, lag| ReplicaStatus { raft_id, voter, applied: 0, lag };
+        let replica = |raft_id, voter, lag| ReplicaStatus {
+            raft_id: RaftId(raft_id),
+            voter,
+            applied: 0,
+            lag,
+        };
         let health = |status| MemberHealth {
             status,
             heard_at: None,
@@ -87,32 +94,33 @@ mod tests {
             silent_for: std::time::Duration::ZERO,
             silent_to_it: BTreeMap::new(),
         };
-        let successor = |replicas: &[ReplicaStatus], all: &BTreeMap<u64, MemberHealth>, leader| {
-            successor(replicas, all, &BTreeSet::new(), leader)
+        let successor = |replicas: &[ReplicaStatus], all: &BTreeMap<RaftId, MemberHealth>| {
+            successor(replicas, all, &BTreeSet::new(), RaftId(1)).map(|id| id.0)
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
-        let mut all: BTreeMap<u64, MemberHealth> =
-            (2..=4).map(|id| (id, health(NodeStatus::Healthy))).collect();
-        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        let mut all: BTreeMap<RaftId, MemberHealth> =
+            (2..=4).map(|id| (RaftId(id), health(NodeStatus::Healthy))).collect();
+        assert_eq!(successor(&replicas, &all), Some(3));
         // Whoever leads is no successor of itself, also where it is the best.
-        all.insert(1, health(NodeStatus::Healthy));
-        assert_eq!(successor(&replicas, &all, 1), Some(3));
+        all.insert(RaftId(1), health(NodeStatus::Healthy));
+        assert_eq!(successor(&replicas, &all), Some(3));
         // Nor is anybody whose health is not known.
-        assert_eq!(successor(&replicas, &BTreeMap::new(), 1), None);
+        assert_eq!(successor(&replicas, &BTreeMap::new()), None);
         // Of two that are as well and as far, the same one everywhere.
         let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
-        assert_eq!(successor(&alike, &all, 1), Some(2));
+        assert_eq!(successor(&alike, &all), Some(2));
         let but_for = |damaged: &[u64]| {
-            super::successor(&replicas, &all, &damaged.iter().copied().collect(), 1)
+            let successor = super::successor(&replicas, &all, &raft_ids(damaged), RaftId(1));
+            successor.map(|id| id.0)
         };
         assert_eq!(but_for(&[3]), Some(2), "whose replica is whole, though it is behind");
         assert_eq!(but_for(&[2, 3]), Some(3));
-        all.insert(3, health(NodeStatus::Degraded));
-        assert_eq!(successor(&replicas, &all, 1), Some(2));
-        all.insert(2, health(NodeStatus::Unhealthy));
-        assert_eq!(successor(&replicas, &all, 1), Some(3));
-        all.insert(3, health(NodeStatus::Unhealthy));
-        assert_eq!(successor(&replicas, &all, 1), None);
+        all.insert(RaftId(3), health(NodeStatus::Degraded));
+        assert_eq!(successor(&replicas, &all), Some(2));
+        all.insert(RaftId(2), health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all), Some(3));
+        all.insert(RaftId(3), health(NodeStatus::Unhealthy));
+        assert_eq!(successor(&replicas, &all), None);
     }
 }

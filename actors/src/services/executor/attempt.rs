@@ -11,9 +11,10 @@ use tokio::sync::{Semaphore, oneshot};
 use super::fair_semaphore::FairSemaphore;
 use super::http_step::{accepted, output_of};
 use super::prepare::{Prepared, StepTask, prepare_elsewhere, prepare_plain, succeeded};
-use super::{Link, StepEvent, StepKey, TellActor};
+use super::{Link, StepEvent, TellActor};
 use crate::command::{Command, RecordStepResult, StepDue, StepResult, TenantCommand};
 use crate::domain::json::Json;
+use crate::domain::run::StepAttempt;
 use crate::domain::workflow::spec::{BACKOFF_SECS_MAX, millis};
 use crate::ports::{Attempt, DEATHS_MAX, ProposeError};
 use crate::services::mailbox::internal_envelope;
@@ -72,7 +73,7 @@ impl Failure {
 }
 
 /// Waits for an attempt's turn, then performs the attempt and proposes its result.
-pub(super) async fn perform(link: Link, key: StepKey, spec: Json, tell: TellActor) {
+pub(super) async fn perform(link: Link, key: StepAttempt, spec: Json, tell: TellActor) {
     let step_limits = &link.deps.step_limits;
     let gate = if is_call(&spec) { &step_limits.calls } else { &step_limits.local };
     // Held until the result is recorded: results that wait to be proposed are bounded, too.
@@ -84,8 +85,8 @@ pub(super) async fn perform(link: Link, key: StepKey, spec: Json, tell: TellActo
 }
 
 /// Performs an attempt whose turn has come, and proposes its result.
-async fn perform_now(link: &Link, (run, step, attempt): StepKey, tell: TellActor) {
-    let key = Attempt { tenant: link.tenant, run, step, attempt };
+async fn perform_now(link: &Link, attempt: StepAttempt, tell: TellActor) {
+    let key = Attempt { tenant: link.tenant, of: attempt };
     let deaths = link.deps.under_way.deaths(&key);
     let result = if deaths >= DEATHS_MAX {
         let error = format!(
@@ -95,14 +96,14 @@ async fn perform_now(link: &Link, (run, step, attempt): StepKey, tell: TellActor
         StepResult::Failed { error, retry_in_ms: None }
     } else {
         let (reply, task) = oneshot::channel();
-        if !tell(StepEvent::Take((run, step, attempt), reply)) {
+        if !tell(StepEvent::Take(attempt, reply)) {
             return;
         }
         // Nothing: the attempt was cancelled or recorded meanwhile, and is not to be performed.
         let Ok(Some(task)) = task.await else { return };
         guarded(link, task, key, deaths).await
     };
-    propose(link, TenantCommand::StepResult(RecordStepResult { run, step, attempt, result })).await;
+    propose(link, TenantCommand::StepResult(RecordStepResult { attempt, result })).await;
     if deaths > 0 {
         // The result is recorded, this one or another node's: the attempt is not performed here again.
         // Not earlier: with its deaths forgotten and no result, a poison step would begin anew.
@@ -147,7 +148,7 @@ async fn guarded(link: &Link, task: StepTask, key: Attempt, deaths: u32) -> Step
     // Before the result is proposed: the attempt has ended, and a death from now on is not its doing.
     drop(note);
     let done = done.unwrap_or_else(|_| {
-        tracing::error!(tenant = %link.tenant, run = %key.run, "a step's task has panicked");
+        tracing::error!(tenant = %link.tenant, run = %key.of.run, "a step's task has panicked");
         Err(not_performed())
     });
     match done {
@@ -199,8 +200,8 @@ fn is_call(spec: &Json) -> bool {
 }
 
 /// Proposes that the moment has come for which a step waited.
-pub(super) async fn tell_due(link: Link, (run, step, attempt): StepKey) {
-    propose(&link, TenantCommand::StepDue(StepDue { run, step, attempt })).await;
+pub(super) async fn tell_due(link: Link, attempt: StepAttempt) {
+    propose(&link, TenantCommand::StepDue(StepDue { attempt })).await;
 }
 
 /// Proposes a command until it has an outcome, or this node has lost the lead. To propose it again is

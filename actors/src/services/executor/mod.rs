@@ -89,7 +89,8 @@ pub use self::attempt::StepLimits;
 pub(super) use self::prepare::StepTask;
 pub use self::rendering::Renderer;
 pub(super) use self::steps::TenantSteps;
-use crate::domain::ids::{Epoch, GroupId, RunId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::domain::run::StepAttempt;
 use crate::ports::seams::Seams;
 use crate::ports::{AttemptJournal, HttpCaller, Proposals};
 
@@ -109,9 +110,6 @@ pub struct ExecutorDeps {
     pub under_way: Arc<dyn AttemptJournal>,
 }
 
-/// Names an attempt of a step: run, index of the step, number of the attempt.
-pub(super) type StepKey = (RunId, u16, u32);
-
 /// Lets a task act for a tenant whose group this node leads.
 #[derive(Clone)]
 pub(super) struct Link {
@@ -127,9 +125,9 @@ pub(super) struct Link {
 pub enum StepEvent {
     /// Asks what an attempt is to do, because its turn has come. `None` when the attempt is not under
     /// way any more.
-    Take(StepKey, oneshot::Sender<Option<StepTask>>),
+    Take(StepAttempt, oneshot::Sender<Option<StepTask>>),
     /// Tells that the task of an attempt has ended.
-    Ended(StepKey),
+    Ended(StepAttempt),
     /// Tells that a moment has come for which a step waited.
     Due,
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Link;
 use super::attempt::{Failure, READ_HERE_BYTES_MAX, not_performed};
 use super::http_step::request;
 use super::rendering::Tools;
-use super::{Link, StepKey};
 use crate::command::StepResult;
 use crate::domain::ids::{RunId, TenantId};
 use crate::domain::json::{self, Json};
+use crate::domain::run::StepAttempt;
 use crate::domain::time::Timestamp;
 use crate::domain::workflow::spec::{Action, StepSpec, WAIT_SECS_MAX, millis, wait_secs};
 use crate::domain::workflow::template::{Context, Offer, has_templates, is_template};
@@ -42,12 +43,12 @@ impl StepTask {
     /// Takes the values of an attempt that is under way in `state`. `None` when it is not.
     pub(in crate::services) fn of(
         state: &TenantState,
-        (run, step, attempt): StepKey,
+        StepAttempt { run, step, number }: StepAttempt,
     ) -> Option<Self> {
         let live = state.runs().get(&run)?;
         let index = usize::from(step);
         let (spec, now) = (live.workflow.steps.get(index)?, live.steps.get(index)?);
-        if now.attempt != attempt || now.status != StepStatus::Running {
+        if now.attempt != number || now.status != StepStatus::Running {
             return None;
         }
         let completed = (0_u16..).zip(live.workflow.steps.iter().zip(&live.steps));
@@ -57,7 +58,7 @@ impl StepTask {
         let has_templates = is_template(spec.json.as_str());
         Some(Self {
             run,
-            attempt,
+            attempt: number,
             step_id: spec.id.clone(),
             spec: spec.json.clone(),
             timeout_ms: spec.timeout_ms,

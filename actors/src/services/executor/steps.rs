@@ -10,8 +10,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::timers::Timers;
-use super::{Link, StepEvent, StepKey, TellActor, attempt};
+use super::{Link, StepEvent, TellActor, attempt};
 use crate::domain::json::Json;
+use crate::domain::run::StepAttempt;
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::state::tenant::{StepState, TenantEffect, TenantState, Wait, Waiting};
@@ -25,11 +26,11 @@ const TOLD_AT_ONCE_MAX: usize = 1024;
 pub(in crate::services) struct TenantSteps {
     tell: TellActor,
     /// Tasks under way, by attempt.
-    tasks: BTreeMap<StepKey, AbortHandle>,
+    tasks: BTreeMap<StepAttempt, AbortHandle>,
     /// When attempts that wait go on.
-    timers: Timers<StepKey>,
+    timers: Timers<StepAttempt>,
     /// Attempts whose timer went off while their task was still seen as under way.
-    late: BTreeSet<StepKey>,
+    late: BTreeSet<StepAttempt>,
     /// For when the actor is to be woken, and the task that wakes it.
     alarm: Option<(Instant, AbortHandle)>,
 }
@@ -47,10 +48,14 @@ impl TenantSteps {
     }
 
     /// Begins an attempt, unless its task is under way.
-    pub(in crate::services) fn perform(&mut self, state: &TenantState, link: Link, key: StepKey) {
-        let (run, step, _) = key;
-        let live = state.runs().get(&run);
-        let spec = live.and_then(|live| live.workflow.steps.get(usize::from(step)));
+    pub(in crate::services) fn perform(
+        &mut self,
+        state: &TenantState,
+        link: Link,
+        key: StepAttempt,
+    ) {
+        let live = state.runs().get(&key.run);
+        let spec = live.and_then(|live| live.workflow.steps.get(usize::from(key.step)));
         // The definition alone: the task takes the rest when its turn has come, because thousands may
         // wait for theirs.
         let Some(spec) = spec else { return };
@@ -61,8 +66,8 @@ impl TenantSteps {
     /// Performs everything that is outstanding and arms every wait: this node has begun to lead.
     pub(in crate::services) fn take_over(&mut self, state: &TenantState, link: &Link) {
         for effect in state.outstanding() {
-            if let TenantEffect::PerformStep { run, step, attempt } = effect {
-                self.perform(state, link.clone(), (run, step, attempt));
+            if let TenantEffect::PerformStep(attempt) = effect {
+                self.perform(state, link.clone(), attempt);
             }
         }
         for wait in state.waits() {
@@ -71,7 +76,7 @@ impl TenantSteps {
     }
 
     /// Ends an attempt that the state has given up.
-    pub(in crate::services) fn stop(&mut self, key: StepKey) {
+    pub(in crate::services) fn stop(&mut self, key: StepAttempt) {
         self.timers.clear(key);
         if let Some(task) = self.tasks.remove(&key) {
             task.abort();
@@ -88,7 +93,7 @@ impl TenantSteps {
     }
 
     /// Notes that the task of an attempt has ended.
-    pub(in crate::services) fn ended(&mut self, key: StepKey) {
+    pub(in crate::services) fn ended(&mut self, key: StepAttempt) {
         self.tasks.remove(&key);
         // The result 'waits until' is applied before its task is seen to end, and a short wait may be
         // over by then. Its timer has been taken; without this nobody would tell the group.
@@ -117,8 +122,7 @@ impl TenantSteps {
     }
 
     /// Sets the timer of a wait, on the monotonic clock.
-    fn arm(&mut self, state: &TenantState, link: &Link, (due_at, run, step, attempt): Wait) {
-        let key = (run, step, attempt);
+    fn arm(&mut self, state: &TenantState, link: &Link, (due_at, key): Wait) {
         let Some(step) = step_of(state, key) else { return };
         let now = link.deps.seams.clock.now();
         let left = left_of(due_at, step.attempt_at, now, is_until(state, key));
@@ -140,8 +144,7 @@ impl TenantSteps {
                 self.late.insert(key);
             } else if is_until(state, key) && due_at > link.deps.seams.clock.now() {
                 // The wall clock was set back, or the moment is further away than one look.
-                let (run, step, attempt) = key;
-                self.arm(state, link, (due_at, run, step, attempt));
+                self.arm(state, link, (due_at, key));
             } else {
                 self.spawn(key, attempt::tell_due(link.clone(), key));
             }
@@ -165,7 +168,7 @@ impl TenantSteps {
     }
 
     /// Runs a task for an attempt, unless one is under way.
-    fn spawn(&mut self, key: StepKey, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&mut self, key: StepAttempt, task: impl Future<Output = ()> + Send + 'static) {
         if self.tasks.contains_key(&key) {
             return;
         }
@@ -179,15 +182,14 @@ impl TenantSteps {
 }
 
 /// Tells whether the attempt waits for a moment of the wall clock.
-fn is_until(state: &TenantState, key: StepKey) -> bool {
+fn is_until(state: &TenantState, key: StepAttempt) -> bool {
     if mutants::is(Mutant::WaitsByWallClock) {
         return true;
     }
-    let (run, step, _) = key;
     let is_timer =
         step_of(state, key).is_some_and(|step| matches!(step.waiting, Waiting::Timer(_)));
-    let live = state.runs().get(&run);
-    let spec = live.and_then(|live| live.workflow.steps.get(usize::from(step)));
+    let live = state.runs().get(&key.run);
+    let spec = live.and_then(|live| live.workflow.steps.get(usize::from(key.step)));
     is_timer && spec.is_some_and(|spec| says_until(&spec.json))
 }
 
@@ -209,9 +211,9 @@ fn left_of(
 }
 
 /// Finds the state of an attempt; `None` when another attempt has followed it.
-fn step_of(state: &TenantState, (run, step, attempt): StepKey) -> Option<&StepState> {
-    let step = state.runs().get(&run)?.steps.get(usize::from(step))?;
-    (step.attempt == attempt).then_some(step)
+fn step_of(state: &TenantState, key: StepAttempt) -> Option<&StepState> {
+    let step = state.runs().get(&key.run)?.steps.get(usize::from(key.step))?;
+    (step.attempt == key.number).then_some(step)
 }
 
 /// Tells whether the definition of a `wait` has an `until`.

@@ -14,7 +14,7 @@ use super::message::HeartbeatMessage;
 use super::{HEARTBEAT_VERSION, HELLO_VERSION, decode_beat};
 use crate::cluster::routing::LeaderHints;
 use crate::domain::codec;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 use crate::domain::views::NodeStatus;
 use crate::ports::seams::Seams;
 use crate::ports::{Peers, ReplicatedLog, Service};
@@ -70,13 +70,13 @@ pub struct HeartbeatState {
     http_nodes: HttpNodeLiveness,
     detector: FailureDetector,
     /// Members that have a ping to answer, and whether there is news for them since.
-    asked: BTreeMap<u64, bool>,
+    asked: BTreeMap<RaftId, bool>,
     /// How each member was when it was last told to the log.
-    told: BTreeMap<u64, NodeStatus>,
+    told: BTreeMap<RaftId, NodeStatus>,
     own: OwnIncarnation,
     incarnations: LatestIncarnations,
     /// When each member is to be told which process this is.
-    hellos: BTreeMap<u64, Instant>,
+    hellos: BTreeMap<RaftId, Instant>,
 }
 
 impl Actor for HeartbeatActor {
@@ -185,7 +185,7 @@ impl HeartbeatState {
         }
     }
 
-    fn hear(&mut self, from: u64, beat: Heartbeat, offset_ms: Option<u64>) {
+    fn hear(&mut self, from: RaftId, beat: Heartbeat, offset_ms: Option<u64>) {
         let at = self.arguments.seams.clock.now();
         self.detector.heard(from, beat, offset_ms, Instant::now(), at);
         self.publish();
@@ -206,7 +206,11 @@ impl HeartbeatState {
         for (raft_id, health) in &health {
             let before = self.told.insert(*raft_id, health.status);
             if before.is_some_and(|before| before != health.status) {
-                tracing::info!(raft_id, status = health.status.name(), "a member's health changed");
+                tracing::info!(
+                    raft_id = raft_id.0,
+                    status = health.status.name(),
+                    "a member's health changed"
+                );
             }
         }
         self.told.retain(|raft_id, _| health.contains_key(raft_id));
@@ -239,7 +243,7 @@ impl HeartbeatState {
     }
 
     /// Pings those of `members` who owe no answer.
-    fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>, members: Vec<u64>) {
+    fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>, members: Vec<RaftId>) {
         let now = Instant::now();
         let beat = codec::encode(&(HEARTBEAT_VERSION, self.beat(now)));
         let deadline = now + self.arguments.election_timeout;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::cluster::routing::{LeaderHint, LeaderHints};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::time::Timestamp;
 use crate::domain::views::NodeStatus;
 use crate::ports::GroupLead;
@@ -37,7 +37,7 @@ pub struct Heartbeat {
     /// The groups that it leads, while a quorum confirms it.
     pub leads: Vec<GroupLead>,
     /// For how long each other member has been silent to it, milliseconds, by raft id.
-    pub silent_ms: BTreeMap<u64, u64>,
+    pub silent_ms: BTreeMap<RaftId, u64>,
     /// Whether its log takes what is written: not while its disk is full.
     pub has_room: bool,
     /// The groups in which a tenant's files are damaged there.
@@ -75,13 +75,13 @@ pub struct MemberHealth {
     pub silent_for: Duration,
     /// For how long each other member has been silent to it, as it says; nothing when it has not
     /// been heard of within an election timeout.
-    pub silent_to_it: BTreeMap<u64, Duration>,
+    pub silent_to_it: BTreeMap<RaftId, Duration>,
 }
 
 impl Known {
     /// Tells for how long each other member has been silent to this one: what it said, and the time
     /// since then. Nothing when that is `late`.
-    fn silent_to_it(&self, late: Duration, now: Instant) -> BTreeMap<u64, Duration> {
+    fn silent_to_it(&self, late: Duration, now: Instant) -> BTreeMap<RaftId, Duration> {
         let age = now.duration_since(self.heard);
         let told = self.last.iter().filter(|_| age < late).flat_map(|(_, beat)| &beat.silent_ms);
         told.map(|(id, ms)| (*id, Duration::from_millis(*ms) + age)).collect()
@@ -96,7 +96,7 @@ impl Known {
 #[derive(Debug)]
 pub(super) struct FailureDetector {
     election_timeout: Duration,
-    known: BTreeMap<u64, Known>,
+    known: BTreeMap<RaftId, Known>,
 }
 
 impl FailureDetector {
@@ -105,7 +105,7 @@ impl FailureDetector {
     }
 
     /// Learns who there is. Who is new has its full time before it.
-    pub(super) fn set(&mut self, raft_ids: &[u64], now: Instant) {
+    pub(super) fn set(&mut self, raft_ids: &[RaftId], now: Instant) {
         self.known.retain(|id, _| raft_ids.contains(id));
         for id in raft_ids {
             self.known.entry(*id).or_insert_with(|| Known {
@@ -118,12 +118,12 @@ impl FailureDetector {
     }
 
     /// Whom to ping.
-    pub(super) fn ids(&self) -> Vec<u64> {
+    pub(super) fn ids(&self) -> Vec<RaftId> {
         self.known.keys().copied().collect()
     }
 
     /// For how long each has been silent, to tell the others.
-    pub(super) fn silent_ms(&self, now: Instant) -> BTreeMap<u64, u64> {
+    pub(super) fn silent_ms(&self, now: Instant) -> BTreeMap<RaftId, u64> {
         let silence = |known: &Known| now.duration_since(known.heard).as_millis();
         let millis = |ms: u128| u64::try_from(ms).unwrap_or(u64::MAX);
         self.known.iter().map(|(id, known)| (*id, millis(silence(known)))).collect()
@@ -132,7 +132,7 @@ impl FailureDetector {
     /// A beat came. `offset_ms` is how far its clock is from this node's, where that is known.
     pub(super) fn heard(
         &mut self,
-        from: u64,
+        from: RaftId,
         beat: Heartbeat,
         offset_ms: Option<u64>,
         now: Instant,
@@ -164,9 +164,9 @@ impl FailureDetector {
     }
 
     /// How everybody is now.
-    pub(super) fn health(&mut self, now: Instant) -> BTreeMap<u64, MemberHealth> {
+    pub(super) fn health(&mut self, now: Instant) -> BTreeMap<RaftId, MemberHealth> {
         let late = self.election_timeout;
-        let statuses: Vec<(u64, NodeStatus)> =
+        let statuses: Vec<(RaftId, NodeStatus)> =
             self.known.keys().map(|id| (*id, self.status(*id, now))).collect();
         let mut all = BTreeMap::new();
         for (id, status) in statuses {
@@ -192,7 +192,7 @@ impl FailureDetector {
         all
     }
 
-    fn status(&self, id: u64, now: Instant) -> NodeStatus {
+    fn status(&self, id: RaftId, now: Instant) -> NodeStatus {
         let Some(known) = self.known.get(&id) else { return NodeStatus::Unhealthy };
         let silence = now.duration_since(known.heard);
         let late = self.election_timeout;
@@ -221,7 +221,7 @@ impl FailureDetector {
     }
 
     /// For how long `id` has been silent to others who have been heard of lately.
-    fn silences_told(&self, id: u64, now: Instant) -> impl Iterator<Item = Duration> {
+    fn silences_told(&self, id: RaftId, now: Instant) -> impl Iterator<Item = Duration> {
         self.known.iter().filter(move |(other, _)| **other != id).filter_map(move |(_, other)| {
             let age = now.duration_since(other.heard);
             let (_, beat) = other.last.as_ref().filter(|_| age < self.election_timeout)?;
@@ -238,8 +238,8 @@ mod tests {
     const T: Duration = Duration::from_millis(500);
 
     fn beat(silent_ms: &[(u64, u64)], leads: Option<u64>) -> Heartbeat {
-        let silent_ms = silent_ms.iter().copied().collect();
-        let voters = Voters::of([1, 2, 3]);
+        let silent_ms = silent_ms.iter().map(|(id, ms)| (RaftId(*id), *ms)).collect();
+        let voters = Voters::of([1, 2, 3].map(RaftId));
         let lead = |term| GroupLead { group: GroupId::SYSTEM, term, voters };
         let leads = leads.map(lead).into_iter().collect();
         Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true, damaged: BTreeSet::new() }
@@ -247,8 +247,8 @@ mod tests {
 
     fn three(now: Instant) -> FailureDetector {
         let mut members = FailureDetector::new(T);
-        members.set(&[2, 3], now);
-        for id in [2, 3] {
+        members.set(&[2, 3].map(RaftId), now);
+        for id in [2, 3].map(RaftId) {
             members.heard(id, beat(&[], None), None, now, Timestamp(0));
         }
         members
@@ -266,9 +266,9 @@ mod tests {
         assert_eq!(statuses(&mut members, start), [NodeStatus::Healthy; 2]);
         assert_eq!(statuses(&mut members, at(1)), [NodeStatus::Degraded; 2]);
         assert_eq!(statuses(&mut members, at(4)), [NodeStatus::Unhealthy; 2]);
-        assert_eq!(members.health(at(6))[&2].unhealthy_for, T * 2);
-        members.heard(2, beat(&[], None), None, at(7), Timestamp(9));
-        let health = &members.health(at(7))[&2];
+        assert_eq!(members.health(at(6))[&RaftId(2)].unhealthy_for, T * 2);
+        members.heard(RaftId(2), beat(&[], None), None, at(7), Timestamp(9));
+        let health = &members.health(at(7))[&RaftId(2)];
         assert_eq!((health.status, health.heard_at), (NodeStatus::Healthy, Some(Timestamp(9))));
     }
 
@@ -276,10 +276,10 @@ mod tests {
     async fn who_has_not_been_heard_of_is_not_healthy() {
         let start = Instant::now();
         let mut members = FailureDetector::new(T);
-        members.set(&[2], start);
+        members.set(&[RaftId(2)], start);
         assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded]);
         assert_eq!(statuses(&mut members, start + T * 4), [NodeStatus::Unhealthy]);
-        members.heard(2, beat(&[], None), None, start + T, Timestamp(0));
+        members.heard(RaftId(2), beat(&[], None), None, start + T, Timestamp(0));
         assert_eq!(statuses(&mut members, start + T), [NodeStatus::Healthy]);
     }
 
@@ -289,11 +289,11 @@ mod tests {
         let mut members = three(start);
         let now = start + T * 9;
         // 2 hears 3, this node does not.
-        members.heard(2, beat(&[(3, 10)], None), None, now, Timestamp(0));
+        members.heard(RaftId(2), beat(&[(3, 10)], None), None, now, Timestamp(0));
         assert_eq!(statuses(&mut members, now), [NodeStatus::Healthy, NodeStatus::Degraded]);
         // This node hears 3, 2 does not.
-        members.heard(3, beat(&[(2, 10)], None), None, now, Timestamp(0));
-        members.heard(2, beat(&[(3, 5000)], None), None, now, Timestamp(0));
+        members.heard(RaftId(3), beat(&[(2, 10)], None), None, now, Timestamp(0));
+        members.heard(RaftId(2), beat(&[(3, 5000)], None), None, now, Timestamp(0));
         assert_eq!(statuses(&mut members, now), [NodeStatus::Healthy, NodeStatus::Degraded]);
     }
 
@@ -301,14 +301,14 @@ mod tests {
     async fn what_a_member_hears_of_the_others_is_known_while_it_is_heard_itself() {
         let start = Instant::now();
         let mut members = three(start);
-        members.heard(2, beat(&[(1, 10), (3, 30_000)], None), None, start, Timestamp(0));
+        members.heard(RaftId(2), beat(&[(1, 10), (3, 30_000)], None), None, start, Timestamp(0));
         let health = members.health(start + T / 2);
-        assert_eq!((health[&2].silent_for, health[&3].silent_for), (T / 2, T / 2));
+        assert_eq!((health[&RaftId(2)].silent_for, health[&RaftId(3)].silent_for), (T / 2, T / 2));
         let ms = Duration::from_millis;
-        let told = BTreeMap::from([(1, ms(10) + T / 2), (3, ms(30_000) + T / 2)]);
-        assert_eq!(health[&2].silent_to_it, told);
-        assert!(health[&3].silent_to_it.is_empty());
-        assert!(members.health(start + T)[&2].silent_to_it.is_empty(), "too long ago");
+        let told = BTreeMap::from([(RaftId(1), ms(10) + T / 2), (RaftId(3), ms(30_000) + T / 2)]);
+        assert_eq!(health[&RaftId(2)].silent_to_it, told);
+        assert!(health[&RaftId(3)].silent_to_it.is_empty());
+        assert!(members.health(start + T)[&RaftId(2)].silent_to_it.is_empty(), "too long ago");
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,18 +317,22 @@ mod tests {
         let mut members = three(start);
         let now = start + T * 9;
         // 2 said, almost a timeout ago, that it had heard 3 a moment before.
-        members.heard(2, beat(&[(3, 10)], None), None, now, Timestamp(0));
+        members.heard(RaftId(2), beat(&[(3, 10)], None), None, now, Timestamp(0));
         let later = now + T * 99 / 100;
-        let fresh = members.health(now + T / 2)[&3].status;
+        let fresh = members.health(now + T / 2)[&RaftId(3)].status;
         assert_eq!(fresh, NodeStatus::Degraded, "silent to this node alone");
-        assert_eq!(members.health(later)[&3].status, NodeStatus::Unhealthy, "to 2 as well by now");
+        assert_eq!(
+            members.health(later)[&RaftId(3)].status,
+            NodeStatus::Unhealthy,
+            "to 2 as well by now"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wrong_clock_degrades() {
         let start = Instant::now();
         let mut members = three(start);
-        members.heard(2, beat(&[], None), Some(501), start, Timestamp(0));
+        members.heard(RaftId(2), beat(&[], None), Some(501), start, Timestamp(0));
         assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded, NodeStatus::Healthy]);
     }
 
@@ -337,12 +341,12 @@ mod tests {
         let start = Instant::now();
         let mut members = three(start);
         assert!(members.hints().is_empty());
-        members.heard(2, beat(&[], Some(4)), None, start, Timestamp(0));
-        members.heard(3, beat(&[], Some(5)), None, start, Timestamp(0));
-        let voters = Voters::of([1, 2, 3]);
-        let hint = LeaderHint { raft_id: 3, term: 5, heard: start, voters };
+        members.heard(RaftId(2), beat(&[], Some(4)), None, start, Timestamp(0));
+        members.heard(RaftId(3), beat(&[], Some(5)), None, start, Timestamp(0));
+        let voters = Voters::of([1, 2, 3].map(RaftId));
+        let hint = LeaderHint { raft_id: RaftId(3), term: 5, heard: start, voters };
         assert_eq!(members.hints().get(&GroupId::SYSTEM), Some(&hint));
-        members.set(&[2], start);
-        assert_eq!(members.hints()[&GroupId::SYSTEM].raft_id, 2);
+        members.set(&[RaftId(2)], start);
+        assert_eq!(members.hints()[&GroupId::SYSTEM].raft_id, RaftId(2));
     }
 }

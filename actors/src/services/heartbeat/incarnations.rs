@@ -30,6 +30,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::domain::ids::RaftId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -75,7 +76,7 @@ pub enum HelloReply {
 
 /// The latest incarnation of each member that was heard of.
 #[derive(Debug, Default)]
-pub(super) struct LatestIncarnations(BTreeMap<u64, (Hello, Instant)>);
+pub(super) struct LatestIncarnations(BTreeMap<RaftId, (Hello, Instant)>);
 
 /// This process's own incarnation.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ pub(super) struct OwnIncarnation {
 
 impl LatestIncarnations {
     /// Hears a member, and answers it.
-    pub(super) fn hear(&mut self, from: u64, hello: Hello, now: Instant) -> HelloReply {
+    pub(super) fn hear(&mut self, from: RaftId, hello: Hello, now: Instant) -> HelloReply {
         if let Some((latest, heard)) = self.0.get(&from) {
             let age = now.duration_since(*heard);
             if latest.incarnation > hello.incarnation && age < INCARNATION_KEPT {
@@ -100,7 +101,7 @@ impl LatestIncarnations {
     }
 
     /// Forgets who is no member.
-    pub(super) fn retain(&mut self, raft_ids: &[u64]) {
+    pub(super) fn retain(&mut self, raft_ids: &[RaftId]) {
         self.0.retain(|id, _| raft_ids.contains(id));
     }
 }
@@ -158,7 +159,7 @@ mod tests {
         now: Instant,
     ) -> Option<Hello> {
         let said = own.incarnation;
-        let welcome = other.hear(2, hello(said), now);
+        let welcome = other.hear(RaftId(2), hello(said), now);
         own.welcomed(said, welcome, now)
     }
 
@@ -242,10 +243,10 @@ mod tests {
     #[test]
     fn who_is_no_member_is_forgotten() {
         let mut incarnations = LatestIncarnations::default();
-        incarnations.hear(2, hello(incarnation(9, 9)), Instant::now());
-        incarnations.retain(&[3]);
+        incarnations.hear(RaftId(2), hello(incarnation(9, 9)), Instant::now());
+        incarnations.retain(&[RaftId(3)]);
         assert_eq!(
-            incarnations.hear(2, hello(incarnation(1, 1)), Instant::now()),
+            incarnations.hear(RaftId(2), hello(incarnation(1, 1)), Instant::now()),
             HelloReply::Known
         );
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use super::{Heard, Heartbeat, Hello, HelloReply, Incarnation, MemberHealth};
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 
 /// A message to the heartbeat monitor.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub enum HeartbeatMessage {
         reply: oneshot::Sender<BTreeMap<NodeId, Heard>>,
     },
     /// Who the other members are now, by raft id.
-    SetMembers(Vec<u64>),
+    SetMembers(Vec<RaftId>),
     /// Ping them.
     Ping,
     /// This node leads a group, or does not any more: the members are to hear of it.
@@ -30,7 +30,7 @@ pub enum HeartbeatMessage {
     /// A member pings.
     Pinged {
         /// Raft id of who does.
-        from: u64,
+        from: RaftId,
         /// What it says.
         beat: Heartbeat,
         /// What to answer.
@@ -39,7 +39,7 @@ pub enum HeartbeatMessage {
     /// A ping came to its end.
     Ponged {
         /// Raft id of who was pinged.
-        from: u64,
+        from: RaftId,
         /// What it answered and how far its clock is from ours, milliseconds; nothing when it did
         /// not.
         pong: Option<(Heartbeat, u64)>,
@@ -47,7 +47,7 @@ pub enum HeartbeatMessage {
     /// A member says hello.
     Hello {
         /// Raft id of who does.
-        from: u64,
+        from: RaftId,
         /// What it says.
         hello: Hello,
         /// What to answer.
@@ -56,12 +56,12 @@ pub enum HeartbeatMessage {
     /// A hello came to its end.
     Welcomed {
         /// Raft id of who was greeted.
-        by: u64,
+        by: RaftId,
         /// The incarnation that was told.
         said: Incarnation,
         /// The answer; nothing when there was none.
         welcome: Option<HelloReply>,
     },
     /// How are the members?
-    Health(oneshot::Sender<BTreeMap<u64, MemberHealth>>),
+    Health(oneshot::Sender<BTreeMap<RaftId, MemberHealth>>),
 }

@@ -74,7 +74,7 @@ pub use incarnations::{Hello, HelloReply, Incarnation};
 pub use message::HeartbeatMessage;
 
 use crate::domain::codec;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 use crate::ports::Declined;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;
@@ -119,7 +119,7 @@ impl Heartbeats {
     }
 
     /// Who the other members are now, by raft id.
-    pub fn set_members(&self, raft_ids: Vec<u64>) {
+    pub fn set_members(&self, raft_ids: Vec<RaftId>) {
         self.tell(HeartbeatMessage::SetMembers(raft_ids));
     }
 
@@ -130,7 +130,7 @@ impl Heartbeats {
     pub async fn health(
         &self,
         deadline: Instant,
-    ) -> Result<BTreeMap<u64, MemberHealth>, CallError> {
+    ) -> Result<BTreeMap<RaftId, MemberHealth>, CallError> {
         call(&self.actor, deadline, HeartbeatMessage::Health).await
     }
 
@@ -140,7 +140,7 @@ impl Heartbeats {
     /// When it is none, or this node stops.
     pub async fn pinged(
         &self,
-        from: u64,
+        from: RaftId,
         ping: &[u8],
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
@@ -157,7 +157,7 @@ impl Heartbeats {
     /// When it is none, or this node stops.
     pub async fn greeted(
         &self,
-        from: u64,
+        from: RaftId,
         hello: &[u8],
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {

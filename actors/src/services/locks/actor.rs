@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::message::{AcquireRequest, LockMessage, RenewRequest};
 use super::state::{Admission, ExpiredLease, LockQueues};
 use crate::command::{LockCommand, Outcome};
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockView};
 use crate::domain::time::Timestamp;
 use crate::domain::views::Acquired;
 use crate::mutants::{self, Mutant};
@@ -294,6 +294,6 @@ fn send_away(waiters: Vec<AcquireRequest>) {
 }
 
 /// Tells a client who holds the lock.
-fn held(request: AcquireRequest, holder: String, expires_at: Timestamp) {
+fn held(request: AcquireRequest, holder: Holder, expires_at: Timestamp) {
     let _ = request.reply.send(Ok(Acquired::HeldByOther { holder, expires_at }));
 }

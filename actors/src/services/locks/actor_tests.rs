@@ -95,7 +95,7 @@ async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     }
     let cause = Cause { who: "admin".into(), request_id: String::new() };
     let deadline = Instant::now() + Duration::from_secs(5);
-    let request = ("k".to_owned(), "a".to_owned(), Some(1), None);
+    let request = ("k".into(), "a".into(), Some(1), None);
     let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
     assert_eq!(renewed.unwrap().token, 1);
     assert_eq!(log.renewed.lock().unwrap().len(), 1);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Space;
 use crate::command::{Cause, Outcome};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::state::tables::lock_table::LockNotice;
@@ -23,9 +23,9 @@ pub struct AcquireRequest {
     /// Key space.
     pub space: Space,
     /// Key.
-    pub key: String,
+    pub key: LockKey,
     /// The holder to be.
-    pub holder: String,
+    pub holder: Holder,
     /// Length of a lease, milliseconds.
     pub ttl_ms: u64,
     /// Metadata that is shown with the lock.
@@ -48,9 +48,9 @@ pub struct RenewRequest {
     /// Key space.
     pub space: Space,
     /// Key.
-    pub key: String,
+    pub key: LockKey,
     /// The holder.
-    pub holder: String,
+    pub holder: Holder,
     /// The token of the lease, if the client gave one.
     pub token: Option<u64>,
     /// New length of a lease, milliseconds.
@@ -105,7 +105,7 @@ pub enum LockMessage {
         /// Key space.
         space: Space,
         /// Keys.
-        keys: Vec<String>,
+        keys: Vec<LockKey>,
         /// The way back.
         reply: oneshot::Sender<Vec<u64>>,
     },

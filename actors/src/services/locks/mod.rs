@@ -75,7 +75,7 @@ pub use message::{AcquireRequest, LockMessage, RenewRequest};
 use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;
@@ -129,7 +129,7 @@ impl LockManager {
         cause: Cause,
         deadline: Instant,
         (wait, waited): (Duration, Duration),
-        request: (String, String, u64, Json),
+        request: (LockKey, Holder, u64, Json),
     ) -> Result<Acquired, CallError> {
         let (key, holder, ttl_ms, metadata) = request;
         let now = Instant::now();
@@ -162,7 +162,7 @@ impl LockManager {
         space: Space,
         cause: Cause,
         deadline: Instant,
-        request: (String, String, Option<u64>, Option<u64>),
+        request: (LockKey, Holder, Option<u64>, Option<u64>),
     ) -> Result<LockView, CallError> {
         let (key, holder, token, ttl_ms) = request;
         call(&self.actor, deadline + message::GRACE, |reply| {
@@ -187,7 +187,7 @@ impl LockManager {
     pub async fn waiters(
         &self,
         space: Space,
-        keys: Vec<String>,
+        keys: Vec<LockKey>,
         deadline: Instant,
     ) -> Result<Vec<u64>, CallError> {
         call(&self.actor, deadline, |reply| LockMessage::Waiters { space, keys, reply }).await

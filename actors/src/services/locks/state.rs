@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::state::tables::lock_table::LockNotice;
@@ -16,12 +16,12 @@ use crate::state::tables::lock_table::LockNotice;
 /// for locks alone do not keep out those who wait for runs.
 pub(super) const WAITERS_MAX: usize = 5_000;
 
-type Key = (Space, String);
+type Key = (Space, LockKey);
 
 /// Follows a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
-    holder: String,
+    holder: Holder,
     token: u64,
     renewal: u64,
     /// When the lease ends, by the monotonic clock of this node.
@@ -38,7 +38,7 @@ struct WaitQueue {
     /// In the order in which the clients began to wait.
     waiters: VecDeque<AcquireRequest>,
     /// The holder whose attempt is under way. It has left `waiters`, and comes back if it loses.
-    in_flight_holder: Option<String>,
+    in_flight_holder: Option<Holder>,
     /// When the last lease ended, as shown to clients.
     last_lease_ended_at: Timestamp,
 }
@@ -51,7 +51,7 @@ pub(super) enum Admission {
     /// Nothing: the request waits in the queue.
     Queued,
     /// Tell the client that another holds the lock.
-    Held(AcquireRequest, String, Timestamp),
+    Held(AcquireRequest, Holder, Timestamp),
     /// Send the client away: the request would have to wait, and this node does not lead the table.
     NotLed(AcquireRequest),
     /// Refuse the request, because too many wait.
@@ -62,7 +62,7 @@ pub(super) enum Admission {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExpiredLease {
     pub(super) space: Space,
-    pub(super) key: String,
+    pub(super) key: LockKey,
     pub(super) token: u64,
     pub(super) renewal: u64,
 }
@@ -140,8 +140,8 @@ impl LockQueues {
 
     /// Removes the waiters of a key whose holder has just been granted the lock, such as a client that
     /// tried again. They are attempted again, and get the same lease instead of 'held by another'.
-    pub(super) fn take_own(&mut self, space: Space, key: &str) -> Vec<AcquireRequest> {
-        let key = (space, key.to_owned());
+    pub(super) fn take_own(&mut self, space: Space, key: &LockKey) -> Vec<AcquireRequest> {
+        let key = (space, key.clone());
         let (Some(lease), Some(queue)) = (self.leases.get(&key), self.queues.get_mut(&key)) else {
             return Vec::new();
         };
@@ -214,10 +214,10 @@ impl LockQueues {
     pub(super) fn served(
         &mut self,
         space: Space,
-        key: &str,
+        key: &LockKey,
         now: Instant,
     ) -> Option<AcquireRequest> {
-        let key = (space, key.to_owned());
+        let key = (space, key.clone());
         if let Some(queue) = self.queues.get_mut(&key) {
             queue.in_flight_holder = None;
         }
@@ -244,8 +244,8 @@ impl LockQueues {
     }
 
     /// Counts the waiters of a key whose clients are still there.
-    pub(super) fn waiters(&self, space: Space, key: &str) -> u64 {
-        let queue = self.queues.get(&(space, key.to_owned()));
+    pub(super) fn waiters(&self, space: Space, key: &LockKey) -> u64 {
+        let queue = self.queues.get(&(space, key.clone()));
         queue.map_or(0, |queue| {
             queue.waiters.iter().filter(|waiter| !waiter.reply.is_closed()).count() as u64
         })
@@ -273,7 +273,7 @@ impl LockQueues {
     pub(super) fn expire_waits(
         &mut self,
         now: Instant,
-    ) -> Vec<(AcquireRequest, String, Timestamp)> {
+    ) -> Vec<(AcquireRequest, Holder, Timestamp)> {
         let mut given_up = Vec::new();
         if self.first_wait_ends.is_none_or(|first| first > now) {
             return given_up;
@@ -380,7 +380,7 @@ impl LockQueues {
     }
 
     /// Names the holder of a lock to a client: the present one, or else the waiter that is next.
-    fn seen_holder(&self, key: &Key, asking: &AcquireRequest) -> (String, Timestamp) {
+    fn seen_holder(&self, key: &Key, asking: &AcquireRequest) -> (Holder, Timestamp) {
         match self.leases.get(key) {
             Some(lease) => (lease.holder.clone(), lease.expires_at),
             None => {

@@ -47,7 +47,7 @@ fn held(queues: &mut LockQueues, holder: &str, token: u64, renewal: u64) {
 
 fn freed(queues: &mut LockQueues) -> Option<String> {
     let notice = LockNotice::Freed { key: "k".into() };
-    queues.notice(Space::CLUSTER, notice, Instant::now()).map(|first| first.holder)
+    queues.notice(Space::CLUSTER, notice, Instant::now()).map(|first| first.holder.to_string())
 }
 
 fn led() -> LockQueues {
@@ -77,20 +77,20 @@ async fn waiters_are_served_in_order_and_nobody_barges() {
     assert_eq!(word, "queued");
     let (word, _c) = admitted(&mut queues, "c", Some(10));
     assert_eq!(word, "queued");
-    assert_eq!(queues.waiters(Space::CLUSTER, "k"), 2);
+    assert_eq!(queues.waiters(Space::CLUSTER, &"k".into()), 2);
     assert_eq!(admitted(&mut queues, "a", None).0, "attempt", "the holder renews");
     assert_eq!(freed(&mut queues).as_deref(), Some("b"));
     // While b's attempt is under way the key looks free: who does not wait is told it is not.
     let (request, _d) = request("d", None);
     match queues.admit(request, false) {
-        Admission::Held(_, holder, _) => assert_eq!(holder, "b", "not the one who asks"),
+        Admission::Held(_, holder, _) => assert_eq!(holder.as_str(), "b", "not the one who asks"),
         other => panic!("{other:?}"),
     }
     held(&mut queues, "b", 2, 0);
-    assert!(queues.served(Space::CLUSTER, "k", Instant::now()).is_none());
+    assert!(queues.served(Space::CLUSTER, &"k".into(), Instant::now()).is_none());
     assert_eq!(freed(&mut queues).as_deref(), Some("c"));
     held(&mut queues, "c", 3, 0);
-    assert!(queues.served(Space::CLUSTER, "k", Instant::now()).is_none());
+    assert!(queues.served(Space::CLUSTER, &"k".into(), Instant::now()).is_none());
     assert_eq!(freed(&mut queues), None);
     assert_eq!(admitted(&mut queues, "d", None).0, "attempt");
 }
@@ -104,8 +104,10 @@ async fn who_has_gone_or_waited_long_enough_is_not_served() {
     let (_, _long) = admitted(&mut queues, "long", Some(100));
     tokio::time::advance(Duration::from_secs(2)).await;
     let given_up = queues.expire_waits(Instant::now());
-    let holders: Vec<_> =
-        given_up.iter().map(|(waiter, holder, _)| (&*waiter.holder, &**holder)).collect();
+    let holders: Vec<_> = given_up
+        .iter()
+        .map(|(waiter, holder, _)| (waiter.holder.as_str(), holder.as_str()))
+        .collect();
     assert_eq!(holders, [("gone", "a"), ("short", "a")]);
     assert_eq!(freed(&mut queues).as_deref(), Some("long"));
 }
@@ -152,7 +154,7 @@ async fn who_loses_the_lead_forgets_terms_and_sends_waiters_away() {
     let (_, _b) = admitted(&mut queues, "b", Some(10));
     let (_, _c) = admitted(&mut queues, "c", Some(10));
     let sent_away = queues.unlead(Space::CLUSTER);
-    assert_eq!(sent_away.iter().map(|it| &*it.holder).collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(sent_away.iter().map(|it| it.holder.as_str()).collect::<Vec<_>>(), ["b", "c"]);
     tokio::time::advance(Duration::from_secs(5)).await;
     assert_eq!(queues.expired(Instant::now()), [], "the next leader's timers count");
     assert_eq!(freed(&mut queues), None);
@@ -193,9 +195,9 @@ async fn a_waiter_that_lost_its_turn_keeps_its_place() {
     assert!(queues.put_back(first, Instant::now()).is_none());
     let notice = LockNotice::Freed { key: "k".into() };
     let first = queues.notice(Space::CLUSTER, notice, Instant::now()).unwrap();
-    assert_eq!(first.holder, "b");
+    assert_eq!(first.holder.as_str(), "b");
     // Taken and freed again while b was asking: it is attempted at once.
-    assert_eq!(queues.put_back(first, Instant::now()).unwrap().holder, "b");
+    assert_eq!(queues.put_back(first, Instant::now()).unwrap().holder.as_str(), "b");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,10 +209,10 @@ async fn who_asks_twice_gets_the_term_that_its_first_question_got() {
     let (_, _again) = admitted(&mut queues, "b", Some(10));
     let notice = LockNotice::Freed { key: "k".into() };
     let first = queues.notice(Space::CLUSTER, notice, Instant::now()).unwrap();
-    assert_eq!(first.holder, "b");
+    assert_eq!(first.holder.as_str(), "b");
     held(&mut queues, "b", 2, 0);
-    let own = queues.take_own(Space::CLUSTER, "k");
+    let own = queues.take_own(Space::CLUSTER, &"k".into());
     assert_eq!(own.iter().map(|own| own.holder.as_str()).collect::<Vec<_>>(), ["b"]);
     assert!(matches!(queues.admit(own.into_iter().next().unwrap(), false), Admission::Attempt(_)));
-    assert_eq!(queues.waiters(Space::CLUSTER, "k"), 1, "c waits on");
+    assert_eq!(queues.waiters(Space::CLUSTER, &"k".into()), 1, "c waits on");
 }

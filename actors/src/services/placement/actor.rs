@@ -14,7 +14,7 @@ use super::relieved::{Relieved, is_elsewhere};
 use super::state::{ClusterView, MemberView, Memories, Step, others_can_elect};
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{AssignReplicas, DrainMember, PlaceGroups, RemoveNode, SystemCommand};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::Voters;
 use crate::ports::error::CallError;
 use crate::ports::{GroupStatus, ReplicatedLog};
@@ -59,7 +59,7 @@ pub struct PlacementArguments {
     /// Steps down where the leader is to leave.
     pub elector: Elector,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// After so long without a leader there is a new one.
     pub election_timeout: Duration,
     /// Changes whenever members came or went: then it looks at once.
@@ -256,7 +256,7 @@ impl PlacementArguments {
         let known = |group: &GroupId| Some((*group, self.router.known_voters(*group)?));
         let voters: BTreeMap<GroupId, Voters> = placements.keys().filter_map(known).collect();
         let leader = |group: &GroupId| Some((*group, self.router.leader(*group)?));
-        let leaders: BTreeMap<GroupId, u64> = placements.keys().filter_map(leader).collect();
+        let leaders: BTreeMap<GroupId, RaftId> = placements.keys().filter_map(leader).collect();
         for (id, member) in &mut members {
             // Assigned to others, and still there. Of a group that nobody is known to lead this node cannot
             // tell: a member that goes while its vote counts there takes the group's quorum along.
@@ -268,7 +268,7 @@ impl PlacementArguments {
         }
         let health = self.heartbeats.health(deadline).await?;
         let heard = health.iter().filter(|(_, it)| it.is_heard);
-        let mut damaged: BTreeMap<u64, BTreeSet<GroupId>> =
+        let mut damaged: BTreeMap<RaftId, BTreeSet<GroupId>> =
             heard.map(|(id, it)| (*id, it.damaged.clone())).collect();
         damaged.insert(self.raft_id, self.registry.damaged_groups());
         let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =
@@ -345,7 +345,7 @@ impl PlacementArguments {
     }
 }
 
-type Members = (BTreeMap<u64, MemberView>, BTreeMap<GroupId, GroupPlacement>);
+type Members = (BTreeMap<RaftId, MemberView>, BTreeMap<GroupId, GroupPlacement>);
 
 fn members(state: &SystemState) -> Members {
     let members = state.members().map(|(node, record, member)| {

@@ -8,17 +8,18 @@ use std::collections::BTreeSet;
 
 use super::moves::is_settled;
 use super::state::ClusterView;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
+use crate::domain::region::Region;
 
 /// Chooses a group and who should have its replicas then.
-pub(super) fn balanced(view: &ClusterView<'_>) -> Option<(GroupId, Vec<u64>)> {
-    let regions: BTreeSet<&str> = view.placements.values().map(|it| &*it.region).collect();
+pub(super) fn balanced(view: &ClusterView<'_>) -> Option<(GroupId, Vec<RaftId>)> {
+    let regions: BTreeSet<&Region> = view.placements.values().map(|it| &it.region).collect();
     regions.into_iter().find_map(|region| in_region(view, region))
 }
 
-fn in_region(view: &ClusterView<'_>, region: &str) -> Option<(GroupId, Vec<u64>)> {
-    let members = view.members.values().filter(|it| it.region == region && !it.is_leaving);
-    let mut members: Vec<u64> = members.map(|it| it.raft_id).collect();
+fn in_region(view: &ClusterView<'_>, region: &Region) -> Option<(GroupId, Vec<RaftId>)> {
+    let members = view.members.values().filter(|it| it.region == *region && !it.is_leaving);
+    let mut members: Vec<RaftId> = members.map(|it| it.raft_id).collect();
     if !members.iter().all(|id| view.is_alive(*id)) {
         return None;
     }
@@ -30,10 +31,15 @@ fn in_region(view: &ClusterView<'_>, region: &str) -> Option<(GroupId, Vec<u64>)
 
 /// Finds a group of which `donor` should give its replica to `to`: one that another leads, if there is
 /// one, so that nobody notices.
-fn given(view: &ClusterView<'_>, region: &str, donor: u64, to: u64) -> Option<(GroupId, Vec<u64>)> {
+fn given(
+    view: &ClusterView<'_>,
+    region: &Region,
+    donor: RaftId,
+    to: RaftId,
+) -> Option<(GroupId, Vec<RaftId>)> {
     let can_go = view.placements.iter().filter(|(group, placement)| {
         let leader = view.leaders.get(group).copied();
-        placement.region == region
+        placement.region == *region
             && placement.replicas.contains(&donor)
             && !placement.replicas.contains(&to)
             && view.voters.get(group).is_some_and(|voters| is_settled(voters, placement))
@@ -41,6 +47,6 @@ fn given(view: &ClusterView<'_>, region: &str, donor: u64, to: u64) -> Option<(G
     });
     let (group, placement) =
         can_go.min_by_key(|(group, _)| (view.leaders.get(group) == Some(&donor), **group))?;
-    let instead = |id: &u64| if *id == donor { to } else { *id };
+    let instead = |id: &RaftId| if *id == donor { to } else { *id };
     Some((*group, placement.replicas.iter().map(instead).collect()))
 }

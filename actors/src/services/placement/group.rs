@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::policy::{VOTER_LOST_AFTER, Wish};
 use super::rounds::Rounds;
 use super::state::{MemberView, Step, is_alive, keeps_quorum};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::ReplicaStatus;
 use crate::services::heartbeat::MemberHealth;
 
@@ -28,24 +28,24 @@ pub(super) struct GroupView<'a> {
     /// What it is to look like.
     pub(super) wish: Wish,
     /// This node, the leader.
-    pub(super) leader: u64,
+    pub(super) leader: RaftId,
     /// The members, by id in Raft groups.
-    pub(super) members: &'a BTreeMap<u64, MemberView>,
+    pub(super) members: &'a BTreeMap<RaftId, MemberView>,
     /// The replicas of the group.
     pub(super) replicas: &'a [ReplicaStatus],
     /// How the other members are.
-    pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    pub(super) health: &'a BTreeMap<RaftId, MemberHealth>,
     /// After so long without a leader there is a new one.
     pub(super) election_timeout: Duration,
     /// The voters that a change was to come to, when it was left in the middle.
-    pub(super) unfinished: Option<&'a BTreeSet<u64>>,
+    pub(super) unfinished: Option<&'a BTreeSet<RaftId>>,
 }
 
 /// What is remembered of a group from look to look, while this node leads it.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Replicas of nodes that are no members any more, since when.
-    orphans: BTreeMap<u64, Instant>,
+    orphans: BTreeMap<RaftId, Instant>,
     /// How learners catch up.
     pub(super) rounds: Rounds,
     /// Since when it has had one voter, one that could be the second, and a third to wait for.
@@ -53,7 +53,7 @@ pub(super) struct Memory {
 }
 
 impl GroupView<'_> {
-    fn voters(&self) -> BTreeSet<u64> {
+    fn voters(&self) -> BTreeSet<RaftId> {
         self.replicas
             .iter()
             .filter(|replica| replica.voter)
@@ -61,24 +61,24 @@ impl GroupView<'_> {
             .collect()
     }
 
-    fn is_alive(&self, raft_id: u64) -> bool {
+    fn is_alive(&self, raft_id: RaftId) -> bool {
         raft_id == self.leader || is_alive(self.health, raft_id)
     }
 
-    fn unhealthy_for(&self, raft_id: u64) -> Duration {
+    fn unhealthy_for(&self, raft_id: RaftId) -> Duration {
         self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.unhealthy_for)
     }
 
     /// By what the leader itself hears, as with [`Self::is_alive`].
-    fn silent_for(&self, raft_id: u64) -> Duration {
+    fn silent_for(&self, raft_id: RaftId) -> Duration {
         self.health.get(&raft_id).map_or(Duration::ZERO, |health| health.silent_for)
     }
 
-    fn has_room(&self, raft_id: u64) -> bool {
+    fn has_room(&self, raft_id: RaftId) -> bool {
         raft_id == self.leader || self.health.get(&raft_id).is_some_and(|health| health.has_room)
     }
 
-    fn keeps_quorum(&self, voters: &BTreeSet<u64>) -> bool {
+    fn keeps_quorum(&self, voters: &BTreeSet<RaftId>) -> bool {
         keeps_quorum(voters, self.health, self.leader)
     }
 
@@ -100,7 +100,7 @@ impl GroupView<'_> {
     /// is forgotten instead: who is no member has no replica anyway.
     fn leaving(&self) -> Option<Step> {
         let voters = self.voters();
-        let is_wished = |id: &u64| self.wish.replicas.contains(id);
+        let is_wished = |id: &RaftId| self.wish.replicas.contains(id);
         let replicas = self.replicas.iter().map(|replica| replica.raft_id);
         for id in replicas.filter(|id| !is_wished(id)) {
             let Some(member) = self.members.get(&id) else { continue };
@@ -128,14 +128,14 @@ impl GroupView<'_> {
 
     /// Whether all who are there and should vote do. A tenant's replica goes only then: it holds a
     /// copy of everything until somebody else does. In the system group everybody has a copy.
-    fn is_replaced_in(&self, voters: &BTreeSet<u64>) -> bool {
+    fn is_replaced_in(&self, voters: &BTreeSet<RaftId>) -> bool {
         let there = self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count();
         self.group == GroupId::SYSTEM || voters.len() >= there.min(self.wish.voters_max)
     }
 
-    fn orphaned(&self, orphans: &mut BTreeMap<u64, Instant>, now: Instant) -> Option<Step> {
-        let is_orphan = |id: &u64| !self.members.contains_key(id);
-        let ids: BTreeSet<u64> = self.replicas.iter().map(|replica| replica.raft_id).collect();
+    fn orphaned(&self, orphans: &mut BTreeMap<RaftId, Instant>, now: Instant) -> Option<Step> {
+        let is_orphan = |id: &RaftId| !self.members.contains_key(id);
+        let ids: BTreeSet<RaftId> = self.replicas.iter().map(|replica| replica.raft_id).collect();
         orphans.retain(|id, _| ids.contains(id) && is_orphan(id));
         let voters = self.voters();
         for id in ids.into_iter().filter(is_orphan) {
@@ -152,7 +152,7 @@ impl GroupView<'_> {
     }
 
     fn joining(&self) -> Option<Step> {
-        let has_replica = |id: u64| self.replicas.iter().any(|replica| replica.raft_id == id);
+        let has_replica = |id: RaftId| self.replicas.iter().any(|replica| replica.raft_id == id);
         let mut joining = self.members.values().filter(|member| {
             self.wish.replicas.contains(&member.raft_id)
                 && !member.is_leaving
@@ -180,7 +180,7 @@ impl GroupView<'_> {
                 && self.has_room(replica.raft_id)
                 && member.is_some_and(|member| !member.is_leaving && !member.is_offline)
         });
-        let candidates: Vec<u64> = candidates.map(|replica| replica.raft_id).collect();
+        let candidates: Vec<RaftId> = candidates.map(|replica| replica.raft_id).collect();
         let mut voters = self.voters();
         if voters.iter().all(|id| self.is_alive(*id)) {
             let chosen = self.further_voters(&voters, candidates);
@@ -195,7 +195,7 @@ impl GroupView<'_> {
         } else {
             // A further voter beside a dead one would make the quorum larger, not safer.
             // Unless it takes the place of one that is given up, or that goes anyway.
-            let is_lost = |id: &u64| {
+            let is_lost = |id: &RaftId| {
                 let is_given_up = self.silent_for(*id) >= VOTER_LOST_AFTER;
                 !self.is_alive(*id) && (is_given_up || !self.wish.replicas.contains(id))
             };
@@ -209,7 +209,7 @@ impl GroupView<'_> {
 
     /// Chooses those of `candidates` for whom there is room beside `voters`, who are all alive. Who
     /// votes and should not takes no room: it goes when somebody else votes in its place.
-    fn further_voters(&self, voters: &BTreeSet<u64>, candidates: Vec<u64>) -> Vec<u64> {
+    fn further_voters(&self, voters: &BTreeSet<RaftId>, candidates: Vec<RaftId>) -> Vec<RaftId> {
         let wished = voters.intersection(&self.wish.replicas).count();
         let room = self.wish.voters_max.saturating_sub(wished);
         let most = if self.group == GroupId::SYSTEM { room.min(1) } else { room };
@@ -219,7 +219,7 @@ impl GroupView<'_> {
     /// Whether a tenant group would have two voters, and could soon have three. Two cannot do without
     /// each other, so it goes from one to three at once. But not to wait for ever: with one voter what
     /// was acknowledged is lost with one disk.
-    fn may_become_three(&self, voters: &BTreeSet<u64>, chosen: &[u64]) -> bool {
+    fn may_become_three(&self, voters: &BTreeSet<RaftId>, chosen: &[RaftId]) -> bool {
         let is_pair = voters.len() == 1 && chosen.len() == 1;
         let there = self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count();
         self.group != GroupId::SYSTEM && is_pair && there > 2

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::policy;
 use super::super::samples::{self, node};
 use super::*;
+use crate::domain::ids::raft_ids;
 use crate::domain::views::NodeStatus;
 use crate::domain::voters::VOTERS_MAX;
 
@@ -13,9 +14,9 @@ const T: Duration = Duration::from_millis(500);
 /// A cluster to decide about: this node is 1.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Town {
-    pub(in super::super) members: BTreeMap<u64, MemberView>,
+    pub(in super::super) members: BTreeMap<RaftId, MemberView>,
     pub(in super::super) replicas: Vec<ReplicaStatus>,
-    pub(in super::super) health: BTreeMap<u64, MemberHealth>,
+    pub(in super::super) health: BTreeMap<RaftId, MemberHealth>,
 }
 
 impl Town {
@@ -32,17 +33,19 @@ impl Town {
     }
 
     pub(in super::super) fn move_in(&mut self, raft_id: u64) {
-        self.members.insert(raft_id, samples::member(raft_id));
+        self.members.insert(RaftId(raft_id), samples::member(raft_id));
         self.set_health(raft_id, NodeStatus::Healthy, 0);
     }
 
     fn replica(&mut self, raft_id: u64, voter: bool, lag: u64) {
+        let raft_id = RaftId(raft_id);
         self.replicas.push(ReplicaStatus { raft_id, voter, applied: 1, lag });
     }
 
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
         let is_heard = status == NodeStatus::Healthy;
-        self.health.insert(raft_id, MemberHealth { status, is_heard, ..samples::health(secs) });
+        let health = MemberHealth { status, is_heard, ..samples::health(secs) };
+        self.health.insert(RaftId(raft_id), health);
     }
 
     pub(in super::super) fn lose(&mut self, raft_id: u64, secs: u64) {
@@ -50,7 +53,7 @@ impl Town {
     }
 
     pub(in super::super) fn leave(&mut self, raft_id: u64) {
-        self.members.get_mut(&raft_id).unwrap().is_leaving = true;
+        self.members.get_mut(&RaftId(raft_id)).unwrap().is_leaving = true;
     }
 
     fn view(&self) -> GroupView<'_> {
@@ -58,7 +61,7 @@ impl Town {
         let (election_timeout, unfinished) = (T, None);
         let group = GroupId::SYSTEM;
         let wish = policy::wish(group, members, &BTreeMap::new()).unwrap();
-        let leader = 1;
+        let leader = RaftId(1);
         GroupView { group, wish, leader, members, replicas, health, election_timeout, unfinished }
     }
 
@@ -71,13 +74,13 @@ impl Town {
 }
 
 fn voters(ids: impl IntoIterator<Item = u64>) -> Option<Step> {
-    Some(Step::SetVoters(ids.into_iter().collect()))
+    Some(Step::SetVoters(ids.into_iter().map(RaftId).collect()))
 }
 
 #[tokio::test]
 async fn a_member_becomes_a_learner_and_then_a_voter() {
     let mut town = Town::new(2, 1);
-    assert_eq!(town.next(), Some(Step::AddLearner(2)));
+    assert_eq!(town.next(), Some(Step::AddLearner(RaftId(2))));
     town.replica(2, false, 1);
     assert_eq!(town.next(), None);
     town.replicas[1].lag = 0;
@@ -104,11 +107,11 @@ async fn who_leaves_loses_its_vote_then_its_membership_then_its_replica() {
     assert_eq!(town.next(), voters([1, 3]));
     town.replicas[1].voter = false;
     assert_eq!(town.next(), Some(Step::Forget(node(2))));
-    town.members.remove(&2);
+    town.members.remove(&RaftId(2));
     let (mut memory, now) = (Memory::default(), Instant::now());
     assert_eq!(town.view().next(&mut memory, now), None);
     let later = now + ORPHAN_KEPT;
-    assert_eq!(town.view().next(&mut memory, later), Some(Step::RemoveLearner(2)));
+    assert_eq!(town.view().next(&mut memory, later), Some(Step::RemoveLearner(RaftId(2))));
 }
 
 #[tokio::test]
@@ -138,7 +141,7 @@ async fn a_learner_that_acknowledged_nothing_gets_no_vote() {
 async fn what_was_left_in_the_middle_is_finished_first() {
     let mut town = Town::new(3, 3);
     town.leave(2);
-    let target = [1, 3].into();
+    let target = raft_ids(&[1, 3]);
     let view = GroupView { unfinished: Some(&target), ..town.view() };
     let step = view.next(&mut Memory::default(), Instant::now());
     assert_eq!(step, voters([1, 3]));
@@ -147,7 +150,7 @@ async fn what_was_left_in_the_middle_is_finished_first() {
 #[tokio::test]
 async fn the_vote_of_who_is_no_member_is_taken_away() {
     let mut town = Town::new(3, 3);
-    town.members.remove(&3);
+    town.members.remove(&RaftId(3));
     assert_eq!(town.next(), voters([1, 2]));
 }
 
@@ -155,8 +158,8 @@ async fn the_vote_of_who_is_no_member_is_taken_away() {
 async fn who_has_tenants_stays_and_holds_nobody_up() {
     let mut town = Town::new(3, 2);
     town.leave(2);
-    town.members.get_mut(&2).unwrap().has_groups = true;
-    assert_eq!(town.next(), Some(Step::AddLearner(3)));
+    town.members.get_mut(&RaftId(2)).unwrap().has_groups = true;
+    assert_eq!(town.next(), Some(Step::AddLearner(RaftId(3))));
 }
 
 #[tokio::test]
@@ -173,13 +176,13 @@ async fn nobody_leaves_where_the_rest_would_have_no_quorum() {
 #[tokio::test]
 async fn a_member_that_lost_its_data_is_replaced_by_its_successor_at_its_address() {
     let mut town = Town::new(4, 4);
-    town.members.get_mut(&4).unwrap().node_addr = "host-3".into();
+    town.members.get_mut(&RaftId(4)).unwrap().node_addr = "host-3".into();
     town.lose(3, 59);
     assert_eq!(town.view().replaced(), None);
     town.lose(3, 60);
     assert_eq!(town.view().replaced(), Some(Step::Drain(node(3))));
     // Somebody else's silence is not enough.
-    town.members.get_mut(&4).unwrap().node_addr = "host-4".into();
+    town.members.get_mut(&RaftId(4)).unwrap().node_addr = "host-4".into();
     assert_eq!(town.view().replaced(), None);
 }
 
@@ -187,19 +190,19 @@ async fn a_member_that_lost_its_data_is_replaced_by_its_successor_at_its_address
 async fn who_may_not_leave_keeps_no_other_from_it() {
     let mut town = Town::new(7, 5);
     for (old, new) in [(2, 6), (3, 7)] {
-        town.members.get_mut(&new).unwrap().node_addr = format!("host-{old}");
+        town.members.get_mut(&RaftId(new)).unwrap().node_addr = format!("host-{old}");
         town.lose(old, 60);
     }
     assert_eq!(town.view().replaced(), Some(Step::Drain(node(2))));
     // It has the replicas of a region where nobody else is.
-    let old = town.members.get_mut(&2).unwrap();
-    (old.region, old.has_groups) = ("eu".to_owned(), true);
+    let old = town.members.get_mut(&RaftId(2)).unwrap();
+    (old.region, old.has_groups) = ("eu".into(), true);
     assert_eq!(town.view().replaced(), Some(Step::Drain(node(3))));
 }
 
 /// A tenant group that should be on `wished`, looked at by its leader, 1.
 fn tenant_group(town: &Town, wished: &[u64]) -> Option<Step> {
-    let wish = Wish { replicas: wished.iter().copied().collect(), voters_max: 3 };
+    let wish = Wish { replicas: raft_ids(wished), voters_max: 3 };
     let (mut memory, now) = (Memory::default(), Instant::now());
     memory.rounds.look(&town.replicas, now);
     let view = GroupView { group: GroupId(1), wish, ..town.view() };
@@ -213,10 +216,10 @@ async fn a_tenant_group_is_where_it_should_be_and_nowhere_else() {
     // Nor does its leader decide who belongs to the cluster.
     town.leave(2);
     assert_eq!(tenant_group(&town, &[1]), None);
-    assert_eq!(tenant_group(&town, &[1, 4]), Some(Step::AddLearner(4)));
+    assert_eq!(tenant_group(&town, &[1, 4]), Some(Step::AddLearner(RaftId(4))));
     town.replica(4, false, 0);
     assert_eq!(tenant_group(&town, &[1, 4]), voters([1, 4]));
-    assert_eq!(tenant_group(&town, &[1]), Some(Step::RemoveLearner(4)));
+    assert_eq!(tenant_group(&town, &[1]), Some(Step::RemoveLearner(RaftId(4))));
 }
 
 #[tokio::test]
@@ -224,7 +227,7 @@ async fn a_tenant_group_goes_from_one_voter_to_three_at_once() {
     let mut town = Town::new(3, 1);
     let wished = &[1, 2, 3];
     town.replica(2, false, 0);
-    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(3)));
+    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(RaftId(3))));
     town.replica(3, false, 9);
     assert_eq!(tenant_group(&town, wished), None, "two would need each other");
     town.replicas[2].lag = 0;
@@ -241,7 +244,7 @@ async fn a_group_waits_for_its_third_voter_and_not_for_ever() {
     town.replica(3, false, 9);
     let (mut memory, start) = (Memory::default(), Instant::now());
     let mut at = |town: &Town, secs: u64| {
-        let wish = Wish { replicas: [1, 2, 3].into(), voters_max: 3 };
+        let wish = Wish { replicas: raft_ids(&[1, 2, 3]), voters_max: 3 };
         let now = start + Duration::from_secs(secs);
         // A look a moment before: the learner has caught up.
         memory.rounds.look(&town.replicas, now - T / 2);
@@ -253,7 +256,7 @@ async fn a_group_waits_for_its_third_voter_and_not_for_ever() {
     town.move_in(4);
     town.leave(4);
     town.replica(4, false, 0);
-    assert_eq!(at(&town, 70), Some(Step::RemoveLearner(4)));
+    assert_eq!(at(&town, 70), Some(Step::RemoveLearner(RaftId(4))));
     town.replicas.pop();
     assert_eq!(at(&town, 71), None);
     assert_eq!(at(&town, 130), None);
@@ -264,7 +267,7 @@ async fn a_group_waits_for_its_third_voter_and_not_for_ever() {
 async fn who_has_no_room_gets_no_vote() {
     let mut town = Town::new(2, 1);
     town.replica(2, false, 0);
-    town.health.get_mut(&2).unwrap().has_room = false;
+    town.health.get_mut(&RaftId(2)).unwrap().has_room = false;
     assert_eq!(town.next(), None);
 }
 
@@ -274,7 +277,7 @@ async fn who_is_silent_to_the_leader_is_lost_to_its_group_though_others_hear_it(
     town.replica(6, false, 0);
     town.set_health(3, NodeStatus::Degraded, 0);
     let silent = |town: &mut Town, secs| {
-        town.health.get_mut(&3).unwrap().silent_for = Duration::from_secs(secs);
+        town.health.get_mut(&RaftId(3)).unwrap().silent_for = Duration::from_secs(secs);
     };
     silent(&mut town, 29);
     assert_eq!(town.next(), None);
@@ -286,7 +289,7 @@ async fn who_is_silent_to_the_leader_is_lost_to_its_group_though_others_hear_it(
 async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
     let mut town = Town::new(4, 3);
     let wished = &[1, 2, 4];
-    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(4)));
+    assert_eq!(tenant_group(&town, wished), Some(Step::AddLearner(RaftId(4))));
     town.replica(4, false, 9);
     assert_eq!(tenant_group(&town, wished), None, "it has not caught up");
     town.replicas[3].lag = 0;
@@ -294,7 +297,7 @@ async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
     town.replicas[3].voter = true;
     assert_eq!(tenant_group(&town, wished), voters([1, 2, 4]));
     town.replicas[2].voter = false;
-    assert_eq!(tenant_group(&town, wished), Some(Step::RemoveLearner(3)));
+    assert_eq!(tenant_group(&town, wished), Some(Step::RemoveLearner(RaftId(3))));
     // The leader hands over before it goes.
     town.replicas.remove(2);
     assert_eq!(tenant_group(&town, &[2, 4]), Some(Step::HandOver));
@@ -306,7 +309,7 @@ async fn a_lost_replica_of_a_tenant_group_is_replaced() {
     town.lose(3, 30);
     town.replica(4, false, 0);
     assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
-    assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(4)));
+    assert_eq!(tenant_group(&town, &[1, 2, 3]), Some(Step::RemoveLearner(RaftId(4))));
     // One that is to go is not waited for.
     town.lose(3, 1);
     assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
@@ -341,7 +344,7 @@ proptest! {
         let _in_runtime = runtime.enter();
         if let Some(Step::SetVoters(chosen)) = town.next() {
             prop_assert!(town.view().keeps_quorum(&chosen));
-            prop_assert!(chosen.contains(&1));
+            prop_assert!(chosen.contains(&RaftId(1)));
             prop_assert!(chosen.len() <= town.view().voters().len().max(VOTERS_MAX));
             prop_assert!(chosen.symmetric_difference(&town.view().voters()).count() <= 2);
         }

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::ClusterView;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
+use crate::domain::region::Region;
 use crate::domain::views::NodeStatus;
 use crate::ports::{GroupStatus, ReplicaStatus};
 
@@ -28,21 +29,21 @@ const LAG_MAX: u64 = 256;
 struct Led {
     group: GroupId,
     load: u64,
-    leader: u64,
-    others: Vec<u64>,
+    leader: RaftId,
+    others: Vec<RaftId>,
 }
 
 /// Finds a group that this node leads and another voter should lead, so that leads are even, and who.
-pub(super) fn handed_on(view: &ClusterView<'_>) -> Option<(GroupId, u64)> {
+pub(super) fn handed_on(view: &ClusterView<'_>) -> Option<(GroupId, RaftId)> {
     let mut changes = regions(view).into_values().filter_map(next_change);
-    let can_go = |(group, to): &(GroupId, u64)| {
+    let can_go = |(group, to): &(GroupId, RaftId)| {
         settled(view).any(|led| led.group == *group && lacks_nothing(led, *to))
     };
     changes.find(can_go)
 }
 
 /// Finds a group that this node leads with a damaged replica, and a voter whose replica is whole.
-pub(super) fn left_damaged(view: &ClusterView<'_>) -> Option<(GroupId, u64)> {
+pub(super) fn left_damaged(view: &ClusterView<'_>) -> Option<(GroupId, RaftId)> {
     settled(view).find_map(|led| Some((led.group, whole(view, led)?)))
 }
 
@@ -53,8 +54,8 @@ fn settled<'a>(view: &'a ClusterView<'_>) -> impl Iterator<Item = &'a GroupStatu
 }
 
 /// Finds a voter that says that its replica is whole, where this node's own is damaged.
-fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<u64> {
-    let is_whole = |id: u64| view.damaged.get(&id).map(|groups| !groups.contains(&led.group));
+fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<RaftId> {
+    let is_whole = |id: RaftId| view.damaged.get(&id).map(|groups| !groups.contains(&led.group));
     if is_whole(view.own_id) != Some(false) {
         return None;
     }
@@ -63,17 +64,17 @@ fn whole(view: &ClusterView<'_>, led: &GroupStatus) -> Option<u64> {
 }
 
 /// Whether a voter can take the lead over soon. A busy group seldom has one that lacks nothing.
-fn lacks_little(led: &GroupStatus, raft_id: u64) -> bool {
+fn lacks_little(led: &GroupStatus, raft_id: RaftId) -> bool {
     let is_it = |it: &ReplicaStatus| it.raft_id == raft_id && it.voter && it.lag <= LAG_MAX;
     led.replicas.iter().any(is_it)
 }
 
-fn lacks_nothing(led: &GroupStatus, raft_id: u64) -> bool {
+fn lacks_nothing(led: &GroupStatus, raft_id: RaftId) -> bool {
     led.replicas.iter().any(|it| it.raft_id == raft_id && it.voter && it.lag == 0)
 }
 
 /// Whether a member is well enough to lead anything.
-fn is_fit(view: &ClusterView<'_>, raft_id: u64) -> bool {
+fn is_fit(view: &ClusterView<'_>, raft_id: RaftId) -> bool {
     let health = view.health.get(&raft_id);
     let is_well = health.is_some_and(|it| it.status == NodeStatus::Healthy && it.has_room);
     let stays = view.members.get(&raft_id).is_some_and(|member| !member.is_leaving);
@@ -81,14 +82,14 @@ fn is_fit(view: &ClusterView<'_>, raft_id: u64) -> bool {
 }
 
 /// Gives the groups of each region of which it is known who leads and who votes.
-fn regions<'a>(view: &'a ClusterView<'_>) -> BTreeMap<&'a str, Vec<Led>> {
-    let mut regions: BTreeMap<&str, Vec<Led>> = BTreeMap::new();
+fn regions<'a>(view: &'a ClusterView<'_>) -> BTreeMap<&'a Region, Vec<Led>> {
+    let mut regions: BTreeMap<&Region, Vec<Led>> = BTreeMap::new();
     for (group, placement) in view.placements {
         let (Some(leader), Some(voters)) = (view.leaders.get(group), view.voters.get(group)) else {
             continue;
         };
         let is_damaged =
-            |id: &u64| view.damaged.get(id).is_some_and(|groups| groups.contains(group));
+            |id: &RaftId| view.damaged.get(id).is_some_and(|groups| groups.contains(group));
         let others = voters.settled().into_iter();
         let others = others.filter(|id| id != leader && is_fit(view, *id) && !is_damaged(id));
         let load = view.tenants.get(group).copied().unwrap_or_default() + GROUP_LOAD;
@@ -100,15 +101,16 @@ fn regions<'a>(view: &'a ClusterView<'_>) -> BTreeMap<&'a str, Vec<Led>> {
 
 /// Chooses the change of a lead in a region that comes next; `None` where the leads are even enough.
 /// One at a time in the whole region: what is left of its row is then the best row, or a better one is.
-fn next_change(mut groups: Vec<Led>) -> Option<(GroupId, u64)> {
-    let mut loads: BTreeMap<u64, u64> = BTreeMap::new();
+fn next_change(mut groups: Vec<Led>) -> Option<(GroupId, RaftId)> {
+    let mut loads: BTreeMap<RaftId, u64> = BTreeMap::new();
     for led in &groups {
         *loads.entry(led.leader).or_default() += led.load;
         for other in &led.others {
             loads.entry(*other).or_default();
         }
     }
-    let greatest = |loads: &BTreeMap<u64, u64>| loads.values().copied().max().unwrap_or_default();
+    let greatest =
+        |loads: &BTreeMap<RaftId, u64>| loads.values().copied().max().unwrap_or_default();
     let (before, mut next) = (greatest(&loads), None);
     while let Some(changes) = best_changes(&groups, &loads) {
         // The last of the row first: it makes room for the one before.
@@ -127,10 +129,10 @@ fn next_change(mut groups: Vec<Led>) -> Option<(GroupId, u64)> {
 
 /// Finds the change of one lead, or of some in a row, that evens out the loads most. In a row, because
 /// who leads too much may share its groups only with those who have no room until they give something on.
-fn best_changes(groups: &[Led], loads: &BTreeMap<u64, u64>) -> Option<Vec<(usize, u64)>> {
+fn best_changes(groups: &[Led], loads: &BTreeMap<RaftId, u64>) -> Option<Vec<(usize, RaftId)>> {
     let mut best = (unevenness(loads), Vec::new());
     // The shortest of the best, so that each change brings the end nearer.
-    let starts: BTreeSet<u64> = groups.iter().map(|led| led.leader).collect();
+    let starts: BTreeSet<RaftId> = groups.iter().map(|led| led.leader).collect();
     for start in starts {
         weigh(groups, &mut loads.clone(), start, &mut Vec::new(), &mut best);
     }
@@ -140,10 +142,10 @@ fn best_changes(groups: &[Led], loads: &BTreeMap<u64, u64>) -> Option<Vec<(usize
 /// Weighs all rows of changes that go on from `changes`, the last of which gave a lead to `from`.
 fn weigh(
     groups: &[Led],
-    loads: &mut BTreeMap<u64, u64>,
-    from: u64,
-    changes: &mut Vec<(usize, u64)>,
-    best: &mut (u128, Vec<(usize, u64)>),
+    loads: &mut BTreeMap<RaftId, u64>,
+    from: RaftId,
+    changes: &mut Vec<(usize, RaftId)>,
+    best: &mut (u128, Vec<(usize, RaftId)>),
 ) {
     for (at, led) in groups.iter().enumerate().filter(|(_, led)| led.leader == from) {
         if changes.iter().any(|(changed, _)| *changed == at) {
@@ -166,11 +168,11 @@ fn weigh(
 }
 
 /// Measures how uneven loads are, by a high power: the greatest counts most.
-fn unevenness(loads: &BTreeMap<u64, u64>) -> u128 {
+fn unevenness(loads: &BTreeMap<RaftId, u64>) -> u128 {
     loads.values().map(|load| u128::from(*load).saturating_pow(4)).sum()
 }
 
-fn shift(loads: &mut BTreeMap<u64, u64>, from: u64, to: u64, load: u64) {
+fn shift(loads: &mut BTreeMap<RaftId, u64>, from: RaftId, to: RaftId, load: u64) {
     *loads.entry(from).or_default() -= load;
     *loads.entry(to).or_default() += load;
 }

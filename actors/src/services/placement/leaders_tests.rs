@@ -7,6 +7,7 @@ use super::super::policy;
 use super::super::samples;
 use super::super::state::MemberView;
 use super::*;
+use crate::domain::ids::raft_ids;
 use crate::domain::voters::Voters;
 use crate::ports::ReplicaStatus;
 use crate::services::heartbeat::MemberHealth;
@@ -16,37 +17,37 @@ use tokio::time::Instant;
 
 /// A region with eight groups.
 #[derive(Default)]
-struct Region {
-    members: BTreeMap<u64, MemberView>,
-    health: BTreeMap<u64, MemberHealth>,
+struct Town {
+    members: BTreeMap<RaftId, MemberView>,
+    health: BTreeMap<RaftId, MemberHealth>,
     placements: BTreeMap<GroupId, GroupPlacement>,
     voters: BTreeMap<GroupId, Voters>,
-    leaders: BTreeMap<GroupId, u64>,
+    leaders: BTreeMap<GroupId, RaftId>,
     tenants: BTreeMap<GroupId, u64>,
-    damaged: BTreeMap<u64, BTreeSet<GroupId>>,
-    is_behind: BTreeSet<u64>,
+    damaged: BTreeMap<RaftId, BTreeSet<GroupId>>,
+    is_behind: BTreeSet<RaftId>,
 }
 
-impl Region {
+impl Town {
     /// All groups on the members `replicas`, led by the first of them.
     fn new(members: u64, groups: u32, replicas: &[u64]) -> Self {
         let mut region = Self::default();
         (1..=members).for_each(|raft_id| region.join(raft_id));
         for group in (1..=groups).map(GroupId) {
             region.placements.insert(group, samples::placement(&[]));
-            region.assign(group, replicas.to_vec());
+            region.assign(group, raft_ids(replicas));
         }
         region
     }
 
     fn join(&mut self, raft_id: u64) {
         let member = MemberView { has_groups: true, ..samples::member(raft_id) };
-        self.members.insert(raft_id, member);
-        self.health.insert(raft_id, samples::health(0));
+        self.members.insert(RaftId(raft_id), member);
+        self.health.insert(RaftId(raft_id), samples::health(0));
     }
 
     /// Gives a group its replicas, which vote at once. Who leads it leads on, if it still can.
-    fn assign(&mut self, group: GroupId, replicas: Vec<u64>) {
+    fn assign(&mut self, group: GroupId, replicas: Vec<RaftId>) {
         self.voters.insert(group, Voters::of(replicas.iter().copied()));
         if !self.leaders.get(&group).is_some_and(|leader| replicas.contains(leader)) {
             self.leaders.insert(group, replicas[0]);
@@ -63,7 +64,7 @@ impl Region {
         }
     }
 
-    fn with_view<T>(&self, own_id: u64, look: impl FnOnce(&ClusterView<'_>) -> T) -> T {
+    fn with_view<T>(&self, own_id: RaftId, look: impl FnOnce(&ClusterView<'_>) -> T) -> T {
         let own = self.leaders.iter().filter(|(_, leader)| **leader == own_id);
         let led = own.map(|(group, _)| GroupStatus {
             group: *group,
@@ -88,12 +89,17 @@ impl Region {
         })
     }
 
-    fn replica(&self, raft_id: u64) -> ReplicaStatus {
+    fn replica(&self, raft_id: RaftId) -> ReplicaStatus {
         let lag = u64::from(self.is_behind.contains(&raft_id));
         ReplicaStatus { raft_id, voter: true, applied: 1, lag }
     }
 
     fn handed_on(&self, own_id: u64) -> Option<(GroupId, u64)> {
+        let handed = self.next_lead(RaftId(own_id));
+        handed.map(|(group, to)| (group, to.0))
+    }
+
+    fn next_lead(&self, own_id: RaftId) -> Option<(GroupId, RaftId)> {
         self.with_view(own_id, |view| left_damaged(view).or_else(|| handed_on(view)))
     }
 
@@ -104,13 +110,13 @@ impl Region {
             let look = |view: &ClusterView<'_>| {
                 policy::assignment(view, &Moves::default(), Instant::now())
             };
-            if let Some((group, wished)) = self.with_view(1, look) {
+            if let Some((group, wished)) = self.with_view(RaftId(1), look) {
                 let before = self.placements[&group].replicas.clone();
                 replicas += wished.iter().filter(|id| !before.contains(id)).count();
                 self.assign(group, wished);
                 continue;
             }
-            let moved: Vec<_> = self.members.keys().filter_map(|id| self.handed_on(*id)).collect();
+            let moved: Vec<_> = self.members.keys().filter_map(|id| self.next_lead(*id)).collect();
             leads += moved.len();
             if moved.is_empty() {
                 return (replicas, leads);
@@ -132,7 +138,7 @@ impl Region {
             *leads.entry(self.leaders[group]).or_default() += tenants;
         }
         let members = self.members.len() as u64;
-        let greatest = |loads: BTreeMap<u64, u64>| {
+        let greatest = |loads: BTreeMap<RaftId, u64>| {
             loads.values().max().unwrap() * members * 100 / loads.values().sum::<u64>()
         };
         (greatest(replicas), greatest(leads))
@@ -141,57 +147,57 @@ impl Region {
 
 #[tokio::test]
 async fn leads_are_spread() {
-    let mut region = Region::new(3, 2, &[1, 2, 3]);
+    let mut region = Town::new(3, 2, &[1, 2, 3]);
     let [first, second] = [1, 2].map(GroupId);
     assert_eq!(region.handed_on(1), Some((first, 2)));
     assert_eq!(region.handed_on(2), None);
-    region.health.get_mut(&2).unwrap().has_room = false;
+    region.health.get_mut(&RaftId(2)).unwrap().has_room = false;
     assert_eq!(region.handed_on(1), Some((first, 3)), "who has no room does not lead");
-    region.is_behind.insert(3);
+    region.is_behind.insert(RaftId(3));
     assert_eq!(region.handed_on(1), None, "nor who is behind");
     region.is_behind.clear();
-    region.damaged.insert(3, [first].into());
+    region.damaged.insert(RaftId(3), [first].into());
     assert_eq!(region.handed_on(1), Some((second, 3)), "nor whose replica is damaged");
     region.damaged.clear();
-    region.leaders.insert(first, 3);
+    region.leaders.insert(first, RaftId(3));
     assert_eq!(region.settle(), (0, 0), "of one each nobody gives any away");
 }
 
 #[tokio::test]
 async fn who_leads_with_a_damaged_replica_lets_another_lead_that_is_known_to_be_whole() {
-    let mut region = Region::new(3, 2, &[1, 2, 3]);
+    let mut region = Town::new(3, 2, &[1, 2, 3]);
     let group = GroupId(2);
-    region.leaders.insert(GroupId(1), 2);
+    region.leaders.insert(GroupId(1), RaftId(2));
     assert_eq!(region.handed_on(1), None);
-    region.damaged.insert(1, [group].into());
+    region.damaged.insert(RaftId(1), [group].into());
     assert_eq!(region.handed_on(1), None, "the others may be damaged too");
-    region.damaged.insert(2, [group].into());
-    region.damaged.insert(3, BTreeSet::new());
+    region.damaged.insert(RaftId(2), [group].into());
+    region.damaged.insert(RaftId(3), BTreeSet::new());
     assert_eq!(region.handed_on(1), Some((group, 3)));
 }
 
 /// 1 leads three groups that it shares only with 2 and 3, which lead two each; 4 leads one.
 #[tokio::test]
 async fn a_lead_goes_on_to_who_has_least_by_way_of_another() {
-    let mut region = Region::new(4, 8, &[1, 2, 3]);
+    let mut region = Town::new(4, 8, &[1, 2, 3]);
     for (group, leader) in (1..).zip([1, 1, 1, 2, 2, 3, 3, 4]) {
-        region.leaders.insert(GroupId(group), leader);
+        region.leaders.insert(GroupId(group), RaftId(leader));
     }
     for group in [4, 8].map(GroupId) {
-        region.voters.insert(group, Voters::of([2, 3, 4]));
+        region.voters.insert(group, Voters::of([2, 3, 4].map(RaftId)));
     }
     region.tenants = region.placements.keys().map(|group| (*group, 100)).collect();
     assert_eq!(region.handed_on(1), None, "2 makes room first");
     assert_eq!(region.handed_on(2), Some((GroupId(4), 4)));
-    region.leaders.insert(GroupId(4), 4);
+    region.leaders.insert(GroupId(4), RaftId(4));
     assert_eq!(region.handed_on(1), Some((GroupId(1), 2)));
-    region.leaders.insert(GroupId(1), 2);
+    region.leaders.insert(GroupId(1), RaftId(2));
     assert!((1..=4).all(|id| region.handed_on(id).is_none()), "two for each");
 }
 
 #[tokio::test]
 async fn a_region_comes_to_rest_and_stays_there() {
-    let mut region = Region::new(5, 8, &[1, 2, 3]);
+    let mut region = Town::new(5, 8, &[1, 2, 3]);
     let ids: Vec<u128> = (0..1000).collect();
     region.settle_tenants(&ids);
     assert_eq!(region.settle(), (9, 3), "five for each, and four");
@@ -199,8 +205,8 @@ async fn a_region_comes_to_rest_and_stays_there() {
     region.join(6);
     assert_eq!(region.settle(), (4, 0), "four for each");
     // Nobody moves because one is away.
-    region.health.get_mut(&4).unwrap().is_heard = false;
-    region.health.get_mut(&4).unwrap().status = NodeStatus::Degraded;
+    region.health.get_mut(&RaftId(4)).unwrap().is_heard = false;
+    region.health.get_mut(&RaftId(4)).unwrap().status = NodeStatus::Degraded;
     assert_eq!(region.settle(), (0, 0));
 }
 
@@ -225,7 +231,7 @@ proptest! {
         founders in 1_u64..=5,
         leaders in prop::collection::vec(0_usize..3, 8),
     ) {
-        let mut region = Region::new(founders, 8, &[1]);
+        let mut region = Town::new(founders, 8, &[1]);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _in_runtime = runtime.enter();
         region.settle();

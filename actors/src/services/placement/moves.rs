@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::ClusterView;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::Voters;
 use crate::state::system::GroupPlacement;
 
@@ -24,7 +24,7 @@ struct Move {
     /// Since when it has looked as it does.
     since: Instant,
     voters: Voters,
-    replicas: Vec<u64>,
+    replicas: Vec<RaftId>,
 }
 
 /// All of them, as the leader of the system group remembers them from look to look.
@@ -57,7 +57,7 @@ impl Moves {
 
 /// Whether a group looks as it should.
 pub(super) fn is_settled(voters: &Voters, placement: &GroupPlacement) -> bool {
-    let is_wished = |voters: &BTreeSet<u64>| {
+    let is_wished = |voters: &BTreeSet<RaftId>| {
         voters.len() == placement.replicas.len()
             && placement.replicas.iter().all(|id| voters.contains(id))
     };

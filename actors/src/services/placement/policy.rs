@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::balance::balanced;
 use super::moves::{Moves, is_settled};
 use super::state::{ClusterView, MemberView};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX};
 use crate::state::system::GroupPlacement;
 
@@ -41,7 +41,7 @@ const MOVES_MAX: usize = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
     /// The members that should have a replica.
-    pub(super) replicas: BTreeSet<u64>,
+    pub(super) replicas: BTreeSet<RaftId>,
     /// Most replicas that vote; the rest stand by as learners.
     pub(super) voters_max: usize,
 }
@@ -49,7 +49,7 @@ pub(super) struct Wish {
 /// Gives the wish for a group; `None` for one that is placed nowhere.
 pub(super) fn wish(
     group: GroupId,
-    members: &BTreeMap<u64, MemberView>,
+    members: &BTreeMap<RaftId, MemberView>,
     placements: &BTreeMap<GroupId, GroupPlacement>,
 ) -> Option<Wish> {
     if group == GroupId::SYSTEM {
@@ -66,7 +66,7 @@ pub(super) fn wish(
 
 /// Chooses the first voter of a region's new groups from the region's members that are there, in
 /// the order in which they were admitted. One, which can found a group alone; others join it.
-pub(super) fn first_voters(members: impl Iterator<Item = u64>) -> Vec<u64> {
+pub(super) fn first_voters(members: impl Iterator<Item = RaftId>) -> Vec<RaftId> {
     members.take(1).collect()
 }
 
@@ -75,7 +75,7 @@ pub(super) fn assignment(
     view: &ClusterView<'_>,
     moves: &Moves,
     now: Instant,
-) -> Option<(GroupId, Vec<u64>)> {
+) -> Option<(GroupId, Vec<RaftId>)> {
     let is_busy = moves.under_way(now) >= MOVES_MAX;
     let changes = view.placements.iter().filter_map(|(group, placement)| {
         // Without a leader nobody could bring it about, and a group that was never initialised must
@@ -93,14 +93,14 @@ pub(super) fn assignment(
 
 /// Chooses the members that should have a replica of a group: those that have one, as long as they
 /// are fit, then those with the fewest.
-fn replicas(view: &ClusterView<'_>, group: GroupId, placement: &GroupPlacement) -> Vec<u64> {
-    let in_region = |id: &u64| {
+fn replicas(view: &ClusterView<'_>, group: GroupId, placement: &GroupPlacement) -> Vec<RaftId> {
+    let in_region = |id: &RaftId| {
         view.members.get(id).filter(|it| !it.is_leaving && it.region == placement.region)
     };
     let leader = view.leaders.get(&group).copied();
-    let is_lost = |id: u64| view.lost_for(leader, id) >= VOTER_LOST_AFTER;
-    let has = |id: u64| placement.replicas.contains(&id);
-    let mut spare: Vec<u64> = view.members.keys().copied().collect();
+    let is_lost = |id: RaftId| view.lost_for(leader, id) >= VOTER_LOST_AFTER;
+    let has = |id: RaftId| placement.replicas.contains(&id);
+    let mut spare: Vec<RaftId> = view.members.keys().copied().collect();
     spare.retain(|id| in_region(id).is_some() && !has(*id) && view.can_take(leader, *id));
     spare.sort_by_key(|id| (view.load(*id), *id));
     let mut spare = spare.into_iter();

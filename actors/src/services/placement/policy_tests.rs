@@ -2,17 +2,18 @@
 
 use super::super::samples;
 use super::*;
+use crate::domain::ids::raft_ids;
 use crate::domain::voters::Voters;
 use crate::services::heartbeat::MemberHealth;
 
 /// A cluster that this node, 1, leads.
 #[derive(Default)]
 struct Town {
-    members: BTreeMap<u64, MemberView>,
-    health: BTreeMap<u64, MemberHealth>,
+    members: BTreeMap<RaftId, MemberView>,
+    health: BTreeMap<RaftId, MemberHealth>,
     placements: BTreeMap<GroupId, GroupPlacement>,
     voters: BTreeMap<GroupId, Voters>,
-    leaders: BTreeMap<GroupId, u64>,
+    leaders: BTreeMap<GroupId, RaftId>,
 }
 
 impl Town {
@@ -23,14 +24,14 @@ impl Town {
         }
         for (group, replicas) in (1..).zip(groups) {
             town.place(group, replicas);
-            town.voters.insert(GroupId(group), Voters::of(replicas.iter().copied()));
+            town.voters.insert(GroupId(group), Voters::of(raft_ids::<Vec<_>>(replicas)));
         }
         town
     }
 
     fn move_in(&mut self, raft_id: u64, region: &str) {
-        let member = MemberView { region: region.to_owned(), ..samples::member(raft_id) };
-        self.members.insert(raft_id, member);
+        let member = MemberView { region: region.into(), ..samples::member(raft_id) };
+        self.members.insert(RaftId(raft_id), member);
         self.silent_for(raft_id, 0);
     }
 
@@ -39,23 +40,23 @@ impl Town {
     }
 
     fn silent_for(&mut self, raft_id: u64, secs: u64) {
-        self.health.insert(raft_id, samples::health(secs));
+        self.health.insert(RaftId(raft_id), samples::health(secs));
     }
 
     fn full(&mut self, raft_id: u64) {
-        self.health.get_mut(&raft_id).unwrap().has_room = false;
+        self.health.get_mut(&RaftId(raft_id)).unwrap().has_room = false;
     }
 
     /// A member says for how long another has been silent to it, seconds.
     fn tell(&mut self, raft_id: u64, of: u64, secs: u64) {
-        let told = &mut self.health.get_mut(&raft_id).unwrap().silent_to_it;
-        told.insert(of, Duration::from_secs(secs));
+        let told = &mut self.health.get_mut(&RaftId(raft_id)).unwrap().silent_to_it;
+        told.insert(RaftId(of), Duration::from_secs(secs));
     }
 
     /// Looks at everything, with what was remembered.
     fn with_view<T>(&self, look: impl FnOnce(&ClusterView<'_>) -> T) -> T {
         look(&ClusterView {
-            own_id: 1,
+            own_id: RaftId(1),
             members: &self.members,
             placements: &self.placements,
             voters: &self.voters,
@@ -72,7 +73,8 @@ impl Town {
     fn look(&self, moves: &mut Moves, now: Instant) -> Option<(u32, Vec<u64>)> {
         self.with_view(|view| {
             moves.look(view, now);
-            assignment(view, moves, now).map(|(group, replicas)| (group.0, replicas))
+            assignment(view, moves, now)
+                .map(|(group, replicas)| (group.0, replicas.into_iter().map(|id| id.0).collect()))
         })
     }
 
@@ -85,7 +87,7 @@ impl Town {
         for _ in 0..100 {
             let Some((group, replicas)) = self.next() else { return };
             self.place(group, &replicas);
-            self.voters.insert(GroupId(group), Voters::of(replicas));
+            self.voters.insert(GroupId(group), Voters::of(raft_ids::<Vec<_>>(&replicas)));
         }
         panic!("no end");
     }
@@ -93,14 +95,14 @@ impl Town {
 
 #[test]
 fn a_tenant_group_begins_on_the_first_of_its_region_and_grows_to_three() {
-    assert_eq!(first_voters([2, 4, 5].into_iter()), [2]);
+    assert_eq!(first_voters([2, 4, 5].map(RaftId).into_iter()), [RaftId(2)]);
     assert_eq!(Town::new(1, &[&[1]]).next(), None);
     assert_eq!(Town::new(2, &[&[1]]).next(), Some((1, vec![1, 2])));
     assert_eq!(Town::new(3, &[&[1]]).next(), Some((1, vec![1, 2, 3])));
     assert_eq!(Town::new(5, &[&[1, 2, 3]]).next(), None, "it stays where it is");
     let placements = Town::new(2, &[&[1, 2]]).placements;
     let wished = wish(GroupId(1), &Town::new(2, &[]).members, &placements);
-    assert_eq!(wished, Some(Wish { replicas: [1, 2].into(), voters_max: 3 }));
+    assert_eq!(wished, Some(Wish { replicas: raft_ids(&[1, 2]), voters_max: 3 }));
     assert_eq!(wish(GroupId(8), &BTreeMap::new(), &placements), None);
 }
 
@@ -112,7 +114,8 @@ fn replicas_are_in_the_region_and_spread() {
         town.move_in(raft_id, if raft_id == 4 { "eu" } else { "default" });
     }
     town.settle();
-    let load = |id: u64| town.placements.values().filter(|it| it.replicas.contains(&id)).count();
+    let load =
+        |id: u64| town.placements.values().filter(|it| it.replicas.contains(&RaftId(id))).count();
     assert_eq!(load(4), 0);
     for id in [1, 2, 5, 6, 7, 8, 9] {
         assert!((3..=4).contains(&load(id)), "{id}: {}", load(id));
@@ -128,7 +131,7 @@ fn two_groups_move_at_a_time() {
     }
     assert_eq!(town.next(), None);
     // What waits for somebody who leaves is changed all the same.
-    town.members.get_mut(&3).unwrap().is_leaving = true;
+    town.members.get_mut(&RaftId(3)).unwrap().is_leaving = true;
     assert_eq!(town.next(), Some((1, vec![1, 2])));
 }
 
@@ -142,7 +145,7 @@ fn a_group_that_does_not_get_on_takes_no_place() {
     let secs = |secs| start + Duration::from_secs(secs);
     assert_eq!(town.look(&mut moves, start), None);
     // One of the two gets on.
-    let learner = Voters { learners: [3].into(), ..Voters::of([1, 2]) };
+    let learner = Voters { learners: raft_ids(&[3]), ..Voters::of([1, 2].map(RaftId)) };
     town.voters.insert(GroupId(2), learner);
     assert_eq!(town.look(&mut moves, secs(59)), None);
     assert_eq!(town.look(&mut moves, secs(60)), Some((3, vec![1, 4, 2])));
@@ -151,7 +154,7 @@ fn a_group_that_does_not_get_on_takes_no_place() {
     // Of a group that nobody leads for a moment nothing new is known.
     town.voters.remove(&GroupId(1));
     assert_eq!(town.look(&mut moves, secs(62)), None);
-    town.voters.insert(GroupId(1), Voters::of([1, 2]));
+    town.voters.insert(GroupId(1), Voters::of([1, 2].map(RaftId)));
     assert_eq!(town.look(&mut moves, secs(118)), None);
     assert_eq!(town.look(&mut moves, secs(119)), Some((4, vec![1, 4, 3])));
 }
@@ -185,7 +188,7 @@ fn who_is_lost_is_said_by_the_leader_of_the_group() {
     ];
     for (what, silences, expected) in table {
         let mut town = Town::new(5, &[&[1, 2, 3]]);
-        town.leaders.insert(GroupId(1), 2);
+        town.leaders.insert(GroupId(1), RaftId(2));
         for other in [1, 3, 4, 5] {
             town.tell(2, other, 0);
         }
@@ -219,13 +222,13 @@ fn who_leaves_is_replaced_and_who_is_lost_where_somebody_else_is_there() {
     town.move_in(5, "default");
     assert_eq!(town.next(), Some((1, vec![1, 2, 5])));
     town.silent_for(3, 0);
-    town.members.get_mut(&2).unwrap().is_leaving = true;
+    town.members.get_mut(&RaftId(2)).unwrap().is_leaving = true;
     assert_eq!(town.next(), Some((1, vec![1, 5, 3])));
     town.silent_for(5, 1);
     assert_eq!(town.next(), Some((1, vec![1, 3])), "who is silent is not chosen");
     // The last one stays until there is another.
     let mut town = Town::new(1, &[&[1]]);
-    town.members.get_mut(&1).unwrap().is_leaving = true;
+    town.members.get_mut(&RaftId(1)).unwrap().is_leaving = true;
     assert_eq!(town.next(), None);
     town.move_in(2, "default");
     assert_eq!(town.next(), Some((1, vec![2])));

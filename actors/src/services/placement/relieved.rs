@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::routing::LeaderHint;
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::GroupStatus;
 use crate::state::system::GroupPlacement;
 
@@ -46,7 +46,7 @@ impl Relieved {
     /// Finds the groups to let go of, among those that run here.
     pub(super) fn look(
         &mut self,
-        own_id: u64,
+        own_id: RaftId,
         here: &[GroupStatus],
         placements: &BTreeMap<GroupId, GroupPlacement>,
         last_index: impl Fn(GroupId) -> Option<u64>,
@@ -82,7 +82,7 @@ impl Relieved {
 }
 
 /// Whether a group was assigned, and to others.
-pub(super) fn is_elsewhere(placement: &GroupPlacement, own_id: u64) -> bool {
+pub(super) fn is_elsewhere(placement: &GroupPlacement, own_id: RaftId) -> bool {
     placement.is_assigned && !placement.replicas.contains(&own_id)
 }
 
@@ -100,8 +100,8 @@ mod tests {
         GroupStatus {
             group: GROUP,
             term,
-            leader: Some(2),
-            replicas: [1, 2, 3].map(replica).to_vec(),
+            leader: Some(RaftId(2)),
+            replicas: [1, 2, 3].map(RaftId).map(replica).to_vec(),
             is_changing: false,
             unfinished: None,
         }
@@ -113,17 +113,17 @@ mod tests {
         let now = Instant::now();
         let hint = |_| {
             said.map(|(term, replicas)| LeaderHint {
-                raft_id: 2,
+                raft_id: RaftId(2),
                 term,
                 heard: now,
-                voters: Voters::of(replicas.iter().copied()),
+                voters: Voters::of(replicas.iter().copied().map(RaftId)),
             })
         };
         let mut memory = Relieved::default();
         let here = std::slice::from_ref(own);
-        assert!(memory.look(1, here, &placements, |_| Some(7), hint, now).is_empty());
+        assert!(memory.look(RaftId(1), here, &placements, |_| Some(7), hint, now).is_empty());
         let later = now + Duration::from_secs(secs);
-        !memory.look(1, here, &placements, |_| Some(7), hint, later).is_empty()
+        !memory.look(RaftId(1), here, &placements, |_| Some(7), hint, later).is_empty()
     }
 
     #[tokio::test]
@@ -145,12 +145,14 @@ mod tests {
     async fn what_hears_of_its_group_meanwhile_is_kept() {
         let placements = BTreeMap::from([(GROUP, placement(&[2, 3, 4]))]);
         let now = Instant::now();
-        let voters = Voters::of([2, 3, 4]);
-        let hint = |_| Some(LeaderHint { raft_id: 2, term: 9, heard: now, voters: voters.clone() });
+        let voters = Voters::of([2, 3, 4].map(RaftId));
+        let hint = |_| {
+            Some(LeaderHint { raft_id: RaftId(2), term: 9, heard: now, voters: voters.clone() })
+        };
         let mut memory = Relieved::default();
         let mut look = |term, last, secs| {
             let now = now + Duration::from_secs(secs);
-            memory.look(1, &[status(term)], &placements, |_| Some(last), hint, now)
+            memory.look(RaftId(1), &[status(term)], &placements, |_| Some(last), hint, now)
         };
         assert!(look(4, 7, 0).is_empty());
         assert!(look(4, 8, 10).is_empty(), "an entry came");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::ids::RaftId;
 use crate::ports::ReplicaStatus;
 
 /// The round of one learner.
@@ -25,12 +26,12 @@ struct Round {
 
 /// The rounds of all learners of a group.
 #[derive(Debug, Default)]
-pub(super) struct Rounds(BTreeMap<u64, Round>);
+pub(super) struct Rounds(BTreeMap<RaftId, Round>);
 
 impl Rounds {
     /// Looks at the replicas: rounds begin and end at looks, so that none seems shorter than it was.
     pub(super) fn look(&mut self, replicas: &[ReplicaStatus], now: Instant) {
-        let is_learner = |id: &u64| replicas.iter().any(|it| it.raft_id == *id && !it.voter);
+        let is_learner = |id: &RaftId| replicas.iter().any(|it| it.raft_id == *id && !it.voter);
         self.0.retain(|id, _| is_learner(id));
         for learner in replicas.iter().filter(|replica| !replica.voter) {
             let upto = learner.applied.saturating_add(learner.lag);
@@ -49,7 +50,7 @@ impl Rounds {
 
     /// Whether the last round of a learner took less than `within`, and the one under way has not
     /// taken longer already.
-    pub(super) fn has_caught_up(&self, raft_id: u64, within: Duration, now: Instant) -> bool {
+    pub(super) fn has_caught_up(&self, raft_id: RaftId, within: Duration, now: Instant) -> bool {
         self.0.get(&raft_id).is_some_and(|round| {
             round.took.is_some_and(|took| took < within) && now.duration_since(round.began) < within
         })
@@ -68,8 +69,8 @@ mod tests {
 
     fn learner(applied: u64, last: u64) -> [ReplicaStatus; 2] {
         [
-            ReplicaStatus { raft_id: 1, voter: true, applied: last, lag: 0 },
-            ReplicaStatus { raft_id: 2, voter: false, applied, lag: last - applied },
+            ReplicaStatus { raft_id: RaftId(1), voter: true, applied: last, lag: 0 },
+            ReplicaStatus { raft_id: RaftId(2), voter: false, applied, lag: last - applied },
         ]
     }
 
@@ -119,7 +120,7 @@ mod tests {
                 .map(|(at, applied, last)| {
                     let now = start + ms(*at);
                     rounds.look(&learner(*applied, *last), now);
-                    rounds.has_caught_up(2, T, now)
+                    rounds.has_caught_up(RaftId(2), T, now)
                 })
                 .collect();
             assert_eq!(seen, *expected, "{what}");
@@ -131,10 +132,10 @@ mod tests {
         let (mut rounds, now) = (Rounds::default(), Instant::now());
         rounds.look(&learner(9, 9), now);
         rounds.look(&learner(9, 9), now + ms(250));
-        assert!(rounds.has_caught_up(2, T, now + ms(250)));
-        assert!(!rounds.has_caught_up(1, T, now + ms(250)));
+        assert!(rounds.has_caught_up(RaftId(2), T, now + ms(250)));
+        assert!(!rounds.has_caught_up(RaftId(1), T, now + ms(250)));
         rounds.look(&learner(9, 9)[..1], now + ms(500));
         rounds.look(&learner(9, 9), now + ms(750));
-        assert!(!rounds.has_caught_up(2, T, now + ms(750)), "it begins anew");
+        assert!(!rounds.has_caught_up(RaftId(2), T, now + ms(750)), "it begins anew");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::state::MemberView;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId, raft_ids};
 use crate::domain::views::NodeStatus;
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::GroupPlacement;
@@ -20,9 +20,9 @@ pub(super) fn node(raft_id: u64) -> NodeId {
 pub(super) fn member(raft_id: u64) -> MemberView {
     MemberView {
         node: node(raft_id),
-        raft_id,
+        raft_id: RaftId(raft_id),
         node_addr: format!("host-{raft_id}"),
-        region: "default".to_owned(),
+        region: "default".into(),
         is_leaving: false,
         is_offline: false,
         has_groups: false,
@@ -48,9 +48,9 @@ pub(super) fn health(secs: u64) -> MemberHealth {
 /// Makes the placement of a group that member 1 founded.
 pub(super) fn placement(replicas: &[u64]) -> GroupPlacement {
     GroupPlacement {
-        region: "default".to_owned(),
-        members: vec![1],
-        replicas: replicas.to_vec(),
+        region: "default".into(),
+        members: vec![RaftId(1)],
+        replicas: raft_ids(replicas),
         is_assigned: true,
     }
 }

@@ -10,7 +10,8 @@ use super::group::{GroupView, Memory};
 use super::leaders;
 use super::moves::Moves;
 use super::policy;
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::{GroupId, NodeId, RaftId};
+use crate::domain::region::Region;
 use crate::domain::voters::Voters;
 use crate::ports::{GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
@@ -23,9 +24,9 @@ const SPREAD_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MemberView {
     pub(super) node: NodeId,
-    pub(super) raft_id: u64,
+    pub(super) raft_id: RaftId,
     pub(super) node_addr: String,
-    pub(super) region: String,
+    pub(super) region: Region,
     pub(super) is_leaving: bool,
     pub(super) is_offline: bool,
     /// Whether it has replicas of tenant groups, or is to have some: they leave it first.
@@ -36,25 +37,25 @@ pub(super) struct MemberView {
 #[derive(Debug)]
 pub(super) struct ClusterView<'a> {
     /// This node.
-    pub(super) own_id: u64,
+    pub(super) own_id: RaftId,
     /// The members, by id in Raft groups.
-    pub(super) members: &'a BTreeMap<u64, MemberView>,
+    pub(super) members: &'a BTreeMap<RaftId, MemberView>,
     /// Where the tenant groups are to be.
     pub(super) placements: &'a BTreeMap<GroupId, GroupPlacement>,
     /// Who votes in the groups that are known to be led.
     pub(super) voters: &'a BTreeMap<GroupId, Voters>,
     /// Who leads the tenant groups, as far as is known.
-    pub(super) leaders: &'a BTreeMap<GroupId, u64>,
+    pub(super) leaders: &'a BTreeMap<GroupId, RaftId>,
     /// The groups that this node leads.
     pub(super) led: &'a [GroupStatus],
     /// How the other members are.
-    pub(super) health: &'a BTreeMap<u64, MemberHealth>,
+    pub(super) health: &'a BTreeMap<RaftId, MemberHealth>,
     /// Whether this node's own disk has room.
     pub(super) has_room: bool,
     /// How many tenants the groups have.
     pub(super) tenants: &'a BTreeMap<GroupId, u64>,
     /// Of which groups a member's replica is damaged, of the members that say so.
-    pub(super) damaged: &'a BTreeMap<u64, BTreeSet<GroupId>>,
+    pub(super) damaged: &'a BTreeMap<RaftId, BTreeSet<GroupId>>,
     /// After so long without a leader there is a new one.
     pub(super) election_timeout: Duration,
 }
@@ -65,25 +66,25 @@ pub(super) enum Step {
     /// Create the groups of a region.
     PlaceGroups {
         /// The region.
-        region: String,
+        region: Region,
         /// The groups.
         groups: Vec<GroupId>,
         /// Their first voters.
-        members: Vec<u64>,
+        members: Vec<RaftId>,
     },
     /// Have these members have a replica of a tenant group.
     AssignReplicas {
         /// The group.
         group: GroupId,
         /// The members.
-        replicas: Vec<u64>,
+        replicas: Vec<RaftId>,
     },
     /// Give a member a replica.
-    AddLearner(u64),
+    AddLearner(RaftId),
     /// Make these the voters.
-    SetVoters(BTreeSet<u64>),
+    SetVoters(BTreeSet<RaftId>),
     /// Take away the replica of who is to have none.
-    RemoveLearner(u64),
+    RemoveLearner(RaftId),
     /// Forget a member that has lost its vote.
     Forget(NodeId),
     /// Have a member leave.
@@ -91,7 +92,7 @@ pub(super) enum Step {
     /// Let another lead: the leader is to leave.
     HandOver,
     /// Let this voter lead, which leads fewer groups.
-    LetLead(u64),
+    LetLead(RaftId),
 }
 
 /// What is remembered from look to look.
@@ -107,9 +108,9 @@ pub(super) struct Memories {
 
 /// Whether a majority of `voters` is alive, as far as is known on `leader`.
 pub fn keeps_quorum(
-    voters: &BTreeSet<u64>,
-    health: &BTreeMap<u64, MemberHealth>,
-    leader: u64,
+    voters: &BTreeSet<RaftId>,
+    health: &BTreeMap<RaftId, MemberHealth>,
+    leader: RaftId,
 ) -> bool {
     let alive = voters.iter().filter(|id| **id == leader || is_alive(health, **id)).count();
     !voters.is_empty() && alive > voters.len() / 2
@@ -118,11 +119,11 @@ pub fn keeps_quorum(
 /// Whether the voters beside `leader` that can write down a vote are a majority.
 pub(super) fn others_can_elect(
     replicas: &[ReplicaStatus],
-    health: &BTreeMap<u64, MemberHealth>,
-    leader: u64,
+    health: &BTreeMap<RaftId, MemberHealth>,
+    leader: RaftId,
 ) -> bool {
     let voters = || replicas.iter().filter(|replica| replica.voter);
-    let can_write = |raft_id: u64| {
+    let can_write = |raft_id: RaftId| {
         health.get(&raft_id).is_some_and(|health| health.is_heard && health.has_room)
     };
     let able = voters().filter(|voter| voter.raft_id != leader && can_write(voter.raft_id));
@@ -130,7 +131,7 @@ pub(super) fn others_can_elect(
 }
 
 /// By what the leader itself hears: the word of others carries no entries.
-pub(super) fn is_alive(health: &BTreeMap<u64, MemberHealth>, raft_id: u64) -> bool {
+pub(super) fn is_alive(health: &BTreeMap<RaftId, MemberHealth>, raft_id: RaftId) -> bool {
     health.get(&raft_id).is_some_and(|health| health.is_heard)
 }
 
@@ -198,14 +199,14 @@ impl ClusterView<'_> {
 
     /// For how long a member has been no help to a group that `leader` leads: silent to the leader,
     /// which sends it everything. Where that is not known, silent to everybody.
-    pub(super) fn lost_for(&self, leader: Option<u64>, raft_id: u64) -> Duration {
+    pub(super) fn lost_for(&self, leader: Option<RaftId>, raft_id: RaftId) -> Duration {
         let silence = leader.and_then(|leader| self.silent_to(leader, raft_id));
         let unhealthy_for = || self.health.get(&raft_id).map(|health| health.unhealthy_for);
         silence.or_else(unhealthy_for).unwrap_or_default()
     }
 
     /// For how long a member has been silent to another, as far as is known.
-    fn silent_to(&self, other: u64, raft_id: u64) -> Option<Duration> {
+    fn silent_to(&self, other: RaftId, raft_id: RaftId) -> Option<Duration> {
         if other == raft_id {
             return Some(Duration::ZERO);
         }
@@ -217,7 +218,7 @@ impl ClusterView<'_> {
 
     /// Whether a member can take a replica of a group that `leader` leads: it is heard here, so that
     /// it learns of it, and there, so that it gets it, and has room for it.
-    pub(super) fn can_take(&self, leader: Option<u64>, raft_id: u64) -> bool {
+    pub(super) fn can_take(&self, leader: Option<RaftId>, raft_id: RaftId) -> bool {
         let is_heard_there = leader
             .and_then(|leader| self.silent_to(leader, raft_id))
             .is_none_or(|silence| silence < self.election_timeout);
@@ -225,17 +226,17 @@ impl ClusterView<'_> {
     }
 
     /// How many replicas of tenant groups a member is to have.
-    pub(super) fn load(&self, raft_id: u64) -> usize {
+    pub(super) fn load(&self, raft_id: RaftId) -> usize {
         self.placements.values().filter(|it| it.replicas.contains(&raft_id)).count()
     }
 
     /// Whether this node hears a member, or is it.
-    pub(super) fn is_alive(&self, raft_id: u64) -> bool {
+    pub(super) fn is_alive(&self, raft_id: RaftId) -> bool {
         raft_id == self.own_id || is_alive(self.health, raft_id)
     }
 
     /// Whether a member's disk has room, as far as is known.
-    fn has_room(&self, raft_id: u64) -> bool {
+    fn has_room(&self, raft_id: RaftId) -> bool {
         let room = self.health.get(&raft_id).map(|health| health.has_room);
         if raft_id == self.own_id { self.has_room } else { room.unwrap_or_default() }
     }
@@ -250,7 +251,7 @@ impl ClusterView<'_> {
     /// Two leaders may choose at the same moment, or a leader and one before it. The state machine
     /// decides: it ignores groups of a region that has some, and ids that are given.
     fn missing_groups(&self) -> Option<Step> {
-        let mut regions: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        let mut regions: BTreeMap<&Region, Vec<RaftId>> = BTreeMap::new();
         // By id, which is the order in which they were admitted.
         for member in self.members.values() {
             let is_fit = self.is_alive(member.raft_id) && self.has_room(member.raft_id);
@@ -258,12 +259,12 @@ impl ClusterView<'_> {
                 regions.entry(&member.region).or_default().push(member.raft_id);
             }
         }
-        let is_placed = |region: &str| self.placements.values().any(|it| it.region == region);
+        let is_placed = |region: &Region| self.placements.values().any(|it| it.region == *region);
         let (region, members) = regions.into_iter().find(|(region, _)| !is_placed(region))?;
         let last = self.placements.keys().max().map_or(GroupId::SYSTEM.0, |group| group.0);
         let groups = (last + 1..=last + policy::GROUPS_PER_REGION).map(GroupId).collect();
         let members = policy::first_voters(members.into_iter());
-        Some(Step::PlaceGroups { region: region.to_owned(), groups, members })
+        Some(Step::PlaceGroups { region: region.clone(), groups, members })
     }
 }
 

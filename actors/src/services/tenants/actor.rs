@@ -245,14 +245,12 @@ impl TenantShell {
     /// here.
     async fn perform(&mut self, effect: TenantEffect) -> Result<(), ActorProcessingErr> {
         match effect {
-            TenantEffect::PerformStep { run, step, attempt } => {
+            TenantEffect::PerformStep(attempt) => {
                 if let Some(link) = self.link() {
-                    self.steps.perform(&self.runner.machine, link, (run, step, attempt));
+                    self.steps.perform(&self.runner.machine, link, attempt);
                 }
             }
-            TenantEffect::StopStep { run, step, attempt } => {
-                self.steps.stop((run, step, attempt));
-            }
+            TenantEffect::StopStep(attempt) => self.steps.stop(attempt),
             TenantEffect::RunEnded(run) => {
                 self.deps.executor.renderer.forget(run);
                 for waiter in self.waiters.remove(&run).into_iter().flatten() {

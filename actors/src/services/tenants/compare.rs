@@ -65,7 +65,7 @@ use super::parts::unreachable;
 use super::{Registry, TenantDeps};
 use crate::cluster::routing::{Directory, Router};
 use crate::command::{Command, Outcome, TenantCommand};
-use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, Position, RaftId, StateMachineId, TenantId};
 use crate::ports::{StateDigest, StoreError};
 use crate::replica::{DigestCursor, ReplicaRequest};
 use crate::services::mailbox::internal_envelope;
@@ -94,7 +94,7 @@ pub(super) struct Comparer {
     pub(super) deps: Arc<TenantDeps>,
     pub(super) directory: Arc<Directory>,
     pub(super) router: Router,
-    pub(super) raft_id: u64,
+    pub(super) raft_id: RaftId,
 }
 
 /// What the replicas of a tenant held at one position, by member.
@@ -102,7 +102,7 @@ struct Digests {
     group: GroupId,
     tenant: TenantId,
     at: Position,
-    by_member: BTreeMap<u64, StateDigest>,
+    by_member: BTreeMap<RaftId, StateDigest>,
 }
 
 /// Says what a comparison came to.
@@ -110,13 +110,13 @@ struct Digests {
 enum Verdict {
     Alike,
     /// These differ from at least two that agree.
-    Odd(BTreeSet<u64>),
+    Odd(BTreeSet<RaftId>),
     /// They differ, and nobody knows who is right.
     Unclear,
 }
 
-fn judge(by_member: &BTreeMap<u64, StateDigest>) -> Verdict {
-    let mut members_of: BTreeMap<StateDigest, BTreeSet<u64>> = BTreeMap::new();
+fn judge(by_member: &BTreeMap<RaftId, StateDigest>) -> Verdict {
+    let mut members_of: BTreeMap<StateDigest, BTreeSet<RaftId>> = BTreeMap::new();
     for (member, digest) in by_member {
         members_of.entry(*digest).or_default().insert(*member);
     }
@@ -165,7 +165,7 @@ impl Comparer {
             Verdict::Odd(odd) => {
                 for member in odd {
                     tracing::error!(
-                        %group, %tenant, %at, member, ?by_member,
+                        %group, %tenant, %at, member = member.0, ?by_member,
                         "a replica differs from two others: it goes out of service there and is rebuilt"
                     );
                     self.tell(&digests, member).await;
@@ -181,7 +181,7 @@ impl Comparer {
 
     /// Returns the term in which this node leads a group, and who else votes; `None` where it does not lead,
     /// or nobody else votes. A replica that does not vote may be a copy that is still being sent.
-    fn others(&self, group: GroupId) -> Option<(u64, BTreeSet<u64>)> {
+    fn others(&self, group: GroupId) -> Option<(u64, BTreeSet<RaftId>)> {
         let term = self.deps.executor.log.leads(group)?;
         let mut others = self.router.known_voters(group)?.settled();
         others.remove(&self.raft_id);
@@ -228,22 +228,24 @@ impl Comparer {
         group: GroupId,
         tenant: TenantId,
         at: Position,
-        others: &mut BTreeSet<u64>,
-        by_member: &mut BTreeMap<u64, StateDigest>,
+        others: &mut BTreeSet<RaftId>,
+        by_member: &mut BTreeMap<RaftId, StateDigest>,
     ) {
         let (log, part) = (&self.deps.part.log, StateMachineId::Tenant(tenant));
         for member in others.clone() {
             match log.digest_of(group, member, part, at).await {
                 Ok(None) => continue,
                 Ok(Some(digest)) => drop(by_member.insert(member, digest)),
-                Err(error) => tracing::debug!(%tenant, member, %error, "cannot be compared"),
+                Err(error) => {
+                    tracing::debug!(%tenant, member = member.0, %error, "cannot be compared")
+                }
             }
             others.remove(&member);
         }
     }
 
     /// Tells a replica that it differs from two others.
-    async fn tell(&self, digests: &Digests, member: u64) {
+    async fn tell(&self, digests: &Digests, member: RaftId) {
         let Digests { group, tenant, at, by_member } = digests;
         let Some(digest) = by_member.get(&member) else { return };
         let part = StateMachineId::Tenant(*tenant);
@@ -255,7 +257,7 @@ impl Comparer {
             told.map_err(|error| error.to_string())
         };
         if let Err(error) = told {
-            tracing::warn!(%tenant, member, error, "the replica that differs stays in service");
+            tracing::warn!(%tenant, member = member.0, error, "the replica that differs stays in service");
         }
     }
 }
@@ -317,10 +319,11 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::raft_ids;
 
     #[test]
     fn only_who_differs_from_two_that_agree_is_odd() {
-        let odd = |members: &[u64]| Verdict::Odd(members.iter().copied().collect());
+        let odd = |members: &[u64]| Verdict::Odd(raft_ids(members));
         for (digests, expected) in [
             (&[][..], Verdict::Alike),
             (&[7], Verdict::Alike),
@@ -334,7 +337,8 @@ mod tests {
             (&[7, 7, 8, 9], odd(&[2, 3])),
             (&[7, 7, 8, 8], Verdict::Unclear),
         ] {
-            let by_member = (0..).zip(digests.iter().map(|digest| StateDigest([*digest; 32])));
+            let by_member =
+                (0..).map(RaftId).zip(digests.iter().map(|digest| StateDigest([*digest; 32])));
             assert_eq!(judge(&by_member.collect()), expected, "{digests:?}");
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Registry, TenantDeps};
 use crate::cluster::routing::Router;
-use crate::domain::ids::{GroupId, StateMachineId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId};
 use crate::replica::{ReplicaRequest, ScrubCursor};
 
 /// Time from the start to the first pass: losses on a disk show when a node comes back.
@@ -35,7 +35,7 @@ pub(super) async fn scrub_for_ever(
     registry: Arc<Registry>,
     deps: Arc<TenantDeps>,
     router: Router,
-    raft_id: u64,
+    raft_id: RaftId,
 ) {
     // As the group's leader says. While nobody says that it leads, the replica may be needed.
     let has_replica = |group| {

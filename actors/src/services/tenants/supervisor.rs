@@ -18,7 +18,7 @@ use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::{Directory, Router};
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::ports::{Dump, StoreError};
 use crate::services::mailbox::stop_children;
 
@@ -106,7 +106,7 @@ pub struct SupervisorArguments {
     /// Who has replicas of each group.
     pub router: Router,
     /// This node's id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
 }
 
 /// Holds the state of the supervisor.

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Activation, SupervisorArguments, TenantDeps};
-use crate::domain::ids::{GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::ports::StoreError;
 
 /// Tenants that are opened at the same time to look for unfinished work.
@@ -66,7 +66,7 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
 }
 
 /// Tells whether this node leads a group, confirmed by a quorum or not at the moment.
-fn leads(deps: &TenantDeps, group: GroupId, raft_id: u64) -> bool {
+fn leads(deps: &TenantDeps, group: GroupId, raft_id: RaftId) -> bool {
     let log = &deps.executor.log;
     let is_leader = log.leadership(group).is_some_and(|it| it.borrow().leader == Some(raft_id));
     is_leader || log.leads(group).is_some()

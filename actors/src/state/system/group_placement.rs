@@ -14,20 +14,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{SystemEffect, SystemState};
 use crate::command::{Outcome, Refusal};
-use crate::domain::ids::GroupId;
+use crate::domain::ids::{GroupId, RaftId};
+use crate::domain::region::Region;
 use crate::domain::voters::VOTERS_MAX;
 
 /// Where a tenant group lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPlacement {
     /// Region it serves.
-    pub region: String,
+    pub region: Region,
     /// Raft ids of its first voters. Exactly these initialise it, once.
-    pub members: Vec<u64>,
+    pub members: Vec<RaftId>,
     /// Raft ids of the members that are to have a replica. What a replica does, vote or learn, the
     /// group's own log says. A row of its own: those that were written first did not have it.
     #[serde(skip)]
-    pub replicas: Vec<u64>,
+    pub replicas: Vec<RaftId>,
     /// Whether replicas were ever assigned anew. Then the group has been initialised, and never is
     /// again.
     #[serde(skip)]
@@ -42,24 +43,24 @@ impl SystemState {
 
     pub(super) fn place_groups(
         &mut self,
-        region: &str,
+        region: &Region,
         groups: &[GroupId],
-        members: &[u64],
+        members: &[RaftId],
     ) -> (Outcome, Vec<SystemEffect>) {
-        let is_staying = |id: &u64| {
+        let is_staying = |id: &RaftId| {
             self.members().any(|(_, _, member)| member.raft_id == *id && !member.leaving)
         };
         if !members.iter().all(is_staying) {
             return (Outcome::Refused(Refusal::NotAMember), Vec::new());
         }
         let known = groups.iter().any(|group| self.groups.contains_key(group))
-            || self.groups.values().any(|placement| placement.region == region);
+            || self.groups.values().any(|placement| placement.region == *region);
         if known {
             // Two leaders wanted the same: the first one's choice stands.
             return (Outcome::Ignored, Vec::new());
         }
         for group in groups {
-            let (region, members) = (region.to_owned(), members.to_vec());
+            let (region, members) = (region.clone(), members.to_vec());
             let placement =
                 GroupPlacement { region, replicas: members.clone(), members, is_assigned: false };
             self.groups.insert(*group, placement);
@@ -73,12 +74,12 @@ impl SystemState {
     pub(super) fn assign_replicas(
         &mut self,
         group: GroupId,
-        replicas: &[u64],
+        replicas: &[RaftId],
     ) -> (Outcome, Vec<SystemEffect>) {
         let Some(placement) = self.groups.get(&group) else {
             return (Outcome::Ignored, Vec::new());
         };
-        let is_fit = |id: &u64| {
+        let is_fit = |id: &RaftId| {
             placement.replicas.contains(id)
                 || self.members().any(|(_, node, member)| {
                     member.raft_id == *id && !member.leaving && node.region == placement.region
@@ -99,16 +100,16 @@ impl SystemState {
     }
 
     /// Whether tenant groups are assigned to a member.
-    pub fn has_groups(&self, raft_id: u64) -> bool {
+    pub fn has_groups(&self, raft_id: RaftId) -> bool {
         self.groups.values().any(|group| group.replicas.contains(&raft_id))
     }
 
     /// Why a member cannot leave: nobody else could have its replicas.
-    pub(super) fn needed_by_groups(&self, raft_id: u64) -> Option<Refusal> {
+    pub(super) fn needed_by_groups(&self, raft_id: RaftId) -> Option<Refusal> {
         // Also those who have a replica: not all of them may leave.
-        let can_have = |region: &str| {
+        let can_have = |region: &Region| {
             self.members().any(|(_, node, member)| {
-                member.raft_id != raft_id && !member.leaving && node.region == region
+                member.raft_id != raft_id && !member.leaving && node.region == *region
             })
         };
         let is_needed = |group: &&GroupPlacement| {

@@ -9,7 +9,7 @@
 use super::nodes::{MemberRecord, NodeRecord};
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, MemberAdmitted, NodeRegistered, Outcome, Refusal, TokenCreated};
-use crate::domain::ids::{NodeId, TokenId};
+use crate::domain::ids::{NodeId, RaftId, TokenId};
 use crate::domain::membership::{Authority, EXPIRED, JoinToken, Member, SHARED_SECRET};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
@@ -54,7 +54,7 @@ impl SystemState {
     }
 
     /// The last id in Raft groups that was given.
-    pub const fn last_raft_id(&self) -> u64 {
+    pub const fn last_raft_id(&self) -> RaftId {
         self.meta.last_raft_id
     }
 
@@ -158,13 +158,13 @@ impl SystemState {
             *uses -= 1;
             self.dirty.tokens.insert(id);
         }
-        self.meta.last_raft_id += 1;
+        self.meta.last_raft_id.0 += 1;
         let raft_id = self.meta.last_raft_id;
         self.list(member, raft_id, key, at);
         (Outcome::Admitted(MemberAdmitted { raft_id }), vec![SystemEffect::MembersChanged])
     }
 
-    fn list(&mut self, member: &Member, raft_id: u64, public_key: [u8; 32], at: Timestamp) {
+    fn list(&mut self, member: &Member, raft_id: RaftId, public_key: [u8; 32], at: Timestamp) {
         let record = NodeRecord {
             address: member.api_addr.clone(),
             region: member.region.clone(),

@@ -30,29 +30,25 @@ use crate::command::{
     SetAdminToken, SystemCommand, UpdateTenant,
 };
 use crate::domain::codec;
-use crate::domain::ids::{GroupId, NodeId, Position, TenantId, TokenId};
-use crate::domain::lock::LockView;
+use crate::domain::ids::{GroupId, NodeId, Position, RaftId, TenantId, TokenId};
+use crate::domain::lock::{Holder, LockKey};
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
 use crate::state::machine::{self, Rules};
 use crate::state::tables::completion_records::CompletionRecords;
-use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
+use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::{LockNotice, LockTable};
-use crate::state::{RowBuffer, StateClock, StateMachine};
-
-/// The lock that follows leadership of the system group.
-pub const LEADER_LOCK: &str = "cluster/leader";
+use crate::state::{RowBuffer, StateClock, StateMachine, row_key};
 
 /// The kind of a row: the first byte of its key. `completion_records.rs` has `a` and `v`,
-/// `clock.rs` `y`.
+/// `lock_table.rs` `l`, `clock.rs` `y`.
 mod kind {
     pub const ADMIN_TOKEN: u8 = b'p';
     pub const AUTHORITY: u8 = b'c';
     pub const GROUP: u8 = b'g';
     pub const IDEMPOTENCY: u8 = b'i';
-    pub const LOCK: u8 = b'l';
     pub const META: u8 = b'm';
     pub const NODE: u8 = b'n';
     pub const REPLICAS: u8 = b'r';
@@ -80,7 +76,7 @@ struct Meta {
     last_lock_token: u64,
     tenants_created: u64,
     /// The last id in Raft groups that was given.
-    last_raft_id: u64,
+    last_raft_id: RaftId,
     /// Whether also nodes on the same machine need a token to join.
     needs_token: bool,
 }
@@ -190,7 +186,7 @@ impl SystemState {
             }
             SystemCommand::RemoveNode(RemoveNode { node }) => self.remove_node(*node),
             SystemCommand::LeaderElected(LeaderElected { node }) => {
-                let lock = self.locks.seize(LEADER_LOCK, &node.to_string(), at);
+                let lock = self.locks.seize(LockKey::leader(), Holder::from(*node), at);
                 tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
                 (Outcome::Locked(lock), Vec::new())
             }
@@ -204,7 +200,7 @@ impl SystemState {
                 fallback_region,
                 idempotency,
             }) => {
-                let fallback = (!strict_region).then_some(fallback_region.as_str());
+                let fallback = (!strict_region).then_some(fallback_region);
                 self.create_tenant(*tenant, record, fallback, idempotency.as_ref(), at)
             }
             SystemCommand::UpdateTenant(UpdateTenant { tenant, change, if_version }) => {
@@ -267,14 +263,11 @@ impl StateMachine for SystemState {
 
     fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let meta: Meta = rows.get(&[kind::META])?.unwrap_or_default();
-        let locks = rows.all::<LockView>(kind::LOCK)?.into_iter().map(|(_, lock)| lock);
-        let calls = rows.all::<IdempotencyRecord<CreatedResource>>(kind::IDEMPOTENCY)?;
-        let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
         let mut state = Self {
             meta,
             time: StateClock::load(rows, meta.last_at)?,
-            locks: LockTable::load(locks, meta.last_lock_token),
-            calls: IdempotencyTable::load(calls),
+            locks: LockTable::load(rows, meta.last_lock_token)?,
+            calls: IdempotencyTable::load(rows, kind::IDEMPOTENCY)?,
             completions: CompletionRecords::load(rows)?,
             authority: rows.get(&[kind::AUTHORITY])?,
             admin_token: rows.get(&[kind::ADMIN_TOKEN])?,
@@ -284,7 +277,7 @@ impl StateMachine for SystemState {
             let replicas = placement.members.clone();
             state.groups.insert(group, GroupPlacement { replicas, ..placement });
         }
-        for (_, (group, replicas)) in rows.all::<(GroupId, Vec<u64>)>(kind::REPLICAS)? {
+        for (_, (group, replicas)) in rows.all::<(GroupId, Vec<RaftId>)>(kind::REPLICAS)? {
             if let Some(placement) = state.groups.get_mut(&group) {
                 placement.replicas = replicas;
                 placement.is_assigned = true;
@@ -332,11 +325,11 @@ impl StateMachine for SystemState {
         }
         for id in dirty.tenants {
             let entry = self.tenants.get(&id).map(|entry| codec::encode(&(id, entry)));
-            rows.push((key(kind::TENANT, id.uuid().as_bytes()), entry));
+            rows.push((row_key(kind::TENANT, id.uuid().as_bytes()), entry));
         }
         for id in dirty.nodes {
             let record = self.nodes.get(&id).map(|record| codec::encode(&(id, record)));
-            rows.push((key(kind::NODE, id.uuid().as_bytes()), record));
+            rows.push((row_key(kind::NODE, id.uuid().as_bytes()), record));
         }
         if dirty.authority {
             rows.push((vec![kind::AUTHORITY], self.authority.as_ref().map(codec::encode)));
@@ -346,24 +339,20 @@ impl StateMachine for SystemState {
         }
         for id in dirty.tokens {
             let token = self.tokens.get(&id).map(|token| codec::encode(&(id, token)));
-            rows.push((key(kind::TOKEN, id.uuid().as_bytes()), token));
+            rows.push((row_key(kind::TOKEN, id.uuid().as_bytes()), token));
             let born = self.tokens_born.get(&id).map(|born| codec::encode(&(id, born)));
-            rows.push((key(kind::TOKEN_BORN, id.uuid().as_bytes()), born));
+            rows.push((row_key(kind::TOKEN_BORN, id.uuid().as_bytes()), born));
         }
         for id in dirty.groups {
             let placement = self.groups.get(&id);
             let assigned = placement.filter(|it| it.is_assigned);
             let assigned = assigned.map(|it| codec::encode(&(id, &it.replicas)));
             let placement = placement.map(|placement| codec::encode(&(id, placement)));
-            rows.push((key(kind::GROUP, &id.0.to_be_bytes()), placement));
-            rows.push((key(kind::REPLICAS, &id.0.to_be_bytes()), assigned));
+            rows.push((row_key(kind::GROUP, &id.0.to_be_bytes()), placement));
+            rows.push((row_key(kind::REPLICAS, &id.0.to_be_bytes()), assigned));
         }
-        for (id, lock) in self.locks.take_dirty() {
-            rows.push((key(kind::LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
-        }
-        for (id, done) in self.calls.take_dirty() {
-            rows.push((key(kind::IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
-        }
+        rows.extend(self.locks.take_rows());
+        rows.extend(self.calls.take_rows(kind::IDEMPOTENCY));
         rows.extend(self.completions.take_rows());
         rows
     }
@@ -375,14 +364,6 @@ impl StateMachine for SystemState {
     fn has_work(&self) -> bool {
         true
     }
-}
-
-/// The key of a row.
-fn key(kind: u8, id: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + id.len());
-    key.push(kind);
-    key.extend_from_slice(id);
-    key
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, NodeRegistered, Outcome, Refusal};
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, RaftId};
 use crate::domain::page::{ITEM_FRAME_BYTES, JsonSize, quoted_bytes};
+use crate::domain::region::Region;
 use crate::domain::time::Timestamp;
 
 /// Most nodes listed.
@@ -28,7 +29,7 @@ pub struct NodeRecord {
     /// Address of its API.
     pub address: String,
     /// Its region.
-    pub region: String,
+    pub region: Region,
     /// Labels or metadata.
     pub metadata: BTreeMap<String, String>,
     /// When it started or was registered.
@@ -41,7 +42,7 @@ pub struct NodeRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberRecord {
     /// Its id in Raft groups.
-    pub raft_id: u64,
+    pub raft_id: RaftId,
     /// Where the other nodes reach it.
     pub node_addr: String,
     /// Version of its program.
@@ -56,7 +57,7 @@ pub struct MemberRecord {
 
 impl NodeRecord {
     /// Its id in Raft groups, if it is a member.
-    pub fn raft_id(&self) -> Option<u64> {
+    pub fn raft_id(&self) -> Option<RaftId> {
         self.member.as_ref().map(|member| member.raft_id)
     }
 
@@ -75,13 +76,13 @@ impl NodeRecord {
     /// A node that heartbeats over HTTP.
     pub fn http(
         address: &str,
-        region: &str,
+        region: &Region,
         metadata: &BTreeMap<String, String>,
         at: Timestamp,
     ) -> Self {
         Self {
             address: address.to_owned(),
-            region: region.to_owned(),
+            region: region.clone(),
             metadata: metadata.clone(),
             started_at: at,
             member: None,
@@ -96,7 +97,7 @@ impl SystemState {
     }
 
     /// The member with this id in Raft groups.
-    pub fn member(&self, raft_id: u64) -> Option<NodeId> {
+    pub fn member(&self, raft_id: RaftId) -> Option<NodeId> {
         let is_it = |record: &NodeRecord| record.raft_id() == Some(raft_id);
         self.nodes.iter().find(|(_, record)| is_it(record)).map(|(node, _)| *node)
     }
@@ -109,8 +110,8 @@ impl SystemState {
     }
 
     /// Whether a member is in the region.
-    pub(super) fn has_region(&self, region: &str) -> bool {
-        self.nodes.values().any(|node| node.member.is_some() && node.region == region)
+    pub(super) fn has_region(&self, region: &Region) -> bool {
+        self.nodes.values().any(|node| node.member.is_some() && node.region == *region)
     }
 
     pub(super) fn register_node(
@@ -146,7 +147,7 @@ impl SystemState {
 impl JsonSize for NodeRecord {
     fn json_bytes(&self) -> usize {
         let node_addr = self.member.as_ref().map_or(0, |member| quoted_bytes(&member.node_addr));
-        let own = quoted_bytes(&self.address) + quoted_bytes(&self.region) + node_addr;
+        let own = quoted_bytes(&self.address) + quoted_bytes(self.region.as_str()) + node_addr;
         let metadata = self.metadata.iter();
         let metadata = metadata.map(|(name, text)| quoted_bytes(name) + quoted_bytes(text) + 2);
         ITEM_FRAME_BYTES + own + metadata.sum::<usize>()

@@ -12,9 +12,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{LEADER_LOCK, SystemEffect, SystemState};
+use super::{SystemEffect, SystemState};
 use crate::command::Outcome;
-use crate::domain::ids::{Epoch, GroupId, NodeId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, NodeId, RaftId, TenantId};
 use crate::domain::lock::FENCING_STEP;
 use crate::domain::membership::{Authority, SHARED_SECRET};
 use crate::state::tables::lock_table::LockNotice;
@@ -23,7 +23,7 @@ impl SystemState {
     pub(super) fn recover(
         &mut self,
         authority: &Authority,
-        raft_id: u64,
+        raft_id: RaftId,
         groups: &[GroupId],
     ) -> (Outcome, Vec<SystemEffect>) {
         let is_done = self.authority.as_ref().is_some_and(|it| it.cluster == authority.cluster);
@@ -39,7 +39,7 @@ impl SystemState {
         effects.extend(self.keep_tenants(&kept));
         let locks = self.locks.raise_tokens(FENCING_STEP).into_iter();
         // The one that follows leadership has no lease.
-        let locks = locks.filter(|lock| lock.key != LEADER_LOCK).map(LockNotice::Held);
+        let locks = locks.filter(|lock| !lock.key.is_leader()).map(LockNotice::Held);
         effects.extend(locks.map(SystemEffect::Lock));
         effects.extend([SystemEffect::GroupsPlaced, SystemEffect::MembersChanged]);
         (Outcome::Done, effects)
@@ -68,10 +68,10 @@ impl SystemState {
     /// Places the groups on the only member. Those of its region that it has no replica of begin anew,
     /// so that there is room for new tenants as before; those of other regions are gone, and come
     /// again with a member there.
-    fn keep_groups(&mut self, own: NodeId, raft_id: u64, kept: &BTreeSet<GroupId>) {
-        let region = self.nodes.get(&own).map(|node| node.region.clone()).unwrap_or_default();
+    fn keep_groups(&mut self, own: NodeId, raft_id: RaftId, kept: &BTreeSet<GroupId>) {
+        let region = self.nodes.get(&own).map(|node| node.region.clone());
         self.dirty.groups.extend(self.groups.keys());
-        self.groups.retain(|group, it| kept.contains(group) || it.region == region);
+        self.groups.retain(|group, it| kept.contains(group) || Some(&it.region) == region.as_ref());
         for (group, placement) in &mut self.groups {
             placement.members = vec![raft_id];
             placement.replicas = vec![raft_id];

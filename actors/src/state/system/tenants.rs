@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal, TenantKnown, TenantWritten};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::domain::region::Region;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::time::Timestamp;
 
@@ -100,7 +101,7 @@ impl SystemState {
         &mut self,
         id: TenantId,
         record: &TenantRecord,
-        fallback_region: Option<&str>,
+        fallback_region: Option<&Region>,
         idempotency: Option<&Idempotency>,
         at: Timestamp,
     ) -> (Outcome, Vec<SystemEffect>) {
@@ -122,7 +123,7 @@ impl SystemState {
         }
         let mut record = record.clone();
         if let Some(fallback) = fallback_region.filter(|_| !self.has_region(&record.region)) {
-            fallback.clone_into(&mut record.region);
+            record.region = fallback.clone();
         }
         let Some(group) = self.group_for(id, &record.region) else {
             return refuse(Refusal::UnknownRegion { region: record.region });
@@ -249,8 +250,8 @@ impl SystemState {
     }
 
     /// The group of a new tenant: chosen by its id, which is random, so that tenants spread.
-    fn group_for(&self, id: TenantId, region: &str) -> Option<GroupId> {
-        let in_region = || self.groups.iter().filter(|(_, placement)| placement.region == region);
+    fn group_for(&self, id: TenantId, region: &Region) -> Option<GroupId> {
+        let in_region = || self.groups.iter().filter(|(_, placement)| placement.region == *region);
         let count = in_region().count() as u128;
         let chosen = id.uuid().as_u128().checked_rem(count)?;
         in_region().nth(usize::try_from(chosen).ok()?).map(|(group, _)| *group)

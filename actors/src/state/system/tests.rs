@@ -7,6 +7,7 @@ use crate::command::{
     MemberOffline, NodeRegistered, PlaceGroups, Refusal, RemoveJoinToken, RemoveNode,
     SetAdminToken, TenantKnown, TenantWritten, UpdateTenant,
 };
+use crate::domain::ids::raft_ids;
 use crate::domain::membership::Member;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
@@ -42,7 +43,7 @@ fn tenant(n: u128) -> TenantId {
 fn member(n: u64) -> Member {
     Member {
         node: node(n.into()),
-        raft_id: n,
+        raft_id: RaftId(n),
         api_addr: "a".into(),
         node_addr: "n".into(),
         region: "default".into(),
@@ -65,7 +66,7 @@ fn placed() -> SystemState {
     let place = SystemCommand::PlaceGroups(PlaceGroups {
         region: "default".into(),
         groups: vec![GroupId(1), GroupId(2)],
-        members: vec![1],
+        members: vec![RaftId(1)],
     });
     assert_eq!(apply(&mut state, place.clone()).0, Outcome::Done);
     assert_eq!(apply(&mut state, place).0, Outcome::Ignored);
@@ -227,7 +228,7 @@ fn a_region_without_a_node_is_refused_or_replaced() {
     let refused = apply(&mut state, create(1, "eu", true, None)).0;
     assert_eq!(refused, Outcome::Refused(Refusal::UnknownRegion { region: "eu".into() }));
     apply(&mut state, create(2, "eu", false, None));
-    assert_eq!(state.tenant(tenant(2)).unwrap().record.as_ref().unwrap().region, "default");
+    assert_eq!(state.tenant(tenant(2)).unwrap().record.as_ref().unwrap().region, "default".into());
 }
 
 #[test]
@@ -330,16 +331,16 @@ fn a_node_is_let_in_once_and_by_its_key() {
     let mut state = placed();
     assert_eq!(
         apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
     );
     assert_eq!(
         apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
     );
     assert!(is_refused(&apply(&mut state, admit(8, 3, None)).0));
     assert_eq!(
         apply(&mut state, admit(9, 3, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 3 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(3) })
     );
     // It starts under the id it was given, and under no other.
     let mut stranger = member(8);
@@ -347,7 +348,7 @@ fn a_node_is_let_in_once_and_by_its_key() {
         apply(&mut state, SystemCommand::RegisterMember(stranger.clone())).0,
         Outcome::Refused(Refusal::NotAMember)
     );
-    stranger.raft_id = 2;
+    stranger.raft_id = RaftId(2);
     let registered = apply(&mut state, SystemCommand::RegisterMember(stranger)).0;
     assert_eq!(registered, Outcome::Node(NodeRegistered { node: node(8), replayed: false }));
 }
@@ -361,13 +362,13 @@ fn a_token_admits_as_many_as_it_says_until_it_ends() {
     assert!(is_refused(&apply(&mut state, admit(8, 2, Some(2))).0), "ended");
     assert_eq!(
         apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
     );
     assert!(is_refused(&apply(&mut state, admit(9, 3, Some(1))).0), "used up");
     // Who asks again is not counted again.
     assert_eq!(
         apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
     );
 }
 
@@ -380,7 +381,7 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     let drain = SystemCommand::DrainMember(DrainMember { node: node(8) });
     assert_eq!(apply(&mut state, drain).1, [SystemEffect::MembersChanged]);
     // It is restarted meanwhile, and still leaves.
-    let restarted = Member { raft_id: 2, ..member(8) };
+    let restarted = Member { raft_id: RaftId(2), ..member(8) };
     assert!(matches!(
         apply(&mut state, SystemCommand::RegisterMember(restarted)).0,
         Outcome::Node(_)
@@ -389,7 +390,7 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     assert!(effects.contains(&SystemEffect::MembersChanged));
     assert_eq!(
         apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 3 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(3) })
     );
     // The one with the tenants stays, unless others of its region can have them.
     let drain = SystemCommand::DrainMember(DrainMember { node: node(1) });
@@ -404,7 +405,7 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     let remove = SystemCommand::RemoveNode(RemoveNode { node: node(1) });
     assert_eq!(apply(&mut state, remove.clone()).0, needed, "they are still there");
     for group in [1, 2] {
-        let assign = AssignReplicas { group: GroupId(group), replicas: vec![4] };
+        let assign = AssignReplicas { group: GroupId(group), replicas: vec![RaftId(4)] };
         let assigned = apply(&mut state, SystemCommand::AssignReplicas(assign));
         assert_eq!(assigned, (Outcome::Done, vec![SystemEffect::GroupsPlaced]));
     }
@@ -417,11 +418,11 @@ fn replicas_are_assigned_to_members_of_the_region_that_stay() {
     for n in 2..=5 {
         apply(&mut state, admit(n, 2, None));
     }
-    let abroad = Member { region: "eu".into(), raft_id: 5, ..member(5) };
+    let abroad = Member { region: "eu".into(), raft_id: RaftId(5), ..member(5) };
     apply(&mut state, SystemCommand::RegisterMember(abroad));
     apply(&mut state, SystemCommand::DrainMember(DrainMember { node: node(4) }));
     let mut assign = |group: u32, replicas: &[u64]| {
-        let assign = AssignReplicas { group: GroupId(group), replicas: replicas.to_vec() };
+        let assign = AssignReplicas { group: GroupId(group), replicas: raft_ids(replicas) };
         apply(&mut state, SystemCommand::AssignReplicas(assign)).0
     };
     let refused = Outcome::Refused(Refusal::NotAMember);
@@ -432,9 +433,9 @@ fn replicas_are_assigned_to_members_of_the_region_that_stay() {
     assert_eq!(assign(7, &[1]), Outcome::Ignored, "there is no such group");
     assert_eq!(assign(1, &[1, 2, 3]), Outcome::Done);
     let placement = &state.groups()[&GroupId(1)];
-    assert_eq!((&*placement.members, &*placement.replicas), (&[1][..], &[1, 2, 3][..]));
+    assert_eq!((&placement.members, &placement.replicas), (&raft_ids(&[1]), &raft_ids(&[1, 2, 3])));
     assert!(placement.is_assigned && !state.groups()[&GroupId(2)].is_assigned);
-    assert!(state.has_groups(3) && !state.has_groups(5));
+    assert!(state.has_groups(RaftId(3)) && !state.has_groups(RaftId(5)));
 }
 
 #[test]
@@ -451,7 +452,7 @@ fn the_first_admin_token_stands_and_shuts_the_door() {
     apply(&mut state, make_token(1, 1, 100));
     assert_eq!(
         apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: 2 })
+        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
     );
     let mut rows = RowBuffer::default();
     rows.put(state.take_dirty_rows());
@@ -475,7 +476,7 @@ fn members_and_tokens_survive_a_restart_after_any_command() {
     };
     restart(&mut state);
     let token = |n| TokenId::from_uuid(Uuid::from_u128(n));
-    let registered = Member { raft_id: 2, api_addr: "b".into(), ..member(8) };
+    let registered = Member { raft_id: RaftId(2), api_addr: "b".into(), ..member(8) };
     for command in [
         make_token(1, 2, 100),
         make_token(2, 2, 100),
@@ -502,13 +503,15 @@ fn members_and_tokens_survive_a_restart_after_any_command() {
             // One that is to leave is to leave after a restart of its own as well.
             SystemCommand::DrainMember(_) | SystemCommand::SetAdminToken(_) => {
                 assert!(
-                    state.members().any(|(_, _, member)| member.leaving && member.raft_id == 2)
+                    state
+                        .members()
+                        .any(|(_, _, member)| member.leaving && member.raft_id == RaftId(2))
                 );
             }
             _ => {}
         }
     }
-    assert_eq!(state.member(2), None);
+    assert_eq!(state.member(RaftId(2)), None);
 }
 
 #[test]

@@ -47,7 +47,7 @@ use crate::command::{Outcome, RpcId};
 use crate::domain::codec;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
-use crate::state::RowBuffer;
+use crate::state::{RowBuffer, row_key};
 
 /// Most client sessions that are remembered; the one that was silent for longest goes when there are
 /// more. A start of a node makes two of them: quick requests and long polls.
@@ -169,15 +169,15 @@ impl CompletionRecords {
         let mut rows = Vec::new();
         for session in std::mem::take(&mut self.dirty_sessions) {
             let value = self.sessions.get(&session).map(|known| codec::encode(&(session, known)));
-            rows.push((row_key(SESSION_ROW, &[session]), value));
+            rows.push((row_key(SESSION_ROW, &session.to_be_bytes()), value));
         }
         // Before the outcomes: one that was forgotten may have been remembered anew.
         for key in std::mem::take(&mut self.unwritten) {
-            rows.push((row_key(OUTCOME_ROW, &[key.0, key.1]), None));
+            rows.push((outcome_key(key), None));
         }
         for (key, answer) in self.outcomes.iter().filter(|(key, _)| !self.written.contains(key)) {
             let value = codec::encode(&(key, answer));
-            rows.push((row_key(OUTCOME_ROW, &[key.0, key.1]), Some(value)));
+            rows.push((outcome_key(*key), Some(value)));
         }
         self.written = self.outcomes.keys().copied().collect();
         rows
@@ -208,10 +208,8 @@ impl CompletionRecords {
     }
 }
 
-fn row_key(kind: u8, numbers: &[u64]) -> Vec<u8> {
-    let mut key = vec![kind];
-    key.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
-    key
+fn outcome_key((incarnation, sequence): (u64, u64)) -> Vec<u8> {
+    row_key(OUTCOME_ROW, &[incarnation.to_be_bytes(), sequence.to_be_bytes()].concat())
 }
 
 #[cfg(test)]
@@ -248,7 +246,7 @@ mod tests {
         let written = table.take_rows().iter().filter(|(key, _)| key[0] == OUTCOME_ROW).count();
         assert_eq!(written, 1);
         assert_eq!(table.check(&rpc_id(1, 1), 2), RequestState::New);
-        assert!(table.take_rows().contains(&(row_key(OUTCOME_ROW, &[7, 0]), None)));
+        assert!(table.take_rows().contains(&(outcome_key((7, 0)), None)));
         assert_eq!(table.check(&rpc_id(0, 0), 3), RequestState::Stale);
     }
 

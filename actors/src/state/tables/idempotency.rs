@@ -40,12 +40,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Idempotency, Refusal};
+use crate::domain::codec;
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
-use crate::state::AGE_STEP_MS_MAX;
+use crate::ports::{Row, StoreError};
+use crate::state::{AGE_STEP_MS_MAX, RowBuffer, row_key};
 
 /// How long a key is remembered, milliseconds: 24 hours, also when a clock that was ahead has made
 /// it older by one step.
@@ -82,12 +85,17 @@ impl<R> Default for IdempotencyTable<R> {
     }
 }
 
-impl<R: Clone> IdempotencyTable<R> {
-    /// A table as it was written down.
-    pub fn load(rows: impl IntoIterator<Item = ([u8; 16], IdempotencyRecord<R>)>) -> Self {
-        let done: BTreeMap<_, _> = rows.into_iter().collect();
+impl<R: Clone + Serialize + DeserializeOwned> IdempotencyTable<R> {
+    /// A table as it was written down, in rows of a kind.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn load(rows: &RowBuffer, kind: u8) -> Result<Self, StoreError> {
+        let rows = rows.all::<IdempotencyRecord<R>>(kind)?.into_iter();
+        let rows = rows.filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
+        let done: BTreeMap<_, IdempotencyRecord<R>> = rows.collect();
         let by_age = done.iter().map(|(key, done)| (done.at, *key)).collect();
-        Self { done, by_age, dirty: BTreeSet::new() }
+        Ok(Self { done, by_age, dirty: BTreeSet::new() })
     }
 
     /// What the call made when it was done before; nothing when it is new and may go on.
@@ -130,10 +138,10 @@ impl<R: Clone> IdempotencyTable<R> {
         }
     }
 
-    /// The keys that changed since the last call, each with its call, if it is still remembered.
-    pub fn take_dirty(&mut self) -> Vec<([u8; 16], Option<IdempotencyRecord<R>>)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty.into_iter().map(|key| (key, self.done.get(&key).cloned())).collect()
+    /// The rows of the keys that changed since the last call.
+    pub fn take_rows(&mut self, kind: u8) -> Vec<Row> {
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        dirty.map(|key| (row_key(kind, &key), self.done.get(&key).map(codec::encode))).collect()
     }
 
     fn forget_old(&mut self, at: Timestamp) {
@@ -156,6 +164,8 @@ mod tests {
 
     use super::*;
 
+    const KIND: u8 = b'k';
+
     #[test]
     fn a_key_replays_for_a_day_and_only_with_its_body() {
         let mut table = IdempotencyTable::<u32>::default();
@@ -170,7 +180,7 @@ mod tests {
         assert_eq!(table.check(Some(&other), Timestamp(5)), Err(Refusal::IdempotencyKeyReused));
         let later = Timestamp(0).plus_ms(KEPT_MS + 1);
         assert_eq!(table.check(Some(&other), later), Ok(None));
-        assert_eq!(table.take_dirty(), vec![([1; 16], None)]);
+        assert_eq!(table.take_rows(KIND), [(row_key(KIND, &[1; 16]), None)]);
         assert_eq!(table.check(None, later), Ok(None));
     }
 
@@ -189,19 +199,6 @@ mod tests {
         assert_eq!(table.check(Some(&calls[5]), later.plus_ms(KEPT_MS)), Ok(Some(8)));
     }
 
-    /// What a store holds after the table's changes.
-    fn write_down(
-        rows: &mut BTreeMap<[u8; 16], IdempotencyRecord<u32>>,
-        changes: &[([u8; 16], Option<IdempotencyRecord<u32>>)],
-    ) {
-        for (key, done) in changes {
-            match done {
-                Some(done) => rows.insert(*key, done.clone()),
-                None => rows.remove(key),
-            };
-        }
-    }
-
     proptest! {
         #[test]
         fn a_reload_changes_nothing(
@@ -212,7 +209,7 @@ mod tests {
             ),
         ) {
             let mut kept = IdempotencyTable::<u32>::default();
-            let (mut loaded, mut rows) = (kept.clone(), BTreeMap::new());
+            let (mut loaded, mut rows) = (kept.clone(), RowBuffer::default());
             let mut now = Timestamp(0);
             for (made, (key, body, hours, effect, reload)) in (0..).zip(steps) {
                 // Small steps first, so that several keys run out together.
@@ -224,11 +221,11 @@ mod tests {
                     kept.remember(Some(&call), now, made);
                     loaded.remember(Some(&call), now, made);
                 }
-                let changes = kept.take_dirty();
-                prop_assert_eq!(&changes, &loaded.take_dirty());
-                write_down(&mut rows, &changes);
+                let changes = kept.take_rows(KIND);
+                prop_assert_eq!(&changes, &loaded.take_rows(KIND));
+                rows.put(changes);
                 if reload {
-                    loaded = IdempotencyTable::load(rows.clone());
+                    loaded = IdempotencyTable::load(&rows, KIND).unwrap();
                 }
                 prop_assert_eq!(&kept, &loaded);
             }

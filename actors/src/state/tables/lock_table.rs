@@ -51,16 +51,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::command::{LockCommand, Outcome, Refusal};
+use crate::domain::codec;
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
+use crate::ports::{Row, StoreError};
+use crate::state::{RowBuffer, row_key};
 
 /// Most locks held at once in one key space.
 pub const LOCKS_MAX: usize = 100_000;
 /// Most bytes of metadata of all locks of one key space together: a replica that begins is sent all
 /// of it at once.
 pub const METADATA_BYTES_MAX: usize = 64 << 20;
+
+/// The kind of the rows of locks: the first byte of their keys, in every state machine.
+const LOCK_ROW: u8 = b'l';
 
 /// What the leader's lock manager has to know about a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,26 +76,29 @@ pub enum LockNotice {
     /// The key is free.
     Freed {
         /// Which.
-        key: String,
+        key: LockKey,
     },
 }
 
 /// All locks of one key space.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockTable {
-    locks: BTreeMap<String, LockView>,
+    locks: BTreeMap<LockKey, LockView>,
     last_token: u64,
     metadata_bytes: usize,
-    dirty: BTreeSet<String>,
+    dirty: BTreeSet<LockKey>,
 }
 
 impl LockTable {
     /// A table as it was written down.
-    pub fn load(locks: impl IntoIterator<Item = LockView>, last_token: u64) -> Self {
-        let locks = locks.into_iter().map(|lock| (lock.key.clone(), lock));
-        let locks: BTreeMap<_, LockView> = locks.collect();
+    ///
+    /// # Errors
+    /// When its rows cannot be read.
+    pub fn load(rows: &RowBuffer, last_token: u64) -> Result<Self, StoreError> {
+        let locks = rows.all::<LockView>(LOCK_ROW)?.into_iter();
+        let locks: BTreeMap<_, _> = locks.map(|(_, lock)| (lock.key.clone(), lock)).collect();
         let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
-        Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() }
+        Ok(Self { locks, last_token, metadata_bytes, dirty: BTreeSet::new() })
     }
 
     /// Bytes of the metadata of all locks.
@@ -103,7 +112,7 @@ impl LockTable {
     }
 
     /// One lock.
-    pub fn get(&self, key: &str) -> Option<&LockView> {
+    pub fn get(&self, key: &LockKey) -> Option<&LockView> {
         self.locks.get(key)
     }
 
@@ -120,19 +129,18 @@ impl LockTable {
         };
         self.locks
             .range::<str, _>((from, Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
+            .take_while(move |(key, _)| key.as_str().starts_with(prefix))
             .map(|(_, lock)| lock)
     }
 
-    /// The keys that changed since the last call, each with its lock, if it is held.
-    pub fn take_dirty(&mut self) -> Vec<(String, Option<LockView>)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty.into_iter().map(|key| (key.clone(), self.locks.get(&key).cloned())).collect()
-    }
-
-    /// How many changed keys wait to be written.
-    pub fn dirty_len(&self) -> usize {
-        self.dirty.len()
+    /// The rows of the keys that changed since the last call.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let row = |key: LockKey| {
+            let lock = self.locks.get(&key).map(codec::encode);
+            (row_key(LOCK_ROW, key.as_str().as_bytes()), lock)
+        };
+        dirty.map(row).collect()
     }
 
     /// Applies a command at time `at`.
@@ -174,13 +182,13 @@ impl LockTable {
     }
 
     /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
-    pub fn seize(&mut self, key: &str, holder: &str, at: Timestamp) -> LockView {
+    pub fn seize(&mut self, key: LockKey, holder: Holder, at: Timestamp) -> LockView {
         self.last_token += 1;
-        let before = self.locks.get(key).map_or(0, |lock| lock.metadata.as_str().len());
+        let before = self.locks.get(&key).map_or(0, |lock| lock.metadata.as_str().len());
         self.metadata_bytes = self.metadata_bytes - before + Json::null().as_str().len();
         let lock = LockView {
-            key: key.to_owned(),
-            holder: holder.to_owned(),
+            key: key.clone(),
+            holder,
             token: self.last_token,
             renewal: 0,
             ttl_ms: 0,
@@ -188,21 +196,21 @@ impl LockTable {
             expires_at: at,
             metadata: Json::null(),
         };
-        self.dirty.insert(key.to_owned());
-        self.locks.insert(key.to_owned(), lock.clone());
+        self.dirty.insert(key.clone());
+        self.locks.insert(key, lock.clone());
         lock
     }
 
     fn acquire(
         &mut self,
-        key: &str,
-        holder: &str,
+        key: &LockKey,
+        holder: &Holder,
         ttl_ms: u64,
         metadata: &Json,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
         let held = self.locks.get(key);
-        if let Some(lock) = held.filter(|lock| lock.holder != holder) {
+        if let Some(lock) = held.filter(|lock| lock.holder != *holder) {
             return (Outcome::HeldByOther(lock.clone()), None);
         }
         let before = held.map_or(0, |lock| lock.metadata.as_str().len());
@@ -224,8 +232,8 @@ impl LockTable {
         self.metadata_bytes = metadata_bytes;
         self.last_token += 1;
         let lock = LockView {
-            key: key.to_owned(),
-            holder: holder.to_owned(),
+            key: key.clone(),
+            holder: holder.clone(),
             token: self.last_token,
             renewal: 0,
             ttl_ms,
@@ -233,21 +241,21 @@ impl LockTable {
             expires_at: at.plus_ms(ttl_ms),
             metadata: metadata.clone(),
         };
-        self.dirty.insert(key.to_owned());
-        self.locks.insert(key.to_owned(), lock.clone());
+        self.dirty.insert(key.clone());
+        self.locks.insert(key.clone(), lock.clone());
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock)))
     }
 
     fn renew(
         &mut self,
-        key: &str,
-        holder: &str,
+        key: &LockKey,
+        holder: &Holder,
         token: Option<u64>,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
         if self.held_by(key, holder, token).is_none() {
-            return (Outcome::Refused(Refusal::LockLost { key: key.to_owned() }), None);
+            return (Outcome::Refused(Refusal::LockLost { key: key.clone() }), None);
         }
         self.begin_term(key, ttl_ms, at)
     }
@@ -255,7 +263,7 @@ impl LockTable {
     /// Begins a new lease of a lock that is held.
     fn begin_term(
         &mut self,
-        key: &str,
+        key: &LockKey,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
@@ -265,23 +273,23 @@ impl LockTable {
         // Labels of a clock that was ahead, and is not any more, are corrected with the next lease.
         lock.acquired_at = lock.acquired_at.min(at);
         lock.expires_at = at.plus_ms(lock.ttl_ms);
-        self.dirty.insert(key.to_owned());
+        self.dirty.insert(key.clone());
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))
     }
 
-    fn held_by(&self, key: &str, holder: &str, token: Option<u64>) -> Option<&LockView> {
+    fn held_by(&self, key: &LockKey, holder: &Holder, token: Option<u64>) -> Option<&LockView> {
         let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
         self.locks
             .get(key)
-            .filter(|lock| lock.holder == holder && token.is_none_or(|token| token == lock.token))
+            .filter(|lock| lock.holder == *holder && token.is_none_or(|token| token == lock.token))
     }
 
-    fn free(&mut self, key: &str) -> LockNotice {
+    fn free(&mut self, key: &LockKey) -> LockNotice {
         if let Some(lock) = self.locks.remove(key) {
             self.metadata_bytes -= lock.metadata.as_str().len();
         }
-        self.dirty.insert(key.to_owned());
-        LockNotice::Freed { key: key.to_owned() }
+        self.dirty.insert(key.clone());
+        LockNotice::Freed { key: key.clone() }
     }
 }
 
@@ -315,7 +323,7 @@ mod tests {
         let first = token(&acquire(&mut table, "k", "a"));
         assert_eq!(token(&acquire(&mut table, "k", "a")), first);
         assert!(
-            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder == "a")
+            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder.as_str() == "a")
         );
     }
 
@@ -367,10 +375,10 @@ mod tests {
     fn raised_tokens_are_above_all_earlier_ones_and_locks_stay_held() {
         let mut table = LockTable::default();
         let held = token(&acquire(&mut table, "k", "a"));
-        table.take_dirty();
+        table.take_rows();
         let raised = table.raise_tokens(FENCING_STEP);
         assert_eq!(raised.iter().map(|lock| lock.token).collect::<Vec<_>>(), [held + FENCING_STEP]);
-        assert_eq!(table.take_dirty().len(), 1, "it is written down");
+        assert_eq!(table.take_rows().len(), 1, "it is written down");
         let renew = |token| LockCommand::Renew {
             key: "k".into(),
             holder: "a".into(),
@@ -391,7 +399,7 @@ mod tests {
             acquire(&mut table, key, "x");
         }
         let keys = |prefix, after| -> Vec<String> {
-            table.list(prefix, after).map(|lock| lock.key.clone()).collect()
+            table.list(prefix, after).map(|lock| lock.key.to_string()).collect()
         };
         assert_eq!(keys("b/", None), ["b/1", "b/2", "b/3"]);
         assert_eq!(keys("b/", Some("b/1")), ["b/2", "b/3"]);
@@ -431,8 +439,8 @@ mod tests {
     }
 
     fn commands() -> impl Strategy<Value = LockCommand> {
-        let key = prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
-        let holder = prop::sample::select(vec!["x", "y"]).prop_map(str::to_owned);
+        let key = prop::sample::select(vec!["a", "b"]).prop_map(LockKey::from);
+        let holder = prop::sample::select(vec!["x", "y"]).prop_map(Holder::from);
         let token = prop::option::of(0_u64..6);
         (0..4, key, holder, token, 0_u64..3).prop_map(|(kind, key, holder, token, renewal)| {
             match kind {

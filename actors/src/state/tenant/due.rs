@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::ids::RunId;
+use crate::domain::run::StepAttempt;
 use crate::domain::time::Timestamp;
 
-/// A step that waits: when it is due, and its run, index and attempt.
-pub type Wait = (Timestamp, RunId, u16, u32);
+/// A step that waits: when it is due, and which attempt waits.
+pub type Wait = (Timestamp, StepAttempt);
 
 /// The waits there are, and which of them the actor has not been told of.
 #[derive(Debug, Default)]

@@ -90,6 +90,7 @@ use crate::command::{
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::json::Json;
 use crate::domain::lock::FENCING_STEP;
+use crate::domain::run::StepAttempt;
 use crate::domain::tenant::{Quota, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::{Row, StoreError};
@@ -112,23 +113,9 @@ pub enum CreatedResource {
 #[derive(Debug, Clone, PartialEq)]
 pub enum TenantEffect {
     /// Perform one attempt of a step.
-    PerformStep {
-        /// Run.
-        run: RunId,
-        /// Index of the step.
-        step: u16,
-        /// Attempt, from 1.
-        attempt: u32,
-    },
+    PerformStep(StepAttempt),
     /// Stop performing this attempt: it has been settled.
-    StopStep {
-        /// Run.
-        run: RunId,
-        /// Index of the step.
-        step: u16,
-        /// Attempt, from 1.
-        attempt: u32,
-    },
+    StopStep(StepAttempt),
     /// A run has ended: tell who waits for it.
     RunEnded(RunId),
     /// A lock changed.
@@ -273,14 +260,10 @@ impl TenantState {
     /// The effects a new leader performs: what earlier leaders may have left undone.
     pub fn outstanding(&self) -> Vec<TenantEffect> {
         let mut effects = Vec::new();
-        for (id, run) in &self.runs {
+        for run in self.runs.values() {
             for (index, step) in (0_u16..).zip(&run.steps) {
                 if step.status == StepStatus::Running && step.waiting == Waiting::Nothing {
-                    effects.push(TenantEffect::PerformStep {
-                        run: *id,
-                        step: index,
-                        attempt: step.attempt,
-                    });
+                    effects.push(TenantEffect::PerformStep(run.attempt(index)));
                 }
             }
         }
@@ -309,11 +292,11 @@ impl TenantState {
             TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version }) => {
                 self.delete_workflow(name, *if_version, cause)
             }
-            TenantCommand::StepResult(RecordStepResult { run, step, attempt, result }) => {
-                Ok(self.step_result(*run, *step, *attempt, result, &mut effects))
+            TenantCommand::StepResult(RecordStepResult { attempt, result }) => {
+                Ok(self.step_result(*attempt, result, &mut effects))
             }
-            TenantCommand::StepDue(StepDue { run, step, attempt }) => {
-                Ok(self.step_due(*run, *step, *attempt, &mut effects))
+            TenantCommand::StepDue(StepDue { attempt }) => {
+                Ok(self.step_due(*attempt, &mut effects))
             }
             TenantCommand::Lock(command) => self.allowed_to_lock(command).map(|()| {
                 let (outcome, notice) = self.locks.apply(command, self.meta.last_at);

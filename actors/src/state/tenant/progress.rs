@@ -10,22 +10,21 @@ use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
-use crate::domain::run::RunStatus;
+use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::tenant::Quota;
 use crate::domain::time::Timestamp;
 
 impl TenantState {
     pub(super) fn step_result(
         &mut self,
-        id: RunId,
-        step: u16,
-        attempt: u32,
+        attempt: StepAttempt,
         result: &StepResult,
         effects: &mut Vec<TenantEffect>,
     ) -> Outcome {
-        if !self.is_under_way(id, step, attempt, |waiting| waiting == Waiting::Nothing) {
+        if !self.is_under_way(attempt, |waiting| waiting == Waiting::Nothing) {
             return Outcome::Ignored;
         }
+        let StepAttempt { run: id, step, .. } = attempt;
         match result {
             StepResult::Succeeded { output } => match self.lack_of_room_for(id, output) {
                 None => self.complete_step(id, step, output.clone()),
@@ -44,17 +43,16 @@ impl TenantState {
 
     pub(super) fn step_due(
         &mut self,
-        id: RunId,
-        step: u16,
-        attempt: u32,
+        attempt: StepAttempt,
         effects: &mut Vec<TenantEffect>,
     ) -> Outcome {
         // The leader that armed the timer says that the moment has come, in its own term: no clock
         // is asked again here, for the wall clock may have been set since.
         let is_waiting = |waiting| matches!(waiting, Waiting::Timer(_) | Waiting::Retry(_));
-        if !self.is_under_way(id, step, attempt, is_waiting) {
+        if !self.is_under_way(attempt, is_waiting) {
             return Outcome::Ignored;
         }
+        let StepAttempt { run: id, step, .. } = attempt;
         // Before the next attempt begins: a wait is found under the number of the attempt it belongs to.
         match self.stop_waiting(id, step) {
             Waiting::Timer(_) => self.complete_step(id, step, Json::null()),
@@ -165,12 +163,12 @@ impl TenantState {
         state.attempt += 1;
         state.started_at.get_or_insert(at.max(run.started_at));
         state.attempt_at = Some(own);
-        let attempt = state.attempt;
+        let attempt = run.attempt(step);
         let fields = Fields::new("step_started")
             .text("step_id", run.workflow.id(step))
-            .number("attempt", u64::from(attempt));
+            .number("attempt", u64::from(attempt.number));
         self.run_event(id, fields);
-        effects.push(TenantEffect::PerformStep { run: id, step, attempt });
+        effects.push(TenantEffect::PerformStep(attempt));
     }
 
     fn complete_step(&mut self, id: RunId, step: u16, output: Json) {
@@ -249,10 +247,10 @@ impl TenantState {
     fn stop_step(&mut self, id: RunId, step: u16, why: &str, effects: &mut Vec<TenantEffect>) {
         self.stop_waiting(id, step);
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let state = &mut run.steps[usize::from(step)];
-        if state.status == StepStatus::Running {
-            effects.push(TenantEffect::StopStep { run: id, step, attempt: state.attempt });
+        if run.steps[usize::from(step)].status == StepStatus::Running {
+            effects.push(TenantEffect::StopStep(run.attempt(step)));
         }
+        let state = &mut run.steps[usize::from(step)];
         state.status = StepStatus::Skipped;
         state.completed_at = Some(state.ends_at(self.meta.last_at));
         let fields =
@@ -282,9 +280,8 @@ impl TenantState {
         self.set_waiting(id, step, waiting);
         let own = self.time.own();
         if let Some(run) = self.runs.get_mut(&id) {
-            let state = &mut run.steps[usize::from(step)];
-            state.attempt_at = Some(own);
-            self.due.insert((due_at, id, step, state.attempt));
+            run.steps[usize::from(step)].attempt_at = Some(own);
+            self.due.insert((due_at, run.attempt(step)));
         }
     }
 
@@ -293,7 +290,7 @@ impl TenantState {
         let state = &mut run.steps[usize::from(step)];
         let waiting = std::mem::replace(&mut state.waiting, Waiting::Nothing);
         if let Waiting::Timer(at) | Waiting::Retry(at) = waiting {
-            self.due.remove(&(at, id, step, state.attempt));
+            self.due.remove(&(at, run.attempt(step)));
         }
         waiting
     }
@@ -304,16 +301,11 @@ impl TenantState {
         }
     }
 
-    fn is_under_way(
-        &self,
-        id: RunId,
-        step: u16,
-        attempt: u32,
-        waits: impl Fn(Waiting) -> bool,
-    ) -> bool {
-        let state = self.runs.get(&id).and_then(|run| run.steps.get(usize::from(step)));
+    fn is_under_way(&self, attempt: StepAttempt, waits: impl Fn(Waiting) -> bool) -> bool {
+        let StepAttempt { run, step, number } = attempt;
+        let state = self.runs.get(&run).and_then(|run| run.steps.get(usize::from(step)));
         state.is_some_and(|state| {
-            state.status == StepStatus::Running && state.attempt == attempt && waits(state.waiting)
+            state.status == StepStatus::Running && state.attempt == number && waits(state.waiting)
         })
     }
 

@@ -26,13 +26,12 @@ use super::run::held_bytes;
 use super::{CreatedResource, Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
-use crate::domain::lock::LockView;
 use crate::domain::page::{JsonSize, PageBudget};
 use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::completion_records::CompletionRecords;
-use crate::state::tables::idempotency::{IdempotencyRecord, IdempotencyTable};
+use crate::state::tables::idempotency::IdempotencyTable;
 use crate::state::tables::lock_table::LockTable;
-use crate::state::{RowBuffer, StateClock, decode_row};
+use crate::state::{RowBuffer, StateClock, decode_row, row_key};
 
 const META: u8 = b'm';
 const DAYS: u8 = b'd';
@@ -43,7 +42,6 @@ const RUN_SEQ: u8 = b'i';
 const WORKFLOW: u8 = b'w';
 const JOB: u8 = b'J';
 const JOB_SEQ: u8 = b'j';
-const LOCK: u8 = b'l';
 const IDEMPOTENCY: u8 = b'k';
 
 /// Runs examined for one page at most, so that a rare status does not cost a whole scan.
@@ -59,15 +57,12 @@ const BATCH_BYTES: usize = 1 << 20;
 
 pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
-    let locks = rows.all::<LockView>(LOCK)?.into_iter().map(|(_, lock)| lock);
-    let calls = rows.all::<IdempotencyRecord<CreatedResource>>(IDEMPOTENCY)?;
-    let calls = calls.into_iter().filter_map(|(key, done)| Some((key.try_into().ok()?, done)));
     let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
     let mut state = TenantState {
         time: StateClock::load(rows, meta.last_at)?,
         days: rows.get(&[DAYS])?.unwrap_or(days),
-        locks: LockTable::load(locks, meta.last_lock_token),
-        calls: IdempotencyTable::load(calls),
+        locks: LockTable::load(rows, meta.last_lock_token)?,
+        calls: IdempotencyTable::load(rows, IDEMPOTENCY)?,
         completions: CompletionRecords::load(rows)?,
         meta,
         ..TenantState::default()
@@ -75,7 +70,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     for (_, run) in rows.all::<Run>(LIVE_RUN)? {
         for (step, waiting) in (0_u16..).zip(&run.steps) {
             if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
-                state.due.insert((at, run.id, step, waiting.attempt));
+                state.due.insert((at, run.attempt(step)));
             }
         }
         state.held_bytes += held_bytes(&run);
@@ -144,14 +139,10 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
     }
     for name in workflows {
         let named = state.workflows.get(&name).map(|named| codec::encode(&(&name, named)));
-        rows.push((id_key(WORKFLOW, name.as_bytes()), named));
+        rows.push((row_key(WORKFLOW, name.as_bytes()), named));
     }
-    for (id, lock) in state.locks.take_dirty() {
-        rows.push((id_key(LOCK, id.as_bytes()), lock.map(|lock| codec::encode(&lock))));
-    }
-    for (id, done) in state.calls.take_dirty() {
-        rows.push((id_key(IDEMPOTENCY, &id), done.map(|done| codec::encode(&done))));
-    }
+    rows.extend(state.locks.take_rows());
+    rows.extend(state.calls.take_rows(IDEMPOTENCY));
     rows.extend(state.completions.take_rows());
     rows
 }
@@ -163,14 +154,14 @@ pub(super) fn ended_run(run: &Run) -> [Row; 2] {
 
 /// The row that finds a run by its id.
 pub(super) fn run_seq(id: RunId, seq: u64) -> Row {
-    (id_key(RUN_SEQ, id.uuid().as_bytes()), Some(codec::encode(&seq)))
+    (row_key(RUN_SEQ, id.uuid().as_bytes()), Some(codec::encode(&seq)))
 }
 
 /// The rows of a job.
 pub(super) fn job(seq: u64, job: &Job) -> [Row; 2] {
     [
         (seq_key(JOB, seq), Some(codec::encode(job))),
-        (id_key(JOB_SEQ, job.id.uuid().as_bytes()), Some(codec::encode(&seq))),
+        (row_key(JOB_SEQ, job.id.uuid().as_bytes()), Some(codec::encode(&seq))),
     ]
 }
 
@@ -183,7 +174,7 @@ impl TenantState {
         if let Some(run) = self.runs.get(&id) {
             return Ok(Some(run.clone()));
         }
-        match rows.get::<u64>(&id_key(RUN_SEQ, id.uuid().as_bytes()))? {
+        match rows.get::<u64>(&row_key(RUN_SEQ, id.uuid().as_bytes()))? {
             Some(seq) => rows.get(&seq_key(ENDED_RUN, seq)),
             None => Ok(None),
         }
@@ -239,7 +230,7 @@ impl TenantState {
     /// # Errors
     /// When the index cannot be read.
     pub fn job(&self, rows: &RowBuffer, id: JobId) -> Result<Option<Job>, StoreError> {
-        match rows.get::<u64>(&id_key(JOB_SEQ, id.uuid().as_bytes()))? {
+        match rows.get::<u64>(&row_key(JOB_SEQ, id.uuid().as_bytes()))? {
             Some(seq) => rows.get(&seq_key(JOB, seq)),
             None => Ok(None),
         }
@@ -332,16 +323,9 @@ fn rows_of_next_batch(rows: &[Found]) -> usize {
 }
 
 fn seq_key(kind: u8, seq: u64) -> Vec<u8> {
-    id_key(kind, &seq.to_be_bytes())
+    row_key(kind, &seq.to_be_bytes())
 }
 
 fn seq_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
-}
-
-fn id_key(kind: u8, id: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + id.len());
-    key.push(kind);
-    key.extend_from_slice(id);
-    key
 }

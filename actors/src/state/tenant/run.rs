@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::definitions::definition_bytes;
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
-use crate::domain::run::RunStatus;
+use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
 
@@ -162,6 +162,11 @@ impl StepState {
 }
 
 impl Run {
+    /// Names the present attempt of a step.
+    pub fn attempt(&self, step: u16) -> StepAttempt {
+        StepAttempt { run: self.id, step, number: self.steps[usize::from(step)].attempt }
+    }
+
     /// Steps that have not begun and whose needs are all completed.
     pub fn ready(&self) -> Vec<u16> {
         let completed = |need: &u16| self.steps[usize::from(*need)].status == StepStatus::Completed;

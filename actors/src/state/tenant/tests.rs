@@ -36,6 +36,10 @@ fn run(n: u128) -> RunId {
     RunId::from_uuid(Uuid::from_u128(n))
 }
 
+fn attempt_of(n: u128, step: u16, number: u32) -> StepAttempt {
+    StepAttempt { run: run(n), step, number }
+}
+
 fn job(n: u128) -> JobId {
     JobId::from_uuid(Uuid::from_u128(n))
 }
@@ -138,9 +142,7 @@ impl Driver {
     fn succeed(&mut self, n: u128, step: u16, attempt: u32) -> Outcome {
         let result = StepResult::Succeeded { output: Json::from_value(&step.into()) };
         self.apply(TenantCommand::StepResult(RecordStepResult {
-            run: run(n),
-            step,
-            attempt,
+            attempt: attempt_of(n, step, attempt),
             result,
         }))
     }
@@ -148,9 +150,7 @@ impl Driver {
     fn fail(&mut self, n: u128, step: u16, attempt: u32, retry_in_ms: Option<u64>) -> Outcome {
         let result = StepResult::Failed { error: "no".into(), retry_in_ms };
         self.apply(TenantCommand::StepResult(RecordStepResult {
-            run: run(n),
-            step,
-            attempt,
+            attempt: attempt_of(n, step, attempt),
             result,
         }))
     }
@@ -236,7 +236,7 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     driver.start_with(1, diamond(2), None);
     driver.fail(1, 0, 1, Some(500));
     assert_eq!(driver.state.next_due(), Some(Timestamp(1_500)));
-    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
+    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
     assert_eq!(
         driver.apply_as(1, Some(TERM - 1), due.clone()),
         Outcome::Ignored,
@@ -427,9 +427,7 @@ fn input_and_outputs_of_a_run_have_one_bound() {
     let mut succeed = |step, output| {
         let result = StepResult::Succeeded { output };
         driver.apply(TenantCommand::StepResult(RecordStepResult {
-            run: run(1),
-            step,
-            attempt: 1,
+            attempt: attempt_of(1, step, 1),
             result,
         }));
     };
@@ -449,7 +447,7 @@ fn a_retry_is_not_begun_while_the_tenant_is_suspended_nor_after_a_failure() {
     driver.start_with(1, diamond(3), None);
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
-    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
+    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
     assert_eq!(driver.apply(due), Outcome::Done);
     assert_eq!(driver.state.runs[&run(1)].steps[0].waiting, Waiting::Resume);
     assert_eq!(driver.state.outstanding(), []);
@@ -605,18 +603,16 @@ impl Driver {
                 Some(n) => {
                     let result = StepResult::WaitsUntil { due_at: Timestamp(self.at).plus_ms(ms) };
                     self.apply(TenantCommand::StepResult(RecordStepResult {
-                        run: run(n),
-                        step,
-                        attempt: 1,
+                        attempt: attempt_of(n, step, 1),
                         result,
                     }))
                 }
                 None => Outcome::Ignored,
             },
             Move::Due(n, step, attempt) => match self.nth(n) {
-                Some(n) => {
-                    self.apply(TenantCommand::StepDue(StepDue { run: run(n), step, attempt }))
-                }
+                Some(n) => self.apply(TenantCommand::StepDue(StepDue {
+                    attempt: attempt_of(n, step, attempt),
+                })),
                 None => Outcome::Ignored,
             },
             Move::Cancel(n) => match self.nth(n) {
@@ -652,7 +648,7 @@ impl Driver {
             assert!(under_way || !self.state.is_active(), "a live run has something to do");
             for (index, step) in (0_u16..).zip(&live.steps) {
                 if let Waiting::Timer(at) | Waiting::Retry(at) = step.waiting {
-                    assert!(self.state.due.contains(&(at, live.id, index, step.attempt)));
+                    assert!(self.state.due.contains(&(at, live.attempt(index))));
                 }
             }
         }

@@ -109,7 +109,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         data_dir: "d".into(),
         join: vec!["a:1".into(), "b:2".into()],
         join_token: Some(Secret::new("jt")),
-        region: "r".into(),
+        region: "r".to_owned().try_into().unwrap(),
         labels: [("k".into(), "v".into()), ("l".into(), "w,x".into())].into(),
         admin_token: Some(Secret::new("at")),
         api_hosts: vec!["a.example".into(), "::1".into()],
@@ -203,7 +203,7 @@ fn every_variable_is_read() {
         data_dir: "d".into(),
         join: vec!["a:1".into()],
         join_token: Some(Secret::new("jt")),
-        region: "r".into(),
+        region: "r".to_owned().try_into().unwrap(),
         admin_token: Some(Secret::new("at")),
         api_hosts: vec!["a.example".into(), "10.0.0.1".into()],
         ..Config::default()

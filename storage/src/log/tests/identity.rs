@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::{COMMAND_VERSION, Envelope};
 use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::domain::region::Region;
 use uuid::Uuid;
 
 use super::{GROUP, append, command, entry, now, open, purge, segment_bytes};
@@ -17,7 +18,7 @@ fn identity(expected: Option<u128>) -> LogIdentity {
     LogIdentity {
         expected: expected.map(Uuid::from_u128),
         fresh: Uuid::from_u128(7),
-        region: "default".to_owned(),
+        region: Region::default(),
     }
 }
 

@@ -13,7 +13,7 @@ mod writing;
 use std::sync::Arc;
 
 use shiioo_actors::command::{Command, Envelope, RemoveNode, SystemCommand};
-use shiioo_actors::domain::ids::{GroupId, NodeId, Position};
+use shiioo_actors::domain::ids::{GroupId, NodeId, Position, RaftId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
 use tokio::sync::oneshot;
@@ -57,7 +57,7 @@ pub(crate) fn entry(term: u64, index: u64) -> LogEntry {
 }
 
 fn vote(term: u64) -> Vote {
-    Vote { term, node: 1, committed: false }
+    Vote { term, node: RaftId(1), committed: false }
 }
 
 /// Hands entries in, and gives the way to learn when they are durable.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 
 use super::{append, entry, now, open, read, write};
 use crate::disk::SimDisk;
@@ -55,7 +55,7 @@ fn take(step: &Step, term: u64, log: &mut Arc<Log>, disk: &SimDisk, models: &mut
             model.entries.extend(entries.into_iter().map(|entry| (entry.position.index, entry)));
         }
         Step::Vote(group) => {
-            let vote = Vote { term, node: 1, committed: term.is_multiple_of(2) };
+            let vote = Vote { term, node: RaftId(1), committed: term.is_multiple_of(2) };
             write(log, group, Op::Vote(vote));
             models[group as usize].vote = Some(vote);
         }

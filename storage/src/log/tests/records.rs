@@ -1,7 +1,7 @@
 //! Records against themselves: they come back as they were, and nothing else is taken for one.
 
 use proptest::prelude::*;
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId, TenantId};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId, TenantId};
 
 use super::command;
 use crate::log::record::{
@@ -9,7 +9,7 @@ use crate::log::record::{
 };
 
 fn members() -> impl Strategy<Value = Members> {
-    let ids = || prop::collection::vec(any::<u64>(), 0..4);
+    let ids = || prop::collection::vec(any::<u64>().prop_map(RaftId), 0..4);
     (prop::collection::vec(ids(), 0..3), ids())
         .prop_map(|(voters, nodes)| Members { voters, nodes })
 }
@@ -21,7 +21,7 @@ fn position() -> impl Strategy<Value = Position> {
 fn vote() -> impl Strategy<Value = Vote> {
     (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| Vote {
         term,
-        node,
+        node: RaftId(node),
         committed,
     })
 }

@@ -1,6 +1,6 @@
 //! Segments come and go.
 
-use shiioo_actors::domain::ids::{GroupId, Position};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 
 use super::{entry, long_log, open, purge, read, write};
 use crate::disk::SimDisk;
@@ -26,7 +26,7 @@ fn segments_stay_gone() {
 fn segments_go_when_nothing_in_them_is_needed_and_the_rest_survives() {
     let disk = SimDisk::new(1);
     let log = long_log(&disk);
-    let vote = Vote { term: 1, node: 1, committed: true };
+    let vote = Vote { term: 1, node: RaftId(1), committed: true };
     write(&log, GroupId(2), Op::Vote(vote)).unwrap();
     purge(&log, GroupId(1), 24);
     assert!(log.segment_count() > 2, "the other group still needs the first one");

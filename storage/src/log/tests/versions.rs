@@ -1,6 +1,6 @@
 //! The format on disk: what this version writes, and what earlier ones wrote.
 
-use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::domain::ids::{Position, RaftId, StateMachineId};
 
 use super::{
     GROUP, append, batches, entry, now, open, read, segment_bytes, with_first_segment, write,
@@ -15,10 +15,10 @@ fn this_version_is_written_as_ever() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
     log.note_files(StateMachineId::System, Position { term: 2, index: 0 });
-    let vote = Vote { term: 2, node: 9, committed: true };
+    let vote = Vote { term: 2, node: RaftId(9), committed: true };
     write(&log, GROUP, Op::Vote(vote)).unwrap();
     let position = Position { term: 2, index: 0 };
-    let members = Members { voters: vec![vec![9]], nodes: vec![9] };
+    let members = Members { voters: vec![vec![RaftId(9)]], nodes: vec![RaftId(9)] };
     let first = LogEntry { position, body: Body::Members(members.clone()) };
     append(&log, GROUP, vec![first]).unwrap();
     log.set_low_water_mark(GROUP, LowWaterMark { position, members: Some((position, members)) });
@@ -39,7 +39,7 @@ fn the_first_version_is_read_and_given_an_id() {
     let position = Position { term: 2, index: 0 };
     for _ in 0..2 {
         let log = open(&disk).unwrap();
-        assert_eq!(log.state(GROUP).vote, Some(Vote { term: 2, node: 9, committed: true }));
+        assert_eq!(log.state(GROUP).vote, Some(Vote { term: 2, node: RaftId(9), committed: true }));
         assert_eq!(log.last(GROUP), Some(position));
         assert_eq!(log.segment_count(), 2, "given an id once");
         assert_eq!(log.files(StateMachineId::System), Some(Position::default()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Position};
+use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RaftId};
 use shiioo_actors::domain::time::Timestamp;
 
 use super::{GROUP, append, begin_append, entry, now, open, read, segment_bytes, simulate, vote};
@@ -58,7 +58,7 @@ fn a_job_that_is_too_large_leaves_nothing_behind() {
     let body = Body::Command(Arc::new(envelope));
     let oversized = LogEntry { position: Position { term: 1, index: 1 }, body };
     let before = segment_bytes(&disk, 1);
-    let vote = Vote { term: 9, node: 1, committed: true };
+    let vote = Vote { term: 9, node: RaftId(1), committed: true };
     let ops = vec![Op::Vote(vote), Op::Append(vec![entry(1, 0), oversized])];
     assert!(now(log.write(GROUP, ops)).is_err());
     assert_eq!(segment_bytes(&disk, 1), before);

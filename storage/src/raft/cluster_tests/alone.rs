@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use shiioo_actors::domain::ids::Position;
+use shiioo_actors::domain::ids::{Position, RaftId};
+use shiioo_actors::domain::region::Region;
 
 use super::fabric::{Cluster, Down, GROUP, story, until};
 use super::*;
@@ -12,7 +13,7 @@ use crate::stopped::{StoppedGroup, StoppedLog};
 
 async fn open(disk: std::sync::Arc<dyn Disk>) -> StoppedLog {
     let id = uuid::Uuid::from_u128(1);
-    StoppedLog::open(disk, Executor::Inline, id, "default").await.unwrap()
+    StoppedLog::open(disk, Executor::Inline, id, &Region::default()).await.unwrap()
 }
 
 /// Makes what is left of a node the only member, and gives what it was before.
@@ -22,7 +23,8 @@ async fn go_on_alone(raft_id: u64, down: &Down, texts: &[&str]) -> StoppedGroup 
     let commands = || texts.iter().map(|text| command(text)).collect();
     // Twice: as after a crash in between.
     for _ in 0..2 {
-        let done = log.go_on_alone(GROUP, raft_id, group.term + 1, Some(group.last), commands());
+        let done =
+            log.go_on_alone(GROUP, RaftId(raft_id), group.term + 1, Some(group.last), commands());
         done.await.unwrap();
     }
     log.close().await.unwrap();
@@ -46,7 +48,7 @@ fn a_replica_goes_on_alone_with_all_that_its_log_holds() {
         }
         let down = cluster.kill(first).await;
         let group = go_on_alone(first, &down, &["told"]).await;
-        let three = BTreeSet::from([1, 2, 3]);
+        let three = BTreeSet::from([1, 2, 3].map(RaftId));
         assert_eq!((group.voters, group.learners), (three, BTreeSet::new()));
         assert_eq!(Some(group.last), log.last(GROUP));
         cluster.heal();
@@ -63,7 +65,7 @@ fn a_replica_goes_on_alone_with_all_that_its_log_holds() {
         for newcomer in [4, 5] {
             cluster.boot(newcomer, crate::disk::SimDisk::new(newcomer), Default::default()).await;
             cluster.open(newcomer, Vec::new()).await;
-            cluster.groups(first).add_learner(GROUP, newcomer).await.unwrap();
+            cluster.groups(first).add_learner(GROUP, RaftId(newcomer)).await.unwrap();
         }
         cluster.same(first, &[first, 4, 5]).await;
     });
@@ -77,7 +79,7 @@ fn a_learner_goes_on_alone_behind_what_its_log_has_given_up() {
         cluster.propose_many(1, 5, "early").await;
         cluster.flush(1);
         cluster.purge(1).await;
-        cluster.groups(1).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(1).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.propose(1, "late").await;
         cluster.same(1, &[1, 2]).await;
         // Not only with the contents of the snapshot, which are ahead of what it claims.
@@ -87,7 +89,7 @@ fn a_learner_goes_on_alone_behind_what_its_log_has_given_up() {
         cluster.kill(1).await;
         let down = cluster.kill(2).await;
         let group = go_on_alone(2, &down, &[]).await;
-        assert_eq!((group.voters, group.learners), (BTreeSet::from([1]), BTreeSet::from([2])));
+        assert_eq!((group.voters, group.learners), ([RaftId(1)].into(), [RaftId(2)].into()));
         cluster.bring_back(2, down).await;
         assert_eq!(cluster.leader().await, 2);
         cluster.propose(2, "after").await;
@@ -114,7 +116,7 @@ fn a_log_is_looked_at_and_stays_as_it_is() {
         assert_eq!(commands.len(), 5);
         let (third, _) = commands[2];
         assert_eq!(log.commands(GROUP, Some(third), last).await.unwrap().len(), 2);
-        log.go_on_alone(GROUP, leader, 9, Some(last), Vec::new()).await.unwrap();
+        log.go_on_alone(GROUP, RaftId(leader), 9, Some(last), Vec::new()).await.unwrap();
         drop(log);
         assert_eq!(down.disk.settled("log/0000000001.log"), before);
     });
@@ -139,9 +141,10 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
             let id = uuid::Uuid::from_u128(1);
             let go_on = async |log: &StoppedLog| {
                 let commands = texts.iter().map(|text| command(text)).collect();
-                log.go_on_alone(GROUP, leader, term + 1, Some(last), commands).await
+                log.go_on_alone(GROUP, RaftId(leader), term + 1, Some(last), commands).await
             };
-            let opened = StoppedLog::open(disk.mount(), Executor::Inline, id, "default").await;
+            let opened =
+                StoppedLog::open(disk.mount(), Executor::Inline, id, &Region::default()).await;
             if let Ok(log) = &opened {
                 let _ = go_on(log).await;
             }
@@ -158,7 +161,7 @@ fn it_can_be_done_again_wherever_it_was_interrupted() {
             let log = open(disk.mount()).await;
             let group = log.groups().await.unwrap().remove(0);
             assert_eq!((group.last, group.term), (position(4), term + 1), "cut after {after}");
-            assert_eq!(group.voters, BTreeSet::from([leader]));
+            assert_eq!(group.voters, BTreeSet::from([RaftId(leader)]));
             let commands = log.commands(GROUP, Some(last), group.last).await.unwrap();
             assert_eq!(commands.len(), texts.len());
             if !has_ended {
@@ -178,7 +181,7 @@ fn a_group_without_a_log_is_begun_anew() {
         let down = cluster.kill(1).await;
         let log = open(down.disk.mount()).await;
         for _ in 0..2 {
-            log.begin_alone(GROUP, 1).await.unwrap();
+            log.begin_alone(GROUP, RaftId(1)).await.unwrap();
         }
         log.close().await.unwrap();
         cluster.bring_back(1, down).await;
@@ -200,7 +203,7 @@ fn a_group_that_was_left_is_begun_anew() {
         drop(log);
         let log = open(down.disk.mount()).await;
         assert_eq!(log.groups().await.unwrap(), []);
-        log.begin_alone(GROUP, 1).await.unwrap();
+        log.begin_alone(GROUP, RaftId(1)).await.unwrap();
         log.close().await.unwrap();
         cluster.bring_back(1, down).await;
         assert_eq!(cluster.leader().await, 1);

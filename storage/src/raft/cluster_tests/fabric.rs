@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shiioo_actors::command::Outcome;
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::seams::ByteStream;
 use shiioo_actors::ports::{
     BoxFuture, Durability as _, Membership as _, Peer, PeerError, Peers, Proposals as _,
@@ -77,7 +78,7 @@ impl Link {
 impl Peers for Link {
     fn call(
         &self,
-        to: u64,
+        to: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -87,9 +88,9 @@ impl Peers for Link {
                 tokio::time::sleep_until(deadline).await;
                 Err(PeerError::Lost { to, why: "cut".into() })
             };
-            self.carry(to, request.len()).await;
+            self.carry(to.0, request.len()).await;
             tokio::time::sleep(LATENCY).await;
-            if self.is_cut(self.from, to) {
+            if self.is_cut(self.from, to.0) {
                 return lost.await;
             }
             let node = {
@@ -98,14 +99,14 @@ impl Peers for Link {
                 if links.unknown == Some(service) {
                     return Err(PeerError::Declined { to, why: "not known here".into() });
                 }
-                links.nodes.get(&to).cloned()
+                links.nodes.get(&to.0).cloned()
             };
             let Some(node) = node else {
                 return Err(PeerError::Unreachable { to, why: "down".into() });
             };
-            let answer = node.serve(self.from, service, request, deadline).await;
+            let answer = node.serve(RaftId(self.from), service, request, deadline).await;
             tokio::time::sleep(LATENCY).await;
-            if self.is_cut(to, self.from) {
+            if self.is_cut(to.0, self.from) {
                 return lost.await;
             }
             answer.map_err(|declined| PeerError::Declined { to, why: declined.0 })
@@ -114,7 +115,7 @@ impl Peers for Link {
 
     fn open_stream(
         &self,
-        _to: u64,
+        _to: RaftId,
         _service: StreamService,
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
@@ -152,7 +153,11 @@ impl Cluster {
 
     pub async fn boot(&mut self, raft_id: u64, disk: SimDisk, durable: Arc<Mutex<Contents>>) {
         let part = TestPart::open(Arc::clone(&durable));
-        let config = GroupsConfig { log: identity(), raft_id, election_timeout: ELECTION_TIMEOUT };
+        let config = GroupsConfig {
+            log: identity(),
+            raft_id: RaftId(raft_id),
+            election_timeout: ELECTION_TIMEOUT,
+        };
         let peers = Arc::new(Link { from: raft_id, links: Arc::clone(&self.links) });
         let sink = Arc::clone(&part) as _;
         let groups = Groups::start(config, disk.mount(), Executor::Inline, sink, peers);
@@ -162,7 +167,10 @@ impl Cluster {
     }
 
     pub async fn open(&self, raft_id: u64, members: Vec<u64>) {
-        self.groups(raft_id).open_group(GROUP, members).await.unwrap();
+        self.groups(raft_id)
+            .open_group(GROUP, members.into_iter().map(RaftId).collect())
+            .await
+            .unwrap();
     }
 
     pub fn groups(&self, raft_id: u64) -> &Arc<Groups> {
@@ -322,5 +330,5 @@ pub fn story(body: impl Future<Output = ()>) {
 /// Any log there is.
 fn identity() -> crate::log::LogIdentity {
     let fresh = uuid::Uuid::from_u128(1);
-    crate::log::LogIdentity { expected: None, fresh, region: "default".to_owned() }
+    crate::log::LogIdentity { expected: None, fresh, region: Region::default() }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::{Membership as _, Proposals as _, Service};
 use tokio::time::Instant;
 
@@ -26,7 +26,11 @@ fn groups_that_one_node_leads_share_their_heartbeats() {
     story(async {
         let cluster = Cluster::start(3, 3).await;
         for raft_id in 1..=3 {
-            cluster.groups(raft_id).open_group(OTHER, vec![1, 2, 3]).await.unwrap();
+            cluster
+                .groups(raft_id)
+                .open_group(OTHER, [1, 2, 3].map(RaftId).to_vec())
+                .await
+                .unwrap();
         }
         until("leads", || leads(&cluster, 1, GROUP).and(leads(&cluster, 1, OTHER)).is_some()).await;
         tokio::time::sleep(ELECTION_TIMEOUT).await;
@@ -76,13 +80,14 @@ fn a_group_that_is_not_here_leaves_the_others_their_answers() {
         let follower = cluster.followers(leader)[0];
         let term = leads(&cluster, leader, GROUP).unwrap();
         let beat = |group, term| {
-            let vote = Vote { term, node: leader, committed: true };
+            let vote = Vote { term, node: RaftId(leader), committed: true };
             (group, Append::new(group, vote, None, None, [], 0).0)
         };
         let ask = async |from: u64, beats| {
             let (groups, request) = (cluster.groups(follower), encode(&Heartbeats(beats)));
             let deadline = Instant::now() + Duration::from_secs(1);
-            let answer = groups.serve(from, Service::GroupHeartbeats, request, deadline).await;
+            let answer =
+                groups.serve(RaftId(from), Service::GroupHeartbeats, request, deadline).await;
             answer.map(|answer| decode::<HeartbeatReplies>(&answer).unwrap().0)
         };
         let answers = ask(leader, vec![beat(GroupId(7), term), beat(GROUP, term)]).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::Position;
+use shiioo_actors::domain::ids::{Position, RaftId};
 use shiioo_actors::ports::{Membership as _, Service};
 use tokio::time::Instant;
 
@@ -17,9 +17,9 @@ async fn without_one() -> (Cluster, u64, u64) {
     cluster.propose_many(leader, 5, "all have").await;
     cluster.same(leader, &[1, 2, 3]).await;
     let gone = cluster.followers(leader)[0];
-    let rest = (1..=3).filter(|node| *node != gone).collect();
+    let rest = (1..=3).filter(|node| *node != gone).map(RaftId).collect();
     cluster.groups(leader).set_voters(GROUP, rest).await.unwrap();
-    cluster.groups(leader).remove_learner(GROUP, gone).await.unwrap();
+    cluster.groups(leader).remove_learner(GROUP, RaftId(gone)).await.unwrap();
     let groups = cluster.groups(gone);
     let (vote, last) = (groups.log.state(GROUP).vote, groups.log.last(GROUP));
     groups.leave_group(GROUP, Box::pin(async { false })).await.unwrap();
@@ -38,9 +38,9 @@ fn a_replica_that_was_removed_comes_back_with_nothing() {
         let (cluster, leader, gone) = without_one().await;
         cluster.propose_many(leader, 5, "meanwhile").await;
         cluster.open(gone, Vec::new()).await;
-        cluster.groups(leader).add_learner(GROUP, gone).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(gone)).await.unwrap();
         cluster.same(leader, &[1, 2, 3]).await;
-        cluster.groups(leader).set_voters(GROUP, [1, 2, 3].into()).await.unwrap();
+        cluster.groups(leader).set_voters(GROUP, [1, 2, 3].map(RaftId).into()).await.unwrap();
         cluster.propose(leader, "after").await;
         cluster.same(leader, &[1, 2, 3]).await;
         let failed = tokio::time::timeout(Duration::from_secs(1), cluster.groups(gone).failed());
@@ -77,11 +77,11 @@ fn a_replica_that_came_back_votes_for_nobody_who_has_less_than_it_had() {
         cluster.isolate(gone);
         let candidate = (1..=3).find(|node| *node != gone && *node != leader).unwrap();
         let ask = async |make: fn(Ballot) -> RequestBody, last: Option<Position>| {
-            let vote = Vote { term: had.term + 9, node: candidate, committed: false };
+            let vote = Vote { term: had.term + 9, node: RaftId(candidate), committed: false };
             let body = make(Ballot { vote, last, is_transfer: false });
             let request = wire::encode(&Request { group: GROUP, body });
             let deadline = Instant::now() + Duration::from_secs(1);
-            groups.serve(candidate, Service::Raft, request, deadline).await.is_ok()
+            groups.serve(RaftId(candidate), Service::Raft, request, deadline).await.is_ok()
         };
         let less = Position { index: had.index - 1, ..had };
         for make in [RequestBody::PreVote, RequestBody::Vote] {
@@ -101,23 +101,23 @@ fn a_founder_that_came_back_does_not_elect_itself() {
         // More than is sent at once, so that the founder has the beginning alone for a while.
         cluster.propose_many(founder, 600, "alone").await;
         for other in [2, 3] {
-            cluster.groups(founder).add_learner(GROUP, other).await.unwrap();
+            cluster.groups(founder).add_learner(GROUP, RaftId(other)).await.unwrap();
         }
-        cluster.groups(founder).set_voters(GROUP, [1, 2, 3].into()).await.unwrap();
-        cluster.groups(founder).set_voters(GROUP, [2, 3].into()).await.unwrap();
+        cluster.groups(founder).set_voters(GROUP, [1, 2, 3].map(RaftId).into()).await.unwrap();
+        cluster.groups(founder).set_voters(GROUP, [2, 3].map(RaftId).into()).await.unwrap();
         let leader = cluster.leader_among(&[2, 3]).await;
-        cluster.groups(leader).remove_learner(GROUP, founder).await.unwrap();
+        cluster.groups(leader).remove_learner(GROUP, RaftId(founder)).await.unwrap();
         cluster.groups(founder).leave_group(GROUP, Box::pin(async { true })).await.unwrap();
         cluster.open(founder, vec![founder]).await;
         let vote = cluster.groups(leader).log.state(GROUP).vote;
 
         cluster.limit(200_000);
-        cluster.groups(leader).add_learner(GROUP, founder).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(founder)).await.unwrap();
         cluster.same(leader, &[1, 2, 3]).await;
         assert_eq!(cluster.groups(founder).log.state(GROUP).vote, vote, "nobody campaigned");
         // Whole again, it may lead.
-        cluster.groups(leader).set_voters(GROUP, [1, 2, 3].into()).await.unwrap();
-        cluster.groups(leader).transfer(GROUP, founder).await.unwrap();
+        cluster.groups(leader).set_voters(GROUP, [1, 2, 3].map(RaftId).into()).await.unwrap();
+        cluster.groups(leader).transfer(GROUP, RaftId(founder)).await.unwrap();
         assert_eq!(cluster.leader_among(&[founder]).await, founder);
         cluster.propose(founder, "after").await;
     });

@@ -13,7 +13,7 @@ mod snapshots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::{
     LogStatus as _, Membership as _, Proposals as _, ProposeError, Service,
 };
@@ -33,7 +33,7 @@ fn three_elect_one_and_hold_the_same() {
         cluster.same(leader, &[1, 2, 3]).await;
         for follower in cluster.followers(leader) {
             let leadership = *cluster.groups(follower).leadership(GROUP).unwrap().borrow();
-            assert_eq!((leadership.leader, leadership.here), (Some(leader), false));
+            assert_eq!((leadership.leader, leadership.here), (Some(RaftId(leader)), false));
             let refused = cluster.groups(follower).propose(GROUP, command("")).await;
             assert_eq!(refused, Err(ProposeError::NotLeader));
         }
@@ -150,20 +150,20 @@ fn a_learner_catches_up_and_becomes_a_voter() {
         assert_eq!(leader, 1);
         cluster.propose_many(1, 10, "before").await;
         for learner in 2..=4 {
-            cluster.groups(1).add_learner(GROUP, learner).await.unwrap();
-            cluster.groups(1).add_learner(GROUP, learner).await.unwrap();
+            cluster.groups(1).add_learner(GROUP, RaftId(learner)).await.unwrap();
+            cluster.groups(1).add_learner(GROUP, RaftId(learner)).await.unwrap();
         }
         cluster.same(1, &[2, 3, 4]).await;
         let last = |cluster: &Cluster| cluster.groups(1).log.last(GROUP);
         let before = last(&cluster);
-        cluster.groups(1).add_learner(GROUP, 3).await.unwrap();
+        cluster.groups(1).add_learner(GROUP, RaftId(3)).await.unwrap();
         assert_eq!(last(&cluster), before, "nothing is appended for what is so already");
 
-        let voters = BTreeSet::from([1, 2, 3]);
+        let voters = BTreeSet::from([1, 2, 3].map(RaftId));
         cluster.groups(1).set_voters(GROUP, voters.clone()).await.unwrap();
         cluster.groups(1).set_voters(GROUP, voters.clone()).await.unwrap();
         let status = cluster.groups(1).groups().remove(0);
-        let found: Vec<_> = status.replicas.iter().map(|r| (r.raft_id, r.voter)).collect();
+        let found: Vec<_> = status.replicas.iter().map(|r| (r.raft_id.0, r.voter)).collect();
         assert_eq!(found, [(1, true), (2, true), (3, true), (4, false)]);
         let refused = cluster.groups(2).set_voters(GROUP, voters).await;
         assert_eq!(refused, Err(ProposeError::NotLeader));
@@ -180,23 +180,23 @@ fn who_loses_its_vote_stays_as_a_learner_until_it_is_removed() {
     story(async {
         let cluster = Cluster::start(4, 3).await;
         let leader = cluster.leader().await;
-        cluster.groups(leader).add_learner(GROUP, 4).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(4)).await.unwrap();
         let others = cluster.followers(leader);
         let (stays, goes) = (others[0], others[1]);
-        let voters = BTreeSet::from([leader, stays]);
-        let refused = cluster.groups(leader).remove_learner(GROUP, goes).await;
+        let voters = BTreeSet::from([leader, stays].map(RaftId));
+        let refused = cluster.groups(leader).remove_learner(GROUP, RaftId(goes)).await;
         assert_eq!(refused, Err(ProposeError::NoLeader), "it votes");
         cluster.groups(leader).set_voters(GROUP, voters).await.unwrap();
         let found = || -> BTreeMap<u64, bool> {
             let status = cluster.groups(leader).groups().remove(0);
-            status.replicas.iter().map(|replica| (replica.raft_id, replica.voter)).collect()
+            status.replicas.iter().map(|replica| (replica.raft_id.0, replica.voter)).collect()
         };
         assert_eq!(
             found(),
             BTreeMap::from([(leader, true), (stays, true), (goes, false), (4, false)])
         );
         for learner in [4, goes, goes] {
-            cluster.groups(leader).remove_learner(GROUP, learner).await.unwrap();
+            cluster.groups(leader).remove_learner(GROUP, RaftId(learner)).await.unwrap();
         }
         assert_eq!(found(), BTreeMap::from([(leader, true), (stays, true)]));
         tokio::time::sleep(10 * ELECTION_TIMEOUT).await;
@@ -211,7 +211,11 @@ fn a_leader_that_loses_its_own_vote_hands_over() {
         let cluster = Cluster::start(3, 3).await;
         let old = cluster.leader().await;
         let others = cluster.followers(old);
-        cluster.groups(old).set_voters(GROUP, others.iter().copied().collect()).await.unwrap();
+        cluster
+            .groups(old)
+            .set_voters(GROUP, others.iter().copied().map(RaftId).collect())
+            .await
+            .unwrap();
         until("an end of the old lead", || !cluster.leads(old)).await;
         let new = cluster.leader_among(&others).await;
         cluster.propose(new, "after").await;
@@ -226,14 +230,14 @@ fn the_lead_is_handed_over() {
         cluster.propose_many(old, 5, "before").await;
         let new = cluster.followers(old)[1];
         let began = Instant::now();
-        cluster.groups(old).transfer(GROUP, new).await.unwrap();
+        cluster.groups(old).transfer(GROUP, RaftId(new)).await.unwrap();
         assert_eq!(cluster.leader_among(&[new]).await, new);
         assert!(began.elapsed() < ELECTION_TIMEOUT / 2, "{:?}", began.elapsed());
         cluster.propose(new, "after").await;
         cluster.same(new, &[1, 2, 3]).await;
-        let refused = cluster.groups(old).transfer(GROUP, old).await;
+        let refused = cluster.groups(old).transfer(GROUP, RaftId(old)).await;
         assert_eq!(refused, Err(ProposeError::NotLeader));
-        let refused = cluster.groups(new).transfer(GROUP, 9).await;
+        let refused = cluster.groups(new).transfer(GROUP, RaftId(9)).await;
         assert_eq!(refused, Err(ProposeError::NoLeader), "no such voter");
     });
 }
@@ -246,7 +250,7 @@ fn a_lead_handed_to_one_who_cannot_take_it_comes_to_another() {
         cluster.propose(old, "before").await;
         let gone = cluster.followers(old)[0];
         cluster.isolate(gone);
-        cluster.groups(old).transfer(GROUP, gone).await.unwrap();
+        cluster.groups(old).transfer(GROUP, RaftId(gone)).await.unwrap();
         let others: Vec<_> = [1, 2, 3].into_iter().filter(|id| *id != gone).collect();
         tokio::time::sleep(2 * ELECTION_TIMEOUT).await;
         let new = cluster.leader_among(&others).await;
@@ -311,20 +315,20 @@ fn strangers_and_liars_are_declined() {
         cluster.leader().await;
         let deadline = Instant::now() + Duration::from_secs(5);
         let ballot = |term| wire::Ballot {
-            vote: Vote { term, node: 2, committed: false },
+            vote: Vote { term, node: RaftId(2), committed: false },
             last: None,
             is_transfer: false,
         };
         let ask = |group, from, service, body| {
             let request = wire::encode(&wire::Request { group, body });
-            cluster.groups(1).serve(from, service, request, deadline)
+            cluster.groups(1).serve(RaftId(from), service, request, deadline)
         };
         let (raft, vote) = (Service::Raft, wire::RequestBody::Vote(ballot(0)));
         assert!(ask(GROUP, 2, raft, vote.clone()).await.is_ok());
         assert!(ask(GROUP, 3, raft, vote.clone()).await.is_err(), "3 speaks for 2");
         assert!(ask(GROUP, 2, Service::Snapshot, vote.clone()).await.is_err());
         assert!(ask(GroupId(5), 2, raft, vote.clone()).await.is_err(), "not here");
-        assert!(cluster.groups(1).serve(2, raft, vec![1, 2, 3], deadline).await.is_err());
+        assert!(cluster.groups(1).serve(RaftId(2), raft, vec![1, 2, 3], deadline).await.is_err());
         cluster.groups(1).shutdown().await;
         assert!(ask(GROUP, 2, raft, vote).await.is_err(), "it stops");
     });

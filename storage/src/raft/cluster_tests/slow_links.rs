@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::{Membership as _, Proposals as _, Service};
 use tokio::time::Instant;
 
@@ -33,14 +34,14 @@ fn a_learner_catches_up_over_a_slow_link_and_writes_go_on() {
             let leader = cluster.leader().await;
             fill(&cluster, leader, 7).await;
             cluster.limit(mbit * MBIT);
-            cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+            cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
             let began = Instant::now();
             caught_up(&cluster, leader, 2).await;
             // Nothing is sent much more than once.
             let least = Duration::from_millis(7_000_000 * 1_000 / (mbit * MBIT));
             let took = began.elapsed();
             assert!(took < least * 3 / 2 + 4 * ELECTION_TIMEOUT, "{took:?} at {mbit} Mbit/s");
-            cluster.groups(leader).set_voters(GROUP, [1, 2].into()).await.unwrap();
+            cluster.groups(leader).set_voters(GROUP, [1, 2].map(RaftId).into()).await.unwrap();
             for number in 0..10 {
                 cluster.propose(leader, &format!("after {number}")).await;
             }
@@ -85,7 +86,7 @@ fn a_snapshot_arrives_over_a_slow_link() {
         cluster.flush(leader);
         cluster.purge(leader).await;
         cluster.limit(MBIT * 3 / 2);
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         caught_up(&cluster, leader, 2).await;
         assert_eq!(cluster.part(2).installed().len(), 1);
         assert!(cluster.calls(Service::Snapshot) < 4, "sent once");

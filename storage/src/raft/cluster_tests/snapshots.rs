@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::{Durability as _, Membership as _, Proposals as _, Service};
 
 use super::fabric::{Cluster, GROUP, story, until};
@@ -23,7 +24,7 @@ async fn purged(voters: u64, entries: usize) -> (Cluster, u64) {
 fn a_joiner_gets_a_snapshot_of_what_the_log_has_no_more() {
     story(async {
         let (cluster, leader) = purged(3, 30).await;
-        cluster.groups(leader).add_learner(GROUP, 4).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(4)).await.unwrap();
         cluster.same(leader, &[4]).await;
         let position = cluster.part(leader).live().position;
         assert_eq!(cluster.part(4).installed(), [position]);
@@ -39,7 +40,7 @@ fn a_dump_may_be_ahead_of_what_the_snapshot_claims() {
         let (mut cluster, leader) = purged(1, 10).await;
         // These are in the dump, and the log has them too: the snapshot claims less.
         cluster.propose_many(leader, 10, "beyond the mark").await;
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.part(2).texts().len(), 20);
         let position = cluster.part(leader).live().position;
@@ -81,7 +82,7 @@ fn a_follower_that_was_away_too_long_gets_a_snapshot_over_what_it_has() {
         // It can lead with what it got.
         cluster.propose(leader, "after").await;
         cluster.same(leader, &[1, 2, 3]).await;
-        cluster.groups(leader).transfer(GROUP, away).await.unwrap();
+        cluster.groups(leader).transfer(GROUP, RaftId(away)).await.unwrap();
         cluster.leader_among(&[away]).await;
         cluster.propose(away, "led by it").await;
     });
@@ -97,7 +98,7 @@ fn a_snapshot_of_many_chunks_arrives_whole() {
         }
         cluster.flush(leader);
         cluster.purge(leader).await;
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert!(cluster.calls(Service::Snapshot) >= 4);
     });
@@ -116,7 +117,7 @@ fn a_follower_that_loses_power_while_it_installs_recovers() {
 async fn power_cut_while_installing(stall: Stall, has_state: bool) {
     let (mut cluster, leader) = purged(1, 20).await;
     if has_state {
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.same(leader, &[2]).await;
         cluster.isolate(2);
         cluster.propose_many(leader, 20, "it lacks").await;
@@ -126,7 +127,7 @@ async fn power_cut_while_installing(stall: Stall, has_state: bool) {
     let before = cluster.calls(Service::Snapshot);
     cluster.part(2).stall(stall);
     cluster.heal();
-    cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+    cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
     until("a snapshot under way", || cluster.calls(Service::Snapshot) > before).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let down = cluster.kill(2).await;
@@ -149,7 +150,7 @@ fn wherever_a_joiner_loses_power_it_recovers() {
         story(async {
             let (mut cluster, leader) = purged(1, 6).await;
             cluster.nodes[&2].disk.cut_power_after(ops);
-            cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+            cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
             cluster.propose_many(leader, 3, "after").await;
             tokio::time::sleep(Duration::from_secs(5)).await;
             has_ended = cluster.nodes[&2].disk.take_ended();
@@ -171,7 +172,7 @@ fn a_snapshot_that_finds_no_room_waits_for_it() {
     story(async {
         let (cluster, leader) = purged(1, 20).await;
         cluster.part(2).set_full(true);
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         until("a snapshot that waits", || !cluster.part(2).installed().is_empty()).await;
         // Longer than the leader waits for it: the next one is declined, not piled up.
         tokio::time::sleep(Duration::from_secs(150)).await;
@@ -191,7 +192,7 @@ fn a_node_stops_while_a_snapshot_waits_for_room() {
     story(async {
         let (mut cluster, leader) = purged(1, 20).await;
         cluster.part(2).set_full(true);
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         until("a snapshot that waits", || !cluster.part(2).installed().is_empty()).await;
         let down = cluster.shut_down(2).await;
         cluster.bring_back(2, down).await;
@@ -206,7 +207,7 @@ fn a_leader_that_was_restarted_can_send_a_snapshot() {
         let down = cluster.kill(leader).await;
         cluster.bring_back(leader, down).await;
         cluster.leader_among(&[leader]).await;
-        cluster.groups(leader).add_learner(GROUP, 2).await.unwrap();
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.part(2).texts().len(), 10);
     });

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::{
     Declined, JoinService, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, PeerService, Service,
     StreamService, UnauthenticatedPeer,
@@ -36,7 +37,7 @@ pub(in crate::quic) struct Services {
 }
 
 /// Serves a member until its connection is over.
-pub(super) async fn member(from: u64, connection: &Connection, service: Arc<dyn PeerService>) {
+pub(super) async fn member(from: RaftId, connection: &Connection, service: Arc<dyn PeerService>) {
     connection.set_receive_window(VarInt::from_u32(MEMBER_WINDOW_BYTES));
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(MEMBER_STREAMS_MAX));
     // The windows before the greeting: the member sends its requests as soon as it is greeted.
@@ -59,7 +60,7 @@ async fn greet(connection: &Connection) -> Option<()> {
 
 /// Serves one call of a member.
 async fn call(
-    from: u64,
+    from: RaftId,
     send: SendStream,
     receive: RecvStream,
     request_bytes: Arc<Semaphore>,
@@ -98,7 +99,7 @@ async fn call(
 
 /// Serves one stream of a member.
 async fn stream(
-    from: u64,
+    from: RaftId,
     number: StreamService,
     exchange: Exchange,
     head: &RequestHead,

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quinn::{Connection, ConnectionError, VarInt};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::{Lane, PEER_HTTP_STREAMS_MAX, Peer, PeerError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use uuid::Uuid;
@@ -45,7 +46,7 @@ pub(in crate::quic) const BULK_CALLS_MAX: usize = 16;
 
 /// Holds the members by raft id, without this node.
 #[derive(Debug, Default)]
-pub(in crate::quic) struct Members(Mutex<BTreeMap<u64, MemberEntry>>);
+pub(in crate::quic) struct Members(Mutex<BTreeMap<RaftId, MemberEntry>>);
 
 #[derive(Debug)]
 struct MemberEntry {
@@ -71,7 +72,7 @@ pub(in crate::quic) struct Member {
 
 impl Members {
     /// Replaces the members. Closes the connections of those that are removed.
-    pub fn set(&self, own: u64, peers: Vec<Peer>) {
+    pub fn set(&self, own: RaftId, peers: Vec<Peer>) {
         let mut entries = self.0.lock();
         let mut old = std::mem::take(&mut *entries);
         for peer in peers.into_iter().filter(|peer| peer.raft_id != own) {
@@ -95,7 +96,7 @@ impl Members {
     }
 
     /// Returns the member with this raft id.
-    pub fn get(&self, raft_id: u64) -> Option<Arc<Member>> {
+    pub fn get(&self, raft_id: RaftId) -> Option<Arc<Member>> {
         self.0.lock().get(&raft_id).map(|entry| Arc::clone(&entry.member))
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{ClientConfig, Connection, Endpoint};
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{
     Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, Service, StreamService,
@@ -94,7 +95,7 @@ impl Dialler {
     /// did nothing, [`PeerError::Lost`] when the outcome is unknown.
     pub(super) async fn call(
         self: &Arc<Self>,
-        to: u64,
+        to: RaftId,
         service: Service,
         request: Vec<u8>,
         deadline: Instant,
@@ -125,7 +126,7 @@ impl Dialler {
     /// When nothing was sent.
     pub(super) async fn open_stream(
         self: &Arc<Self>,
-        to: u64,
+        to: RaftId,
         service: StreamService,
         deadline: Instant,
     ) -> Result<PeerStream, PeerError> {
@@ -140,7 +141,7 @@ impl Dialler {
     /// Opens a QUIC stream to a member, and takes its place among those of its lane.
     pub(super) async fn open(
         self: &Arc<Self>,
-        to: u64,
+        to: RaftId,
         lane: Lane,
         deadline: Instant,
     ) -> Result<(Exchange, OwnedSemaphorePermit), PeerError> {

@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use quinn::WriteError;
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::ports::PeerError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
@@ -52,9 +53,9 @@ struct Head {
 /// What is read next.
 enum Incoming {
     /// The head of the answer of the node with raft id `from`.
-    Head { from: u64, bytes: [u8; ANSWER_HEAD_BYTES], have: usize },
+    Head { from: RaftId, bytes: [u8; ANSWER_HEAD_BYTES], have: usize },
     /// The reason for which the node with raft id `from` declined.
-    Reason { from: u64, bytes: Vec<u8>, have: usize },
+    Reason { from: RaftId, bytes: Vec<u8>, have: usize },
     /// The bytes of the other end.
     Bytes,
 }
@@ -62,7 +63,7 @@ enum Incoming {
 impl PeerStream {
     /// Makes the caller's end of a stream to the member with raft id `to`.
     pub fn calling(
-        to: u64,
+        to: RaftId,
         exchange: Exchange,
         head: [u8; REQUEST_HEAD_BYTES],
         permit: OwnedSemaphorePermit,

@@ -15,7 +15,7 @@ async fn a_call_is_answered_and_the_caller_is_known_by_its_certificate() {
 #[tokio::test]
 async fn a_service_may_decline() {
     let (one, _two) = Cluster::new(2).pair();
-    let declined = PeerError::Declined { to: 2, why: "not today".to_owned() };
+    let declined = PeerError::Declined { to: RaftId(2), why: "not today".to_owned() };
     assert_eq!(one.call(2, b"no").await.unwrap_err(), declined);
 }
 
@@ -69,7 +69,7 @@ async fn callers_share_one_attempt_to_connect() {
         .map(|number: u8| {
             let quic = Arc::clone(&one.quic);
             tokio::spawn(async move {
-                quic.call(2, Service::Node, vec![number], Instant::now() + PATIENCE).await
+                quic.call(RaftId(2), Service::Node, vec![number], Instant::now() + PATIENCE).await
             })
         })
         .collect();
@@ -87,7 +87,9 @@ async fn calls_under_way_are_bounded_lane_by_lane() {
             .map(|_| {
                 let quic = Arc::clone(&one.quic);
                 let deadline = Instant::now() + PATIENCE;
-                tokio::spawn(async move { quic.call(2, service, b"wait".to_vec(), deadline).await })
+                tokio::spawn(async move {
+                    quic.call(RaftId(2), service, b"wait".to_vec(), deadline).await
+                })
             })
             .collect();
         calls
@@ -122,7 +124,7 @@ async fn bulk_transfers_do_not_hold_up_small_calls() {
                 while !*stop.borrow_and_update() {
                     let request = vec![1; PEER_MESSAGE_BYTES_MAX];
                     let deadline = Instant::now() + PATIENCE;
-                    quic.call(2, Service::Snapshot, request, deadline).await.unwrap();
+                    quic.call(RaftId(2), Service::Snapshot, request, deadline).await.unwrap();
                     done += 1;
                 }
                 done

@@ -8,7 +8,7 @@ mod streams;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quinn::{ClientConfig, Connection};
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::ports::{
     Declined, Lane, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX, UnauthenticatedPeer,
 };
@@ -73,7 +73,7 @@ impl PeerService for Obedient {
     /// Anything else is answered with itself.
     fn serve(
         &self,
-        from: u64,
+        from: RaftId,
         service: Service,
         request: Vec<u8>,
         _deadline: Instant,
@@ -82,7 +82,7 @@ impl PeerService for Obedient {
             self.under_way.send_modify(|count| *count += 1);
             let _under_way = AttemptJournal(&self.under_way);
             if request.len() < 100 {
-                self.calls.send((from, service, request.clone())).unwrap();
+                self.calls.send((from.0, service, request.clone())).unwrap();
             }
             match request.as_slice() {
                 b"no" => Err(Declined("not today".to_owned())),
@@ -101,7 +101,7 @@ impl PeerService for Obedient {
     /// a word. Anything else comes back. Reads until the other end has sent all.
     fn serve_stream(
         &self,
-        _from: u64,
+        _from: RaftId,
         _service: StreamService,
         mut stream: Box<dyn ByteStream>,
         _deadline: Instant,
@@ -184,7 +184,7 @@ impl Cluster {
         let entropy = Seeded::new(self.seed());
         let key = NodeKey::generate(&entropy);
         let node = NodeId::from_uuid(Uuid::from_u128(u128::from(raft_id) << 8));
-        let name = MemberName { raft_id, node, cluster: self.authority.cluster() };
+        let name = MemberName { raft_id: RaftId(raft_id), node, cluster: self.authority.cluster() };
         let identity = TlsIdentity {
             ca_cert: self.authority.cert_der().to_vec(),
             cert: self.authority.issue(&entropy, key.public(), name).unwrap(),
@@ -262,7 +262,7 @@ impl Node {
         request: &[u8],
         patience: Duration,
     ) -> Result<Vec<u8>, PeerError> {
-        self.quic.call(to, service, request.to_vec(), Instant::now() + patience).await
+        self.quic.call(RaftId(to), service, request.to_vec(), Instant::now() + patience).await
     }
 
     /// Calls until one call is answered: after a failed attempt the next ones wait a little.

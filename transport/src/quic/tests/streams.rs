@@ -6,7 +6,7 @@ use crate::quic::exchange::stream::PeerStream;
 impl Node {
     async fn open(&self, to: u64) -> Result<PeerStream, PeerError> {
         let deadline = Instant::now() + PATIENCE;
-        self.quic.dialler.open_stream(to, StreamService::Http, deadline).await
+        self.quic.dialler.open_stream(RaftId(to), StreamService::Http, deadline).await
     }
 
     /// Says all that is to be said, and reads the answer.
@@ -86,18 +86,21 @@ async fn who_drops_a_stream_is_not_served_any_more() {
 #[tokio::test]
 async fn nothing_was_done_or_it_is_unknown() {
     let (one, two) = Cluster::new(34).pair();
-    assert!(matches!(one.open(9).await, Err(PeerError::Unreachable { to: 9, .. })));
+    assert!(matches!(one.open(9).await, Err(PeerError::Unreachable { to: RaftId(9), .. })));
     let unsaid = one.ask(2, b"nothing").await.unwrap_err();
     assert!(declined(&unsaid).is_none(), "{unsaid}");
     // A node of another version does not know the service.
     let deadline = Instant::now() + PATIENCE;
     for (service, bytes, words) in [(99, 0, "service 99 is not known"), (7, 3, "no payload")] {
-        let (exchange, permit) = one.quic.dialler.open(2, Lane::Http, deadline).await.unwrap();
+        let (exchange, permit) =
+            one.quic.dialler.open(RaftId(2), Lane::Http, deadline).await.unwrap();
         let head = RequestHead { service, time_left_ms: 9_000, bytes }.encode(bytes).unwrap();
-        let mut stream = PeerStream::calling(2, exchange, head, permit);
+        let mut stream = PeerStream::calling(RaftId(2), exchange, head, permit);
         stream.write_all(b"abc").await.unwrap();
         let error = soon(stream.read_u8()).await.unwrap_err();
-        let Some(PeerError::Declined { to: 2, why }) = declined(&error) else { panic!("{error}") };
+        let Some(PeerError::Declined { to: RaftId(2), why }) = declined(&error) else {
+            panic!("{error}")
+        };
         assert!(why.contains(words), "{why}");
     }
     assert_eq!(*two.service.under_way.borrow(), 0);

@@ -16,7 +16,7 @@ fn authority(cluster: u128) -> Authority {
 
 fn recover(state: &mut SystemState, raft_id: u64, groups: &[u32]) -> (Outcome, Vec<SystemEffect>) {
     let groups = groups.iter().copied().map(GroupId).collect();
-    let recover = Recover { authority: authority(10), raft_id, groups };
+    let recover = Recover { authority: authority(10), raft_id: RaftId(raft_id), groups };
     apply(state, SystemCommand::Recover(recover))
 }
 
@@ -29,9 +29,10 @@ fn three() -> SystemState {
         let admit = AdmitMember { member, public_key: [2; 32], token: None };
         apply(&mut state, SystemCommand::AdmitMember(admit));
     }
-    let place = PlaceGroups { region: "eu".into(), groups: vec![GroupId(3)], members: vec![3] };
+    let place =
+        PlaceGroups { region: "eu".into(), groups: vec![GroupId(3)], members: vec![RaftId(3)] };
     apply(&mut state, SystemCommand::PlaceGroups(place));
-    let assign = AssignReplicas { group: GroupId(1), replicas: vec![1, 2] };
+    let assign = AssignReplicas { group: GroupId(1), replicas: vec![RaftId(1), RaftId(2)] };
     apply(&mut state, SystemCommand::AssignReplicas(assign));
     for (id, region) in [(6, "default"), (7, "default"), (8, "eu")] {
         apply(&mut state, create(id, region, true, None));
@@ -50,7 +51,7 @@ fn one_member_goes_on_alone() {
     let (outcome, effects) = recover(&mut state, 2, &[1]);
     assert_eq!(outcome, Outcome::Done);
     assert_eq!(state.authority(), Some(&authority(10)));
-    let members: Vec<_> = state.members().map(|(_, _, it)| (it.raft_id, it.leaving)).collect();
+    let members: Vec<_> = state.members().map(|(_, _, it)| (it.raft_id.0, it.leaving)).collect();
     assert_eq!(members, [(2, false)], "and it stays");
     for gone in [1, 3] {
         assert!(effects.contains(&SystemEffect::NodeRemoved(node(gone))));
@@ -59,7 +60,7 @@ fn one_member_goes_on_alone() {
         assert!(effects.contains(&effect), "{effect:?}");
     }
     // Ids in Raft groups are not given again.
-    assert_eq!(state.last_raft_id(), 3);
+    assert_eq!(state.last_raft_id(), RaftId(3));
 }
 
 #[test]
@@ -69,8 +70,8 @@ fn groups_without_a_replica_begin_anew_where_the_member_is_and_are_gone_elsewher
     let placed: Vec<_> = state.groups().iter().collect();
     let here = |is_assigned| GroupPlacement {
         region: "default".into(),
-        members: vec![2],
-        replicas: vec![2],
+        members: vec![RaftId(2)],
+        replicas: vec![RaftId(2)],
         is_assigned,
     };
     assert_eq!(placed, [(&GroupId(1), &here(true)), (&GroupId(2), &here(false))]);

@@ -21,7 +21,7 @@ fn token(n: u8) -> TokenId {
 fn some_member(a: u8, b: u8) -> Member {
     let n = 1 + u64::from(a % 6);
     Member {
-        raft_id: n.max(u64::from(b % 8)),
+        raft_id: RaftId(n.max(u64::from(b % 8))),
         node_addr: format!("n{}", b % 3),
         region: ["default", "eu"][usize::from(b % 2)].into(),
         ..member(n)
@@ -29,8 +29,8 @@ fn some_member(a: u8, b: u8) -> Member {
 }
 
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
-    let holder = holder.to_owned();
+    let key = ["k", "l"][usize::from(a % 2)].into();
+    let holder = ["x", "y"][usize::from(b % 2)].into();
     let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     match a / 2 % 4 {
         0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata: Json::null() },
@@ -100,7 +100,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
         13 => SystemCommand::PlaceGroups(PlaceGroups {
             region: ["default", "eu"][usize::from(a % 2)].into(),
             groups: vec![GroupId(1 + u32::from(a % 2) * 2), GroupId(2 + u32::from(a % 2) * 2)],
-            members: vec![1 + u64::from(b % 4)],
+            members: vec![RaftId(1 + u64::from(b % 4))],
         }),
         14 => {
             let region = ["default", "eu", "us"][usize::from(a % 3)];
@@ -128,7 +128,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
         }
         20 => SystemCommand::AssignReplicas(AssignReplicas {
             group: GroupId(1 + u32::from(a % 4)),
-            replicas: (0..c % 3).map(|n| 1 + u64::from((b % 4 + n) % 4)).collect(),
+            replicas: (0..c % 3).map(|n| RaftId(1 + u64::from((b % 4 + n) % 4))).collect(),
         }),
         21 => SystemCommand::Recover(Recover {
             authority: Authority {
@@ -136,7 +136,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
                 certificate: vec![c],
                 key: crate::domain::secret::SecretBytes::new(vec![c]),
             },
-            raft_id: 1 + u64::from(a % 3),
+            raft_id: RaftId(1 + u64::from(a % 3)),
             groups: (1..4).filter(|group| b >> group & 1 == 1).map(GroupId).collect(),
         }),
         _ => SystemCommand::Lock(lock(a, b, c)),
@@ -160,7 +160,7 @@ fn script(dice: &[(Dice, bool)], kinds: u8) -> Vec<reload::Scripted> {
         2 => Some(SystemCommand::PlaceGroups(PlaceGroups {
             region: "default".into(),
             groups: vec![GroupId(1), GroupId(2)],
-            members: vec![1],
+            members: vec![RaftId(1)],
         })),
         3..9 => Some(create(u128::from(index) - 1, "default", true, None)),
         _ => None,

@@ -21,9 +21,7 @@ fn start_with_input(driver: &mut Driver, n: u128, input: Json) {
 fn give(driver: &mut Driver, n: u128, step: u16, output: Json) {
     let result = StepResult::Succeeded { output };
     driver.apply(TenantCommand::StepResult(RecordStepResult {
-        run: run(n),
-        step,
-        attempt: 1,
+        attempt: attempt_of(n, step, 1),
         result,
     }));
 }
@@ -142,7 +140,7 @@ fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
     driver.at += 500;
-    let due = TenantCommand::StepDue(StepDue { run: run(1), step: 0, attempt: 1 });
+    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
     assert_eq!(driver.apply(due), Outcome::Done);
     let step = &driver.state.runs[&run(1)].steps[0];
     assert_eq!((step.attempt, step.waiting), (1, Waiting::Resume));
@@ -158,7 +156,7 @@ fn a_wait_is_told_once_and_only_while_it_lasts() {
     let mut driver = Driver::new();
     driver.start_with(1, diamond(2), None);
     driver.fail(1, 0, 1, Some(500));
-    let wait = (Timestamp(driver.at + 500), run(1), 0, 1);
+    let wait = (Timestamp(driver.at + 500), attempt_of(1, 0, 1));
     assert_eq!(driver.state.take_new_waits(), [wait]);
     assert_eq!(driver.state.take_new_waits(), []);
     assert_eq!(driver.state.waits().collect::<Vec<_>>(), [wait], "it lasts");
@@ -249,8 +247,8 @@ fn metadata_of_locks_needs_room_and_takes_it() {
     let quotas = |bytes| Quotas { max_storage_bytes: bytes, ..Quotas::default() };
     let acquire = |key: &str, metadata: Json| {
         TenantCommand::Lock(LockCommand::Acquire {
-            key: key.to_owned(),
-            holder: "h".to_owned(),
+            key: key.into(),
+            holder: "h".into(),
             ttl_ms: 1_000,
             metadata,
         })
@@ -274,7 +272,7 @@ fn metadata_of_locks_needs_room_and_takes_it() {
     // What needs no more room than it has goes on: locks without metadata, and renewals.
     assert!(matches!(driver.apply(acquire("c", Json::null())), Outcome::Locked(_)));
     assert!(matches!(driver.apply(acquire("a", long())), Outcome::Locked(_)));
-    let release = LockCommand::Release { key: "a".to_owned(), holder: "h".to_owned(), token: None };
+    let release = LockCommand::Release { key: "a".into(), holder: "h".into(), token: None };
     assert_eq!(driver.apply(TenantCommand::Lock(release)), Outcome::Released(true));
     assert!(
         matches!(driver.apply(acquire("b", long())), Outcome::Locked(_)),

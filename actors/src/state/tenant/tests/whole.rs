@@ -11,8 +11,8 @@ use crate::domain::time::Pause;
 use crate::state::reload::{self, Dice, dice};
 
 fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let (key, holder) = (["k", "l"][usize::from(a % 2)].to_owned(), ["x", "y"][usize::from(b % 2)]);
-    let holder = holder.to_owned();
+    let key = ["k", "l"][usize::from(a % 2)].into();
+    let holder = ["x", "y"][usize::from(b % 2)].into();
     let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
     let metadata = Json::from_value(&"m".repeat(usize::from(c)).into());
     match a / 2 % 4 {
@@ -44,11 +44,11 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
     let key = |n: u8| {
         (n.is_multiple_of(3)).then_some(Idempotency { key: [n % 16; 16], body: [c % 2; 16] })
     };
-    let (step, attempt) = (u16::from(b % 5), u32::from(b / 5 % 2) + 1);
+    let (step, number) = (u16::from(b % 5), u32::from(b / 5 % 2) + 1);
+    let attempt = StepAttempt { run: known, step, number };
     let name = ["v", "w"][usize::from(a % 2)].to_owned();
     let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 3));
-    let result =
-        |result| TenantCommand::StepResult(RecordStepResult { run: known, step, attempt, result });
+    let result = |result| TenantCommand::StepResult(RecordStepResult { attempt, result });
     match kind % 16 {
         0..3 => TenantCommand::StartRun(StartRun {
             run: run(new),
@@ -75,7 +75,7 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
             result(StepResult::Failed { error: "no".into(), retry_in_ms })
         }
         8 => result(StepResult::WaitsUntil { due_at: Timestamp(i64::from(c) * 50) }),
-        9 => TenantCommand::StepDue(StepDue { run: known, step, attempt }),
+        9 => TenantCommand::StepDue(StepDue { attempt }),
         10 => TenantCommand::CancelRun(CancelRun { run: known, reason: None }),
         11 => TenantCommand::PutWorkflow(PutWorkflow {
             name,
