@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::{Client, Exit, Launch, Network, Ports, Server, eventually};
 
 /// A stopped process answers nobody: polls must not wait for it.
-const POLL_TIMEOUT: Duration = Duration::from_secs(1);
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_TIMEOUT: Duration = Duration::from_secs(3);
+/// From the cause to the end of a node that ends by itself.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
 /// What admits nodes to a cluster in a network of its own.
@@ -52,6 +53,10 @@ pub struct Lead {
 }
 
 impl Cluster {
+    /// For tests that assume that the leader stays and that everybody is `Healthy`: neither changes when
+    /// a busy machine holds a node up for a moment.
+    pub const STEADY: &str = "--election-timeout=5s";
+
     /// Founds a cluster of `nodes`, all with these further arguments, and waits until all of them
     /// vote and agree on who leads.
     pub async fn of(nodes: usize, extra_args: &[&str]) -> Self {
@@ -289,7 +294,7 @@ impl Cluster {
 
     /// Waits for a node to end by itself.
     pub async fn ended(&mut self, node: usize) -> Exit {
-        let exit = self.nodes[node].server.wait(STOP_TIMEOUT).await;
+        let exit = self.nodes[node].server.wait(ENDED_TIMEOUT).await;
         self.nodes[node].state = State::Ended;
         exit.unwrap_or_else(|| panic!("node {node} goes on"))
     }

@@ -19,7 +19,7 @@ use crate::load::Process;
 use crate::{Client, Namespace, binary, spawner};
 
 /// From the start of the process to 200 on `/readyz`.
-const READY_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the manual promises for SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_EVERY: Duration = Duration::from_millis(10);

@@ -55,7 +55,7 @@ impl Tenant {
 
     /// Starts a run and gives it when it has ended, however it did.
     pub async fn finished(&self, body: Value) -> Value {
-        let run = self.post("/runs?wait_secs=20", body).await.expect(201);
+        let run = self.post("/runs?wait_secs=50", body).await.expect(201);
         assert!(!run["completed_at"].is_null(), "the run goes on: {run:#}");
         run
     }
@@ -67,7 +67,7 @@ impl Tenant {
 
     /// The run when it has ended, however it did.
     pub async fn ended(&self, id: &str) -> Value {
-        let run = self.get(&format!("/runs/{id}?wait_secs=20")).await.expect(200);
+        let run = self.get(&format!("/runs/{id}?wait_secs=50")).await.expect(200);
         assert!(!run["completed_at"].is_null(), "the run goes on: {run:#}");
         run
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 /// Long enough for anything a healthy node does on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_EVERY_MIN: Duration = Duration::from_millis(10);
 const POLL_EVERY_MAX: Duration = Duration::from_millis(100);
 const DAY_SECS: u64 = 86_400;

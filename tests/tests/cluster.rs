@@ -98,7 +98,7 @@ async fn a_node_is_registered_heartbeats_and_is_removed() {
 
 #[tokio::test]
 async fn a_silent_registered_node_is_unhealthy_until_its_next_heartbeat() {
-    let server = Server::alone(&["--unhealthy-after", "1s"]).await;
+    let server = Server::alone(&["--unhealthy-after", "5s"]).await;
     let client = server.client();
     let silent = register(&client, "http://10.0.0.2:3000").await;
     let alive = register(&client, "http://10.0.0.3:3000").await;
@@ -111,7 +111,7 @@ async fn a_silent_registered_node_is_unhealthy_until_its_next_heartbeat() {
         let heard = client.post_empty(&path).await.expect(200);
         // Often enough that two may be lost.
         let told = heard["heartbeat_interval_secs"].as_f64().expect("a number");
-        assert!((0.3..0.34).contains(&told), "{heard:#}");
+        assert!((1.6..1.7).contains(&told), "{heard:#}");
     };
     eventually("the silent node is unhealthy", async || {
         beat(&alive).await;

@@ -1,5 +1,7 @@
 //! A member is who its certificate says, wherever it is, and one process at a time.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tests::{Cluster, Ports, eventually, files};
 
@@ -60,6 +62,11 @@ async fn of_a_copied_data_directory_the_later_process_is_the_member() {
     let mut copied = cluster.next_launch(&[]);
     let data = cluster.server(original).data();
     cluster.stop(original);
+    let state = format!("/proc/{}/stat", cluster.server(original).pid());
+    eventually("it stands still", async || {
+        files::read(Path::new(&state)).contains(") T ").then_some(())
+    })
+    .await;
     files::copy(&data, &copied.folder.join("data"));
     let own_addr = cluster.node_addr(original);
 

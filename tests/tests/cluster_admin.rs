@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Client, Exit, Server, Tenant, eventually, spec};
+use tests::{Client, Cluster, Exit, Server, Tenant, eventually, spec};
 
 const ADMIN: &str = "an-admin-token-of-the-tests";
 const OTHER: &str = "another-token-of-the-tests";
@@ -102,20 +102,21 @@ async fn no_level_of_the_log_shows_a_secret() {
     const INPUT: &str = "planted-input-of-a-run";
     const METADATA: &str = "planted-metadata-of-a-lock";
     const SECRET: &str = "planted-join-secret";
-    let args = ["--log", "trace,openraft=trace", "--admin-token", ADMIN, "--join-token", SECRET];
-    let first = Server::alone(&args).await;
+    const LOG: [&str; 3] = ["--log", "trace,openraft=trace", Cluster::STEADY];
+    let secrets = ["--admin-token", ADMIN, "--join-token", SECRET];
+    let first = Server::alone(&[&LOG[..], &secrets].concat()).await;
     let at = node_addr(&first);
     let client = admin(&first);
     let made = join_token(&client).await;
-    let joins = ["--log", "trace,openraft=trace", "--join", &at, "--join-token", &made];
-    let second = Server::alone(&joins).await;
+    let joins = ["--join", &at, "--join-token", &made];
+    let second = Server::alone(&[&LOG[..], &joins].concat()).await;
     let tenant = Tenant::create(&client, spec::unlimited()).await;
     let action = json!({ "type": "http", "method": "GET",
         "url": format!("http://{}/healthz", first.addr()),
         "headers": { "Authorization": format!("Bearer {HEADER}") } });
     let steps = json!([{ "id": "a", "action": action }]);
     let run = json!({ "workflow": { "steps": steps }, "input": { "password": INPUT } });
-    let path = format!("/api/tenants/{}/runs?wait_secs=10", tenant.id);
+    let path = format!("/api/tenants/{}/runs?wait_secs=50", tenant.id);
     let run = client.post(&path, run).await.expect(201);
     assert_eq!(run["status"], "completed", "{run:#}");
     let lock = json!({ "holder": "h", "metadata": { "note": METADATA } });

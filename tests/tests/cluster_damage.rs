@@ -2,15 +2,12 @@
 //! the node gets what they held from the others.
 
 use std::path::Path;
-use std::time::Duration;
 
-use tests::{Client, Cluster, Tenant, eventually, eventually_within, files, spec};
+use tests::cluster_chaos::replicas_agree;
+use tests::{Client, Cluster, Tenant, eventually, files, spec};
 
 /// Stands in a run's output, and so in rows and events, and nowhere else.
 const MARK: &str = "ZZZZ-a-mark-ZZZZ";
-
-/// Replicas are compared 10 s after a start, and a lead has to be handed over first where the leader's differ.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Flips a bit of every place where the mark stands.
 fn rot(path: &Path) {
@@ -67,6 +64,7 @@ async fn damaged_tenants_are_rebuilt_from_the_other_replicas() {
     for tenant in &tenants {
         tenant.finished(spec::inline([spec::set("b", 2)])).await;
     }
+    replicas_agree(&cluster).await;
     for node in 0..3 {
         cluster.term(node).await;
     }
@@ -113,7 +111,7 @@ async fn a_replica_that_differs_from_two_is_rebuilt_whoever_leads() {
         }
         let [first, second, odd] = [0, 1, 2].map(|node| cluster.client(node));
         cluster.whole().await;
-        eventually_within(PATIENCE, "the replicas that differ are rebuilt", async || {
+        eventually("the replicas that differ are rebuilt", async || {
             for other in [&first, &second] {
                 assert_eq!(metric(other, "shiioo_tenants_quarantined").await, Some(0));
                 assert_eq!(metric(other, "shiioo_tenants_rebuilt_total").await, Some(0));

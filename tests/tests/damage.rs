@@ -105,7 +105,7 @@ async fn a_member_without_its_log_refuses_to_vote() {
 /// The leader of the same term knows what the member had acknowledged.
 #[tokio::test]
 async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
-    let mut cluster = Cluster::of(3, &[]).await;
+    let mut cluster = Cluster::of(3, &[Cluster::STEADY]).await;
     let (leader, follower) = (cluster.leader().await, cluster.followers().await[0]);
     let kept = TempDir::new().expect("a temporary folder");
     cluster.kill9(follower);

@@ -1,6 +1,6 @@
 //! A hostile tenant hurts nobody: the trial of the soak, short, on one node, and without a look at the
 //! clock. A burst of new connections may take all places for a moment, longer on a machine that does
-//! other things: the neighbour tries again when it is told that the node is busy, and has to get in. What
+//! other things: the neighbour tries again when it has to make way, and has to get in. What
 //! has to hold on a quiet machine alone (latency, no refusal at all) the soak demands.
 
 use tests::hostile::{self, Args};

@@ -172,7 +172,7 @@ async fn tenant_data_lies_in_partitions() {
 
 #[tokio::test]
 async fn register_list_and_heartbeat_a_cluster_node() {
-    let server = Server::alone(&["--unhealthy-after", "1s"]).await;
+    let server = Server::alone(&["--unhealthy-after", "5s"]).await;
     let client = server.client();
     let node = curl(&client, "POST", "/api/cluster/nodes", REGISTER_NODE).await.expect(201);
     let sent: Value = serde_json::from_str(REGISTER_NODE).expect("the document's JSON");

@@ -135,6 +135,8 @@ async fn a_step_under_way_at_three_deaths_in_a_row_fails() {
 /// Rendering takes as long as it takes, but nobody else waits for it.
 #[tokio::test]
 async fn heavy_templates_stop_nobody_else() {
+    /// So many that one template takes longer than a run of the other tenant, and less than it may.
+    const NUMBERS: usize = 100_000;
     let server = Server::alone(&[]).await;
     let heavy = Tenant::create(&server.client(), spec::unlimited()).await;
     let other = Tenant::create(&server.client(), spec::unlimited()).await;
@@ -148,23 +150,27 @@ async fn heavy_templates_stop_nobody_else() {
         spec::after(spec::set(&format!("l{at}"), text), &needs)
     });
     let steps: Vec<Value> = outputs.iter().cloned().chain(lengths).collect();
-    let run = heavy.start(spec::inline_with(json!(vec![1; 400_000]), steps)).await;
-    let mut slowest = Duration::ZERO;
+    let run = heavy.start(spec::inline_with(json!(vec![1; NUMBERS]), steps)).await;
+    let (mut slowest, mut others) = (Duration::ZERO, 0);
     eventually_within(Duration::from_secs(120), "the heavy run", async || {
         let asked = Instant::now();
         server.client().get("/healthz").await.expect(200);
         let done = other.finished(spec::inline([spec::set("a", "{{ 1 + 1 }}")])).await;
         assert_eq!(done["status"], "completed", "{done:#}");
         slowest = slowest.max(asked.elapsed());
+        others += 1;
         (heavy.used("max_concurrent_workflows").await == 0).then_some(())
     })
     .await;
     let ended = heavy.run(&run).await;
     assert_eq!(ended["status"], "completed", "{}", ended["error"]);
-    assert_eq!(Tenant::step(&ended, "l39")["output"], 400_000);
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert_eq!(Tenant::step(&ended, "l39")["output"], NUMBERS);
     let grown_kib = server.rss_kib().saturating_sub(before_kib);
-    assert!(grown_kib < 400 * 1024, "{grown_kib} KiB");
+    println!("{others} runs meanwhile, the slowest took {slowest:?}; grown by {grown_kib} KiB");
+    // If they had waited for all of it, there would be one.
+    assert!(others > 1, "others wait for the heavy run");
+    assert!(slowest < Duration::from_secs(15), "{slowest:?}");
+    assert!(grown_kib < 100 * 1024, "{grown_kib} KiB");
 }
 
 /// One tenant has so many calls open and no more; the rest of its steps are performed all the same.

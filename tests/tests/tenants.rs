@@ -1,7 +1,9 @@
 //! Tenants: made, read, changed, suspended, deleted; what they use; how they stay apart.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tests::{Client, Server, Tenant, eventually, files, spec};
+use tests::{Client, Server, Tenant, away_from_midnight, eventually, files, spec};
 
 const UNKNOWN: &str = "00000000-0000-4000-8000-000000000000";
 
@@ -224,7 +226,7 @@ async fn a_suspended_tenant_reads_and_winds_down_but_starts_nothing() {
 async fn a_run_pauses_between_steps_while_its_tenant_is_suspended() {
     let server = Server::shared(&[]).await;
     let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-    let steps = [spec::wait("first", 0.4), spec::after(spec::set("second", 2), &["first"])];
+    let steps = [spec::wait("first", 3.0), spec::after(spec::set("second", 2), &["first"])];
     let run = tenant.start(spec::inline(steps)).await;
     tenant.step_reaches(&run, "first", "timer").await;
     tenant.client.post_empty(&tenant.path("/suspend")).await.expect(200);
@@ -419,6 +421,7 @@ async fn tenants_do_not_see_each_other() {
 
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
+    away_from_midnight(Duration::from_secs(120)).await;
     let mut server = Server::alone(&[]).await;
     let tenant = Tenant::create(&server.client(), spec::only("max_routines", 3)).await;
     tenant.put("/workflows/w", spec::workflow([spec::set("a", 1)])).await.expect(201);

@@ -77,6 +77,15 @@ pub fn any_seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ now.as_secs()
 }
 
+/// Repeats a test with a given seed.
+pub const SEED_VARIABLE: &str = "SHIIOO_TEST_SEED";
+
+/// The seed that [`SEED_VARIABLE`] names, or the one that a test has without it.
+pub fn seed_or(usual: u64) -> u64 {
+    let given = std::env::var(SEED_VARIABLE).ok();
+    given.map_or(usual, |seed| seed.parse().expect("a seed in SHIIOO_TEST_SEED"))
+}
+
 /// Carries the plan out; panics where the node broke a promise.
 pub async fn run(plan: &Plan) -> Summary {
     // The day's quota is checked to the last run, and starts anew at midnight.

@@ -42,7 +42,7 @@ pub(super) async fn runs_ended(user: &Tenant, known: &Known) {
 }
 
 /// Waits until every replica has applied what its leader has.
-pub(super) async fn replicas_agree(cluster: &Cluster) {
+pub async fn replicas_agree(cluster: &Cluster) {
     eventually("no replica is behind", async || {
         let reply = cluster.client(0).get("/api/cluster/groups").await;
         let groups = (reply.status == 200).then(|| reply.json())?;

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use crate::chaos::{any_seed, model::Tokens};
 use crate::failover::{self, Blow, Times};
 use crate::{Cluster, Tenant, eventually, pause, spec};
+pub use checks::replicas_agree;
 use probe::Probe;
 use writers::{Known, Writer};
 

@@ -1,6 +1,7 @@
 //! The neighbour: small runs at a steady rate, each of which has to complete.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,10 +11,10 @@ use tokio::time::Instant;
 use crate::{Broken, Call, Client, Counter, Reply, Tenant, spec};
 
 /// Longest patience with one call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a run waits that waits on purpose. It does not count as latency.
 const WAIT: Duration = Duration::from_millis(50);
-/// Pause before a call is made again that was refused with `busy`.
+/// Pause before a call is made again that had to make way.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Failures that are told in full, and refusals.
 const TOLD_MAX: usize = 5;
@@ -42,7 +43,7 @@ enum Fate {
 pub(super) struct Manner {
     /// Runs that it starts a second.
     pub(super) rate: u64,
-    /// For how long it tries again what was refused with `busy`.
+    /// For how long it tries again what had to make way for others.
     pub(super) patience: Duration,
 }
 
@@ -87,16 +88,20 @@ async fn run(
     due: Instant,
     patient_until: Instant,
 ) -> Fate {
+    // Each run has a key, by which a start whose answer was lost is found again.
+    static RUNS: AtomicU64 = AtomicU64::new(0);
     let (steps, waits) = steps(number, &url);
+    let key = format!("neighbour-{}", RUNS.fetch_add(1, Ordering::Relaxed));
     let start = async |rest: &str| {
         let (path, body) = (tenant.path(rest), spec::inline(steps));
-        answered(|| tenant.client.call("POST", &path).json(&body), 201, patient_until).await
+        let call = || tenant.client.call("POST", &path).header("Idempotency-Key", &key).json(&body);
+        answered(call, 201, patient_until).await
     };
     let fate = match number % 2 {
-        0 => start("/runs?wait_secs=25").await,
+        0 => start("/runs?wait_secs=50").await,
         _ => match start("/runs").await {
             Ok(run) => {
-                let path = tenant.path(&format!("/runs/{}?wait_secs=25", text(&run["id"])));
+                let path = tenant.path(&format!("/runs/{}?wait_secs=50", text(&run["id"])));
                 answered(|| tenant.client.call("GET", &path), 200, patient_until).await
             }
             Err(fate) => Err(fate),
@@ -111,7 +116,8 @@ async fn run(
     }
 }
 
-/// The answer to a call. One that was refused with `busy`, which changes nothing, is made again.
+/// The answer to a call. One that had to make way is made again: it was refused for a while, or its connection
+/// was closed before it was read.
 async fn answered<'c>(
     call: impl Fn() -> Call<'c>,
     wanted: u16,
@@ -121,7 +127,10 @@ async fn answered<'c>(
         match call().try_send().await {
             Ok(reply) if reply.status == wanted => return Ok(reply.json()),
             Ok(reply) if reply.status == 507 => return Err(Fate::Full),
-            Ok(reply) if is_busy(&reply) && Instant::now() < patient_until => {
+            Ok(reply) if is_passing(&reply) && Instant::now() < patient_until => {
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+            Err(_) if Instant::now() < patient_until => {
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }
             Ok(reply) => return Err(Fate::Refused(reply.to_string())),
@@ -130,9 +139,9 @@ async fn answered<'c>(
     }
 }
 
-fn is_busy(reply: &Reply) -> bool {
+fn is_passing(reply: &Reply) -> bool {
     let problem: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    reply.status == 503 && problem["code"] == "busy"
+    reply.status == 503 && problem["retryable"] == true
 }
 
 /// One to three steps, and whether they wait.

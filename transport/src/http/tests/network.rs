@@ -74,9 +74,10 @@ async fn a_lack_of_descriptors_is_waited_for() {
 
 #[tokio::test]
 async fn failures_of_the_network_name_the_host_only() {
-    let listener = RealTcp.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // A port that is taken, and where nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = taken.local_addr().unwrap().port();
     let reason = failed(client().call(get(format!("http://127.0.0.1:{port}/sesame"))).await);
     assert!(reason.starts_with(&format!("127.0.0.1:{port}: cannot connect")), "{reason}");
     assert!(!reason.contains("sesame"));

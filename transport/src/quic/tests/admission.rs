@@ -43,7 +43,7 @@ async fn a_peer_that_is_no_member_is_closed() {
 
 #[tokio::test]
 async fn the_connections_of_a_member_that_is_removed_are_closed() {
-    let (one, two) = Cluster::new(22).pair();
+    let (one, two) = Cluster::new(22).connected_pair().await;
     let mut call = Box::pin(one.call(2, b"wait"));
     tokio::select! {
         biased;
@@ -60,14 +60,12 @@ async fn the_connections_of_a_member_that_is_removed_are_closed() {
 #[tokio::test]
 async fn a_member_at_another_address_is_called_there() {
     let cluster = Cluster::new(23);
-    let (one, two) = cluster.pair();
-    one.call(2, b"hello").await.unwrap();
-    two.call(1, b"hello").await.unwrap();
+    let (one, two) = cluster.connected_pair().await;
     let moved = cluster.start(two.name, two.identity.clone(), LOOPBACK.into());
     moved.knows(&[&one]);
     one.knows(&[&moved]);
-    one.call(2, b"hello there").await.unwrap();
-    assert_eq!(moved.service.calls_so_far().len(), 1);
+    one.call_until_answered(2).await;
+    assert!(!moved.service.calls_so_far().is_empty());
     two.call(1, b"still a member").await.unwrap();
 }
 
@@ -111,7 +109,7 @@ async fn a_process_that_is_gone_leaves_its_member_where_the_other_is() {
 
 #[tokio::test]
 async fn a_stop_is_told_to_those_who_wait() {
-    let (one, two) = Cluster::new(24).pair();
+    let (one, two) = Cluster::new(24).connected_pair().await;
     let mut call = Box::pin(one.call(2, b"wait"));
     tokio::select! {
         biased;
@@ -127,6 +125,19 @@ async fn a_stop_is_told_to_those_who_wait() {
 /// Its successor answers for a connection it knows nothing of, so that nobody waits for silence.
 #[tokio::test]
 async fn a_member_that_fell_without_a_word_is_found_out_by_its_successor() {
+    /// On a busy machine the silence may be noticed first, but not each time.
+    const FALLS_MAX: usize = 3;
+    for _ in 0..FALLS_MAX {
+        let why = why_the_fallen_is_lost().await;
+        if why.contains("reset") {
+            return;
+        }
+        assert!(why.contains("timed out"), "{why}");
+    }
+    panic!("its silence was noticed each time, and its successor said nothing");
+}
+
+async fn why_the_fallen_is_lost() -> String {
     let cluster = Cluster::new(25);
     let one = cluster.node(1);
     let (name, identity) = cluster.identity(2);
@@ -134,6 +145,7 @@ async fn a_member_that_fell_without_a_word_is_found_out_by_its_successor() {
     let two = cluster.start_on(name, identity.clone(), Arc::clone(&socket) as _);
     one.knows(&[&two]);
     two.knows(&[&one]);
+    one.call_until_answered(2).await;
     let addr = two.addr();
     let mut call = Box::pin(one.call(2, b"wait"));
     tokio::select! {
@@ -145,12 +157,10 @@ async fn a_member_that_fell_without_a_word_is_found_out_by_its_successor() {
     let successor = cluster.start(name, identity, addr);
     successor.knows(&[&one]);
     let fallen = call.await;
-    assert!(
-        matches!(&fallen, Err(PeerError::Lost { why, .. }) if why.contains("reset")),
-        "{fallen:?}"
-    );
+    let Err(PeerError::Lost { why, .. }) = fallen else { panic!("{fallen:?}") };
     one.call_until_answered(2).await;
     drop(two);
+    why
 }
 
 #[tokio::test]
@@ -185,25 +195,25 @@ async fn an_unauthenticated_peer_can_only_join_and_only_in_few_words() {
 
 #[tokio::test]
 async fn silent_unauthenticated_peers_make_room_and_members_do_not_notice() {
-    let (one, two) = Cluster::new(28).pair();
+    let (one, two) = Cluster::new(28).connected_pair().await;
     let mut peers = Vec::new();
     for _ in 0..accept::UNAUTHENTICATED_MAX {
         peers.push(dial_bare(&two, b"shiioo-join/1").await);
     }
     let late = dial_bare(&two, b"shiioo-join/1").await;
-    // Which of them was accepted first, only the accepting side knows.
-    let sent_away = async {
-        loop {
-            if let Some(gone) = peers.iter().find_map(Connection::close_reason) {
-                return gone.to_string();
-            }
+    // Which of them was accepted first, only the accepting side knows. On a busy machine others may have
+    // fallen silent for too long.
+    let is_sent_away = |peer: &&Connection| {
+        peer.close_reason().is_some_and(|why| why.to_string().contains("asked for nothing"))
+    };
+    soon(async {
+        while !peers.iter().any(|peer| is_sent_away(&peer)) {
             tokio::task::yield_now().await;
         }
-    };
-    let why = soon(sent_away).await;
-    assert!(why.contains("asked for nothing"), "{why}");
-    let gone = peers.iter().filter(|peer| peer.close_reason().is_some()).count();
-    assert_eq!((gone, late.close_reason()), (1, None));
+    })
+    .await;
+    assert_eq!(peers.iter().filter(is_sent_away).count(), 1);
+    assert_eq!(late.close_reason(), None);
     let (send, receive) = late.open_bi().await.unwrap();
     let room = Semaphore::new(1_024);
     let head = RequestHead { service: 0, time_left_ms: 5_000, bytes: 3 };
@@ -247,7 +257,7 @@ async fn garbage_and_half_open_handshakes_cost_little_and_members_are_answered()
     one.call_until_answered(2).await;
     let held = two.quic.dialler.endpoint.open_connections();
     assert!(held <= accept::admission::UNPROVEN_HANDSHAKES_MAX + 2, "{held} connections are held");
-    two.call(1, b"hello").await.unwrap();
+    two.call_until_answered(1).await;
 }
 
 const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);

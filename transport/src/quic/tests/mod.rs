@@ -235,6 +235,17 @@ impl Cluster {
         two.knows(&[&one]);
         (one, two)
     }
+
+    /// Nodes 1 and 2, connected both ways, for tests of what comes after: an attempt to connect has a
+    /// second, and a call only one attempt, which is little on a busy machine.
+    async fn connected_pair(&self) -> (Node, Node) {
+        let (one, two) = self.pair();
+        one.call_until_answered(2).await;
+        two.call_until_answered(1).await;
+        // What the services have noted of these calls concerns no test.
+        drop((one.service.calls_so_far(), two.service.calls_so_far()));
+        (one, two)
+    }
 }
 
 impl Node {

@@ -26,7 +26,7 @@ fn declined(error: &io::Error) -> Option<&PeerError> {
 
 #[tokio::test]
 async fn bytes_go_both_ways_whatever_their_number() {
-    let (one, _two) = Cluster::new(30).pair();
+    let (one, _two) = Cluster::new(30).connected_pair().await;
     for bytes in [0, 1, 5, (16 << 10) - 10, 16 << 10, 3 << 20] {
         let request: Vec<u8> = (0..bytes).map(|number: usize| (number % 251) as u8).collect();
         assert!(one.ask(2, &request).await.unwrap() == request, "{bytes} bytes");
@@ -35,7 +35,7 @@ async fn bytes_go_both_ways_whatever_their_number() {
 
 #[tokio::test]
 async fn slices_are_written_in_their_order() {
-    let (one, _two) = Cluster::new(31).pair();
+    let (one, _two) = Cluster::new(31).connected_pair().await;
     let parts = [vec![], vec![1; 3], vec![], vec![2; 20 << 10], vec![3; 7]];
     let mut stream = one.open(2).await.unwrap();
     let mut left: Vec<io::IoSlice<'_>> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
@@ -52,7 +52,7 @@ async fn slices_are_written_in_their_order() {
 
 #[tokio::test]
 async fn an_answer_may_be_longer_than_any_window() {
-    let (one, _two) = Cluster::new(32).pair();
+    let (one, _two) = Cluster::new(32).connected_pair().await;
     let mut stream = one.open(2).await.unwrap();
     stream.write_all(b"much").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -69,7 +69,7 @@ async fn an_answer_may_be_longer_than_any_window() {
 
 #[tokio::test]
 async fn who_drops_a_stream_is_not_served_any_more() {
-    let (one, two) = Cluster::new(33).pair();
+    let (one, two) = Cluster::new(33).connected_pair().await;
     for says_all in [true, false] {
         let mut stream = one.open(2).await.unwrap();
         stream.write_all(b"wait").await.unwrap();
@@ -85,7 +85,7 @@ async fn who_drops_a_stream_is_not_served_any_more() {
 
 #[tokio::test]
 async fn nothing_was_done_or_it_is_unknown() {
-    let (one, two) = Cluster::new(34).pair();
+    let (one, two) = Cluster::new(34).connected_pair().await;
     assert!(matches!(one.open(9).await, Err(PeerError::Unreachable { to: RaftId(9), .. })));
     let unsaid = one.ask(2, b"nothing").await.unwrap_err();
     assert!(declined(&unsaid).is_none(), "{unsaid}");
@@ -108,7 +108,7 @@ async fn nothing_was_done_or_it_is_unknown() {
 
 #[tokio::test]
 async fn streams_have_places_of_their_own() {
-    let (one, two) = Cluster::new(35).pair();
+    let (one, two) = Cluster::new(35).connected_pair().await;
     let mut open = Vec::new();
     for _ in 0..PEER_HTTP_STREAMS_MAX {
         open.push(one.open(2).await.unwrap());
@@ -123,7 +123,7 @@ async fn streams_have_places_of_their_own() {
 /// The answers that nobody reads fill windows of their own: what the logs say to each other passes.
 #[tokio::test]
 async fn answers_that_nobody_reads_hold_up_no_calls() {
-    let (one, two) = Cluster::new(36).pair();
+    let (one, two) = Cluster::new(36).connected_pair().await;
     let mut unread = Vec::new();
     // Their windows together are more than those of calls.
     for _ in 0..1_200 {
