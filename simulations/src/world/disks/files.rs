@@ -5,17 +5,20 @@ use std::io;
 use shiioo_storage::disk::{Disk, OpenMode};
 
 /// Bytes in all files of a disk.
-pub(super) fn used(disk: &dyn Disk) -> u64 {
+pub(in crate::world) fn used(disk: &dyn Disk) -> u64 {
     walk(disk, "").into_iter().map(|(_, len)| len).sum()
 }
 
 /// The paths of all files of a disk.
-pub(super) fn paths(disk: &dyn Disk) -> Vec<String> {
+pub(in crate::world) fn paths(disk: &dyn Disk) -> Vec<String> {
     walk(disk, "").into_iter().map(|(path, _)| path).collect()
 }
 
 /// All files of a name, with their contents.
-pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+pub(in crate::world) fn read_all(
+    disk: &dyn Disk,
+    name: &str,
+) -> io::Result<Vec<(String, Vec<u8>)>> {
     let named =
         walk(disk, "").into_iter().filter(|(path, _)| path.rsplit('/').next() == Some(name));
     named
@@ -28,7 +31,7 @@ pub(super) fn read_all(disk: &dyn Disk, name: &str) -> io::Result<Vec<(String, V
 }
 
 /// All files below a directory, with their lengths.
-pub(super) fn walk(disk: &dyn Disk, dir: &str) -> Vec<(String, u64)> {
+pub(in crate::world) fn walk(disk: &dyn Disk, dir: &str) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for entry in disk.list(dir).unwrap_or_default() {
         let path =

@@ -1,8 +1,12 @@
-//! What stands under the node instead of the operating system: one file per seam.
+//! What stands under a run instead of the operating system: a file for each seam of the node, chance
+//! under control, what happened, and what it took.
 
 mod chance;
+pub mod det;
 mod disk;
+pub mod heap;
 mod tcp;
+pub mod trace;
 mod udp;
 
 pub use chance::{SeededEntropy, SimClock, start_of_time};

@@ -18,10 +18,10 @@ use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
 use shiioo_storage::witnessed_log_bytes;
 
 use super::copies::{Copied, Older};
-use super::{Fault, World, files};
 use crate::checks::Checked;
 use crate::checks::lost_data::{Lack, refused};
-use crate::trace;
+use crate::env::trace;
+use crate::world::{Fault, World, files};
 
 /// How often a node whose disk rots is killed at once; else it goes on until it ends anyhow.
 const KILLED: f64 = 0.5;
@@ -29,7 +29,7 @@ const KILLED: f64 = 0.5;
 const IDENTITY: &str = "identity/node.json";
 
 /// Where the replicated log is.
-pub(super) const LOG: &str = "log";
+pub(in crate::world) const LOG: &str = "log";
 /// What a node says that has lost its log.
 const LOST_LOG: &str = "has lost its log";
 
@@ -45,13 +45,13 @@ const REMOVED: &str = "start it with an empty data directory";
 
 /// A node that is to lose its disk, or has lost it.
 #[derive(Debug, Clone)]
-pub(super) struct Loss {
-    pub(super) at: usize,
-    pub(super) stage: Stage,
+pub(in crate::world) struct Loss {
+    pub(in crate::world) at: usize,
+    pub(in crate::world) stage: Stage,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Stage {
+pub(in crate::world) enum Stage {
     /// Something rots, and was not noticed yet.
     Rots(Rot),
     /// The log is gone since that many lives began, and the next one has to say so.
@@ -68,7 +68,7 @@ pub(super) enum Stage {
 
 /// A bit that is another, on a disk that was whole before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rot {
+pub(in crate::world) struct Rot {
     path: String,
     offset: u64,
     /// The life in which it flipped: the next one reads it.
@@ -88,20 +88,20 @@ impl Rot {
 impl World {
     /// Whether the cluster can do without what is on this disk: all vote, in every group, and nobody
     /// else has lost his. The first node founds the cluster, and would found another.
-    pub(super) fn can_spare_disk(&self, at: usize) -> bool {
+    pub(in crate::world) fn can_spare_disk(&self, at: usize) -> bool {
         let is_whole = self.loss.is_none() && !self.lacks_folder();
         is_whole && at > 0 && self.seats.len() > 2 && self.is_full()
     }
 
     /// Whether all run, and vote in every group that they should.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::world) fn is_full(&self) -> bool {
         let is_ready = self.seats.iter().all(|seat| seat.is_up() && seat.host.is_ready());
         self.board.all_vote.get() && is_ready
     }
 
     /// Whether the cluster can do without what a disk remembers, too: no tenants are there. Of a tenant
     /// group nobody looks whether its leader would notice an older copy.
-    pub(super) fn can_do_without(&self, at: usize) -> bool {
+    pub(in crate::world) fn can_do_without(&self, at: usize) -> bool {
         let keeps_tenants = self.board.keeps_tenants.borrow();
         self.is_full()
             && !keeps_tenants.is_empty()
@@ -109,14 +109,14 @@ impl World {
     }
 
     /// Takes a node's disk away, where it can be spared.
-    pub(super) fn take_disk(&mut self, at: usize) {
+    pub(in crate::world) fn take_disk(&mut self, at: usize) {
         if self.can_spare_disk(at) {
             self.lose_disk(at);
         }
     }
 
     /// Has a client ask for a node to leave, where it can be spared.
-    pub(super) fn ask_to_leave(&mut self, at: usize) {
+    pub(in crate::world) fn ask_to_leave(&mut self, at: usize) {
         if self.can_spare_disk(at) {
             let id = self.seats[at].host.id();
             trace::event(self.seats[at].host.name(), "fault", format_args!("it is to leave"), &[]);
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Takes the replicated log of a node away and leaves the rest, where that can be spared.
-    pub(super) fn take_log(&mut self, at: usize) {
+    pub(in crate::world) fn take_log(&mut self, at: usize) {
         if !self.can_spare_disk(at) {
             return;
         }
@@ -153,7 +153,7 @@ impl World {
     }
 
     /// Flips a bit of what is durable, where the disk can be spared.
-    pub(super) fn rot(&mut self, at: usize) {
+    pub(in crate::world) fn rot(&mut self, at: usize) {
         if !self.can_spare_disk(at) {
             return;
         }
@@ -184,7 +184,7 @@ impl World {
 
     /// Gives a node an empty disk that ended for this reason, if it is that it has noticed what rots,
     /// or has left. Tells whether it is.
-    pub(super) fn is_lost(&mut self, at: usize, why: &str) -> bool {
+    pub(in crate::world) fn is_lost(&mut self, at: usize, why: &str) -> bool {
         match self.loss.as_ref().filter(|loss| loss.at == at).map(|loss| &loss.stage) {
             Some(Stage::Rots(rot)) if rot.is_named_in(why) => {
                 self.count(Fault::BitRot);
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// Nobody serves from a disk that lacks something, in a life that began on that disk.
-    pub(super) fn check_losses(&mut self) -> Checked {
+    pub(in crate::world) fn check_losses(&mut self) -> Checked {
         let Some(Loss { at, stage }) = &self.loss else { return Ok(()) };
         let host = &self.seats[*at].host;
         let serves_since = |life: u64| host.starts() > life && host.is_ready();
@@ -231,7 +231,7 @@ impl World {
     }
 
     /// Forgets the last loss once it is made good, or did not come to be.
-    pub(super) fn make_good(&mut self) {
+    pub(in crate::world) fn make_good(&mut self) {
         let is_over = match self.loss.as_ref().map(|loss| &loss.stage) {
             Some(Stage::Joins) => self.board.all_vote.get(),
             Some(Stage::Leaves) => self.board.stays.get(),
@@ -244,7 +244,7 @@ impl World {
 
     /// Nothing more is lost: who lives on a disk that rots finds out now, by starting again, and who
     /// was to leave and was not asked yet stays.
-    pub(super) fn end_losses(&mut self) {
+    pub(in crate::world) fn end_losses(&mut self) {
         match self.loss {
             Some(Loss { at, stage: Stage::Rots(_) }) => self.kill(at),
             Some(Loss { stage: Stage::Leaves, .. }) if self.board.to_leave.take().is_some() => {

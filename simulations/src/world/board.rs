@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use outside::checks::locks::LockFact;
 use stateright::semantics::register::{RegisterOp, RegisterRet};
 
+use super::{NodeHost, Service};
 use crate::checks::linear::Seen;
 use crate::checks::lock_spec::{LockAnswer, LockOp};
+use crate::checks::object_spec::SharedObject;
 use crate::checks::out_of_service::Reason;
 use crate::checks::{Checked, liveness, reads};
-use crate::client::Reply;
-use crate::trace;
-use crate::workload::SharedObject;
-use crate::world::{NodeHost, Service};
+use crate::env::trace;
+use crate::facts::{Limits, Reply};
 
 /// What a run is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,49 +27,6 @@ pub enum Phase {
     Settle,
     /// All is done and the nodes are stopped for good.
     Stop,
-}
-
-/// A fact about locks, as a client learned it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockFact {
-    /// The key space: the cluster's or a tenant's.
-    pub space: String,
-    /// The key.
-    pub key: String,
-    /// The holder.
-    pub holder: String,
-    /// The fencing token.
-    pub token: u64,
-    /// When the request was first sent, since the start of the run: what it brought about is no
-    /// older.
-    pub first_sent_at: Duration,
-    /// When the call that was answered was sent.
-    pub sent_at: Duration,
-    /// What it says.
-    pub what: LockEvent,
-}
-
-/// What a call about a lock did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockEvent {
-    /// Granted, or prolonged, for so long from a moment after it was sent.
-    Held {
-        /// When the answer came.
-        answered_at: Duration,
-        /// For how long.
-        ttl: Duration,
-    },
-    /// Asked to be released, whatever came of it.
-    Releasing,
-}
-
-/// What a tenant was made with and keeps: the limits that the log must respect.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Runs at the same time.
-    pub concurrent: Option<u64>,
-    /// Runs a day.
-    pub per_day: Option<u64>,
 }
 
 /// A tenant that has to be out of service on its node for a while.

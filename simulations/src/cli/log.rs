@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use simulations::trace;
+use simulations::env::trace;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};

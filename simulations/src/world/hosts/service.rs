@@ -19,12 +19,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use turmoil::net::TcpListener;
 
-use crate::trace;
+use crate::env::trace;
+use crate::plan::{SERVICE, SERVICE_PORT};
 
-/// The host's name.
-pub const SERVICE: &str = "svc";
-/// Where it listens.
-pub const SERVICE_PORT: u16 = 80;
 /// It takes at most so long to answer, ms.
 const ANSWER_MS_MAX: u64 = 60;
 /// How often it answers 503.

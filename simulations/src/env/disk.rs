@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shiioo_storage::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
-use crate::{LyingDisk, trace};
+use crate::env::trace;
+use crate::plan::LyingDisk;
 
 /// What the simulated disk says to a life that has ended in the middle of an operation.
 const FENCED: io::ErrorKind = io::ErrorKind::NotConnected;

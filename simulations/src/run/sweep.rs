@@ -6,8 +6,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::Outcome;
 use crate::checks::matching::Compared;
-use crate::plan::{Outcome, Plan};
+use crate::plan::Plan;
 use crate::world::Fault;
 
 /// What came of a sweep.

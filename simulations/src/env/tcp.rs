@@ -12,7 +12,7 @@ use shiioo_actors::ports::seams::{ByteStream, Tcp, TcpListen};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
-use crate::trace;
+use crate::env::trace;
 
 /// The TCP of one life of a program.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use shiioo_transport::udp::{RecvMeta, Transmit, UdpPoller};
 use tokio::time::Instant;
 use turmoil::net::UdpSocket;
 
-use crate::trace;
+use crate::env::trace;
 
 /// A packet that is overtaken is held back for so long at most, ms.
 const LATE_MS_MAX: u64 = 30;

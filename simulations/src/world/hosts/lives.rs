@@ -3,28 +3,29 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use outside::ensure;
 use rand::Rng as _;
 
-use super::{Exit, Fault, NodeHost, World};
-use crate::board::Phase;
 use crate::checks::{Checked, liveness};
-use crate::{ensure, trace};
+use crate::env::trace;
+use crate::world::Phase;
+use crate::world::{Exit, Fault, NodeHost, World};
 
 /// A process that ended by itself is started again after so long, ms.
 const RESTART_MS_MIN: u64 = 20;
 const RESTART_MS_MAX: u64 = 1500;
 
 /// A node's place in the world.
-pub(super) struct Seat {
-    pub(super) host: Rc<NodeHost>,
-    pub(super) state: NodeState,
+pub(in crate::world) struct Seat {
+    pub(in crate::world) host: Rc<NodeHost>,
+    pub(in crate::world) state: NodeState,
     /// What was last armed to come in the middle of an operation of its disk.
-    pub(super) armed: Fault,
+    pub(in crate::world) armed: Fault,
 }
 
 /// Whether a node's process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NodeState {
+pub(in crate::world) enum NodeState {
     /// It runs, since that moment.
     Up(Duration),
     /// It is started at that moment.
@@ -34,18 +35,18 @@ pub(super) enum NodeState {
 }
 
 impl Seat {
-    pub(super) fn new(host: Rc<NodeHost>) -> Self {
+    pub(in crate::world) fn new(host: Rc<NodeHost>) -> Self {
         Self { host, state: NodeState::Up(Duration::ZERO), armed: Fault::PowerCutInOperation }
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(in crate::world) fn is_up(&self) -> bool {
         matches!(self.state, NodeState::Up(_))
     }
 }
 
 impl World {
     /// Carries out what has become of all processes.
-    pub(super) fn follow_nodes(&mut self) -> Checked {
+    pub(in crate::world) fn follow_nodes(&mut self) -> Checked {
         (0..self.seats.len()).try_for_each(|at| self.follow_node(at))
     }
 
@@ -97,7 +98,7 @@ impl World {
     }
 
     /// Tears down what is left of a process that has come to its end, and plans the next one.
-    pub(super) fn bring_down(&mut self, at: usize, why: &str) {
+    pub(in crate::world) fn bring_down(&mut self, at: usize, why: &str) {
         let name = self.seats[at].host.name();
         trace::event(name, "fault", format_args!("{why}"), &[]);
         self.sim.crash(name);

@@ -9,7 +9,7 @@ use rand::{RngCore as _, SeedableRng as _};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::seams::{Clock, Entropy};
 
-use crate::trace;
+use crate::env::trace;
 
 /// The wall time at the start of every run, ms since 1970: 2030-01-01T10:00:00Z. A run is far
 /// shorter than the rest of that day.

@@ -14,16 +14,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outside::ensure;
 use rand::Rng as _;
 use shiioo_actors::domain::ids::{Position, StateMachineId};
 use shiioo_storage::disk::{DiskCopy, OpenMode, SimDisk};
 use shiioo_storage::inspect::{self, PartImage};
 
-use super::{Fault, World};
-use crate::board::OutOfService;
 use crate::checks::Checked;
 use crate::checks::out_of_service::Reason;
-use crate::{ensure, trace};
+use crate::env::trace;
+use crate::world::board::OutOfService;
+use crate::world::{Fault, World};
 
 /// A folder that is to be rebuilt is looked at so often, ms.
 const LOOK_MS: u64 = 250;
@@ -44,7 +45,7 @@ const OUT_MS_MIN: u64 = 1500;
 const OUT_MS_MAX: u64 = 5000;
 
 /// The folder that is not as it was, or is about to be.
-pub(super) struct Folder {
+pub(in crate::world) struct Folder {
     /// The node, by its place.
     at: usize,
     tenant: String,
@@ -71,7 +72,7 @@ enum Wound {
 
 impl World {
     /// Takes the folder of a tenant away.
-    pub(super) fn lose_folder(&mut self) {
+    pub(in crate::world) fn lose_folder(&mut self) {
         if let Some((at, tenant)) = self.some_folder() {
             let nothing = DiskCopy::nothing(&folder(&tenant));
             self.replace_folder(at, tenant, &nothing);
@@ -79,7 +80,7 @@ impl World {
     }
 
     /// Copies the folder of a tenant, to put the copy back later.
-    pub(super) fn copy_folder(&mut self) {
+    pub(in crate::world) fn copy_folder(&mut self) {
         if let Some((at, tenant)) = self.some_folder() {
             let host = &self.seats[at].host;
             trace::event(host.name(), "fault", format_args!("{} is copied", folder(&tenant)), &[]);
@@ -90,7 +91,7 @@ impl World {
     }
 
     /// Does what is next with a folder whose time has come.
-    pub(super) fn follow_folder(&mut self, now: Duration) {
+    pub(in crate::world) fn follow_folder(&mut self, now: Duration) {
         let is_due = |folder: &mut Folder| folder.until <= now;
         match self.folder.take_if(is_due) {
             Some(Folder { at, tenant, stage: Stage::Copied(copy), .. }) => {
@@ -105,7 +106,7 @@ impl World {
     }
 
     /// Whether the disk of a node lacks something of a tenant: the others have to keep theirs.
-    pub(super) fn lacks_folder(&self) -> bool {
+    pub(in crate::world) fn lacks_folder(&self) -> bool {
         self.folder.as_ref().is_some_and(|folder| !matches!(folder.stage, Stage::Copied(_)))
     }
 
@@ -145,7 +146,7 @@ impl World {
     }
 
     /// Flips a bit of a tenant's events, where other replicas have them.
-    pub(super) fn rot_folder(&mut self) {
+    pub(in crate::world) fn rot_folder(&mut self) {
         let Some((at, tenant)) = self.some_folder().filter(|_| self.can_heal()) else { return };
         let host = Rc::clone(&self.seats[at].host);
         host.cut_power();
@@ -166,7 +167,7 @@ impl World {
     }
 
     /// No disk of a node that has stopped lacks something of a tenant that its log knows of.
-    pub(super) fn check_folders(&self) -> Checked {
+    pub(in crate::world) fn check_folders(&self) -> Checked {
         for seat in &self.seats {
             let disk = &seat.host.disk;
             let log = inspect::log(&*disk.fork().mount()).unwrap_or_default();
@@ -186,7 +187,7 @@ impl World {
 
     /// Puts a folder back that is not as it was; what was only copied stays, and what is to be rebuilt
     /// has to be whole in the end.
-    pub(super) fn end_folders(&mut self) {
+    pub(in crate::world) fn end_folders(&mut self) {
         if let Some(Folder { at, stage: Stage::Lacks(whole), .. }) = self.folder.take() {
             self.mend_folder(at, &whole);
         }

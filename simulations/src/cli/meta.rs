@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::process::{Command, Stdio};
 
-use simulations::{Plan, sweep};
+use simulations::Plan;
+use simulations::run::sweep;
 
-use crate::report::Progress;
+use super::report::Progress;
 
 /// Lines before and after the first difference.
 const LINES_BEFORE: usize = 3;

@@ -15,28 +15,20 @@ use shiioo_storage::disk::{DiskCopy, SimDisk};
 use shiioo_storage::{Executor, Pace};
 use tokio::sync::Notify;
 
-use crate::seams::{
+use crate::env::trace;
+use crate::env::{
     Air, DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk,
 };
-use crate::{LyingDisk, Plan, trace};
+use crate::plan::{API_PORT, ELECTION_TIMEOUT, LyingDisk, Plan, node_name};
 
-/// Where a node's API listens.
-pub const API_PORT: u16 = 3000;
 /// Where a node talks to others.
 const NODE_PORT: u16 = 7400;
-/// How long a leader may be silent, as the program has it by default.
-pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// What admits joiners.
 const JOIN_TOKEN: &str = "the secret of this world";
 /// File descriptors that every node may have: as many as are any use.
 const DESCRIPTORS: u64 = 1 << 20;
 /// How long a node that failed gets to stop, as the shipped program does it.
 const STOP_MAX: Duration = Duration::from_secs(10);
-
-/// The host of the `number`-th node, from 1.
-pub fn node_name(number: u64) -> String {
-    format!("n{number}")
-}
 
 /// A node, through all its lives.
 pub struct NodeHost {

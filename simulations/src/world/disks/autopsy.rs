@@ -3,9 +3,9 @@
 use shiioo_actors::ports::StoreError;
 use shiioo_storage::inspect;
 
-use super::{World, files};
 use crate::checks::{Checked, Violation};
-use crate::trace;
+use crate::env::trace;
+use crate::world::{World, files};
 
 /// The index of the control plane, which every node has.
 const SYSTEM_INDEX: &str = "system.redb";
@@ -16,7 +16,7 @@ impl World {
     ///
     /// # Errors
     /// When it differs from what others have or had.
-    pub(super) fn examine(&mut self, at: usize) -> Checked {
+    pub(in crate::world) fn examine(&mut self, at: usize) -> Checked {
         self.examine_parts(at, |path| path == SYSTEM_INDEX).or_else(|problem| match problem {
             Problem::Unreadable(error) => {
                 let name = self.seats[at].host.name();
@@ -31,7 +31,7 @@ impl World {
     ///
     /// # Errors
     /// When it cannot be read, or differs from what others have or had.
-    pub(super) fn examine_all(&mut self, at: usize) -> Checked {
+    pub(in crate::world) fn examine_all(&mut self, at: usize) -> Checked {
         self.examine_parts(at, |path| path.ends_with(".redb")).map_err(|problem| match problem {
             Problem::Unreadable(error) => {
                 let name = self.seats[at].host.name();

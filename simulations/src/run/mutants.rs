@@ -7,8 +7,9 @@
 use clap::Args;
 use shiioo_actors::mutants::Mutant;
 
-use crate::plan::{Mix, Outcome, Plan};
-use crate::sweep::sweep;
+use super::Outcome;
+use super::sweep::sweep;
+use crate::plan::{Mix, Plan};
 
 /// Of a violation so much is shown, characters.
 const SHOWN_CHARS: usize = 100;

@@ -17,10 +17,10 @@ use shiioo_storage::disk::{DiskCopy, SimDisk};
 use shiioo_storage::inspect;
 
 use super::losses::{LOG, Loss, Stage};
-use super::{Fault, World};
 use crate::checks::Checked;
 use crate::checks::lost_data::{Lack, refused};
-use crate::trace;
+use crate::env::trace;
+use crate::world::{Fault, World};
 
 /// A copy is put back after so long, ms.
 const AGE_MS_MIN: u64 = 500;
@@ -30,7 +30,7 @@ const WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// A copy that is to be put back.
 #[derive(Debug, Clone)]
-pub(super) struct Copied {
+pub(in crate::world) struct Copied {
     fault: Fault,
     copy: DiskCopy,
     /// Index of the last entry of the system group in it.
@@ -40,8 +40,8 @@ pub(super) struct Copied {
 
 /// An older copy that was put back.
 #[derive(Debug, Clone)]
-pub(super) struct Older {
-    pub(super) fault: Fault,
+pub(in crate::world) struct Older {
+    pub(in crate::world) fault: Fault,
     /// How many lives had begun before.
     life: u64,
     held: u64,
@@ -59,7 +59,7 @@ struct Known {
 
 impl World {
     /// Copies the disk of a node, or its log, to put the copy back later, where that can be spared.
-    pub(super) fn copy_disk(&mut self, at: usize, fault: Fault) {
+    pub(in crate::world) fn copy_disk(&mut self, at: usize, fault: Fault) {
         if !self.can_spare_disk(at) {
             return;
         }
@@ -74,14 +74,14 @@ impl World {
 
     /// Puts a copy back whose time has come, as soon as it will be noticed; forgets it if that moment
     /// does not come.
-    pub(super) fn put_copy_back(&mut self, now: Duration) {
+    pub(in crate::world) fn put_copy_back(&mut self, now: Duration) {
         let Some(Loss { at, stage: Stage::Copied(copied) }) = &self.loss else { return };
         let at = *at;
         if now < copied.due {
             return;
         }
         let is_known = self.known_of(at).is_some_and(|known| known.acknowledged > copied.held);
-        let is_quiet = self.weather.is_quiet() && self.folder.is_none();
+        let is_quiet = self.schedule.is_quiet() && self.folder.is_none();
         let may_be = is_known && is_quiet && self.can_do_without(at);
         if !may_be && now < copied.due + WAIT_MAX {
             return;
@@ -116,7 +116,7 @@ impl World {
 
     /// Whether nothing else may happen: an older copy is about to be put back, or its node has not
     /// met the leader yet.
-    pub(super) fn holds_still(&self, now: Duration) -> bool {
+    pub(in crate::world) fn holds_still(&self, now: Duration) -> bool {
         match self.loss.as_ref().map(|loss| &loss.stage) {
             Some(Stage::Copied(copied)) => now >= copied.due,
             Some(Stage::Older(_)) => true,
@@ -136,7 +136,7 @@ impl World {
     }
 
     /// Nobody serves on a copy of which the leader that he follows knows that it is older.
-    pub(super) fn check_copy(&mut self) -> Checked {
+    pub(in crate::world) fn check_copy(&mut self) -> Checked {
         let Some(Loss { at, stage: Stage::Older(older) }) = &self.loss else { return Ok(()) };
         let (at, host) = (*at, &self.seats[*at].host);
         if host.starts() == older.life || !host.is_ready() {

@@ -6,8 +6,10 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
-use super::{Fault, LATENCY_TICKS_MAX, TICK, World, node_name};
-use crate::trace;
+use super::Fault;
+use crate::env::trace;
+use crate::plan::node_name;
+use crate::world::{LATENCY_TICKS_MAX, TICK, World};
 
 /// The way over a link that was slowed down, ms.
 const SLOW_MS_MIN: u64 = 20;
@@ -15,8 +17,8 @@ const SLOW_MS_MAX: u64 = 90;
 
 /// A partition in force: the ways, from a node to a node, that nothing passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Split {
-    pub(super) kind: Fault,
+pub(in crate::world) struct Split {
+    pub(in crate::world) kind: Fault,
     ways: Vec<(usize, usize)>,
 }
 
@@ -32,7 +34,7 @@ impl fmt::Display for Split {
 impl World {
     /// Gives every link a length of its own. A latency that changes from packet to packet would
     /// reorder them, and QUIC takes that for loss.
-    pub(super) fn lay_links(&mut self) {
+    pub(crate) fn lay_links(&mut self) {
         let mut hosts = self.board.node_names();
         let nodes = hosts.len();
         hosts.extend(self.others.iter().cloned());
@@ -45,12 +47,12 @@ impl World {
     }
 
     /// Makes a link between two nodes long.
-    pub(super) fn slow_down(&mut self, pair: (usize, usize)) {
+    pub(in crate::world) fn slow_down(&mut self, pair: (usize, usize)) {
         let slow = Duration::from_millis(self.rng.random_range(SLOW_MS_MIN..=SLOW_MS_MAX));
         self.set_latency(pair, slow);
     }
 
-    pub(super) fn speed_up(&mut self, pair: (usize, usize)) {
+    pub(in crate::world) fn speed_up(&mut self, pair: (usize, usize)) {
         let latency = TICK * self.rng.random_range(1..=LATENCY_TICKS_MAX);
         self.set_latency(pair, latency);
     }
@@ -62,7 +64,7 @@ impl World {
     }
 
     /// Thinks of a partition of some kind.
-    pub(super) fn some_split(&mut self, kind: Fault) -> Split {
+    pub(in crate::world) fn some_split(&mut self, kind: Fault) -> Split {
         let nodes = self.seats.len();
         let one = self.rng.random_range(0..nodes);
         let others = |one: usize| (0..nodes).filter(move |other| *other != one);
@@ -91,7 +93,7 @@ impl World {
         Split { kind, ways }
     }
 
-    pub(super) fn part(&mut self, split: &Split) {
+    pub(in crate::world) fn part(&mut self, split: &Split) {
         for &(from, to) in &split.ways {
             let (from, to) = (self.seats[from].host.name(), self.seats[to].host.name());
             self.sim.partition_oneway(from, to);
@@ -111,7 +113,7 @@ impl World {
         }
     }
 
-    pub(super) fn mend(&mut self, split: &Split) {
+    pub(in crate::world) fn mend(&mut self, split: &Split) {
         for &(from, to) in &split.ways {
             let (from, to) = (self.seats[from].host.name(), self.seats[to].host.name());
             self.sim.repair_oneway(from, to);
@@ -139,7 +141,7 @@ impl World {
         others
     }
 
-    pub(super) fn some_pair(&mut self) -> (usize, usize) {
+    pub(in crate::world) fn some_pair(&mut self) -> (usize, usize) {
         let a = self.rng.random_range(0..self.seats.len());
         let b = (a + self.rng.random_range(1..self.seats.len())) % self.seats.len();
         (a, b)
