@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::load::Process;
-use crate::{Client, Namespace, binary, spawner};
+use super::{Namespace, Process, binary, spawner};
+use crate::Client;
 
 /// From the start of the process to 200 on `/readyz`.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -119,10 +119,9 @@ impl Server {
 
     /// A new client of it.
     pub fn client(&self) -> Client {
-        let client = Client::new(self.addr);
         match &self.launch.namespace {
-            Some(namespace) => client.inside(namespace),
-            None => client,
+            Some(namespace) => namespace.client(self.addr),
+            None => Client::new(self.addr),
         }
     }
 
@@ -141,32 +140,14 @@ impl Server {
         self.child.id()
     }
 
-    /// Processor time of its threads for tenants' work, in ticks of the system, and their nice values.
-    pub fn workers(&self) -> (u64, Vec<i64>) {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
-        let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
-        let stats = tasks.filter_map(|task| stat(task.ok()?));
-        let (mut ticks, mut nices) = (0, Vec::new());
-        for stat in stats.filter(|stat| stat.contains("(worker)")) {
-            // Behind the name there are the state, a letter, and numbers from the fourth field on
-            // (proc_pid_stat(5)).
-            let (_, rest) = stat.rsplit_once(") ").expect("a name");
-            let fields: Vec<i64> = rest.split(' ').filter_map(|field| field.parse().ok()).collect();
-            ticks += u64::try_from(fields[14 - 4] + fields[15 - 4]).expect("a time");
-            nices.push(fields[19 - 4]);
-        }
-        (ticks, nices)
-    }
-
-    /// File descriptors it has open.
-    pub fn descriptors(&self) -> usize {
-        let listing = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
-        listing.expect("the descriptors of a process that runs").count()
+    /// What the system tells of its process.
+    pub fn process(&self) -> Process {
+        Process::new(self.pid())
     }
 
     /// Its resident memory.
     pub fn rss_kib(&self) -> u64 {
-        Process::new(self.pid()).rss_kib().expect("the memory of a process that runs")
+        self.process().rss_kib().expect("the memory of a process that runs")
     }
 
     /// What `<data-dir>/node.json` says.

@@ -174,10 +174,32 @@ impl TenantKnowledge {
         if gone { None } else { self.id.as_deref() }
     }
 
+    /// The runs that exist for certain, by id and mark.
+    pub fn started(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.runs.iter().map(|(id, start)| (id.as_str(), start.mark.as_str()))
+    }
+
     /// Marks of all runs that exist or may exist.
     pub fn marks(&self) -> BTreeSet<&str> {
         self.runs.values().chain(&self.unknown).map(|start| start.mark.as_str()).collect()
     }
+}
+
+impl Start {
+    /// The steps of its workflow.
+    pub fn steps(&self) -> impl Iterator<Item = &Value> {
+        self.body["workflow"]["steps"].as_array().into_iter().flatten()
+    }
+
+    /// The ids of its steps.
+    pub fn step_ids(&self) -> Vec<String> {
+        self.steps().map(|step| id_of(step).to_owned()).collect()
+    }
+}
+
+/// The id of a step.
+pub fn id_of(step: &Value) -> &str {
+    step["id"].as_str().expect("an id")
 }
 
 impl<T: Clone> Register<T> {

@@ -12,7 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::{Client, Exit, Launch, Network, Ports, Server, eventually};
+use super::{Exit, Launch, Network, Ports, Server, eventually};
+use crate::Client;
 
 /// A stopped process answers nobody: polls must not wait for it.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -212,6 +213,19 @@ impl Cluster {
     pub async fn followers(&self) -> Vec<usize> {
         let leader = self.leader().await;
         self.running().into_iter().filter(|node| *node != leader).collect()
+    }
+
+    /// Has leaders step down until another node than this one leads. Gives that one.
+    pub async fn led_by_another_than(&self, node: usize) -> usize {
+        eventually(&format!("node {node} does not lead"), async || {
+            let leader = self.leader().await;
+            if leader != node {
+                return Some(leader);
+            }
+            self.client(node).post_empty("/api/cluster/leader/step-down").await;
+            None
+        })
+        .await
     }
 
     /// Waits until all nodes that run agree on a leader that is none of `excluded`. Gives it and

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use outside::checks;
 use serde_json::Value;
 
 /// A file's text.
@@ -87,17 +88,16 @@ pub fn walk(folder: &Path) -> Vec<(PathBuf, u64)> {
 /// that is being written may show, and only for a moment.
 pub fn events(path: &Path) -> Result<Option<Vec<Value>>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{path:?}: {error}"))?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let mut events = Vec::new();
-    for (number, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let event: Value = serde_json::from_slice(line)
-            .map_err(|error| format!("{path:?}, line {}: {error}", number + 1))?;
-        if event["seq"] != number + 1 {
-            return Err(format!("{path:?}, line {}: seq {}", number + 1, event["seq"]));
-        }
-        events.push(event);
-    }
-    Ok((whole == bytes.len()).then_some(events))
+    let parsed = checks::events::parse(&path.display().to_string(), &bytes);
+    let (events, is_whole) = parsed.map_err(|broken| broken.to_string())?;
+    Ok(is_whole.then_some(events))
+}
+
+/// The events of a tenant in region `default` whose node has stopped.
+pub fn whole_events(data: &Path, id: &str) -> Vec<Value> {
+    let path = tenant(data, id).join("events.jsonl");
+    let events = events(&path).unwrap_or_else(|error| panic!("{error}"));
+    events.unwrap_or_else(|| panic!("{path:?} does not end in a whole line"))
 }
 
 /// Puts `to` in the place of `from` in a tenant's event log, with checksums that are right: events that are

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outside::checks::{demand, locks};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -30,14 +31,14 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::chaos::{any_seed, model::Tokens};
+use crate::chaos::any_seed;
 use crate::failover::{self, Blow, Times};
 use crate::{Cluster, Tenant, eventually, pause, spec};
 use probe::Probe;
 use writers::{Known, Writer};
 
 /// How many runs a tenant may have at once: few enough that clients run into it.
-const RUNS_AT_ONCE: usize = 3;
+const RUNS_AT_ONCE: u64 = 3;
 /// From when the cluster is whole to the blow.
 const QUIET_MS_MIN: u64 = 300;
 const QUIET_MS_MAX: u64 = 1_500;
@@ -82,7 +83,7 @@ pub struct Report {
     /// Starts that a quota refused.
     pub refused: usize,
     /// Locks that were granted.
-    pub grants: u64,
+    pub grants: usize,
     /// Calls that had to be made again.
     pub again: u64,
     /// Events of all tenants.
@@ -141,11 +142,11 @@ async fn settle(
     rng: &mut SmallRng,
 ) -> Site {
     let clients: Vec<_> = (0..args.nodes).map(|node| cluster.client(node)).collect();
-    let quota = spec::only("max_concurrent_workflows", RUNS_AT_ONCE as u64);
+    let quota = spec::only("max_concurrent_workflows", RUNS_AT_ONCE);
     let user = Tenant::create(&clients[number % args.nodes], quota).await;
-    let (known, tokens) = (Arc::default(), Tokens::default());
+    let (known, began) = (Arc::default(), Instant::now());
     for client in 0..args.clients {
-        let shared = (Arc::clone(&known), tokens.clone());
+        let shared = (Arc::clone(&known), began);
         let name = format!("t{number}-c{client}");
         let writer = Writer::new(name, &user.id, &clients, shared, rng.random());
         writing.spawn(writer.write(Arc::clone(stop)));
@@ -205,17 +206,19 @@ impl Report {
             drop(probe);
             let known = std::mem::take(&mut *known.lock().expect("what is known"));
             checks::runs_ended(&user, &known).await;
-            of_tenant.push((checks::event_files(&mut cluster, &user.id).await, known));
+            demand(locks::check(&known.locks));
+            let homes = checks::homes(&mut cluster, &user.id).await;
+            of_tenant.push((user.id, homes, known));
         }
         checks::replicas_agree(&cluster).await;
         for node in 0..cluster.len() {
             cluster.term(node).await;
         }
-        for (paths, known) in of_tenant {
-            self.events += checks::events_agree(&paths, &known, RUNS_AT_ONCE);
+        for (tenant, homes, known) in of_tenant {
+            self.events += checks::events_agree(&tenant, &homes, &known, RUNS_AT_ONCE);
             self.runs += known.runs.len();
             self.refused += known.refused.len();
-            self.grants += known.grants;
+            self.grants += known.grants();
             self.again += known.again;
         }
     }

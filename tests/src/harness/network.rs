@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use crate::Client;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nobody's.
 const LOST: &str = "02:00:00:00:ff:ff";
@@ -57,8 +59,17 @@ impl Namespace {
         }
     }
 
-    /// Connects from within it.
-    pub async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+    /// A client of a server in it, which connects from within it.
+    pub fn client(&self, addr: SocketAddr) -> Client {
+        let namespace = self.clone();
+        let connect = move || {
+            let namespace = namespace.clone();
+            async move { namespace.connect(addr).await }
+        };
+        Client::over(addr.to_string(), connect)
+    }
+
+    async fn connect(&self, addr: SocketAddr) -> io::Result<TcpStream> {
         let (answer, connected) = oneshot::channel();
         let namespace = self.clone();
         // A socket stays in the namespace it was made in, and so would a thread that is used again.
@@ -69,6 +80,7 @@ impl Namespace {
         });
         let stream = connected.await.map_err(io::Error::other)??;
         stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
         TcpStream::from_std(stream)
     }
 

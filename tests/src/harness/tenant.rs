@@ -1,8 +1,14 @@
 //! One tenant, as its user sees it.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use crate::{Client, Reply, eventually};
+use super::{Server, eventually, spec};
+use crate::{Client, Reply};
+
+/// Runs that are read at a time.
+const PAGE: usize = 1000;
 
 /// A tenant that exists, and a client to reach it.
 #[derive(Clone)]
@@ -20,6 +26,14 @@ impl Tenant {
         let tenant = client.post("/api/tenants", body).await.expect(201);
         let id = tenant["id"].as_str().expect("an id").to_owned();
         Self { id, client: client.clone() }
+    }
+
+    /// Makes a tenant without limits on the node that tests of this process share. The node goes with
+    /// the last one that holds it.
+    pub async fn on_shared() -> (Arc<Server>, Self) {
+        let server = Server::shared(&[]).await;
+        let tenant = Self::create(&server.client(), spec::unlimited()).await;
+        (server, tenant)
     }
 
     /// The path of the tenant itself and, with a rest, of what belongs to it.
@@ -76,9 +90,28 @@ impl Tenant {
     pub async fn step_reaches(&self, run: &str, step: &str, waiting_for: &str) -> Value {
         eventually(&format!("step {step} of {run} waits for {waiting_for}"), async || {
             let run = self.run(run).await;
-            (step_of(&run, step)["waiting_for"] == waiting_for).then_some(run)
+            (Self::step(&run, step)["waiting_for"] == waiting_for).then_some(run)
         })
         .await
+    }
+
+    /// Waits until no run of it goes on.
+    pub async fn idle(&self) {
+        eventually(&format!("all runs of {} end", self.id), async || {
+            (self.used("max_concurrent_workflows").await == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// All its runs, read page by page.
+    pub async fn all_runs(&self) -> Vec<Value> {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/runs?limit={PAGE}{cursor}")).await.expect(200);
+            found.extend(page["runs"].as_array().expect("a list").iter().cloned());
+            let Some(next) = page["next_cursor"].as_str() else { return found };
+            cursor = format!("&cursor={next}");
+        }
     }
 
     /// The events of a run.
@@ -99,19 +132,11 @@ impl Tenant {
     pub async fn used(&self, quota: &str) -> u64 {
         self.usage(quota).await["used"].as_u64().expect("a number")
     }
-}
 
-/// One step of a run.
-#[track_caller]
-fn step_of<'a>(run: &'a Value, id: &str) -> &'a Value {
-    let steps = run["steps"].as_array().expect("a run's steps");
-    steps.iter().find(|step| step["id"] == id).unwrap_or_else(|| panic!("no step {id} in {run:#}"))
-}
-
-impl Tenant {
     /// One step of a run that was read before.
     #[track_caller]
     pub fn step<'a>(run: &'a Value, id: &str) -> &'a Value {
-        step_of(run, id)
+        let mut steps = run["steps"].as_array().expect("a run's steps").iter();
+        steps.find(|step| step["id"] == id).unwrap_or_else(|| panic!("no step {id} in {run:#}"))
     }
 }

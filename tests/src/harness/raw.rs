@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::message::{self, Head};
+
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -50,21 +52,10 @@ pub async fn read_answer(stream: &mut TcpStream) -> Answer {
     let in_time = tokio::time::timeout(ANSWER_TIMEOUT, reading).await.is_ok();
     assert!(in_time, "neither an answer nor the end of the connection within {ANSWER_TIMEOUT:?}");
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Answer { status: status(&text), text }
-}
-
-fn status(text: &str) -> Option<u16> {
-    text.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
+    Answer { status: message::status(&bytes), text }
 }
 
 fn is_whole(bytes: &[u8]) -> bool {
-    let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return false;
-    };
-    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
-    match length.and_then(|length| length.trim().parse::<usize>().ok()) {
-        Some(length) => bytes.len() >= head + 4 + length,
-        None => false,
-    }
+    let whole = |head: Head| head.length.is_some_and(|length| bytes.len() >= head.body + length);
+    Head::parse(bytes).is_some_and(whole)
 }

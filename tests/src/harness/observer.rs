@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{Client, Cluster, Lead, eventually};
+use super::{Cluster, Lead, eventually};
+use crate::Client;
 
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 /// Longer than a request waits in these tests.

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outside::checks::locks::{LockEvent, LockFact};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::chaos::model::Tokens;
 use crate::{Client, Reply, spec};
 
 /// After so long without an answer another node is asked.
@@ -40,12 +40,17 @@ pub(super) struct Known {
     pub(super) runs: BTreeMap<String, String>,
     /// Keys of starts that a quota refused for certain.
     pub(super) refused: Vec<String>,
-    /// Locks that were granted.
-    pub(super) grants: u64,
+    /// What is known about the lock that all clients want.
+    pub(super) locks: Vec<LockFact>,
     /// Calls that had to be made again.
     pub(super) again: u64,
-    /// Who has the lock for certain, and until when.
-    held: Option<(String, Instant)>,
+}
+
+impl Known {
+    /// Locks that were granted.
+    pub(super) fn grants(&self) -> usize {
+        self.locks.iter().filter(|fact| fact.what != LockEvent::Releasing).count()
+    }
 }
 
 /// One client of a tenant.
@@ -56,7 +61,8 @@ pub(super) struct Writer {
     /// One for each node.
     pub(super) clients: Vec<Client>,
     pub(super) known: Arc<Mutex<Known>>,
-    pub(super) tokens: Tokens,
+    /// From when on it is told what is known about locks.
+    pub(super) began: Instant,
     pub(super) rng: SmallRng,
 }
 
@@ -65,13 +71,13 @@ impl Writer {
         name: String,
         tenant: &str,
         clients: &[Client],
-        (known, tokens): (Arc<Mutex<Known>>, Tokens),
+        (known, began): (Arc<Mutex<Known>>, Instant),
         seed: u64,
     ) -> Self {
         let patient = |client: &Client| client.clone().patient_for(CALL_TIMEOUT);
         let clients = clients.iter().map(patient).collect();
         let rng = SmallRng::seed_from_u64(seed);
-        Self { name, tenant: tenant.to_owned(), clients, known, tokens, rng }
+        Self { name, tenant: tenant.to_owned(), clients, known, began, rng }
     }
 
     /// Writes until it is told to stop, and then ends what it has begun.
@@ -124,8 +130,7 @@ impl Writer {
 
     /// Takes the lock that all clients of the tenant want, and releases it.
     async fn turn_lock(&mut self, holder: String) {
-        let before = self.tokens.seen();
-        let sent = Instant::now();
+        let sent_at = self.began.elapsed();
         let body = json!({ "holder": holder, "ttl_secs": LOCK_TTL.as_secs_f64() });
         let is_certain = |reply: &Reply, _| reply.status == 200;
         let (reply, asked) =
@@ -136,31 +141,24 @@ impl Writer {
             return;
         }
         let token = answer["token"].as_u64().expect("a token");
-        self.tokens.granted(token, before);
-        let until = sent + LOCK_TTL;
-        self.holds_alone(&holder, until);
+        let (answered_at, ttl) = (self.began.elapsed(), LOCK_TTL);
+        self.learn(&holder, token, sent_at, LockEvent::Held { answered_at, ttl });
         tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..THINKS_MS_MAX))).await;
-        self.known.lock().expect("what is known").held.take_if(|(held, _)| *held == holder);
+        self.learn(&holder, token, self.began.elapsed(), LockEvent::Releasing);
         let body = json!({ "holder": holder, "token": token });
         let (reply, asked) =
             self.certain("/locks/wanted/release", &holder, &body, is_certain).await;
         self.known.lock().expect("what is known").again += asked - 1;
-        let was_held = asked == 1 && Instant::now() < until;
+        let was_held = asked == 1 && self.began.elapsed() < sent_at + LOCK_TTL;
         assert!(!was_held || reply.json()["released"] == true, "{holder} was the holder: {reply}");
     }
 
-    /// Nobody else has the lock for certain at this moment, if its lease is not over yet.
-    fn holds_alone(&self, holder: &str, until: Instant) {
-        let now = Instant::now();
-        if now >= until {
-            return;
-        }
-        let mut known = self.known.lock().expect("what is known");
-        known.grants += 1;
-        if let Some((other, other_until)) = &known.held {
-            assert!(now >= *other_until, "{holder} and {other} of {} hold one lock", self.tenant);
-        }
-        known.held = Some((holder.to_owned(), until));
+    /// Writes down what is known now about the lock.
+    fn learn(&self, holder: &str, token: u64, sent_at: Duration, what: LockEvent) {
+        let (space, key) = (self.tenant.clone(), "wanted".to_owned());
+        let (holder, first_sent_at) = (holder.to_owned(), sent_at);
+        let fact = LockFact { space, key, holder, token, first_sent_at, sent_at, what };
+        self.known.lock().expect("what is known").locks.push(fact);
     }
 
     /// Asks one node after the other until an answer is certain. Gives it, and how often was asked.
@@ -176,12 +174,11 @@ impl Writer {
         let first = self.rng.random_range(0..self.clients.len());
         for asked in 1.. {
             let client = &self.clients[(first + asked as usize) % self.clients.len()];
-            let mut client = client.clone();
+            let mut call = client.call("POST", &path).header("Idempotency-Key", key).json(body);
             if asked == 1 && self.rng.random_ratio(1, GIVES_UP_ONE_IN) {
                 let soon = self.rng.random_range(0..GIVES_UP_MS_MAX);
-                client = client.patient_for(Duration::from_millis(soon));
+                call = call.within(Duration::from_millis(soon));
             }
-            let call = client.call("POST", &path).header("Idempotency-Key", key).json(body);
             let answer = call.try_send().await;
             match &answer {
                 Ok(reply) if is_certain(reply, asked) => return (reply.clone(), asked),

@@ -1,14 +1,13 @@
 //! Comparing the node with what its clients know.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use outside::checks::{demand, events, runs};
+use serde_json::json;
 
-use super::model::{ClientKnowledge, Grant, Knowledge, Register, Start, TenantKnowledge, Tokens};
+use super::model::{ClientKnowledge, Grant, Knowledge, Register, TenantKnowledge, Tokens, id_of};
 use crate::{Client, Counter, Server, Tenant, eventually, files};
-
-const PAGE: usize = 1000;
 
 /// What must hold as soon as a killed node is ready again. Settles what was unknown.
 pub async fn after_restart(server: &Server, knowledge: &mut Knowledge) {
@@ -37,17 +36,17 @@ pub async fn everything_ends(server: &Server, knowledge: &Knowledge, service: &C
     for tenant in knowledge.clients.iter().flat_map(|own| &own.tenants) {
         let Some(id) = tenant.alive() else { continue };
         let user = Tenant { id: id.to_owned(), client: client.clone() };
-        eventually(&format!("all runs of {id} end"), async || {
-            (user.used("max_concurrent_workflows").await == 0).then_some(())
-        })
-        .await;
-        let listed = list_runs(&client, id).await;
-        for (run, start) in &tenant.runs {
-            let found = listed.get(run).unwrap_or_else(|| panic!("run {run} of {id} is lost"));
-            assert_ended_well(found, start, service);
+        user.idle().await;
+        let listed = user.all_runs().await;
+        let by_mark = demand(runs::acknowledged(&listed, tenant.started()));
+        for start in tenant.runs.values() {
+            let calling = start.steps().filter(|step| step["action"]["type"] == "http").map(id_of);
+            let calls = |key: &str| service.count_of_key(key);
+            demand(runs::completed(by_mark[start.mark.as_str()], &start.mark, calling, calls));
         }
-        if let Some((run, _)) = tenant.runs.iter().next_back() {
-            assert_steps_recorded_once(&listed[run], &user.events(run).await);
+        if let Some((run, start)) = tenant.runs.iter().next_back() {
+            let story = BTreeMap::from([(run.clone(), start.step_ids())]);
+            demand(events::told_once(id, &story, &user.events(run).await));
         }
         events_end_in_whole_lines(&server.data(), id).await;
     }
@@ -57,21 +56,8 @@ pub async fn everything_ends(server: &Server, knowledge: &Knowledge, service: &C
 pub fn logs_are_whole(data: &Path, knowledge: &Knowledge) {
     for tenant in knowledge.clients.iter().flat_map(|own| &own.tenants) {
         let Some(id) = tenant.alive() else { continue };
-        let path = files::tenant(data, id).join("events.jsonl");
-        let events = files::events(&path).unwrap_or_else(|error| panic!("{error}"));
-        let events = events.unwrap_or_else(|| panic!("{path:?} does not end in a whole line"));
-        let mut of_run: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
-        for event in events {
-            if let Some((run, _)) =
-                event["run_id"].as_str().and_then(|run| tenant.runs.get_key_value(run))
-            {
-                of_run.entry(run).or_default().push(event);
-            }
-        }
-        for (run, start) in &tenant.runs {
-            let events = of_run.get(run.as_str()).unwrap_or_else(|| panic!("no event of {run}"));
-            assert_steps_recorded_once(&start.body["workflow"], events);
-        }
+        let stories = tenant.runs.iter().map(|(run, start)| (run.clone(), start.step_ids()));
+        demand(events::told_once(id, &stories.collect(), &files::whole_events(data, id)));
     }
 }
 
@@ -137,17 +123,11 @@ async fn runs_and_quota(client: &Client, tenant: &mut TenantKnowledge) {
     let id = tenant.id.clone().expect("a settled tenant");
     let user = Tenant { id: id.clone(), client: client.clone() };
     let usage = user.usage("max_workflows_per_day").await;
-    let listed = list_runs(client, &id).await;
-    for run in tenant.runs.keys() {
-        assert!(listed.contains_key(run), "acknowledged run {run} of {id} is lost");
-    }
-    let mut marks = BTreeSet::new();
-    for (run, found) in &listed {
-        let mark = found["input"]["mark"].as_str().unwrap_or_default();
-        assert!(tenant.marks().contains(mark), "nobody started {run} with {mark}");
-        assert!(marks.insert(mark.to_owned()), "{mark} was started twice, also as {run}");
-        if let Some(at) = tenant.unknown.iter().position(|start| start.mark == mark) {
-            tenant.runs.insert(run.clone(), tenant.unknown[at].clone());
+    let listed = user.all_runs().await;
+    for (mark, found) in demand(runs::acknowledged(&listed, tenant.started())) {
+        assert!(tenant.marks().contains(mark), "nobody started this run: {found}");
+        if let Some(start) = tenant.unknown.iter().find(|start| start.mark == mark) {
+            tenant.runs.insert(found["id"].as_str().expect("an id").to_owned(), start.clone());
         }
     }
     if *tenant.resets_at.get_or_insert_with(|| usage["resets_at"].clone()) == usage["resets_at"] {
@@ -219,45 +199,4 @@ async fn events_end_in_whole_lines(data: &Path, id: &str) {
         files::events(&path).unwrap_or_else(|error| panic!("{error}"))
     })
     .await;
-}
-
-fn assert_ended_well(run: &Value, start: &Start, service: &Counter) {
-    assert_eq!(run["status"], "completed", "{run:#}");
-    assert_eq!(run["output"], json!({ "end": start.mark }), "{run:#}");
-    let id = run["id"].as_str().expect("an id");
-    for step in start.body["workflow"]["steps"].as_array().expect("steps") {
-        if step["action"]["type"] == "http" {
-            let key = format!("{id}/{}", step["id"].as_str().expect("an id"));
-            assert!(service.count_of_key(&key) > 0, "{key} is completed and was never called");
-        }
-    }
-}
-
-/// `of` has the steps: a run or a workflow.
-fn assert_steps_recorded_once(of: &Value, events: &[Value]) {
-    let count = |kind: &str, step: &Value| {
-        let told = events.iter().map(|event| &event["event_type"]);
-        told.filter(|told| told["type"] == kind && told["step_id"] == *step).count()
-    };
-    for step in of["steps"].as_array().expect("steps") {
-        assert_eq!(count("step_completed", &step["id"]), 1, "{step} in {events:#?}");
-    }
-    for kind in ["run_started", "run_completed"] {
-        assert_eq!(count(kind, &Value::Null), 1, "{kind} in {events:#?}");
-    }
-}
-
-/// All runs of a tenant by id.
-async fn list_runs(client: &Client, id: &str) -> BTreeMap<String, Value> {
-    let mut found = BTreeMap::new();
-    let mut path = format!("/api/tenants/{id}/runs?limit={PAGE}");
-    loop {
-        let page = client.get(&path).await.expect(200);
-        for run in page["runs"].as_array().expect("a list") {
-            let run_id = run["id"].as_str().expect("an id").to_owned();
-            assert!(found.insert(run_id, run.clone()).is_none(), "listed twice: {run:#}");
-        }
-        let Some(cursor) = page["next_cursor"].as_str() else { return found };
-        path = format!("/api/tenants/{id}/runs?limit={PAGE}&cursor={cursor}");
-    }
 }
