@@ -8,13 +8,12 @@
 //!
 //! | here | is |
 //! |---|---|
-//! | [`Plan`] | one run, from its seed to its verdict; [`sweep`] runs many |
-//! | [`world`] | the hosts, what happens to them, and the phases of a run |
-//! | [`seams`] | what the node stands on instead of sockets, files, clocks and chance |
-//! | [`workload`], [`client`], [`board`] | what clients do, and what they know |
-//! | [`checks`] | the promises, one a file |
+//! | [`Plan`], [`run`] | what is to be done in a run, and its way to a verdict; [`run::sweep`] does many |
+//! | [`world`] | the hosts, their disks, the faults, the phases of a run and its verdict |
+//! | [`workload`] | what clients do; [`world::Board`] is what they share |
+//! | [`facts`], [`checks`] | what clients were told, and the promises, one a file |
 //! | [`script`] | stories that a text tells, and their transcripts |
-//! | [`det`], [`trace`], [`heap`] | chance under control; what happened; what it took |
+//! | [`env`] | what all of it stands on: sockets, disks, clocks, chance; what happened; what it took |
 //!
 //! Invariants:
 //! - [`world::NodeHost`] is the only place that starts a node, and it replaces `NodeSeams` and
@@ -23,20 +22,15 @@
 //! - every packet, request, fault and change on a disk is hashed with its virtual time, so that two
 //!   runs of a seed can be compared.
 
-pub mod board;
 pub mod checks;
-pub mod client;
-pub mod det;
-pub mod heap;
-#[cfg(feature = "mutants")]
-pub mod mutants;
+pub mod env;
+pub mod facts;
 mod plan;
+pub mod run;
 pub mod script;
-pub mod seams;
-pub mod sweep;
-pub mod trace;
 pub mod workload;
 pub mod world;
 
-pub use plan::{LyingDisk, Mix, NODES_DEFAULT, Outcome, Plan, SECS_DEFAULT};
-pub use sweep::Summary;
+pub use plan::{LyingDisk, Mix, NODES_DEFAULT, Plan, SECS_DEFAULT};
+pub use run::Outcome;
+pub use run::sweep::Summary;

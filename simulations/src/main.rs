@@ -1,10 +1,7 @@
 //! The simulator as a tool: runs one seed, many, one again with its story, a script, and seeds
 //! more than once to see that they repeat.
 
-mod log;
-mod meta;
-mod report;
-mod stories;
+mod cli;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -15,8 +12,11 @@ use clap::{Args, Parser, Subcommand};
 #[cfg(feature = "mutants")]
 use shiioo_actors::mutants::Mutant;
 #[cfg(feature = "mutants")]
-use simulations::mutants;
-use simulations::{LyingDisk, Mix, Plan, sweep};
+use simulations::run::mutants;
+use simulations::run::sweep;
+use simulations::{LyingDisk, Mix, Plan};
+
+use cli::{log, meta, report, stories};
 
 /// Runs the shipped node in a simulated world.
 #[derive(Debug, Parser)]

@@ -1,17 +1,23 @@
-//! One run: what is to be done, and what came of it.
+//! What is to be done in a run, and who takes part in it.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(feature = "mutants")]
-use shiioo_actors::mutants::{self, Mutant};
+use shiioo_actors::mutants::Mutant;
 
-use crate::checks::matching::Compared;
-use crate::trace::{self, Trace};
-use crate::world::{Fault, World};
-use crate::{det, heap};
+/// How many clients there are.
+pub const CLIENTS: u64 = 4;
+/// The host of who only looks.
+pub const WATCHER: &str = "eye";
+/// The host of the service that steps call.
+pub const SERVICE: &str = "svc";
+/// Where the service listens.
+pub const SERVICE_PORT: u16 = 80;
+/// Where a node's API listens.
+pub const API_PORT: u16 = 3000;
+/// How long a leader may be silent, as the program has it by default.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the clients work and faults happen, unless told otherwise, seconds.
 pub const SECS_DEFAULT: u64 = 30;
@@ -71,27 +77,6 @@ pub enum LyingDisk {
     DirectorySyncs,
 }
 
-/// What came of a run.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// The plan.
-    pub plan: Plan,
-    /// What happened.
-    pub trace: Trace,
-    /// The promise that was broken.
-    pub violation: Option<String>,
-    /// How long the run was in its own time.
-    pub simulated: Duration,
-    /// How long it took.
-    pub took: Duration,
-    /// How often each fault really happened.
-    pub faults: BTreeMap<Fault, u64>,
-    /// What was compared with what another node has.
-    pub compared: Compared,
-    /// The most that was on the heap at a time, bytes: all nodes, their disks, and the checks.
-    pub heap_bytes: u64,
-}
-
 impl Plan {
     /// The usual run of a seed.
     pub fn new(seed: u64) -> Self {
@@ -111,95 +96,12 @@ impl Plan {
     }
 
     /// What a build has to be given to run it.
-    const fn features(&self) -> &'static str {
+    pub(crate) const fn features(&self) -> &'static str {
         #[cfg(feature = "mutants")]
         if self.mutant.is_some() {
             return " --features mutants";
         }
         ""
-    }
-
-    /// Runs it on a thread of its own.
-    pub fn run(self) -> Outcome {
-        Self::warm();
-        self.run_here()
-    }
-
-    /// Has a first run where there was none yet. What lives as long as the process, such as the
-    /// registries of ractor, is made by whoever needs it first and draws from that thread's chance:
-    /// nobody's trace must have it.
-    pub(crate) fn warm() {
-        static WARM: Once = Once::new();
-        WARM.call_once(|| drop(Self { secs: 1, faults: false, ..Self::new(0) }.run_here()));
-    }
-
-    // How long a run takes is shown to people and decides nothing.
-    #[allow(clippy::disallowed_methods)]
-    fn run_here(self) -> Outcome {
-        let began = Instant::now();
-        let ran = det::on_seeded_thread(self.seed, move || {
-            #[cfg(feature = "mutants")]
-            mutants::set(self.mutant);
-            trace::begin(self.keep_lines);
-            trace::freeze(Some(Duration::ZERO));
-            let ending = World::new(&self).run(&self);
-            (ending, trace::end(), heap::peak_bytes())
-        });
-        let took = began.elapsed();
-        match ran {
-            Ok((ending, trace, heap_bytes)) => Outcome {
-                plan: self,
-                trace,
-                violation: ending.violation,
-                simulated: ending.simulated,
-                took,
-                faults: ending.faults,
-                compared: ending.compared,
-                heap_bytes,
-            },
-            Err(panic) => Outcome {
-                plan: self,
-                trace: Trace::default(),
-                violation: Some(format!("the world itself panicked: {panic}")),
-                simulated: Duration::ZERO,
-                took,
-                faults: BTreeMap::new(),
-                compared: Compared::default(),
-                heap_bytes: 0,
-            },
-        }
-    }
-}
-
-impl Outcome {
-    /// The line that runs it again.
-    pub fn replay_line(&self) -> String {
-        let Plan { seed, nodes, secs, mix, .. } = self.plan;
-        let features = self.plan.features();
-        let mut line = format!(
-            "cargo run -p simulations{features} -- replay --seed {seed} --nodes {nodes} \
-             --secs {secs} --trace"
-        );
-        if !self.plan.faults {
-            line.push_str(" --calm");
-        }
-        if mix != Mix::All {
-            line.push_str(&format!(" --mix {mix}"));
-        }
-        if self.plan.hectic {
-            line.push_str(" --hectic");
-        }
-        if self.plan.stale_cache {
-            line.push_str(" --stale-cache");
-        }
-        if let Some(lying_disk) = self.plan.lying_disk {
-            line.push_str(&format!(" --lying-disk {lying_disk}"));
-        }
-        #[cfg(feature = "mutants")]
-        if let Some(mutant) = self.plan.mutant {
-            line.push_str(&format!(" --mutant {mutant}"));
-        }
-        line
     }
 }
 
@@ -223,4 +125,14 @@ impl fmt::Display for LyingDisk {
             Self::DirectorySyncs => "directory-syncs",
         })
     }
+}
+
+/// The host of the `number`-th node, from 1.
+pub fn node_name(number: u64) -> String {
+    format!("n{number}")
+}
+
+/// The host of the `number`-th client, from 1.
+pub fn client_name(number: u64) -> String {
+    format!("c{number}")
 }

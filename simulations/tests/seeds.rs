@@ -1,7 +1,7 @@
 //! The world under test: runs repeat themselves, promises are kept, and whoever breaks one is
 //! noticed.
 
-use simulations::sweep::sweep;
+use simulations::run::sweep::sweep;
 use simulations::{LyingDisk, Mix, Outcome, Plan, Summary};
 
 /// Seeds of the sweeps that every test run makes: with one node, and with three.

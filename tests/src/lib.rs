@@ -12,6 +12,15 @@
 //! # }
 //! ```
 //!
+//! | here | is |
+//! |---|---|
+//! | `harness` | nodes and clusters of real processes, their network, disks and files, and who calls them |
+//! | [`load`] | the load tool |
+//! | `soak` | trials that go on as long as one likes: kills, lost leaders, a hostile tenant |
+//! | [`arrows`] | who names whom, for the test of the architecture |
+//!
+//! The client of the HTTP API, and promises that the simulator checks as well, are in `outside`.
+//!
 //! Rules: traffic goes to 127.0.0.1 only, every wait has a deadline, a process is ended by the one
 //! that started it, and files live in temporary directories.
 
@@ -20,35 +29,14 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod arrows;
-pub mod binary;
-pub mod chaos;
-mod client;
-mod cluster;
-pub mod cluster_chaos;
-mod counter;
-pub mod failover;
-pub mod files;
-pub mod flood;
-pub mod hostile;
+mod harness;
 pub mod load;
-mod network;
-mod observer;
-mod ports;
-pub mod raw;
-mod server;
-mod small_disk;
-mod spawner;
-pub mod spec;
-mod tenant;
-mod wait;
+mod soak;
 
-pub use client::{Broken, Call, Client, Reply};
-pub use cluster::{Cluster, Lead};
-pub use counter::{Counter, Scripted};
-pub use network::{Namespace, Network};
-pub use observer::Observer;
-pub use ports::Ports;
-pub use server::{Background, Exit, Launch, Server};
-pub use small_disk::SmallDisk;
-pub use tenant::Tenant;
-pub use wait::{away_from_midnight, eventually, eventually_within, pause};
+pub use harness::{
+    Background, Cluster, Counter, Exit, Launch, Lead, Namespace, Network, Observer, Ports, Process,
+    Scripted, Server, SmallDisk, Tenant, away_from_midnight, binary, eventually, eventually_within,
+    files, flood, pause, raw, spec,
+};
+pub use outside::{Broken, Call, Client, Reply};
+pub use soak::{chaos, cluster_chaos, failover, hostile};

@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 5] = [
 /// The folders of a crate, from the bottom up: a file names only what is in its own folder or in one
 /// that stands before it here. A name without a folder is a file of the root. A folder is listed whole,
 /// or by each folder in it.
-const FLOORS: [(&str, &[&str]); 5] = [
+const FLOORS: [(&str, &[&str]); 7] = [
     (
         "shiioo-actors",
         &[
@@ -72,6 +72,11 @@ const FLOORS: [(&str, &[&str]); 5] = [
             "cli",
         ],
     ),
+    (
+        "simulations",
+        &["plan.rs", "env", "facts.rs", "checks", "world", "workload", "run", "script", "cli"],
+    ),
+    ("tests", &["harness", "arrows", "load", "soak", "bin"]),
 ];
 /// Where nothing waits and nothing is looked at but what is given.
 const PURE: [(&str, &[&str]); 1] = [("shiioo-actors", &["domain", "command", "state"])];

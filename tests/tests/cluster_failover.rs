@@ -164,19 +164,6 @@ async fn a_leader_falls_silent_and_wakes_up() {
     rounds(Blow::Stop).await;
 }
 
-/// Has another than the node of the tenants lead.
-async fn led_elsewhere(cluster: &Cluster, owner: usize) -> usize {
-    eventually("another than the tenants' node leads", async || {
-        let leader = cluster.leader().await;
-        if leader != owner {
-            return Some(leader);
-        }
-        cluster.client(owner).post_empty("/api/cluster/leader/step-down").await;
-        None
-    })
-    .await
-}
-
 #[tokio::test]
 async fn runs_go_on_where_their_tenant_lives_while_leaders_die() {
     let mut cluster = Cluster::of(3, &[]).await;
@@ -186,7 +173,7 @@ async fn runs_go_on_where_their_tenant_lives_while_leaders_die() {
         placement["leader"].as_str().map(|leader| cluster.place_of(leader))
     })
     .await;
-    let leader = led_elsewhere(&cluster, owner).await;
+    let leader = cluster.led_by_another_than(owner).await;
     let survivor = 3 - owner - leader;
     let steps = (0..6).map(|at| {
         let step = spec::wait(&format!("w{at}"), 0.4);

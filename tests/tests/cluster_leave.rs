@@ -119,7 +119,7 @@ async fn who_was_removed_while_it_was_dead_is_told_when_it_comes_back() {
 async fn a_removed_leader_lets_another_lead_first() {
     let mut cluster = Cluster::of(3, &PATIENT).await;
     // The tenants' node stays, so another has to lead.
-    let leader = led_by_another_than(&cluster, 0).await;
+    let leader = cluster.led_by_another_than(0).await;
     cluster.client(3 - leader).delete(&cluster.path(leader)).await.expect(200);
     let exit = cluster.ended(leader).await;
     assert_eq!(exit.code, Some(1), "{}", exit.output);
@@ -131,7 +131,7 @@ async fn a_removed_leader_lets_another_lead_first() {
 #[tokio::test]
 async fn a_leader_that_is_told_to_remove_itself_goes() {
     let mut cluster = Cluster::of(3, &PATIENT).await;
-    let leader = led_by_another_than(&cluster, 0).await;
+    let leader = cluster.led_by_another_than(0).await;
     // It is asked, hands over, and answers before it ends.
     cluster.client(leader).delete(&cluster.path(leader)).await.expect(200);
     let exit = cluster.ended(leader).await;
@@ -139,19 +139,6 @@ async fn a_leader_that_is_told_to_remove_itself_goes() {
     assert!(exit.output.contains("removed"), "{}", exit.output);
     assert_eq!(listed(&cluster, 0).await.len(), 2);
     cluster.whole().await;
-}
-
-/// Has leaders step down until this node does not lead.
-async fn led_by_another_than(cluster: &Cluster, node: usize) -> usize {
-    eventually(&format!("node {node} does not lead"), async || {
-        let leader = cluster.leader().await;
-        if leader != node {
-            return Some(leader);
-        }
-        cluster.client(node).post_empty("/api/cluster/leader/step-down").await;
-        None
-    })
-    .await
 }
 
 #[tokio::test]

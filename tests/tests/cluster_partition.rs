@@ -11,10 +11,13 @@ const ARGS: [&str; 2] = ["--request-timeout", "1s"];
 /// What is promised is two election timeouts; the machine may be busy.
 const UNLED_MAX: Duration = Duration::from_secs(10);
 
-/// The network, or none where it is not permitted.
-fn network(nodes: usize) -> Option<Network> {
+/// A cluster in a network of its own; none, with a line that says so, where that is not permitted.
+async fn cluster_of(nodes: usize) -> Option<(Network, Cluster)> {
     match Network::of(nodes) {
-        Ok(network) => Some(network),
+        Ok(network) => {
+            let cluster = Cluster::within(&network, nodes, &ARGS).await;
+            Some((network, cluster))
+        }
         Err(error) => {
             println!("SKIPPED: no network namespaces here: {error}");
             None
@@ -22,12 +25,8 @@ fn network(nodes: usize) -> Option<Network> {
     }
 }
 
-fn others(cluster: &Cluster, these: &[usize]) -> Vec<usize> {
-    (0..cluster.len()).filter(|node| !these.contains(node)).collect()
-}
-
-/// These must stop naming a leader, and acknowledge nothing from then on.
-async fn are_silenced(cluster: &Cluster, observer: &Observer, these: &[usize]) {
+/// These must stop naming a leader, and acknowledge nothing from then on; all others go on.
+async fn are_silenced(cluster: &Cluster, observer: &mut Observer, these: &[usize]) {
     let began = Instant::now();
     for node in these {
         eventually(&format!("node {node} names no leader"), async || {
@@ -50,6 +49,9 @@ async fn are_silenced(cluster: &Cluster, observer: &Observer, these: &[usize]) {
         .await;
         assert_eq!(client.get("/healthz").await.status, 200);
     }
+    for node in (0..cluster.len()).filter(|node| !these.contains(node)) {
+        observer.serves(node).await;
+    }
 }
 
 /// All is well again, and what was acknowledged is there.
@@ -66,18 +68,13 @@ async fn heals(network: &Network, cluster: &mut Cluster, mut observer: Observer)
 
 #[tokio::test]
 async fn a_leader_is_cut_off() {
-    let Some(network) = network(3) else { return };
-    let mut cluster = Cluster::within(&network, 3, &ARGS).await;
+    let Some((network, mut cluster)) = cluster_of(3).await else { return };
     for _ in 0..2 {
         let mut observer = Observer::of(&cluster);
         let old = cluster.leader().await;
         observer.serves(old).await;
-        let rest = others(&cluster, &[old]);
         network.cut_off(&[old]);
-        are_silenced(&cluster, &observer, &[old]).await;
-        for node in &rest {
-            observer.serves(*node).await;
-        }
+        are_silenced(&cluster, &mut observer, &[old]).await;
         heals(&network, &mut cluster, observer).await;
     }
 }
@@ -86,16 +83,13 @@ async fn a_leader_is_cut_off() {
 async fn a_follower_is_cut_off_and_deposes_nobody() {
     /// A busy machine may depose a leader as well, but not each time.
     const ROUNDS_MAX: usize = 3;
-    let Some(network) = network(3) else { return };
-    let mut cluster = Cluster::within(&network, 3, &ARGS).await;
+    let Some((network, mut cluster)) = cluster_of(3).await else { return };
     for _ in 0..ROUNDS_MAX {
         let mut observer = Observer::of(&cluster);
         let before = cluster.await_leader(&[]).await;
         let (leader, alone) = (before.0, (before.0 + 1) % 3);
         network.cut_off(&[alone]);
-        are_silenced(&cluster, &observer, &[alone]).await;
-        observer.serves(leader).await;
-        observer.serves((leader + 2) % 3).await;
+        are_silenced(&cluster, &mut observer, &[alone]).await;
         heals(&network, &mut cluster, observer).await;
         if cluster.await_leader(&[]).await == before {
             return;
@@ -106,62 +100,45 @@ async fn a_follower_is_cut_off_and_deposes_nobody() {
 
 #[tokio::test]
 async fn five_nodes_part_into_two_and_three() {
-    let Some(network) = network(5) else { return };
-    let mut cluster = Cluster::within(&network, 5, &ARGS).await;
+    let Some((network, mut cluster)) = cluster_of(5).await else { return };
     for with_leader in [true, false] {
         let mut observer = Observer::of(&cluster);
         let leader = cluster.leader().await;
         let first = if with_leader { leader } else { (leader + 1) % 5 };
         let minority = [first, if with_leader { (leader + 1) % 5 } else { (leader + 2) % 5 }];
         network.cut_off(&minority);
-        are_silenced(&cluster, &observer, &minority).await;
-        for node in others(&cluster, &minority) {
-            observer.serves(node).await;
-        }
+        are_silenced(&cluster, &mut observer, &minority).await;
         heals(&network, &mut cluster, observer).await;
     }
 }
 
-#[tokio::test]
-async fn a_leader_that_is_not_heard_is_replaced() {
-    let Some(network) = network(3) else { return };
-    let mut cluster = Cluster::within(&network, 3, &ARGS).await;
+/// Cuts the links between the leader and all others in one way: another one leads.
+async fn a_leader_is_deaf_or_mute(cut: fn(&Network, usize, usize)) {
+    let Some((network, mut cluster)) = cluster_of(3).await else { return };
     let mut observer = Observer::of(&cluster);
     let old = cluster.leader().await;
-    let rest = others(&cluster, &[old]);
-    for node in &rest {
-        network.cut_one_way(old, *node);
+    for other in (0..3).filter(|other| *other != old) {
+        cut(&network, old, other);
     }
-    are_silenced(&cluster, &observer, &[old]).await;
-    for node in &rest {
-        observer.serves(*node).await;
-    }
+    are_silenced(&cluster, &mut observer, &[old]).await;
     heals(&network, &mut cluster, observer).await;
 }
 
 #[tokio::test]
+async fn a_leader_that_is_not_heard_is_replaced() {
+    a_leader_is_deaf_or_mute(|network, old, other| network.cut_one_way(old, other)).await;
+}
+
+#[tokio::test]
 async fn a_leader_that_hears_nobody_is_replaced() {
-    let Some(network) = network(3) else { return };
-    let mut cluster = Cluster::within(&network, 3, &ARGS).await;
-    let mut observer = Observer::of(&cluster);
-    let old = cluster.leader().await;
-    let rest = others(&cluster, &[old]);
-    for node in &rest {
-        network.cut_one_way(*node, old);
-    }
-    are_silenced(&cluster, &observer, &[old]).await;
-    for node in &rest {
-        observer.serves(*node).await;
-    }
-    heals(&network, &mut cluster, observer).await;
+    a_leader_is_deaf_or_mute(|network, old, other| network.cut_one_way(other, old)).await;
 }
 
 #[tokio::test]
 async fn two_that_meet_over_a_third_only_do_not_fight() {
     /// A leader may change hands once or twice until somebody whom all hear leads.
     const TERMS_MAX: u64 = 3;
-    let Some(network) = network(3) else { return };
-    let mut cluster = Cluster::within(&network, 3, &ARGS).await;
+    let Some((network, mut cluster)) = cluster_of(3).await else { return };
     let mut observer = Observer::of(&cluster);
     let (leader, before) = cluster.await_leader(&[]).await;
     let (bridge, far) = ((leader + 1) % 3, (leader + 2) % 3);

@@ -80,7 +80,7 @@ async fn calls_that_are_not_answered(descriptors: u64) {
         let input = json!("x".repeat(INPUT_BYTES));
         neighbour.finished(spec::inline_with(input, [spec::set("a", 1)])).await;
     }
-    let open = server.descriptors();
+    let open = server.process().descriptors();
     assert!(open < usize::try_from(descriptors).unwrap() * 3 / 4, "{open} are open");
 
     server.kill9();

@@ -29,8 +29,7 @@ async fn send_in_two(stream: &mut TcpStream, line: &str, body: &str) -> raw::Ans
 
 #[tokio::test]
 async fn a_refusal_is_heard_and_the_next_request_on_the_connection_is_answered() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     let gone = "/api/tenants/550e8400-e29b-41d4-a716-446655440000/runs";
     let runs = tenant.path("/runs");
     let large = "x".repeat(2 << 20);
@@ -134,8 +133,7 @@ async fn lists_end_by_bytes_and_go_on_by_key() {
 
 #[tokio::test]
 async fn names_of_any_kind_stand_at_the_end_of_a_page() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for name in ["a%20b", "%C3%BC%2F%3F", "z"] {
         let path = format!("/workflows/{name}");
         tenant.put(&path, spec::workflow([spec::set("a", 1)])).await.expect(201);
@@ -153,8 +151,7 @@ async fn names_of_any_kind_stand_at_the_end_of_a_page() {
 
 #[tokio::test]
 async fn events_of_a_run_are_its_own_and_no_audit() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let run = tenant.finished(spec::inline([spec::set("a", 1)])).await;
     let events = tenant.events(run["id"].as_str().expect("an id")).await;
     let types: Vec<_> = events.iter().map(|event| &event["event_type"]["type"]).collect();

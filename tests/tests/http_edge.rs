@@ -69,8 +69,7 @@ async fn unknown_fields_are_ignored_and_a_missing_content_type_is_json() {
 
 #[tokio::test]
 async fn endpoints_without_a_body_take_none_and_null() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for act in ["suspend", "activate"] {
         let path = tenant.path(&format!("/{act}"));
         tenant.client.post_empty(&path).await.expect(200);
@@ -90,8 +89,7 @@ async fn endpoints_without_a_body_take_none_and_null() {
 
 #[tokio::test]
 async fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let client = &tenant.client;
     for path in ["/nothing", "/api", "/api/", "/api/nothing", "/api/tenants/x/y/z", "/API/tenants"]
     {
@@ -121,8 +119,7 @@ async fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
 
 #[tokio::test]
 async fn tricks_with_paths_reach_nothing() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     let id = &tenant.id;
     for path in [
         "/api/tenants/..".to_owned(),
@@ -150,8 +147,7 @@ async fn tricks_with_paths_reach_nothing() {
 
 #[tokio::test]
 async fn names_of_any_kind_are_stored_or_refused_and_never_become_paths() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     let long = "n".repeat(10_000);
     let names =
         [long.as_str(), "..", "%2e%2e", "%00", "..%2F..%2Fx", "%2Fetc%2Fpasswd", "a%0Ab", "%20"];
@@ -186,8 +182,7 @@ async fn names_of_any_kind_are_stored_or_refused_and_never_become_paths() {
 
 #[tokio::test]
 async fn bodies_beyond_a_mebibyte_are_413() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     let fits =
         json!({ "workflow": spec::workflow([spec::set("a", 1)]), "input": "x".repeat(900_000) });
     assert_eq!(tenant.post("/runs", fits).await.status, 201);

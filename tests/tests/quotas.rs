@@ -343,3 +343,30 @@ async fn who_is_refused_again_and_again_has_to_wait_and_a_neighbour_has_not() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn usage_has_one_entry_a_quota() {
+    let server = Server::shared(&[]).await;
+    let tenant = Tenant::create(&server.client(), json!({ "max_routines": null })).await;
+    let usage = tenant.get("/usage").await.expect(200);
+    let entries = usage["usage"].as_array().expect("a list");
+    let mut names: Vec<_> = entries.iter().filter_map(|entry| entry["quota"].as_str()).collect();
+    names.sort_unstable();
+    let quotas = [
+        "max_api_requests_per_minute",
+        "max_concurrent_workflows",
+        "max_routines",
+        "max_storage_bytes",
+        "max_workflows_per_day",
+    ];
+    assert_eq!(names, quotas);
+    for entry in entries {
+        let fields = entry.as_object().expect("an entry");
+        assert!(fields.contains_key("limit") && fields.contains_key("resets_at"), "{entry}");
+        assert!(entry["used"].is_u64(), "{entry}");
+    }
+    assert_eq!(tenant.usage("max_routines").await["limit"], Value::Null);
+    assert_eq!(tenant.usage("max_concurrent_workflows").await["limit"], 10);
+    let resets_at = tenant.usage("max_workflows_per_day").await["resets_at"].clone();
+    assert!(resets_at.as_str().is_some_and(|at| at.contains("T00:00:00")), "{resets_at}");
+}

@@ -7,19 +7,13 @@ use tests::{Counter, Scripted, Server, Tenant, eventually, spec};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-async fn tenant() -> (std::sync::Arc<Server>, Tenant) {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-    (server, tenant)
-}
-
 fn types(events: &[Value]) -> Vec<&str> {
     events.iter().filter_map(|event| event["event_type"]["type"].as_str()).collect()
 }
 
 #[tokio::test]
 async fn an_inline_run_finishes_and_shows_itself_whole() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let body = spec::inline_with(json!({ "who": "me" }), [spec::set("a", json!({ "n": 1 }))]);
     let reply = tenant.post("/runs?wait_secs=20", body).await;
     let run = reply.expect(201);
@@ -42,7 +36,7 @@ async fn an_inline_run_finishes_and_shows_itself_whole() {
 
 #[tokio::test]
 async fn steps_run_in_the_order_of_their_dependencies() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     // A diamond, half of it written the one way, half the other.
     let steps = [
         spec::after(spec::set("end", json!("{{ steps.l.output + steps.r.output }}")), &["l", "r"]),
@@ -69,7 +63,7 @@ async fn steps_run_in_the_order_of_their_dependencies() {
 
 #[tokio::test]
 async fn events_tell_the_story_of_the_run() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let run = tenant.finished(spec::inline(spec::chain(2))).await;
     let id = run["id"].as_str().expect("an id");
     let events = tenant.events(id).await;
@@ -95,7 +89,7 @@ async fn events_tell_the_story_of_the_run() {
 
 #[tokio::test]
 async fn templates_keep_types_and_join_text() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let output = json!({
         "whole": "{{ input.list }}",
         "text": "{{ input.name }} has {{ input.list | length }}",
@@ -121,7 +115,7 @@ async fn templates_keep_types_and_join_text() {
 
 #[tokio::test]
 async fn a_template_that_names_nothing_fails_its_step() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for template in ["{{ input.absent }}", "x {{ input.a.b }}", "{{ input.x | int }}"] {
         let steps = [spec::set("bad", template), spec::after(spec::set("next", 1), &["bad"])];
         let run = tenant.finished(spec::inline(steps)).await;
@@ -135,109 +129,8 @@ async fn a_template_that_names_nothing_fails_its_step() {
 }
 
 #[tokio::test]
-async fn an_http_step_sends_what_it_says_and_keeps_the_answer() {
-    let (_server, tenant) = tenant().await;
-    let service = Counter::start().await;
-    service.script("/order", [Scripted::body(json!({ "order": 12 }))]);
-    let call = spec::step(
-        "call",
-        json!({
-            "type": "http", "method": "POST", "url": service.url("/order"),
-            "headers": { "x-who": "{{ input.who }}" }, "body": { "amount": "{{ input.amount }}" },
-        }),
-    );
-    let use_it = spec::after(spec::set("got", "{{ steps.call.output.body.order }}"), &["call"]);
-    let input = json!({ "who": "acme", "amount": 3 });
-    let run = tenant.finished(spec::inline_with(input, [call, use_it])).await;
-    assert_eq!(run["output"], json!({ "got": 12 }), "{run:#}");
-    let output = &Tenant::step(&run, "call")["output"];
-    assert_eq!(output["status"], 200);
-    assert_eq!(output["body"], json!({ "order": 12 }));
-    assert_eq!(output["headers"]["content-type"], "application/json");
-    let (headers, body) = service.last("/order");
-    assert_eq!(headers["x-who"], "acme");
-    assert_eq!(headers["content-type"], "application/json");
-    let key = format!("{}/call", run["id"].as_str().expect("an id"));
-    assert_eq!(headers["idempotency-key"], key.as_str());
-    let body: Value = serde_json::from_slice(&body).expect("a JSON body");
-    assert_eq!(body, json!({ "amount": 3 }));
-}
-
-#[tokio::test]
-async fn passing_faults_are_retried_with_backoff() {
-    let (_server, tenant) = tenant().await;
-    let service = Counter::start().await;
-    service.script("/flaky", [503, 429].map(Scripted::status));
-    let step = spec::http("call", "GET", &service.url("/flaky"));
-    let retries = json!({ "retry_policy": { "max_attempts": 5, "backoff_secs": 0.2 } });
-    let started = Instant::now();
-    let run = tenant.finished(spec::inline([spec::with(step, retries)])).await;
-    assert_eq!(run["status"], "completed", "{run:#}");
-    assert_eq!(Tenant::step(&run, "call")["attempt"], 3);
-    assert_eq!(service.count("/flaky"), 3);
-    // Jitter may halve it, no more.
-    assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
-    let id = run["id"].as_str().expect("an id");
-    assert_eq!(service.count_of_key(&format!("{id}/call")), 3, "all attempts carry one key");
-    let events = tenant.events(id).await;
-    let failures: Vec<_> =
-        events.iter().filter(|event| event["event_type"]["type"] == "step_failed").collect();
-    assert_eq!(failures.len(), 2, "{events:#?}");
-    for (failure, attempt) in failures.iter().zip(1..) {
-        assert_eq!(failure["event_type"]["attempt"], attempt);
-        assert_eq!(failure["event_type"]["will_retry"], true);
-    }
-}
-
-#[tokio::test]
-async fn lasting_faults_and_used_up_retries_fail_the_run() {
-    let (_server, tenant) = tenant().await;
-    let service = Counter::start().await;
-    let retries = json!({ "retry_policy": { "max_attempts": 3, "backoff_secs": 0.05 } });
-    for (path, status, calls) in [("/gone", 404, 1), ("/bad", 400, 1), ("/down", 500, 3)] {
-        service.script(path, [status; 5].map(Scripted::status));
-        let step = spec::http("call", "GET", &service.url(path));
-        let steps =
-            [spec::with(step, retries.clone()), spec::after(spec::set("next", 1), &["call"])];
-        let run = tenant.finished(spec::inline(steps)).await;
-        assert_eq!(run["status"], "failed", "{run:#}");
-        assert_eq!(service.count(path), calls, "{path}");
-        assert_eq!(Tenant::step(&run, "call")["attempt"], calls);
-        assert_eq!(Tenant::step(&run, "next")["status"], "skipped");
-        let events = tenant.events(run["id"].as_str().expect("an id")).await;
-        assert_eq!(types(&events).last(), Some(&"run_failed"));
-    }
-}
-
-#[tokio::test]
-async fn a_refused_connection_is_a_passing_fault() {
-    let (_server, tenant) = tenant().await;
-    // A port that is taken, and where nobody listens.
-    let taken = tokio::net::TcpSocket::new_v4().expect("a socket");
-    taken.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
-    let url = format!("http://{}/nobody", taken.local_addr().expect("its address"));
-    let step = spec::http("call", "GET", &url);
-    let retries = json!({ "retry_policy": { "max_attempts": 2, "backoff_secs": 0.05 } });
-    let run = tenant.finished(spec::inline([spec::with(step, retries)])).await;
-    assert_eq!(run["status"], "failed");
-    assert_eq!(Tenant::step(&run, "call")["attempt"], 2, "{run:#}");
-}
-
-#[tokio::test]
-async fn a_step_that_takes_too_long_fails() {
-    let (_server, tenant) = tenant().await;
-    let service = Counter::start().await;
-    service.script("/slow", [Scripted::slow(Duration::from_secs(120))]);
-    let step = spec::http("late", "GET", &service.url("/slow"));
-    let step = spec::with(step, json!({ "timeout_secs": 0.3 }));
-    let run = tenant.finished(spec::inline([step])).await;
-    assert_eq!(run["status"], "failed", "{run:#}");
-    assert_eq!(Tenant::step(&run, "late")["status"], "failed");
-}
-
-#[tokio::test]
 async fn waits_last_as_long_as_they_say() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let started = Instant::now();
     let run = tenant.finished(spec::inline([spec::wait("w", 0.5)])).await;
     assert_eq!(run["status"], "completed");
@@ -251,7 +144,7 @@ async fn waits_last_as_long_as_they_say() {
 
 #[tokio::test]
 async fn wait_secs_is_bounded_and_answers_with_the_run_as_it_is() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let started = Instant::now();
     let body = spec::inline([spec::wait("w", 600.0)]);
     let run = tenant.post("/runs?wait_secs=0.3", body.clone()).await.expect(201);
@@ -268,7 +161,7 @@ async fn wait_secs_is_bounded_and_answers_with_the_run_as_it_is() {
 
 #[tokio::test]
 async fn a_cancelled_run_stops_where_it_is() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let service = Counter::start().await;
     let steps = [
         spec::set("done", 1),
@@ -297,7 +190,7 @@ async fn a_cancelled_run_stops_where_it_is() {
 
 #[tokio::test]
 async fn a_failure_lets_running_steps_finish_and_skips_the_rest() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let service = Counter::start().await;
     service.script("/slow", [Scripted::slow(Duration::from_secs(5))]);
     let steps = [
@@ -321,7 +214,7 @@ async fn a_failure_lets_running_steps_finish_and_skips_the_rest() {
 
 #[tokio::test]
 async fn parallel_duplicates_with_one_key_make_one_run() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let service = Counter::start().await;
     let body = spec::inline([spec::http("call", "POST", &service.url("/once"))]);
     let mut calls = JoinSet::new();
@@ -356,7 +249,7 @@ async fn parallel_duplicates_with_one_key_make_one_run() {
 
 #[tokio::test]
 async fn runs_are_listed_newest_first_by_status_and_in_pages() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let mut ids = Vec::new();
     for number in 0..5 {
         let body = spec::inline_with(json!({ "number": number }), [spec::set("a", 1)]);
@@ -386,7 +279,7 @@ async fn runs_are_listed_newest_first_by_status_and_in_pages() {
 
 #[tokio::test]
 async fn the_short_paths_serve_the_tenant_of_the_header() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let body = spec::inline([spec::set("a", 1)]);
     tenant.client.post("/api/runs", body.clone()).await.problem(400, "tenant_required");
     tenant.client.get("/api/jobs").await.problem(400, "tenant_required");
@@ -403,7 +296,7 @@ async fn the_short_paths_serve_the_tenant_of_the_header() {
 
 #[tokio::test]
 async fn unknown_runs_are_404() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for id in ["00000000-0000-4000-8000-000000000000", "nonsense"] {
         tenant.get(&format!("/runs/{id}")).await.problem(404, "not_found");
         tenant.get(&format!("/runs/{id}/events")).await.problem(404, "not_found");
@@ -413,7 +306,7 @@ async fn unknown_runs_are_404() {
 
 #[tokio::test]
 async fn a_wide_workflow_runs_all_its_steps_once() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let service = Counter::start().await;
     let mut steps: Vec<_> =
         (0..40).map(|at| spec::http(&format!("h{at}"), "GET", &service.url("/wide"))).collect();
@@ -444,8 +337,7 @@ async fn a_wait_goes_on_over_a_restart_and_keeps_its_due_time() {
 
 #[tokio::test]
 async fn pages_of_events_are_the_whole_story_once() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let run = tenant.finished(spec::inline([spec::set("a", 1), spec::set("b", 2)])).await;
     let id = run["id"].as_str().expect("an id");
     let all = tenant.events(id).await;
@@ -468,18 +360,17 @@ async fn pages_of_events_are_the_whole_story_once() {
 }
 
 #[tokio::test]
-async fn private_targets_are_called_unless_they_are_denied() {
-    let service = Counter::start().await;
-    let run = spec::inline([spec::http("a", "GET", &service.url("/"))]);
-    for (flags, status) in [(&[][..], "completed"), (&["--deny-private-targets"][..], "failed")] {
-        let server = Server::shared(flags).await;
-        let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-        let run = tenant.finished(run.clone()).await;
-        assert_eq!(run["status"], status, "{run:#}");
-        if status == "failed" {
-            let error = Tenant::step(&run, "a")["error"].as_str().expect("an error");
-            assert!(error.contains("--deny-private-targets"), "{error}");
-        }
-    }
-    assert_eq!(service.count("/"), 1);
+async fn a_run_pauses_between_steps_while_its_tenant_is_suspended() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    let steps = [spec::wait("first", 3.0), spec::after(spec::set("second", 2), &["first"])];
+    let run = tenant.start(spec::inline(steps)).await;
+    tenant.step_reaches(&run, "first", "timer").await;
+    tenant.client.post_empty(&tenant.path("/suspend")).await.expect(200);
+    let paused = tenant.step_reaches(&run, "second", "resume").await;
+    assert_eq!(Tenant::step(&paused, "first")["status"], "completed");
+    assert_eq!(paused["status"], "running");
+    tenant.client.post_empty(&tenant.path("/activate")).await.expect(200);
+    let ended = tenant.ended(&run).await;
+    assert_eq!(ended["status"], "completed", "{ended:#}");
+    assert_eq!(ended["output"], json!({ "second": 2 }));
 }

@@ -1,4 +1,5 @@
-//! Steps that could hurt: the node they are performed on, its other tenants, or themselves.
+//! Steps: what they call and keep, how they fail and are tried again; and steps that could hurt the node
+//! they are performed on, its other tenants, or themselves.
 
 use std::time::Duration;
 
@@ -6,15 +7,127 @@ use serde_json::{Value, json};
 use tests::{Counter, Scripted, Server, Tenant, eventually, eventually_within, spec};
 use tokio::time::Instant;
 
-async fn tenant() -> (std::sync::Arc<Server>, Tenant) {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-    (server, tenant)
+#[tokio::test]
+async fn an_http_step_sends_what_it_says_and_keeps_the_answer() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    let service = Counter::start().await;
+    service.script("/order", [Scripted::body(json!({ "order": 12 }))]);
+    let call = spec::step(
+        "call",
+        json!({
+            "type": "http", "method": "POST", "url": service.url("/order"),
+            "headers": { "x-who": "{{ input.who }}" }, "body": { "amount": "{{ input.amount }}" },
+        }),
+    );
+    let use_it = spec::after(spec::set("got", "{{ steps.call.output.body.order }}"), &["call"]);
+    let input = json!({ "who": "acme", "amount": 3 });
+    let run = tenant.finished(spec::inline_with(input, [call, use_it])).await;
+    assert_eq!(run["output"], json!({ "got": 12 }), "{run:#}");
+    let output = &Tenant::step(&run, "call")["output"];
+    assert_eq!(output["status"], 200);
+    assert_eq!(output["body"], json!({ "order": 12 }));
+    assert_eq!(output["headers"]["content-type"], "application/json");
+    let (headers, body) = service.last("/order");
+    assert_eq!(headers["x-who"], "acme");
+    assert_eq!(headers["content-type"], "application/json");
+    let key = format!("{}/call", run["id"].as_str().expect("an id"));
+    assert_eq!(headers["idempotency-key"], key.as_str());
+    let body: Value = serde_json::from_slice(&body).expect("a JSON body");
+    assert_eq!(body, json!({ "amount": 3 }));
+}
+
+#[tokio::test]
+async fn passing_faults_are_retried_with_backoff() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    let service = Counter::start().await;
+    service.script("/flaky", [503, 429].map(Scripted::status));
+    let step = spec::http("call", "GET", &service.url("/flaky"));
+    let retries = json!({ "retry_policy": { "max_attempts": 5, "backoff_secs": 0.2 } });
+    let started = Instant::now();
+    let run = tenant.finished(spec::inline([spec::with(step, retries)])).await;
+    assert_eq!(run["status"], "completed", "{run:#}");
+    assert_eq!(Tenant::step(&run, "call")["attempt"], 3);
+    assert_eq!(service.count("/flaky"), 3);
+    // Jitter may halve it, no more.
+    assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
+    let id = run["id"].as_str().expect("an id");
+    assert_eq!(service.count_of_key(&format!("{id}/call")), 3, "all attempts carry one key");
+    let events = tenant.events(id).await;
+    let failures: Vec<_> =
+        events.iter().filter(|event| event["event_type"]["type"] == "step_failed").collect();
+    assert_eq!(failures.len(), 2, "{events:#?}");
+    for (failure, attempt) in failures.iter().zip(1..) {
+        assert_eq!(failure["event_type"]["attempt"], attempt);
+        assert_eq!(failure["event_type"]["will_retry"], true);
+    }
+}
+
+#[tokio::test]
+async fn lasting_faults_and_used_up_retries_fail_the_run() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    let service = Counter::start().await;
+    let retries = json!({ "retry_policy": { "max_attempts": 3, "backoff_secs": 0.05 } });
+    for (path, status, calls) in [("/gone", 404, 1), ("/bad", 400, 1), ("/down", 500, 3)] {
+        service.script(path, [status; 5].map(Scripted::status));
+        let step = spec::http("call", "GET", &service.url(path));
+        let steps =
+            [spec::with(step, retries.clone()), spec::after(spec::set("next", 1), &["call"])];
+        let run = tenant.finished(spec::inline(steps)).await;
+        assert_eq!(run["status"], "failed", "{run:#}");
+        assert_eq!(service.count(path), calls, "{path}");
+        assert_eq!(Tenant::step(&run, "call")["attempt"], calls);
+        assert_eq!(Tenant::step(&run, "next")["status"], "skipped");
+        let events = tenant.events(run["id"].as_str().expect("an id")).await;
+        assert_eq!(events.last().expect("events")["event_type"]["type"], "run_failed");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_a_passing_fault() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    // A port that is taken, and where nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().expect("a socket");
+    taken.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let url = format!("http://{}/nobody", taken.local_addr().expect("its address"));
+    let step = spec::http("call", "GET", &url);
+    let retries = json!({ "retry_policy": { "max_attempts": 2, "backoff_secs": 0.05 } });
+    let run = tenant.finished(spec::inline([spec::with(step, retries)])).await;
+    assert_eq!(run["status"], "failed");
+    assert_eq!(Tenant::step(&run, "call")["attempt"], 2, "{run:#}");
+}
+
+#[tokio::test]
+async fn a_step_that_takes_too_long_fails() {
+    let (_server, tenant) = Tenant::on_shared().await;
+    let service = Counter::start().await;
+    service.script("/slow", [Scripted::slow(Duration::from_secs(120))]);
+    let step = spec::http("late", "GET", &service.url("/slow"));
+    let step = spec::with(step, json!({ "timeout_secs": 0.3 }));
+    let run = tenant.finished(spec::inline([step])).await;
+    assert_eq!(run["status"], "failed", "{run:#}");
+    assert_eq!(Tenant::step(&run, "late")["status"], "failed");
+}
+
+#[tokio::test]
+async fn private_targets_are_called_unless_they_are_denied() {
+    let service = Counter::start().await;
+    let run = spec::inline([spec::http("a", "GET", &service.url("/"))]);
+    for (flags, status) in [(&[][..], "completed"), (&["--deny-private-targets"][..], "failed")] {
+        let server = Server::shared(flags).await;
+        let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+        let run = tenant.finished(run.clone()).await;
+        assert_eq!(run["status"], status, "{run:#}");
+        if status == "failed" {
+            let error = Tenant::step(&run, "a")["error"].as_str().expect("an error");
+            assert!(error.contains("--deny-private-targets"), "{error}");
+        }
+    }
+    assert_eq!(service.count("/"), 1);
 }
 
 #[tokio::test]
 async fn what_is_known_to_fail_is_refused_with_its_place() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let poison = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
     let long = format!("{{{{ input{} }}}}", ".a".repeat(30_000));
     let set = |output: &str| spec::set("bad", output);
@@ -50,7 +163,7 @@ async fn what_is_known_to_fail_is_refused_with_its_place() {
 
 #[tokio::test]
 async fn null_is_nothing_and_what_is_stored_is_whole() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let nulls = json!({
         "name": null, "description": null, "role": null, "depends_on": null, "timeout_secs": null,
         "retry_policy": { "max_attempts": null, "backoff_secs": null }, "requires_approval": null,
@@ -89,7 +202,7 @@ async fn null_is_nothing_and_what_is_stored_is_whole() {
 
 #[tokio::test]
 async fn a_value_that_cannot_be_kept_as_it_is_fails_its_step() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let input = (0..60).fold(json!(1), |inner, _| json!([inner]));
     let deep = (0..5).fold(json!("{{ input }}"), |inner, _| json!([inner]));
     for (output, said) in
@@ -176,7 +289,7 @@ async fn heavy_templates_stop_nobody_else() {
 /// One tenant has so many calls open and no more; the rest of its steps are performed all the same.
 #[tokio::test]
 async fn calls_of_one_tenant_are_bounded_and_none_is_lost() {
-    let (server, tenant) = tenant().await;
+    let (server, tenant) = Tenant::on_shared().await;
     let service = Counter::thinking(Duration::from_millis(300)).await;
     let steps: Vec<Value> =
         (0..150).map(|at| spec::http(&format!("h{at}"), "GET", &service.url("/many"))).collect();

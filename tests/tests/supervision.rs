@@ -155,8 +155,7 @@ async fn a_stalled_tenant_fills_its_own_mailbox_only() {
 
 #[tokio::test]
 async fn without_the_flag_there_are_no_hooks() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for act in ["panic", "fail", "stall", "heal"] {
         let path = format!("/test/tenants/{}/{act}", tenant.id);
         tenant.client.post_empty(&path).await.problem(404, "not_found");

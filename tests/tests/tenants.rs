@@ -191,8 +191,7 @@ async fn if_match_guards_put_and_delete() {
 
 #[tokio::test]
 async fn a_suspended_tenant_reads_and_winds_down_but_starts_nothing() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let waiting = tenant.start(spec::inline([spec::wait("long", 600.0)])).await;
     let held = tenant.post("/locks/k/acquire", json!({ "holder": "h" })).await.expect(200);
 
@@ -223,26 +222,8 @@ async fn a_suspended_tenant_reads_and_winds_down_but_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_run_pauses_between_steps_while_its_tenant_is_suspended() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-    let steps = [spec::wait("first", 3.0), spec::after(spec::set("second", 2), &["first"])];
-    let run = tenant.start(spec::inline(steps)).await;
-    tenant.step_reaches(&run, "first", "timer").await;
-    tenant.client.post_empty(&tenant.path("/suspend")).await.expect(200);
-    let paused = tenant.step_reaches(&run, "second", "resume").await;
-    assert_eq!(Tenant::step(&paused, "first")["status"], "completed");
-    assert_eq!(paused["status"], "running");
-    tenant.client.post_empty(&tenant.path("/activate")).await.expect(200);
-    let ended = tenant.ended(&run).await;
-    assert_eq!(ended["status"], "completed", "{ended:#}");
-    assert_eq!(ended["output"], json!({ "second": 2 }));
-}
-
-#[tokio::test]
 async fn a_disabled_tenant_is_suspended_under_another_name() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let disabled = tenant.put("", json!({ "status": "Disabled" })).await.expect(200);
     assert_eq!(disabled["status"], "Disabled");
     let run = spec::inline([spec::set("a", 1)]);
@@ -254,8 +235,7 @@ async fn a_disabled_tenant_is_suspended_under_another_name() {
 
 #[tokio::test]
 async fn a_deleted_tenant_is_gone_with_its_files_and_runs() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     let run = tenant.start(spec::inline([spec::wait("long", 600.0)])).await;
     let folder = files::tenant(&server.data(), &tenant.id);
     let events = folder.join("events.jsonl");
@@ -293,8 +273,7 @@ async fn a_deleted_tenant_whose_folder_comes_back_is_deleted_again() {
 
 #[tokio::test]
 async fn storage_stats_are_those_of_the_files() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let (server, tenant) = Tenant::on_shared().await;
     tenant.finished(spec::inline([spec::set("a", "x".repeat(3000))])).await;
     let folder = files::tenant(&server.data(), &tenant.id);
     let stats = eventually("the statistics agree with the folder", async || {
@@ -309,33 +288,6 @@ async fn storage_stats_are_those_of_the_files() {
     assert_eq!(stats["blobs_bytes"], 0);
     // `null` as input, 3000 letters and two quotes as output.
     assert_eq!(stats["payload_bytes"], 4 + 3002);
-}
-
-#[tokio::test]
-async fn usage_has_one_entry_a_quota() {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), json!({ "max_routines": null })).await;
-    let usage = tenant.get("/usage").await.expect(200);
-    let entries = usage["usage"].as_array().expect("a list");
-    let mut names: Vec<_> = entries.iter().filter_map(|entry| entry["quota"].as_str()).collect();
-    names.sort_unstable();
-    let quotas = [
-        "max_api_requests_per_minute",
-        "max_concurrent_workflows",
-        "max_routines",
-        "max_storage_bytes",
-        "max_workflows_per_day",
-    ];
-    assert_eq!(names, quotas);
-    for entry in entries {
-        let fields = entry.as_object().expect("an entry");
-        assert!(fields.contains_key("limit") && fields.contains_key("resets_at"), "{entry}");
-        assert!(entry["used"].is_u64(), "{entry}");
-    }
-    assert_eq!(tenant.usage("max_routines").await["limit"], Value::Null);
-    assert_eq!(tenant.usage("max_concurrent_workflows").await["limit"], 10);
-    let resets_at = tenant.usage("max_workflows_per_day").await["resets_at"].clone();
-    assert!(resets_at.as_str().is_some_and(|at| at.contains("T00:00:00")), "{resets_at}");
 }
 
 #[tokio::test]

@@ -1,20 +1,12 @@
 //! Workflow definitions and their versions, what makes a bad one, and jobs.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{Server, Tenant, spec};
 
-async fn tenant() -> (Arc<Server>, Tenant) {
-    let server = Server::shared(&[]).await;
-    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
-    (server, tenant)
-}
-
 #[tokio::test]
 async fn a_definition_is_put_read_changed_and_deleted() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let first = spec::workflow([spec::set("a", 1)]);
     let put = tenant.put("/workflows/greet", first.clone()).await;
     let made = put.expect(201);
@@ -43,7 +35,7 @@ async fn a_definition_is_put_read_changed_and_deleted() {
 
 #[tokio::test]
 async fn a_run_keeps_the_version_it_started_with() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let pause = spec::wait("pause", 0.5);
     let old = [pause.clone(), spec::after(spec::set("end", "old"), &["pause"])];
     let new = [pause, spec::after(spec::set("end", "new"), &["pause"])];
@@ -61,7 +53,7 @@ async fn a_run_keeps_the_version_it_started_with() {
 
 #[tokio::test]
 async fn a_named_run_takes_its_input() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let definition = spec::workflow([spec::set("a", "{{ input.x }}")]);
     tenant.put("/workflows/echo", definition).await.expect(201);
     let run = tenant.finished(json!({ "workflow_name": "echo", "input": { "x": [1] } })).await;
@@ -70,7 +62,7 @@ async fn a_named_run_takes_its_input() {
 
 #[tokio::test]
 async fn if_match_guards_definitions() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let definition = spec::workflow([spec::set("a", 1)]);
     let put = tenant.put("/workflows/w", definition.clone()).await;
     let etag = put.header("etag").expect("an ETag").to_owned();
@@ -106,7 +98,7 @@ fn bad_workflows() -> Vec<(&'static str, Value, Option<&'static str>)> {
 
 #[tokio::test]
 async fn a_bad_workflow_is_refused_wherever_it_is_given() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     for (what, workflow, step) in bad_workflows() {
         let as_run = tenant.post("/runs", json!({ "workflow": workflow })).await;
         let as_job = json!({ "name": "j", "workflow": workflow });
@@ -126,7 +118,7 @@ async fn a_bad_workflow_is_refused_wherever_it_is_given() {
 
 #[tokio::test]
 async fn a_step_of_the_wrong_shape_is_refused() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let action = json!({ "type": "set", "output": 1 });
     for step in [
         json!({ "id": "a" }),
@@ -153,7 +145,7 @@ async fn a_step_of_the_wrong_shape_is_refused() {
 
 #[tokio::test]
 async fn scripts_are_refused_unless_the_node_allows_them() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let script = json!({ "type": "script", "command": "true", "args": [] });
     let refused = tenant.post("/runs", spec::inline([spec::step("s", script)])).await.expect(422);
     let code = refused["code"].as_str();
@@ -162,7 +154,7 @@ async fn scripts_are_refused_unless_the_node_allows_them() {
 
 #[tokio::test]
 async fn a_thousand_steps_are_a_workflow() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let steps: Vec<_> = (0..1000).map(|at| spec::set(&format!("s{at}"), at)).collect();
     let run = tenant.finished(spec::inline(steps)).await;
     assert_eq!(run["status"], "completed");
@@ -171,7 +163,7 @@ async fn a_thousand_steps_are_a_workflow() {
 
 #[tokio::test]
 async fn a_job_is_a_run_with_a_name() {
-    let (_server, tenant) = tenant().await;
+    let (_server, tenant) = Tenant::on_shared().await;
     let workflow = spec::workflow([spec::set("a", 1)]);
     let body = json!({
         "name": "Nightly", "description": "all of it", "workflow": workflow, "created_by": "me",
@@ -230,11 +222,11 @@ async fn long_definitions_are_read_by_threads_that_go_behind_all_others() {
     for number in 0..8 {
         tenant.put(&format!("/workflows/short-{number}"), definition(1)).await.expect(201);
     }
-    let (short, nices) = server.workers();
+    let (short, nices) = server.process().workers();
     assert!(!nices.is_empty() && nices.iter().all(|nice| *nice > 0), "{nices:?}");
     for number in 0..8 {
         tenant.put(&format!("/workflows/long-{number}"), definition(900)).await.expect(201);
     }
-    let (long, _) = server.workers();
+    let (long, _) = server.process().workers();
     assert!(long > short + 1, "{short} ticks before, {long} after");
 }

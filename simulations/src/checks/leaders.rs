@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outside::ensure;
+
 use super::Checked;
-use crate::client::Reply;
-use crate::ensure;
-use crate::world::ELECTION_TIMEOUT;
+use crate::facts::Reply;
+use crate::plan::ELECTION_TIMEOUT;
 
 /// How long a node that lost touch with a majority may still name a leader.
 pub const FORGET_MAX: Duration = ELECTION_TIMEOUT.saturating_mul(2);
@@ -53,15 +54,8 @@ mod tests {
     use super::*;
 
     fn reply(id: Option<&str>, term: u64) -> Reply {
-        Reply {
-            asked: "GET /api/cluster/leader".into(),
-            status: 200,
-            body: json!({ "leader": id.map(|id| json!({ "id": id })), "term": term }),
-            version: None,
-            first_sent_at: Duration::from_secs(9),
-            sent_at: Duration::from_secs(9),
-            retried: false,
-        }
+        let body = json!({ "leader": id.map(|id| json!({ "id": id })), "term": term });
+        Reply { sent_at: Duration::from_secs(9), ..Reply::of(200, body) }
     }
 
     #[test]

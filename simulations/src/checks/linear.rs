@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use outside::ensure;
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester, SequentialSpec};
 
 use super::{Checked, Violation};
-use crate::ensure;
 
 /// Operations of one thing that are looked at.
 pub const OPS_MAX: usize = 48;

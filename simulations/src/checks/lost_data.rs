@@ -3,8 +3,9 @@
 
 use std::fmt;
 
+use outside::ensure;
+
 use super::Checked;
-use crate::ensure;
 
 /// What a disk lacks, or holds otherwise than it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]

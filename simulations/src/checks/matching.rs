@@ -10,11 +10,11 @@
 
 use std::collections::BTreeMap;
 
+use outside::ensure;
 use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_storage::inspect::{LogImage, PartImage};
 
 use super::Checked;
-use crate::ensure;
 
 /// What was seen on the disks of all nodes.
 #[derive(Debug, Default)]

@@ -1,7 +1,8 @@
 //! Queues and caches are bounded: a node under load and faults does not grow without end.
 
+use outside::ensure;
+
 use super::Checked;
-use crate::ensure;
 
 /// Heap that a run may use for each node, its simulated disk and what the checks keep of it
 /// included, bytes. Runs of two minutes were seen to use 45 MiB with one node and 18 MiB a node with

@@ -6,6 +6,9 @@
 
 use stateright::semantics::SequentialSpec;
 
+use super::Checked;
+use super::linear::{self, OPS_MAX, Seen};
+
 /// An object, as the order of operations so far has made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
@@ -57,12 +60,73 @@ impl SequentialSpec for Object {
     }
 }
 
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A tenant; its description is written.
+    Tenant,
+    /// A tenant that is suspended and activated.
+    Suspension,
+    /// A named definition.
+    Workflow,
+    /// A run that waits until it is cancelled.
+    Run,
+    /// A join token.
+    Token,
+    /// A node registered over HTTP.
+    HttpNode,
+}
+
+/// An object that clients share.
+#[derive(Debug)]
+pub struct SharedObject {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it is.
+    pub path: String,
+    /// What it was at first.
+    initial: Object,
+    /// How many operations were begun.
+    pub begun: usize,
+    /// Whether somebody has seen that it is no more.
+    pub is_over: bool,
+    /// What clients saw of it.
+    pub history: Vec<Seen<ObjectOp, ObjectAnswer>>,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 6] =
+        [Self::Tenant, Self::Suspension, Self::Workflow, Self::Run, Self::Token, Self::HttpNode];
+}
+
+impl SharedObject {
+    /// One that nobody has used yet.
+    pub fn new(kind: Kind, path: String, initial: Object) -> Self {
+        let (begun, is_over, history) = (0, false, Vec::new());
+        Self { kind, path, initial, begun, is_over, history }
+    }
+
+    /// Whether further operations of it are looked at.
+    pub fn is_in_use(&self) -> bool {
+        !self.is_over && self.begun < OPS_MAX
+    }
+
+    /// Checks what clients saw of it.
+    ///
+    /// # Errors
+    /// When no order explains it.
+    pub fn check(&self) -> Checked {
+        let what = format!("{:?} {}", self.kind, self.path);
+        linear::check(&what, self.initial.clone(), &self.history)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::checks::linear::{self, Seen};
 
     fn seen(
         client: &str,

@@ -4,9 +4,10 @@
 //! Where other nodes have replicas, one of them may lead and answer what this node is asked. That the
 //! damaged replica serves nothing then shows at the end, when all replicas are compared.
 
+use outside::ensure;
+
 use super::Checked;
-use crate::client::Reply;
-use crate::ensure;
+use crate::facts::Reply;
 
 /// What a node says of a tenant that it does not serve.
 const OUT_OF_SERVICE: &str = "quarantined";
@@ -67,22 +68,12 @@ fn detail(reply: &Reply) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
 
     fn reply(status: u16, detail: &str) -> Reply {
-        Reply {
-            asked: "GET".into(),
-            status,
-            body: json!({ "detail": detail }),
-            version: None,
-            first_sent_at: Duration::ZERO,
-            sent_at: Duration::ZERO,
-            retried: false,
-        }
+        Reply::of(status, json!({ "detail": detail }))
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! from an earlier one: where no clock was wrong by days, that is once. A clock that was ahead and
 //! is right again has turned back, so that the true day gives no room anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use outside::checks::events;
+use outside::ensure;
 use serde_json::Value;
 use shiioo_actors::domain::time::Timestamp;
 
 use super::Checked;
-use crate::board::Limits;
-use crate::ensure;
+use crate::facts::Limits;
 
 /// How often a leader's clock may have turned to each day from an earlier one, days counted from
 /// the true one.
@@ -63,32 +64,19 @@ pub fn check(
     (today, turns): (Timestamp, &Turns),
     events: &[Value],
 ) -> Checked {
-    let mut running = BTreeSet::new();
+    if let Some(limit) = limits.concurrent {
+        events::at_a_time(tenant, limit, events)?;
+    }
     let mut of_day: BTreeMap<i64, u64> = BTreeMap::new();
-    for event in events {
-        let run = event["run_id"].as_str().unwrap_or_default();
-        match event["event_type"]["type"].as_str() {
-            Some("run_started") => {
-                running.insert(run);
-                let at = event["timestamp"].as_str().and_then(Timestamp::parse_rfc3339);
-                let day = at.map_or(0, Timestamp::day) - today.day();
-                let started = of_day.entry(day).or_default();
-                *started += 1;
-                ensure!(
-                    limits.per_day.is_none_or(|limit| *started <= limit * turns.to(day)),
-                    "{tenant}: one run a day too many, {limits:?}, in a day that began {} times: \
-                     {event}",
-                    turns.to(day)
-                );
-            }
-            Some("run_completed" | "run_failed" | "run_cancelled") => {
-                running.remove(run);
-            }
-            _ => {}
-        }
+    for event in events.iter().filter(|event| event["event_type"]["type"] == "run_started") {
+        let at = event["timestamp"].as_str().and_then(Timestamp::parse_rfc3339);
+        let day = at.map_or(0, Timestamp::day) - today.day();
+        let started = of_day.entry(day).or_default();
+        *started += 1;
         ensure!(
-            limits.concurrent.is_none_or(|limit| running.len() as u64 <= limit),
-            "{tenant}: one run at a time too many, {limits:?}: {event}"
+            limits.per_day.is_none_or(|limit| *started <= limit * turns.to(day)),
+            "{tenant}: one run a day too many, {limits:?}, in a day that began {} times: {event}",
+            turns.to(day)
         );
     }
     Ok(())

@@ -2,9 +2,10 @@
 //!
 //! The history of a register says more, but is short; versions can be compared all the time.
 
+use outside::ensure;
+
 use super::{Checked, Violation};
-use crate::client::Reply;
-use crate::ensure;
+use crate::facts::Reply;
 
 /// Takes in an answer to a question that was asked when version `told` had been shown to somebody.
 /// Gives back the newest version that was shown by now.
@@ -26,21 +27,11 @@ pub fn not_older(told: u64, reply: &Reply) -> Checked<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn an_old_answer_is_noticed() {
-        let reply = Reply {
-            asked: "GET /api/tenants/t".into(),
-            status: 200,
-            body: serde_json::Value::Null,
-            version: Some(3),
-            first_sent_at: Duration::ZERO,
-            sent_at: Duration::ZERO,
-            retried: false,
-        };
+        let reply = Reply { version: Some(3), ..Reply::of(200, serde_json::Value::Null) };
         assert_eq!(not_older(2, &reply), Ok(3));
         assert_eq!(not_older(3, &reply), Ok(3));
         assert!(not_older(4, &reply).is_err());

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use outside::checks::events;
+use outside::ensure;
 use serde_json::Value;
 use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 
-use super::{Checked, events};
-use crate::ensure;
+use super::Checked;
 
 /// The logs of tenants on the disk of a node, with their paths.
 #[derive(Debug, Clone)]
@@ -38,15 +39,12 @@ pub fn agreed(disks: &[Logs]) -> Checked<BTreeMap<String, Vec<Value>>> {
         let count = copies.len();
         ensure!(count <= TENANT_GROUP_VOTERS, "{count} nodes have files of tenant {tenant}");
         for (node, path, bytes) in copies {
-            let same = bytes.iter().zip(expected).take_while(|(a, b)| a == b).count();
-            ensure!(
-                bytes == expected,
-                "{path} on {node} ({} bytes) and on {other} ({} bytes) differ after {same} bytes",
-                bytes.len(),
-                expected.len()
-            );
+            let (one, first) = (format!("{path} on {node}"), format!("{path} on {other}"));
+            events::same((&one, bytes), (&first, expected))?;
         }
-        agreed.insert(tenant.to_owned(), events::parse(path, expected)?);
+        let (events, is_whole) = events::parse(path, expected)?;
+        ensure!(is_whole, "{path} ends in half a line");
+        agreed.insert(tenant.to_owned(), events);
     }
     Ok(agreed)
 }

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use outside::ensure;
 use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::GroupStatus;
 
 use super::Checked;
-use crate::ensure;
 
 /// Who led what when.
 #[derive(Debug, Default)]

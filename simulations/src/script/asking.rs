@@ -7,12 +7,15 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
+use outside::Broken;
 use serde_json::{Value, json};
 
 use super::parse::Request;
 use crate::checks::{Checked, Violation};
-use crate::client::{Broken, Call, Client, Reply};
-use crate::world::{API_PORT, World, folder};
+use crate::facts::Reply;
+use crate::plan::API_PORT;
+use crate::workload::client::{Call, Client};
+use crate::world::{World, folder};
 
 /// The host that asks what the script wants asked.
 pub(super) const CLERK: &str = "clerk";

@@ -5,18 +5,17 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
+use outside::{Broken, ensure};
 use shiioo_storage::disk::DiskCopy;
 
 use super::asking::{Asked, Book, CLERK, Desk, serve};
 use super::parse::{Line, Request, Script, Who};
 use crate::checks::{Checked, Violation};
-use crate::client::Broken;
-use crate::trace::Trace;
+use crate::env::trace::Trace;
+use crate::env::{det, trace};
+use crate::plan::Plan;
 use crate::world::{Fault, World};
-use crate::{Plan, det, ensure, trace};
 
-/// How long a line may take, simulated time.
-const LINE_MAX: Duration = Duration::from_secs(40);
 /// What came of a script.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told {
@@ -50,22 +49,22 @@ pub fn tell(script: &Script, keep_lines: bool) -> Told {
     }
 }
 
-struct Driver {
-    world: World,
+pub(super) struct Driver {
+    pub(super) world: World,
     desk: Rc<Desk>,
-    nodes: usize,
+    pub(super) nodes: usize,
     /// Ways between nodes that nothing passes.
-    blocked: BTreeSet<(usize, usize)>,
+    pub(super) blocked: BTreeSet<(usize, usize)>,
     /// Nodes that get and send nothing.
-    paused: BTreeSet<usize>,
+    pub(super) paused: BTreeSet<usize>,
     /// Nodes that can write nothing down, a vote neither.
-    full: BTreeSet<usize>,
+    pub(super) full: BTreeSet<usize>,
     /// The copies by their names: of which node, and which fault it is to put them back, but for
     /// folders of tenants.
     copies: BTreeMap<String, (usize, DiskCopy, Option<Fault>)>,
     book: Book,
     /// Who led, and in which term, when that was last told.
-    last_leader: Option<(usize, u64)>,
+    pub(super) last_leader: Option<(usize, u64)>,
     asked: usize,
     /// Requests whose answers are waited for later, with what the transcript calls them.
     open: Vec<(usize, String, Request)>,
@@ -75,9 +74,11 @@ struct Driver {
 impl Driver {
     fn new(plan: &Plan) -> Self {
         let desk = Rc::new(Desk::default());
-        let mut world = World::bare(plan, &[CLERK.to_owned()]);
+        let mut world = World::new(plan, &[CLERK.to_owned()]);
         world.stay_down();
-        world.add_client(CLERK, |names| serve(Rc::clone(&desk), names));
+        let names = world.board().node_names();
+        world.add_client(CLERK, serve(Rc::clone(&desk), names));
+        world.lay_links();
         Self {
             world,
             desk,
@@ -114,7 +115,7 @@ impl Driver {
         self.transcript
     }
 
-    fn write(&mut self, line: &str) {
+    pub(super) fn write(&mut self, line: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.transcript, "{line}");
     }
@@ -159,47 +160,47 @@ impl Driver {
     }
 
     fn touch_node(&mut self, line: &Line) -> Checked {
+        let (Line::Pause(who)
+        | Line::Resume(who)
+        | Line::Kill(who)
+        | Line::CutPower(who)
+        | Line::Stop(who)
+        | Line::Start(who)
+        | Line::FillDisk(who)
+        | Line::FreeDisk(who)
+        | Line::Clock(who, _)) = *line
+        else {
+            return Ok(());
+        };
+        let at = self.find(who)?;
         match *line {
-            Line::Pause(who) => {
-                let at = self.find(who)?;
+            Line::Pause(_) => {
                 self.world.hold(at);
                 self.paused.insert(at);
             }
-            Line::Resume(who) => {
-                let at = self.find(who)?;
+            Line::Resume(_) => {
                 self.world.let_go(at);
                 self.paused.remove(&at);
             }
-            Line::Kill(who) => {
-                let at = self.find(who)?;
+            Line::Kill(_) => {
                 self.world.kill(at);
                 self.until_down(at)?;
             }
-            Line::CutPower(who) => {
-                let at = self.find(who)?;
-                self.world.cut_power(at);
-            }
-            Line::Stop(who) => {
-                let at = self.find(who)?;
+            Line::CutPower(_) => self.world.cut_power(at),
+            Line::Stop(_) => {
                 self.world.restart(at);
                 self.until_down(at)?;
             }
-            Line::Start(who) => {
-                let at = self.find(who)?;
-                self.world.start(at);
-            }
-            Line::FillDisk(who) => {
-                let at = self.find(who)?;
+            Line::Start(_) => self.world.start(at),
+            Line::FillDisk(_) => {
                 self.world.fill_disk(at, true);
                 self.full.insert(at);
             }
-            Line::FreeDisk(who) => {
-                let at = self.find(who)?;
+            Line::FreeDisk(_) => {
                 self.world.fill_disk(at, false);
                 self.full.remove(&at);
             }
-            Line::Clock(who, secs) => {
-                let at = self.find(who)?;
+            Line::Clock(_, secs) => {
                 self.world.host(at).clock.set_offset_ms(secs.saturating_mul(1000));
             }
             _ => {}
@@ -294,86 +295,6 @@ impl Driver {
         found.ok_or_else(|| Violation(format!("there is no {who:?}")))
     }
 
-    fn pass(&mut self, time: Duration) -> Checked {
-        let until = trace::now() + time;
-        self.until("the time is over", |_| Ok(trace::now() >= until))?;
-        Ok(())
-    }
-
-    /// Lets time pass until something is so. Gives back how long that took.
-    fn until(
-        &mut self,
-        what: &str,
-        mut is_so: impl FnMut(&mut Self) -> Checked<bool>,
-    ) -> Checked<Duration> {
-        let from = trace::now();
-        while !is_so(self)? {
-            let waited = trace::now() - from;
-            ensure!(waited < LINE_MAX, "after {LINE_MAX:?} it is not yet so that {what}");
-            self.world.step()?;
-        }
-        Ok(trace::now() - from)
-    }
-
-    fn until_down(&mut self, at: usize) -> Checked {
-        self.until("the process has ended", |driver| Ok(!driver.world.is_up(at))).map(drop)
-    }
-
-    /// Whether the two hear each other.
-    fn are_connected(&self, one: usize, other: usize) -> bool {
-        let blocked = self.blocked.contains(&(one, other)) || self.blocked.contains(&(other, one));
-        !blocked && !self.paused.contains(&one) && !self.paused.contains(&other)
-    }
-
-    /// The leader that a majority follows and hears, with its term.
-    fn elected(&self) -> Option<(usize, u64)> {
-        let (leader, term) = self.world.leader()?;
-        let follows = |at: usize| {
-            at == leader || (self.world.follows(at, leader, term) && self.are_connected(at, leader))
-        };
-        let followers = (0..self.nodes).filter(|at| follows(*at)).count();
-        // Nobody else who hears the leader is behind.
-        let all = (0..self.nodes)
-            .filter(|at| self.world.runs(*at) && self.are_connected(*at, leader))
-            .filter(|at| !self.full.contains(at))
-            .all(follows);
-        let is_heard = !self.paused.contains(&leader);
-        (followers * 2 > self.nodes && all && is_heard).then_some((leader, term))
-    }
-
-    /// Writes down whether somebody else leads than at the last time.
-    fn tell_leader(&mut self, took: Duration) {
-        let now = self.elected();
-        let says = match (self.last_leader, now) {
-            (Some(before), Some(now)) if before == now => "the same node leads in the same term",
-            (Some((before, _)), Some((now, _))) if before == now => "the same node leads again",
-            (Some(_), Some(_)) => "another node leads",
-            (None, Some(_)) => "a node leads",
-            (_, None) => "nobody leads any longer",
-        };
-        self.last_leader = now.or(self.last_leader);
-        self.write(&format!("    {says}, {}", within(took)));
-    }
-
-    fn elect(&mut self) -> Checked {
-        let took = self.until("a leader is followed", |driver| Ok(driver.elected().is_some()))?;
-        self.tell_leader(took);
-        Ok(())
-    }
-
-    fn until_whole(&mut self) -> Checked<Duration> {
-        self.until("all nodes run, vote and have applied the same", |driver| {
-            let all = driver.elected().is_some() && driver.world.is_whole();
-            Ok(all && driver.blocked.is_empty() && driver.paused.is_empty())
-        })
-    }
-
-    fn settle(&mut self) -> Checked {
-        let took = self.until_whole()?;
-        self.tell_leader(took);
-        Ok(())
-    }
-
     fn ask(&mut self, at: usize, request: &Request) -> Checked {
         let call = self.book.call(request)?;
         let number = self.asked;
@@ -409,10 +330,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-/// A time as a transcript has it: rounded up, so that it does not change with every change of the
-/// program.
-fn within(took: Duration) -> String {
-    format!("within {} s", took.as_secs() + 1)
 }

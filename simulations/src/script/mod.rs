@@ -42,6 +42,7 @@
 mod asking;
 mod driver;
 mod parse;
+mod waiting;
 
 pub use driver::{Told, tell};
 pub use parse::{Line, Script, ScriptError};

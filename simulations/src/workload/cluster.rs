@@ -1,15 +1,16 @@
 //! What clients do with the cluster itself: one register that all write and read, and requests to
 //! the leader to step down.
 
+use outside::ensure;
 use rand::Rng as _;
 use serde_json::{Value, json};
 use stateright::semantics::register::{RegisterOp, RegisterRet};
 
+use super::client::Call;
 use super::session::Session;
 use crate::checks::Checked;
 use crate::checks::linear::{OPS_MAX, Seen};
-use crate::client::Call;
-use crate::{ensure, trace};
+use crate::env::trace;
 
 impl Session {
     /// Writes or reads the description of the shared tenant, at whatever node. A write without an

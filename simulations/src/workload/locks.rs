@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use outside::checks::locks::{LockEvent, LockFact};
+use outside::ensure;
 use rand::Rng as _;
 use serde_json::json;
 
+use super::client::Call;
 use super::session::Session;
-use crate::board::{LockEvent, LockFact};
 use crate::checks::linear::Seen;
 use crate::checks::lock_spec::{LockAnswer, LockOp, LockVerb};
 use crate::checks::{Checked, Violation};
-use crate::client::{Call, Reply};
-use crate::{ensure, trace};
+use crate::env::trace;
+use crate::facts::Reply;
 
 /// Keys in each of the two key spaces.
 const KEYS: u64 = 2;
@@ -171,19 +173,9 @@ impl Session {
 
     async fn release(&mut self, held: Held) -> Checked {
         let Held { space, key, token, until, .. } = held;
+        let sent_at = trace::now();
         let what = LockEvent::Releasing;
-        let (holder, sent_at) = (self.name.clone(), trace::now());
-        let first_sent_at = sent_at;
-        let fact = LockFact {
-            space: space.clone(),
-            key: key.clone(),
-            holder,
-            token,
-            first_sent_at,
-            sent_at,
-            what,
-        };
-        self.board.learn(fact);
+        self.learn(&space, &key, token, (sent_at, sent_at), what);
         let body = json!({ "holder": self.name, "token": token });
         let reply = self.client.settle(Call::post(path(&space, &key, "release"), body)).await;
         ensure!(reply.status == 200, "a lock was not released: {reply}");
@@ -198,22 +190,26 @@ impl Session {
     fn keep(&mut self, space: String, key: String, ttl: Duration, reply: &Reply) -> Checked {
         let token = reply.body["token"].as_u64();
         let token = token.ok_or_else(|| Violation(format!("a grant without a token: {reply}")))?;
-        let Reply { first_sent_at, sent_at, .. } = *reply;
-        let answered_at = trace::now();
-        let what = LockEvent::Held { answered_at, ttl };
-        let (holder, until) = (self.name.clone(), sent_at + ttl);
-        let fact = LockFact {
-            space: space.clone(),
-            key: key.clone(),
-            holder,
-            token,
-            first_sent_at,
-            sent_at,
-            what,
-        };
-        self.board.learn(fact);
+        let sent = (reply.first_sent_at, reply.sent_at);
+        let what = LockEvent::Held { answered_at: trace::now(), ttl };
+        self.learn(&space, &key, token, sent, what);
+        let until = reply.sent_at + ttl;
         self.held.push(Held { space, key, token, ttl, until });
         Ok(())
+    }
+
+    /// Writes down a fact about a lock, with when the request was first sent and when the call that was
+    /// answered was.
+    fn learn(
+        &self,
+        space: &str,
+        key: &str,
+        token: u64,
+        (first_sent_at, sent_at): (Duration, Duration),
+        what: LockEvent,
+    ) {
+        let (space, key, holder) = (space.to_owned(), key.to_owned(), self.name.clone());
+        self.board.learn(LockFact { space, key, holder, token, first_sent_at, sent_at, what });
     }
 }
 

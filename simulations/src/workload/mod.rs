@@ -7,6 +7,7 @@
 //! Whenever a node has come back from an interruption, a client compares all that is its own
 //! with what it knows before it goes on.
 
+pub mod client;
 mod cluster;
 mod locks;
 mod objects;
@@ -15,57 +16,33 @@ mod session;
 mod tenants;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use serde_json::Value;
-
-use crate::board::{Board, Limits};
-pub use objects::SharedObject;
+use crate::plan::{CLIENTS, Plan, WATCHER, client_name};
+use crate::world::{Board, World};
 use session::Session;
-pub(crate) use session::client_name;
-pub(crate) use watch::{WATCHER, watch};
+use watch::watch;
 
-/// A tenant, as its one owner knows it.
-#[derive(Debug, Clone, Default)]
-pub struct TenantModel {
-    /// The id.
-    pub id: String,
-    /// The name.
-    pub name: String,
-    /// The description of the last update.
-    pub description: String,
-    /// Whether it is suspended.
-    pub suspended: bool,
-    /// Whether it was deleted.
-    pub deleted: bool,
-    /// Version and mark of the definition.
-    pub workflow: Option<(u64, String)>,
-    /// The quotas it was made with.
-    pub limits: Limits,
-    /// The runs that this client was told of, by id.
-    pub runs: BTreeMap<String, RunModel>,
-    /// The marks of starts that were refused in the end, and of which an earlier call may still be
-    /// under way: a refusal uses up no idempotency key.
-    pub unsure: BTreeSet<String>,
-}
-
-/// A run, as the client that started it knows it.
-#[derive(Debug, Clone)]
-pub struct RunModel {
-    /// What makes the start unique: in the input, and in the output of the last step.
-    pub mark: String,
-    /// The ids of its steps.
-    pub steps: Vec<String>,
-    /// The run, once it was seen to have ended.
-    pub ended: Option<Value>,
+/// Builds the world of a run with all its clients.
+pub(crate) fn populated(plan: &Plan) -> World {
+    let mut names: Vec<String> = (1..=CLIENTS).map(client_name).collect();
+    names.push(WATCHER.to_owned());
+    let mut world = World::new(plan, &names);
+    let board = Rc::clone(world.board());
+    for number in 1..=CLIENTS {
+        world.add_client(&client_name(number), client(number, plan.seed, Rc::clone(&board)));
+    }
+    world.add_client(WATCHER, watch(plan.seed, board));
+    world.lay_links();
+    world.set_paces();
+    world
 }
 
 /// The life of client `number`, until the run has settled.
 ///
 /// # Errors
 /// The violation that it saw.
-pub async fn client(number: u64, seed: u64, board: Rc<Board>) -> turmoil::Result {
+async fn client(number: u64, seed: u64, board: Rc<Board>) -> turmoil::Result {
     board.busy.set(board.busy.get() + 1);
     let mut session = Session::new(number, seed, Rc::clone(&board));
     session.work().await?;

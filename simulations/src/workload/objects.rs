@@ -4,15 +4,17 @@
 //! Operations are sent once. Repeated, a write without an answer could undo one that came between;
 //! what is not answered stays open in the history.
 
+use outside::ensure;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
+use super::client::Call;
 use super::session::Session;
-use crate::checks::linear::{OPS_MAX, Seen};
-use crate::checks::object_spec::{Object, ObjectAnswer, ObjectOp};
+use crate::checks::linear::Seen;
+use crate::checks::object_spec::{Kind, Object, ObjectAnswer, ObjectOp, SharedObject};
 use crate::checks::{Checked, Violation};
-use crate::client::{Call, Reply};
-use crate::{ensure, trace};
+use crate::env::trace;
+use crate::facts::Reply;
 
 /// Objects of one kind that may be in use at a time.
 const IN_USE_MAX: usize = 2;
@@ -25,58 +27,6 @@ const TOKEN_TTL_SECS: u64 = 3600;
 /// How long the `wait` of a run takes that only a cancellation ends, seconds. Longer than any clock is
 /// wrong by: after a restart what is left of a wait is computed from the wall clock (decision 12).
 const FOR_EVER_SECS: u64 = 100 * 24 * 3600;
-
-/// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A tenant; its description is written.
-    Tenant,
-    /// A tenant that is suspended and activated.
-    Suspension,
-    /// A named definition.
-    Workflow,
-    /// A run that waits until it is cancelled.
-    Run,
-    /// A join token.
-    Token,
-    /// A node registered over HTTP.
-    HttpNode,
-}
-
-/// An object that clients share.
-#[derive(Debug)]
-pub struct SharedObject {
-    kind: Kind,
-    /// Where it is.
-    path: String,
-    /// What it was at first.
-    initial: Object,
-    /// How many operations were begun.
-    begun: usize,
-    /// Whether somebody has seen that it is no more.
-    is_over: bool,
-    history: Vec<Seen<ObjectOp, ObjectAnswer>>,
-}
-
-impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Tenant, Self::Suspension, Self::Workflow, Self::Run, Self::Token, Self::HttpNode];
-}
-
-impl SharedObject {
-    fn is_in_use(&self) -> bool {
-        !self.is_over && self.begun < OPS_MAX
-    }
-
-    /// Checks what clients saw of it.
-    ///
-    /// # Errors
-    /// When no order explains it.
-    pub fn check(&self) -> Checked {
-        let what = format!("{:?} {}", self.kind, self.path);
-        crate::checks::linear::check(&what, self.initial.clone(), &self.history)
-    }
-}
 
 impl Session {
     /// Makes, writes, reads or removes an object of some kind.
@@ -130,9 +80,7 @@ impl Session {
         };
         trace::event(&self.name, "object", format_args!("{kind:?} {path}"), &[]);
         let initial = Object { value, is_made_by_writes: kind == Kind::Workflow };
-        let (begun, is_over, history) = (0, false, Vec::new());
-        let object = SharedObject { kind, path, initial, begun, is_over, history };
-        self.board.objects.borrow_mut().push(object);
+        self.board.objects.borrow_mut().push(SharedObject::new(kind, path, initial));
         Ok(())
     }
 

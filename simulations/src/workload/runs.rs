@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use outside::ensure;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
+use super::client::Call;
 use super::session::Session;
-use super::{RunModel, TenantModel};
 use crate::checks::{Checked, durability, liveness};
-use crate::client::Call;
-use crate::ensure;
-use crate::world::{SERVICE, SERVICE_PORT};
+use crate::facts::{RunModel, TenantModel};
+use crate::plan::{SERVICE, SERVICE_PORT};
 
 /// The longest `wait` step, ms.
 const WAIT_MS_MAX: u64 = 800;
@@ -168,7 +168,7 @@ impl Session {
                 }
             };
             durability::ended(run, &ended)?;
-            liveness::completed(run, &ended, &self.board.service)?;
+            liveness::completed(run, &ended, |key| self.board.service.calls(key))?;
             run.ended = Some(ended);
         }
         Ok(())

@@ -7,12 +7,12 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::TenantModel;
+use super::client::{Call, Client};
 use super::locks::{Held, LockName};
-use crate::board::Board;
 use crate::checks::{Checked, durability};
-use crate::client::{Call, Client};
-use crate::world::API_PORT;
+use crate::facts::TenantModel;
+use crate::plan::{API_PORT, client_name};
+use crate::world::Board;
 
 /// Pause between two operations, ms.
 const PAUSE_MS_MAX: u64 = 120;
@@ -156,11 +156,11 @@ impl Session {
             let reply = self.client.settle(Call::get(format!("{base}/workflows/main"))).await;
             durability::workflow(known, &reply)?;
             let reply = self.client.settle(Call::get(format!("{base}/runs?limit=10000"))).await;
-            durability::runs(known, &own, &reply)?;
+            durability::listed(known, &own, &reply)?;
         }
         let path = format!("/api/tenants/{}/runs?limit=10000", self.shared.id);
         let reply = self.client.settle(Call::get(path)).await;
-        durability::runs(&self.shared, &own, &reply)?;
+        durability::listed(&self.shared, &own, &reply)?;
         self.compared_in = life;
         Ok(())
     }
@@ -177,9 +177,4 @@ impl Session {
             tokio::time::sleep(SHARED_POLL).await;
         }
     }
-}
-
-/// The host name of a client.
-pub(crate) fn client_name(number: u64) -> String {
-    format!("c{number}")
 }

@@ -1,14 +1,14 @@
 //! Tenants: created, described, suspended, deleted, with one definition each.
 
+use outside::ensure;
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use super::TenantModel;
+use super::client::Call;
 use super::session::Session;
-use crate::board::{Limits, SharedRegister};
 use crate::checks::{Checked, Violation};
-use crate::client::Call;
-use crate::ensure;
+use crate::facts::{Limits, TenantModel};
+use crate::world::board::SharedRegister;
 
 /// Runs at a time in the tenant that all clients share: fewer than there are clients.
 const SHARED_CONCURRENT: u64 = 2;

@@ -6,19 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use outside::ensure;
 use serde_json::Value;
 use shiioo_actors::domain::voters::TENANT_GROUP_VOTERS;
 use tokio::time::sleep;
 
-use crate::board::{Board, Phase};
+use super::client::{Call, Client};
 use crate::checks::leaders::{self, Leaders};
 use crate::checks::{Checked, liveness, out_of_service};
-use crate::client::{Call, Client, Reply};
-use crate::world::API_PORT;
-use crate::{ensure, trace};
+use crate::env::trace;
+use crate::facts::Reply;
+use crate::plan::{API_PORT, WATCHER};
+use crate::world::{Board, Phase};
 
-/// The host's name.
-pub(crate) const WATCHER: &str = "eye";
 /// Pause between two rounds of questions.
 const ROUND_PAUSE: Duration = Duration::from_millis(150);
 /// How long an answer is waited for.
@@ -147,7 +147,7 @@ impl Watcher {
     /// The same question to all nodes at once.
     async fn ask_all(&self, path: &str, patience: Duration) -> Vec<Option<Reply>> {
         let call = Call::get(path).within(patience);
-        let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
+        let asked = (0..self.client.nodes()).map(|at| self.client.call_at(at, &call));
         let replies = join_all(asked).await;
         replies.into_iter().map(|reply| reply.ok().filter(|reply| reply.status == 200)).collect()
     }
@@ -262,7 +262,7 @@ impl Watcher {
 
     async fn views(&self, path: &str) -> Vec<Option<(u16, Value)>> {
         let call = Call::get(path).within(PATIENCE);
-        let asked = (0..self.client.nodes().len()).map(|at| self.client.call_at(at, &call));
+        let asked = (0..self.client.nodes()).map(|at| self.client.call_at(at, &call));
         let replies = join_all(asked).await;
         replies
             .into_iter()

@@ -9,7 +9,7 @@ use shiioo_actors::ports::GroupStatus;
 
 use super::{NodeHost, World};
 use crate::checks::Checked;
-use crate::trace;
+use crate::env::trace;
 
 /// Steps between two checks: a look costs more than a step.
 const LOOK_STEPS: u64 = 25;

@@ -4,46 +4,39 @@
 //! begun has to end within a bound, and the nodes have to agree. At last all nodes are stopped
 //! cleanly, and what is on their disks is checked as a whole.
 
-mod autopsy;
-mod copies;
-mod fault;
-mod files;
-mod folders;
-mod host;
+pub mod board;
+mod disks;
+mod faults;
+mod hosts;
 mod inside;
-mod lives;
-mod losses;
-mod network;
-mod service;
 mod stage;
-mod weather;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use outside::ensure;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use turmoil::Sim;
 
-use crate::board::{Board, Phase};
 use crate::checks::matching::{Compared, Matching};
 use crate::checks::terms::Terms;
-use crate::checks::{Checked, Violation, liveness};
-use crate::workload::{WATCHER, client_name};
-use crate::{Mix, Plan, checks, det, ensure, heap, trace, workload};
-pub use fault::Fault;
-use folders::Folder;
-pub(crate) use folders::folder;
-pub use host::{API_PORT, ELECTION_TIMEOUT, Exit, NodeHost, node_name};
-use lives::{NodeState, Seat};
-use losses::Loss;
-pub use service::{SERVICE, SERVICE_PORT, Service};
-use weather::Weather;
+use crate::checks::{self, Checked, Violation, liveness};
+use crate::env::{det, heap, trace};
+use crate::plan::{Mix, Plan, SERVICE, node_name};
+pub use board::{Board, Phase};
+use disks::files;
+use disks::folders::Folder;
+pub(crate) use disks::folders::folder;
+use disks::losses::Loss;
+pub use faults::Fault;
+use faults::Schedule;
+pub use hosts::{Exit, NodeHost, Service};
+use hosts::{NodeState, Seat};
 
-/// How many clients there are.
-const CLIENTS: u64 = 4;
 /// A step of the simulation. The loop over steps is what costs, so it is as long as the shortest
 /// way of a message.
 const TICK: Duration = Duration::from_millis(2);
@@ -61,7 +54,7 @@ pub struct World {
     others: Vec<String>,
     /// Whether a process that has ended is started only when somebody says so.
     stays_down: bool,
-    weather: Weather,
+    schedule: Schedule,
     /// The node that has no disk of its own history, if any.
     loss: Option<Loss>,
     /// The folder of a tenant that is not as it was, if any.
@@ -87,24 +80,8 @@ pub(crate) struct Ending {
 }
 
 impl World {
-    /// Builds the hosts and the clients.
-    pub fn new(plan: &Plan) -> Self {
-        let mut clients: Vec<String> = (1..=CLIENTS).map(client_name).collect();
-        clients.push(WATCHER.to_owned());
-        let mut world = Self::bare(plan, &clients);
-        let board = Rc::clone(&world.board);
-        for number in 1..=CLIENTS {
-            let client = workload::client(number, plan.seed, Rc::clone(&board));
-            world.sim.client(client_name(number), client);
-        }
-        world.sim.client(WATCHER, workload::watch(plan.seed, board));
-        world.lay_links();
-        world.set_paces();
-        world
-    }
-
-    /// Builds the nodes and the service. Whoever adds the clients lays the links then.
-    pub(crate) fn bare(plan: &Plan, clients: &[String]) -> Self {
+    /// Builds the nodes and the service. Whoever adds these clients lays the links then.
+    pub(crate) fn new(plan: &Plan, clients: &[String]) -> Self {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(plan.seed)
@@ -134,7 +111,7 @@ impl World {
             sim.host(node.name(), move || Rc::clone(&living).live());
         }
         let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0xfa_u64 << 56);
-        let weather = Weather::new(plan, &mut rng);
+        let schedule = Schedule::new(plan, &mut rng);
         let seats = nodes.into_iter().map(Seat::new).collect();
         let mut others = clients.to_vec();
         others.push(SERVICE.to_owned());
@@ -144,7 +121,7 @@ impl World {
             seats,
             others,
             stays_down: false,
-            weather,
+            schedule,
             loss: None,
             folder: None,
             has_rotted: false,
@@ -191,6 +168,20 @@ impl World {
         compared
     }
 
+    /// What the clients share.
+    pub(crate) fn board(&self) -> &Rc<Board> {
+        &self.board
+    }
+
+    /// Adds a client, one of those that the world was built for.
+    pub(crate) fn add_client(
+        &mut self,
+        name: &str,
+        client: impl Future<Output = turmoil::Result> + 'static,
+    ) {
+        self.sim.client(name, client);
+    }
+
     /// Ends everything.
     pub(crate) fn tear_down(self) {
         // What is left of the processes must not reach a network that is torn down with them.
@@ -235,7 +226,7 @@ impl World {
         ensure!(differing == 0 || self.has_rotted, "{differing} tenants differ between nodes");
         let heap_bytes = heap::peak_bytes().saturating_sub(trace::line_bytes());
         checks::memory::check(self.seats.len() as u64, heap_bytes)?;
-        checks::whole(&self.board, &self.disks()?)
+        verdict::whole(&self.board, &self.disks()?)
     }
 
     /// Runs on until nobody has anything of a group that was assigned to others.

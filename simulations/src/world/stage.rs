@@ -1,28 +1,17 @@
 //! What a script does to a world and sees of it.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 
 use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::ports::GroupStatus;
 use shiioo_storage::disk::DiskCopy;
 
-use super::lives::NodeState;
-use super::{NodeHost, World};
+use super::{NodeHost, NodeState, World};
 
 impl World {
     /// Leaves processes that have ended as they are until [`Self::start`].
     pub(crate) fn stay_down(&mut self) {
         self.stays_down = true;
-    }
-
-    /// Adds the only client, which is told the names of the nodes.
-    pub(crate) fn add_client<F>(&mut self, name: &str, client: impl FnOnce(Vec<String>) -> F)
-    where
-        F: Future<Output = turmoil::Result> + 'static,
-    {
-        self.sim.client(name, client(self.board.node_names()));
-        self.lay_links();
     }
 
     /// The node in a place.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::Process;
+
 /// The latencies of one scenario.
 #[derive(Default)]
 pub(crate) struct Sample {
@@ -65,43 +67,6 @@ impl Cost {
         let spent = |before: Duration| of_server().map(|now| now.saturating_sub(before));
         let server = before.and_then(spent);
         (sample, Self { client: own_cpu().saturating_sub(client), server })
-    }
-}
-
-/// Another process, seen through `/proc`.
-pub(crate) struct Process(u32);
-
-impl Process {
-    pub(crate) fn new(pid: u32) -> Self {
-        Self(pid)
-    }
-
-    /// Its resident memory.
-    pub(crate) fn rss_kib(&self) -> Option<u64> {
-        self.status_kib("VmRSS:")
-    }
-
-    /// Its resident memory when that was largest.
-    pub(crate) fn rss_kib_peak(&self) -> Option<u64> {
-        self.status_kib("VmHWM:")
-    }
-
-    fn status_kib(&self, name: &str) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches("kB").trim().parse().ok()
-    }
-
-    /// Its CPU time, user and system.
-    fn cpu(&self) -> Option<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
-        // The name in parentheses may hold anything: fields are counted from behind it.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let user: u64 = fields.next()?.parse().ok()?;
-        let system: u64 = fields.next()?.parse().ok()?;
-        // SAFETY: asks for a constant of the system.
-        let ticks = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
-        Some(Duration::from_millis((user + system) * 1000 / ticks.max(1)))
     }
 }
 

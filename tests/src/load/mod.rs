@@ -18,8 +18,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use tempfile::TempDir;
 
+pub(crate) use crate::harness::Process;
 use crate::{Client, Cluster, Server, Tenant, spec};
-pub(crate) use measure::Process;
 use measure::{Cost, Table};
 use scenario::Setup;
 
@@ -163,7 +163,7 @@ impl Own {
     fn processes(&self) -> Vec<Process> {
         match self {
             Self::None(_) => Vec::new(),
-            Self::Node(server) => vec![Process::new(server.pid())],
+            Self::Node(server) => vec![server.process()],
             Self::Cluster(cluster) => cluster.pids().into_iter().map(Process::new).collect(),
         }
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::wire::Message;
+use super::wire::body_of;
 
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{\"ok\":true}";
@@ -61,7 +61,7 @@ async fn serve(mut stream: TcpStream, served: Arc<AtomicU64>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        match Message::parse(&buffer) {
+        match body_of(&buffer) {
             Ok(None) => continue,
             Ok(Some(_)) => {}
             Err(_) => return,

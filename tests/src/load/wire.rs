@@ -1,10 +1,12 @@
-//! Just enough of HTTP/1.1 to call at little cost: bytes out, a status and a length in.
+//! Calls at little cost: bytes out that were made before, a status and a length in, nothing allocated.
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::harness::message::{self, Head};
 
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -30,8 +32,9 @@ impl Wire {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Some(message) = Message::parse(&self.buffer)? {
-                return Ok((message.status(&self.buffer)?, &self.buffer[message.body..]));
+            if let Some(body) = body_of(&self.buffer)? {
+                let status = message::status(&self.buffer).ok_or_else(invalid)?;
+                return Ok((status, &self.buffer[body..]));
             }
         }
     }
@@ -45,42 +48,16 @@ pub(crate) fn request(addr: SocketAddr, method: &str, path: &str, body: &str) ->
     format!("{head}content-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-/// A message that is whole.
-pub(crate) struct Message {
-    /// Where its body begins.
-    pub(crate) body: usize,
-}
-
-impl Message {
-    /// None as long as it is not whole.
-    pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Self>> {
-        let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-            return Ok(None);
-        };
-        let length = content_length(&bytes[..head])?;
-        let body = head + 4;
-        Ok((bytes.len() >= body + length).then_some(Self { body }))
-    }
-
-    fn status(&self, bytes: &[u8]) -> io::Result<u16> {
-        let digits = bytes.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
-        digits.and_then(|digits| digits.parse().ok()).ok_or_else(invalid)
-    }
-}
-
-/// 0 where there is none, as for requests without a body; chunks are not understood.
-fn content_length(head: &[u8]) -> io::Result<usize> {
-    const NAME: &[u8] = b"content-length:";
-    for line in head.split(|byte| *byte == b'\n') {
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            let value = std::str::from_utf8(&line[NAME.len()..]).map_err(|_| invalid())?;
-            return value.trim().parse().map_err(|_| invalid());
+/// Where the body of a message begins that is whole; none as long as it is not. A message without a
+/// length has no body, as requests may have it; chunks are not understood.
+pub(crate) fn body_of(message: &[u8]) -> io::Result<Option<usize>> {
+    match Head::parse(message) {
+        Some(Head { length: None, is_chunked: true, .. }) => Err(invalid()),
+        Some(Head { body, length, .. }) if message.len() >= body + length.unwrap_or(0) => {
+            Ok(Some(body))
         }
-        if line.to_ascii_lowercase().starts_with(b"transfer-encoding:") {
-            return Err(invalid());
-        }
+        _ => Ok(None),
     }
-    Ok(0)
 }
 
 fn invalid() -> io::Error {
