@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tests::soak::cluster_chaos::replicas_agree;
+use tests::cluster_chaos::replicas_agree;
 use tests::{Client, Cluster, Tenant, eventually, files, spec};
 
 /// Stands in a run's output, and so in rows and events, and nowhere else.

@@ -87,7 +87,7 @@ async fn a_follower_is_cut_off_and_deposes_nobody() {
     for _ in 0..ROUNDS_MAX {
         let mut observer = Observer::of(&cluster);
         let before = cluster.await_leader(&[]).await;
-        let (leader, alone) = (before.0, (before.0 + 1) % 3);
+        let alone = (before.0 + 1) % 3;
         network.cut_off(&[alone]);
         are_silenced(&cluster, &mut observer, &[alone]).await;
         heals(&network, &mut cluster, observer).await;

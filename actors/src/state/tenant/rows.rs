@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::run::held_bytes;
-use super::{CreatedResource, Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use super::{Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::page::{JsonSize, PageBudget};

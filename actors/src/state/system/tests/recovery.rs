@@ -4,6 +4,7 @@ use super::*;
 use crate::command::Recover;
 use crate::domain::ids::Epoch;
 use crate::domain::lock::FENCING_STEP;
+use crate::domain::lock::LockView;
 use crate::domain::membership::SHARED_SECRET;
 
 fn authority(cluster: u128) -> Authority {
