@@ -112,7 +112,9 @@ impl<'a> Starter<'a> {
         };
         let tenants =
             spawn(self.root, "the tenant supervisor", TenantSupervisor, arguments).await?;
-        registry.set_supervisor(tenants.clone(), &self.replicas, Arc::clone(&self.directory));
+        let proposals = Arc::clone(log) as _;
+        let directory = Arc::clone(&self.directory);
+        registry.set_supervisor(tenants.clone(), &self.replicas, &proposals, directory);
         Ok((tenants, renderer))
     }
 

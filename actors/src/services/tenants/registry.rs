@@ -13,8 +13,8 @@ use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StateDigest, StoreError,
-    Stores,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, Proposals, StateDigest,
+    StoreError, Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
 use crate::services::control::ControlMessage;
@@ -32,6 +32,8 @@ pub(super) struct Sources {
     /// Weak: the log owns this registry, to which it delivers. Each would keep the other, and the
     /// node's sockets with it, beyond the node's end.
     pub(super) log: Weak<dyn Durability>,
+    /// Weak as well: it is the same log.
+    pub(super) proposals: Weak<dyn Proposals>,
     pub(super) stores: Arc<dyn Stores>,
     pub(super) directory: Arc<Directory>,
 }
@@ -74,6 +76,8 @@ pub struct Registry {
     pub(super) hashing: tokio::sync::Mutex<()>,
     /// The tenants whose files are damaged here.
     damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
+    /// The tenants with files here that group 0 does not know, as far as that was told.
+    pub(super) unknown: Mutex<BTreeSet<TenantId>>,
     pub(super) sources: OnceLock<Sources>,
     pub(super) control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
@@ -85,10 +89,12 @@ impl Registry {
         &self,
         supervisor: ActorRef<SupervisorMessage>,
         deps: &ReplicaDeps,
+        proposals: &Arc<dyn Proposals>,
         directory: Arc<Directory>,
     ) {
         let (log, stores) = (Arc::downgrade(&deps.log), Arc::clone(&deps.stores));
-        let _ = self.sources.set(Sources { supervisor, log, stores, directory });
+        let proposals = Arc::downgrade(proposals);
+        let _ = self.sources.set(Sources { supervisor, log, proposals, stores, directory });
     }
 
     /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
@@ -247,7 +253,7 @@ impl ApplySink for Registry {
     }
 
     fn parts(&self, group: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
-        Box::pin(async move { self.list_parts(group) })
+        Box::pin(self.list_parts(group))
     }
 
     fn held(
@@ -324,7 +330,8 @@ impl ApplySink for Registry {
         upto: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut here: BTreeSet<StateMachineId> = self.list_parts(group)?.into_iter().collect();
+            let here = self.list_parts(group).await?;
+            let mut here: BTreeSet<StateMachineId> = here.into_iter().collect();
             // Those as well whose state is in memory only: nothing deletes them later.
             here.extend(self.awake_parts(group));
             for part in here.into_iter().filter(|part| !parts.contains(part)) {
