@@ -31,9 +31,9 @@ use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{
-    AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
+    AttemptJournal, CertificateIssuer, HttpCaller, Peer, Peers, ReplicatedLog, Stores, WorkerPool,
 };
-use crate::services::control::ControlMessage;
+use crate::services::control::{Control, ControlMessage};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::mailbox::stop_children;
 use crate::services::tenants::{Registry, SupervisorMessage};
@@ -161,7 +161,30 @@ pub struct NodeActors {
     root: ActorRef<RootMessage>,
     node: NodeId,
     keeping: Keeping,
+    members_changed: watch::Receiver<()>,
     failed: watch::Receiver<Option<String>>,
+}
+
+/// Follows who the members are, as this node knows them.
+pub struct MembersFollower {
+    control: Control,
+    changed: watch::Receiver<()>,
+}
+
+impl MembersFollower {
+    /// Returns the members, with this node, after the next change.
+    pub async fn next(&mut self) -> Vec<Peer> {
+        loop {
+            if self.changed.changed().await.is_err() {
+                // The control plane has stopped: nothing changes any more.
+                return std::future::pending().await;
+            }
+            let deadline = Instant::now() + LOCAL_DEADLINE;
+            if let Ok(peers) = self.control.read(deadline, SystemState::peers).await {
+                return peers;
+            }
+        }
+    }
 }
 
 /// Starts a node's actors and makes the node known to its cluster. `open` is given the doors for
@@ -177,17 +200,18 @@ pub async fn start(
     open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
+    let node = profile.member.node;
     let root = Actor::spawn(None, NodeSupervisor, report).await;
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
     let mut starting = Starting(Some(root.clone()));
     // Whoever waits to be registered would not notice that an actor it needs has failed meanwhile.
-    let (handles, control, tenants, keeping, node) = tokio::select! {
+    let (handles, control, tenants, keeping, members_changed) = tokio::select! {
         biased;
         started = start_under(&root, profile, &ports, open) => started?,
         why = failure(failed.clone()) => return Err(StartError::Failed(why)),
     };
     starting.0 = None;
-    Ok(NodeActors { handles, control, tenants, root, node, keeping, failed })
+    Ok(NodeActors { handles, control, tenants, root, node, keeping, members_changed, failed })
 }
 
 /// Stops the actors of a start that came to nothing, also of one that is abandoned.
@@ -210,7 +234,8 @@ async fn failure(mut failed: watch::Receiver<Option<String>>) -> String {
     }
 }
 
-type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, NodeId);
+type Started =
+    (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, watch::Receiver<()>);
 
 /// The task that keeps the node known; it ends with this.
 struct Keeping(tokio::task::JoinHandle<()>);
@@ -236,7 +261,7 @@ async fn start_under(
     let (tenants, renderer) = starter.tenants(&locks).await?;
     let (control_actor, control) = starter.control(&locks, &heartbeats, tell_members).await?;
     let (elector, leadership) = starter.elector(&control, &heartbeats).await?;
-    starter.placement(&control, &heartbeats, &elector, members_changed).await?;
+    starter.placement(&control, &heartbeats, &elector, members_changed.clone()).await?;
 
     let doors = starter.doors(&control, &heartbeats, &elector);
     let (is_registered, registered) = watch::channel(false);
@@ -259,9 +284,8 @@ async fn start_under(
     let member = profile.member;
     register(&registrar, member.clone(), profile.founding, profile.admin_token).await?;
     is_registered.send_replace(true);
-    let node = member.node;
     let keeping = Keeping(tokio::spawn(keep_known(control, member)));
-    Ok((handles, control_actor, tenants, keeping, node))
+    Ok((handles, control_actor, tenants, keeping, members_changed))
 }
 
 async fn spawn<A: Actor>(
@@ -284,6 +308,14 @@ fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
 }
 
 impl NodeActors {
+    /// Follows who the members are, from what they are now on.
+    pub fn follow_members(&self) -> MembersFollower {
+        let mut changed = self.members_changed.clone();
+        // The first answer is who they are at the start.
+        changed.mark_changed();
+        MembersFollower { control: self.handles.cluster.control.clone(), changed }
+    }
+
     /// Waits until something the whole node depends on has failed; tells what.
     pub async fn failed(&self) -> String {
         failure(self.failed.clone()).await

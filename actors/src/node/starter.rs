@@ -131,6 +131,7 @@ impl<'a> Starter<'a> {
             log: Arc::clone(log),
             seams: seams.clone(),
             queue: Arc::clone(&registry.control),
+            registry: Arc::clone(registry),
             directory: Arc::clone(&self.directory),
             locks: locks.clone(),
             heartbeats: heartbeats.clone(),

@@ -19,6 +19,8 @@
 //!    groups or the log ends the wait.
 //! 8. *The authority's key leaves the identity*, when this node founded the cluster: the cluster has
 //!    it now.
+//! 9. *The members are written into the identity*, now and whenever they change: a node whose control
+//!    plane's files are damaged finds in there whom to ask.
 //!
 //! # Stop order
 //!
@@ -40,10 +42,12 @@ use shiioo_actors::services::tenants::Registry;
 use shiioo_storage::{Groups, UnderWayFile};
 use shiioo_transport::quic::{self, Quic};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::config::Config;
 use crate::dispatch::RpcDispatcher;
 use crate::identity::{Identity, IdentityError};
+use crate::known_members;
 use crate::own_log::{self, OwnLogError};
 use crate::seams::NodeSeams;
 use crate::sockets::Sockets;
@@ -61,6 +65,8 @@ pub(crate) struct Services {
     quic: Arc<Quic>,
     api: ApiServer,
     admin_token: watch::Receiver<Option<SecretHash>>,
+    /// Keeps the members in the identity.
+    remembering: AbortHandle,
 }
 
 /// Tells why the services did not start.
@@ -152,7 +158,13 @@ impl Services {
         api.api.open(actors.handles.clone());
         let identity = founding::forget_authority_key(seams, identity).await?;
         let seams = seams.clone();
-        Ok((Self { seams, under_way, groups, actors, quic, api, admin_token }, identity))
+        // Last: from here on nobody else writes the identity.
+        let remember =
+            known_members::remember(seams.clone(), identity.clone(), actors.follow_members());
+        let remembering = tokio::spawn(remember).abort_handle();
+        let services =
+            Self { seams, under_way, groups, actors, quic, api, admin_token, remembering };
+        Ok((services, identity))
     }
 
     /// Returns the state of the groups on this node.
@@ -191,7 +203,10 @@ impl Services {
 
     /// Stops the services in order; see the module.
     pub(crate) async fn stop(self) {
-        let Self { seams, under_way, groups, actors, quic, api, admin_token: _ } = self;
+        let Self { seams, under_way, groups, actors, quic, api, admin_token: _, remembering } =
+            self;
+        // Its last write may still be under way, and comes to the same as the next start's first.
+        remembering.abort();
         // Before the API stops: the requests in progress may end at the new leaders.
         actors.hand_over().await;
         api.stop(API_DRAIN).await;

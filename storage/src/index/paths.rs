@@ -2,7 +2,7 @@
 //!
 //! | of | files |
 //! |---|---|
-//! | the control plane | `system.redb` |
+//! | the control plane | `system.redb`; `system.redb.damaged` where it was replaced |
 //! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
 //! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
 
@@ -28,6 +28,9 @@ const IDLE_MARK: &str = "idle";
 
 /// Prefix of the name of a folder that is being removed. No tenant's id begins so.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
+
+/// What is added to the name of the control plane's index when it is moved aside.
+pub(crate) const ASIDE_SUFFIX: &str = ".damaged";
 
 /// Directories below `blobs/` that are walked at most.
 const BLOB_DIRS_DEEP_MAX: usize = 4;

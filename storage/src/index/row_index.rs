@@ -294,6 +294,15 @@ impl RowIndex {
 
 fn database_error(path: &str, error: redb::Error) -> StoreError {
     match error {
+        // What a file that is cut, or is none of redb's, looks like.
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+            ) =>
+        {
+            StoreError::Damaged { file: path.to_owned(), offset: 0, what: error.to_string() }
+        }
         redb::Error::Io(error) => store_error(path, error),
         error @ (redb::Error::Corrupted(_)
         | redb::Error::UpgradeRequired(_)

@@ -79,6 +79,9 @@ impl Stores for Files {
     fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()
     }
+    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
         Ok(self.0.clone())
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use ractor::ActorRef;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::parts::unreachable;
 use super::{Activation, SupervisorMessage};
@@ -17,7 +17,7 @@ use crate::ports::{
     StoreError, Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
-use crate::services::control::ControlMessage;
+use crate::services::control::{ControlCopy, ControlMessage};
 
 /// Holds the tenants of one group.
 #[derive(Debug, Default)]
@@ -78,6 +78,8 @@ pub struct Registry {
     damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
     /// The tenants with files here that group 0 does not know, as far as that was told.
     pub(super) unknown: Mutex<BTreeSet<TenantId>>,
+    /// Takes what another replica holds of the control plane, while its files here are damaged.
+    control_copies: Mutex<Option<mpsc::Sender<ControlCopy>>>,
     pub(super) sources: OnceLock<Sources>,
     pub(super) control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
@@ -100,6 +102,21 @@ impl Registry {
     /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
     pub fn set_control(&self, control: ActorRef<ControlMessage>) {
         self.control_actor.send_replace(Some(control));
+    }
+
+    /// Says that the control plane's files are damaged here: whatever another replica sends of it comes
+    /// here until the receiver is dropped.
+    pub fn want_control(&self) -> mpsc::Receiver<ControlCopy> {
+        let (copies, wanted) = mpsc::channel(1);
+        *self.control_copies.lock().unwrap_or_else(PoisonError::into_inner) = Some(copies);
+        wanted
+    }
+
+    /// Returns the way for what another replica holds of a state machine, where that is the control plane
+    /// and its files are damaged.
+    fn control_copies(&self, part: StateMachineId) -> Option<mpsc::Sender<ControlCopy>> {
+        let copies = self.control_copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        copies.filter(|copies| part == StateMachineId::System && !copies.is_closed())
     }
 
     /// Lists the groups in which a tenant's files are damaged here. This node should not lead them.
@@ -262,6 +279,9 @@ impl ApplySink for Registry {
         part: StateMachineId,
     ) -> BoxFuture<'_, Result<Held, StoreError>> {
         Box::pin(async move {
+            if self.control_copies(part).is_some() {
+                return Ok(Held::default());
+            }
             let held = self.ask(group, part, ReplicaRequest::Held).await;
             // After the question, which starts a tenant that sleeps: the start finds the damage.
             match self.replaceable(group, part) {
@@ -288,6 +308,12 @@ impl ApplySink for Registry {
         dump: Dump,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
+            if let Some(copies) = self.control_copies(part) {
+                let stopped = || unreachable(part, "it has stopped".to_owned());
+                let (taken, is_taken) = oneshot::channel();
+                copies.send(ControlCopy { dump, taken }).await.map_err(|_| stopped())?;
+                return is_taken.await.map_err(|_| stopped())?;
+            }
             match self.replaceable(group, part) {
                 Some(activation) => self.rebuild(&activation, dump).await,
                 None => {
