@@ -7,7 +7,7 @@
 //!
 //! Architecture invariant: folders and files import downwards only, and there is no circle between
 //! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`,
-//! `known_members`, `own_log`, `joining`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
+//! `known_members`, `own_log`, `joining`, `replacement`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
 
 pub mod cli;
 pub mod config;
@@ -18,6 +18,7 @@ mod known_members;
 mod node;
 mod own_log;
 mod recovery;
+mod replacement;
 mod seams;
 mod sockets;
 mod wiring;
@@ -26,6 +27,7 @@ pub use config::Config;
 pub use joining::JoiningError;
 pub use node::{Node, NodeFailure, StartError};
 pub use own_log::OwnLogError;
+pub use replacement::ReplacementError;
 pub use seams::{NodeSeams, OsEntropy, SystemClock};
 pub use sockets::BindError;
 pub use wiring::ServicesError;

@@ -4,9 +4,10 @@
 //!
 //! [`Services::start`] is the list. Each step relies on those before it:
 //!
-//! 1. *The log is looked for*, before anything listens: a node that has lost its log must not vote.
+//! 1. *The API listens*, and answers `starting`: so a long recovery can be told from a dead node.
 //! 2. *QUIC takes its socket.* It can call members, and answers nobody yet.
-//! 3. *The API listens*, and answers `starting`: so a long recovery can be told from a dead node.
+//! 3. *The log is looked for*: a node that has lost its log must not vote. Where others have what was in
+//!    it, the node becomes another member first ([`replacement`](crate::replacement)).
 //! 4. *The log is opened and the groups are started*, with the registry in place, because groups
 //!    deliver entries as soon as they run. Then the identity names the log, durably, before the
 //!    first group is opened and so before anything is acknowledged: from then on a missing log is
@@ -29,6 +30,7 @@
 
 mod founding;
 mod metrics;
+mod opening;
 mod start;
 
 use std::sync::{Arc, OnceLock};
@@ -49,8 +51,10 @@ use crate::dispatch::RpcDispatcher;
 use crate::identity::{Identity, IdentityError};
 use crate::known_members;
 use crate::own_log::{self, OwnLogError};
+use crate::replacement::ReplacementError;
 use crate::seams::NodeSeams;
 use crate::sockets::Sockets;
+use opening::Opened;
 use start::{ActorPorts, ApiServer};
 
 /// Longest time that requests in progress have to end when the node stops.
@@ -78,6 +82,15 @@ pub enum ServicesError {
     /// The log is missing, or cannot be looked for.
     #[error(transparent)]
     OwnLog(#[from] OwnLogError),
+    /// The log is lost or damaged, and the node did not become another member.
+    #[error("{loss}. It could not go on as another member by itself: {why}")]
+    NotReplaced {
+        /// What is wrong with the log, and what to do.
+        loss: String,
+        /// Why not.
+        #[source]
+        why: Box<ReplacementError>,
+    },
     /// There are no threads for the steps.
     #[error("threads for steps cannot be started: {0}")]
     Threads(#[source] std::io::Error),
@@ -111,9 +124,7 @@ impl Services {
         member: Member,
         sockets: Sockets,
     ) -> Result<(Self, Identity), ServicesError> {
-        own_log::check(config, seams, &identity).await?;
         let founding = founding::founding(config, &identity)?;
-        let quic = start::quic(config, seams, &identity, &member.node_addr, sockets.node)?;
         let own_token = config.admin_token.as_ref();
         let own_token =
             own_token.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
@@ -124,7 +135,9 @@ impl Services {
         let groups_later: Arc<OnceLock<Arc<Groups>>> = Arc::default();
         let api = start::api(config, seams, &groups_later, &registry, token.subscribe());
         let api = ApiServer::start(api, sockets.api);
-        let groups = start::groups(config, seams, &identity, &registry, &quic).await?;
+        let opened =
+            opening::open(config, seams, &registry, sockets.node, (identity, member)).await?;
+        let Opened { quic, groups, identity, member } = opened;
         let identity = own_log::record_log_id(seams, identity, groups.log_id()).await?;
         let _ = groups_later.set(Arc::clone(&groups));
         let profile = NodeProfile {

@@ -17,6 +17,9 @@ use crate::disk::{DirEntry, Disk, store_error};
 /// Directory of the tenants of the region `default`.
 const TENANTS_DIR: &str = "tenants";
 
+/// The control plane's index.
+pub(crate) const SYSTEM_INDEX: &str = "system.redb";
+
 /// Gives the directory of the tenants of a region. The caller has checked that the region is not
 /// named like another folder of ours.
 pub(crate) fn tenants_dir(region: &str) -> String {
@@ -56,7 +59,7 @@ impl Paths {
             StateMachineId::System => Self {
                 part,
                 dir: String::new(),
-                index: "system.redb".into(),
+                index: SYSTEM_INDEX.into(),
                 events: String::new(),
                 blobs: None,
                 idle_mark: None,
@@ -88,7 +91,7 @@ pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreE
     let mut stats = StoreStats::default();
     for entry in disk.list(&paths.dir).map_err(failed)? {
         match (part, entry.name.as_str()) {
-            (StateMachineId::System, "system.redb") | (StateMachineId::Tenant(_), "index.redb") => {
+            (StateMachineId::System, SYSTEM_INDEX) | (StateMachineId::Tenant(_), "index.redb") => {
                 stats.index_bytes = entry.len;
             }
             (StateMachineId::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,

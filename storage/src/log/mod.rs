@@ -125,6 +125,7 @@ pub use handle::LogIdentity;
 pub use read::has_log;
 #[cfg(feature = "sim")]
 pub(crate) use read::load;
+pub(crate) use segment::LOG_DIR;
 pub(crate) use writer::Op;
 
 /// Jobs that may wait for the writer.
