@@ -83,7 +83,7 @@ enum Passing {
 }
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 34] = [
+const ODDS: [(Mix, Fault, u32); 35] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -100,6 +100,7 @@ const ODDS: [(Mix, Fault, u32); 34] = [
     (Mix::Disks, Fault::BitRot, 1),
     (Mix::Disks, Fault::LostDisk, 1),
     (Mix::Disks, Fault::LostLog, 1),
+    (Mix::Disks, Fault::LostSystem, 1),
     (Mix::Disks, Fault::OlderCopy, 2),
     (Mix::Disks, Fault::OlderLog, 2),
     (Mix::Disks, Fault::LostFolder, 3),
@@ -121,9 +122,10 @@ const ODDS: [(Mix, Fault, u32); 34] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 18] = [
+const AMONG_NODES: [Fault; 19] = [
     Fault::RottenFolder,
     Fault::LostLog,
+    Fault::LostSystem,
     Fault::OlderCopy,
     Fault::OlderLog,
     Fault::ThinLink,
@@ -224,6 +226,7 @@ impl World {
             Fault::BitRot => self.rot(at),
             Fault::LostDisk => self.take_disk(at),
             Fault::LostLog => self.take_log(at),
+            Fault::LostSystem => self.take_system(at),
             Fault::OlderCopy | Fault::OlderLog => self.copy_disk(at, fault),
             Fault::LostFolder => self.lose_folder(),
             Fault::OlderFolder => self.copy_folder(),
