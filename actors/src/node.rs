@@ -9,6 +9,7 @@
 //! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
 //! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
 
+mod members;
 mod registration;
 mod starter;
 
@@ -25,15 +26,16 @@ use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 use crate::handles::Handles;
+pub use crate::node::members::MembersFollower;
 use crate::node::registration::{Registrar, keep_known, register};
 use crate::node::starter::{Offered, Starter};
 use crate::ports::descriptors::DescriptorBudget;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::ports::{
-    AttemptJournal, CertificateIssuer, HttpCaller, Peer, Peers, ReplicatedLog, Stores, WorkerPool,
+    AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
 };
-use crate::services::control::{Control, ControlMessage};
+use crate::services::control::ControlMessage;
 use crate::services::heartbeat::Heartbeats;
 use crate::services::mailbox::stop_children;
 use crate::services::tenants::{Registry, SupervisorMessage};
@@ -165,28 +167,6 @@ pub struct NodeActors {
     failed: watch::Receiver<Option<String>>,
 }
 
-/// Follows who the members are, as this node knows them.
-pub struct MembersFollower {
-    control: Control,
-    changed: watch::Receiver<()>,
-}
-
-impl MembersFollower {
-    /// Returns the members, with this node, after the next change.
-    pub async fn next(&mut self) -> Vec<Peer> {
-        loop {
-            if self.changed.changed().await.is_err() {
-                // The control plane has stopped: nothing changes any more.
-                return std::future::pending().await;
-            }
-            let deadline = Instant::now() + LOCAL_DEADLINE;
-            if let Ok(peers) = self.control.read(deadline, SystemState::peers).await {
-                return peers;
-            }
-        }
-    }
-}
-
 /// Starts a node's actors and makes the node known to its cluster. `open` is given the doors for
 /// other nodes' calls as soon as somebody stands behind them: the cluster looks after a node before
 /// it takes it in. It is given the handles as well where the node has been a member before, so that
@@ -310,10 +290,8 @@ fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
 impl NodeActors {
     /// Follows who the members are, from what they are now on.
     pub fn follow_members(&self) -> MembersFollower {
-        let mut changed = self.members_changed.clone();
-        // The first answer is who they are at the start.
-        changed.mark_changed();
-        MembersFollower { control: self.handles.cluster.control.clone(), changed }
+        let control = self.handles.cluster.control.clone();
+        MembersFollower::new(control, self.members_changed.clone())
     }
 
     /// Waits until something the whole node depends on has failed; tells what.

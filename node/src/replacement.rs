@@ -56,6 +56,8 @@ use crate::seams::NodeSeams;
 const ASK_MAX: Duration = Duration::from_secs(60);
 /// Longest time that they are asked for what does no harm if it is not done.
 const TIDY_MAX: Duration = Duration::from_secs(2);
+/// Longest time that the others are waited for until they can go on without the old member.
+const QUORUMS_MAX: Duration = Duration::from_secs(20);
 /// Pause before the members are asked again how their groups are.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Uses of the token: one, and none is left for anybody else.
@@ -204,7 +206,7 @@ async fn await_quorums(
     };
     let placed = placed.groups().iter().filter(|(_, at)| at.replicas.contains(&raft_id));
     let placed: BTreeSet<GroupId> = placed.map(|(group, _)| *group).collect();
-    let until = Instant::now() + ASK_MAX;
+    let until = Instant::now() + QUORUMS_MAX;
     loop {
         let elsewhere = groups_elsewhere(peers, members).await;
         let needed = needed_by(raft_id, &placed, &elsewhere);

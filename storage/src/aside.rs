@@ -36,8 +36,9 @@ mod tests {
             create_dir_durably(&*mounted, crate::disk::parent(path)).unwrap();
             mounted.open(path, OpenMode::CreateNew).unwrap().sync_data().unwrap();
         };
-        ["log/0000000001.log", "system.redb", "tenants/t/index.redb", "identity/node.json"]
-            .map(put);
+        let paths =
+            ["log/0000000001.log", "system.redb", "tenants/t/index.redb", "identity/node.json"];
+        paths.into_iter().for_each(put);
         for _ in 0..2 {
             set_data_aside(&*mounted, "default", "replaced-3").unwrap();
         }

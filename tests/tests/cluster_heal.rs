@@ -78,7 +78,7 @@ fn rot(path: &Path, part: f64) {
 async fn a_node_without_its_control_planes_file_gets_it_from_the_leader() {
     let (mut cluster, tenants) = village(&[]).await;
     // The founder knew nobody when it made its identity.
-    for (node, how) in [(0, "gone"), (1, "cut"), (2, "another file"), (0, "older")] {
+    for (node, how) in [(0, "gone"), (1, "cut"), (2, "another file"), (1, "rotten"), (0, "older")] {
         let path = cluster.server(node).data().join("system.redb");
         let older = files::bytes(&path);
         let tenant = Tenant::create(&cluster.client(node), spec::unlimited()).await;
@@ -87,6 +87,11 @@ async fn a_node_without_its_control_planes_file_gets_it_from_the_leader() {
         match how {
             "gone" => files::remove_file(&path),
             "cut" => files::write_bytes(&path, &files::bytes(&path)[..5000]),
+            "rotten" => {
+                let mut bytes = files::bytes(&path);
+                bytes[4096..].fill(0xa5);
+                files::write_bytes(&path, &bytes);
+            }
             "older" => files::write_bytes(&path, &older),
             _ => files::write(&path, "this is no index"),
         }

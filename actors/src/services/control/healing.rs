@@ -19,26 +19,17 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::ControlArguments;
+use super::actor::ControlArguments;
+use super::message::ControlCopy;
 use crate::domain::ids::{GroupId, StateMachineId};
-use crate::ports::{Dump, ProposeError, StoreError};
+use crate::ports::{ProposeError, StoreError};
 use crate::replica::ReplicaRunner;
 use crate::state::system::SystemState;
 
 /// Pause between two requests for a copy: the group may have no leader yet.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-
-/// What another replica holds of the control plane, for a node whose files of it are damaged.
-#[derive(Debug)]
-pub struct ControlCopy {
-    /// All of it.
-    pub dump: Dump,
-    /// Is told when it is in the place of the files.
-    pub taken: oneshot::Sender<Result<(), StoreError>>,
-}
 
 /// Puts what the leader of group 0 holds in the place of damaged files, and goes on from there.
 ///

@@ -68,8 +68,7 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{ControlActor, ControlArguments};
-pub use healing::ControlCopy;
-pub use message::ControlMessage;
+pub use message::{ControlCopy, ControlMessage};
 
 use crate::cluster::routing::Router;
 use crate::command::{

@@ -8,7 +8,8 @@ use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, Position};
 use crate::ports::{
-    BoxFuture, Durability, Leadership, LogMismatch, Proposals, ProposeError, Replay, Store, Stores,
+    ApplySink as _, BoxFuture, Durability, Held, Leadership, LogMismatch, Proposals, ProposeError,
+    Replay, Store, Stores,
 };
 use crate::replica::ReplicaDeps;
 
@@ -170,4 +171,19 @@ async fn while_group_0_cannot_be_asked_no_tenant_is_taken_for_unknown() {
     let (registry, _log) = registry(false).await;
     assert!(registry.list_parts(GROUP).await.is_err());
     assert!(registry.unknown.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn while_the_control_planes_files_are_damaged_it_holds_nothing_and_what_comes_is_passed_on() {
+    let (group, part) = (GroupId::SYSTEM, StateMachineId::System);
+    let registry = Registry::default();
+    let mut copies = registry.want_control();
+    assert_eq!(registry.held(group, part).await.expect("it holds nothing"), Held::default());
+    let dump = Dump { position: Some(Position { term: 1, index: 9 }), ..Dump::default() };
+    let (installed, ()) = tokio::join!(registry.install(group, part, dump.clone()), async {
+        let copy = copies.recv().await.expect("a copy");
+        assert_eq!(copy.dump, dump);
+        let _ = copy.taken.send(Err(StoreError::Full));
+    });
+    assert!(matches!(installed, Err(StoreError::Full)), "as whoever took it says");
 }
