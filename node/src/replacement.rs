@@ -155,7 +155,13 @@ pub(crate) async fn take_over(
     match ask(peers, &members, seams, drain).await {
         // It has left before.
         Ok(()) | Err(ReplacementError::Refused(Refusal::NodeNotFound)) => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            // Nobody may know the new one any more: a member that never came is given up. The next start
+            // asks again under the old one.
+            let disk = Arc::clone(&seams.disk);
+            seams.executor.run(move || Identity::forget_next(&*disk)).await?;
+            return Err(error);
+        }
     }
     let (disk, kept) = (Arc::clone(&seams.disk), next.clone());
     let replace = move || -> Result<(), ReplacementError> {

@@ -263,15 +263,17 @@ impl Identity {
         IdentityFile::from(self).write(disk, IDENTITY_FILE)?;
         // Only now: between the two the directory has both, and the identity wins. The removals need
         // not be durable.
-        for path in [CANDIDATE_FILE, NEXT_FILE] {
-            match disk.remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(store_error(format!("remove {path}"), error).into());
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        remove(disk, CANDIDATE_FILE)?;
+        remove(disk, NEXT_FILE)
+    }
+
+    /// Removes the identity that was to take the place of the own one: the cluster may have given it up
+    /// meanwhile. The node asks again then.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) fn forget_next(disk: &dyn Disk) -> Result<(), IdentityError> {
+        remove(disk, NEXT_FILE)
     }
 
     /// Returns the name in the node's certificate.
@@ -298,6 +300,15 @@ impl Candidate {
         };
         CandidateFile::from(&candidate).write(disk)?;
         Ok(candidate)
+    }
+}
+
+fn remove(disk: &dyn Disk, path: &str) -> Result<(), IdentityError> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(store_error(format!("remove {path}"), error).into())
+        }
+        _ => Ok(()),
     }
 }
 
