@@ -159,9 +159,8 @@ async fn a_node_without_its_log_goes_on_as_another_member() {
         let statuses = cluster.statuses(node).await.expect("they are listed");
         assert!(statuses.len() == 3 && statuses.contains_key(&new), "{how}: {statuses:?}");
         cluster.whole().await;
-        let moved = std::fs::read_dir(&data).expect("a folder").flatten();
-        let names = moved.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let folders = names.filter(|name| name.starts_with("replaced-")).count();
+        let names = files::names(&data);
+        let folders = names.iter().filter(|name| name.starts_with("replaced-")).count();
         assert_eq!(folders, 1, "{how}");
     }
     check(&mut cluster, &tenants, 0).await;
