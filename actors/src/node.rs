@@ -9,6 +9,7 @@
 //! The node supervisor restarts nobody: the actors under it hold what the whole node depends on,
 //! so the failure of one stops the node, loudly. Tenants have a supervisor of their own.
 
+mod members;
 mod registration;
 mod starter;
 
@@ -25,6 +26,7 @@ use crate::domain::ids::{GroupId, NodeId};
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 use crate::handles::Handles;
+pub use crate::node::members::MembersFollower;
 use crate::node::registration::{Registrar, keep_known, register};
 use crate::node::starter::{Offered, Starter};
 use crate::ports::descriptors::DescriptorBudget;
@@ -161,6 +163,7 @@ pub struct NodeActors {
     root: ActorRef<RootMessage>,
     node: NodeId,
     keeping: Keeping,
+    members_changed: watch::Receiver<()>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -177,17 +180,18 @@ pub async fn start(
     open: impl FnOnce(RpcHandlers, Option<Handles>) + Send,
 ) -> Result<NodeActors, StartError> {
     let (report, failed) = watch::channel(None);
+    let node = profile.member.node;
     let root = Actor::spawn(None, NodeSupervisor, report).await;
     let (root, _) = root.map_err(|error| not_started("the node supervisor", &error))?;
     let mut starting = Starting(Some(root.clone()));
     // Whoever waits to be registered would not notice that an actor it needs has failed meanwhile.
-    let (handles, control, tenants, keeping, node) = tokio::select! {
+    let (handles, control, tenants, keeping, members_changed) = tokio::select! {
         biased;
         started = start_under(&root, profile, &ports, open) => started?,
         why = failure(failed.clone()) => return Err(StartError::Failed(why)),
     };
     starting.0 = None;
-    Ok(NodeActors { handles, control, tenants, root, node, keeping, failed })
+    Ok(NodeActors { handles, control, tenants, root, node, keeping, members_changed, failed })
 }
 
 /// Stops the actors of a start that came to nothing, also of one that is abandoned.
@@ -210,7 +214,8 @@ async fn failure(mut failed: watch::Receiver<Option<String>>) -> String {
     }
 }
 
-type Started = (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, NodeId);
+type Started =
+    (Handles, ActorRef<ControlMessage>, ActorRef<SupervisorMessage>, Keeping, watch::Receiver<()>);
 
 /// The task that keeps the node known; it ends with this.
 struct Keeping(tokio::task::JoinHandle<()>);
@@ -236,7 +241,7 @@ async fn start_under(
     let (tenants, renderer) = starter.tenants(&locks).await?;
     let (control_actor, control) = starter.control(&locks, &heartbeats, tell_members).await?;
     let (elector, leadership) = starter.elector(&control, &heartbeats).await?;
-    starter.placement(&control, &heartbeats, &elector, members_changed).await?;
+    starter.placement(&control, &heartbeats, &elector, members_changed.clone()).await?;
 
     let doors = starter.doors(&control, &heartbeats, &elector);
     let (is_registered, registered) = watch::channel(false);
@@ -259,9 +264,8 @@ async fn start_under(
     let member = profile.member;
     register(&registrar, member.clone(), profile.founding, profile.admin_token).await?;
     is_registered.send_replace(true);
-    let node = member.node;
     let keeping = Keeping(tokio::spawn(keep_known(control, member)));
-    Ok((handles, control_actor, tenants, keeping, node))
+    Ok((handles, control_actor, tenants, keeping, members_changed))
 }
 
 async fn spawn<A: Actor>(
@@ -284,6 +288,12 @@ fn not_started(what: &'static str, error: &ractor::SpawnErr) -> StartError {
 }
 
 impl NodeActors {
+    /// Follows who the members are, from what they are now on.
+    pub fn follow_members(&self) -> MembersFollower {
+        let control = self.handles.cluster.control.clone();
+        MembersFollower::new(control, self.members_changed.clone())
+    }
+
     /// Waits until something the whole node depends on has failed; tells what.
     pub async fn failed(&self) -> String {
         failure(self.failed.clone()).await

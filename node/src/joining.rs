@@ -80,18 +80,29 @@ pub(crate) async fn join(
     let addresses = join_addresses(config, &member.node_addr);
     let secret = config.join_token.as_ref().map(|token| token.reveal().parse::<JoinSecret>());
     let secret = secret.transpose()?;
+    let identity = be_admitted(seams, candidate, &member, &addresses, secret.as_ref()).await?;
+    // Before anything is done as a member: after a crash here the node is the same member, and spends
+    // no second use of its token.
+    let (disk, kept) = (seams.disk.clone(), identity.clone());
+    seams.executor.run(move || kept.store(&*disk)).await?;
+    Ok(identity)
+}
+
+/// Asks at these addresses, again and again, until a member lets the node in. Nothing of that is durable
+/// here when this returns.
+pub(crate) async fn be_admitted(
+    seams: &NodeSeams,
+    candidate: &Candidate,
+    member: &Member,
+    addresses: &[&str],
+    secret: Option<&JoinSecret>,
+) -> Result<Identity, JoiningError> {
     let give_up = Instant::now() + JOIN_DEADLINE;
     loop {
         let mut last = None;
-        for &addr in &addresses {
-            match ask(seams, candidate, &member, secret.as_ref(), addr).await {
-                Ok(identity) => {
-                    // Before anything is done as a member: after a crash here the node is the same
-                    // member, and spends no second use of its token.
-                    let (disk, kept) = (seams.disk.clone(), identity.clone());
-                    seams.executor.run(move || kept.store(&*disk)).await?;
-                    return Ok(identity);
-                }
+        for &addr in addresses {
+            match ask(seams, candidate, member, secret, addr).await {
+                Ok(identity) => return Ok(identity),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(why)) => {
                     tracing::info!(%addr, %why, "not let in yet");

@@ -6,17 +6,19 @@
 //! Architecture invariant: a node keeps nothing in statics. Several nodes live in one process.
 //!
 //! Architecture invariant: folders and files import downwards only, and there is no circle between
-//! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`, `own_log`,
-//! `joining`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
+//! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`,
+//! `known_members`, `own_log`, `joining`, `replacement`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
 
 pub mod cli;
 pub mod config;
 mod dispatch;
 pub mod identity;
 mod joining;
+mod known_members;
 mod node;
 mod own_log;
 mod recovery;
+mod replacement;
 mod seams;
 mod sockets;
 mod wiring;
@@ -25,6 +27,7 @@ pub use config::Config;
 pub use joining::JoiningError;
 pub use node::{Node, NodeFailure, StartError};
 pub use own_log::OwnLogError;
+pub use replacement::ReplacementError;
 pub use seams::{NodeSeams, OsEntropy, SystemClock};
 pub use sockets::BindError;
 pub use wiring::ServicesError;

@@ -4,17 +4,16 @@
 //! happened: a missing log is never taken for a new one. The identity names the log by its id, which
 //! each of its segments repeats.
 
-use shiioo_actors::domain::ids::StateMachineId;
+use std::sync::Arc;
+
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::{StoreError, Stores as _};
-use shiioo_actors::state::system::SystemState;
-use shiioo_actors::state::{RowBuffer, StateMachine as _};
+use shiioo_actors::ports::StoreError;
 use shiioo_storage::disk::{Disk, store_error};
-use shiioo_storage::{FileStores, has_log};
+use shiioo_storage::has_log;
 use uuid::Uuid;
 
-use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
+use crate::known_members;
 use crate::seams::NodeSeams;
 
 /// Tells why a node has no usable log.
@@ -41,21 +40,15 @@ pub enum OwnLogError {
 const NEEDS_LOG: [&str; 2] = ["system.redb", "tenants"];
 
 /// Refuses a data directory without the log that it had.
-pub(crate) async fn check(
-    config: &Config,
-    seams: &NodeSeams,
-    identity: &Identity,
-) -> Result<(), OwnLogError> {
-    let (disk, is_named) = (seams.disk.clone(), identity.log_id.is_some());
+pub(crate) async fn check(seams: &NodeSeams, identity: &Identity) -> Result<(), OwnLogError> {
+    let (disk, is_named) = (Arc::clone(&seams.disk), identity.log_id.is_some());
     let is_lost = seams.executor.run(move || is_lost(&*disk, is_named)).await;
     if !is_lost.map_err(|error| store_error("look for the log", error))? {
         return Ok(());
     }
-    Err(if is_alone(config, seams, identity).await {
-        OwnLogError::OnlyCopyLost
-    } else {
-        OwnLogError::Lost
-    })
+    // As far as the node knows. Who has left the cluster is not in there.
+    let is_alone = known_members::others(identity).is_empty();
+    Err(if is_alone { OwnLogError::OnlyCopyLost } else { OwnLogError::Lost })
 }
 
 fn is_lost(disk: &dyn Disk, is_named: bool) -> std::io::Result<bool> {
@@ -68,25 +61,6 @@ fn is_lost(disk: &dyn Disk, is_named: bool) -> std::io::Result<bool> {
         }
     }
     Ok(is_named)
-}
-
-/// Returns whether the node was its cluster's only member, as far as its files tell. Only the text of
-/// the error depends on it.
-async fn is_alone(config: &Config, seams: &NodeSeams, identity: &Identity) -> bool {
-    match members(config, seams).await {
-        Ok(Some(members)) => members <= 1,
-        Ok(None) | Err(_) => identity.peers.is_empty(),
-    }
-}
-
-async fn members(config: &Config, seams: &NodeSeams) -> Result<Option<usize>, StoreError> {
-    let (disk, executor) = (seams.disk.clone(), seams.executor.clone());
-    let stores = FileStores::open(disk, executor, &config.region).await?;
-    if !stores.exists(StateMachineId::System)? {
-        return Ok(None);
-    }
-    let rows = RowBuffer::new(Some(stores.open(StateMachineId::System).await?));
-    Ok(Some(SystemState::load(&rows)?.members().count()))
 }
 
 /// Writes the log's id into the identity, durably.

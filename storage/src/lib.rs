@@ -24,12 +24,14 @@
 //! 5. `raft`: openraft over `log`
 //! 6. `under_way`: the file of attempts under way, over `disk` alone
 //! 7. `stopped`: the log of a node that does not run, for forced recovery, over `log`
-//! 8. `inspect`: reads a dead node's disk, for the simulator
+//! 8. `aside`: moves what is beside a lost log out of the way, over `index` and `log`
+//! 9. `inspect`: reads a dead node's disk, for the simulator
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
 //! face. It knows nothing of HTTP or QUIC, and of the domain only which state machine a command is
 //! for.
 
+mod aside;
 #[cfg(test)]
 mod crash_tests;
 pub mod disk;
@@ -42,6 +44,7 @@ mod raft;
 mod stopped;
 mod under_way;
 
+pub use aside::set_data_aside;
 pub use executor::{Executor, Pace};
 pub use index::{FileStores, StoresConfig};
 #[cfg(any(test, feature = "sim"))]

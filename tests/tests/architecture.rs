@@ -51,6 +51,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
             "raft",
             "under_way.rs",
             "stopped.rs",
+            "aside.rs",
             "inspect.rs",
         ],
     ),

@@ -10,6 +10,8 @@ use tests::{Cluster, Exit, Server, Tenant, eventually, files, spec};
 
 /// A node that refuses to start does so at once; the rest is for a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// It waits for the others for 20 s.
+const GIVES_UP_WITHIN: Duration = Duration::from_secs(60);
 /// Stands in a run's output, and so in rows and events, and nowhere else.
 const MARK: &str = "ZZZZ-a-mark-ZZZZ";
 
@@ -90,16 +92,22 @@ async fn a_lone_node_without_its_log_refuses_to_start() {
     refuses(&mut server, &["has lost its log"]).await;
 }
 
+/// Under its own id it must not vote, and nobody is there to let it in under another.
 #[tokio::test]
-async fn a_member_without_its_log_refuses_to_vote() {
-    let mut cluster = Cluster::of(3, &[]).await;
+async fn a_member_without_its_log_does_not_vote_where_the_others_are_no_quorum() {
+    let mut cluster = Cluster::of(2, &[]).await;
     let follower = cluster.followers().await[0];
     cluster.kill9(follower);
     let server = cluster.server(follower);
     files::remove(&server.data().join("log"));
-    refuses(server, &["this member has lost its log: remove its directory and join anew"]).await;
-    let leader = cluster.leader().await;
-    Tenant::create(&cluster.client(leader), spec::unlimited()).await;
+    server.relaunch();
+    let exit = server.wait(GIVES_UP_WITHIN).await.expect("it ends");
+    assert_eq!(exit.code, Some(1), "{}", exit.output);
+    let line = exit.output.lines().rfind(|line| line.starts_with("error: ")).expect("a line");
+    for words in ["this member has lost its log", "the other members could not go on"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    assert!(!server.data().join("log").exists(), "none was begun");
 }
 
 /// The leader of the same term knows what the member had acknowledged.
@@ -148,6 +156,27 @@ async fn the_log_of_another_node_is_refused() {
     files::remove(&own);
     files::rename(&foreign, &own);
     refuses(&mut server, &["log", "another node"]).await;
+}
+
+/// Nobody else has what was in it: the file and the place are named, and nothing is changed.
+#[tokio::test]
+async fn a_lone_node_with_a_rotten_log_names_the_place() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, _, _) = village(&folder).await;
+    server.term().await;
+    let log = files::walk(&server.data().join("log"));
+    let segment = log
+        .into_iter()
+        .map(|(path, _)| path)
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let segment = segment.expect("a segment");
+    let mut bytes = files::bytes(&segment);
+    let at = bytes.len() / 3;
+    bytes[at] ^= 1;
+    files::write_bytes(&segment, &bytes);
+    let words = ["log/0000000001.log is damaged at byte ", "put the log back from a copy"];
+    refuses(&mut server, &words).await;
+    assert_eq!(files::bytes(&segment), bytes, "it was changed");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use crate::domain::text::checked_text;
 const REGION_BYTES_MAX: usize = 63;
 /// Names that the data directory uses itself: a region has a folder of its name there.
 const REGIONS_TAKEN: [&str; 3] = ["tenants", "log", "identity"];
+/// What folders begin with in which a node keeps what it had as another member.
+const PREFIX_TAKEN: &str = "replaced-";
 /// The region of who names none.
 const DEFAULT_REGION: &str = "default";
 
@@ -35,6 +37,9 @@ fn check(region: &str) -> Result<(), String> {
     if REGIONS_TAKEN.contains(&region) {
         return Err(format!("must not be one of {}", REGIONS_TAKEN.join(", ")));
     }
+    if region.starts_with(PREFIX_TAKEN) {
+        return Err(format!("must not begin with {PREFIX_TAKEN}"));
+    }
     Ok(())
 }
 
@@ -48,7 +53,18 @@ mod tests {
         for right in ["default", "us-east-1", "logs", &"r".repeat(63)] {
             assert!(is_region(right), "{right}");
         }
-        for bad in ["", "US", "a_b", "..", "a/b", "tenants", "log", "identity", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "US",
+            "a_b",
+            "..",
+            "a/b",
+            "tenants",
+            "log",
+            "identity",
+            "replaced-3",
+            &"x".repeat(64),
+        ] {
             assert!(!is_region(bad), "{bad}");
         }
     }

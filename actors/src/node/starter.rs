@@ -112,7 +112,9 @@ impl<'a> Starter<'a> {
         };
         let tenants =
             spawn(self.root, "the tenant supervisor", TenantSupervisor, arguments).await?;
-        registry.set_supervisor(tenants.clone(), &self.replicas, Arc::clone(&self.directory));
+        let proposals = Arc::clone(log) as _;
+        let directory = Arc::clone(&self.directory);
+        registry.set_supervisor(tenants.clone(), &self.replicas, &proposals, directory);
         Ok((tenants, renderer))
     }
 
@@ -129,6 +131,7 @@ impl<'a> Starter<'a> {
             log: Arc::clone(log),
             seams: seams.clone(),
             queue: Arc::clone(&registry.control),
+            registry: Arc::clone(registry),
             directory: Arc::clone(&self.directory),
             locks: locks.clone(),
             heartbeats: heartbeats.clone(),

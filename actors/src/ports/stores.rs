@@ -18,6 +18,10 @@ pub trait Stores: Send + Sync + 'static {
     /// Removes a tenant's files. Returns once they are gone durably.
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Moves the control plane's files aside, for whoever wants to look what became of them. Returns once
+    /// they are gone durably.
+    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// The tenants that have files.
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
 

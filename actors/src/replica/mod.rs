@@ -62,8 +62,9 @@
 //! Files are compared with the log when they are opened: they may be missing, older than what was
 //! reported, ahead of the log, or of another history. Each of these is damage, and so is a row that
 //! cannot be decoded. The runner fails with [`StoreError::Damaged`](crate::ports::StoreError); its
-//! owner takes the tenant out of service, or stops the node for the control plane. A tenant's files are
-//! replaced by what another replica holds ([`ReplicaRunner::rebuild`]). The log misses the old files
+//! owner takes the tenant out of service, or stops the node for the control plane. The files are
+//! replaced by what another replica holds ([`ReplicaRunner::rebuild`]), those of the control plane at the
+//! next start. The log misses the old files
 //! until the new ones are durable, so that a crash in between is damage again. The files are read
 //! whole now and then to find damage early (`runner/scrub.rs`). A full disk and a lack of file
 //! descriptors are no damage: both pass.
@@ -79,8 +80,7 @@
 //!
 //! A dump is in memory at once, on both ends. That the events of the replica that is behind are the
 //! beginning of the other's is taken for granted, but for their lengths and checksums; whether it was
-//! right shows when replicas are compared (`services/tenants/compare.rs`). The control plane's files are
-//! not rebuilt.
+//! right shows when replicas are compared (`services/tenants/compare.rs`).
 
 mod apply_queue;
 mod runner;

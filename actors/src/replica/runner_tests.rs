@@ -129,6 +129,16 @@ impl World {
     }
 }
 
+impl World {
+    fn lose_files(&self, how: &str) {
+        self.tell(how);
+        *self.exists.lock().unwrap() = false;
+        *self.position() = None;
+        self.rows.lock().unwrap().clear();
+        self.events.lock().unwrap().clear();
+    }
+}
+
 impl Durability for World {
     fn replay(
         &self,
@@ -260,11 +270,11 @@ impl Stores for MemStores {
         Ok(*self.0.exists.lock().unwrap())
     }
     fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.tell("removed");
-        *self.0.exists.lock().unwrap() = false;
-        *self.0.position() = None;
-        self.0.rows.lock().unwrap().clear();
-        self.0.events.lock().unwrap().clear();
+        self.0.lose_files("removed");
+        Box::pin(async { Ok(()) })
+    }
+    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.lose_files("set aside");
         Box::pin(async { Ok(()) })
     }
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {

@@ -12,9 +12,11 @@ mod join;
 pub mod locks;
 pub(crate) mod mailbox;
 mod node_rpc;
+mod petition;
 pub mod placement;
 pub mod tenants;
 
 pub use call::{Call, Created};
 pub use join::JoinHandler;
 pub use node_rpc::NodeRpcHandler;
+pub use petition::{groups_elsewhere, petition};

@@ -8,7 +8,7 @@ use shiioo_storage::disk::{Disk, store_error, write_durably};
 use shiioo_transport::pki::NodeKey;
 use uuid::Uuid;
 
-use super::{CANDIDATE_FILE, Candidate, Former, IDENTITY_FILE, Identity, IdentityError};
+use super::{CANDIDATE_FILE, Candidate, Former, Identity, IdentityError};
 
 /// Layout that this version writes. 3: what the node was before a forced recovery.
 pub(super) const FORMAT_VERSION: u32 = 3;
@@ -88,8 +88,8 @@ impl From<&Identity> for IdentityFile {
 
 impl IdentityFile {
     /// Writes the file durably.
-    pub(super) fn write(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
-        write_json(disk, IDENTITY_FILE, self)
+    pub(super) fn write(&self, disk: &dyn Disk, path: &str) -> Result<(), IdentityError> {
+        write_json(disk, path, self)
     }
 
     /// Computes the checksum over all fields as they are written, so that a flipped bit that leaves

@@ -9,6 +9,8 @@
 //!   node's replica as its own.
 //! - A damaged identity is refused and never replaced.
 //! - The authority's private key stands here only until the cluster has it.
+//! - A member that has lost its log goes on under another identity, and keeps its own until the other is
+//!   admitted and everything of its own is out of the way (`replacement`).
 //! - A directory that is being recovered by force has no identity to start with until that is done.
 
 mod file;
@@ -32,6 +34,9 @@ use file::{CandidateFile, FORMAT_VERSION, IdentityFile};
 pub const IDENTITY_FILE: &str = "identity/node.json";
 /// Path of what a candidate keeps, relative to the data directory.
 const CANDIDATE_FILE: &str = "identity/candidate.json";
+/// Path of the identity under which a member that has lost its log goes on, until it does, relative to the
+/// data directory.
+const NEXT_FILE: &str = "identity/next.json";
 /// Path of what a forced recovery is to do, while it is under way, relative to the data directory.
 pub(crate) const RECOVERY_FILE: &str = "identity/recovery.json";
 pub(crate) const IDENTITY_DIR: &str = "identity";
@@ -225,20 +230,51 @@ impl Identity {
         })
     }
 
-    /// Writes the identity durably, and removes what the node kept as a candidate.
+    /// Reads the identity under which a member goes on that has lost its log, where it was let in
+    /// already. One that is damaged is none: the node asks again, and is given the same place.
+    pub(crate) fn load_next(disk: &dyn Disk) -> Result<Option<Self>, IdentityError> {
+        let next = read_small(disk, NEXT_FILE)?.map(|bytes| Self::decode(&bytes)).transpose();
+        Ok(next.unwrap_or_else(|error| {
+            tracing::warn!(%error, "{NEXT_FILE} cannot be used");
+            None
+        }))
+    }
+
+    /// Writes the identity durably beside the one that it is to take the place of.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn store_as_next(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
+        IdentityFile::from(self).write(disk, NEXT_FILE)
+    }
+
+    /// Writes the identity durably into a folder that the node does not use any more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn store_aside(&self, disk: &dyn Disk, folder: &str) -> Result<(), IdentityError> {
+        IdentityFile::from(self).write(disk, &format!("{folder}/node.json"))
+    }
+
+    /// Writes the identity durably, and removes what the node kept until it had it.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn store(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
-        IdentityFile::from(self).write(disk)?;
-        // Only now: between the two the directory has both, and the identity wins. The removal need
+        IdentityFile::from(self).write(disk, IDENTITY_FILE)?;
+        // Only now: between the two the directory has both, and the identity wins. The removals need
         // not be durable.
-        match disk.remove_file(CANDIDATE_FILE) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(store_error(format!("remove {CANDIDATE_FILE}"), error).into())
-            }
-            _ => Ok(()),
-        }
+        remove(disk, CANDIDATE_FILE)?;
+        remove(disk, NEXT_FILE)
+    }
+
+    /// Removes the identity that was to take the place of the own one: the cluster may have given it up
+    /// meanwhile. The node asks again then.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(crate) fn forget_next(disk: &dyn Disk) -> Result<(), IdentityError> {
+        remove(disk, NEXT_FILE)
     }
 
     /// Returns the name in the node's certificate.
@@ -248,7 +284,7 @@ impl Identity {
 }
 
 impl Candidate {
-    fn load_or_create(
+    pub(crate) fn load_or_create(
         disk: &dyn Disk,
         seams: &Seams,
         region: &Region,
@@ -265,6 +301,15 @@ impl Candidate {
         };
         CandidateFile::from(&candidate).write(disk)?;
         Ok(candidate)
+    }
+}
+
+fn remove(disk: &dyn Disk, path: &str) -> Result<(), IdentityError> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(store_error(format!("remove {path}"), error).into())
+        }
+        _ => Ok(()),
     }
 }
 

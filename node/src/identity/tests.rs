@@ -186,3 +186,22 @@ fn data_without_an_identity_is_refused() {
     assert!(error.contains("system.redb"), "{error}");
     assert!(!disk.exists(IDENTITY_FILE).unwrap());
 }
+
+#[test]
+fn the_next_identity_waits_beside_the_own_one_until_it_takes_its_place() {
+    let disk = SimDisk::new(1);
+    let own = member(&*disk.mount()).unwrap();
+    assert_eq!(Identity::load_next(&*disk.mount()).unwrap(), None);
+    let next = Identity::found(&seams(), &Region::default()).unwrap();
+    next.store_as_next(&*disk.mount()).unwrap();
+    disk.cut_power();
+    assert_eq!(Identity::load_next(&*disk.mount()).unwrap(), Some(next.clone()));
+    assert_eq!(member(&*disk.mount()).unwrap(), own);
+    // One that rots is asked for again.
+    disk.flip_bit(NEXT_FILE, 40, 0);
+    assert_eq!(Identity::load_next(&*disk.mount()).unwrap(), None);
+    next.store_as_next(&*disk.mount()).unwrap();
+    next.store(&*disk.mount()).unwrap();
+    assert_eq!(member(&*disk.mount()).unwrap(), next);
+    assert_eq!(Identity::load_next(&*disk.mount()).unwrap(), None);
+}

@@ -4,9 +4,10 @@
 //!
 //! [`Services::start`] is the list. Each step relies on those before it:
 //!
-//! 1. *The log is looked for*, before anything listens: a node that has lost its log must not vote.
+//! 1. *The API listens*, and answers `starting`: so a long recovery can be told from a dead node.
 //! 2. *QUIC takes its socket.* It can call members, and answers nobody yet.
-//! 3. *The API listens*, and answers `starting`: so a long recovery can be told from a dead node.
+//! 3. *The log is looked for*: a node that has lost its log must not vote. Where others have what was in
+//!    it, the node becomes another member first ([`replacement`](crate::replacement)).
 //! 4. *The log is opened and the groups are started*, with the registry in place, because groups
 //!    deliver entries as soon as they run. Then the identity names the log, durably, before the
 //!    first group is opened and so before anything is acknowledged: from then on a missing log is
@@ -19,6 +20,8 @@
 //!    groups or the log ends the wait.
 //! 8. *The authority's key leaves the identity*, when this node founded the cluster: the cluster has
 //!    it now.
+//! 9. *The members are written into the identity*, now and whenever they change: a node whose control
+//!    plane's files are damaged finds in there whom to ask.
 //!
 //! # Stop order
 //!
@@ -27,6 +30,7 @@
 
 mod founding;
 mod metrics;
+mod opening;
 mod start;
 
 use std::sync::{Arc, OnceLock};
@@ -40,13 +44,17 @@ use shiioo_actors::services::tenants::Registry;
 use shiioo_storage::{Groups, UnderWayFile};
 use shiioo_transport::quic::{self, Quic};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::config::Config;
 use crate::dispatch::RpcDispatcher;
 use crate::identity::{Identity, IdentityError};
+use crate::known_members;
 use crate::own_log::{self, OwnLogError};
+use crate::replacement::ReplacementError;
 use crate::seams::NodeSeams;
 use crate::sockets::Sockets;
+use opening::Opened;
 use start::{ActorPorts, ApiServer};
 
 /// Longest time that requests in progress have to end when the node stops.
@@ -61,6 +69,8 @@ pub(crate) struct Services {
     quic: Arc<Quic>,
     api: ApiServer,
     admin_token: watch::Receiver<Option<SecretHash>>,
+    /// Keeps the members in the identity.
+    remembering: AbortHandle,
 }
 
 /// Tells why the services did not start.
@@ -72,6 +82,15 @@ pub enum ServicesError {
     /// The log is missing, or cannot be looked for.
     #[error(transparent)]
     OwnLog(#[from] OwnLogError),
+    /// The log is lost or damaged, and the node did not become another member.
+    #[error("{loss}. It could not go on as another member by itself: {why}")]
+    NotReplaced {
+        /// What is wrong with the log, and what to do.
+        loss: String,
+        /// Why not.
+        #[source]
+        why: Box<ReplacementError>,
+    },
     /// There are no threads for the steps.
     #[error("threads for steps cannot be started: {0}")]
     Threads(#[source] std::io::Error),
@@ -105,9 +124,7 @@ impl Services {
         member: Member,
         sockets: Sockets,
     ) -> Result<(Self, Identity), ServicesError> {
-        own_log::check(config, seams, &identity).await?;
         let founding = founding::founding(config, &identity)?;
-        let quic = start::quic(config, seams, &identity, &member.node_addr, sockets.node)?;
         let own_token = config.admin_token.as_ref();
         let own_token =
             own_token.map(|token| SecretHash::of_admin_token(token.reveal().as_bytes()));
@@ -118,7 +135,9 @@ impl Services {
         let groups_later: Arc<OnceLock<Arc<Groups>>> = Arc::default();
         let api = start::api(config, seams, &groups_later, &registry, token.subscribe());
         let api = ApiServer::start(api, sockets.api);
-        let groups = start::groups(config, seams, &identity, &registry, &quic).await?;
+        let opened =
+            opening::open(config, seams, &registry, sockets.node, (identity, member)).await?;
+        let Opened { quic, groups, identity, member } = opened;
         let identity = own_log::record_log_id(seams, identity, groups.log_id()).await?;
         let _ = groups_later.set(Arc::clone(&groups));
         let profile = NodeProfile {
@@ -152,7 +171,13 @@ impl Services {
         api.api.open(actors.handles.clone());
         let identity = founding::forget_authority_key(seams, identity).await?;
         let seams = seams.clone();
-        Ok((Self { seams, under_way, groups, actors, quic, api, admin_token }, identity))
+        // Last: from here on nobody else writes the identity.
+        let remember =
+            known_members::remember(seams.clone(), identity.clone(), actors.follow_members());
+        let remembering = tokio::spawn(remember).abort_handle();
+        let services =
+            Self { seams, under_way, groups, actors, quic, api, admin_token, remembering };
+        Ok((services, identity))
     }
 
     /// Returns the state of the groups on this node.
@@ -191,7 +216,10 @@ impl Services {
 
     /// Stops the services in order; see the module.
     pub(crate) async fn stop(self) {
-        let Self { seams, under_way, groups, actors, quic, api, admin_token: _ } = self;
+        let Self { seams, under_way, groups, actors, quic, api, admin_token: _, remembering } =
+            self;
+        // Its last write may still be under way, and comes to the same as the next start's first.
+        remembering.abort();
         // Before the API stops: the requests in progress may end at the new leaders.
         actors.hand_over().await;
         api.stop(API_DRAIN).await;

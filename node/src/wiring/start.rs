@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::dispatch::RpcDispatcher;
 use crate::identity::Identity;
 use crate::joining;
+use crate::known_members;
 use crate::seams::NodeSeams;
 
 /// A node that starts waits for so long for a quorum of its cluster after it was told that the cluster
@@ -57,8 +58,7 @@ pub(super) fn quic(
     };
     let quic = Quic::start(quic, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
     // Until the control plane has read the members from the log.
-    let others = identity.peers.iter().filter(|peer| peer.raft_id != identity.raft_id);
-    quic.set_members(others.cloned().map(Into::into).collect());
+    quic.set_members(known_members::others(identity));
     Ok(quic)
 }
 

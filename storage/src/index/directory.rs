@@ -6,7 +6,7 @@ use shiioo_actors::domain::ids::{StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 
-use super::paths::{Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
+use super::paths::{ASIDE_SUFFIX, Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
 use crate::disk::{Disk, OpenMode, create_dir_durably, store_error};
 
 /// Lists who has files below a data directory.
@@ -77,6 +77,20 @@ pub(crate) fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io
     }
     // Also when the folder was gone: an earlier removal may have failed before it was durable.
     disk.sync_dir(tenants_dir)
+}
+
+/// Moves the control plane's index aside, durably. The first that was moved aside is kept until somebody
+/// removes it: a later one may be what an attempt to replace it left.
+pub(crate) fn set_aside(disk: &dyn Disk, paths: &Paths) -> io::Result<()> {
+    let aside = format!("{}{ASIDE_SUFFIX}", paths.index);
+    if disk.exists(&paths.index)? {
+        if disk.exists(&aside)? {
+            disk.remove_file(&paths.index)?;
+        } else {
+            disk.rename(&paths.index, &aside)?;
+        }
+    }
+    disk.sync_dir(&paths.dir)
 }
 
 /// Tells whether a tenant is marked as one without work.

@@ -8,7 +8,7 @@ use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
 use uuid::Uuid;
 
-use super::directory::{is_marked, prepare, remove, tenants};
+use super::directory::{is_marked, prepare, remove, set_aside, tenants};
 use super::file_store::FileStore;
 use super::keyed_mutex::KeyedMutex;
 use super::open_stores::{OPEN_STORES_MAX, OpenStores};
@@ -153,6 +153,20 @@ impl Stores for FileStores {
 
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.when_descriptors(move || Box::pin(self.try_remove(tenant))))
+    }
+
+    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let held = self.users.lock(StateMachineId::System).await;
+            let (disk, paths) = (Arc::clone(&self.disk), self.paths(StateMachineId::System));
+            let set_aside = move || {
+                // Held by the job, as in `try_remove`.
+                let _held = held;
+                set_aside(disk.as_ref(), &paths)
+                    .map_err(|error| store_error(format!("move {} aside", paths.index), error))
+            };
+            self.executor.run(set_aside).await
+        })
     }
 
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {

@@ -71,7 +71,7 @@
 //! # What is not done
 //!
 //! - Old events are not compacted, and `blobs/` is only counted.
-//! - Nothing is repaired: a damaged tenant is out of service until its files are put back.
+//! - Nothing is repaired here: damaged files are replaced by what another replica holds, or put back.
 //! - redb's types do not leave this folder; the actors see the `Stores` port.
 
 mod backend;
@@ -87,3 +87,4 @@ pub(crate) mod row_index;
 
 pub(crate) use directory::present;
 pub use file_stores::{FileStores, StoresConfig};
+pub(crate) use paths::{SYSTEM_INDEX, tenants_dir};

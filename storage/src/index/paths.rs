@@ -2,7 +2,7 @@
 //!
 //! | of | files |
 //! |---|---|
-//! | the control plane | `system.redb` |
+//! | the control plane | `system.redb`; `system.redb.damaged` where it was replaced |
 //! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
 //! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
 
@@ -17,6 +17,9 @@ use crate::disk::{DirEntry, Disk, store_error};
 /// Directory of the tenants of the region `default`.
 const TENANTS_DIR: &str = "tenants";
 
+/// The control plane's index.
+pub(crate) const SYSTEM_INDEX: &str = "system.redb";
+
 /// Gives the directory of the tenants of a region. No region is named like another folder of ours.
 pub(crate) fn tenants_dir(region: &Region) -> String {
     if region.is_default() { TENANTS_DIR.to_owned() } else { region.to_string() }
@@ -27,6 +30,9 @@ const IDLE_MARK: &str = "idle";
 
 /// Prefix of the name of a folder that is being removed. No tenant's id begins so.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
+
+/// What is added to the name of the control plane's index when it is moved aside.
+pub(crate) const ASIDE_SUFFIX: &str = ".damaged";
 
 /// Directories below `blobs/` that are walked at most.
 const BLOB_DIRS_DEEP_MAX: usize = 4;
@@ -52,7 +58,7 @@ impl Paths {
             StateMachineId::System => Self {
                 part,
                 dir: String::new(),
-                index: "system.redb".into(),
+                index: SYSTEM_INDEX.into(),
                 events: String::new(),
                 blobs: None,
                 idle_mark: None,
@@ -84,7 +90,7 @@ pub(crate) fn stats(disk: &dyn Disk, paths: &Paths) -> Result<StoreStats, StoreE
     let mut stats = StoreStats::default();
     for entry in disk.list(&paths.dir).map_err(failed)? {
         match (part, entry.name.as_str()) {
-            (StateMachineId::System, "system.redb") | (StateMachineId::Tenant(_), "index.redb") => {
+            (StateMachineId::System, SYSTEM_INDEX) | (StateMachineId::Tenant(_), "index.redb") => {
                 stats.index_bytes = entry.len;
             }
             (StateMachineId::Tenant(_), "events.jsonl") => stats.events_bytes = entry.len,

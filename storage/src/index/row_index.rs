@@ -15,6 +15,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{
@@ -134,7 +135,7 @@ impl RowIndex {
             let table = self.database.begin_read()?.open_table(META)?;
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
         };
-        get().map_err(|error| self.error(error))
+        self.guarded(get)
     }
 
     fn verified_meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -195,10 +196,11 @@ impl RowIndex {
 
     fn open_any(path: &str, file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
         let backend = Backend::new(file);
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend.clone())
-            .map_err(|error| database_error(path, error.into()))?;
+        let database = guarded(path, &backend, || {
+            let builder =
+                Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend.clone());
+            Ok(builder?)
+        })?;
         Ok(Self { path: path.to_owned(), database, backend })
     }
 
@@ -211,7 +213,7 @@ impl RowIndex {
             let table = self.database.begin_read()?.open_table(ROWS)?;
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
         };
-        let value = get().map_err(|error| self.error(error))?;
+        let value = self.guarded(get)?;
         value.map(|value| self.verified(key, value)).transpose()
     }
 
@@ -238,7 +240,7 @@ impl RowIndex {
             Ok(rows)
         };
         // Checksums are verified once the transaction is over, so that it is short.
-        let rows = scan().map_err(|error| self.error(error))?;
+        let rows = self.guarded(scan)?;
         rows.into_iter()
             .map(|(key, value)| {
                 let value = self.verified(&key, value)?;
@@ -280,11 +282,11 @@ impl RowIndex {
             change(&transaction)?;
             Ok(transaction.commit()?)
         };
-        write().map_err(|error| self.error(error))
+        self.guarded(write)
     }
 
-    fn error(&self, error: redb::Error) -> StoreError {
-        database_error(&self.path, error)
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        guarded(&self.path, &self.backend, work)
     }
 
     fn damaged(&self, what: String) -> StoreError {
@@ -292,8 +294,35 @@ impl RowIndex {
     }
 }
 
+/// Has redb do something. It panics where pages are not as it wrote them: that is damage like any other, and
+/// nothing of it may be written.
+fn guarded<T>(
+    path: &str,
+    backend: &Backend,
+    work: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    // What redb leaves in memory is not used any more: the store is broken by the error.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| database_error(path, error)),
+        Err(_) => {
+            backend.fence();
+            let what = "its pages are not as they were written; put the file back from a copy";
+            Err(StoreError::Damaged { file: path.to_owned(), offset: 0, what: what.to_owned() })
+        }
+    }
+}
+
 fn database_error(path: &str, error: redb::Error) -> StoreError {
     match error {
+        // What a file that is cut, or is none of redb's, looks like.
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+            ) =>
+        {
+            StoreError::Damaged { file: path.to_owned(), offset: 0, what: error.to_string() }
+        }
         redb::Error::Io(error) => store_error(path, error),
         error @ (redb::Error::Corrupted(_)
         | redb::Error::UpgradeRequired(_)
@@ -323,46 +352,5 @@ fn decode_state(bytes: &[u8]) -> Option<State> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk::{OpenMode, SimDisk};
-
-    /// Makes an index as the first format wrote it.
-    fn bare(disk: &SimDisk, rows: u32, state: State) {
-        let file = disk.mount().open("index.redb", OpenMode::CreateNew).unwrap();
-        let index = RowIndex::open_any("index.redb", file).unwrap();
-        let written = index.write(|transaction| {
-            let mut table = transaction.open_table(ROWS)?;
-            for number in 0..rows {
-                let row = number.to_be_bytes();
-                table.insert(&row[..], &row[..2])?;
-            }
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(META_FORMAT, &FORMAT_WITHOUT_CHECKSUMS.to_le_bytes()[..])?;
-            meta.insert(META_STATE, &encode_state(state)[..])?;
-            Ok(())
-        });
-        written.unwrap();
-    }
-
-    #[test]
-    fn an_index_without_checksums_is_given_them_once() {
-        let rows = 3 * u32::try_from(CHECKSUM_BATCH_ROWS).unwrap() + 5;
-        let position = Position { term: 2, index: 40 };
-        let state = State { position, events_len: 7 };
-        let disk = SimDisk::new(1);
-        bare(&disk, rows, state);
-        let log = Uuid::from_u128(3);
-        for log in [Some(log), Some(log), None] {
-            let file = disk.mount().open("index.redb", OpenMode::Existing).unwrap();
-            let (index, found) = RowIndex::open("index.redb", file, log).unwrap();
-            assert_eq!(found, Some(state));
-            let found = index.scan(&[], &[0xff; 8], usize::MAX, false).unwrap();
-            assert_eq!(found.len(), rows as usize);
-            assert!(found.iter().all(|(key, value)| key[..2] == value[..]));
-        }
-        let file = disk.mount().open("index.redb", OpenMode::Existing).unwrap();
-        let foreign = RowIndex::open("index.redb", file, Some(Uuid::from_u128(4)));
-        assert!(matches!(foreign, Err(StoreError::Damaged { .. })), "it belongs to that log now");
-    }
-}
+#[path = "row_index_tests.rs"]
+mod tests;

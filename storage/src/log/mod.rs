@@ -98,7 +98,8 @@
 //!   time.
 //! - It does not read in parallel, nor map files into memory: entries older than a 32 MiB cache
 //!   cost a read each.
-//! - It does not repair. Damage names the file and the offset, and a member joins anew.
+//! - It does not repair. Damage names the file and the offset; where there are others the node goes on as
+//!   another member, with a new log (`node/src/replacement.rs`).
 
 #[cfg(any(test, feature = "sim"))]
 mod bit_rot;
@@ -125,6 +126,7 @@ pub use handle::LogIdentity;
 pub use read::has_log;
 #[cfg(feature = "sim")]
 pub(crate) use read::load;
+pub(crate) use segment::LOG_DIR;
 pub(crate) use writer::Op;
 
 /// Jobs that may wait for the writer.

@@ -166,12 +166,9 @@ impl Recovery<'_> {
                 record::read_frame(number, &bytes, offset)
             }
             Head::Unknown(version) => {
-                return Err(damaged(
-                    8,
-                    &format!(
-                        "version {version} is not known: start the newer shiioo that wrote it"
-                    ),
-                ));
+                // No damage, and nothing to be healed: the program that wrote it can read it.
+                let what = format!("{path} has version {version}");
+                return Err(StoreError::TooNew { what, known: segment::VERSION.into() });
             }
             Head::Broken => None,
         };

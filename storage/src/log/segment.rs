@@ -50,7 +50,7 @@ pub(crate) const HEAD_BYTES: usize = 44;
 pub(crate) const HEAD_BYTES_MIN: usize = 28;
 
 const MAGIC: &[u8; 8] = b"shiiolog";
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 /// The version without an id of the log.
 const VERSION_WITHOUT_ID: u32 = 1;
 

@@ -59,8 +59,8 @@
 //! entries that it holds already are delivered once more and skipped. They travel one after another,
 //! in pieces of 1 MiB, and the claim last ([`snapshot`]). The receiver raises its own mark only when
 //! everything is durable in its files, so a crash in between leaves the old mark, over files that may
-//! be further. A replica whose files of one state machine are damaged asks for that one alone
-//! ([`serve`]); no claim follows.
+//! be further. A replica whose files of one state machine are damaged, the control plane's too, asks for
+//! that one alone ([`serve`]); no claim follows.
 //!
 //! # Reads
 //!
@@ -107,10 +107,9 @@
 //! # What is not done
 //!
 //! - A loss that the leader has not seen acknowledged in its own term is not found: that is why a
-//!   log has an id, and a missing log refuses to start.
+//!   log has an id, and nothing goes on from a missing one.
 //! - One state machine of a snapshot is in memory at once on both ends, up to 512 MiB; one that
 //!   breaks off is sent again from its beginning.
-//! - The control plane's own files are not rebuilt when they are damaged: the node does not start.
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.
 

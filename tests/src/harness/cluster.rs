@@ -142,6 +142,12 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// Takes note of the id of a node that has become another member.
+    pub fn learn_id(&mut self, node: usize) {
+        let id = self.nodes[node].server.node_json()["node_id"].clone();
+        self.nodes[node].id = id.as_str().expect("an id").to_owned();
+    }
+
     /// How a further node would be started; `add` starts it.
     pub fn next_launch(&self, args: &[&str]) -> Launch {
         let folder = self.folder.path().join(format!("further-{}", self.nodes.len()));

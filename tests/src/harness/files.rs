@@ -67,6 +67,12 @@ pub fn tenant(data: &Path, id: &str) -> PathBuf {
     data.join("tenants").join(id)
 }
 
+/// The names in a folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
 /// All files below a folder, with their sizes. Files that vanish meanwhile are left out.
 pub fn walk(folder: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();

@@ -144,17 +144,13 @@ impl<M: StateMachine> ReplicaRunner<M> {
         queue: Arc<ApplyQueue>,
         dump: Dump,
     ) -> Result<(Self, Vec<M::Effect>), StoreError> {
-        let StateMachineId::Tenant(tenant) = part else {
-            let what = "rebuild the control plane from another replica".to_owned();
-            return Err(StoreError::Io {
-                what,
-                source: Arc::new(io::ErrorKind::Unsupported.into()),
-            });
-        };
         // Before anything is removed: what the log lacks must be in the dump.
         let belongs = deps.log.belongs(group, part, Some(dump.position.unwrap_or_default()));
         belongs.map_err(|why| not_of_log(part, &why))?;
-        deps.stores.remove(tenant).await?;
+        match part {
+            StateMachineId::Tenant(tenant) => deps.stores.remove(tenant).await?,
+            StateMachineId::System => deps.stores.set_system_aside().await?,
+        }
         let store = opened(&deps, part).await?;
         let mut runner = Self::over(deps, group, part, queue, Some(store))?;
         runner.take_over(dump)?;

@@ -113,6 +113,18 @@ async fn damaged_files_are_replaced_and_missed_until_they_are() {
 }
 
 #[tokio::test]
+async fn the_control_planes_damaged_files_are_set_aside() {
+    let (world, queue, _) = stopped().await;
+    world.story();
+    let (deps, _, copy) = damaged(&world);
+    let part = StateMachineId::System;
+    let rebuilt = ReplicaRunner::<Texts>::rebuild(deps, GroupId::SYSTEM, part, queue, copy(2));
+    let runner = rebuilt.await.unwrap().0;
+    assert_eq!(world.story()[..4], ["set aside", "opened", "durable 2", "reported 2"]);
+    assert_eq!((runner.machine.applied, runner.applied().unwrap().index), (100, 2));
+}
+
+#[tokio::test]
 async fn a_copy_that_lacks_what_the_log_lacks_is_not_taken() {
     let (world, queue, _) = stopped().await;
     world.story();

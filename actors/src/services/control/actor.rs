@@ -8,15 +8,17 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::healing::heal;
 use super::{Control, ControlMessage, KeyedMutex};
 use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use crate::domain::secret::SecretHash;
 use crate::ports::seams::Seams;
-use crate::ports::{Leadership, Peer, Peers, ReplicatedLog};
+use crate::ports::{Leadership, Peer, Peers, ReplicatedLog, StoreError};
 use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
+use crate::services::tenants::Registry;
 use crate::state::system::{SystemEffect, SystemState};
 
 /// What changes is made durable this often, at least.
@@ -47,6 +49,8 @@ pub struct ControlArguments {
     pub seams: Seams,
     /// Where the log hands entries over.
     pub queue: Arc<ApplyQueue>,
+    /// Where what another replica sends arrives while the files here are damaged.
+    pub registry: Arc<Registry>,
     /// What it publishes.
     pub directory: Arc<Directory>,
     /// Who keeps waiters and timers of locks.
@@ -106,13 +110,17 @@ impl Actor for ControlActor {
             .leadership(GroupId::SYSTEM)
             .ok_or("the system group is not on this node")?;
         let queue = Arc::clone(&arguments.queue);
-        let (runner, _) = ReplicaRunner::<SystemState>::start(
+        let started = ReplicaRunner::<SystemState>::start(
             arguments.deps.clone(),
             GroupId::SYSTEM,
             StateMachineId::System,
             Arc::clone(&queue),
         )
-        .await?;
+        .await;
+        let runner = match started {
+            Err(damage @ StoreError::Damaged { .. }) => heal(&arguments, damage).await?,
+            started => started?.0,
+        };
         let mut state = ControlState {
             runner,
             arguments: Arc::new(arguments),

@@ -2,11 +2,21 @@
 
 use tokio::sync::oneshot;
 
+use crate::ports::{Dump, StoreError};
 use crate::replica::ReplicaRequest;
 use crate::state::system::SystemState;
 
 /// Reads the state and answers.
 pub type ReadSystem = Box<dyn FnOnce(&SystemState) + Send>;
+
+/// What another replica holds of the control plane, for a node whose files of it are damaged.
+#[derive(Debug)]
+pub struct ControlCopy {
+    /// All of it.
+    pub dump: Dump,
+    /// Is told when it is in the place of the files.
+    pub taken: oneshot::Sender<Result<(), StoreError>>,
+}
 
 /// A message to the control plane's actor.
 pub enum ControlMessage {

@@ -50,9 +50,13 @@
 //! - While this node leads group 0, every tenant whose group lacks the newest version is sent it
 //!   again until the group confirms.
 //!
+//! Where its files are damaged and others have replicas it begins with what the leader of group 0 sends
+//! (`healing`).
+//!
 //! Not done: tenants do not move. Their epoch grows with a forced recovery only.
 
 mod actor;
+mod healing;
 mod message;
 
 use std::collections::BTreeMap;
@@ -64,7 +68,7 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 pub use actor::{ControlActor, ControlArguments};
-pub use message::ControlMessage;
+pub use message::{ControlCopy, ControlMessage};
 
 use crate::cluster::routing::Router;
 use crate::command::{

@@ -111,7 +111,7 @@ impl Registry {
     /// # Errors
     /// When not all could be removed.
     pub(super) async fn leave_group(&self, group: GroupId) -> Result<(), StoreError> {
-        let parts = self.list_parts(group)?;
+        let parts = self.list_parts(group).await?;
         let stopped = || unreachable(StateMachineId::System, "the node is stopping".to_owned());
         let Sources { supervisor, log, stores, .. } = self.sources.get().ok_or_else(stopped)?;
         let log = log.upgrade().ok_or_else(stopped)?;
@@ -129,21 +129,54 @@ impl Registry {
 
     /// Lists the replicas of a group that have files here, or should: whose files are lost is among
     /// them, so that nobody takes the loss for a deletion.
-    pub(super) fn list_parts(&self, group: GroupId) -> Result<Vec<StateMachineId>, StoreError> {
+    ///
+    /// # Errors
+    /// When it cannot be told which group a tenant belongs to.
+    pub(super) async fn list_parts(
+        &self,
+        group: GroupId,
+    ) -> Result<Vec<StateMachineId>, StoreError> {
         if group == GroupId::SYSTEM {
             return Ok(vec![StateMachineId::System]);
         }
-        let mut parts = Vec::new();
-        for (tenant, of) in self.tenants_here()? {
-            let of = of.ok_or_else(|| StoreError::Io {
-                what: format!("tell which group tenant {tenant} belongs to"),
-                source: Arc::new(io::Error::other("the control plane has not told it yet")),
-            })?;
-            if of == group {
-                parts.push(StateMachineId::Tenant(tenant));
-            }
+        let mut tenants = self.tenants_here()?;
+        if tenants.iter().any(|(_, of)| of.is_none()) {
+            // The control plane here may not have come to them yet: it begins with what its files hold.
+            self.catch_up().await?;
+            tenants = self.tenants_here()?;
+            self.tell_unknown(&tenants);
         }
-        Ok(parts)
+        let own = tenants.into_iter().filter(|(_, of)| *of == Some(group));
+        Ok(own.map(|(tenant, _)| StateMachineId::Tenant(tenant)).collect())
+    }
+
+    /// Waits until the control plane here has applied all that was committed before the call.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let failed = |why: String| unreachable(StateMachineId::System, why);
+        let stopped = || failed("the node is stopping".to_owned());
+        let Sources { proposals, .. } = self.sources.get().ok_or_else(stopped)?;
+        let proposals = proposals.upgrade().ok_or_else(stopped)?;
+        let delivered = proposals.read_index(GroupId::SYSTEM).await;
+        delivered.map_err(|error| failed(error.to_string()))?;
+        let actor = self.control_actor.borrow().clone().ok_or_else(stopped)?;
+        // Its actor applies what is delivered before it answers anything.
+        let (reply, applied) = oneshot::channel();
+        actor.send_message(ControlMessage::Applied(reply)).map_err(|_| stopped())?;
+        applied.await.map(drop).map_err(|_| stopped())
+    }
+
+    /// Says once which tenants have files here that the control plane does not know, deleted ones
+    /// included. A forced recovery leaves such files; nobody serves them, and nobody sends them.
+    fn tell_unknown(&self, tenants: &[(TenantId, Option<GroupId>)]) {
+        let mut told = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = tenants.iter().filter(|(_, of)| of.is_none());
+        for (tenant, _) in unknown.filter(|(tenant, _)| told.insert(*tenant)) {
+            tracing::warn!(
+                %tenant,
+                "the cluster knows no such tenant, and it has files here: they are left alone; move them \
+                 away when nobody misses them"
+            );
+        }
     }
 
     /// Lists the tenants that have files here, or should, with their groups as far as they are known.
@@ -189,3 +222,7 @@ pub(super) fn unreachable(part: StateMachineId, why: String) -> StoreError {
         source: Arc::new(io::Error::new(io::ErrorKind::NotConnected, why)),
     }
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use ractor::ActorRef;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::parts::unreachable;
 use super::{Activation, SupervisorMessage};
@@ -13,11 +13,11 @@ use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, StateDigest, StoreError,
-    Stores,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, Proposals, StateDigest,
+    StoreError, Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
-use crate::services::control::ControlMessage;
+use crate::services::control::{ControlCopy, ControlMessage};
 
 /// Holds the tenants of one group.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub(super) struct Sources {
     /// Weak: the log owns this registry, to which it delivers. Each would keep the other, and the
     /// node's sockets with it, beyond the node's end.
     pub(super) log: Weak<dyn Durability>,
+    /// Weak as well: it is the same log.
+    pub(super) proposals: Weak<dyn Proposals>,
     pub(super) stores: Arc<dyn Stores>,
     pub(super) directory: Arc<Directory>,
 }
@@ -74,6 +76,10 @@ pub struct Registry {
     pub(super) hashing: tokio::sync::Mutex<()>,
     /// The tenants whose files are damaged here.
     damaged: Mutex<BTreeSet<(GroupId, TenantId)>>,
+    /// The tenants with files here that group 0 does not know, as far as that was told.
+    pub(super) unknown: Mutex<BTreeSet<TenantId>>,
+    /// Takes what another replica holds of the control plane, while its files here are damaged.
+    control_copies: Mutex<Option<mpsc::Sender<ControlCopy>>>,
     pub(super) sources: OnceLock<Sources>,
     pub(super) control_actor: watch::Sender<Option<ActorRef<ControlMessage>>>,
 }
@@ -85,15 +91,32 @@ impl Registry {
         &self,
         supervisor: ActorRef<SupervisorMessage>,
         deps: &ReplicaDeps,
+        proposals: &Arc<dyn Proposals>,
         directory: Arc<Directory>,
     ) {
         let (log, stores) = (Arc::downgrade(&deps.log), Arc::clone(&deps.stores));
-        let _ = self.sources.set(Sources { supervisor, log, stores, directory });
+        let proposals = Arc::downgrade(proposals);
+        let _ = self.sources.set(Sources { supervisor, log, proposals, stores, directory });
     }
 
     /// Sets the actor of the control plane, which makes and takes snapshots of group 0. To be called once.
     pub fn set_control(&self, control: ActorRef<ControlMessage>) {
         self.control_actor.send_replace(Some(control));
+    }
+
+    /// Says that the control plane's files are damaged here: whatever another replica sends of it comes
+    /// here until the receiver is dropped.
+    pub fn want_control(&self) -> mpsc::Receiver<ControlCopy> {
+        let (copies, wanted) = mpsc::channel(1);
+        *self.control_copies.lock().unwrap_or_else(PoisonError::into_inner) = Some(copies);
+        wanted
+    }
+
+    /// Returns the way for what another replica holds of a state machine, where that is the control plane
+    /// and its files are damaged.
+    fn control_copies(&self, part: StateMachineId) -> Option<mpsc::Sender<ControlCopy>> {
+        let copies = self.control_copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        copies.filter(|copies| part == StateMachineId::System && !copies.is_closed())
     }
 
     /// Lists the groups in which a tenant's files are damaged here. This node should not lead them.
@@ -247,7 +270,7 @@ impl ApplySink for Registry {
     }
 
     fn parts(&self, group: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
-        Box::pin(async move { self.list_parts(group) })
+        Box::pin(self.list_parts(group))
     }
 
     fn held(
@@ -256,6 +279,9 @@ impl ApplySink for Registry {
         part: StateMachineId,
     ) -> BoxFuture<'_, Result<Held, StoreError>> {
         Box::pin(async move {
+            if self.control_copies(part).is_some() {
+                return Ok(Held::default());
+            }
             let held = self.ask(group, part, ReplicaRequest::Held).await;
             // After the question, which starts a tenant that sleeps: the start finds the damage.
             match self.replaceable(group, part) {
@@ -282,6 +308,12 @@ impl ApplySink for Registry {
         dump: Dump,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
+            if let Some(copies) = self.control_copies(part) {
+                let stopped = || unreachable(part, "it has stopped".to_owned());
+                let (taken, is_taken) = oneshot::channel();
+                copies.send(ControlCopy { dump, taken }).await.map_err(|_| stopped())?;
+                return is_taken.await.map_err(|_| stopped())?;
+            }
             match self.replaceable(group, part) {
                 Some(activation) => self.rebuild(&activation, dump).await,
                 None => {
@@ -324,7 +356,8 @@ impl ApplySink for Registry {
         upto: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            let mut here: BTreeSet<StateMachineId> = self.list_parts(group)?.into_iter().collect();
+            let here = self.list_parts(group).await?;
+            let mut here: BTreeSet<StateMachineId> = here.into_iter().collect();
             // Those as well whose state is in memory only: nothing deletes them later.
             here.extend(self.awake_parts(group));
             for part in here.into_iter().filter(|part| !parts.contains(part)) {

@@ -9,7 +9,8 @@
 //!
 //! What a node keeps of a group that was assigned to others is not read: nobody sends that again.
 //!
-//! Not done: the control plane's own index is not read. Its damage stops the node, and nothing heals it.
+//! Not done: the control plane's own index is not read. It is read whole at each start, where its damage heals
+//! (`services/control/healing.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,19 +9,24 @@ pub(in crate::world) fn used(disk: &dyn Disk) -> u64 {
     walk(disk, "").into_iter().map(|(_, len)| len).sum()
 }
 
-/// The paths of all files of a disk.
+/// What the folder begins with in which a node keeps what it had as another member.
+const REPLACED: &str = "replaced-";
+
+/// The paths of all files of a disk that its node uses.
 pub(in crate::world) fn paths(disk: &dyn Disk) -> Vec<String> {
-    walk(disk, "").into_iter().map(|(path, _)| path).collect()
+    let paths = walk(disk, "").into_iter().map(|(path, _)| path);
+    paths.filter(|path| !path.starts_with(REPLACED)).collect()
 }
 
-/// All files of a name, with their contents.
+/// All files of a name that their node uses, with their contents.
 pub(in crate::world) fn read_all(
     disk: &dyn Disk,
     name: &str,
 ) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let named =
-        walk(disk, "").into_iter().filter(|(path, _)| path.rsplit('/').next() == Some(name));
-    named
+    let is_named = |path: &str| path.rsplit('/').next() == Some(name);
+    let files = walk(disk, "").into_iter();
+    files
+        .filter(|(path, _)| is_named(path) && !path.starts_with(REPLACED))
         .map(|(path, len)| {
             let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
             disk.open(&path, OpenMode::Existing)?.read_at(0, &mut bytes)?;

@@ -9,7 +9,9 @@
 //! founds the cluster and knows nobody to join.
 //!
 //! Bits rot where damage has to be noticed: in the log before its last batch (damage to the last one
-//! cannot be told from a torn write), and in the identity.
+//! cannot be told from a torn write), and in the identity. A node without its log, or with a rotten one,
+//! has to go on as another member by itself; one without its control plane's file has to get that from
+//! the others. Nobody helps either of them.
 
 use std::rc::Rc;
 
@@ -30,8 +32,8 @@ const IDENTITY: &str = "identity/node.json";
 
 /// Where the replicated log is.
 pub(in crate::world) const LOG: &str = "log";
-/// What a node says that has lost its log.
-const LOST_LOG: &str = "has lost its log";
+/// Where the control plane's file is.
+const SYSTEM: &str = "system.redb";
 
 /// What a node says whose disk or log is an older copy: where its leader knows that, and where it is
 /// alone with files that do.
@@ -54,8 +56,10 @@ pub(in crate::world) struct Loss {
 pub(in crate::world) enum Stage {
     /// Something rots, and was not noticed yet.
     Rots(Rot),
-    /// The log is gone since that many lives began, and the next one has to say so.
-    LacksLog(u64),
+    /// The log is gone, and the node has to become another member.
+    LacksLog(Lost),
+    /// The control plane's file is gone since that many lives began, and the next one has to get it.
+    LacksSystem(u64),
     /// A copy of its disk is to be put back.
     Copied(Copied),
     /// An older copy of its disk was put back.
@@ -64,6 +68,15 @@ pub(in crate::world) enum Stage {
     Leaves,
     /// It starts with an empty disk, until it votes.
     Joins,
+}
+
+/// What is gone, and who had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::world) struct Lost {
+    /// How many lives had begun before.
+    life: u64,
+    /// Who lived there.
+    id: String,
 }
 
 /// A bit that is another, on a disk that was whole before.
@@ -78,10 +91,15 @@ pub(in crate::world) struct Rot {
 }
 
 impl Rot {
-    /// Whether that is what a node says. Of an identity it may also say that it is of another
-    /// version: that is a byte like any other.
+    /// Whether that is what a node says.
     fn is_named_in(&self, why: &str) -> bool {
-        why.contains(&self.path) && (why.contains(DAMAGED) || self.path == IDENTITY)
+        why.contains(&self.path) && (why.contains(DAMAGED) || self.is_of_identity())
+    }
+
+    /// Whether nobody can give back what rots. A node may also say of its identity that it is of another
+    /// version: that is a byte like any other.
+    fn is_of_identity(&self) -> bool {
+        self.path == IDENTITY
     }
 }
 
@@ -148,8 +166,22 @@ impl World {
         let host = Rc::clone(&self.seats[at].host);
         host.put_back(&DiskCopy::nothing(LOG));
         trace::event(host.name(), "fault", format_args!("its log is gone"), &[]);
-        self.loss = Some(Loss { at, stage: Stage::LacksLog(host.starts()) });
+        let lost = Lost { life: host.starts(), id: host.id() };
+        self.loss = Some(Loss { at, stage: Stage::LacksLog(lost) });
         self.bring_down(at, "power is gone, and with it the log");
+    }
+
+    /// Takes the control plane's file of a node away, where the others have what was in it.
+    pub(in crate::world) fn take_system(&mut self, at: usize) {
+        let is_whole = self.loss.is_none() && !self.lacks_folder();
+        if !is_whole || self.seats.len() < 3 || !self.is_full() {
+            return;
+        }
+        let host = Rc::clone(&self.seats[at].host);
+        host.put_back(&DiskCopy::nothing(SYSTEM));
+        trace::event(host.name(), "fault", format_args!("its {SYSTEM} is gone"), &[]);
+        self.loss = Some(Loss { at, stage: Stage::LacksSystem(host.starts()) });
+        self.bring_down(at, "power is gone, and with it the control plane's file");
     }
 
     /// Flips a bit of what is durable, where the disk can be spared.
@@ -187,13 +219,13 @@ impl World {
     pub(in crate::world) fn is_lost(&mut self, at: usize, why: &str) -> bool {
         match self.loss.as_ref().filter(|loss| loss.at == at).map(|loss| &loss.stage) {
             Some(Stage::Rots(rot)) if rot.is_named_in(why) => {
-                self.count(Fault::BitRot);
-                self.lose_disk(at);
-                true
-            }
-            Some(Stage::LacksLog(_)) if why.contains(LOST_LOG) => {
-                self.count(Fault::LostLog);
-                self.lose_disk(at);
+                if rot.is_of_identity() {
+                    self.count(Fault::BitRot);
+                    self.lose_disk(at);
+                } else {
+                    // It has met the damage while it ran: the next life has to do without the log.
+                    self.bring_down(at, "it ended because its log rots");
+                }
                 true
             }
             Some(Stage::Older(older)) if OLDER.iter().any(|says| why.contains(says)) => {
@@ -210,13 +242,34 @@ impl World {
         }
     }
 
-    /// Nobody serves from a disk that lacks something, in a life that began on that disk.
+    /// Nobody serves from a disk that lacks something, in a life that began on that disk, but as another
+    /// member, or once what it lacks is there again.
     pub(in crate::world) fn check_losses(&mut self) -> Checked {
         let Some(Loss { at, stage }) = &self.loss else { return Ok(()) };
-        let host = &self.seats[*at].host;
+        let at = *at;
+        let host = Rc::clone(&self.seats[at].host);
         let serves_since = |life: u64| host.starts() > life && host.is_ready();
+        if !host.is_ready() {
+            // What it becomes knows no terms yet.
+            self.terms.forget(host.name());
+        }
         match stage {
-            Stage::LacksLog(life) => refused(host.name(), &Lack::Log, serves_since(*life)),
+            Stage::LacksLog(lost) if serves_since(lost.life) => {
+                refused(host.name(), &Lack::Log, host.is_called(&lost.id))?;
+                self.is_replaced(at, Fault::LostLog);
+                Ok(())
+            }
+            Stage::LacksSystem(life) if serves_since(*life) => {
+                self.count(Fault::LostSystem);
+                self.loss = None;
+                Ok(())
+            }
+            Stage::Rots(rot) if !rot.is_of_identity() && !host.is_called(&rot.id) => {
+                if serves_since(rot.life) {
+                    self.is_replaced(at, Fault::BitRot);
+                }
+                Ok(())
+            }
             Stage::Older(_) => self.check_copy(),
             Stage::Rots(rot) if serves_since(rot.life) => {
                 let is_there = host.disk.fork().mount().open(&rot.path, OpenMode::Existing).is_ok();
@@ -228,6 +281,17 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes note that a node goes on as another member. Its old self is one that has died, until the
+    /// cluster has given it up.
+    fn is_replaced(&mut self, at: usize, fault: Fault) {
+        self.count(fault);
+        let name = self.seats[at].host.name();
+        trace::event(name, "fault", format_args!("it goes on as another member"), &[]);
+        self.board.lost_disks.set(self.board.lost_disks.get() + 1);
+        self.board.all_vote.set(false);
+        self.loss = Some(Loss { at, stage: Stage::Joins });
     }
 
     /// Forgets the last loss once it is made good, or did not come to be.
@@ -259,7 +323,12 @@ impl World {
 /// The files that are protected by checksums, and how much of each.
 fn checked_places(disk: &SimDisk) -> Vec<(String, u64)> {
     let places = files::walk(&*disk.fork().mount(), "").into_iter().map(|(path, len)| {
-        let len = if path == IDENTITY { len } else { witnessed_log_bytes(disk, &path) };
+        let len = match path.split('/').next() {
+            _ if path == IDENTITY => len,
+            Some(LOG) => witnessed_log_bytes(disk, &path),
+            // Also what a node that became another member has moved aside.
+            _ => 0,
+        };
         (path, len)
     });
     places.filter(|(_, len)| *len > 0).collect()

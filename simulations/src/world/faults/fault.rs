@@ -29,12 +29,15 @@ pub enum Fault {
     FailedReads,
     /// Everything with a sync in it takes long for a while.
     SlowDisk,
-    /// A bit of what was durable is another; counted when the node notices.
+    /// A bit of what was durable is another; counted when the node notices, and goes on as another member
+    /// where it is one of the log.
     BitRot,
     /// A node loses all that is on its disk, and joins anew; also after its disk rotted.
     LostDisk,
-    /// A node loses its replicated log and keeps the rest; counted when it refuses to start.
+    /// A node loses its replicated log and keeps the rest; counted when it goes on as another member.
     LostLog,
+    /// A node loses the file of its control plane; counted when it is rebuilt.
+    LostSystem,
     /// A node's disk is put back as it was some seconds earlier; counted when the node ends because its
     /// leader remembers more.
     OlderCopy,
@@ -106,7 +109,8 @@ impl fmt::Display for Fault {
             Self::SlowDisk => "slow disks",
             Self::BitRot => "rotten bits, noticed",
             Self::LostDisk => "disks lost, and joined anew",
-            Self::LostLog => "logs lost, noticed",
+            Self::LostLog => "logs lost, and joined anew",
+            Self::LostSystem => "control planes' files lost, and whole again",
             Self::OlderCopy => "older copies of a disk, noticed",
             Self::OlderLog => "older copies of a log, noticed",
             Self::LostFolder => "tenants' folders lost, and whole again",

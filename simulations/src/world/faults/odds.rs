@@ -10,7 +10,7 @@ use crate::plan::{Mix, Plan};
 const FAVOURED: u32 = 4;
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 34] = [
+const ODDS: [(Mix, Fault, u32); 35] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -27,6 +27,7 @@ const ODDS: [(Mix, Fault, u32); 34] = [
     (Mix::Disks, Fault::BitRot, 1),
     (Mix::Disks, Fault::LostDisk, 1),
     (Mix::Disks, Fault::LostLog, 1),
+    (Mix::Disks, Fault::LostSystem, 1),
     (Mix::Disks, Fault::OlderCopy, 2),
     (Mix::Disks, Fault::OlderLog, 2),
     (Mix::Disks, Fault::LostFolder, 3),
@@ -48,9 +49,10 @@ const ODDS: [(Mix, Fault, u32); 34] = [
 ];
 
 /// Faults that need two nodes.
-const AMONG_NODES: [Fault; 18] = [
+const AMONG_NODES: [Fault; 19] = [
     Fault::RottenFolder,
     Fault::LostLog,
+    Fault::LostSystem,
     Fault::OlderCopy,
     Fault::OlderLog,
     Fault::ThinLink,

@@ -113,6 +113,7 @@ impl World {
             Fault::BitRot => self.rot(at),
             Fault::LostDisk => self.take_disk(at),
             Fault::LostLog => self.take_log(at),
+            Fault::LostSystem => self.take_system(at),
             Fault::OlderCopy | Fault::OlderLog => self.copy_disk(at, fault),
             Fault::LostFolder => self.lose_folder(),
             Fault::OlderFolder => self.copy_folder(),

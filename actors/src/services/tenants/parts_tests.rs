@@ -1,0 +1,189 @@
+//! Which replicas are in a snapshot, on a node with files of a tenant that group 0 does not know.
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+
+use super::*;
+use crate::cluster::routing::{Directory, TenantLocation};
+use crate::command::{Envelope, Outcome};
+use crate::domain::ids::{Epoch, Position};
+use crate::ports::{
+    ApplySink as _, BoxFuture, Durability, Held, Leadership, LogMismatch, Proposals, ProposeError,
+    Replay, Store, Stores,
+};
+use crate::replica::ReplicaDeps;
+
+const GROUP: GroupId = GroupId(3);
+
+/// A log of which group 0 can be read as long as there is a quorum.
+struct Quorum(bool);
+
+impl Proposals for Quorum {
+    fn propose(&self, _: GroupId, _: Envelope) -> BoxFuture<'_, Result<Outcome, ProposeError>> {
+        unreachable!()
+    }
+    fn read_index(&self, _: GroupId) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(async { if self.0 { Ok(()) } else { Err(ProposeError::NoLeader) } })
+    }
+    fn leadership(&self, _: GroupId) -> Option<watch::Receiver<Leadership>> {
+        None
+    }
+    fn leads(&self, _: GroupId) -> Option<u64> {
+        None
+    }
+}
+
+impl Durability for Quorum {
+    fn replay(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        unreachable!()
+    }
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
+        Ok(())
+    }
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
+        BTreeSet::new()
+    }
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
+    fn has_room(&self) -> bool {
+        true
+    }
+}
+
+/// Has files of these tenants.
+struct Files(Vec<TenantId>);
+
+impl Stores for Files {
+    fn open(&self, _: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
+        unreachable!()
+    }
+    fn exists(&self, _: StateMachineId) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+    fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        Ok(self.0.clone())
+    }
+    fn tenants_with_work(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>> {
+        unreachable!()
+    }
+}
+
+/// Learns of a tenant with the next question.
+struct Late;
+
+impl Actor for Late {
+    type Msg = ControlMessage;
+    type State = (Arc<Directory>, TenantId);
+    type Arguments = Self::State;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<ControlMessage>,
+        told: Self::State,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(told)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<ControlMessage>,
+        message: ControlMessage,
+        (directory, tenant): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        directory.set(*tenant, Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
+        if let ControlMessage::Applied(reply) = message {
+            let _ = reply.send(1);
+        }
+        Ok(())
+    }
+}
+
+/// Takes messages and does nothing.
+struct Idle;
+
+impl Actor for Idle {
+    type Msg = SupervisorMessage;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<SupervisorMessage>,
+        (): (),
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+fn tenant(number: u128) -> TenantId {
+    TenantId::from_uuid(uuid::Uuid::from_u128(number))
+}
+
+/// A node with files of three tenants: the first is known, the second will be, the third never.
+async fn registry(has_quorum: bool) -> (Registry, Arc<Quorum>) {
+    let (registry, directory) = (Registry::default(), Arc::new(Directory::default()));
+    directory.set(tenant(1), Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
+    let told = (Arc::clone(&directory), tenant(2));
+    let (control, _) = Actor::spawn(None, Late, told).await.expect("it starts");
+    let (supervisor, _) = Actor::spawn(None, Idle, ()).await.expect("it starts");
+    let log = Arc::new(Quorum(has_quorum));
+    let stores = Arc::new(Files([1, 2, 3].map(tenant).to_vec()));
+    let deps = ReplicaDeps { log: Arc::clone(&log) as _, stores };
+    let proposals = Arc::clone(&log) as Arc<dyn Proposals>;
+    registry.set_supervisor(supervisor, &deps, &proposals, directory);
+    registry.set_control(control);
+    (registry, log)
+}
+
+#[tokio::test]
+async fn a_tenant_that_group_0_does_not_know_keeps_no_snapshot_from_being_sent() {
+    let (registry, _log) = registry(true).await;
+    let parts = registry.list_parts(GROUP).await.expect("they are listed");
+    assert_eq!(parts, [1, 2].map(|number| StateMachineId::Tenant(tenant(number))));
+    assert_eq!(*registry.unknown.lock().unwrap(), BTreeSet::from([tenant(3)]));
+}
+
+#[tokio::test]
+async fn while_group_0_cannot_be_asked_no_tenant_is_taken_for_unknown() {
+    let (registry, _log) = registry(false).await;
+    assert!(registry.list_parts(GROUP).await.is_err());
+    assert!(registry.unknown.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn while_the_control_planes_files_are_damaged_it_holds_nothing_and_what_comes_is_passed_on() {
+    let (group, part) = (GroupId::SYSTEM, StateMachineId::System);
+    let registry = Registry::default();
+    let mut copies = registry.want_control();
+    assert_eq!(registry.held(group, part).await.expect("it holds nothing"), Held::default());
+    let dump = Dump { position: Some(Position { term: 1, index: 9 }), ..Dump::default() };
+    let (installed, ()) = tokio::join!(registry.install(group, part, dump.clone()), async {
+        let copy = copies.recv().await.expect("a copy");
+        assert_eq!(copy.dump, dump);
+        let _ = copy.taken.send(Err(StoreError::Full));
+    });
+    assert!(matches!(installed, Err(StoreError::Full)), "as whoever took it says");
+}
