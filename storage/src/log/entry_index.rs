@@ -376,6 +376,16 @@ impl EntryIndex {
             .sum()
     }
 
+    /// Tells whether entries of a group up to an index keep a segment that nothing is written to any more.
+    pub fn keeps_old_segment(&self, id: GroupId, upto: u64) -> bool {
+        let Some(group) = self.groups.get(&id).filter(|group| group.first <= upto) else {
+            return false;
+        };
+        let oldest = group.slots.front().map(|slot| slot.location);
+        let newest = self.segments.last_key_value().map_or(0, |(number, _)| *number);
+        oldest.is_some_and(|oldest| oldest != NOT_STORED && oldest.segment < newest)
+    }
+
     /// Lists the groups whose entries do not begin right behind what was purged, and what is
     /// missing.
     pub fn holes(&self) -> Vec<(GroupId, std::ops::Range<u64>)> {

@@ -291,6 +291,11 @@ impl Log {
         self.shared.index.lock().bytes_between(group, from, to)
     }
 
+    /// Tells whether entries of a group up to an index keep a segment that nothing is written to any more.
+    pub fn keeps_old_segment(&self, group: GroupId, upto: u64) -> bool {
+        self.shared.index.lock().keeps_old_segment(group, upto)
+    }
+
     async fn load(&self, found: Vec<FoundEntry>) -> Result<Vec<LogEntry>, StoreError> {
         // The usual case needs no thread: what is replicated or applied now was appended just
         // before.

@@ -129,7 +129,10 @@ impl GroupProgress {
         let Some(mark) = raised.filter(|_| !self.is_left.load(Ordering::Relaxed)) else { return };
         let index = mark.position.index;
         self.log.set_low_water_mark(self.group, mark);
-        if index >= self.snapshot_at.load(Ordering::Relaxed).saturating_add(SNAPSHOT_ENTRIES) {
+        let risen = index.saturating_sub(self.snapshot_at.load(Ordering::Relaxed));
+        // A segment is begun long before what fills it is durable in files: the snapshot of that moment cuts
+        // little, and on a small disk the next segment may never come to be.
+        if risen >= SNAPSHOT_ENTRIES || self.log.keeps_old_segment(self.group, index) {
             self.snapshot_at.store(index, Ordering::Relaxed);
             self.snapshot_due.notify_one();
         }

@@ -1,5 +1,6 @@
 //! Replicas that need more than the log still has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::RaftId;
@@ -101,6 +102,22 @@ fn a_snapshot_of_many_chunks_arrives_whole() {
         cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
         cluster.same(leader, &[2]).await;
         assert!(cluster.calls(Service::Snapshot) >= 4);
+    });
+}
+
+/// When each segment is begun nothing of those before is durable in files, so that nothing can be cut then.
+#[test]
+fn segments_go_once_what_fills_them_is_durable_without_another_entry() {
+    story(async {
+        let cluster = Cluster::start(1, 1).await;
+        let leader = cluster.leader().await;
+        let log = Arc::clone(&cluster.groups(leader).log);
+        let text = "x".repeat(900_000);
+        while log.segment_count() < 3 {
+            cluster.propose(leader, &text).await;
+        }
+        cluster.flush(leader);
+        until("one segment", || log.segment_count() == 1).await;
     });
 }
 
