@@ -39,7 +39,7 @@ pub enum Quota {
     WorkflowsPerDay,
     /// Routines defined.
     Routines,
-    /// Bytes of events, inputs, outputs, definitions and jobs.
+    /// Bytes of events, inputs, outputs, definitions, jobs and metadata of locks.
     StorageBytes,
     /// Requests admitted in any 60 s.
     ApiRequestsPerMinute,
@@ -82,7 +82,7 @@ pub struct Quotas {
     pub max_workflows_per_day: Option<u64>,
     /// Routines defined.
     pub max_routines: Option<u64>,
-    /// Bytes of blobs and events.
+    /// Bytes of events, inputs, outputs, definitions, jobs and metadata of locks.
     pub max_storage_bytes: Option<u64>,
     /// Requests in any 60 s.
     pub max_api_requests_per_minute: Option<u64>,

@@ -379,7 +379,7 @@ impl TenantHandle {
             self.catch_up(call).await?;
             let (starts, key) = (request.starts(), call.idempotency);
             let refused = move |reader: &mut TenantReader<'_>| {
-                reader.state.refuses_to_start(&starts, key.as_ref())
+                reader.state.quota_refusal_now(&starts, key.as_ref())
             };
             if let Some(refusal) = self.read(call, refused).await? {
                 return Err(refusal.into());

@@ -1,4 +1,5 @@
-//! Credentials.
+//! Decides whether a request's credential suffices for its route. Which one a route needs is in its
+//! declaration; while the cluster has no token, `same_origin` checks whose page asks.
 //!
 //! With an admin token every route needs it but those that declare [`Credential::Open`]. The token
 //! belongs to the cluster: every node asks for it, however it was started. A secret is never
@@ -38,7 +39,7 @@ impl Who {
 /// Checks the credentials of requests.
 #[derive(Clone)]
 pub(crate) struct Guard {
-    /// Hash of the admin token; `None` lets everybody in.
+    /// Hash of the admin token; `None`: no credential is asked for.
     admin: watch::Receiver<Option<SecretHash>>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum RouteOwner {
 pub(crate) enum Credential {
     /// None at all.
     Open,
-    /// One that reaches the tenant; the admin token reaches every tenant.
+    /// The admin token for now. It keeps the routes of tenants apart until tenants have credentials.
     Tenant,
     /// The admin token.
     Admin,

@@ -56,17 +56,18 @@
 //!
 //! A log that is *missing* must not be taken for an empty one: the node would vote and acknowledge
 //! again as if it had promised nothing. So each log has an id, which stands in the head of every
-//! segment, in the node's identity file, and in the index of every tenant. [`LogIdentity`] says
+//! segment, in the node's identity file, and in the index of every state machine. [`LogIdentity`] says
 //! which log is expected; any other, or none where one is expected, is damage. Version 1 had no id:
 //! such a log is read, and goes on in a segment of version 2 with one ([`upgrade`]).
 //!
 //! # The low-water mark, and cutting
 //!
 //! Entries are applied to files behind the log (decision 1). Each group's *low-water mark* is the
-//! last position up to which every tenant's files are durable (`raft::durability`). It reaches
+//! last position up to which every state machine of the group, control plane or tenant, is durable in its
+//! files (`raft::durability`). It reaches
 //! the log with the next batch, never with a sync of its own: an older mark only makes a restart
-//! apply more entries again. Once the mark has risen far enough, or a segment was begun, openraft
-//! purges up to it. A segment goes when no entry in it is needed any more, by the index's count,
+//! apply more entries again. Once the mark has risen by 16,384 entries (`raft::progress`), or a segment was
+//! begun, openraft purges up to it. A segment goes when no entry in it is needed any more, by the index's count,
 //! and only from the front. Its votes and marks are not lost: every segment begins with a
 //! checkpoint of them all. The last segment stays, so that segments are the smaller the smaller the disk is.
 //!

@@ -12,12 +12,12 @@
 //!
 //! Invariants, while a replica is returning:
 //! - it does not campaign, neither when nobody leads nor when it is told to take the lead;
-//! - it votes for nobody whose log is shorter than its own was;
+//! - it votes for nobody whose log ends before the position where its own ended;
 //! - it founds nothing.
 //!
-//! Not done: what a returning replica had acknowledged is durable on one node less than its leader may
-//! count. It is removed only by a membership that the others have committed, and a change of that comes
-//! after everything that this replica helped to commit.
+//! Not done: while a replica is returning, the entries that it once acknowledged are on one node fewer. That is
+//! safe because it lost them only after the others had committed a membership without it, which comes after
+//! all of those entries.
 
 use std::sync::atomic::Ordering;
 
@@ -34,7 +34,7 @@ pub(super) fn is_returning(log: &Log, group: GroupId) -> bool {
 impl Group {
     /// Lets the replica campaign once its log reaches to where it ended before. To be called when entries
     /// or a snapshot have come.
-    pub(super) fn may_have_returned(&self) {
+    pub(super) fn allow_election_if_caught_up(&self) {
         if self.waits_to_return.load(Ordering::Relaxed)
             && !is_returning(self.network().log(), self.id())
         {

@@ -50,7 +50,7 @@ impl Group {
                 // Before the entries are synced, which may take long: openraft counts the lease from here.
                 let arrived = Instant::now();
                 let appended = raft.append_entries(request).await.map_err(declined)?;
-                self.may_have_returned();
+                self.allow_election_if_caught_up();
                 let reply = convert::appended_to_wire(&appended);
                 if !matches!(reply, AppendReply::HigherVote(_)) {
                     self.network().pulse.sign(arrived);
@@ -60,7 +60,7 @@ impl Group {
             RequestBody::Vote(ballot) | RequestBody::PreVote(ballot)
                 if self.had_more_than(ballot.last) =>
             {
-                return Err(Declined("this replica came back, and had more once".into()));
+                return Err(Declined("this replica was removed once with a longer log: it does not vote for one that ends earlier".into()));
             }
             RequestBody::Transfer(_) if self.is_returning() => {
                 return Err(Declined("this replica came back, and has not caught up yet".into()));
@@ -153,7 +153,7 @@ impl Group {
             snapshot: SnapshotHandle { group: self.id(), upto: Some(upto) },
         };
         let installed = self.raft().install_full_snapshot(raft_vote(sender), snapshot).await;
-        self.may_have_returned();
+        self.allow_election_if_caught_up();
         Ok(vote(&installed.map_err(declined)?.vote))
     }
 }

@@ -18,8 +18,8 @@
 //! each may be further than the claim, a transfer that breaks off does no harm, and the next one
 //! sends only what is still missing.
 //!
-//! A replica whose files of a state machine are damaged holds nothing that can be relied on. It offers
-//! itself (`Resend`), is asked how much it holds like any other, says 'nothing', and gets everything.
+//! A replica whose files of a state machine are damaged holds nothing that can be relied on. It asks for
+//! all of it (`Resend`), is asked how much it holds like any other, says 'nothing', and gets everything.
 //!
 //! Invariants:
 //! - Pieces are put together only in order, and only of one transfer of one leader: two dumps of one

@@ -18,7 +18,7 @@ pub struct TenantLocation {
     pub epoch: Epoch,
 }
 
-/// The tenants that exist, as group 0 last said on this node. A hint: the owner decides. Written
+/// The tenants that exist, as group 0 last said on this node. A hint: the leader of the group decides. Written
 /// by the control plane's actor only.
 #[derive(Debug, Default)]
 pub struct Directory {

@@ -8,8 +8,7 @@
 //! | question | who answers |
 //! |---|---|
 //! | which group has a tenant? | `Directory`: what group 0 last said on this node |
-//! | who leads a group that is here? | Raft on this node; for itself only while a quorum confirms it |
-//! | the same, for every group, here or not | a member that said so with its ping, within T, of no older term; else Raft |
+//! | who leads a group? | this node, while a quorum confirms it; else the member whose ping said so within T, in a term not older than the one known here; else the leader that Raft here knows |
 //! | who votes in a group? | its leader, with the same ping; else this node's log; else the placement |
 //!
 //! A node that is asked wrongly says that it does not lead. A tenant that the directory does not

@@ -342,7 +342,7 @@ impl ControlState {
         Control::new(myself.clone(), log, router, seams, tenant_turns, queue)
     }
 
-    /// Has tenants buried that group 0 deleted and that have files here all the same: they came from
+    /// Finishes the deletion of tenants that group 0 deleted and that have files here all the same: they came from
     /// a copy, or with a message that was under way for very long.
     fn look_for_revenants(&mut self, myself: &ActorRef<ControlMessage>) {
         if self.last_look.is_some_and(|last| last.elapsed() < REVENANTS_EVERY) {
@@ -363,7 +363,7 @@ impl ControlState {
             let control = self.control(myself);
             tokio::spawn(async move {
                 let deadline = Instant::now() + RECONCILE_DEADLINE;
-                if let Err(error) = control.bury(tenant, deadline).await {
+                if let Err(error) = control.finish_deletion(tenant, deadline).await {
                     tracing::warn!(%tenant, %error, "a deleted tenant still has files");
                 }
             });

@@ -269,7 +269,11 @@ impl Control {
     ///
     /// # Errors
     /// When the tenant's group did not confirm by `deadline`.
-    pub(super) async fn bury(&self, tenant: TenantId, deadline: Instant) -> Result<(), CallError> {
+    pub(super) async fn finish_deletion(
+        &self,
+        tenant: TenantId,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         self.tell_group(tenant, |entry| entry.record.is_none(), deadline).await
     }
 

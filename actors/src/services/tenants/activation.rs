@@ -62,8 +62,8 @@ pub struct Activation {
     pub quota_refused: AtomicBool,
     /// Whether the last attempt to start the actor found no file descriptor.
     pub(super) exhausted: AtomicBool,
-    /// Whether the files of the damaged and deleted tenant are being removed.
-    is_buried: AtomicBool,
+    /// Whether the files of the damaged tenant are being removed or replaced: one at a time may.
+    are_files_claimed: AtomicBool,
     /// Whether this node has left the tenant's group: no actor is started any more.
     pub(super) is_given_up: AtomicBool,
     /// Whether the supervisor asks other replicas for what the damaged files held.
@@ -95,7 +95,7 @@ impl Activation {
             test_hook: watch::Sender::new(TestHook::Heal),
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
-            is_buried: AtomicBool::new(false),
+            are_files_claimed: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
             is_asking: AtomicBool::new(false),
             copy: Mutex::default(),
@@ -135,24 +135,25 @@ impl Activation {
     }
 
     /// Tells the supervisor that the tenant was deleted, if its files are damaged.
-    pub(super) fn bury(self: &Arc<Self>) {
+    pub(super) fn remove_if_damaged(self: &Arc<Self>) {
         if matches!(&*self.state.borrow(), ActivationState::Damaged { .. }) {
-            let _ = self.supervisor.send_message(SupervisorMessage::Bury(Arc::clone(self)));
+            let _ =
+                self.supervisor.send_message(SupervisorMessage::RemoveDeleted(Arc::clone(self)));
         }
     }
 
-    /// Claims the removal of the damaged tenant's files. Tells whether the caller may remove them: not
+    /// Claims the files of the damaged tenant. Tells whether the caller may remove or replace them: not
     /// while another does.
-    pub(super) fn begin_burial(&self) -> bool {
+    pub(super) fn claim_files(&self) -> bool {
         // Two looks, and nothing comes in between: the supervisor alone calls this, and it alone has a
         // tenant leave `Damaged`.
         let is_damaged = matches!(&*self.state.borrow(), ActivationState::Damaged { .. });
-        is_damaged && !self.is_buried.swap(true, Ordering::AcqRel)
+        is_damaged && !self.are_files_claimed.swap(true, Ordering::AcqRel)
     }
 
     /// Gives the claim back, for another attempt.
-    pub(super) fn end_burial(&self) {
-        self.is_buried.store(false, Ordering::Release);
+    pub(super) fn release_files(&self) {
+        self.are_files_claimed.store(false, Ordering::Release);
     }
 
     /// Tells whether the files are damaged, and what another replica holds can take their place.

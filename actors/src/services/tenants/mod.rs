@@ -17,7 +17,7 @@
 //! | state | actor | left by |
 //! |---|---|---|
 //! | `Asleep` | none | an entry, a call, or a new term with unfinished work: `Starting` |
-//! | `Starting` | opens files, replays | success: `Running`; failure: again, `Quarantined`, `Damaged` |
+//! | `Starting` | opens files, replays | success: `Running`; failure: again up to 3 times, then `Quarantined`; damaged files: `Damaged` |
 //! | `Running` | runs | nothing to do: `Closing`; failure: `Starting`, `Quarantined`, `Damaged` |
 //! | `Closing` | closes files | a call or an entry came: `Running`; else `Asleep` |
 //! | `Quarantined` | none | 15 s later: `Starting` |
@@ -48,10 +48,11 @@
 //!
 //! # Failure
 //!
-//! A failed actor is started again from its files and the log. The *restart budget* is three failures
-//! in 60 s; the fourth puts the tenant into quarantine. Its callers are then refused at once with the
-//! reason, and so are proposals, which nobody would apply; entries that come all the same wait in the
-//! log. After 15 s the tenant is tried again, with an empty budget. Three kinds of failure do not count:
+//! An actor that fails, by an error or a panic, is started again from its files and the log, up to three
+//! times in 60 s; the fourth failure puts the tenant into quarantine. Its callers are then refused at once
+//! with the reason, and so are proposals, which nobody would apply; entries that come all the same wait in
+//! the log. After 15 s the tenant is tried again, and failures are counted from zero. Three kinds of failure
+//! do not count:
 //!
 //! - damage: another attempt finds the same files, so the tenant is out of service at once;
 //! - no file descriptor left: it passes, so the start is tried again every 250 ms;
@@ -75,8 +76,8 @@
 //! - What waits for one tenant is bounded by permits. When they are out its callers get 'busy', and
 //!   other tenants notice nothing.
 //! - A tenant that fails, stalls or is damaged stops neither its group nor another tenant.
-//! - Effects are performed only by the leader of the tenant's group, after everything of earlier terms
-//!   has been applied.
+//! - Steps and leases are performed only by the leader of the tenant's group, after everything of earlier
+//!   terms has been applied.
 
 mod activation;
 mod actor;

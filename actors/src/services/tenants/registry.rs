@@ -254,7 +254,7 @@ impl ApplySink for Registry {
         // then looks into the queue: one of the two sees that both are true.
         activation.queue.push(entry);
         if deletes {
-            activation.bury();
+            activation.remove_if_damaged();
         }
     }
 
@@ -363,7 +363,7 @@ impl ApplySink for Registry {
             for part in here.into_iter().filter(|part| !parts.contains(part)) {
                 if let Some(activation) = self.replaceable(group, part) {
                     // Deleted while this node was away. Nothing of the damaged files is needed for that.
-                    activation.bury();
+                    activation.remove_if_damaged();
                     return Err(unreachable(
                         part,
                         "its damaged files are being removed".to_owned(),

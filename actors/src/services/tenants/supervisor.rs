@@ -48,7 +48,7 @@ pub enum SupervisorMessage {
     /// Tells that the actor could not be started.
     StartFailed(Arc<Activation>, Failure),
     /// Tells that a damaged tenant was deleted.
-    Bury(Arc<Activation>),
+    RemoveDeleted(Arc<Activation>),
     /// Asks the leader of a damaged tenant's group for what it holds, and does so again in a while.
     AskForCopy(Arc<Activation>),
     /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
@@ -166,11 +166,13 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::StartFailed(activation, failure) => {
                 state.failed(&myself, &activation, failure);
             }
-            SupervisorMessage::Bury(activation) => state.bury(&myself, activation),
+            SupervisorMessage::RemoveDeleted(activation) => {
+                state.remove_deleted(&myself, activation)
+            }
             SupervisorMessage::AskForCopy(activation) => state.ask_for_copy(&myself, activation),
             SupervisorMessage::Rebuild(activation, dump, begun) => {
                 // Not while the files of a deleted tenant are being removed.
-                let is_free = activation.begin_burial();
+                let is_free = activation.claim_files();
                 if is_free {
                     activation.put_copy(dump);
                     state.start_again(&myself, activation);
@@ -179,13 +181,13 @@ impl Actor for TenantSupervisor {
             }
             SupervisorMessage::Exhausted(activation) => state.exhausted(&myself, activation),
             SupervisorMessage::TryAgain(activation) => {
-                let is_aside = matches!(
+                let is_out_of_service = matches!(
                     &*activation.state.borrow(),
                     ActivationState::Quarantined { .. } | ActivationState::Damaged { .. }
                 );
                 // A tenant that has been started by another cause meanwhile is left alone: its files
                 // must not be open twice.
-                if is_aside {
+                if is_out_of_service {
                     state.start_again(&myself, activation);
                 }
             }
@@ -275,7 +277,7 @@ impl SupervisorState {
 
     /// Starts the actor of a tenant that was out of service.
     fn start_again(&mut self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
-        activation.end_burial();
+        activation.release_files();
         self.arguments.registry.note_damage(&activation, false);
         self.failures.remove(&activation.tenant);
         activation.state.send_replace(ActivationState::Starting);
@@ -327,7 +329,7 @@ impl SupervisorState {
             // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
             // came before is in the queue.
             if activation.queue.holds(is_deletion) {
-                self.bury(myself, Arc::clone(activation));
+                self.remove_deleted(myself, Arc::clone(activation));
             }
             return;
         }
@@ -373,9 +375,9 @@ impl SupervisorState {
 
     /// Removes the files of a damaged tenant that was deleted, and starts the tenant without files. The
     /// deletion needs nothing of what was in them.
-    fn bury(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn remove_deleted(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
         // A deletion in the queue and one that comes may both ask. The first starts the tenant again.
-        if !activation.begin_burial() {
+        if !activation.claim_files() {
             return;
         }
         let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
@@ -391,7 +393,7 @@ impl SupervisorState {
                 Ok(()) => drop(myself.send_message(SupervisorMessage::TryAgain(activation))),
                 Err(error) => {
                     tracing::warn!(%tenant, %error, "the files cannot be removed");
-                    activation.end_burial();
+                    activation.release_files();
                 }
             }
         });

@@ -35,6 +35,18 @@
 //!   than that is refused; a step whose output would be, fails.
 //! - *Ended.* A run that has ended leaves this state: its row and its events tell the rest.
 //!
+//! # Quotas
+//!
+//! | quota | counts | refuses with |
+//! |---|---|---|
+//! | `max_concurrent_workflows` | runs that have not ended | 429 |
+//! | `max_workflows_per_day` | runs accepted since 00:00 UTC, by the time of the commands | 429 |
+//! | `max_storage_bytes` | events, inputs, outputs, definitions, jobs, metadata of locks | 507 |
+//!
+//! A quota is used up when the count has reached the limit. Storage refuses what starts something and never
+//! what carries accepted work on, so that it may be passed by that work. What is held in memory has a limit
+//! of its own (429 `memory_limit`). `check_quota` (`start`) decides.
+//!
 //! # Effects
 //!
 //! The state says what is to be done, and the tenant's actor (`services/tenants/`) has it done:
@@ -52,10 +64,10 @@
 //! numbers.
 //!
 //! Invariants:
-//! - refusals (quotas, status, duplicates) are decided here and nowhere else, so that no race and
-//!   no failover can pass a limit; a refused command changes nothing but the clock and what is
-//!   remembered of earlier calls. Only requests a minute are counted elsewhere: by the leader, in
-//!   memory;
+//! - only `apply` lets a run in, so that no race and no failover can pass a limit; a refused command changes
+//!   nothing but the clock and what is remembered of earlier calls. The leader may refuse earlier what
+//!   `apply` would refuse at that moment (`quota_refusal_now`). Requests a minute are counted by the
+//!   leader, in memory;
 //! - fencing tokens of an epoch are above all those of the epochs before;
 //! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
 //! - events are a function of the commands: the same bytes on every replica.
@@ -109,7 +121,8 @@ pub enum CreatedResource {
     Job(JobId, Option<RunId>),
 }
 
-/// What the leader is to do after a command.
+/// What a node does after a command is applied. What acts on the world (steps, leases) only the leader does;
+/// what ends something on a node every node does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TenantEffect {
     /// Perform one attempt of a step.
@@ -130,9 +143,9 @@ struct Meta {
     epoch: Epoch,
     version: u64,
     record: Option<TenantRecord>,
-    /// What labels are made with: `TenantState::time` says.
+    /// Time of the last command, as `TenantState::time` makes it steady; stamps records and events.
     last_at: Timestamp,
-    /// As in `TenantState::days`, for programs that do not know its row.
+    /// A copy of `TenantState::days`, for older versions, which do not read its row.
     day: i64,
     runs_today: u64,
     next_run_seq: u64,
@@ -150,11 +163,12 @@ pub struct TenantState {
     days: DayCount,
     /// Bytes of the inputs and outputs of all stored runs, of named workflows and of jobs.
     payload_bytes: u64,
-    /// Whether the command at hand is judged by a quota that includes `payload_bytes`.
+    /// Whether the last command is judged by a quota that includes `payload_bytes`: not one of an older
+    /// version, whose replay must come to what it came to then.
     counts_payloads: bool,
     /// The same of the metadata of locks.
     counts_locks: bool,
-    /// Whether the command at hand is judged by `held_bytes`.
+    /// The same of `held_bytes`.
     bounds_held_bytes: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
@@ -252,7 +266,7 @@ impl TenantState {
             Quota::StorageBytes => {
                 self.meta.events_bytes + self.payload_bytes + self.locks.metadata_bytes()
             }
-            // Routines cannot be defined yet; requests are counted by the owner, not replicated.
+            // Routines cannot be defined yet; requests are counted by the leader in memory, not replicated.
             Quota::Routines | Quota::ApiRequestsPerMinute => 0,
         }
     }

@@ -1,4 +1,4 @@
-//! Starts runs: the one place where a run is let in or refused.
+//! Starts runs: the one place where a run is let in.
 
 use std::sync::Arc;
 
@@ -86,7 +86,11 @@ impl TenantState {
     /// Tells why a command that starts something would be refused for a quota now, if it would be: the
     /// refusal that `apply` would come to. What `apply` looks at before the quotas is left to it, and so
     /// are quotas that time resets, for the state does not know the time.
-    pub fn refuses_to_start(&self, starts: &Starts, call: Option<&Idempotency>) -> Option<Refusal> {
+    pub fn quota_refusal_now(
+        &self,
+        starts: &Starts,
+        call: Option<&Idempotency>,
+    ) -> Option<Refusal> {
         let is_unknown =
             matches!(starts, Starts::NamedRun(name) if !self.workflows.contains_key(name));
         if is_unknown || self.calls.knows(call) || self.may_start().is_err() {

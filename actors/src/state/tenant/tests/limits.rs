@@ -104,7 +104,7 @@ fn a_run_or_a_workflow_for_which_memory_has_no_room_is_refused() {
 
     let refusal = Refusal::MemoryLimit { limit: HELD_BYTES_MAX, used: HELD_BYTES_MAX };
     assert_eq!(driver.start(10, None), Outcome::Refused(refusal.clone()));
-    assert_eq!(driver.state.refuses_to_start(&Starts::Run, None), Some(refusal.clone()));
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Run, None), Some(refusal.clone()));
     assert_eq!(put(&mut driver, "v", 1), Outcome::Refused(refusal));
     assert!(matches!(put(&mut driver, "w", 2), Outcome::Workflow(_)), "it takes no more room");
     driver.rows.put(driver.state.take_dirty_rows());
@@ -220,26 +220,26 @@ fn what_is_refused_before_it_is_in_the_log_would_be_refused_there() {
     let named = |name: &str| Starts::NamedRun(name.to_owned());
     let mut driver = Driver::new();
     driver.set(2, TenantStatus::Active, quotas(Some(1), None));
-    assert_eq!(driver.state.refuses_to_start(&Starts::Run, None), None);
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Run, None), None);
     driver.start(1, Some((1, 1)));
-    let early = driver.state.refuses_to_start(&Starts::Run, None).expect("a refusal");
+    let early = driver.state.quota_refusal_now(&Starts::Run, None).expect("a refusal");
     assert_eq!(driver.start(2, None), Outcome::Refused(early));
     // What `apply` looks at first comes first here, too.
     let known = Idempotency { key: [1; 16], body: [1; 16] };
-    assert_eq!(driver.state.refuses_to_start(&Starts::Run, Some(&known)), None);
-    assert_eq!(driver.state.refuses_to_start(&named("none"), None), None);
-    assert_eq!(driver.state.refuses_to_start(&Starts::Definition, None), None, "it does not run");
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Run, Some(&known)), None);
+    assert_eq!(driver.state.quota_refusal_now(&named("none"), None), None);
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Definition, None), None, "it does not run");
 
     // The quota of the day is left to `apply`: the state would not notice that a new day has begun.
     driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
     assert!(matches!(driver.start(2, None), Outcome::Refused(_)));
-    assert_eq!(driver.state.refuses_to_start(&Starts::Run, None), None);
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Run, None), None);
 
     driver.set(3, TenantStatus::Active, quotas(None, Some(1)));
-    let early = driver.state.refuses_to_start(&Starts::Definition, None).expect("a refusal");
+    let early = driver.state.quota_refusal_now(&Starts::Definition, None).expect("a refusal");
     assert_eq!(driver.create_job(1, None, None), Outcome::Refused(early));
     driver.set(4, TenantStatus::Suspended, quotas(None, Some(1)));
-    assert_eq!(driver.state.refuses_to_start(&Starts::Definition, None), None);
+    assert_eq!(driver.state.quota_refusal_now(&Starts::Definition, None), None);
 }
 
 #[test]
