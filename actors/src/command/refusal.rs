@@ -141,8 +141,8 @@ pub enum Refusal {
     OtherAdminToken,
     /// The tenant would hold more in memory than it may.
     #[error(
-        "named workflows and runs that have not ended hold {used} of the {limit} bytes that they may \
-         hold in memory: try again when runs have ended, or delete workflows"
+        "no room in memory: named workflows and runs that have not ended hold {used} of the {limit} bytes \
+         that they may: try again when runs have ended, delete workflows, or send less"
     )]
     MemoryLimit {
         /// The most bytes.

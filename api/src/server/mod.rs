@@ -9,6 +9,7 @@
 //!     same_origin  or, where the node asks for none, whose page sends the request
 //!     connections  a place for the connection, among those of the tenant that the request names
 //!     pacing       a pause, if that tenant is refused again and again
+//!     connections  or if it has far more requests worked on than others, and tasks get their turn late
 //!     (forward, request, the handler)
 //!   rest        what is left of a body that nobody read
 //!   pieces      large answers, a piece at a time

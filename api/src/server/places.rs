@@ -20,9 +20,9 @@
 //!   tenant holds no fewer. Clients that are waited for go first, the longest first; then requests that
 //!   wait on purpose.
 //!
-//! A tenant *crowds* the node while far more of its requests are worked on than of any usual one of those that
-//! were at work within the last second. Whoever asks decides what comes of that
-//! ([`middleware`](crate::server::middleware)): here it is only counted. Requests that wait on purpose are
+//! A tenant *crowds* the node while more than [`CROWD_MULTIPLE`] times as many of its requests are worked on
+//! as, on average, of the others that were at work within the last second. It is only counted here; what
+//! comes of it is decided in [`connections`](crate::server::connections). Requests that wait on purpose are
 //! not worked on.
 //!
 //! # Invariants

@@ -66,8 +66,9 @@
 //! last position up to which every state machine of the group, control plane or tenant, is durable in its
 //! files (`raft::durability`). It reaches
 //! the log with the next batch, never with a sync of its own: an older mark only makes a restart
-//! apply more entries again. Once the mark has risen by 16,384 entries (`raft::progress`), or a segment was
-//! begun, openraft purges up to it. A segment goes when no entry in it is needed any more, by the index's count,
+//! apply more entries again. Once the mark has risen by 16,384 entries, or has risen while entries
+//! below it keep a segment that is not the last (`raft::progress`), or a segment was begun, openraft purges up
+//! to it. A segment goes when no entry in it is needed any more, by the index's count,
 //! and only from the front. Its votes and marks are not lost: every segment begins with a
 //! checkpoint of them all. The last segment stays, so that segments are the smaller the smaller the disk is.
 //!

@@ -51,8 +51,9 @@
 //!
 //! A snapshot is not a copy that lies on disk. It is the claim 'everything up to the low-water mark
 //! is in the files', which is true by definition and costs nothing. Taking one lets openraft purge
-//! the log up to there. It is due when the mark has risen by 16,384 entries, or a segment of the
-//! log was begun ([`progress`]).
+//! the log up to there. It is due when the mark has risen by 16,384 entries, or has risen while
+//! entries below it keep a segment that is not the last, or a segment of the log was begun ([`progress`]).
+//! The last is for groups whose mark does not rise any more.
 //!
 //! Contents are needed only when a replica lacks what is purged. Then each state machine of the
 //! group is dumped while the group goes on, so that it holds what the snapshot claims *or more*;

@@ -4,8 +4,7 @@
 //! waits is given up, what has not begun is skipped.
 
 use super::events::Fields;
-use super::run::held_bytes;
-use super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
+use super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX, held_bytes};
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
