@@ -21,6 +21,9 @@ pub trait ApplySink: Send + Sync + 'static {
         None
     }
 
+    /// Has a replica make durable what it holds, now rather than with its next turn: the log needs room.
+    fn write_soon(&self, _group: GroupId, _part: StateMachineId) {}
+
     /// The state machines of the group that have files here: what a snapshot of the group consists
     /// of. All that were handed something are among them, but for what their files still lack and
     /// the log has.

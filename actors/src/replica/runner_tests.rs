@@ -84,6 +84,8 @@ impl StateMachine for Texts {
 #[derive(Default)]
 struct World {
     entries: Mutex<Vec<LogEntry>>,
+    /// The first bytes of the keys of rows that were read, in order.
+    scanned: Mutex<Vec<u8>>,
     /// How many bytes each replay gave.
     replayed: Mutex<Vec<usize>>,
     /// What was asked of the files, in order, and what was reported as durable.
@@ -214,10 +216,18 @@ impl Store for MemStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.0.rows.lock().unwrap().get(key).cloned())
     }
-    fn scan(&self, from: &[u8], to: &[u8], _: usize, _: bool) -> Result<Vec<Found>, StoreError> {
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        _: bool,
+    ) -> Result<Vec<Found>, StoreError> {
         let rows = self.0.rows.lock().unwrap();
-        let rows = rows.range(from.to_vec()..to.to_vec());
-        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let found = rows.range(from.to_vec()..to.to_vec()).take(limit);
+        let found: Vec<_> = found.map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.0.scanned.lock().unwrap().extend(found.iter().map(|(key, _)| key[0]));
+        Ok(found)
     }
     fn append_events(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.0.events.lock().unwrap().extend_from_slice(bytes);

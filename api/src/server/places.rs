@@ -52,6 +52,8 @@ pub(super) const ENTRANCE_MIN: Duration = Duration::from_millis(50);
 const CROWD_MULTIPLE: usize = 4;
 /// How long a tenant counts as one that is at work after its last request.
 const AT_WORK: Duration = Duration::from_secs(1);
+/// Owners of requests that are kept without a look whether they are at work still.
+const WORK_LEN_MIN: usize = 16;
 /// How many times the places that are left one tenant may hold.
 const SHARE_MULTIPLE: usize = 3;
 
@@ -80,6 +82,8 @@ pub(super) struct Places<T> {
     taken: usize,
     /// Who is at work, or was a moment ago.
     work: HashMap<Whose, Work>,
+    /// How many `work` may hold before those go that are not at work any more.
+    work_len_max: usize,
 }
 
 /// Requests of one owner that have a place and are worked on.
@@ -123,6 +127,7 @@ impl<T> Places<T> {
             held: HashMap::new(),
             taken: 0,
             work: HashMap::new(),
+            work_len_max: WORK_LEN_MIN,
         }
     }
 
@@ -199,6 +204,11 @@ impl<T> Places<T> {
     pub(super) fn crowd(&self, number: u64, now: Instant) -> Option<usize> {
         let whose = self.connections.get(&number)?.whose?;
         let own = self.work.get(&whose)?.requests;
+        // The others count for one each at least, so that no fewer crowd: most requests go by without a look
+        // at everybody who is at work.
+        if own <= CROWD_MULTIPLE {
+            return None;
+        }
         let others = self.work.iter().filter(|(other, work)| {
             **other != whose && (work.requests > 0 || now - work.last < AT_WORK)
         });
@@ -243,9 +253,11 @@ impl<T> Places<T> {
         if state != State::Working {
             return;
         }
-        if !self.work.contains_key(&whose) {
-            // Bounded by the owners that were at work within the last second.
+        if self.work.len() >= self.work_len_max {
+            // Bounded by twice the owners that were at work within a second. Each look at all of them is paid
+            // by as many that came since the last.
             self.work.retain(|_, work| work.requests > 0 || now - work.last < AT_WORK);
+            self.work_len_max = 2 * self.work.len() + WORK_LEN_MIN;
         }
         let work = self.work.entry(whose).or_insert(Work { requests: 0, last: now });
         work.requests += 1;

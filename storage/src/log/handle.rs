@@ -53,6 +53,7 @@ pub(crate) struct Log {
     executor: Executor,
     shared: Arc<Shared>,
     queue: Queue,
+    is_on_small_disk: bool,
 }
 
 /// The way to the writer.
@@ -100,6 +101,7 @@ impl Log {
         reserve: impl FnOnce(&dyn Disk) -> Reserve,
         identity: &LogIdentity,
     ) -> Result<Arc<Self>, StoreError> {
+        let is_on_small_disk = segment_bytes < segment::SEGMENT_BYTES_MAX;
         let mut recovered = recovery::recover(disk.as_ref(), identity.expected, identity.fresh)?;
         let has_no_id = recovered.log.is_none();
         if has_no_id {
@@ -137,7 +139,7 @@ impl Log {
                 Queue::Thread(queue)
             }
         };
-        let log = Arc::new(Self { id, executor, shared, queue });
+        let log = Arc::new(Self { id, executor, shared, queue, is_on_small_disk });
         if is_full {
             log.found_no_room();
         }
@@ -294,6 +296,11 @@ impl Log {
     /// Tells whether entries of a group up to an index keep a segment that nothing is written to any more.
     pub fn keeps_old_segment(&self, group: GroupId, upto: u64) -> bool {
         self.shared.index.lock().keeps_old_segment(group, upto)
+    }
+
+    /// Tells whether the disk is so small that the segments are shorter than elsewhere.
+    pub const fn is_on_small_disk(&self) -> bool {
+        self.is_on_small_disk
     }
 
     async fn load(&self, found: Vec<FoundEntry>) -> Result<Vec<LogEntry>, StoreError> {

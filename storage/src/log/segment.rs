@@ -29,7 +29,7 @@ use crate::disk::{Disk, DiskFile, OpenMode, Shortage};
 pub(crate) const LOG_DIR: &str = "log";
 
 /// Length at which a segment is followed by another, bytes, at most.
-const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+pub(super) const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 
 /// The same at least: each segment costs a file and a look at every group.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;

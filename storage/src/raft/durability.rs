@@ -164,6 +164,11 @@ impl DurabilityTracker {
         (!held.is_empty()).then_some(held)
     }
 
+    /// Lists the state machines with entries that are not durable.
+    pub fn dirty(&self) -> Vec<StateMachineId> {
+        self.dirty.keys().copied().collect()
+    }
+
     /// Gives the last entry delivered.
     pub fn delivered(&self) -> Option<Position> {
         self.delivered

@@ -18,6 +18,7 @@ use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
 use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::heartbeats::HEARTBEATS_PER_TIMEOUT;
 use super::log_store::GroupLog;
@@ -43,6 +44,9 @@ const RESEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// State machines of a group that are sent at once to replicas that ask for them.
 const RESENDS_MAX: usize = 1;
+
+/// Time after which a group looks whether the snapshot that was due came to be.
+const LOOK_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// One group on this node.
 pub(crate) struct Group {
@@ -274,6 +278,7 @@ impl Group {
         let lease = Duration::from_millis(config.election_timeout_max);
         let metrics = self.raft.metrics();
         let mut server = self.raft.server_metrics();
+        let mut look_back = std::pin::pin!(tokio::time::sleep(LOOK_BACK_AFTER));
         loop {
             let now = self.observe(&metrics, &server, lease);
             let mut is_news = false;
@@ -295,8 +300,16 @@ impl Group {
                     break;
                 },
                 () = self.network.pulse.triggered.notified(), if must_look_again => {}
-                Ok(()) = rolled.changed() => self.snapshot().await,
-                () = self.progress.snapshot_due() => self.snapshot().await,
+                Ok(()) = rolled.changed() => {
+                    self.make_room();
+                    look_back.as_mut().reset(self.snapshot().await);
+                }
+                () = self.progress.snapshot_due() => {
+                    look_back.as_mut().reset(self.snapshot().await);
+                }
+                () = &mut look_back, if self.is_snapshot_short() => {
+                    look_back.as_mut().reset(self.snapshot().await);
+                }
             }
         }
         // Before the end is told: whoever hears of the end finds that nobody leads here.
@@ -309,11 +322,28 @@ impl Group {
         }
     }
 
-    pub(super) async fn snapshot(&self) {
+    /// Has the state machines make durable what fills the log, where it needs the room.
+    fn make_room(&self) {
+        for part in self.progress.to_write_soon() {
+            self.network.sink().write_soon(self.id, part);
+        }
+    }
+
+    /// Tells whether the last snapshot leaves a segment in place that could go: one that is due while another
+    /// is made is not made, and nothing would ask for it again on a disk that takes no more writes.
+    fn is_snapshot_short(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let upto = metrics.borrow_watched().snapshot.as_ref().map(openraft::LogId::index);
+        self.progress.is_short(upto)
+    }
+
+    /// Asks for a snapshot, and returns when to look back at it.
+    pub(super) async fn snapshot(&self) -> Instant {
         // An error means that the group has stopped, which `follow` finds by itself.
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::debug!(group = %self.id, %error, "no snapshot");
         }
+        Instant::now() + LOOK_BACK_AFTER
     }
 
     /// Tells whether this node is the group's only replica.

@@ -68,6 +68,20 @@ impl GroupProgress {
         self.log.bytes_between(self.group, held.start, held.end)
     }
 
+    /// Lists the state machines that are to make durable now what fills the log: on a small disk all that
+    /// have something. On a large one there is time until each does so by itself.
+    pub fn to_write_soon(&self) -> Vec<StateMachineId> {
+        if self.log.is_on_small_disk() { self.tracker.lock().dirty() } else { Vec::new() }
+    }
+
+    /// Tells whether a snapshot up to an index leaves a segment in place that another would let go.
+    pub fn is_short(&self, upto: Option<u64>) -> bool {
+        let Some(mark) = self.low_water_mark().map(|mark| mark.position.index) else {
+            return false;
+        };
+        upto.is_none_or(|upto| upto < mark) && self.log.keeps_old_segment(self.group, mark)
+    }
+
     /// Gives the last entry delivered.
     pub fn delivered(&self) -> Option<Position> {
         self.tracker.lock().delivered()

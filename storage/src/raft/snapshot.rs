@@ -21,13 +21,17 @@
 //! A replica whose files of a state machine are damaged holds nothing that can be relied on. It asks for
 //! all of it (`Resend`), is asked how much it holds like any other, says 'nothing', and gets everything.
 //!
+//! A row may be longer than a message between nodes: a run holds 16 MiB of outputs beside its workflow. It
+//! travels in parts, in pieces that follow one another and name its key again. The keys of a dump differ, so
+//! that a key which comes twice in a row can mean nothing else.
+//!
 //! Invariants:
 //! - Pieces are put together only in order, and only of one transfer of one leader: two dumps of one
 //!   state machine may differ.
 //! - A group receives at most one state machine at a time, and its size is bounded.
 
 use shiioo_actors::domain::ids::StateMachineId;
-use shiioo_actors::ports::Dump;
+use shiioo_actors::ports::{Dump, Found, PEER_MESSAGE_BYTES_MAX};
 use tokio::time::{Duration, Instant};
 
 use super::wire::Piece;
@@ -35,6 +39,14 @@ use crate::log::record::Vote;
 
 /// Bytes of rows and events in a piece; a row that is larger by itself travels alone.
 const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a piece that holds one row, beside the row's value: its key, and what a piece is made of.
+const PIECE_HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a row's value that travel at once; the rest follows in pieces of its own. As many as fit: a
+/// version of the program that does not put rows together understands everything that it could be sent
+/// before.
+const VALUE_BYTES_MAX: usize = PEER_MESSAGE_BYTES_MAX - PIECE_HEAD_BYTES_MAX;
 
 /// Time without another piece after which a state machine is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +61,7 @@ pub(crate) fn pieces(
     let position = dump.position.unwrap_or_default();
     let mut head = Piece::new(vote, transfer, part, position);
     head.events_from = dump.events_from;
-    let mut rows = dump.rows.into_iter().peekable();
+    let mut rows = dump.rows.into_iter().flat_map(row_parts).peekable();
     let mut events = dump.events;
     let mut number = 0;
     let mut is_over = false;
@@ -71,6 +83,28 @@ pub(crate) fn pieces(
         number += 1;
         Some(head.with_contents(number - 1, is_over, taken, taken_events))
     })
+}
+
+/// Cuts a row into parts that a piece can hold. Each has the row's key.
+fn row_parts((key, mut value): Found) -> impl Iterator<Item = Found> {
+    let mut key = Some(key);
+    std::iter::from_fn(move || {
+        let own = key.take()?;
+        if value.len() <= VALUE_BYTES_MAX {
+            return Some((own, std::mem::take(&mut value)));
+        }
+        let rest = value.split_off(VALUE_BYTES_MAX);
+        key = Some(own.clone());
+        Some((own, std::mem::replace(&mut value, rest)))
+    })
+}
+
+/// Adds a row, or the next part of the last one.
+fn add_row(rows: &mut Vec<Found>, (key, value): Found) {
+    match rows.last_mut() {
+        Some((last, begun)) if *last == key => begun.extend(value),
+        _ => rows.push((key, value)),
+    }
 }
 
 /// Puts the state machines of one group together, one at a time.
@@ -112,7 +146,7 @@ impl SnapshotAssembler {
             self.0 = None;
             return Err(format!("a state machine of more than {} bytes", Dump::BYTES_MAX));
         }
-        incoming.dump.rows.extend(rows);
+        rows.into_iter().for_each(|row| add_row(&mut incoming.dump.rows, row));
         incoming.dump.events.extend(events);
         incoming.next += 1;
         incoming.touched = now;
@@ -171,9 +205,14 @@ mod tests {
             dump(5000, 1000, 3 << 20),
             dump(3, 900_000, 1),
             dump(0, 0, 2 << 20),
+            dump(3, VALUE_BYTES_MAX, 1),
+            dump(3, VALUE_BYTES_MAX + 1, 1),
+            dump(2, 2 * PEER_MESSAGE_BYTES_MAX, 1),
         ];
         for dump in dumps {
             let pieces = sent(0, &dump);
+            let longest = pieces.iter().map(|piece| crate::raft::wire::encode(piece).len()).max();
+            assert!(longest <= Some(PEER_MESSAGE_BYTES_MAX), "{longest:?} bytes fit no message");
             let small = |piece: &Piece| {
                 piece.clone().into_contents().0.len() <= 1
                     || crate::raft::wire::encode(piece).len() <= PIECE_BYTES_MAX

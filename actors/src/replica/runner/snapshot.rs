@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::files::{not_of_log, opened};
-use super::scrub::ScrubCursor;
+use super::scrub::{RowsFrom, ScrubCursor};
 use super::{ApplyQueue, DigestCursor, ReplicaDeps, ReplicaRunner};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
 use crate::mutants::{self, Mutant};
@@ -79,20 +79,21 @@ impl<M: StateMachine> ReplicaRunner<M> {
         // the rows would be older than the position that they are sent with.
         self.rows.put(self.machine.take_final_rows());
         self.rows.put(self.machine.take_dirty_rows());
-        let rows = self.all_rows()?;
-        let events = self.rows.events_total().checked_sub(held.events);
-        let bytes = rows.iter().map(Dump::cost).sum::<usize>();
+        let rows = self.rows_up_to(Dump::BYTES_MAX).await?;
         let refused = |why: String| StoreError::Io {
             what: format!("send a snapshot of {}", self.part),
             source: Arc::new(io::Error::other(why)),
         };
+        let too_large = || refused(format!("more than {} bytes", Dump::BYTES_MAX));
+        let (rows, bytes) = rows.ok_or_else(too_large)?;
+        let events = self.rows.events_total().checked_sub(held.events);
         let Some(events) = events else {
             return Err(refused(
                 "the other replica holds more events, and fewer entries".to_owned(),
             ));
         };
         let len = usize::try_from(events).ok().filter(|len| len + bytes <= Dump::BYTES_MAX);
-        let len = len.ok_or_else(|| refused(format!("more than {} bytes", Dump::BYTES_MAX)))?;
+        let len = len.ok_or_else(too_large)?;
         let events = self.rows.read_events(held.events, len)?;
         // Rot must not travel: the receiver would keep it, and could not tell it from what was written.
         let whole = M::check_events(&events, &mut false);
@@ -170,7 +171,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 what: "they are not the beginning of what another replica holds".to_owned(),
             });
         };
-        let gone = self.all_rows()?.into_iter().map(|(key, _)| (key, None)).collect();
+        let gone = self.keys()?.into_iter().map(|key| (key, None)).collect();
         // First what goes, then what comes: a key that is in both stays.
         self.rows.put(gone);
         let new = dump.rows.into_iter().map(|(key, value)| (key, Some(value)));
@@ -202,8 +203,34 @@ impl<M: StateMachine> ReplicaRunner<M> {
         if self.is_dirty() { Err(StoreError::Full) } else { Ok(()) }
     }
 
-    fn all_rows(&self) -> Result<Vec<Found>, StoreError> {
-        self.rows.scan(&[], &KEYS_END, usize::MAX / 2, false)
+    /// Reads all rows, and counts what they cost; nothing when that is more than `bytes_max`. Counted while
+    /// they are read: a tenant may store many times as much as a node has memory.
+    pub(super) async fn rows_up_to(
+        &mut self,
+        bytes_max: usize,
+    ) -> Result<Option<(Vec<Found>, usize)>, StoreError> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut from = RowsFrom::Beginning;
+        while from != RowsFrom::End && bytes <= bytes_max {
+            from = self.read_rows(from, |key, value| {
+                let row = (key.to_vec(), value.to_vec());
+                bytes += Dump::cost(&row);
+                rows.push(row);
+            })?;
+            // Other tenants go on between two pieces.
+            tokio::task::yield_now().await;
+        }
+        Ok((bytes <= bytes_max).then_some((rows, bytes)))
+    }
+
+    /// Lists the keys of all rows.
+    fn keys(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut keys = Vec::new();
+        let mut from = RowsFrom::Beginning;
+        while from != RowsFrom::End {
+            from = self.read_rows(from, |key, _| keys.push(key.to_vec()))?;
+        }
+        Ok(keys)
     }
 }
 

@@ -17,6 +17,10 @@ use crate::replica::{ApplyQueue, DigestCursor, QueueBytes};
 /// Calls to one tenant that may be under way at once, of all its clients.
 pub const TENANT_CALLS_MAX: usize = 1024;
 
+/// Calls about one tenant's replica that may be under way at once: snapshots, and comparisons. Counted apart
+/// from those of its clients, who could otherwise keep the other replicas of their group from catching up.
+const REPLICA_CALLS_MAX: usize = 16;
+
 /// Says whether the tenant's actor runs.
 #[derive(Debug, Clone)]
 pub enum ActivationState {
@@ -55,7 +59,8 @@ pub struct Activation {
     /// The newest term whose first entry the group has delivered.
     pub(super) delivered_term: Arc<AtomicU64>,
     pub(super) state: watch::Sender<ActivationState>,
-    pub(super) calls: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    replica_calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
     /// Whether the last command that starts something was refused for a quota: the next one is looked at
     /// before it is proposed, for it would take room in the log only to be refused.
@@ -92,6 +97,7 @@ impl Activation {
             delivered_term,
             state: watch::Sender::new(ActivationState::Asleep),
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
+            replica_calls: Arc::new(Semaphore::new(REPLICA_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
@@ -202,12 +208,33 @@ impl Activation {
         }
     }
 
+    /// Has the actor make durable what has changed, if it runs. Another has nothing that is not.
+    pub(super) fn write_if_running(&self) {
+        if let ActivationState::Running(actor) = &*self.state.borrow() {
+            let _ = actor.send_message(TenantMessage::Housekeeping);
+        }
+    }
+
     /// Takes a place in the tenant's mailbox.
     ///
     /// # Errors
     /// [`CallError::Busy`] when all are taken.
     pub fn permit(&self) -> Result<OwnedSemaphorePermit, CallError> {
         Arc::clone(&self.calls).try_acquire_owned().map_err(|_| CallError::Busy)
+    }
+
+    /// Takes a place for a call about the replica.
+    ///
+    /// # Errors
+    /// [`CallError::Busy`] when all are taken.
+    pub(super) fn replica_permit(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        Arc::clone(&self.replica_calls).try_acquire_owned().map_err(|_| CallError::Busy)
+    }
+
+    /// Tells whether somebody holds a permit.
+    pub(super) fn is_called(&self) -> bool {
+        self.calls.available_permits() < TENANT_CALLS_MAX
+            || self.replica_calls.available_permits() < REPLICA_CALLS_MAX
     }
 
     /// Returns the running actor, and wakes the tenant if it sleeps. The caller must hold a permit: taken

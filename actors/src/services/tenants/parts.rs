@@ -57,7 +57,8 @@ impl Registry {
             StateMachineId::Tenant(tenant) => {
                 let activation = self.activation(group, tenant).ok_or_else(stopped)?;
                 // Held until the answer is there: it keeps the tenant awake.
-                let _permit = activation.permit().map_err(|error| failed(error.to_string()))?;
+                let _permit =
+                    activation.replica_permit().map_err(|error| failed(error.to_string()))?;
                 let actor = activation.actor(Instant::now() + START_DEADLINE).await;
                 let actor = actor.map_err(|error| failed(error.to_string()))?;
                 let message = TenantMessage::Replica(request(reply));

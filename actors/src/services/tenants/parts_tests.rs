@@ -4,6 +4,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::*;
+use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
 use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, Position};
@@ -138,6 +139,35 @@ impl Actor for Idle {
     }
 }
 
+/// A tenant that holds something.
+struct Holds(Held);
+
+impl Actor for Holds {
+    type Msg = TenantMessage;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<TenantMessage>,
+        (): (),
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<TenantMessage>,
+        message: TenantMessage,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        if let TenantMessage::Replica(ReplicaRequest::Held(reply)) = message {
+            let _ = reply.send(Ok(self.0));
+        }
+        Ok(())
+    }
+}
+
 fn tenant(number: u128) -> TenantId {
     TenantId::from_uuid(uuid::Uuid::from_u128(number))
 }
@@ -186,4 +216,22 @@ async fn while_the_control_planes_files_are_damaged_it_holds_nothing_and_what_co
         let _ = copy.taken.send(Err(StoreError::Full));
     });
     assert!(matches!(installed, Err(StoreError::Full)), "as whoever took it says");
+}
+
+#[tokio::test]
+async fn clients_that_take_all_places_of_a_tenant_keep_no_other_replica_from_catching_up() {
+    let (registry, _log) = registry(true).await;
+    let held = Held { position: Some(Position { term: 1, index: 9 }), events: 44 };
+    let (actor, _) = Actor::spawn(None, Holds(held), ()).await.expect("it starts");
+    let activation = registry.activation(GROUP, tenant(1)).expect("the supervisor is set");
+    activation.state.send_replace(ActivationState::Running(actor));
+    let permits: Vec<_> = std::iter::from_fn(|| activation.permit().ok()).collect();
+    assert_eq!(permits.len(), TENANT_CALLS_MAX);
+    let part = StateMachineId::Tenant(tenant(1));
+    assert_eq!(registry.held(GROUP, part).await.expect("it is told"), held);
+    drop(permits);
+    assert!(!activation.is_called(), "it may sleep");
+    let permit = activation.replica_permit().expect("nobody has one");
+    assert!(activation.is_called(), "it may not");
+    drop(permit);
 }

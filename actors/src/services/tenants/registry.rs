@@ -269,6 +269,24 @@ impl ApplySink for Registry {
         activations.get(tenant)?.quarantined()
     }
 
+    fn write_soon(&self, group: GroupId, part: StateMachineId) {
+        match part {
+            StateMachineId::System => {
+                if let Some(control) = &*self.control_actor.borrow() {
+                    let _ = control.send_message(ControlMessage::Flush);
+                }
+            }
+            StateMachineId::Tenant(tenant) => {
+                let tenants = self.group(group);
+                let activations =
+                    tenants.activations.read().unwrap_or_else(PoisonError::into_inner);
+                if let Some(activation) = activations.get(&tenant) {
+                    activation.write_if_running();
+                }
+            }
+        }
+    }
+
     fn parts(&self, group: GroupId) -> BoxFuture<'_, Result<Vec<StateMachineId>, StoreError>> {
         Box::pin(self.list_parts(group))
     }

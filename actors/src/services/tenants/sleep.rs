@@ -3,7 +3,7 @@
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::actor::TenantShell;
-use super::{ActivationState, TENANT_CALLS_MAX, TenantMessage};
+use super::{ActivationState, TenantMessage};
 
 impl TenantShell {
     /// Makes durable what has changed, and goes to sleep when nothing is left to do.
@@ -24,8 +24,7 @@ impl TenantShell {
         // The race, first half. A caller takes its permit and then looks at the state; the apply loop
         // puts an entry into the queue and then wakes. Who did so before the line above is seen here.
         // A caller that comes after it finds `Closing`, and waits for the next state.
-        let is_called = self.activation.calls.available_permits() < TENANT_CALLS_MAX;
-        if is_called || self.activation.queue.has_work() {
+        if self.activation.is_called() || self.activation.queue.has_work() {
             self.activation.state.send_replace(ActivationState::Running(myself.clone()));
             // An entry that came while the state was `Closing` has woken nobody.
             myself.send_message(TenantMessage::Drain)?;

@@ -33,8 +33,11 @@ const QUARANTINE: Duration = Duration::from_secs(15);
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
 /// Pause before another replica is asked for what damaged files held: the group may have no leader yet.
 const ASK_AFTER: Duration = Duration::from_millis(250);
-/// Time between two such requests.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Time between the first two such requests. It doubles with each: the replica that is asked reads all that
+/// it holds before it finds that this is too large to send.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// The same at most.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks for a group that is being opened.
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// Longest time that a tenant's actor may take to stop.
@@ -49,8 +52,8 @@ pub enum SupervisorMessage {
     StartFailed(Arc<Activation>, Failure),
     /// Tells that a damaged tenant was deleted.
     RemoveDeleted(Arc<Activation>),
-    /// Asks the leader of a damaged tenant's group for what it holds, and does so again in a while.
-    AskForCopy(Arc<Activation>),
+    /// Asks the leader of a damaged tenant's group for what it holds, and does so again after a pause.
+    AskForCopy(Arc<Activation>, Duration),
     /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
     Rebuild(Arc<Activation>, Dump, oneshot::Sender<bool>),
     /// Tells that the actor failed for lack of file descriptors only.
@@ -169,7 +172,9 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::RemoveDeleted(activation) => {
                 state.remove_deleted(&myself, activation)
             }
-            SupervisorMessage::AskForCopy(activation) => state.ask_for_copy(&myself, activation),
+            SupervisorMessage::AskForCopy(activation, next) => {
+                state.ask_for_copy(&myself, activation, next);
+            }
             SupervisorMessage::Rebuild(activation, dump, begun) => {
                 // Not while the files of a deleted tenant are being removed.
                 let is_free = activation.claim_files();
@@ -285,7 +290,12 @@ impl SupervisorState {
     }
 
     /// Asks for what takes the place of a damaged tenant's files, until the tenant is not damaged.
-    fn ask_for_copy(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn ask_for_copy(
+        &self,
+        myself: &ActorRef<SupervisorMessage>,
+        activation: Arc<Activation>,
+        next: Duration,
+    ) {
         let is_given_up = activation.is_given_up.load(Ordering::SeqCst);
         if !activation.is_replaceable() || self.stopping || is_given_up {
             activation.is_asking.store(false, Ordering::Release);
@@ -299,7 +309,8 @@ impl SupervisorState {
                 tracing::debug!(tenant = %asks.tenant, %error, "nobody sends the damaged tenant");
             }
         });
-        myself.send_after(ASK_EVERY, move || SupervisorMessage::AskForCopy(activation));
+        let after = (next * 2).min(ASK_AGAIN_MAX);
+        myself.send_after(next, move || SupervisorMessage::AskForCopy(activation, after));
     }
 
     /// Starts the actor again, or takes the tenant out of service: at once when its files are damaged, or
@@ -324,7 +335,7 @@ impl SupervisorState {
             activation.state.send_replace(ActivationState::Damaged { reason, is_replaceable });
             if is_replaceable && !activation.is_asking.swap(true, Ordering::AcqRel) {
                 let asks = Arc::clone(activation);
-                myself.send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks));
+                myself.send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks, ASK_AGAIN));
             }
             // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
             // came before is in the queue.

@@ -50,6 +50,10 @@ impl Disk for Mounted {
         }
     }
 
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.state()?.capacity.unwrap_or(u64::MAX))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state()?;
         state.require_dir(parent(to))?;

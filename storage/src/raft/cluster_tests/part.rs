@@ -40,6 +40,8 @@ pub struct TestPart {
     distrusted: Mutex<Vec<(Position, StateDigest)>>,
     /// Whether nothing can be made durable for lack of room.
     is_full: AtomicBool,
+    /// Whether the log asked for room.
+    is_write_wanted: AtomicBool,
 }
 
 pub fn part() -> StateMachineId {
@@ -66,6 +68,7 @@ impl TestPart {
             installed: Mutex::default(),
             distrusted: Mutex::default(),
             is_full: AtomicBool::new(false),
+            is_write_wanted: AtomicBool::new(false),
         })
     }
 
@@ -97,6 +100,10 @@ impl TestPart {
         self.is_full.store(is_full, Ordering::Release);
     }
 
+    pub fn is_write_wanted(&self) -> bool {
+        self.is_write_wanted.load(Ordering::Acquire)
+    }
+
     fn settled(&self) -> Result<(), StoreError> {
         let is_dirty = *self.live() != *self.durable.lock().unwrap();
         if is_dirty && self.is_full.load(Ordering::Acquire) {
@@ -115,6 +122,11 @@ impl TestPart {
 }
 
 impl ApplySink for TestPart {
+    fn write_soon(&self, _group: GroupId, named: StateMachineId) {
+        assert_eq!(named, part());
+        self.is_write_wanted.store(true, Ordering::Release);
+    }
+
     fn deliver(&self, _group: GroupId, entry: CommittedEntry) {
         let mut handed = self.handed.lock().unwrap();
         assert!(handed.last().is_none_or(|last| *last < entry.position), "out of order");

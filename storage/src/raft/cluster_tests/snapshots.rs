@@ -121,6 +121,33 @@ fn segments_go_once_what_fills_them_is_durable_without_another_entry() {
     });
 }
 
+/// A disk of 64 MiB has segments of 4 MiB: what fills them is not to wait for the next turn of its files.
+#[test]
+fn on_a_small_disk_the_log_asks_for_room_with_each_segment() {
+    for (capacity, is_asked) in [(Some(64 << 20), true), (None, false)] {
+        story(async move {
+            let mut cluster = Cluster::start(1, 1).await;
+            let down = cluster.kill(1).await;
+            down.disk.set_capacity(capacity);
+            cluster.bring_back(1, down).await;
+            let leader = cluster.leader().await;
+            let log = Arc::clone(&cluster.groups(leader).log);
+            let text = "x".repeat(900_000);
+            while log.segment_count() < 2 {
+                cluster.propose(leader, &text).await;
+            }
+            // Another entry is applied after whoever waits for the segment has had its turn.
+            cluster.propose(leader, "after").await;
+            if is_asked {
+                until("a wish for room", || cluster.part(leader).is_write_wanted()).await;
+            }
+            assert_eq!(cluster.part(leader).is_write_wanted(), is_asked, "of {capacity:?}");
+            cluster.flush(leader);
+            until("one segment", || log.segment_count() == 1).await;
+        });
+    }
+}
+
 /// Power goes while a follower installs, before or after its part has made it durable.
 #[test]
 fn a_follower_that_loses_power_while_it_installs_recovers() {
