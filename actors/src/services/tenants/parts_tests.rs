@@ -4,7 +4,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::*;
-use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
 use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, Position};
@@ -13,6 +12,7 @@ use crate::ports::{
     Replay, Store, Stores,
 };
 use crate::replica::ReplicaDeps;
+use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
 
 const GROUP: GroupId = GroupId(3);
 

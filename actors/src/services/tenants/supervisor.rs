@@ -335,7 +335,8 @@ impl SupervisorState {
             activation.state.send_replace(ActivationState::Damaged { reason, is_replaceable });
             if is_replaceable && !activation.is_asking.swap(true, Ordering::AcqRel) {
                 let asks = Arc::clone(activation);
-                myself.send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks, ASK_AGAIN));
+                myself
+                    .send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks, ASK_AGAIN));
             }
             // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
             // came before is in the queue.

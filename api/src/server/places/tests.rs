@@ -152,12 +152,22 @@ fn who_has_far_more_requests_than_the_others_crowds() {
         places.remove(number);
     }
     assert!(places.work.values().all(|work| work.requests == 0));
-    of(&mut places, tenant(3), 1);
-    assert_eq!(places.work.len(), 4, "{:?}", places.work);
-    let number = places.enter(99, began);
-    places.turn(number, State::Working, began + AT_WORK);
-    places.claim(number, tenant(4), began + AT_WORK).unwrap();
-    assert_eq!(places.work.len(), 2, "{:?}", places.work);
+}
+
+#[test]
+fn who_was_at_work_long_ago_is_forgotten() {
+    let mut now = Instant::now();
+    let mut places = Places::new(64);
+    let (stays, _) = come(&mut places, tenant(0), now).unwrap();
+    for whose in 1..=99 {
+        now += AT_WORK / 10;
+        let (number, _) = come(&mut places, tenant(whose), now).unwrap();
+        places.remove(number);
+        let at_work = 11;
+        assert!(places.work.len() <= 2 * at_work + WORK_LEN_MIN, "{}", places.work.len());
+    }
+    assert_eq!(places.work[&tenant(0)].requests, 1, "it is at work still");
+    places.remove(stays);
 }
 
 #[test]
