@@ -100,14 +100,19 @@ pub(crate) async fn admitted(
 ) -> Result<Identity, ReplacementError> {
     let disk = Arc::clone(&seams.disk);
     let next = seams.executor.run(move || Identity::load_next(&*disk)).await?;
+    let others = known_members::others(old);
+    let members: Vec<RaftId> = others.iter().map(|peer| peer.raft_id).collect();
     if let Some(next) = next.filter(|next| next.cluster_id == old.cluster_id) {
-        return Ok(next);
+        // Who answers the old certificate has not taken the old member out yet, and may have given up the new
+        // one, which never came: it is admitted once more then, to the same place if it is still known.
+        // Who answers neither is asked under the new one, which alone is believed once the old one has left.
+        if groups_elsewhere(peers, &members).await.is_empty() {
+            return Ok(next);
+        }
     }
     let (disk, ids, region) = (Arc::clone(&seams.disk), seams.seams.clone(), old.region.clone());
     let candidate = move || Candidate::load_or_create(&*disk, &ids, &region);
     let candidate = seams.executor.run(candidate).await?;
-    let others = known_members::others(old);
-    let members: Vec<RaftId> = others.iter().map(|peer| peer.raft_id).collect();
     await_quorums(config, seams, old.raft_id, (peers, &members)).await?;
     // One token for one candidate: a second attempt replaces it.
     let id = TokenId::from_uuid(candidate.node_id.uuid());
@@ -155,13 +160,9 @@ pub(crate) async fn take_over(
     match ask(peers, &members, seams, drain).await {
         // It has left before.
         Ok(()) | Err(ReplacementError::Refused(Refusal::NodeNotFound)) => {}
-        Err(error) => {
-            // Nobody may know the new one any more: a member that never came is given up. The next start
-            // asks again under the old one.
-            let disk = Arc::clone(&seams.disk);
-            seams.executor.run(move || Identity::forget_next(&*disk)).await?;
-            return Err(error);
-        }
+        // What nobody answered may have been done: the new identity stays beside the old one, for the next
+        // start to find out which of them the members believe.
+        Err(error) => return Err(error),
     }
     let (disk, kept) = (Arc::clone(&seams.disk), next.clone());
     let replace = move || -> Result<(), ReplacementError> {
@@ -205,10 +206,12 @@ async fn await_quorums(
 ) -> Result<(), ReplacementError> {
     let placed = match control_plane(config, seams).await {
         Ok(state) => state.unwrap_or_default(),
-        Err(error) => {
+        Err(error) if error.lasting().is_some() => {
             tracing::warn!(%error, "the control plane's file is damaged as well");
             SystemState::default()
         }
+        // It may say that the only replica of a group is here.
+        Err(error) => return Err(error.into()),
     };
     let placed = placed.groups().iter().filter(|(_, at)| at.replicas.contains(&raft_id));
     let placed: BTreeSet<GroupId> = placed.map(|(group, _)| *group).collect();
@@ -227,7 +230,8 @@ async fn await_quorums(
 }
 
 /// Counts the groups that others could not go on with: of those that have a voter elsewhere, where the others
-/// are no majority; and those that were placed here and nobody else knows. The file that says what was placed
+/// are no majority, or a change of the voters is under way, for which each of two sets needs one; and those
+/// that were placed here and nobody else knows. The file that says what was placed
 /// may be older than what others say.
 fn needed_by(
     raft_id: RaftId,
@@ -237,7 +241,8 @@ fn needed_by(
     let is_lost = |status: &&GroupStatus| {
         let voters = status.replicas.iter().filter(|replica| replica.voter);
         let voters: BTreeSet<RaftId> = voters.map(|replica| replica.raft_id).collect();
-        voters.contains(&raft_id) && voters.len() - 1 <= voters.len() / 2
+        let is_majority_elsewhere = voters.len() - 1 > voters.len() / 2;
+        voters.contains(&raft_id) && (status.is_changing || !is_majority_elsewhere)
     };
     let unknown = placed.iter().filter(|group| !elsewhere.contains_key(group)).count();
     elsewhere.values().filter(is_lost).count() + unknown
@@ -289,5 +294,8 @@ mod tests {
         assert_eq!(needed(&[1, 2], vec![status(1, &[1, 2, 3], &[]), status(2, &[2], &[1])]), 0);
         assert_eq!(needed(&[1], vec![status(1, &[1, 2], &[3])]), 1, "one of two");
         assert_eq!(needed(&[1, 2], vec![status(2, &[1, 2, 3], &[])]), 1, "nobody else has it");
+        let (group, joint) = status(1, &[1, 2, 3], &[]);
+        let joint = GroupStatus { is_changing: true, ..joint };
+        assert_eq!(needed(&[1], vec![(group, joint)]), 1, "from 1 and 2 to 2 and 3, say");
     }
 }

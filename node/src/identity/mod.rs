@@ -268,15 +268,6 @@ impl Identity {
         remove(disk, NEXT_FILE)
     }
 
-    /// Removes the identity that was to take the place of the own one: the cluster may have given it up
-    /// meanwhile. The node asks again then.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub(crate) fn forget_next(disk: &dyn Disk) -> Result<(), IdentityError> {
-        remove(disk, NEXT_FILE)
-    }
-
     /// Returns the name in the node's certificate.
     pub const fn name(&self) -> MemberName {
         MemberName { raft_id: self.raft_id, node: self.node_id, cluster: self.cluster_id }

@@ -30,6 +30,8 @@ use crate::state::system::SystemState;
 
 /// Pause between two requests for a copy: the group may have no leader yet.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// After how many requests in vain the log says so: every ten seconds.
+const ASKS_PER_WARNING: u32 = 20;
 
 /// Puts what the leader of group 0 holds in the place of damaged files, and goes on from there.
 ///
@@ -51,14 +53,20 @@ pub(super) async fn heal(
     let mut copies = registry.want_control();
     let mut asks = interval(ASK_EVERY);
     asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asked = 0_u32;
     loop {
         // What has come goes first: the request that is dropped for it is not needed any more.
         let copy = tokio::select! {
             biased;
             copy = copies.recv() => copy,
             _ = asks.tick() => {
-                if let Err(error) = ask(arguments).await {
-                    tracing::debug!(%error, "nobody sends the control plane yet");
+                asked = asked.wrapping_add(1);
+                if let Err(error) = ask(arguments).await && asked.is_multiple_of(ASKS_PER_WARNING) {
+                    tracing::warn!(
+                        %error,
+                        "nobody sends the control plane yet: group 0 may have no leader, or this node may \
+                         have been removed from the cluster"
+                    );
                 }
                 continue;
             }
