@@ -263,9 +263,70 @@ async fn control_plane(
 
 #[cfg(test)]
 mod tests {
-    use shiioo_actors::ports::ReplicaStatus;
+    use shiioo_actors::domain::region::Region;
+    use shiioo_actors::ports::seams::ByteStream;
+    use shiioo_actors::ports::{BoxFuture, Peer, PeerError, ReplicaStatus, Service, StreamService};
+    use shiioo_storage::Executor;
+    use shiioo_storage::disk::SimDisk;
 
     use super::*;
+    use crate::identity::LoadedIdentity;
+
+    /// Members that cannot be reached.
+    struct Silent;
+
+    impl Peers for Silent {
+        fn call(
+            &self,
+            to: RaftId,
+            _: Service,
+            _: Vec<u8>,
+            _: Instant,
+        ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+            Box::pin(async move { Err(PeerError::Unreachable { to, why: "silent".to_owned() }) })
+        }
+
+        fn open_stream(
+            &self,
+            _: RaftId,
+            _: StreamService,
+            _: Instant,
+        ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
+            unreachable!()
+        }
+
+        fn set_members(&self, _: Vec<Peer>) {}
+    }
+
+    /// An earlier start may have had the old member leave, which is all that counts then.
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_answers_the_next_identity_stays() {
+        let (disk, unused) = (SimDisk::new(1), tempfile::tempdir().unwrap());
+        let real = NodeSeams::real(unused.path()).unwrap();
+        let seams = NodeSeams { disk: disk.mount(), executor: Executor::Inline, ..real };
+        let region = Region::default();
+        let founded = Identity::load_or_create(&*disk.mount(), &seams.seams, &region, false);
+        let LoadedIdentity::Member(founded) = founded.unwrap() else { panic!("a candidate") };
+        let other = Peer { raft_id: RaftId(2), node: founded.node_id, addr: "other:1".to_owned() };
+        let old = Identity { peers: vec![other.into()], ..*founded };
+        let next = Identity { raft_id: RaftId(4), ..old.clone() };
+        next.store_as_next(&*disk.mount()).unwrap();
+        let member = Member {
+            node: old.node_id,
+            raft_id: old.raft_id,
+            api_addr: String::new(),
+            node_addr: String::new(),
+            region,
+            labels: BTreeMap::new(),
+            version: String::new(),
+        };
+        for _ in 0..2 {
+            let found = admitted(&Config::default(), &seams, &old, &member, &Silent).await;
+            assert_eq!(found.unwrap().raft_id, next.raft_id);
+            let taken = take_over(&seams, old.clone(), &next, &Silent).await;
+            assert!(matches!(taken, Err(ReplacementError::NotAgreed(_))), "{taken:?}");
+        }
+    }
 
     fn status(group: u32, voters: &[u64], learners: &[u64]) -> (GroupId, GroupStatus) {
         let replica =
