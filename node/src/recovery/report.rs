@@ -134,6 +134,11 @@ impl Report {
         }
     }
 
+    /// Returns the ids of the former cluster and of the one that it goes on as.
+    pub(super) const fn clusters(&self) -> (Uuid, Uuid) {
+        (self.former_cluster_id, self.cluster_id)
+    }
+
     /// Returns the path of the file, relative to the data directory.
     pub(crate) fn file(&self) -> String {
         let time: String = self.recovered_at.chars().filter(char::is_ascii_alphanumeric).collect();

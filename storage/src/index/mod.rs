@@ -87,4 +87,4 @@ pub(crate) mod row_index;
 
 pub(crate) use directory::present;
 pub use file_stores::{FileStores, StoresConfig};
-pub(crate) use paths::{SYSTEM_INDEX, tenants_dir};
+pub(crate) use paths::{SYSTEM_INDEX, events_path, tenants_dir};
