@@ -49,9 +49,9 @@ pub type Held = BTreeMap<StateMachineId, Position>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairedGroup {
     /// What is purged, and counts as durable in files.
-    base: Option<Position>,
+    pub(super) base: Option<Position>,
     /// Every entry behind it; `None` stands for an empty one.
-    entries: Vec<(Position, Option<Salvaged>)>,
+    pub(super) entries: Vec<(Position, Option<Salvaged>)>,
     /// Entries that cannot be read, as far as their indexes tell. Files may have what was in them.
     pub unreadable: u64,
     /// Entries that can be read and must not be applied.
@@ -77,7 +77,7 @@ impl RepairedGroup {
         self.entries.last().map(|(at, _)| *at).or(self.base)
     }
 
-    fn of(
+    pub(super) fn of(
         group: &SalvagedGroup,
         base: Option<Position>,
         held: &Held,

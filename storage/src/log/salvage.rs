@@ -42,9 +42,9 @@ pub(crate) struct Salvaged {
     pub term: u64,
     /// The state machine that a command is for; `None` for other entries.
     pub part: Option<StateMachineId>,
-    segment: u32,
-    offset: u64,
-    len: usize,
+    pub(super) segment: u32,
+    pub(super) offset: u64,
+    pub(super) len: usize,
 }
 
 /// What can be read of one group.
