@@ -97,7 +97,8 @@ async fn start_in(config: &Config, seams: NodeSeams) -> Result<Node, Refused> {
     if config.repair {
         match repair::repair(dir, &seams).await {
             Ok(Some(report)) => {
-                let told = format!("{report}The report is in {}.\n", dir.join(report.file()).display());
+                let told =
+                    format!("{report}The report is in {}.\n", dir.join(report.file()).display());
                 let _ = io::stdout().write_all(told.as_bytes());
             }
             Ok(None) => tracing::info!("nothing is damaged; --repair is not needed"),

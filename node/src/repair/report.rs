@@ -151,7 +151,9 @@ impl Report {
             let of = groups.iter().map(|it| it.group.to_string()).collect::<Vec<_>>().join(", ");
             let entries = match entries {
                 0 => "it is not known of which entries".to_owned(),
-                entries => format!("at least {entries} entries of groups {of}, unless files have them"),
+                entries => {
+                    format!("at least {entries} entries of groups {of}, unless files have them")
+                }
             };
             lost.push(format!("{} places of the log, {bytes} bytes: {entries}", broken.len()));
         }

@@ -96,8 +96,9 @@ impl Survey {
         if system.damage.is_some() && system.at.is_none() {
             files.remove(&StateMachineId::System);
         }
-        let is_log_rewritten = begun.as_ref().is_none_or(|it| it.log.is_some() || it.system.is_some())
-            && (begun.is_some() || is_damaged || system.damage.is_some());
+        let is_log_rewritten =
+            begun.as_ref().is_none_or(|it| it.log.is_some() || it.system.is_some())
+                && (begun.is_some() || is_damaged || system.damage.is_some());
         let report = begun.unwrap_or_else(|| Report {
             log: is_damaged.then(|| LogLoss {
                 damage,
@@ -211,9 +212,12 @@ async fn system(stores: &Arc<FileStores>, log: &DamagedLog) -> Result<System, St
         Ok::<_, StoreError>((at, SystemState::load(&rows)?))
     };
     match read.await {
-        Ok((at, state)) if at.is_none_or(|at| known.is_some_and(|known| at.index < known.index)) => {
+        Ok((at, state))
+            if at.is_none_or(|at| known.is_some_and(|known| at.index < known.index)) =>
+        {
             let at_known = known.unwrap_or_default();
-            let what = format!("it is older than the log says, which knows that it went to {at_known}");
+            let what =
+                format!("it is older than the log says, which knows that it went to {at_known}");
             let damage = known.map(|_| lost(what));
             Ok(System { at, state, damage })
         }
@@ -223,6 +227,5 @@ async fn system(stores: &Arc<FileStores>, log: &DamagedLog) -> Result<System, St
 }
 
 fn exists(disk: &dyn Disk, path: &str) -> Result<bool, StoreError> {
-    disk.exists(path)
-        .map_err(|error| store_error(format!("look for {path}"), error))
+    disk.exists(path).map_err(|error| store_error(format!("look for {path}"), error))
 }

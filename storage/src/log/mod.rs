@@ -129,10 +129,10 @@ pub use bit_rot::witnessed_log_bytes;
 pub(crate) use handle::Log;
 pub use handle::LogIdentity;
 pub use read::has_log;
-pub use rewrite::{Held, Repaired, RepairedGroup};
-pub use salvage::{BrokenPlace, DamagedLog};
 #[cfg(feature = "sim")]
 pub(crate) use read::load;
+pub use rewrite::{Held, Repaired, RepairedGroup};
+pub use salvage::{BrokenPlace, DamagedLog};
 pub(crate) use segment::LOG_DIR;
 pub(crate) use writer::Op;
 

@@ -228,7 +228,8 @@ impl DamagedLog {
     pub fn last(&self, group: GroupId) -> Option<Position> {
         let group = self.groups.get(&group)?;
         let last = group.entries.last_key_value();
-        last.map(|(index, entry)| Position { term: entry.term, index: *index }).or(group.state.purged)
+        last.map(|(index, entry)| Position { term: entry.term, index: *index })
+            .or(group.state.purged)
     }
 
     /// Lists who has files, and up to where the log knows them to be durable.
@@ -264,7 +265,8 @@ impl SalvagedGroup {
     /// Gives the position up to which files hold everything, as far as the log says, and nothing before
     /// it is needed.
     pub fn base(&self) -> Option<Position> {
-        let mark = self.state.low_water_mark.as_ref().map(|LowWaterMark { position, .. }| *position);
+        let mark =
+            self.state.low_water_mark.as_ref().map(|LowWaterMark { position, .. }| *position);
         mark.max(self.state.purged)
     }
 }
