@@ -16,7 +16,7 @@ mod starter;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ use crate::ports::seams::Seams;
 use crate::ports::{
     AttemptJournal, CertificateIssuer, HttpCaller, Peers, ReplicatedLog, Stores, WorkerPool,
 };
-use crate::services::control::ControlMessage;
+use crate::services::control::{ControlMessage, Removed};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::mailbox::stop_children;
 use crate::services::tenants::{Registry, SupervisorMessage};
@@ -143,7 +143,9 @@ pub enum StartError {
     Register(CallError),
     /// The cluster knows nothing of this node (any more).
     #[error(
-        "the cluster has removed this node; to join it again, start it with an empty data directory"
+        "the cluster has removed this node, and what it has on disk lets it in nowhere; to join the cluster \
+         again as a new node, start it with --join and an empty data directory: move this one away, or name \
+         another with --data-dir"
     )]
     Removed,
     /// The cluster has an admin token, and the node was started with another.
@@ -330,7 +332,9 @@ impl NodeActors {
         if asked.is_ok() && tokio::time::timeout(STOP_TENANTS, all_stopped).await.is_err() {
             tracing::warn!("not all tenants stopped in time; the log has what they owe");
         }
-        if let Err(error) = self.control.stop_and_wait(None, Some(STOP_ACTOR)).await {
+        // One that has failed is gone.
+        let is_gone = self.control.get_status() == ActorStatus::Stopped;
+        if !is_gone && let Err(error) = self.control.stop_and_wait(None, Some(STOP_ACTOR)).await {
             tracing::warn!(%error, "the control plane did not stop in time");
         }
         if let Err(error) = self.root.stop_and_wait(None, Some(STOP_ACTOR)).await {
@@ -374,7 +378,12 @@ impl Actor for NodeSupervisor {
         report: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
-            tracing::error!(%error, "an actor that the node depends on has failed");
+            // Nothing has failed where somebody has removed the node.
+            if error.is::<Removed>() {
+                tracing::info!("this node has left its cluster");
+            } else {
+                tracing::error!(%error, "an actor that the node depends on has failed");
+            }
             report.send_replace(Some(error.to_string()));
         }
         Ok(())

@@ -7,7 +7,7 @@
 //!
 //! Architecture invariant: folders and files import downwards only, and there is no circle between
 //! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`,
-//! `known_members`, `own_log`, `joining`, `replacement`, `dispatch`, `wiring`, `node`, `recovery`, `cli`.
+//! `known_members`, `own_log`, `joining`, `replacement`, `dispatch`, `wiring`, `node`, `recovery`, `repair`, `cli`.
 
 pub mod cli;
 pub mod config;
@@ -18,6 +18,7 @@ mod known_members;
 mod node;
 mod own_log;
 mod recovery;
+mod repair;
 mod replacement;
 mod seams;
 mod sockets;

@@ -23,11 +23,14 @@
 //! - what the node had is moved, and not removed: put back in its place it is the old member again.
 //!
 //! Deliberately not done: a member that has the only replica of a group, or one of two, is not replaced,
-//! because nobody could go on with the group. That it has the only one stands in the control plane's own file;
+//! because nobody could go on with the group. Of two, the other has everything that was acknowledged, and
+//! could be made the only voter without a vote, as a forced recovery does; but that is done to a node that is
+//! stopped, and the refusal says so. That it has the only one stands in the control plane's own file;
 //! where that is gone as well, the member is replaced, and what was moved has to be put back for the sake of
 //! such a group.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,15 +66,61 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Uses of the token: one, and none is left for anybody else.
 const TOKEN_USES: u32 = 1;
 
+/// Tells which groups the others could not go on with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Groups of which another voter has everything that was acknowledged, and cannot agree to anything alone.
+    one_of_two: usize,
+    /// Groups of which nobody else is known to have a replica.
+    only_here: usize,
+    /// Members that there are beside this one.
+    others: usize,
+}
+
+impl Needed {
+    const fn groups(&self) -> usize {
+        self.one_of_two + self.only_here
+    }
+}
+
+impl fmt::Display for Needed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { one_of_two, only_here, others } = *self;
+        if only_here > 0 {
+            return write!(
+                f,
+                "of {only_here} it has the only replica that is known. Put its log back from a copy made \
+                 while the node was stopped"
+            );
+        }
+        write!(
+            f,
+            "{one_of_two} have two voters, of which this is one, and one alone is no majority. "
+        )?;
+        if others == 1 {
+            f.write_str(
+                "The other member has everything that was acknowledged: stop it, run `shiioo recover \
+                 --force` on its data directory, start it again, and let this node join it with an empty \
+                 data directory",
+            )
+        } else {
+            f.write_str(
+                "Put the log back from a copy made while the node was stopped; where there is none, \
+                 `shiioo recover --force` goes on with one member alone, which gives up all others",
+            )
+        }
+    }
+}
+
 /// Tells why a member is not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplacementError {
     /// It holds what no quorum of others does.
     #[error(
-        "the other members could not go on with {0} of the groups that it has a replica of: they need \
-         this log"
+        "the other members could not go on with {groups} of the groups that it has a replica of: {0}",
+        groups = .0.groups()
     )]
-    Needed(usize),
+    Needed(Needed),
     /// The members did not answer, or cannot agree.
     #[error("the other members did not agree to it within {max} s: {0}", max = ASK_MAX.as_secs())]
     NotAgreed(String),
@@ -218,8 +267,8 @@ async fn await_quorums(
     let until = Instant::now() + QUORUMS_MAX;
     loop {
         let elsewhere = groups_elsewhere(peers, members).await;
-        let needed = needed_by(raft_id, &placed, &elsewhere);
-        if needed == 0 {
+        let needed = Needed { others: members.len(), ..needed_by(raft_id, &placed, &elsewhere) };
+        if needed.groups() == 0 {
             return Ok(());
         }
         if Instant::now() >= until {
@@ -237,15 +286,21 @@ fn needed_by(
     raft_id: RaftId,
     placed: &BTreeSet<GroupId>,
     elsewhere: &BTreeMap<GroupId, GroupStatus>,
-) -> usize {
-    let is_lost = |status: &&GroupStatus| {
+) -> Needed {
+    // How many vote, where this one does.
+    let voters = |status: &&GroupStatus| {
         let voters = status.replicas.iter().filter(|replica| replica.voter);
         let voters: BTreeSet<RaftId> = voters.map(|replica| replica.raft_id).collect();
-        let is_majority_elsewhere = voters.len() - 1 > voters.len() / 2;
-        voters.contains(&raft_id) && (status.is_changing || !is_majority_elsewhere)
+        match voters.len() {
+            _ if !voters.contains(&raft_id) => 0,
+            // Of two sets each needs a majority, and what is told here is both together.
+            several if status.is_changing => several.min(2),
+            several => several,
+        }
     };
+    let voting = |wanted| elsewhere.values().filter(|it| voters(it) == wanted).count();
     let unknown = placed.iter().filter(|group| !elsewhere.contains_key(group)).count();
-    elsewhere.values().filter(is_lost).count() + unknown
+    Needed { one_of_two: voting(2), only_here: voting(1) + unknown, others: 0 }
 }
 
 async fn control_plane(
@@ -349,14 +404,18 @@ mod tests {
     fn a_member_is_needed_where_the_others_are_no_majority() {
         let needed = |placed: &[u32], elsewhere: Vec<_>| {
             let placed = placed.iter().map(|group| GroupId(*group)).collect();
-            needed_by(RaftId(1), &placed, &elsewhere.into_iter().collect())
+            let needed = needed_by(RaftId(1), &placed, &elsewhere.into_iter().collect());
+            (needed.one_of_two, needed.only_here)
         };
-        assert_eq!(needed(&[], vec![]), 0);
-        assert_eq!(needed(&[1, 2], vec![status(1, &[1, 2, 3], &[]), status(2, &[2], &[1])]), 0);
-        assert_eq!(needed(&[1], vec![status(1, &[1, 2], &[3])]), 1, "one of two");
-        assert_eq!(needed(&[1, 2], vec![status(2, &[1, 2, 3], &[])]), 1, "nobody else has it");
+        assert_eq!(needed(&[], vec![]), (0, 0));
+        assert_eq!(
+            needed(&[1, 2], vec![status(1, &[1, 2, 3], &[]), status(2, &[2], &[1])]),
+            (0, 0)
+        );
+        assert_eq!(needed(&[1], vec![status(1, &[1, 2], &[3])]), (1, 0), "one of two");
+        assert_eq!(needed(&[1, 2], vec![status(2, &[1, 2, 3], &[])]), (0, 1), "nobody else has it");
         let (group, joint) = status(1, &[1, 2, 3], &[]);
         let joint = GroupStatus { is_changing: true, ..joint };
-        assert_eq!(needed(&[1], vec![(group, joint)]), 1, "from 1 and 2 to 2 and 3, say");
+        assert_eq!(needed(&[1], vec![(group, joint)]), (1, 0), "from 1 and 2 to 2 and 3, say");
     }
 }

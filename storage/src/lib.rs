@@ -24,7 +24,7 @@
 //! 5. `raft`: openraft over `log`
 //! 6. `under_way`: the file of attempts under way, over `disk` alone
 //! 7. `stopped`: the log of a node that does not run, for forced recovery, over `log`
-//! 8. `aside`: moves what is beside a lost log out of the way, over `index` and `log`
+//! 8. `aside`: moves what is lost or damaged out of the way, over `index` and `log`
 //! 9. `inspect`: reads a dead node's disk, for the simulator
 //!
 //! Architecture invariant: only this crate knows redb and openraft, and neither shows in its public
@@ -44,11 +44,12 @@ mod raft;
 mod stopped;
 mod under_way;
 
-pub use aside::set_data_aside;
+pub use aside::{keep_events, set_data_aside, set_log_aside, set_system_aside};
 pub use executor::{Executor, Pace};
 pub use index::{FileStores, StoresConfig};
 #[cfg(any(test, feature = "sim"))]
 pub use log::witnessed_log_bytes;
+pub use log::{BrokenPlace, DamagedLog, Held, Repaired, RepairedGroup};
 pub use log::{LogIdentity, has_log};
 pub use raft::{Groups, GroupsConfig, NoPeers};
 pub use stopped::{StoppedGroup, StoppedLog};

@@ -49,6 +49,9 @@ pub struct StoppedGroup {
     pub term: u64,
     /// The last entry that is known to be committed. Later ones may be, too.
     pub committed: Option<Position>,
+    /// Where the replica's log ended when this node left the group last, if it did. A replica that came back
+    /// and does not go so far lacks what it had acknowledged.
+    pub left: Option<Position>,
     /// Raft ids of those who vote, by the last membership in the log, committed or not.
     pub voters: BTreeSet<RaftId>,
     /// Raft ids of the other members.
@@ -105,7 +108,8 @@ impl StoppedLog {
         let voters: BTreeSet<RaftId> = voters.into_iter().flatten().collect();
         let learners = nodes.into_iter().filter(|id| !voters.contains(id)).collect();
         let term = state.vote.map_or(last.term, |vote| vote.term.max(last.term));
-        Ok(StoppedGroup { group, last, term, committed, voters, learners })
+        let left = self.0.left(group);
+        Ok(StoppedGroup { group, last, term, committed, left, voters, learners })
     }
 
     /// Reads the commands of a group behind one position and up to another.

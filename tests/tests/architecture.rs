@@ -72,6 +72,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
             "wiring",
             "node",
             "recovery",
+            "repair",
             "cli",
         ],
     ),

@@ -27,6 +27,9 @@ async fn a_removed_follower_is_drained_and_ends_with_a_clear_line() {
     assert_eq!(exit.code, Some(1), "{}", exit.output);
     assert!(exit.output.contains("removed"), "{}", exit.output);
     assert!(!exit.output.contains("panicked"), "{}", exit.output);
+    for trouble in [" ERROR ", " WARN shiioo_actors::node"] {
+        assert!(!exit.output.contains(trouble), "nothing has failed: {}", exit.output);
+    }
     for node in [0, other] {
         let mut left = vec![0, other];
         left.sort_unstable();
@@ -47,7 +50,10 @@ async fn a_removed_follower_is_drained_and_ends_with_a_clear_line() {
     let exit = cluster.ended(victim).await;
     assert_eq!(exit.code, Some(1), "{}", exit.output);
     let line = exit.output.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
-    assert!(line.contains("removed") && line.contains("data directory"), "{}", exit.output);
+    for words in ["removed", "--join and an empty data directory", "--data-dir"] {
+        assert!(line.contains(words), "no {words:?} in {}", exit.output);
+    }
+    assert!(!exit.output.contains(" ERROR "), "nothing has failed: {}", exit.output);
     let launch = cluster.server(victim).launch_mut().clone();
     files::remove(&launch.folder.join("data"));
     cluster.add(launch).await;

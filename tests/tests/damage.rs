@@ -104,7 +104,8 @@ async fn a_member_without_its_log_does_not_vote_where_the_others_are_no_quorum()
     let exit = server.wait(GIVES_UP_WITHIN).await.expect("it ends");
     assert_eq!(exit.code, Some(1), "{}", exit.output);
     let line = exit.output.lines().rfind(|line| line.starts_with("error: ")).expect("a line");
-    for words in ["this member has lost its log", "the other members could not go on"] {
+    let way_out = "stop it, run `shiioo recover --force` on its data directory";
+    for words in ["this member has lost its log", "the other members could not go on", way_out] {
         assert!(line.contains(words), "no {words:?} in {line}");
     }
     assert!(!server.data().join("log").exists(), "none was begun");

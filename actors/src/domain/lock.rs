@@ -83,7 +83,8 @@ pub struct LockView {
     pub ttl_ms: u64,
     /// When it was granted (a label: leases are measured by the leader's monotonic clock).
     pub acquired_at: Timestamp,
-    /// When the present lease ends, by the same label.
+    /// When the present lease ends, by the same label. The leader shows the end of the lease that it measures,
+    /// which is later where it has begun to lead since.
     pub expires_at: Timestamp,
     /// The holder's JSON.
     pub metadata: Json,

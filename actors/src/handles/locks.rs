@@ -190,9 +190,7 @@ impl Locks {
         space: LockSpace<'_>,
         locks: Vec<LockView>,
     ) -> Result<Vec<LockDetail>, CallError> {
-        let keys = locks.iter().map(|lock| lock.key.clone()).collect();
-        let waiters = self.manager.waiters(space.space(), keys, call.deadline).await?;
-        let locks = locks.into_iter().zip(waiters);
+        let locks = self.manager.look(space.space(), locks, call.deadline).await?.into_iter();
         Ok(locks.map(|(lock, waiters)| LockDetail { lock, waiters }).collect())
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::banner::banner;
+use crate::repair::{self, RepairError};
 use crate::{Config, Node, NodeSeams, StartError};
 
 /// Longest stop, ms. A node that is asked to stop is gone within 10 s; the last second is for the
@@ -23,7 +24,7 @@ pub(super) async fn serve(config: Config) -> Result<(), String> {
         // The start is abandoned: nothing was promised to anybody yet.
         () = signals.next() => return Ok(()),
     };
-    let node = started.map_err(|error| error.to_string())?;
+    let node = started?;
     let served = async {
         node.ready().await;
         let _ = io::stdout().write_all(banner(&node).as_bytes());
@@ -58,23 +59,60 @@ pub(super) async fn serve(config: Config) -> Result<(), String> {
 
 /// Starts the node, in the next free data directory where the wished one is in use and another may be
 /// used.
-async fn start(mut config: Config) -> Result<Node, StartError> {
+async fn start(mut config: Config) -> Result<Node, String> {
     // Before the data directory is made: what is refused leaves no trace.
-    config.check()?;
+    config.check().map_err(|error| error.to_string())?;
     let wished = config.data_dir.clone();
     for number in 2.. {
         let seams = NodeSeams::real(&config.data_dir)
-            .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })?;
-        match Node::start(config.clone(), seams).await {
-            Err(StartError::DataDirLocked { .. })
-                if config.auto_assign.data_dir && number <= DATA_DIRS_MAX => {}
-            started => return started,
+            .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })
+            .map_err(|error| error.to_string())?;
+        let may_move = config.auto_assign.data_dir && number <= DATA_DIRS_MAX;
+        match start_in(&config, seams).await {
+            Err(Refused::Start(StartError::DataDirLocked { .. })) if may_move => {}
+            started => return started.map_err(|refused| refused.to_string()),
         }
         let mut next = wished.clone().into_os_string();
         next.push(format!("-{number}"));
         config.data_dir = next.into();
     }
     unreachable!("the last directory is used or refused")
+}
+
+/// Tells why a node does not start in a data directory.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Start(StartError),
+    /// Damage that a lone node can go on without.
+    #[error("{0}. {1}")]
+    Damaged(StartError, String),
+    #[error("cannot repair the data directory: {0}")]
+    Repair(RepairError),
+}
+
+/// Repairs the data directory, where that is asked for, and starts the node in it.
+async fn start_in(config: &Config, seams: NodeSeams) -> Result<Node, Refused> {
+    let dir = &config.data_dir;
+    if config.repair {
+        match repair::repair(dir, &seams).await {
+            Ok(Some(report)) => {
+                let told =
+                    format!("{report}The report is in {}.\n", dir.join(report.file()).display());
+                let _ = io::stdout().write_all(told.as_bytes());
+            }
+            Ok(None) => tracing::info!("nothing is damaged; --repair is not needed"),
+            Err(RepairError::InUse(error)) => return Err(Refused::Start(error)),
+            Err(error) => return Err(Refused::Repair(error)),
+        }
+    }
+    match Node::start(config.clone(), seams.clone()).await {
+        Err(error @ StartError::Services { .. }) => match repair::way_out(dir, &seams).await {
+            Some(way_out) => Err(Refused::Damaged(error, way_out)),
+            None => Err(Refused::Start(error)),
+        },
+        started => started.map_err(Refused::Start),
+    }
 }
 
 fn warn_when_open(node: &Node) {

@@ -57,7 +57,8 @@ pub struct Config {
     pub allow_scripts: bool,
     /// Keeps `http` steps from loopback and private addresses.
     pub deny_private_targets: bool,
-    /// Drops data that cannot be read and writes a loss report.
+    /// Drops data that cannot be read and writes a loss report. The program does so before it starts the
+    /// node.
     pub repair: bool,
     /// Serves the endpoints below `/test/`, by which tests provoke failures.
     pub test_hooks: bool,
@@ -116,12 +117,6 @@ pub enum ConfigError {
     /// Script steps are not implemented yet.
     #[error("this version of shiioo performs no script steps; start without --allow-scripts")]
     Scripts,
-    /// Repair is not implemented yet.
-    #[error(
-        "this version of shiioo cannot drop what is damaged; start without --repair, which names \
-         what is damaged, and put the file back from a copy"
-    )]
-    Repair,
     /// Other machines could do anything through the API.
     #[error(
         "--api-addr {0} would open the API to other machines without a credential: set \
@@ -141,9 +136,6 @@ impl Config {
         }
         if self.allow_scripts {
             return Err(ConfigError::Scripts);
-        }
-        if self.repair {
-            return Err(ConfigError::Repair);
         }
         let guarded = self.admin_token.is_some() || self.insecure;
         if !guarded && !self.api_addr.ip().to_canonical().is_loopback() {

@@ -11,7 +11,8 @@
 //! - The authority's private key stands here only until the cluster has it.
 //! - A member that has lost its log goes on under another identity, and keeps its own until the other is
 //!   admitted and everything of its own is out of the way (`replacement`).
-//! - A directory that is being recovered by force has no identity to start with until that is done.
+//! - A directory that is being recovered by force, or repaired, has no identity to start with until that is
+//!   done.
 
 mod file;
 #[cfg(test)]
@@ -39,6 +40,8 @@ const CANDIDATE_FILE: &str = "identity/candidate.json";
 const NEXT_FILE: &str = "identity/next.json";
 /// Path of what a forced recovery is to do, while it is under way, relative to the data directory.
 pub(crate) const RECOVERY_FILE: &str = "identity/recovery.json";
+/// Path of what a repair has found, while it is under way, relative to the data directory.
+pub(crate) const REPAIR_FILE: &str = "identity/repair.json";
 pub(crate) const IDENTITY_DIR: &str = "identity";
 /// Raft id of the node that founds a cluster.
 const FOUNDER_RAFT_ID: RaftId = RaftId(1);
@@ -152,6 +155,12 @@ pub enum IdentityError {
          recover --force` on this directory again, which ends it"
     )]
     HalfRecovered,
+    /// A repair was interrupted.
+    #[error(
+        "a repair was begun here and has not ended ({REPAIR_FILE} is there): start again with --repair, \
+         which ends it"
+    )]
+    HalfRepaired,
     /// A certificate cannot be made or read.
     #[error("the node's certificate: {0}")]
     Pki(#[from] PkiError),
@@ -172,9 +181,15 @@ impl Identity {
         region: &Region,
         joins: bool,
     ) -> Result<LoadedIdentity, IdentityError> {
-        let look = disk.exists(RECOVERY_FILE);
-        if look.map_err(|error| store_error(format!("look for {RECOVERY_FILE}"), error))? {
-            return Err(IdentityError::HalfRecovered);
+        // A repair first: it may have a recovery to end, too.
+        for (path, unfinished) in [
+            (REPAIR_FILE, IdentityError::HalfRepaired),
+            (RECOVERY_FILE, IdentityError::HalfRecovered),
+        ] {
+            let look = disk.exists(path);
+            if look.map_err(|error| store_error(format!("look for {path}"), error))? {
+                return Err(unfinished);
+            }
         }
         if let Some(found) = Self::load(disk)? {
             check_region(&found.region, region)?;

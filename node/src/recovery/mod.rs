@@ -129,28 +129,59 @@ pub(crate) async fn recover(
     let identity = Identity::load(disk)?.ok_or_else(no_member)?;
     let log_id = identity.log_id.ok_or_else(no_member)?;
     let survey = Survey::of(seams, &identity, log_id).await?;
-    let Survey { plan, report, told, begun } = survey;
+    if survey.plan.groups.iter().all(|group| group.voters == [identity.raft_id]) {
+        return Err(RecoverError::AlreadyAlone);
+    }
     if !is_forced {
-        return Ok(report);
+        return Ok(survey.report);
     }
-    plan.store(disk)?;
-    let region = &identity.region;
-    let log = StoppedLog::open(Arc::clone(&seams.disk), seams.executor.clone(), log_id, region);
-    let log = log.await?;
-    for (group, commands) in told {
-        let PlannedGroup { term, last, .. } = *plan.group(group).ok_or_else(no_member)?;
-        log.go_on_alone(group, identity.raft_id, term, Some(last), commands).await?;
-    }
-    // Here, and not when the node starts: it may have left such a group, and would wait for the others
-    // before it led it.
-    for group in begun {
-        log.begin_alone(group, identity.raft_id).await?;
-    }
-    log.close().await?;
-    plan.identity(identity)?.store(disk)?;
+    let Survey { report, .. } = survey.carry_out(seams, identity, log_id).await?;
     write_durably(disk, &report.file(), &report.to_json())?;
     Plan::remove(disk)?;
     Ok(report)
+}
+
+/// Has a node that is alone go on as another cluster, because it may have lost what it has promised. What is
+/// lost is reported by the caller, which holds the data directory. Returns the ids of both clusters.
+pub(crate) async fn go_on_as_another(
+    seams: &NodeSeams,
+    identity: Identity,
+    log_id: Uuid,
+) -> Result<(Uuid, Uuid), RecoverError> {
+    let survey = Survey::of(seams, &identity, log_id).await?;
+    let survey = survey.carry_out(seams, identity, log_id).await?;
+    Plan::remove(&*seams.disk)?;
+    Ok(survey.report.clusters())
+}
+
+impl Survey {
+    /// Writes what is planned, up to the new identity. Each step is durable before the next.
+    async fn carry_out(
+        mut self,
+        seams: &NodeSeams,
+        identity: Identity,
+        log_id: Uuid,
+    ) -> Result<Self, RecoverError> {
+        let Self { plan, told, begun, .. } = &mut self;
+        let disk = &*seams.disk;
+        plan.store(disk)?;
+        let no_member = || RecoverError::NoMember(PathBuf::from(IDENTITY_FILE));
+        let region = &identity.region;
+        let log = StoppedLog::open(Arc::clone(&seams.disk), seams.executor.clone(), log_id, region);
+        let log = log.await?;
+        for (group, commands) in std::mem::take(told) {
+            let PlannedGroup { term, last, .. } = *plan.group(group).ok_or_else(no_member)?;
+            log.go_on_alone(group, identity.raft_id, term, Some(last), commands).await?;
+        }
+        // Here, and not when the node starts: it may have left such a group, and would wait for the others
+        // before it led it.
+        for group in begun {
+            log.begin_alone(*group, identity.raft_id).await?;
+        }
+        log.close().await?;
+        plan.identity(identity)?.store(disk)?;
+        Ok(self)
+    }
 }
 
 /// Holds what a recovery finds and is to write. It is the same before, during and after it.
@@ -177,9 +208,6 @@ impl Survey {
             None => Plan::make(seams, identity, log.groups().await?)?,
         };
         let system = plan.group(GroupId::SYSTEM).ok_or(RecoverError::NotCaughtUp)?.clone();
-        if plan.groups.iter().all(|group| group.voters == [identity.raft_id]) {
-            return Err(RecoverError::AlreadyAlone);
-        }
         let config = StoresConfig { log: Some(log_id), ..StoresConfig::default() };
         let stores = FileStores::open_with(preview, executor, region, config).await?;
         let mut state = state_at(&stores, &log, system.last).await?;

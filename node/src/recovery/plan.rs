@@ -46,6 +46,10 @@ pub(super) struct PlannedGroup {
     pub(super) term: u64,
     /// The last entry that was known to be committed.
     pub(super) committed: Option<Position>,
+    /// Where the replica's log ended when this node left the group last, where the replica that came back does
+    /// not go so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) had_before: Option<Position>,
     pub(super) voters: Vec<RaftId>,
     pub(super) learners: Vec<RaftId>,
 }
@@ -143,9 +147,10 @@ impl Plan {
 
 impl From<StoppedGroup> for PlannedGroup {
     fn from(stopped: StoppedGroup) -> Self {
-        let StoppedGroup { group, last, term, committed, voters, learners } = stopped;
+        let StoppedGroup { group, last, term, committed, left, voters, learners } = stopped;
+        let had_before = left.filter(|left| *left > last);
         let (voters, learners) = (voters.into_iter().collect(), learners.into_iter().collect());
-        Self { group, last, term: term + 1, committed, voters, learners }
+        Self { group, last, term: term + 1, committed, had_before, voters, learners }
     }
 }
 

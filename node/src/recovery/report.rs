@@ -59,7 +59,7 @@ struct GivenUp {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct KeptGroup {
+pub(super) struct KeptGroup {
     group: u32,
     tenants: usize,
     last: Position,
@@ -69,6 +69,9 @@ struct KeptGroup {
     known_term: u64,
     voters: Vec<RaftId>,
     learners: Vec<RaftId>,
+    /// Where the log ended that this node had of the group before it left it. The replica had come back and had
+    /// not caught up to there.
+    had_before: Option<Position>,
     /// Whether others can have acknowledged entries beyond `last`.
     may_lack_entries: bool,
 }
@@ -134,6 +137,11 @@ impl Report {
         }
     }
 
+    /// Returns the ids of the former cluster and of the one that it goes on as.
+    pub(super) const fn clusters(&self) -> (Uuid, Uuid) {
+        (self.former_cluster_id, self.cluster_id)
+    }
+
     /// Returns the path of the file, relative to the data directory.
     pub(crate) fn file(&self) -> String {
         let time: String = self.recovered_at.chars().filter(char::is_ascii_alphanumeric).collect();
@@ -150,7 +158,11 @@ impl Report {
 }
 
 impl KeptGroup {
-    fn of(planned: &PlannedGroup, raft_id: RaftId, tenants: &BTreeMap<GroupId, usize>) -> Self {
+    pub(super) fn of(
+        planned: &PlannedGroup,
+        raft_id: RaftId,
+        tenants: &BTreeMap<GroupId, usize>,
+    ) -> Self {
         Self {
             group: planned.group.0,
             tenants: tenants.get(&planned.group).copied().unwrap_or(0),
@@ -159,7 +171,8 @@ impl KeptGroup {
             known_term: planned.term - 1,
             voters: planned.voters.clone(),
             learners: planned.learners.clone(),
-            may_lack_entries: planned.voters != [raft_id],
+            had_before: planned.had_before,
+            may_lack_entries: planned.had_before.is_some() || planned.voters != [raft_id],
         }
     }
 }
@@ -278,7 +291,13 @@ impl fmt::Display for KeptGroup {
             Some(committed) => write!(f, "committed up to {committed} at least")?,
             None => write!(f, "nothing known to be committed")?,
         }
-        if self.may_lack_entries {
+        if let Some(had) = self.had_before {
+            writeln!(
+                f,
+                "; what comes after that up to {had} IS missing: this replica had left the group, had come \
+                 back and had not caught up; another member that has it is a better choice"
+            )
+        } else if self.may_lack_entries {
             let voters = listed(voters);
             writeln!(
                 f,

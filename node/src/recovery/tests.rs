@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::domain::region::Region;
 use shiioo_storage::Executor;
 use shiioo_storage::disk::SimDisk;
@@ -121,4 +122,30 @@ async fn a_recovery_has_happened_or_not_or_is_ended_by_the_same_command() {
         after > OPERATIONS_MIN && begun > OPERATIONS_MIN / 2,
         "{after} operations, {begun} begun"
     );
+}
+
+/// The log remembers how far the replica went that it had before: the one that came back lacks what is between.
+#[test]
+fn a_replica_that_came_back_and_had_not_caught_up_is_told() {
+    let at = |index| Position { term: 3, index };
+    let stopped = |left| shiioo_storage::StoppedGroup {
+        group: GroupId(4),
+        last: at(7),
+        term: 3,
+        committed: None,
+        left,
+        voters: [RaftId(1), RaftId(2)].into(),
+        learners: [].into(),
+    };
+    let told = |left| {
+        let kept = report::KeptGroup::of(&stopped(left).into(), RaftId(1), &BTreeMap::new());
+        (serde_json::to_value(&kept).unwrap()["had_before"].clone(), kept.to_string())
+    };
+    let (had, text) = told(Some(at(9)));
+    assert_eq!(had["index"], 9);
+    assert!(text.contains("up to 3-9 IS missing"), "{text}");
+    for caught_up in [None, Some(at(7)), Some(at(2))] {
+        let (had, text) = told(caught_up);
+        assert!(had.is_null() && text.contains("may be missing"), "{text}");
+    }
 }

@@ -51,6 +51,7 @@ impl FileStore {
         log: Option<Uuid>,
         held: OwnedMutexGuard<()>,
         permit: Option<OpenPermit>,
+        events_max: u64,
     ) -> Result<Self, StoreError> {
         let part = paths.part;
         let is_there = disk
@@ -68,7 +69,7 @@ impl FileStore {
             .open(&paths.index, OpenMode::Existing)
             .map_err(|error| store_error(format!("open {}", paths.index), error))?;
         let (index, state) = RowIndex::open(&paths.index, index, log)?;
-        let events_len = state.map_or(0, |state| state.events_len);
+        let events_len = state.map_or(0, |state| state.events_len).min(events_max);
         let events = match part {
             StateMachineId::System => None,
             StateMachineId::Tenant(_) => {

@@ -86,7 +86,26 @@ impl FileStores {
         Paths::of(part, &self.tenants_dir)
     }
 
-    async fn try_open(&self, part: StateMachineId) -> Result<FileStore, StoreError> {
+    /// Opens the files of a tenant whose events are damaged from a byte on, without those. The next durable
+    /// write has to come with rows that speak of none of them.
+    ///
+    /// # Errors
+    /// As [`Stores::open`], and when there are fewer bytes of events.
+    pub async fn open_cut(
+        &self,
+        tenant: TenantId,
+        events_len: u64,
+    ) -> Result<Box<dyn Store>, StoreError> {
+        let part = StateMachineId::Tenant(tenant);
+        let open = || -> BoxFuture<'_, _> { Box::pin(self.try_open(part, events_len)) };
+        Ok(Box::new(self.when_descriptors(open).await?))
+    }
+
+    async fn try_open(
+        &self,
+        part: StateMachineId,
+        events_max: u64,
+    ) -> Result<FileStore, StoreError> {
         // The key before the permit: a waiter for files that are in use must not keep a permit from
         // those whose files are free. A holder of a permit waits for nobody, so there is no circle.
         let held = self.users.lock(part).await;
@@ -97,7 +116,7 @@ impl FileStores {
         };
         let (disk, executor) = (Arc::clone(&self.disk), self.executor.clone());
         let (paths, log) = (self.paths(part), self.log);
-        let open = move || FileStore::open(disk, executor, paths, log, held, permit);
+        let open = move || FileStore::open(disk, executor, paths, log, held, permit, events_max);
         self.executor.run(open).await
     }
 
@@ -141,7 +160,7 @@ impl FileStores {
 impl Stores for FileStores {
     fn open(&self, part: StateMachineId) -> BoxFuture<'_, Result<Box<dyn Store>, StoreError>> {
         Box::pin(async move {
-            let store = self.when_descriptors(|| Box::pin(self.try_open(part))).await?;
+            let store = self.when_descriptors(|| Box::pin(self.try_open(part, u64::MAX))).await?;
             Ok(Box::new(store) as Box<dyn Store>)
         })
     }

@@ -71,7 +71,8 @@
 //! # What is not done
 //!
 //! - Old events are not compacted, and `blobs/` is only counted.
-//! - Nothing is repaired here: damaged files are replaced by what another replica holds, or put back.
+//! - Nothing is repaired here by itself: damaged files are replaced by what another replica holds, or put
+//!   back; on a lone node events are cut where somebody asks for it ([`FileStores::open_cut`]).
 //! - redb's types do not leave this folder; the actors see the `Stores` port.
 
 mod backend;
@@ -87,4 +88,4 @@ pub(crate) mod row_index;
 
 pub(crate) use directory::present;
 pub use file_stores::{FileStores, StoresConfig};
-pub(crate) use paths::{SYSTEM_INDEX, tenants_dir};
+pub(crate) use paths::{SYSTEM_INDEX, events_path, tenants_dir};

@@ -25,6 +25,11 @@ pub(crate) fn tenants_dir(region: &Region) -> String {
     if region.is_default() { TENANTS_DIR.to_owned() } else { region.to_string() }
 }
 
+/// Gives the path of a tenant's event log.
+pub(crate) fn events_path(region: &Region, tenant: TenantId) -> String {
+    Paths::of(StateMachineId::Tenant(tenant), &tenants_dir(region)).events
+}
+
 /// The file that marks a tenant without work.
 const IDLE_MARK: &str = "idle";
 

@@ -100,8 +100,9 @@
 //!   time.
 //! - It does not read in parallel, nor map files into memory: entries older than a 32 MiB cache
 //!   cost a read each.
-//! - It does not repair. Damage names the file and the offset; where there are others the node goes on as
-//!   another member, with a new log (`node/src/replacement.rs`).
+//! - It does not repair by itself. Damage names the file and the offset; where there are others the node
+//!   goes on as another member, with a new log (`node/src/replacement.rs`). On a lone node a person decides:
+//!   then [`salvage`] reads what is left, and [`rewrite`] makes a log of it (`node/src/repair`).
 
 #[cfg(any(test, feature = "sim"))]
 mod bit_rot;
@@ -113,6 +114,8 @@ mod read;
 pub(crate) mod record;
 pub(crate) mod recovery;
 mod reserve;
+mod rewrite;
+mod salvage;
 pub(crate) mod segment;
 mod shared;
 mod upgrade;
@@ -128,6 +131,8 @@ pub use handle::LogIdentity;
 pub use read::has_log;
 #[cfg(feature = "sim")]
 pub(crate) use read::load;
+pub use rewrite::{Held, Repaired, RepairedGroup};
+pub use salvage::{BrokenPlace, DamagedLog};
 pub(crate) use segment::LOG_DIR;
 pub(crate) use writer::Op;
 

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shiioo_actors::command::Envelope;
+use shiioo_actors::command::{Command, Envelope};
 use shiioo_actors::domain::codec;
 use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId, TenantId};
 
@@ -232,6 +232,14 @@ pub(crate) fn put_closed(bytes: &mut Vec<u8>) {
     bytes.push(TAG_CLOSED);
 }
 
+/// Gives the state machine that a command is for.
+pub(crate) fn target_of(envelope: &Envelope) -> StateMachineId {
+    match &envelope.command {
+        Command::System(_) => StateMachineId::System,
+        Command::Tenant { tenant, .. } => StateMachineId::Tenant(*tenant),
+    }
+}
+
 /// Decodes a payload; of an entry only its position.
 pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
     fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
@@ -366,6 +374,16 @@ pub(crate) fn is_witnessed(segment: u32, bytes: &[u8], broken: usize) -> bool {
             let batch = framed.batch as usize;
             batch > broken && batch <= offset
         }) && read_frame(segment, bytes, offset).is_some()
+    })
+}
+
+/// Finds the first whole record that begins behind `broken`. For a log that is to be repaired alone:
+/// what stands between is given up.
+pub(crate) fn next_record(segment: u32, bytes: &[u8], broken: usize) -> Option<usize> {
+    (broken + 1..bytes.len().saturating_sub(FRAME_BYTES)).find(|offset| {
+        // As above, the cheap comparison goes first: no record begins before its own batch.
+        parse_frame(bytes, *offset).is_some_and(|framed| framed.batch as usize <= *offset)
+            && read_frame(segment, bytes, *offset).is_some()
     })
 }
 

@@ -16,9 +16,8 @@ use tokio::sync::watch;
 
 use super::group::Group;
 use super::groups::Groups;
-use super::state_machine::part_of;
 use crate::disk::store_error;
-use crate::log::record::Body;
+use crate::log::record::{Body, target_of};
 
 /// Entries that are read for one batch of a replay, at most.
 const REPLAY_ENTRIES_MAX: u64 = 4096;
@@ -45,7 +44,7 @@ impl Groups {
         let read = self.log.read_some(id, from, to, REPLAY_BYTES_MAX).await?;
         let next = read.last().map_or(end, |last| last.position.index + 1);
         let own = read.into_iter().filter_map(|entry| match entry.body {
-            Body::Command(envelope) if part_of(&envelope) == part => {
+            Body::Command(envelope) if target_of(&envelope) == part => {
                 Some((entry.position, envelope))
             }
             _ => None,

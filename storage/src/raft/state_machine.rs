@@ -19,14 +19,14 @@ use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use shiioo_actors::command::Outcome;
-use shiioo_actors::command::{Command, Envelope};
-use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
+use shiioo_actors::domain::ids::{GroupId, Position};
 use shiioo_actors::ports::{ApplySink, CommittedEntry, Payload, Reply};
 
 use super::convert::stored_members;
 use super::progress::GroupProgress;
 use super::types::stored_membership;
 use super::types::{Entry, LogId, StoredMembership, TypeConfig, log_id, members, position};
+use crate::log::record::target_of;
 
 /// A snapshot, as openraft passes it on. It names a low-water mark: its contents are in the files
 /// already, those that another replica has sent, too, and are dumped only when it is sent.
@@ -39,14 +39,6 @@ pub(crate) struct SnapshotHandle {
 
 type Meta = SnapshotMetaOf<TypeConfig>;
 type HandleSnapshot = SnapshotOf<TypeConfig, SnapshotHandle>;
-
-/// Gives the state machine that a command is for.
-pub(crate) fn part_of(envelope: &Envelope) -> StateMachineId {
-    match &envelope.command {
-        Command::System(_) => StateMachineId::System,
-        Command::Tenant { tenant, .. } => StateMachineId::Tenant(*tenant),
-    }
-}
 
 /// The state machine of one group.
 #[derive(Clone)]
@@ -91,7 +83,7 @@ impl GroupStateMachine {
         let position = position(&entry.log_id);
         let (part, members) = match &entry.payload {
             EntryPayload::Blank => (None, None),
-            EntryPayload::Normal(envelope) => (Some(part_of(envelope)), None),
+            EntryPayload::Normal(envelope) => (Some(target_of(envelope)), None),
             EntryPayload::Membership(membership) => (None, Some(members(membership))),
         };
         // Noted first: the state machine may apply the entry and report it durable at once.

@@ -74,10 +74,11 @@ pub struct ControlArguments {
 /// This node was removed from its cluster.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "this node was removed from the cluster; to join it again, start it with an empty data \
-     directory"
+    "this node was removed from the cluster, and what it has on disk lets it in nowhere; to join the \
+     cluster again as a new node, start it with --join and an empty data directory: move this one away, or \
+     name another with --data-dir"
 )]
-struct Removed;
+pub struct Removed;
 
 /// What it keeps.
 pub struct ControlState {
@@ -236,9 +237,11 @@ impl ControlState {
         for (tenant, _) in self.runner.machine.tenants() {
             self.publish(*tenant);
         }
+        // Before the groups: a node that was removed ends here, and opens none any more.
+        self.publish_members()?;
         self.open_groups();
         self.publish_admin_token();
-        self.publish_members()
+        Ok(())
     }
 
     /// Until the cluster has one, the token that the node was started with stands.

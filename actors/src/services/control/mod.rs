@@ -67,7 +67,7 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::time::Instant;
 
-pub use actor::{ControlActor, ControlArguments};
+pub use actor::{ControlActor, ControlArguments, Removed};
 pub use message::{ControlCopy, ControlMessage};
 
 use crate::cluster::routing::Router;

@@ -89,19 +89,21 @@ impl Actor for LockActor {
                 }
             }
             LockMessage::Lead { space, mut locks } => {
+                let wall = state.arguments.seams.clock.now();
                 if mutants::is(Mutant::TermsByWallClock) {
-                    let now = state.arguments.seams.clock.now();
-                    locks.iter_mut().for_each(|lock| lock.ttl_ms = lock.expires_at.ms_since(now));
+                    locks.iter_mut().for_each(|lock| lock.ttl_ms = lock.expires_at.ms_since(wall));
                 }
+                // Each lease begins anew here: what the table says of its end was said by another leader.
+                locks.iter_mut().for_each(|lock| lock.expires_at = wall.plus_ms(lock.ttl_ms));
                 // Twice in a row it may lead, in two terms: waiters of the first saw another table.
                 send_away(state.queues.unlead(space));
                 state.queues.lead(space, locks, now);
             }
             LockMessage::Unlead { space } => send_away(state.queues.unlead(space)),
             LockMessage::Tick => state.tick(now),
-            LockMessage::Waiters { space, keys, reply } => {
-                let counts = keys.iter().map(|key| state.queues.waiters(space, key)).collect();
-                let _ = reply.send(counts);
+            LockMessage::Look { space, locks, reply } => {
+                let looks = locks.into_iter().map(|lock| state.queues.look(space, lock)).collect();
+                let _ = reply.send(looks);
             }
         }
         state.arm(&myself);
@@ -143,8 +145,7 @@ impl LockState {
             let deadline = request.deadline.max(request.wait_until.unwrap_or(request.deadline));
             let result =
                 until(deadline, arguments.log.propose(request.space.group, envelope)).await;
-            let goes_on = was_first
-                || matches!(&result, Ok(Outcome::HeldByOther(_)) if request.wait_until.is_some());
+            let goes_on = was_first || matches!(&result, Ok(Outcome::HeldByOther(_)));
             if goes_on {
                 let _ = myself.send_message(LockMessage::Settled { request, was_first, result });
             } else {
@@ -161,6 +162,13 @@ impl LockState {
         was_first: bool,
         result: Result<Outcome, CallError>,
     ) {
+        if let (Ok(Outcome::HeldByOther(lock)), false, None) =
+            (&result, was_first, request.wait_until)
+        {
+            let LockView { holder, expires_at, .. } =
+                self.queues.shown(request.space, lock.clone());
+            return held(request, holder, expires_at);
+        }
         let is_held = matches!(result, Ok(Outcome::HeldByOther(_)));
         // It has asked the table and may wait: from here on it stands in the queue.
         if !was_first {

@@ -56,7 +56,7 @@ struct Fixed;
 
 impl Clock for Fixed {
     fn now(&self) -> Timestamp {
-        Timestamp(0)
+        Timestamp(5000)
     }
 }
 
@@ -99,4 +99,25 @@ async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
     assert_eq!(renewed.unwrap().token, 1);
     assert_eq!(log.renewed.lock().unwrap().len(), 1);
+}
+
+/// A leader gives each lease anew: what was said of its end before would be shown to be over.
+#[tokio::test(start_paused = true)]
+async fn the_end_that_is_shown_is_that_of_the_lease_of_this_leader() {
+    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
+    let arguments = LockArguments { log: Arc::new(Stuck::default()), seams };
+    let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
+    let locks = LockManager::new(actor);
+    let shown = async |lock: LockView| {
+        let looked =
+            locks.look(Space::CLUSTER, vec![lock], Instant::now() + Duration::from_secs(1));
+        looked.await.unwrap().pop().unwrap().0.expires_at
+    };
+    assert_eq!(shown(lock()).await, Timestamp(1000), "a node that does not lead knows the table");
+    locks.lead(Space::CLUSTER, vec![lock()]);
+    assert_eq!(shown(lock()).await, Timestamp(6000), "its clock says 5 s, and the lease has 1 s");
+    let renewed = LockView { renewal: 1, expires_at: Timestamp(7000), ..lock() };
+    assert_eq!(shown(renewed.clone()).await, Timestamp(7000), "of a later lease it has not heard");
+    locks.notice(Space::CLUSTER, LockNotice::Held(renewed.clone()));
+    assert_eq!(shown(renewed).await, Timestamp(7000));
 }

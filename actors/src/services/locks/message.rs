@@ -100,13 +100,13 @@ pub enum LockMessage {
     },
     /// Tells that a lease or a wait may be over.
     Tick,
-    /// Asks how many wait.
-    Waiters {
+    /// Asks what is to be shown of locks that a table has.
+    Look {
         /// Key space.
         space: Space,
-        /// Keys.
-        keys: Vec<LockKey>,
-        /// The way back.
-        reply: oneshot::Sender<Vec<u64>>,
+        /// The locks.
+        locks: Vec<LockView>,
+        /// The way back: each as it is to be shown, and how many wait for it.
+        reply: oneshot::Sender<Vec<(LockView, u64)>>,
     },
 }

@@ -32,7 +32,9 @@
 //! because this node may lose the lead before the expiry counts.
 //!
 //! A new leader cannot know how much of a lease has passed, as its clock is another. It gives every lock
-//! a full lease again. A lease may so last longer than was asked for, and never less.
+//! a full lease again. A lease may so last longer than was asked for, and never less. The table's
+//! `expires_at` is then too early, since only a renewal changes it: what clients are shown is the end of
+//! the lease that the leader measures. A node that does not lead shows the table's.
 //!
 //! # Giving back
 //!
@@ -180,17 +182,18 @@ impl LockManager {
         .await?
     }
 
-    /// Counts the waiters of each of `keys`.
+    /// Returns each lock as it is to be shown, and how many wait for it. Where this node leads, the end that
+    /// is shown is that of the lease which it measures.
     ///
     /// # Errors
     /// When no answer came by `deadline`.
-    pub async fn waiters(
+    pub async fn look(
         &self,
         space: Space,
-        keys: Vec<LockKey>,
+        locks: Vec<LockView>,
         deadline: Instant,
-    ) -> Result<Vec<u64>, CallError> {
-        call(&self.actor, deadline, |reply| LockMessage::Waiters { space, keys, reply }).await
+    ) -> Result<Vec<(LockView, u64)>, CallError> {
+        call(&self.actor, deadline, |reply| LockMessage::Look { space, locks, reply }).await
     }
 
     /// Tells that a table has changed.

@@ -243,6 +243,22 @@ impl LockQueues {
         self.served(space, &key, now)
     }
 
+    /// Returns a lock of a table as it is to be shown, and how many wait for it.
+    pub(super) fn look(&self, space: Space, lock: LockView) -> (LockView, u64) {
+        let waiters = self.waiters(space, &lock.key);
+        (self.shown(space, lock), waiters)
+    }
+
+    /// Returns a lock of a table with the end of the lease that this node measures, where it is that lease.
+    pub(super) fn shown(&self, space: Space, lock: LockView) -> LockView {
+        let lease = self.leases.get(&(space, lock.key.clone()));
+        let is_same = |lease: &&Lease| (lease.token, lease.renewal) == (lock.token, lock.renewal);
+        match lease.filter(is_same) {
+            Some(lease) => LockView { expires_at: lease.expires_at, ..lock },
+            None => lock,
+        }
+    }
+
     /// Counts the waiters of a key whose clients are still there.
     pub(super) fn waiters(&self, space: Space, key: &LockKey) -> u64 {
         let queue = self.queues.get(&(space, key.clone()));

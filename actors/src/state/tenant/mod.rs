@@ -76,6 +76,7 @@ mod day;
 mod definitions;
 mod due;
 mod events;
+mod forget;
 mod progress;
 mod rows;
 mod run;

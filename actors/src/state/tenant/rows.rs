@@ -37,7 +37,7 @@ const META: u8 = b'm';
 const DAYS: u8 = b'd';
 const PAYLOAD_BYTES: u8 = b'p';
 const LIVE_RUN: u8 = b'L';
-const ENDED_RUN: u8 = b'E';
+pub(super) const ENDED_RUN: u8 = b'E';
 const RUN_SEQ: u8 = b'i';
 const WORKFLOW: u8 = b'w';
 const JOB: u8 = b'J';
@@ -101,7 +101,7 @@ fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreErr
 }
 
 /// Decodes the rows of a kind with a sequence number, a few at a time.
-fn for_each<T: serde::de::DeserializeOwned>(
+pub(super) fn for_each<T: serde::de::DeserializeOwned>(
     rows: &RowBuffer,
     kind: u8,
     mut each: impl FnMut(T),
@@ -322,7 +322,7 @@ fn rows_of_next_batch(rows: &[Found]) -> usize {
     fit.clamp(1, BATCH_ROWS_MAX)
 }
 
-fn seq_key(kind: u8, seq: u64) -> Vec<u8> {
+pub(super) fn seq_key(kind: u8, seq: u64) -> Vec<u8> {
     row_key(kind, &seq.to_be_bytes())
 }
 

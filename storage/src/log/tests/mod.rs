@@ -4,6 +4,7 @@ mod damage;
 mod identity;
 mod model;
 mod records;
+mod repair;
 mod segments;
 mod shortages;
 mod torn_writes;

@@ -1,0 +1,53 @@
+//! Drops the end of the event log, where it is damaged and nobody else has it. For a repair of files; no
+//! command comes to this.
+//!
+//! Invariant: afterwards no run speaks of an event that is not there, and the next event is written where
+//! the log ends, with the number behind the last one that is left.
+
+use super::rows::{ENDED_RUN, for_each, seq_key};
+use super::{Run, TenantState};
+use crate::domain::codec;
+use crate::ports::{Row, StoreError};
+use crate::state::RowBuffer;
+
+impl TenantState {
+    /// Counts the events that were written.
+    pub const fn events_written(&self) -> u64 {
+        self.meta.next_event_seq.saturating_sub(1)
+    }
+
+    /// Lets go of all events but the first `kept`, which take `bytes` of the event log. Returns the rows of
+    /// ended runs that change by it.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn forget_events(
+        &mut self,
+        rows: &RowBuffer,
+        kept: u64,
+        bytes: u64,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut changed = Vec::new();
+        for_each(rows, ENDED_RUN, |mut run: Run| {
+            if cut_events(&mut run, bytes) {
+                changed.push((seq_key(ENDED_RUN, run.seq), Some(codec::encode(&run))));
+            }
+        })?;
+        for (id, run) in &mut self.runs {
+            if cut_events(run, bytes) {
+                self.dirty.runs.insert(*id);
+            }
+        }
+        self.meta.next_event_seq = kept + 1;
+        self.meta.events_bytes = bytes;
+        self.dirty.meta = true;
+        Ok(changed)
+    }
+}
+
+/// Tells whether the run had events that are dropped.
+fn cut_events(run: &mut Run, bytes: u64) -> bool {
+    let before = run.events.len();
+    run.events.retain(|span| span.offset + span.bytes() as u64 <= bytes);
+    run.events.len() < before
+}

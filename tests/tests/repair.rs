@@ -1,0 +1,247 @@
+//! A lone node whose data is damaged: it refuses to start and says how to go on, and `--repair` goes on with
+//! what is left, says what is lost and keeps what was damaged.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{Cluster, Exit, Server, Tenant, files, spec};
+
+/// A node that refuses to start does so at once; the rest is for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(30);
+/// Fencing tokens rise by so much with a repair that may have lost some.
+const RAISED: u64 = 1 << 31;
+
+/// A node with a tenant, and the id of its finished run.
+async fn with_a_run(folder: &TempDir) -> (Server, Tenant, String) {
+    let server = Server::start(folder, &[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    let run = tenant.finished(spec::inline([spec::set("a", "kept")])).await;
+    let run = run["id"].as_str().expect("an id").to_owned();
+    (server, tenant, run)
+}
+
+/// The line with which a node ends that does not start.
+async fn refusal(server: &mut Server) -> String {
+    server.relaunch();
+    let Some(Exit { code, output }) = server.wait(REFUSED_WITHIN).await else {
+        panic!("it goes on:\n{}", server.output());
+    };
+    assert_eq!(code, Some(1), "{output}");
+    output.lines().rfind(|line| line.starts_with("error: ")).expect("a line").to_owned()
+}
+
+/// Starts the node once with `--repair`, and then as before. Gives the report of the first start.
+async fn repaired(server: &mut Server) -> Value {
+    server.launch_mut().args.push("--repair".to_owned());
+    server.restart().await;
+    let report = report(&server.data());
+    server.term().await;
+    server.launch_mut().args.pop();
+    server.restart().await;
+    report
+}
+
+fn reports(data: &Path) -> Vec<PathBuf> {
+    let names = files::names(data).into_iter().filter(|name| name.starts_with("repair-"));
+    names.map(|name| data.join(name)).collect()
+}
+
+fn report(data: &Path) -> Value {
+    let reports = reports(data);
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    serde_json::from_str(&files::read(&reports[0])).expect("JSON")
+}
+
+fn again(server: &Server, tenant: &Tenant) -> Tenant {
+    Tenant { client: server.client(), id: tenant.id.clone(), ..tenant.clone() }
+}
+
+fn segment(data: &Path) -> PathBuf {
+    data.join("log").join("0000000001.log")
+}
+
+fn find(bytes: &[u8], mark: &str) -> usize {
+    let mut windows = bytes.windows(mark.len());
+    windows.position(|window| window == mark.as_bytes()).expect("the mark")
+}
+
+#[tokio::test]
+async fn what_the_files_have_survives_a_log_that_is_rotten_and_one_that_is_gone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, run) = with_a_run(&folder).await;
+    let lock = "/api/locks/a";
+    let acquire = async |server: &Server| {
+        let body = serde_json::json!({ "holder": "me", "ttl_secs": 3600 });
+        let lock = server.client().post(&format!("{lock}/acquire"), body).await.expect(200);
+        lock["token"].as_u64().expect("a token")
+    };
+    let token = acquire(&server).await;
+    server.term().await;
+    let path = segment(&server.data());
+    let mut bytes = files::bytes(&path);
+    let at = bytes.len() / 3;
+    bytes[at] ^= 1;
+    files::write_bytes(&path, &bytes);
+
+    let line = refusal(&mut server).await;
+    for words in ["log/0000000001.log is damaged at byte ", "--repair", "places of the log"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    assert_eq!(files::bytes(&path), bytes, "it was changed");
+    let told = repaired(&mut server).await;
+    assert_eq!(told["log"]["broken"][0]["file"], "log/0000000001.log", "{told:#}");
+    let offset = told["log"]["broken"][0]["offset"].as_u64().expect("an offset");
+    assert!(offset <= at as u64, "{told:#}");
+    let kept = server.data().join(told["kept_in"].as_str().expect("a folder"));
+    assert_eq!(files::bytes(&kept.join("log/0000000001.log")), bytes);
+    // The node was stopped, so that its files had everything.
+    let same = again(&server, &tenant);
+    assert_eq!(same.get(&format!("/runs/{run}")).await.expect(200)["status"], "completed");
+    same.finished(spec::inline([spec::set("b", 2)])).await;
+    let clusters = told["clusters"].as_array().expect("two clusters");
+    assert_ne!(clusters[0], clusters[1]);
+    assert!(acquire(&server).await > token + RAISED, "tokens of before are refused");
+
+    // And without any log at all.
+    server.term().await;
+    files::remove(&server.data().join("log"));
+    files::remove_file(&reports(&server.data())[0]);
+    let line = refusal(&mut server).await;
+    for words in ["has lost its log", "--repair"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    let told = repaired(&mut server).await;
+    assert_eq!(told["log"]["damage"]["file"], "log", "{told:#}");
+    let same = again(&server, &tenant);
+    assert_eq!(same.get("/runs").await.expect(200)["runs"].as_array().map(Vec::len), Some(2));
+    same.finished(spec::inline([spec::set("c", 3)])).await;
+}
+
+/// Nothing had reached the files: what stood behind the broken place is gone, and said to be.
+#[tokio::test]
+async fn what_only_the_log_had_is_kept_up_to_the_broken_place() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start(&folder, &[]).await;
+    let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
+    // With the files: from here on they are as old as this.
+    let mut server = server;
+    server.term().await;
+    server.restart().await;
+    let same = again(&server, &tenant);
+    let mut runs = Vec::new();
+    for mark in ["first-one", "second-one", "third-one"] {
+        let run = same.finished(spec::inline([spec::set("a", mark)])).await;
+        runs.push(run["id"].as_str().expect("an id").to_owned());
+    }
+    server.kill9();
+    let log = files::walk(&server.data().join("log"));
+    let path = log.iter().map(|(path, _)| path).rfind(|path| path.ends_with("0000000001.log"));
+    let path = path.expect("a segment");
+    let mut bytes = files::bytes(path);
+    let at = find(&bytes, "second-one");
+    bytes[at] ^= 1;
+    files::write_bytes(path, &bytes);
+    refusal(&mut server).await;
+    let told = repaired(&mut server).await;
+    let groups = told["log"]["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), 1, "{told:#}");
+    assert_eq!((&groups[0]["unreadable"], &groups[0]["tenants"]), (&1.into(), &1.into()));
+    assert!(groups[0]["dropped"].as_u64() >= Some(2), "{told:#}");
+    let same = again(&server, &tenant);
+    assert_eq!(same.get(&format!("/runs/{}", runs[0])).await.expect(200)["status"], "completed");
+    for lost in &runs[1..] {
+        same.get(&format!("/runs/{lost}")).await.problem(404, "not_found");
+    }
+    same.finished(spec::inline([spec::set("b", 2)])).await;
+}
+
+#[tokio::test]
+async fn an_event_log_is_cut_where_it_is_rotten() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, run) = with_a_run(&folder).await;
+    let before = tenant.events(&run).await;
+    let later = tenant.finished(spec::inline([spec::set("b", "rotten-one")])).await;
+    let later = later["id"].as_str().expect("an id");
+    server.term().await;
+    let path = files::tenant(&server.data(), &tenant.id).join("events.jsonl");
+    let mut bytes = files::bytes(&path);
+    let at = find(&bytes, later);
+    bytes[at] ^= 1;
+    files::write_bytes(&path, &bytes);
+    let told = repaired(&mut server).await;
+    assert!(told["log"].is_null() && told["system"].is_null(), "{told:#}");
+    let loss = &told["tenants"][0];
+    assert_eq!((&loss["id"], &loss["name"]), (&tenant.id.clone().into(), &"Test".into()));
+    assert_eq!(loss["events"]["bytes"], loss["offset"], "{told:#}");
+    let kept = loss["events"]["kept"].as_u64().expect("a number");
+    let same = again(&server, &tenant);
+    assert_eq!(same.events(&run).await, before);
+    assert_eq!(same.get(&format!("/runs/{later}")).await.expect(200)["status"], "completed");
+    assert!(same.events(later).await.is_empty());
+    let new = same.finished(spec::inline([spec::set("c", 1)])).await;
+    let first = same.events(new["id"].as_str().expect("an id")).await;
+    assert_eq!(first[0]["seq"].as_u64(), Some(kept + 1), "{first:#?}");
+    server.term().await;
+    files::whole_events(&server.data(), &tenant.id);
+    let aside = server.data().join(told["kept_in"].as_str().expect("a folder"));
+    let from = usize::try_from(loss["offset"].as_u64().expect("a number")).expect("short");
+    let tail = files::tenant(&aside, &tenant.id).join(format!("events.jsonl.from-{from}"));
+    assert_eq!(files::bytes(&tail), bytes[from..]);
+}
+
+#[tokio::test]
+async fn the_control_plane_is_made_anew_from_a_log_that_has_everything() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, run) = with_a_run(&folder).await;
+    server.term().await;
+    files::remove_file(&server.data().join("system.redb"));
+    let line = refusal(&mut server).await;
+    for words in ["system.redb", "missing", "--repair"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    let told = repaired(&mut server).await;
+    assert_eq!(told["system"]["file"], "system.redb", "{told:#}");
+    assert!(told["log"].is_null(), "nothing is lost: {told:#}");
+    let same = again(&server, &tenant);
+    assert_eq!(same.get("").await.expect(200)["name"], "Test");
+    assert_eq!(same.get(&format!("/runs/{run}")).await.expect(200)["status"], "completed");
+    assert!(told["clusters"].is_null(), "it is the same cluster: {told:#}");
+}
+
+/// A tenant's rows are nowhere else.
+#[tokio::test]
+async fn a_tenant_whose_index_is_damaged_stays_out_of_service_and_is_named() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, _) = with_a_run(&folder).await;
+    server.term().await;
+    let path = files::tenant(&server.data(), &tenant.id).join("index.redb");
+    let half = files::bytes(&path).len() / 2;
+    files::write_bytes(&path, &files::bytes(&path)[..half]);
+    let told = repaired(&mut server).await;
+    assert_eq!(told["tenants"][0]["id"], tenant.id, "{told:#}");
+    assert!(told["tenants"][0]["events"].is_null(), "{told:#}");
+    let same = again(&server, &tenant);
+    same.get("/runs").await.problem(503, "internal");
+    Tenant::create(&server.client(), spec::unlimited())
+        .await
+        .finished(spec::inline([spec::set("a", 1)]))
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_whole_needs_no_repair_and_one_with_others_is_not_repaired() {
+    let mut cluster = Cluster::of(1, &[]).await;
+    cluster.kill9(0);
+    let server = cluster.server(0);
+    server.launch_mut().args.push("--repair".to_owned());
+    server.restart().await;
+    assert!(server.output().contains("nothing is damaged"), "{}", server.output());
+    assert!(reports(&server.data()).is_empty());
+    let launch = cluster.next_launch(&[]);
+    cluster.add(launch).await;
+    cluster.kill9(0);
+    let line = refusal(cluster.server(0)).await;
+    assert!(line.contains("1 other members") && line.contains("without --repair"), "{line}");
+}
