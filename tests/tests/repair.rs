@@ -55,7 +55,7 @@ fn report(data: &Path) -> Value {
 }
 
 fn again(server: &Server, tenant: &Tenant) -> Tenant {
-    Tenant { client: server.client(), id: tenant.id.clone(), ..tenant.clone() }
+    Tenant { client: server.client(), id: tenant.id.clone() }
 }
 
 fn segment(data: &Path) -> PathBuf {
@@ -208,6 +208,38 @@ async fn the_control_plane_is_made_anew_from_a_log_that_has_everything() {
     assert_eq!(same.get("").await.expect(200)["name"], "Test");
     assert_eq!(same.get(&format!("/runs/{run}")).await.expect(200)["status"], "completed");
     assert!(told["clusters"].is_null(), "it is the same cluster: {told:#}");
+}
+
+/// A tenant whose files are not those that they were is not taken for one that began later: not by a log
+/// that is made anew either.
+#[tokio::test]
+async fn a_tenant_whose_files_are_gone_or_older_is_missed_by_the_new_log_as_well() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, gone, _) = with_a_run(&folder).await;
+    let older = Tenant::create(&server.client(), spec::unlimited()).await;
+    server.term().await;
+    let (data, path) = (server.data(), files::tenant(&server.data(), &older.id));
+    let before = files::keep(&path);
+    server.restart().await;
+    again(&server, &older).finished(spec::inline([spec::set("a", 1)])).await;
+    server.term().await;
+    files::put_back(&path, &before);
+    files::remove(&files::tenant(&data, &gone.id));
+    let segment = segment(&data);
+    let mut bytes = files::bytes(&segment);
+    let at = bytes.len() / 3;
+    bytes[at] ^= 1;
+    files::write_bytes(&segment, &bytes);
+    let told = repaired(&mut server).await;
+    let mut named: Vec<_> = told["tenants"].as_array().expect("a list").iter().collect();
+    named.sort_by_key(|loss| loss["what"].as_str().map(str::to_owned));
+    assert_eq!(
+        (&named[0]["id"], &named[1]["id"]),
+        (&older.id.clone().into(), &gone.id.clone().into())
+    );
+    for tenant in [&gone, &older] {
+        again(&server, tenant).get("/runs").await.problem(503, "internal");
+    }
 }
 
 /// A tenant's rows are nowhere else.

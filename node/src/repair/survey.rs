@@ -50,7 +50,7 @@ impl Survey {
     ) -> Result<Self, RepairError> {
         let stores = stores(seams, identity, log_id).await?;
         let found = tenants::look(&stores).await?;
-        Self::with(seams, identity, (log_id, &stores), found, begun).await
+        Self::with(seams, identity, (log_id, &stores), Some(found), begun).await
     }
 
     /// Looks at the log and the control plane alone.
@@ -60,18 +60,18 @@ impl Survey {
         log_id: Uuid,
     ) -> Result<Self, RepairError> {
         let stores = stores(seams, identity, log_id).await?;
-        let found = tenants::Found::default();
-        Self::with(seams, identity, (log_id, &stores), found, None).await
+        Self::with(seams, identity, (log_id, &stores), None, None).await
     }
 
     async fn with(
         seams: &NodeSeams,
         identity: &Identity,
         (log_id, stores): (Uuid, &Arc<FileStores>),
-        found: tenants::Found,
+        found: Option<tenants::Found>,
         begun: Option<Report>,
     ) -> Result<Self, RepairError> {
-        let tenants::Found { mut held, losses } = found;
+        let is_whole_look = found.is_some();
+        let tenants::Found { mut held, mut losses } = found.unwrap_or_default();
         let damage = match &begun {
             // The log in its place may be half written.
             Some(_) => None,
@@ -83,6 +83,10 @@ impl Survey {
             _ => LOG_DIR.to_owned(),
         };
         let log = DamagedLog::read(&*seams.disk, &dir, log_id)?;
+        if is_whole_look {
+            let missed = tenants::missed(log.files(), &held, &losses);
+            losses.extend(missed);
+        }
         let mut system = system(stores, &log).await?;
         held.extend(system.at.map(|at| (StateMachineId::System, at)));
         let own = system_group(&log, &mut system, &held)?;
@@ -91,8 +95,14 @@ impl Survey {
         let is_behind = groups.iter().any(|(group, it)| it.last() > log.last(*group));
         let losses_of_log = losses_of(&groups, &system.state);
         let is_damaged = damage.is_some() || is_behind || !losses_of_log.is_empty();
+        // A tenant's files that are older than the log knew stay missed: they lack what was cut from it.
         let mut files = log.files().clone();
-        files.extend(held);
+        for (part, at) in held {
+            let known = files.entry(part).or_insert(at);
+            if part == StateMachineId::System || at.index > known.index {
+                *known = at;
+            }
+        }
         if system.damage.is_some() && system.at.is_none() {
             files.remove(&StateMachineId::System);
         }

@@ -21,13 +21,16 @@ const ROWS_AT_ONCE: usize = 256;
 /// Bytes of events that are read at a time. A line is shorter.
 const EVENTS_AT_ONCE: u64 = 32 << 20;
 
+/// What is damaged of a tenant, and what is lost of its events, where that is all.
+type Loss = (TenantId, Damage, Option<EventsLoss>);
+
 /// Holds what was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Where the files are that can be read.
     pub(super) held: Held,
     /// What is damaged.
-    pub(super) losses: Vec<(TenantId, Damage, Option<EventsLoss>)>,
+    pub(super) losses: Vec<Loss>,
 }
 
 /// Reads the files of all tenants.
@@ -78,6 +81,24 @@ async fn look_at(
     Ok(())
 }
 
+/// Finds the tenants whose files are missing, or older than the log says, and not known to be damaged.
+pub(super) fn missed(known: &Held, held: &Held, losses: &[Loss]) -> Vec<Loss> {
+    let missed = known.iter().filter_map(|(part, known)| {
+        let StateMachineId::Tenant(tenant) = part else { return None };
+        let what = match held.get(part) {
+            Some(at) if at.index >= known.index => return None,
+            Some(at) => {
+                format!("the files go to {at}, and the log knows that they went to {known}")
+            }
+            None => format!("the files are missing, which held everything up to {known}"),
+        };
+        let is_told = losses.iter().any(|(told, ..)| told == tenant);
+        let damage = Damage { file: format!("the folder of tenant {tenant}"), offset: 0, what };
+        (!is_told).then_some((*tenant, damage, None))
+    });
+    missed.collect()
+}
+
 /// Reads all rows, whose checksums the index compares.
 pub(super) fn check_rows(store: &dyn Store) -> Result<(), StoreError> {
     let mut from = Vec::new();
@@ -118,10 +139,7 @@ fn whole_events(store: &dyn Store) -> Result<(KeptEvents, Option<u64>), StoreErr
 }
 
 /// Names the tenants that have losses.
-pub(super) fn named(
-    losses: Vec<(TenantId, Damage, Option<EventsLoss>)>,
-    state: &SystemState,
-) -> Vec<TenantLoss> {
+pub(super) fn named(losses: Vec<Loss>, state: &SystemState) -> Vec<TenantLoss> {
     let named = losses.into_iter().map(|(tenant, damage, events)| TenantLoss {
         id: tenant.to_string(),
         name: state.tenant(tenant).and_then(|it| it.record.as_ref()).map(|it| it.name.clone()),

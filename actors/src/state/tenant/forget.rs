@@ -5,7 +5,7 @@
 //! the log ends, with the number behind the last one that is left.
 
 use super::rows::{ENDED_RUN, for_each, seq_key};
-use super::{Run, TenantState};
+use super::{EventSpan, Run, TenantState};
 use crate::domain::codec;
 use crate::ports::{Row, StoreError};
 use crate::state::RowBuffer;
@@ -48,6 +48,28 @@ impl TenantState {
 /// Tells whether the run had events that are dropped.
 fn cut_events(run: &mut Run, bytes: u64) -> bool {
     let before = run.events.len();
-    run.events.retain(|span| span.offset + span.bytes() as u64 <= bytes);
+    run.events.retain(|span| ends_by(*span, bytes));
     run.events.len() < before
+}
+
+const fn ends_by(span: EventSpan, bytes: u64) -> bool {
+    span.offset + span.bytes() as u64 <= bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_places_go_on_where_the_log_was_cut() {
+        let mut state = TenantState::default();
+        (state.meta.next_event_seq, state.meta.events_bytes) = (8, 700);
+        assert_eq!(state.events_written(), 7);
+        let changed = state.forget_events(&RowBuffer::default(), 3, 300).unwrap();
+        assert_eq!((changed.len(), state.events_written(), state.meta.events_bytes), (0, 3, 300));
+        assert!(!super::super::rows::take_dirty(&mut state).is_empty(), "it is written");
+        let spans = [(0, 100), (200, 100), (200, 101), (300, 100)];
+        let left = spans.map(|(offset, len)| ends_by(EventSpan::new(offset, len, true), 300));
+        assert_eq!(left, [true, true, false, false]);
+    }
 }
