@@ -1,13 +1,14 @@
 //! Where each tenant lives, for every request to look up without asking an actor.
 //!
-//! Two tables, of the tenants that there are and of those that were deleted, each behind a lock of its
-//! own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
+//! Two tables, of the tenants that there are and of those that were deleted, and a list of the groups of this
+//! node's region, each behind a lock of its own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
 //! (group 0's placements), and may be known here later: a reader then knows of no leader and asks again.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::state::system::group_among;
 
 /// Where a tenant lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Directory {
     tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
     /// Where tenants lived that were deleted: their files may still be somewhere.
     deleted: RwLock<BTreeMap<TenantId, GroupId>>,
+    /// The groups of this node's region, in order.
+    own_groups: RwLock<Vec<GroupId>>,
 }
 
 impl Directory {
@@ -40,6 +43,16 @@ impl Directory {
             deleted.get(&tenant).copied()
         };
         self.get(tenant).map(|placed| placed.group).or_else(deleted)
+    }
+
+    /// The group of this node's region that a tenant has, or had, or will have, where it is in this region.
+    pub fn own_group_of(&self, tenant: TenantId) -> Option<GroupId> {
+        group_among(tenant, &self.own_groups.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes which groups are of this node's region.
+    pub(crate) fn set_own_groups(&self, groups: Vec<GroupId>) {
+        *self.own_groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
     /// Notes that a tenant of a group was deleted.
