@@ -34,6 +34,8 @@ const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);
 
 /// Time between two looks whether a tenant has moved.
 const MOVE_POLL: Duration = Duration::from_millis(20);
+/// How long a call that waits for a move waits for its last step, after which the tenant may move again.
+const LEAVING_AWAITED: Duration = Duration::from_secs(1);
 /// A call that waits for a move is answered so long before its deadline, so that the answer still arrives.
 const MOVE_ANSWERED_BEFORE: Duration = Duration::from_millis(500);
 
@@ -232,19 +234,26 @@ impl Tenants {
     /// none.
     async fn settled(&self, call: &Call, shown: TenantView) -> Result<TenantView, CallError> {
         let (id, until) = (shown.id, call.deadline - MOVE_ANSWERED_BEFORE);
-        let is_settled = move |state: &SystemState| {
+        let look = move |state: &SystemState| {
             let is_confirmed = state.tenant(id).is_none_or(|it| it.confirmed >= it.version);
-            let is_moving = state
-                .tenant_move(id)
-                .is_some_and(|it| matches!(it.phase, MovePhase::Copying | MovePhase::Undoing));
-            !is_moving && is_confirmed
+            let phase = state.tenant_move(id).map(|it| it.phase);
+            (phase.filter(|phase| *phase != MovePhase::Over), is_confirmed)
         };
+        let mut arrived: Option<Instant> = None;
         loop {
-            let read = self.0.control.read(call.deadline, is_settled);
-            if read.await.map_err(CallError::after_write)? || Instant::now() >= until {
-                break;
+            let read = self.0.control.read(call.deadline, look).await;
+            let now = Instant::now();
+            match read.map_err(CallError::after_write)? {
+                _ if now >= until => break,
+                (None, true) => break,
+                // It works there; what it left behind may be on nodes that do not answer.
+                (Some(MovePhase::Leaving), true)
+                    if *arrived.get_or_insert(now) + LEAVING_AWAITED <= now =>
+                {
+                    break;
+                }
+                _ => sleep(MOVE_POLL).await,
             }
-            sleep(MOVE_POLL).await;
         }
         match self.view(call.deadline, id).await {
             // It was deleted since.
