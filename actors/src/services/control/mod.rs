@@ -356,4 +356,6 @@ impl Control {
 }
 
 #[cfg(test)]
+mod moves_tests;
+#[cfg(test)]
 mod tests;
