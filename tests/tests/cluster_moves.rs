@@ -6,18 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Client, Cluster, Tenant, eventually, files, spec};
+use tests::{Client, Cluster, Tenant, eventually, files, pause, spec};
 use tokio::time::Instant;
 
 /// A cluster of `here` nodes in region `default` and `there` in region `eu`.
-async fn two_regions(here: usize, there: usize) -> Cluster {
-    let mut cluster = Cluster::of(here, &[]).await;
+async fn two_regions(here: usize, there: usize, election_timeout: &str) -> Cluster {
+    let mut cluster = Cluster::of(here, &[election_timeout]).await;
     for _ in 0..there {
-        let launch = cluster.next_launch(&["--region", "eu"]);
+        let launch = cluster.next_launch(&["--region", "eu", election_timeout]);
         cluster.add(launch).await;
     }
     cluster
 }
+
+/// Nodes die here, and others have to take over soon, on a busy machine too.
+const QUICK: &str = "--election-timeout=1s";
 
 /// Where a node of region `eu` has a tenant.
 fn in_eu(cluster: &mut Cluster, node: usize, id: &str) -> PathBuf {
@@ -49,7 +52,7 @@ async fn events_in(folder: PathBuf) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_tenant_takes_along_all_that_it_has() {
-    let mut cluster = two_regions(1, 1).await;
+    let mut cluster = two_regions(1, 1, Cluster::STEADY).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     tenant.put("/workflows/w", spec::workflow([spec::set("a", 1)])).await.expect(201);
     let ended = tenant.finished(json!({ "workflow_name": "w" })).await;
@@ -95,21 +98,44 @@ async fn a_tenant_takes_along_all_that_it_has() {
 
 #[tokio::test]
 async fn a_region_without_nodes_is_refused() {
-    let mut cluster = two_regions(1, 1).await;
+    let mut cluster = two_regions(1, 1, Cluster::STEADY).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     let refused = tenant.put("", json!({ "region": "mars", "name": "Other" })).await;
     assert_eq!(refused.problem(422, "invalid_field")["field"], "region");
     let shown = tenant.get("").await.expect(200);
     assert_eq!((&shown["region"], &shown["name"]), (&json!("default"), &json!("Test")));
     moved_to(&tenant, "default").await;
-    // Nobody in the other region answers: the tenant goes on, and the move can be called off.
-    cluster.kill9(1);
+}
+
+/// Nobody in the other region answers: the tenant works on, and the move can be called off.
+#[tokio::test]
+async fn a_move_that_does_not_come_to_its_end_can_be_called_off() {
+    let mut cluster = two_regions(3, 1, Cluster::STEADY).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    cluster.led_by_another_than(3).await;
+    cluster.kill9(3);
+    let on_its_way = tenant.put("", json!({ "region": "eu" })).await.expect(202);
+    assert_eq!(on_its_way["region"], "default", "{on_its_way:#}");
+    assert_eq!(on_its_way["placement"]["moving_to"], "eu", "{on_its_way:#}");
+    tenant.finished(spec::inline([spec::set("a", 1)])).await;
+    tenant.put("", json!({ "region": "default", "name": "Stays" })).await.expect(200);
+    cluster.restart(3).await;
+    eventually("the move is over", async || {
+        let shown = tenant.put("", json!({ "region": "eu" })).await;
+        (shown.status == 200 && shown.json()["region"] == "eu").then_some(())
+    })
+    .await;
+    assert_eq!(tenant.get("").await.expect(200)["name"], "Stays");
+    tenant.delete("").await.expect(200);
+    for folder in [in_eu(&mut cluster, 3, &tenant.id), here(&mut cluster, 0, &tenant.id)] {
+        gone(folder).await;
+    }
 }
 
 /// Whoever writes is held up for a moment, and nothing that was acknowledged is lost or done twice.
 #[tokio::test]
 async fn a_tenant_works_on_while_it_moves() {
-    let mut cluster = two_regions(3, 3).await;
+    let mut cluster = two_regions(3, 3, Cluster::STEADY).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..6)
@@ -158,4 +184,95 @@ async fn a_tenant_works_on_while_it_moves() {
     }
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
+}
+
+/// Starts a run under a key until somebody says that it is started, whatever dies meanwhile.
+async fn start_surely(clients: &[Client], at: usize, tenant: &Tenant, key: &str) -> String {
+    let body = spec::inline([spec::set("a", key), spec::after(spec::wait("w", 0.1), &["a"])]);
+    let path = tenant.path("/runs");
+    let began = Instant::now();
+    for client in clients.iter().cycle().skip(at) {
+        let call = client.call("POST", &path).header("Idempotency-Key", key).json(&body);
+        let answer = call.within(Duration::from_secs(4)).try_send().await;
+        if let Ok(reply) = answer {
+            if reply.status == 201 {
+                return reply.json()["id"].as_str().expect("an id").to_owned();
+            }
+            assert!(reply.status >= 500, "{reply:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "run {key} is not started");
+        pause(Duration::from_millis(20)).await;
+    }
+    unreachable!("the clients are asked in turn for ever")
+}
+
+/// Whichever node is killed at whatever moment: each run that was asked for is there once and ends, and the tenant is
+/// in one region, with files nowhere else.
+#[tokio::test]
+async fn a_move_survives_the_death_of_any_node() {
+    /// Moments of the kill after the move was asked for, and the node that is killed, by its place. The first three
+    /// nodes are in one region, the others in the other.
+    const KILLS: [(u64, usize); 8] =
+        [(0, 0), (20, 3), (40, 1), (60, 4), (90, 2), (130, 5), (10, 0), (30, 3)];
+    let mut cluster = two_regions(3, 3, QUICK).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    let clients: Vec<Client> = (0..6).map(|node| cluster.client(node)).collect();
+    let over = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|writer| {
+            let (over, clients, tenant) = (Arc::clone(&over), clients.clone(), tenant.clone());
+            tokio::spawn(async move {
+                let mut runs = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let key = format!("{writer}-{}", runs.len());
+                    runs.push(start_surely(&clients, runs.len(), &tenant, &key).await);
+                }
+                runs
+            })
+        })
+        .collect();
+    for (round, (after, victim)) in KILLS.into_iter().enumerate() {
+        let region = ["eu", "default"][round % 2];
+        let asked = clients[(victim + 1) % 6].clone();
+        let path = tenant.path("");
+        let moving = tokio::spawn(async move {
+            let call = asked.call("PUT", &path).json(&json!({ "region": region }));
+            let answer = call.within(Duration::from_secs(8)).try_send().await;
+            println!("moved to {region}: {:?}", answer.map(|reply| reply.status));
+        });
+        pause(Duration::from_millis(after)).await;
+        cluster.kill9(victim);
+        moving.await.expect("the move is answered");
+        cluster.restart(victim).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut runs = Vec::new();
+    for writer in writers {
+        runs.extend(writer.await.expect("a writer"));
+    }
+    let region = eventually("the last move is over", async || {
+        let moved = tenant.put("", json!({ "region": "eu" })).await;
+        (moved.status == 200).then(|| moved.json()["region"].as_str().map(str::to_owned))?
+    })
+    .await;
+    assert_eq!(region, "eu");
+    tenant.idle().await;
+    let listed = tenant.all_runs().await;
+    assert!(listed.iter().all(|run| run["status"] == "completed"));
+    let ids = listed.iter().map(|run| run["id"].as_str().expect("an id").to_owned());
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort();
+    runs.sort();
+    assert_eq!(ids, runs, "each that was asked for, once");
+    for node in 0..3 {
+        gone(here(&mut cluster, node, &tenant.id)).await;
+    }
+    let folders: Vec<_> = (3..6).map(|node| in_eu(&mut cluster, node, &tenant.id)).collect();
+    for node in 0..6 {
+        cluster.term(node).await;
+    }
+    let first = events_in(folders[0].clone()).await;
+    for folder in &folders[1..] {
+        assert_eq!(events_in(folder.clone()).await, first);
+    }
 }
