@@ -21,6 +21,7 @@ use crate::command::{
     Command, Envelope, MoveTenant, MovedPiece, Outcome, SetTenant, TenantCommand,
 };
 use crate::domain::ids::Epoch;
+use crate::mutants::{self, Mutant};
 
 /// Whether the tenant lives in this group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,8 +61,12 @@ impl Default for Presence {
 
 impl TenantState {
     /// Tells whether the tenant lives elsewhere, or is about to: whoever asks for it looks again where it is.
-    pub const fn is_elsewhere(&self) -> bool {
-        !matches!(self.presence, Presence::Here { .. })
+    pub fn is_elsewhere(&self) -> bool {
+        match self.presence {
+            Presence::Here { .. } => false,
+            Presence::Frozen { .. } => !mutants::is(Mutant::TwoOwners),
+            Presence::Arriving(_) | Presence::Gone => true,
+        }
     }
 
     /// Tells whether the tenant is being copied here.

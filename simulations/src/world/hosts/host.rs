@@ -10,6 +10,7 @@ use std::time::Duration;
 use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::domain::ids::RaftId;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::{DiskCopy, SimDisk};
@@ -334,7 +335,7 @@ impl NodeHost {
             insecure: true,
             api_hosts: vec![self.name.clone()],
             election_timeout: ELECTION_TIMEOUT,
-            region: self.region.into(),
+            region: Region::try_from(self.region.to_owned()).unwrap_or_default(),
             ..Config::default()
         }
     }
