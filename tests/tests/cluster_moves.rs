@@ -98,7 +98,7 @@ async fn a_tenant_takes_along_all_that_it_has() {
 
 #[tokio::test]
 async fn a_region_without_nodes_is_refused() {
-    let mut cluster = two_regions(1, 1, Cluster::STEADY).await;
+    let cluster = two_regions(1, 1, Cluster::STEADY).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     let refused = tenant.put("", json!({ "region": "mars", "name": "Other" })).await;
     assert_eq!(refused.problem(422, "invalid_field")["field"], "region");
