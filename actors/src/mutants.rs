@@ -67,11 +67,13 @@ pub enum Mutant {
     SnapshotWithoutEvents,
     /// A replica tells the log that what it has applied is in its files.
     MarkTooEarly,
+    /// The source of a move goes on with a tenant that is about to be handed over, or was.
+    TwoOwners,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -96,6 +98,7 @@ impl Mutant {
         Self::JobsWithoutKeys,
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
+        Self::TwoOwners,
     ];
 
     /// Its name on the command line.
@@ -125,6 +128,7 @@ impl Mutant {
             Self::JobsWithoutKeys => "jobs-without-keys",
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
+            Self::TwoOwners => "two-owners",
         }
     }
 }

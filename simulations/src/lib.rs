@@ -31,6 +31,6 @@ pub mod script;
 pub mod workload;
 pub mod world;
 
-pub use plan::{LyingDisk, Mix, NODES_DEFAULT, Plan, SECS_DEFAULT};
+pub use plan::{LyingDisk, Mix, NODES_DEFAULT, Plan, REGIONS_MAX, SECS_DEFAULT};
 pub use run::Outcome;
 pub use run::sweep::Summary;

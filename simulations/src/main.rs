@@ -113,8 +113,11 @@ struct Many {
 #[derive(Debug, Clone, Copy, Args)]
 struct How {
     /// How many nodes
-    #[arg(long, default_value_t = simulations::NODES_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=5))]
+    #[arg(long, default_value_t = simulations::NODES_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=6))]
     nodes: u64,
+    /// How many regions they are in, in turn: tenants move from one to the other
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=simulations::REGIONS_MAX))]
+    regions: u64,
     /// Simulated seconds of work and faults
     #[arg(long, default_value_t = simulations::SECS_DEFAULT)]
     secs: u64,
@@ -143,6 +146,7 @@ impl How {
     fn plan(self, seed: u64) -> Plan {
         Plan {
             nodes: self.nodes,
+            regions: self.regions,
             secs: self.secs,
             faults: !self.calm,
             mix: self.mix,

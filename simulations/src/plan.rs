@@ -25,6 +25,12 @@ pub const SECS_DEFAULT: u64 = 30;
 /// How many nodes there are, unless told otherwise.
 pub const NODES_DEFAULT: u64 = 3;
 
+/// The regions that nodes may be in. The first node is in the first.
+const REGIONS: [&str; 2] = ["default", "eu"];
+
+/// How many regions there may be.
+pub const REGIONS_MAX: u64 = REGIONS.len() as u64;
+
 /// What to do in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -32,6 +38,8 @@ pub struct Plan {
     pub seed: u64,
     /// How many nodes there are.
     pub nodes: u64,
+    /// How many regions they are in, in turn. Tenants move where there are several.
+    pub regions: u64,
     /// How long the clients work and faults happen, seconds.
     pub secs: u64,
     /// Whether there are faults.
@@ -83,6 +91,7 @@ impl Plan {
         Self {
             seed,
             nodes: NODES_DEFAULT,
+            regions: 1,
             secs: SECS_DEFAULT,
             faults: true,
             mix: Mix::All,
@@ -125,6 +134,18 @@ impl fmt::Display for LyingDisk {
             Self::DirectorySyncs => "directory-syncs",
         })
     }
+}
+
+/// The regions of a run that has so many.
+pub fn regions(count: u64) -> &'static [&'static str] {
+    let count = usize::try_from(count).unwrap_or(1).clamp(1, REGIONS.len());
+    REGIONS.split_at(count).0
+}
+
+/// The region of the `number`-th node, from 1, where there are so many regions.
+pub fn region_of(number: u64, count: u64) -> &'static str {
+    let at = usize::try_from(number.saturating_sub(1) % count.max(1)).unwrap_or(0);
+    regions(count).get(at).copied().unwrap_or(REGIONS[0])
 }
 
 /// The host of the `number`-th node, from 1.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::{Cluster, Server, eventually, raw};
+use tests::{Cluster, Server, Tenant, eventually, raw, spec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -90,6 +90,18 @@ async fn nodes_that_come_and_go_and_leaders_that_change_are_told() {
     let moved = reader.awaits("placement_changed", is_led).await;
     assert_eq!(moved["region"], "default");
     assert_eq!(moved["replicas"].as_array().map(Vec::len), Some(3), "{moved:#}");
+}
+
+#[tokio::test]
+async fn tenants_that_move_are_told() {
+    let mut cluster = Cluster::of(1, &[]).await;
+    let elsewhere = cluster.next_launch(&["--region", "eu"]);
+    let eu = cluster.add(elsewhere).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    let mut reader = Reader::of(cluster.client(eu).addr()).await;
+    let moved = tenant.put("", json!({ "region": "eu" })).await.expect(200);
+    let told = reader.awaits("tenant_moved", |told| told["id"] == tenant.id.as_str()).await;
+    assert_eq!((&told["region"], &told["group"]), (&json!("eu"), &moved["placement"]["group"]));
 }
 
 #[tokio::test]

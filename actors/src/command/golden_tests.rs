@@ -174,6 +174,11 @@ fn system_commands() -> Vec<SystemCommand> {
             replicas: vec![RaftId(1), RaftId(300)],
         }),
         SystemCommand::Recover(recover),
+        SystemCommand::StepMove(StepMove {
+            tenant: tenant(),
+            epoch: Epoch(300),
+            step: MoveStep::Commit,
+        }),
     ]
 }
 
@@ -222,6 +227,13 @@ fn tenant_commands() -> Vec<TenantCommand> {
         TenantCommand::Lock(lock_commands().remove(3)),
         TenantCommand::TimePassed(Pause { since: Timestamp(1), ms: 2 }),
         TenantCommand::Compare,
+        TenantCommand::Move(MoveTenant::TakeIn(MovedPiece {
+            number: 300,
+            rows: vec![(vec![1], Some(vec![2])), (vec![3], None)],
+            begun: vec![4],
+            events: vec![5],
+            is_last: true,
+        })),
     ]
 }
 
@@ -283,6 +295,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::TooMany { what: text("w"), limit: 1 },
         Refusal::OtherAdminToken,
         Refusal::MemoryLimit { limit: 1, used: 2 },
+        Refusal::Moving { region: text("r") },
     ]
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod jobs;
 mod locks;
 mod members;
+mod moves;
 mod nodes;
 mod outcome;
 mod refusal;
@@ -29,6 +30,7 @@ pub use locks::LockCommand;
 pub use members::{
     AdmitMember, DrainMember, Found, LeaderElected, MemberAdmitted, MemberOffline, Recover,
 };
+pub use moves::{MoveStep, MoveTenant, MovedPiece, MovedRow, StepMove};
 pub use nodes::{NodeRegistered, RegisterNode, RemoveNode};
 pub use outcome::Outcome;
 pub use refusal::Refusal;
@@ -49,9 +51,9 @@ use crate::domain::time::{Pause, Timestamp};
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
 /// assigned. 4: metadata of locks counts as storage. 5: what a tenant holds in memory is bounded, clusters are
-/// recovered by force, replicas are compared. Each version only adds kinds of commands to those of the one
-/// before.
-pub const COMMAND_VERSION: u16 = 5;
+/// recovered by force, replicas are compared. 6: tenants move. Each version only adds kinds of commands to those
+/// of the one before.
+pub const COMMAND_VERSION: u16 = 6;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
@@ -74,6 +76,9 @@ pub const COUNTS_LOCKS_FROM: u16 = 4;
 /// From this version of a command on, what a tenant holds in memory is bounded: a run or a workflow that is
 /// too much is refused, a step whose output is too much fails.
 pub const BOUNDS_HELD_BYTES_FROM: u16 = 5;
+
+/// From this version of a command on, a change of its region moves a tenant.
+pub const MOVES_TENANTS_FROM: u16 = 6;
 
 /// One replicated entry.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -267,6 +272,8 @@ pub enum SystemCommand {
     AssignReplicas(AssignReplicas),
     /// Goes on with one member alone, as another cluster.
     Recover(Recover),
+    /// The next step of a tenant's move to another group.
+    StepMove(StepMove),
 }
 
 /// Changes to a tenant.
@@ -298,6 +305,8 @@ pub enum TenantCommand {
     /// Changes nothing, not even the clock: each replica notes what it holds at the entry's position, to be
     /// compared with the others.
     Compare,
+    /// A step of a move between this group and another. In the epoch of the attempt.
+    Move(MoveTenant),
 }
 
 #[cfg(test)]

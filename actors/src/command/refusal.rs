@@ -122,7 +122,7 @@ pub enum Refusal {
         /// The region.
         region: Region,
     },
-    /// Tenants do not move between regions yet.
+    /// Said by versions that could not move tenants.
     #[error("region: the tenant is in region {region:?} and cannot be moved by this version")]
     CannotMove {
         /// Where it is.
@@ -149,5 +149,14 @@ pub enum Refusal {
         limit: u64,
         /// What is held.
         used: u64,
+    },
+    /// The tenant is on its way to another region, or what it left behind is still being removed.
+    #[error(
+        "region: a move of this tenant to region {region:?} is not over: try again when it is, or name the \
+         tenant's present region to call the move off"
+    )]
+    Moving {
+        /// The region it moves to, or did not come to.
+        region: Region,
     },
 }

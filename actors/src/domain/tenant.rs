@@ -173,7 +173,7 @@ pub struct TenantChange {
     pub enable_audit_logging: Option<bool>,
     /// New metadata, as a whole.
     pub metadata: Option<Json>,
-    /// New region; only the present one is taken until tenants can move.
+    /// New region: the tenant moves there. The present one calls a move off.
     pub region: Option<Region>,
 }
 

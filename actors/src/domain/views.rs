@@ -74,6 +74,8 @@ pub struct TenantView {
     pub leader: Option<NodeId>,
     /// The nodes with a replica.
     pub replicas: Vec<NodeId>,
+    /// The region that it is on its way to.
+    pub moving_to: Option<Region>,
 }
 
 /// How much of a quota is used.

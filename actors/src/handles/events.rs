@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep};
 
 use super::Cluster;
 use super::cluster::without_texts;
-use crate::domain::ids::{GroupId, NodeId, RaftId};
+use crate::domain::ids::{GroupId, NodeId, RaftId, TenantId};
 use crate::domain::region::Region;
 use crate::domain::views::{NodeStatus, NodeView};
 use crate::ports::error::CallError;
-use crate::state::system::SystemState;
+use crate::state::system::{MovePhase, SystemState};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -52,6 +52,22 @@ pub enum ClusterEvent {
     },
     /// A group is elsewhere, or led by another.
     PlacementChanged(PlacementView),
+    /// A tenant is on its way to another region.
+    TenantMoving {
+        /// Which.
+        tenant: TenantId,
+        /// Where it moves to.
+        region: Region,
+    },
+    /// A tenant lives in another region now.
+    TenantMoved {
+        /// Which.
+        tenant: TenantId,
+        /// Where it lives.
+        region: Region,
+        /// The group that it lives in.
+        group: u32,
+    },
 }
 
 /// Where a group is.
@@ -76,6 +92,8 @@ struct Look {
     leader: Option<NodeId>,
     term: u64,
     groups: BTreeMap<GroupId, PlacementView>,
+    /// The tenants that are on their way to another region.
+    moving: BTreeMap<TenantId, Region>,
 }
 
 /// Watches the cluster.
@@ -83,6 +101,8 @@ struct Look {
 pub struct Watcher {
     cluster: Cluster,
     last: Look,
+    /// How many moves of tenants had ended at the last look.
+    moved: u64,
     _place: OwnedSemaphorePermit,
 }
 
@@ -94,7 +114,9 @@ impl Cluster {
     pub async fn watch(&self) -> Result<Watcher, CallError> {
         let place = Arc::clone(&self.watchers).try_acquire_owned();
         let _place = place.map_err(|_| CallError::NodeBusy)?;
-        Ok(Watcher { cluster: self.clone(), last: self.look().await?, _place })
+        // Before the look: a move that ends in between is told, and not only seen to be over.
+        let (_, moved) = self.directory.moved_after(0);
+        Ok(Watcher { cluster: self.clone(), last: self.look().await?, moved, _place })
     }
 
     /// A node, with what its owner says of it; `None` when it is gone again.
@@ -111,9 +133,12 @@ impl Cluster {
         let views = self.views(deadline, records).await?;
         let placed = |state: &SystemState| {
             let ids = state.members().map(|(id, _, member)| (member.raft_id, id));
-            (ids.collect::<BTreeMap<RaftId, NodeId>>(), state.groups().clone())
+            let moves = state.moves().filter(|(_, it)| it.phase == MovePhase::Copying);
+            let moving = moves.map(|(tenant, it)| (tenant, it.region.clone()));
+            let ids = ids.collect::<BTreeMap<RaftId, NodeId>>();
+            (ids, state.groups().clone(), moving.collect())
         };
-        let (ids, placements) = self.control.read(deadline, placed).await?;
+        let (ids, placements, moving) = self.control.read(deadline, placed).await?;
         let now = self.elector.current();
         let known = |raft_ids: &mut dyn Iterator<Item = RaftId>| {
             raft_ids.filter_map(|id| ids.get(&id).copied()).collect()
@@ -134,6 +159,7 @@ impl Cluster {
             nodes: views.into_iter().map(|view| (view.id, view)).collect(),
             leader: now.leader.and_then(|id| ids.get(&id).copied()),
             term: now.term,
+            moving,
         })
     }
 }
@@ -154,6 +180,12 @@ impl Watcher {
                     *view = whole;
                 }
             }
+            let (moved, count) = self.cluster.directory.moved_after(self.moved);
+            self.moved = count;
+            changes.extend(moved.into_iter().filter_map(|(tenant, group)| {
+                let region = now.groups.get(&group)?.region.clone();
+                Some(ClusterEvent::TenantMoved { tenant, region, group: group.0 })
+            }));
             self.last = now;
             if !changes.is_empty() {
                 return changes;
@@ -182,6 +214,11 @@ fn differences(before: &Look, now: &Look) -> Vec<ClusterEvent> {
     }
     let changed = now.groups.iter().filter(|(group, view)| before.groups.get(group) != Some(view));
     events.extend(changed.map(|(_, view)| ClusterEvent::PlacementChanged(view.clone())));
+    let moving = now.moving.iter().filter(|(tenant, to)| before.moving.get(tenant) != Some(to));
+    events.extend(moving.map(|(tenant, region)| {
+        let (tenant, region) = (*tenant, region.clone());
+        ClusterEvent::TenantMoving { tenant, region }
+    }));
     events
 }
 
@@ -231,13 +268,16 @@ mod tests {
             leader: Some(id(1)),
             term: 3,
             groups: [group(&[1, 2], 1)].into(),
+            ..Look::default()
         };
         assert_eq!(differences(&before, &before), []);
+        let tenant = TenantId::from_uuid(Uuid::from_u128(9));
         let now = Look {
             nodes: [node(1, NodeStatus::Degraded), node(3, NodeStatus::Degraded)].into(),
             leader: None,
             term: 3,
             groups: [group(&[1, 3], 1)].into(),
+            moving: [(tenant, "eu".into())].into(),
         };
         let joined = node(3, NodeStatus::Degraded).1;
         let status = NodeStatus::Degraded;
@@ -247,6 +287,7 @@ mod tests {
             ClusterEvent::NodeJoined(joined),
             ClusterEvent::LeaderChanged { leader: None, term: 3 },
             ClusterEvent::PlacementChanged(group(&[1, 3], 1).1),
+            ClusterEvent::TenantMoving { tenant, region: "eu".into() },
         ];
         assert_eq!(differences(&before, &now), expected);
         let led = Look { groups: [group(&[1, 3], 3)].into(), ..now };

@@ -452,13 +452,17 @@ impl TenantHandle {
     ) -> Result<T, CallError> {
         let answer = call(&self.actor, call_.deadline, |reply| {
             TenantMessage::Read(Box::new(move |reader| {
-                let exists = reader.state.record().is_some();
+                let found = match reader.state {
+                    // A read that was answered from what stands still might miss what is done elsewhere.
+                    state if state.is_elsewhere() => Err(Refusal::StaleEpoch),
+                    state if state.record().is_none() => Err(Refusal::TenantNotFound),
+                    _ => Ok(()),
+                };
                 // Whoever asked may have gone; nobody minds.
-                let _ = reply.send(exists.then(|| read(reader)));
+                let _ = reply.send(found.map(|()| read(reader)));
             }))
         });
-        let answer = answer.await.map_err(unanswered)?;
-        Ok(answer.ok_or(Refusal::TenantNotFound)?)
+        Ok(answer.await.map_err(unanswered)??)
     }
 
     async fn view_run(&self, call: &Call, id: RunId) -> Result<RunView, CallError> {

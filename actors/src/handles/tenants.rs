@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::command::{
@@ -27,10 +27,17 @@ use crate::services::tenants::{
     Activation, AdmitReply, Quarantined, Registry, TenantMessage, TestHook,
 };
 use crate::services::{Call, Created};
-use crate::state::system::SystemState;
+use crate::state::system::{MovePhase, SystemState};
 
 /// A tenant that starts while it is to be changed shows by then that it is damaged, if it is.
 const DAMAGE_SHOWS_MAX: Duration = Duration::from_secs(1);
+
+/// Time between two looks whether a tenant has moved.
+const MOVE_POLL: Duration = Duration::from_millis(20);
+/// How long a call that waits for a move waits for its last step, after which the tenant may move again.
+const LEAVING_AWAITED: Duration = Duration::from_secs(1);
+/// A call that waits for a move is answered so long before its deadline, so that the answer still arrives.
+const MOVE_ANSWERED_BEFORE: Duration = Duration::from_millis(500);
 
 /// Handle to the tenants.
 #[derive(Clone)]
@@ -202,7 +209,8 @@ impl Tenants {
             .await
     }
 
-    /// Changes a tenant. Returns when both groups have the change.
+    /// Changes a tenant. Returns when both groups have the change, and with another region when the tenant
+    /// lives there: or, when that takes longer than the call may, while it is on its way.
     ///
     /// # Errors
     /// When there is no such tenant, it is at another version than `if_version`, or the change
@@ -215,9 +223,43 @@ impl Tenants {
         if_version: Option<u64>,
     ) -> Result<TenantView, CallError> {
         self.refuse_damaged(call, tenant).await?;
+        let may_move = change.region.is_some();
         let command = UpdateTenant { tenant, change, if_version };
         let TenantWritten { version, record, .. } = self.0.control.ask(call, command).await?;
-        self.finish(call.deadline, tenant, version, *record).await
+        let shown = self.finish(call.deadline, tenant, version, *record).await?;
+        if may_move { self.settled(call, shown).await } else { Ok(shown) }
+    }
+
+    /// Waits until a tenant's move is over, or the call has to be answered. What is `shown` is right where there was
+    /// none.
+    async fn settled(&self, call: &Call, shown: TenantView) -> Result<TenantView, CallError> {
+        let (id, until) = (shown.id, call.deadline - MOVE_ANSWERED_BEFORE);
+        let look = move |state: &SystemState| {
+            let is_confirmed = state.tenant(id).is_none_or(|it| it.confirmed >= it.version);
+            let phase = state.tenant_move(id).map(|it| it.phase);
+            (phase.filter(|phase| *phase != MovePhase::Over), is_confirmed)
+        };
+        let mut arrived: Option<Instant> = None;
+        loop {
+            let read = self.0.control.read(call.deadline, look).await;
+            let now = Instant::now();
+            match read.map_err(CallError::after_write)? {
+                _ if now >= until => break,
+                (None, true) => break,
+                // It works there; what it left behind may be on nodes that do not answer.
+                (Some(MovePhase::Leaving), true)
+                    if *arrived.get_or_insert(now) + LEAVING_AWAITED <= now =>
+                {
+                    break;
+                }
+                _ => sleep(MOVE_POLL).await,
+            }
+        }
+        match self.view(call.deadline, id).await {
+            // It was deleted since.
+            Err(CallError::Refused(_)) => Ok(shown),
+            now => now.map_err(CallError::after_write),
+        }
     }
 
     /// Deletes a tenant, its runs and its data.
@@ -302,6 +344,7 @@ impl Tenants {
             // Group 0 knows it: its own group is behind, as after a restart, or has not been told.
             tenant.catch_up(call).await?;
             self.0.control.sync_tenant(id, None, call.deadline).await?;
+            self.still_here(&tenant).map_err(CallError::from)?;
             reply = ask_to_admit(&tenant, call).await?;
         }
         match reply.refusal {
@@ -396,8 +439,18 @@ impl Tenants {
         tenant.catch_up(call).await?;
         if let Err(CallError::Refused(Refusal::TenantNotFound)) = tenant.read(call, |_| ()).await {
             self.0.control.sync_tenant(id, None, call.deadline).await?;
+            self.still_here(&tenant)?;
         }
         Ok(tenant)
+    }
+
+    /// Refuses a handle to where the tenant lived before it moved, as far as this node knows by now: its absence
+    /// there says nothing.
+    fn still_here(&self, tenant: &TenantHandle) -> Result<(), Refusal> {
+        match self.0.directory.get(tenant.id) {
+            Some(placed) if placed != tenant.placed => Err(Refusal::StaleEpoch),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the tenant's group has what group 0 has just decided, and shows that, whatever
@@ -501,6 +554,10 @@ fn show(
         group: group_number(group),
         leader: router.leader(group).and_then(node),
         replicas: voters.replicas().into_iter().filter_map(node).collect(),
+        moving_to: state
+            .tenant_move(id)
+            .filter(|it| it.phase == MovePhase::Copying)
+            .map(|it| it.region.clone()),
     }
 }
 

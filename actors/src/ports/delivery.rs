@@ -165,7 +165,12 @@ impl Dump {
 
     /// Counts what a row costs, bytes.
     pub const fn cost((key, value): &Found) -> usize {
-        key.len() + value.len() + Self::ROW_BYTES
+        Self::cost_of(key.as_slice(), value.len())
+    }
+
+    /// Counts what a row with a value of so many bytes costs, bytes.
+    pub const fn cost_of(key: &[u8], value_bytes: usize) -> usize {
+        key.len() + value_bytes + Self::ROW_BYTES
     }
 }
 

@@ -328,12 +328,36 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 return Err(forked());
             }
         }
+        if self.machine.is_loaded_by(envelope) {
+            self.load_for(position)?;
+        }
         self.is_continued = true;
         self.applied = Some(position);
         self.undurable_entries += 1;
         let (outcome, new_effects) = self.machine.apply(position, envelope);
         effects.extend(new_effects);
+        if self.machine.take_reset() {
+            self.let_go_of_rows();
+        }
         Ok(outcome)
+    }
+
+    /// Loads what earlier commands have written, of which the state machine has held nothing so far.
+    fn load_for(&mut self, position: Position) -> Result<(), StoreError> {
+        self.rows.put_events(&self.machine.take_events());
+        self.rows.put(self.machine.take_final_rows());
+        self.rows.put(self.machine.take_dirty_rows());
+        self.machine = M::load_for(&self.rows, position)?;
+        Ok(())
+    }
+
+    /// Lets go of everything that was written before. At once, as what the next entries write is another
+    /// life's: files with rows of both would be wrong.
+    fn let_go_of_rows(&mut self) {
+        self.has_to_remove |= self.rows.has_files();
+        self.rows = RowBuffer::default();
+        self.in_files = None;
+        self.noted = None;
     }
 
     /// Appends events, and makes everything durable when many rows wait or much was applied. On a full

@@ -23,9 +23,11 @@ mod snapshots;
 const LOG_BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Counts what it is told; has work while the last text began with "work", and needs no files after
-/// "gone". A text that begins with "event" is one.
+/// "gone". A text that begins with "event" is one, and "reset" lets go of all that was before. "load" loads it all
+/// from its rows first, which "event" has written.
 #[derive(Default)]
 struct Texts {
+    has_reset: bool,
     applied: u64,
     works: bool,
     is_gone: bool,
@@ -38,7 +40,7 @@ impl StateMachine for Texts {
     fn load(rows: &RowBuffer) -> Result<Self, StoreError> {
         let held = rows.get(b"t")?;
         let (applied, works) = held.unwrap_or_default();
-        Ok(Self { applied, works, is_gone: held.is_none(), events: Vec::new() })
+        Ok(Self { applied, works, is_gone: held.is_none(), ..Self::default() })
     }
 
     fn apply(&mut self, _: Position, envelope: &Envelope) -> (Outcome, Vec<()>) {
@@ -49,6 +51,9 @@ impl StateMachine for Texts {
             self.applied += 1;
             self.works = reason.as_ref().is_some_and(|text| text.starts_with("work"));
             self.is_gone = reason.as_deref() == Some("gone");
+            if reason.as_deref() == Some("reset") {
+                *self = Self { has_reset: true, ..Self::default() };
+            }
             let event = reason.as_ref().filter(|text| text.starts_with("event"));
             self.events.extend(event.iter().flat_map(|event| format!("{event}\n").into_bytes()));
         }
@@ -77,6 +82,23 @@ impl StateMachine for Texts {
 
     fn has_work(&self) -> bool {
         self.works
+    }
+
+    fn take_reset(&mut self) -> bool {
+        std::mem::take(&mut self.has_reset)
+    }
+
+    fn is_loaded_by(&self, envelope: &Envelope) -> bool {
+        let Command::Tenant { command: TenantCommand::CancelRun(cancel), .. } = &envelope.command
+        else {
+            return false;
+        };
+        cancel.reason.as_deref() == Some("load")
+    }
+
+    fn load_for(rows: &RowBuffer, position: Position) -> Result<Self, StoreError> {
+        let loaded = Self::load(rows)?;
+        Ok(Self { applied: loaded.applied + 1000 * position.index, ..loaded })
     }
 }
 
@@ -396,6 +418,44 @@ async fn the_log_is_told_that_files_are_gone_before_they_are() {
     runner.drain().await.unwrap();
     assert_eq!(world.story()[0], "opened", "they are made anew");
     assert!(runner.rows.has_files());
+}
+
+/// A tenant leaves a group and comes back, all in one batch: its files have nothing of before.
+#[tokio::test]
+async fn what_is_let_go_of_in_a_batch_is_not_in_the_files_after_it() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for text in ["event a", "event b"] {
+        hand_over(&world, &queue, text.into(), &told);
+    }
+    runner.drain().await.unwrap();
+    runner.make_durable().await.unwrap();
+    world.rows.lock().unwrap().insert(b"old".to_vec(), b"row".to_vec());
+    let _ = world.story();
+    for text in ["event c", "reset", "event d"] {
+        hand_over(&world, &queue, text.into(), &told);
+    }
+    runner.drain().await.unwrap();
+    assert_eq!(world.story()[..4], ["closed", "unfiled", "removed", "opened"]);
+    runner.make_durable().await.unwrap();
+    assert_eq!(*world.events.lock().unwrap(), b"event d\n");
+    assert_eq!(world.rows.lock().unwrap().keys().collect::<Vec<_>>(), [b"t"]);
+    assert_eq!((runner.machine.applied, told.load(Ordering::Relaxed)), (1, 5));
+    // Killed before the files were removed it applies the same once more; killed after that, too.
+    let again = start(&world, &new_queue()).await;
+    assert_eq!(again.machine.applied, 1);
+}
+
+/// What a command wakes is loaded with everything that was written before, in the files or not.
+#[tokio::test]
+async fn what_a_command_wakes_is_loaded_with_what_waits_to_be_written() {
+    let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+    let mut runner = start(&world, &queue).await;
+    for text in ["text", "text", "load"] {
+        hand_over(&world, &queue, text.into(), &told);
+    }
+    runner.drain().await.unwrap();
+    assert_eq!(runner.machine.applied, 2 + 1000 * 2 + 1, "two were written, and it is told where");
 }
 
 #[tokio::test]

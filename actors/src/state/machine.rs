@@ -107,6 +107,24 @@ pub trait StateMachine: Sized + Send + 'static {
     /// one that was deleted has not any more: its files are removed.
     fn needs_files(&self) -> bool;
 
+    /// Tells, once, that everything it has written down before is none of its any more.
+    fn take_reset(&mut self) -> bool {
+        false
+    }
+
+    /// Whether all rows are to be loaded before a command is applied: it wakes what other commands wrote.
+    fn is_loaded_by(&self, _: &Envelope) -> bool {
+        false
+    }
+
+    /// Loads the state that the command at a position is applied to, where [`Self::is_loaded_by`] says so.
+    ///
+    /// # Errors
+    /// When the rows cannot be read or understood.
+    fn load_for(rows: &RowBuffer, _: Position) -> Result<Self, StoreError> {
+        Self::load(rows)
+    }
+
     /// Whether the replica has to be started with each new leader, though nothing is handed to it:
     /// it has work that goes on, or timers to be armed.
     fn has_work(&self) -> bool;

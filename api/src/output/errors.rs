@@ -86,6 +86,9 @@ impl From<Refusal> for Problem {
             Refusal::UnknownRegion { .. } | Refusal::CannotMove { .. } => {
                 Self::new(Code::InvalidField, text).field("region")
             }
+            Refusal::Moving { .. } => {
+                Self::new(Code::Conflict, text).field("region").not_applied().retryable()
+            }
             Refusal::TenantSuspended => Self::new(Code::TenantSuspended, text),
             Refusal::TenantDisabled => Self::new(Code::TenantDisabled, text),
             Refusal::StaleEpoch => Self::new(Code::NoLeader, text)

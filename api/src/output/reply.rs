@@ -30,6 +30,11 @@ impl Answer {
         Self::json(StatusCode::OK, body)
     }
 
+    /// Makes a 202 with a JSON body.
+    pub(crate) fn accepted(body: &impl Serialize) -> Result<Self, Problem> {
+        Self::json(StatusCode::ACCEPTED, body)
+    }
+
     /// Makes a 201 with a JSON body and the path of the new resource.
     pub(crate) fn created(location: &str, body: &impl Serialize) -> Result<Self, Problem> {
         Self::json(StatusCode::CREATED, body)?.header(header::LOCATION, location)

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use hyper::body::Frame;
 use serde::Serialize;
-use shiioo_actors::domain::ids::NodeId;
+use shiioo_actors::domain::ids::{NodeId, TenantId};
 use shiioo_actors::handles::{ClusterEvent, PlacementView, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -74,6 +74,24 @@ pub(crate) enum EventBody {
         leader: Option<Shown<NodeId>>,
         replicas: Vec<PlacedBody>,
     },
+    /// `tenant_moving`
+    Moving {
+        /// The tenant.
+        #[schema(value_type = String, format = "uuid")]
+        id: Shown<TenantId>,
+        /// Where it moves to.
+        region: String,
+    },
+    /// `tenant_moved`
+    Moved {
+        /// The tenant.
+        #[schema(value_type = String, format = "uuid")]
+        id: Shown<TenantId>,
+        /// Where it lives now.
+        region: String,
+        /// The group that it lives in now.
+        group: u32,
+    },
 }
 
 /// A replica of a group.
@@ -87,7 +105,8 @@ pub(crate) struct PlacedBody {
 }
 
 /// Follows what changes in the cluster, as this node sees it: server-sent events `node_joined`,
-/// `node_left`, `node_status`, `leader_changed` and `placement_changed`. What was so before is not told.
+/// `node_left`, `node_status`, `leader_changed`, `placement_changed`, `tenant_moving` and `tenant_moved`. What was so
+/// before is not told.
 #[utoipa::path(get, path = "/api/cluster/events", operation_id = "follow_cluster", tag = "Cluster",
     responses((status = 200, description = "Changes, until the client has enough",
         content_type = "text/event-stream", body = EventBody)))]
@@ -153,6 +172,13 @@ fn shown(change: ClusterEvent) -> (&'static str, EventBody) {
             ("leader_changed", EventBody::Leader { leader: leader.map(Shown), term })
         }
         ClusterEvent::PlacementChanged(placement) => ("placement_changed", placement.into()),
+        ClusterEvent::TenantMoving { tenant, region } => {
+            ("tenant_moving", EventBody::Moving { id: Shown(tenant), region: region.into() })
+        }
+        ClusterEvent::TenantMoved { tenant, region, group } => {
+            let (id, region) = (Shown(tenant), region.into());
+            ("tenant_moved", EventBody::Moved { id, region, group })
+        }
     }
 }
 

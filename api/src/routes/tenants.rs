@@ -193,7 +193,7 @@ pub(crate) struct TenantChangeBody {
     /// New status: `Active`, `Suspended` or `Disabled`.
     #[schema(value_type = Option<String>)]
     status: Option<TenantStatus>,
-    /// New region.
+    /// New region: the tenant moves there while it works. Its present one calls a move off.
     #[schema(value_type = Option<String>, pattern = "^[a-z0-9-]{1,63}$")]
     region: Option<Parsed<Region>>,
 }
@@ -259,6 +259,9 @@ pub(crate) struct PlacementBody {
     /// The nodes with a replica.
     #[schema(value_type = Vec<String>)]
     replicas: Vec<Shown<NodeId>>,
+    /// The region that it is on its way to; absent where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moving_to: Option<String>,
 }
 
 /// A tenant.
@@ -300,6 +303,7 @@ impl From<TenantView> for TenantBody {
                 group: view.group,
                 leader: view.leader.map(Shown),
                 replicas: view.replicas.into_iter().map(Shown).collect(),
+                moving_to: view.moving_to.map(Into::into),
             },
             created_at: Shown(record.created_at),
             updated_at: Shown(record.updated_at),
@@ -430,11 +434,15 @@ pub(crate) async fn get(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
     whole(ctx.handles()?.tenants.get(&ctx.call(), id).await?)
 }
 
-/// Changes a tenant: what is absent stays.
+/// Changes a tenant: what is absent stays. A new region moves the tenant while it works; the answer comes when it is
+/// there, or with 202 while it is on its way.
 #[utoipa::path(put, path = "/api/tenants/{tenant_id}", operation_id = "update_tenant", tag = "Tenants",
     request_body = TenantChangeBody,
     responses((status = 200, description = "The tenant", body = TenantBody),
-        (status = 412, description = "If-Match names another version")))]
+        (status = 202, description = "The tenant, which is on its way to another region", body = TenantBody),
+        (status = 409, description = "Another move of the tenant is not over"),
+        (status = 412, description = "If-Match names another version"),
+        (status = 422, description = "No node is in the region")))]
 pub(crate) async fn update(
     ctx: Ctx,
     InPath(id): InPath<TenantId>,
@@ -443,7 +451,12 @@ pub(crate) async fn update(
 ) -> Reply {
     let change = body.value.into_change();
     let version = demanded(&ctx, id, &if_match).await?;
-    whole(ctx.handles()?.tenants.update(&ctx.call(), id, change, version).await?)
+    let view = ctx.handles()?.tenants.update(&ctx.call(), id, change, version).await?;
+    if view.moving_to.is_none() {
+        return whole(view);
+    }
+    let version = view.version;
+    Answer::accepted(&TenantBody::from(view))?.etag(version)?.done()
 }
 
 /// Deletes a tenant: its runs stop, its data is removed on every replica.

@@ -98,6 +98,9 @@ impl Outcome {
             "cargo run -p simulations{features} -- replay --seed {seed} --nodes {nodes} \
              --secs {secs} --trace"
         );
+        if self.plan.regions > 1 {
+            line.push_str(&format!(" --regions {}", self.plan.regions));
+        }
         if !self.plan.faults {
             line.push_str(" --calm");
         }

@@ -22,6 +22,8 @@ const TENANTS_MAX: usize = 2;
 const SHARED_POLL: Duration = Duration::from_millis(20);
 /// How much of what clients do is about the objects that all share.
 const OBJECTS: f64 = 0.15;
+/// How much of what clients do is to move a tenant, where there are several regions.
+const MOVES: f64 = 0.12;
 /// The client that makes the shared tenant.
 const FOUNDER: u64 = 1;
 
@@ -118,6 +120,9 @@ impl Session {
         let choice = self.rng.random_range(0..100);
         if self.rng.random_bool(OBJECTS) {
             return self.use_object().await;
+        }
+        if self.board.regions.len() > 1 && self.rng.random_bool(MOVES) {
+            return self.move_tenant().await;
         }
         if alive < TENANTS_MAX && choice < 30 {
             return self.create_tenant().await;

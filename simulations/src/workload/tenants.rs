@@ -68,6 +68,29 @@ impl Session {
         Ok(())
     }
 
+    /// Moves a tenant of its own, the shared one or one of the objects to some region, or calls such a move off.
+    /// It asks once: whether the tenant moves, and when, is nothing that anybody relies on.
+    pub(super) async fn move_tenant(&mut self) -> Checked {
+        let own = self.some_tenant().map(|at| self.tenants[at].id.clone());
+        let objects = self.board.objects_tenant.borrow().clone();
+        let known: Vec<_> =
+            [own, objects, Some(self.shared.id.clone())].into_iter().flatten().collect();
+        let id = &known[self.rng.random_range(0..known.len())];
+        let region = self.board.regions[self.rng.random_range(0..self.board.regions.len())];
+        let path = format!("/api/tenants/{id}");
+        let call = Call::put(path, json!({ "region": region }));
+        // A move that is not over refuses another.
+        let Ok(reply) = self.client.anywhere(&call).await else { return Ok(()) };
+        let is_known = matches!(reply.status, 200 | 202 | 409 | 500..);
+        ensure!(is_known, "a tenant was not moved: {reply}");
+        if reply.status == 200 {
+            let shown = reply.body["region"].as_str();
+            let is_region = shown.is_some_and(|shown| self.board.regions.contains(&shown));
+            ensure!(is_region, "a tenant is nowhere: {reply}");
+        }
+        Ok(())
+    }
+
     pub(super) async fn delete_tenant(&mut self, at: usize) -> Checked {
         let path = format!("/api/tenants/{}", self.tenants[at].id);
         self.board.deletions.borrow_mut().insert(self.tenants[at].id.clone());

@@ -69,6 +69,8 @@ pub type LockHistory = Vec<Seen<LockOp, LockAnswer>>;
 pub struct Board {
     /// Whether clients may make trouble as well.
     pub unrest: bool,
+    /// The regions that tenants move between.
+    pub regions: &'static [&'static str],
     /// The nodes they talk to.
     pub nodes: Vec<Rc<NodeHost>>,
     /// The service that steps call.
@@ -128,9 +130,15 @@ pub struct Board {
 
 impl Board {
     /// The board of a world with these nodes.
-    pub fn new(nodes: Vec<Rc<NodeHost>>, service: Rc<Service>, unrest: bool) -> Rc<Self> {
+    pub fn new(
+        nodes: Vec<Rc<NodeHost>>,
+        service: Rc<Service>,
+        unrest: bool,
+        regions: &'static [&'static str],
+    ) -> Rc<Self> {
         Rc::new(Self {
             unrest,
+            regions,
             nodes,
             service,
             phase: Cell::new(Phase::Work),

@@ -26,7 +26,7 @@ use crate::checks::matching::{Compared, Matching};
 use crate::checks::terms::Terms;
 use crate::checks::{self, Checked, Violation, liveness};
 use crate::env::{det, heap, trace};
-use crate::plan::{Mix, Plan, SERVICE, node_name};
+use crate::plan::{Mix, Plan, SERVICE, node_name, regions};
 pub use board::{Board, Phase};
 use disks::files;
 use disks::folders::Folder;
@@ -104,7 +104,7 @@ impl World {
             .collect();
         let service = Service::new(plan.seed);
         let unrest = plan.faults && matches!(plan.mix, Mix::All | Mix::Processes);
-        let board = Board::new(nodes.clone(), Rc::clone(&service), unrest);
+        let board = Board::new(nodes.clone(), Rc::clone(&service), unrest, regions(plan.regions));
         sim.host(SERVICE, move || Rc::clone(&service).serve());
         for node in &nodes {
             let living = Rc::clone(node);

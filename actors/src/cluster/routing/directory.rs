@@ -1,13 +1,17 @@
 //! Where each tenant lives, for every request to look up without asking an actor.
 //!
-//! Two tables, of the tenants that there are and of those that were deleted, each behind a lock of its
-//! own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
+//! Two tables, of the tenants that there are and of those that were deleted, and a list of the groups of this
+//! node's region, each behind a lock of its own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
 //! (group 0's placements), and may be known here later: a reader then knows of no leader and asks again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{PoisonError, RwLock};
 
 use crate::domain::ids::{Epoch, GroupId, TenantId};
+use crate::state::system::group_among;
+
+/// Tenants that came to another group and are still told to watchers: each looks some times a second.
+const MOVED_KEPT_MAX: usize = 1024;
 
 /// Where a tenant lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,19 @@ pub struct Directory {
     tenants: RwLock<BTreeMap<TenantId, TenantLocation>>,
     /// Where tenants lived that were deleted: their files may still be somewhere.
     deleted: RwLock<BTreeMap<TenantId, GroupId>>,
+    /// The groups of this node's region, in order.
+    own_groups: RwLock<Vec<GroupId>>,
+    /// The last tenants that came to another group, for those who watch the cluster.
+    moved: RwLock<Moved>,
+}
+
+/// Tenants that came to another group.
+#[derive(Debug, Default)]
+struct Moved {
+    /// How many there were.
+    count: u64,
+    /// The last of them, and where each came to.
+    last: VecDeque<(TenantId, GroupId)>,
 }
 
 impl Directory {
@@ -40,6 +57,34 @@ impl Directory {
             deleted.get(&tenant).copied()
         };
         self.get(tenant).map(|placed| placed.group).or_else(deleted)
+    }
+
+    /// The group of this node's region that a tenant has, or had, or will have, where it is in this region.
+    pub fn own_group_of(&self, tenant: TenantId) -> Option<GroupId> {
+        group_among(tenant, &self.own_groups.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The tenants that came to another group after so many others had, as far as they are kept, and how many it
+    /// were in all.
+    pub fn moved_after(&self, count: u64) -> (Vec<(TenantId, GroupId)>, u64) {
+        let moved = self.moved.read().unwrap_or_else(PoisonError::into_inner);
+        let new = usize::try_from(moved.count.saturating_sub(count)).unwrap_or(usize::MAX);
+        let known = moved.last.len().saturating_sub(new);
+        (moved.last.iter().skip(known).copied().collect(), moved.count)
+    }
+
+    fn note_move(&self, tenant: TenantId, to: GroupId) {
+        let mut moved = self.moved.write().unwrap_or_else(PoisonError::into_inner);
+        moved.count += 1;
+        moved.last.push_back((tenant, to));
+        if moved.last.len() > MOVED_KEPT_MAX {
+            moved.last.pop_front();
+        }
+    }
+
+    /// Notes which groups are of this node's region.
+    pub(crate) fn set_own_groups(&self, groups: Vec<GroupId>) {
+        *self.own_groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
     /// Notes that a tenant of a group was deleted.
@@ -69,9 +114,14 @@ impl Directory {
 
     pub(crate) fn set(&self, tenant: TenantId, placed: Option<TenantLocation>) {
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        match placed {
+        let before = match placed {
             Some(placed) => tenants.insert(tenant, placed),
             None => tenants.remove(&tenant),
         };
+        if let (Some(before), Some(now)) = (before, placed)
+            && before.group != now.group
+        {
+            self.note_move(tenant, now.group);
+        }
     }
 }

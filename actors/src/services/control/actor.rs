@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::healing::heal;
+use super::mover::{Mover, UnderWay};
 use super::{Control, ControlMessage, KeyedMutex};
 use crate::cluster::routing::{Directory, Router, TenantLocation};
 use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
@@ -18,6 +19,7 @@ use crate::ports::{Leadership, Peer, Peers, ReplicatedLog, StoreError};
 use crate::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
+use crate::services::mailbox::tell_changes;
 use crate::services::tenants::Registry;
 use crate::state::system::{SystemEffect, SystemState};
 
@@ -94,6 +96,8 @@ pub struct ControlState {
     unconfirmed_before: BTreeSet<TenantId>,
     /// When the files were last looked through.
     last_look: Option<Instant>,
+    moves_under_way: Arc<UnderWay>,
+    myself: ActorRef<ControlMessage>,
 }
 
 impl Actor for ControlActor {
@@ -131,11 +135,16 @@ impl Actor for ControlActor {
             removed: Vec::new(),
             unconfirmed_before: BTreeSet::new(),
             last_look: None,
+            moves_under_way: Arc::default(),
+            myself: myself.clone(),
         };
         state.publish_all()?;
         let drain = myself.clone();
         queue.set_wake(move || drop(drain.send_message(ControlMessage::Drain)));
         tokio::spawn(watch_leadership(myself.clone(), leadership));
+        // Whoever begins to lead a group goes on with the moves out of it.
+        let leads = state.arguments.log.leads_changed();
+        tell_changes(myself.clone(), leads, || ControlMessage::Moves);
         myself.send_interval(FLUSH_EVERY, || ControlMessage::Flush);
         myself.send_interval(RECONCILE_EVERY, || ControlMessage::Reconcile);
         // Entries that came before the wake-up call was set.
@@ -168,7 +177,9 @@ impl Actor for ControlActor {
             ControlMessage::Reconcile => {
                 state.reconcile(&myself);
                 state.look_for_revenants(&myself);
+                state.carry_out_moves(&myself);
             }
+            ControlMessage::Moves => state.carry_out_moves(&myself),
             ControlMessage::Read(read) => read(&state.runner.machine),
             ControlMessage::Applied(reply) => {
                 let _ = reply.send(state.runner.applied().map_or(0, |applied| applied.index));
@@ -212,6 +223,8 @@ impl ControlState {
                 // Who restarts has to know whom to ask.
                 self.runner.make_durable().await?;
                 self.publish_members()?;
+                // This node may be listed now, or be in another region.
+                self.publish_own_groups();
             }
             self.perform(effect);
         }
@@ -222,7 +235,13 @@ impl ControlState {
         match effect {
             SystemEffect::MembersChanged => {}
             SystemEffect::TenantChanged(tenant) => self.publish(tenant),
-            SystemEffect::GroupsPlaced => self.open_groups(),
+            SystemEffect::MoveChanged(_) => {
+                let _ = self.myself.send_message(ControlMessage::Moves);
+            }
+            SystemEffect::GroupsPlaced => {
+                self.publish_own_groups();
+                self.open_groups();
+            }
             SystemEffect::NodeRemoved(node) => self.arguments.heartbeats.forget(node),
             SystemEffect::Lock(notice) if self.leads.is_some() => {
                 self.arguments.locks.notice(Space::CLUSTER, notice);
@@ -234,6 +253,7 @@ impl ControlState {
 
     fn publish_all(&mut self) -> Result<(), Removed> {
         self.arguments.directory.clear();
+        self.publish_own_groups();
         for (tenant, _) in self.runner.machine.tenants() {
             self.publish(*tenant);
         }
@@ -284,6 +304,15 @@ impl ControlState {
             self.arguments.directory.set_deleted(tenant, entry.group);
         }
         self.arguments.directory.set(tenant, placed);
+    }
+
+    /// Tells which groups are of this node's region.
+    fn publish_own_groups(&self) {
+        let machine = &self.runner.machine;
+        let own = machine.members().find(|(_, _, it)| it.raft_id == self.arguments.raft_id);
+        // Before this node is listed it has no tenants.
+        let groups = own.map(|(_, node, _)| machine.groups_of(&node.region));
+        self.arguments.directory.set_own_groups(groups.unwrap_or_default());
     }
 
     /// Starts the groups that are assigned to this node, and those that it has a log of: it may still
@@ -359,7 +388,25 @@ impl ControlState {
             // What is not confirmed yet, the reconciler sees to.
             entry.is_some_and(|it| it.record.is_none() && it.confirmed >= it.version)
         };
-        let found = found.into_iter().filter(is_deleted);
+        let hosts = |group: GroupId| self.arguments.log.leadership(group).is_some();
+        // It lives, or lived, in another region, and is not on its way.
+        let left = |tenant: &TenantId| {
+            let entry = self.runner.machine.tenant(*tenant)?;
+            let is_moving = self.runner.machine.moves().any(|(moving, _)| moving == *tenant);
+            let own = self.arguments.directory.own_group_of(*tenant);
+            own.filter(|own| !is_moving && *own != entry.group && !hosts(entry.group))
+        };
+        let (left, found): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .map(|tenant| (tenant, left(&tenant)))
+            .partition(|(_, of)| of.is_some());
+        for (tenant, group) in left.into_iter().take(RECONCILE_AT_ONCE_MAX) {
+            let Some(group) = group else { continue };
+            tracing::info!(%tenant, "a tenant that lives in another region has files here, which are removed");
+            let mover = self.mover(myself);
+            tokio::spawn(async move { mover.remove_left(tenant, group).await });
+        }
+        let found = found.into_iter().map(|(tenant, _)| tenant).filter(is_deleted);
         for tenant in found.take(RECONCILE_AT_ONCE_MAX) {
             // A replica that is only behind is found here, too: no reason to warn.
             tracing::info!(%tenant, "a deleted tenant has files here and is deleted again");
@@ -370,6 +417,23 @@ impl ControlState {
                     tracing::warn!(%tenant, %error, "a deleted tenant still has files");
                 }
             });
+        }
+    }
+
+    fn mover(&self, myself: &ActorRef<ControlMessage>) -> Mover {
+        Mover {
+            control: self.control(myself),
+            registry: Arc::clone(&self.arguments.registry),
+            under_way: Arc::clone(&self.moves_under_way),
+        }
+    }
+
+    /// Carries out the moves of tenants whose source this node leads.
+    fn carry_out_moves(&self, myself: &ActorRef<ControlMessage>) {
+        let log = &self.arguments.log;
+        let own = self.runner.machine.moves().filter(|(_, it)| log.leads(it.from).is_some());
+        for (tenant, it) in own {
+            self.mover(myself).begin(tenant, it.from);
         }
     }
 

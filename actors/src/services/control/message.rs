@@ -28,6 +28,8 @@ pub enum ControlMessage {
     Leadership,
     /// Send again what tenants' groups have not confirmed.
     Reconcile,
+    /// Carry out the moves of tenants whose source this node leads.
+    Moves,
     /// Read the state.
     Read(ReadSystem),
     /// Index of the last entry applied.

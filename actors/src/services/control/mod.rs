@@ -53,14 +53,19 @@
 //! Where its files are damaged and others have replicas it begins with what the leader of group 0 sends
 //! (`healing`).
 //!
-//! Not done: tenants do not move. Their epoch grows with a forced recovery only.
+//! # Moves
+//!
+//! A tenant that changes its region moves to another group. Group 0 decides (`state/system/moves.rs`), and the node
+//! that leads the tenant's present group carries it out ([`mover`]).
 
 mod actor;
+mod copying;
 mod healing;
 mod message;
+mod mover;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -293,11 +298,11 @@ impl Control {
         let Ok(_turn) = tokio::time::timeout_at(deadline, turn.lock()).await else {
             return Err(CallError::DeadlineExceeded);
         };
-        let group =
-            self.read(deadline, move |state| state.tenant(tenant).map(|it| it.group)).await?;
-        let Some(group) = group else { return Ok(()) };
         let told = AtomicU64::new(0);
         loop {
+            let find = move |state: &SystemState| state.tenant(tenant).map(|it| it.group);
+            let Some(group) = self.read(deadline, find).await? else { return Ok(()) };
+            let has_moved = AtomicBool::new(false);
             let make = async || {
                 let find = move |state: &SystemState| {
                     state.tenant(tenant).filter(|entry| wanted(entry)).cloned()
@@ -305,6 +310,10 @@ impl Control {
                 let Some(entry) = self.read_linearizable(deadline, find).await? else {
                     return Ok(None);
                 };
+                if entry.group != group {
+                    has_moved.store(true, Ordering::Relaxed);
+                    return Ok(None);
+                }
                 told.store(entry.version, Ordering::Relaxed);
                 let set =
                     TenantCommand::Set(SetTenant { version: entry.version, record: entry.record });
@@ -312,9 +321,17 @@ impl Control {
                 Ok(Some(internal_envelope(&self.seams, self.term_here(group), command)))
             };
             match self.router.propose(group, deadline, make).await? {
+                None if has_moved.into_inner() => {}
                 None => return Ok(()),
-                // The term ended before it was proposed.
-                Some(Outcome::Ignored) => tokio::time::sleep(NEXT_TERM).await,
+                // The term ended before it was proposed; or the tenant is about to move, and whichever group
+                // has it then is told.
+                Some(Outcome::Ignored | Outcome::Refused(_)) => {
+                    let why = || "the tenant's group does not take it at the moment".to_owned();
+                    if Instant::now() + NEXT_TERM >= deadline {
+                        return Err(CallError::Unknown { why: why() });
+                    }
+                    tokio::time::sleep(NEXT_TERM).await;
+                }
                 Some(_) => break,
             }
         }
@@ -338,5 +355,7 @@ impl Control {
     }
 }
 
+#[cfg(test)]
+mod moves_tests;
 #[cfg(test)]
 mod tests;

@@ -262,7 +262,17 @@ impl TenantShell {
                     self.deps.locks.notice(space, notice);
                 }
             }
-            TenantEffect::Deleted => {
+            TenantEffect::Frozen => {
+                // What they would propose is refused from here on. Where the tenant goes on, its attempts are
+                // repeated under the same numbers, as after the loss of a leader.
+                self.steps.stop_all();
+                // Their receivers ask again, where the tenant lives by then.
+                self.waiters.clear();
+                self.unlead();
+            }
+            // Whoever leads here takes the work over as a new leader does, once everything is applied.
+            TenantEffect::Resumed => self.leads = None,
+            TenantEffect::Deleted | TenantEffect::Gone => {
                 self.steps.stop_all();
                 // Their receivers see that the run is gone.
                 self.waiters.clear();
@@ -301,6 +311,9 @@ impl TenantShell {
 
     /// Decides whether a request is within the per-minute quota, and counts it if it is.
     fn admit(&mut self) -> AdmitReply {
+        if self.runner.machine.is_elsewhere() {
+            return AdmitReply { refusal: Some(Refusal::StaleEpoch), rate: None };
+        }
         let Some(record) = self.runner.machine.record() else {
             return AdmitReply { refusal: Some(Refusal::TenantNotFound), rate: None };
         };

@@ -186,15 +186,25 @@ impl Registry {
             what: "list the tenants".to_owned(),
             source: Arc::new(io::ErrorKind::NotConnected.into()),
         };
-        let Sources { log, stores, directory, .. } = self.sources.get().ok_or_else(stopped)?;
+        let Sources { log, proposals, stores, directory, .. } =
+            self.sources.get().ok_or_else(stopped)?;
         let log = log.upgrade().ok_or_else(stopped)?;
+        let proposals = proposals.upgrade().ok_or_else(stopped)?;
         let mut tenants: BTreeSet<TenantId> = stores.tenants()?.into_iter().collect();
         tenants.extend(log.with_files().into_iter().filter_map(|part| match part {
             StateMachineId::Tenant(tenant) => Some(tenant),
             StateMachineId::System => None,
         }));
-        // One that this node's control plane has not heard of yet may have been delivered something.
-        let group = |tenant| directory.group_of(tenant).or_else(|| self.group_of(tenant));
+        let group = |tenant| match directory.group_of(tenant) {
+            Some(group) if proposals.leadership(group).is_some() => Some(group),
+            // It lives in another region. Its files here are of the group that it has in this one: it came
+            // from there and they are still to go, or it is about to come.
+            Some(group) => {
+                self.group_of(tenant).or_else(|| directory.own_group_of(tenant)).or(Some(group))
+            }
+            // One that this node's control plane has not heard of yet may have been delivered something.
+            None => self.group_of(tenant),
+        };
         Ok(tenants.into_iter().map(|tenant| (tenant, group(tenant))).collect())
     }
 

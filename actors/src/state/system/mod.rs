@@ -10,6 +10,7 @@
 
 mod group_placement;
 mod members;
+mod moves;
 mod nodes;
 mod recovery;
 mod tenants;
@@ -20,14 +21,15 @@ use serde::{Deserialize, Serialize};
 
 pub use group_placement::GroupPlacement;
 pub use members::MEMBERS_MAX;
+pub use moves::{MovePhase, TenantMove};
 pub use nodes::{MemberRecord, NodeRecord};
-pub use tenants::TenantEntry;
+pub use tenants::{TenantEntry, group_among};
 
 use crate::command::{
     AdmitMember, AssignReplicas, BOUNDS_TABLES_FROM, Command, ConfirmTenant, CreateJoinToken,
     CreateTenant, DeleteTenant, DrainMember, Envelope, Found, LeaderElected, MOVES_REPLICAS_FROM,
-    MemberOffline, Outcome, PlaceGroups, Recover, RegisterNode, RemoveJoinToken, RemoveNode,
-    SetAdminToken, SystemCommand, UpdateTenant,
+    MOVES_TENANTS_FROM, MemberOffline, Outcome, PlaceGroups, Recover, RegisterNode,
+    RemoveJoinToken, RemoveNode, SetAdminToken, SystemCommand, UpdateTenant,
 };
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, RaftId, TenantId, TokenId};
@@ -50,6 +52,7 @@ mod kind {
     pub const GROUP: u8 = b'g';
     pub const IDEMPOTENCY: u8 = b'i';
     pub const META: u8 = b'm';
+    pub const MOVE: u8 = b'w';
     pub const NODE: u8 = b'n';
     pub const REPLICAS: u8 = b'r';
     pub const TENANT: u8 = b't';
@@ -86,6 +89,8 @@ struct Meta {
 pub enum SystemEffect {
     /// A tenant was created, changed or deleted: its group is to learn it.
     TenantChanged(TenantId),
+    /// A tenant's move began, came further or ended: who leads its source carries it out.
+    MoveChanged(TenantId),
     /// Groups were placed: their first members start them.
     GroupsPlaced,
     /// Members came, went, or changed their addresses.
@@ -108,6 +113,7 @@ pub struct SystemState {
     by_creation: BTreeMap<u64, TenantId>,
     /// Tenants whose group may not have the newest version yet.
     unconfirmed: BTreeSet<TenantId>,
+    moves: BTreeMap<TenantId, TenantMove>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     groups: BTreeMap<GroupId, GroupPlacement>,
     locks: LockTable,
@@ -126,6 +132,8 @@ pub struct SystemState {
     bounds_tables: bool,
     /// Whether the command at hand counts on replicas being moved.
     moves_replicas: bool,
+    /// Whether the command at hand may move a tenant.
+    moves_tenants: bool,
     dirty: Dirty,
 }
 
@@ -144,6 +152,7 @@ struct Dirty {
     admin_token: bool,
     tokens: BTreeSet<TokenId>,
     tenants: BTreeSet<TenantId>,
+    moves: BTreeSet<TenantId>,
     nodes: BTreeSet<NodeId>,
     groups: BTreeSet<GroupId>,
 }
@@ -224,6 +233,7 @@ impl SystemState {
             SystemCommand::Recover(Recover { authority, raft_id, groups }) => {
                 self.recover(authority, *raft_id, groups)
             }
+            SystemCommand::StepMove(step) => self.step_move(step, at),
         }
     }
 }
@@ -241,6 +251,7 @@ impl Rules for SystemState {
     fn begin(&mut self, envelope: &Envelope) {
         self.bounds_tables = envelope.version >= BOUNDS_TABLES_FROM;
         self.moves_replicas = envelope.version >= MOVES_REPLICAS_FROM;
+        self.moves_tenants = envelope.version >= MOVES_TENANTS_FROM;
         self.time.tell(envelope.at, envelope.pause());
         self.meta.last_at = self.time.now();
         self.dirty.meta = true;
@@ -295,6 +306,9 @@ impl StateMachine for SystemState {
         for (_, (tenant, entry)) in rows.all::<(TenantId, TenantEntry)>(kind::TENANT)? {
             state.adopt_tenant(tenant, entry);
         }
+        for (_, (tenant, it)) in rows.all::<(TenantId, TenantMove)>(kind::MOVE)? {
+            state.moves.insert(tenant, it);
+        }
         Ok(state)
     }
 
@@ -326,6 +340,10 @@ impl StateMachine for SystemState {
         for id in dirty.tenants {
             let entry = self.tenants.get(&id).map(|entry| codec::encode(&(id, entry)));
             rows.push((row_key(kind::TENANT, id.uuid().as_bytes()), entry));
+        }
+        for id in dirty.moves {
+            let it = self.moves.get(&id).map(|it| codec::encode(&(id, it)));
+            rows.push((row_key(kind::MOVE, id.uuid().as_bytes()), it));
         }
         for id in dirty.nodes {
             let record = self.nodes.get(&id).map(|record| codec::encode(&(id, record)));

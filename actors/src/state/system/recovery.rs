@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - there is one member, it alone is to have replicas, and no group is left that waits for others;
-//! - a tenant whose group has no replica left is deleted. It is never taken for one that is empty;
+//! - a tenant whose group has no replica left is deleted. It is never taken for one that is empty. A move that
+//!   was not committed does not count, and is forgotten;
 //! - every tenant that is left is in a new epoch: what its group learns of it counts for more than
 //!   whatever the former cluster said. Its group learns it from its own log, so it is confirmed;
 //! - no fencing token of the former cluster is as great as one that is given from here on.
@@ -82,11 +83,14 @@ impl SystemState {
     /// Puts the tenants that are left into a new epoch, and deletes the others.
     fn keep_tenants(&mut self, kept: &BTreeSet<GroupId>) -> Vec<SystemEffect> {
         let tenants: Vec<TenantId> = self.tenants.keys().copied().collect();
+        let moved = self.forget_moves();
         for id in &tenants {
+            // Beyond those of a move as well, or a source that is frozen would stay so.
+            let used = moved.get(id).copied().unwrap_or_default();
             let lost = self.change_entry(*id, |entry| {
                 let is_lost = !kept.contains(&entry.group) && entry.record.take().is_some();
                 entry.version += u64::from(is_lost);
-                entry.epoch = Epoch(entry.epoch.0 + 1);
+                entry.epoch = Epoch(entry.epoch.max(used).0 + 1);
                 entry.confirmed = entry.version;
                 is_lost.then_some(entry.created_seq)
             });

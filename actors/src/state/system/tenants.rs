@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moves::MoveDecision;
 use super::{CreatedResource, SystemEffect, SystemState};
 use crate::command::{Idempotency, Outcome, Refusal, TenantKnown, TenantWritten};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
@@ -165,10 +166,20 @@ impl SystemState {
             Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
         };
         let Some(record) = &entry.record else { return (Outcome::Ignored, Vec::new()) };
-        if change.region.as_ref().is_some_and(|region| *region != record.region) {
+        let wished = change.region.as_ref();
+        if !self.moves_tenants && wished.is_some_and(|region| *region != record.region) {
             let refusal = Refusal::CannotMove { region: record.region.clone() };
             return (Outcome::Refused(refusal), Vec::new());
         }
+        // Decided before anything changes: a move that is refused leaves the rest as it was, too.
+        let decision = match wished.filter(|_| self.moves_tenants) {
+            Some(region) => self.decide_move(id, region),
+            None => Ok(MoveDecision::Nothing),
+        };
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(refusal) => return (Outcome::Refused(refusal), Vec::new()),
+        };
         let mut after = entry.clone();
         let Some(record) = &mut after.record else { return (Outcome::Ignored, Vec::new()) };
         let changed = change.apply(record);
@@ -189,7 +200,8 @@ impl SystemState {
         };
         self.change_entry(id, |entry| *entry = after);
         let outcome = Outcome::TenantSet(TenantWritten { tenant: id, version, record });
-        let effects = self.changed(id, changed);
+        let mut effects = self.changed(id, changed);
+        effects.extend(self.follow_decision(id, decision));
         (outcome, effects)
     }
 
@@ -208,7 +220,8 @@ impl SystemState {
         });
         let Some((version, created_seq)) = deleted else { return (Outcome::Ignored, Vec::new()) };
         self.by_creation.remove(&created_seq);
-        let effects = self.changed(id, true);
+        let mut effects = self.changed(id, true);
+        effects.extend(self.call_off(id));
         (Outcome::Tenant(TenantKnown { tenant: id, version, replayed: false }), effects)
     }
 
@@ -240,7 +253,7 @@ impl SystemState {
         Ok(entry)
     }
 
-    fn changed(&mut self, id: TenantId, changed: bool) -> Vec<SystemEffect> {
+    pub(super) fn changed(&mut self, id: TenantId, changed: bool) -> Vec<SystemEffect> {
         if !changed {
             return Vec::new();
         }
@@ -249,11 +262,21 @@ impl SystemState {
         vec![SystemEffect::TenantChanged(id)]
     }
 
-    /// The group of a new tenant: chosen by its id, which is random, so that tenants spread.
-    fn group_for(&self, id: TenantId, region: &Region) -> Option<GroupId> {
-        let in_region = || self.groups.iter().filter(|(_, placement)| placement.region == *region);
-        let count = in_region().count() as u128;
-        let chosen = id.uuid().as_u128().checked_rem(count)?;
-        in_region().nth(usize::try_from(chosen).ok()?).map(|(group, _)| *group)
+    /// The group of a tenant in a region. Always the same one, as long as the region has its groups.
+    pub(super) fn group_for(&self, id: TenantId, region: &Region) -> Option<GroupId> {
+        group_among(id, &self.groups_of(region))
     }
+
+    /// The groups of a region, in order.
+    pub fn groups_of(&self, region: &Region) -> Vec<GroupId> {
+        let in_region = self.groups.iter().filter(|(_, placement)| placement.region == *region);
+        in_region.map(|(group, _)| *group).collect()
+    }
+}
+
+/// The one of a region's groups that a tenant has there: chosen by its id, which is random, so that tenants
+/// spread. What is left of a tenant in a region that it moved away from is of this group.
+pub fn group_among(id: TenantId, groups: &[GroupId]) -> Option<GroupId> {
+    let chosen = id.uuid().as_u128().checked_rem(groups.len() as u128)?;
+    groups.get(usize::try_from(chosen).ok()?).copied()
 }

@@ -14,6 +14,7 @@ use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, Tenant
 use uuid::Uuid;
 
 mod clock;
+mod moves;
 mod recovery;
 mod whole;
 

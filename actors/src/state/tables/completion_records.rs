@@ -183,6 +183,24 @@ impl CompletionRecords {
         rows
     }
 
+    /// Goes on in another log, whose entries up to `index` are older than whatever comes now. An index of the
+    /// log before says nothing there, and a greater one would seem to be of what has yet to come.
+    pub fn continue_at(&mut self, index: u64) {
+        let before = index.saturating_sub(1);
+        for (id, session) in self.sessions.iter_mut().filter(|(_, it)| it.seen > before) {
+            session.seen = before;
+            self.dirty_sessions.insert(*id);
+        }
+        for (key, (at, _)) in self.outcomes.iter_mut().filter(|(_, (at, _))| *at > before) {
+            *at = before;
+            // Its row is written again; should it be forgotten before that, the row goes.
+            if self.written.remove(key) {
+                self.unwritten.insert(*key);
+            }
+        }
+        self.by_age = self.outcomes.iter().map(|(key, (at, _))| (*at, key.0, key.1)).collect();
+    }
+
     fn forget(&mut self, key: (u64, u64)) {
         if let Some((at, _)) = self.outcomes.remove(&key) {
             self.by_age.remove(&(at, key.0, key.1));

@@ -57,7 +57,9 @@
 //! | `StopStep` | the leader, where the task is | the executor aborts the task |
 //! | `RunEnded` | every node | the actor answers callers that wait for the run |
 //! | `Lock` | the leader | the lock manager: leases, waiters |
-//! | `Deleted` | every node | the actor stops all steps, and the files are removed |
+//! | `Deleted`, `Gone` | every node | the actor stops all steps, and the files are removed |
+//! | `Frozen` | every node | the actor stops all steps and leads no locks: the tenant is about to move |
+//! | `Resumed` | the leader | the actor goes on as a new leader does |
 //!
 //! No effect is stored. A new leader asks for [`TenantState::outstanding`], every attempt that is
 //! under way and waits for nothing, and for [`TenantState::waits`], and so goes on under the same
@@ -77,6 +79,7 @@ mod definitions;
 mod due;
 mod events;
 mod forget;
+mod moving;
 mod progress;
 mod rows;
 mod run;
@@ -91,6 +94,8 @@ use day::DayCount;
 pub use definitions::{Job, NamedWorkflow};
 pub use due::Wait;
 pub use events::checked_event;
+use moving::Presence;
+pub use rows::is_of_presence;
 pub use run::{EventSpan, Run, StepState, StepStatus, Waiting};
 pub use start::Starts;
 pub use view::{job_view, run_view};
@@ -136,6 +141,12 @@ pub enum TenantEffect {
     Lock(LockNotice),
     /// The tenant was deleted: nothing is to be performed for it any more.
     Deleted,
+    /// The tenant moved to another group: nothing is to be performed for it here any more.
+    Gone,
+    /// The tenant stands still, for it is about to move.
+    Frozen,
+    /// The tenant goes on, here or after it came here.
+    Resumed,
 }
 
 /// What of the state is more than its collections.
@@ -181,6 +192,11 @@ pub struct TenantState {
     locks: LockTable,
     calls: IdempotencyTable<CreatedResource>,
     completions: CompletionRecords,
+    presence: Presence,
+    /// Whether what was written before is of an earlier life, and the replica has not been told yet.
+    has_reset: bool,
+    /// Whether the command at hand wakes what was taken in from another group.
+    has_arrived: bool,
     /// Whether the events of the command that is applied have checksums.
     checks_events: bool,
     /// Lines not yet taken by the actor.
@@ -193,6 +209,7 @@ pub struct TenantState {
 #[derive(Debug, Default)]
 struct Dirty {
     meta: bool,
+    presence: bool,
     payload_bytes: bool,
     runs: BTreeSet<RunId>,
     workflows: BTreeSet<String>,
@@ -204,9 +221,10 @@ impl TenantState {
         self.meta.record.as_ref()
     }
 
-    /// The epoch of its placement; `None` while it does not exist.
+    /// The epoch of its placement; `None` while it does not exist, or stands still to be moved.
     pub fn epoch(&self) -> Option<Epoch> {
-        self.meta.record.as_ref().map(|_| self.meta.epoch)
+        let is_here = !self.is_elsewhere();
+        self.meta.record.as_ref().filter(|_| is_here).map(|_| self.meta.epoch)
     }
 
     /// Runs that have not ended.
@@ -293,7 +311,9 @@ impl TenantState {
         let mut effects = Vec::new();
         let outcome = match command {
             // `takes` and `execute` see to them.
-            TenantCommand::Set(_) | TenantCommand::Compare => Ok(Outcome::Ignored),
+            TenantCommand::Set(_) | TenantCommand::Compare | TenantCommand::Move(_) => {
+                Ok(Outcome::Ignored)
+            }
             TenantCommand::TimePassed(_) => Ok(Outcome::Done),
             TenantCommand::StartRun(_) | TenantCommand::CreateJob(_) => {
                 self.start(command, cause, &mut effects)
@@ -360,6 +380,12 @@ impl TenantState {
         }
         let before = self.meta.record.take();
         let is_new = before.is_none();
+        let has_arrived = std::mem::take(&mut self.has_arrived);
+        let goes_on = has_arrived || self.is_elsewhere();
+        if self.is_elsewhere() {
+            self.presence = Presence::Here { fence: epoch };
+            self.dirty.presence = true;
+        }
         self.meta.epoch = epoch;
         self.meta.version = version;
         self.meta.record = record.cloned();
@@ -375,11 +401,15 @@ impl TenantState {
                 effects.extend(self.runs.keys().map(|run| TenantEffect::RunEnded(*run)));
                 // Its files go, and with them everything but what came with this command: whoever
                 // loads it again must not differ from whoever did not.
-                *self =
-                    Self { meta: Meta { epoch, version, ..Meta::default() }, ..Self::default() };
+                let meta = Meta { epoch, version, ..Meta::default() };
+                *self = Self { meta, has_reset: true, ..Self::default() };
                 effects.push(TenantEffect::Deleted);
             }
             Some(record) => {
+                if goes_on {
+                    // All of its work, and not only what this command lets go on.
+                    effects.push(TenantEffect::Resumed);
+                }
                 self.tenant_event(before.as_ref(), record);
                 self.resume(&mut effects);
             }
@@ -401,7 +431,10 @@ impl Rules for TenantState {
             {
                 Err(Outcome::Done)
             }
-            TenantCommand::Set(_) => Ok(()),
+            TenantCommand::Set(set) if self.may_be_set(*epoch, set) => Ok(()),
+            TenantCommand::Set(_) => Err(Outcome::Refused(Refusal::StaleEpoch)),
+            TenantCommand::Move(_) => Ok(()),
+            _ if self.is_elsewhere() => Err(Outcome::Refused(Refusal::StaleEpoch)),
             // Before anything changes: a tenant that does not exist has no files to remember it in.
             _ if self.meta.record.is_none() || *epoch != self.meta.epoch => {
                 Err(Outcome::Refused(Refusal::StaleEpoch))
@@ -417,6 +450,9 @@ impl Rules for TenantState {
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         self.counts_locks = envelope.version >= COUNTS_LOCKS_FROM;
         self.bounds_held_bytes = envelope.version >= BOUNDS_HELD_BYTES_FROM;
+        if matches!(envelope.command, Command::Tenant { command: TenantCommand::Move(_), .. }) {
+            return;
+        }
         self.time.tell(envelope.at, envelope.pause());
         self.meta.last_at = self.time.now();
         self.dirty.meta = true;
@@ -434,6 +470,9 @@ impl Rules for TenantState {
         match &envelope.command {
             Command::Tenant { epoch, command: TenantCommand::Set(set), .. } => {
                 self.set(*epoch, set.version, set.record.as_ref())
+            }
+            Command::Tenant { epoch, command: TenantCommand::Move(step), .. } => {
+                self.step_of_move(*epoch, step)
             }
             Command::Tenant { command, .. } => self.apply_command(command, envelope.cause.as_ref()),
             Command::System(_) => (Outcome::Ignored, Vec::new()),
@@ -469,7 +508,21 @@ impl StateMachine for TenantState {
     }
 
     fn needs_files(&self) -> bool {
-        self.meta.record.is_some()
+        self.meta.record.is_some() || self.is_arriving()
+    }
+
+    fn take_reset(&mut self) -> bool {
+        std::mem::take(&mut self.has_reset)
+    }
+
+    fn is_loaded_by(&self, envelope: &Envelope) -> bool {
+        self.is_woken_by(envelope)
+    }
+
+    fn load_for(rows: &RowBuffer, position: Position) -> Result<Self, StoreError> {
+        let mut state = rows::load_whole(rows)?;
+        state.arrive(position.index);
+        Ok(state)
     }
 
     fn has_work(&self) -> bool {

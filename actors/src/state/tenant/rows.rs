@@ -14,6 +14,7 @@
 //! | `j` job id | seq of the job |
 //! | `l` key | lock |
 //! | `k` hash | idempotent call |
+//! | `z` | where it lives, while or after it moves: `moving.rs`; never moves itself |
 //! | `v`, `a` | requests that may be sent again: `completion_records.rs` |
 //!
 //! Sequence numbers are big-endian, so that keys sort by them. Values are `codec`'s.
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::run::held_bytes;
-use super::{Dirty, Job, Meta, NamedWorkflow, Run, TenantState, Waiting};
+use super::{Dirty, Job, Meta, NamedWorkflow, Presence, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::page::{JsonSize, PageBudget};
@@ -43,6 +44,7 @@ const WORKFLOW: u8 = b'w';
 const JOB: u8 = b'J';
 const JOB_SEQ: u8 = b'j';
 const IDEMPOTENCY: u8 = b'k';
+const PRESENCE: u8 = b'z';
 
 /// Runs examined for one page at most, so that a rare status does not cost a whole scan.
 const EXAMINED_MAX: usize = 10_000;
@@ -55,7 +57,23 @@ const BATCH_ROWS_FIRST: usize = if cfg!(test) { 2 } else { 8 };
 /// Bytes of rows read at once, about.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Tells whether a row says where the tenant lives. Each group has its own.
+pub fn is_of_presence(key: &[u8]) -> bool {
+    key == [PRESENCE]
+}
+
 pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
+    match rows.get::<Presence>(&[PRESENCE])? {
+        // The rows beside it are of a tenant that does nothing here.
+        Some(presence @ Presence::Arriving(_)) => {
+            Ok(TenantState { presence, ..TenantState::default() })
+        }
+        _ => load_whole(rows),
+    }
+}
+
+/// Loads everything, also of a tenant that was taken in and does nothing yet.
+pub(super) fn load_whole(rows: &RowBuffer) -> Result<TenantState, StoreError> {
     let meta: Meta = rows.get(&[META])?.unwrap_or_default();
     let days = DayCount { day: meta.day, runs: meta.runs_today, before: None };
     let mut state = TenantState {
@@ -64,6 +82,7 @@ pub(super) fn load(rows: &RowBuffer) -> Result<TenantState, StoreError> {
         locks: LockTable::load(rows, meta.last_lock_token)?,
         calls: IdempotencyTable::load(rows, IDEMPOTENCY)?,
         completions: CompletionRecords::load(rows)?,
+        presence: rows.get(&[PRESENCE])?.unwrap_or_default(),
         meta,
         ..TenantState::default()
     };
@@ -122,8 +141,11 @@ pub(super) fn for_each<T: serde::de::DeserializeOwned>(
 }
 
 pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
-    let Dirty { meta, payload_bytes, runs, workflows } = std::mem::take(&mut state.dirty);
+    let Dirty { meta, presence, payload_bytes, runs, workflows } = std::mem::take(&mut state.dirty);
     let mut rows = Vec::new();
+    if presence {
+        rows.push((vec![PRESENCE], Some(codec::encode(&state.presence))));
+    }
     if payload_bytes {
         rows.push((vec![PAYLOAD_BYTES], Some(codec::encode(&state.payload_bytes))));
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use shiioo::config::Secret;
 use shiioo::{Config, Node, NodeSeams};
 use shiioo_actors::domain::ids::RaftId;
+use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::GroupStatus;
 use shiioo_actors::ports::seams::Seams;
 use shiioo_storage::disk::{DiskCopy, SimDisk};
@@ -20,7 +21,7 @@ use crate::env::trace;
 use crate::env::{
     Air, DiskFaultsSeen, Process, SeededEntropy, SimClock, SimTcp, SimUdp, TracedDisk,
 };
-use crate::plan::{API_PORT, ELECTION_TIMEOUT, LyingDisk, Plan, node_name};
+use crate::plan::{API_PORT, ELECTION_TIMEOUT, LyingDisk, Plan, node_name, region_of};
 
 /// Where a node talks to others.
 const NODE_PORT: u16 = 7400;
@@ -38,6 +39,7 @@ pub struct NodeHost {
     number: u64,
     seed: u64,
     lying_disk: Option<LyingDisk>,
+    region: &'static str,
     names: Vec<String>,
     /// Whom it asks to be let in; the first node asks nobody.
     join: Vec<String>,
@@ -120,7 +122,7 @@ impl Life {
 impl NodeHost {
     /// The `number`-th node of a run, from 1, which can look up `names` and joins `others`.
     pub fn new(number: u64, plan: &Plan, names: &[String], others: &[String]) -> Rc<Self> {
-        let Plan { seed, lying_disk, .. } = *plan;
+        let Plan { seed, lying_disk, regions, .. } = *plan;
         let name = &node_name(number);
         let air = Air::new(seed ^ number << 24);
         let join = others.iter().map(|other| format!("{other}:{NODE_PORT}")).collect();
@@ -130,6 +132,7 @@ impl NodeHost {
             number,
             seed,
             lying_disk,
+            region: region_of(number, regions),
             names: names.to_vec(),
             join,
             disk: SimDisk::new(seed ^ number << 32),
@@ -332,6 +335,7 @@ impl NodeHost {
             insecure: true,
             api_hosts: vec![self.name.clone()],
             election_timeout: ELECTION_TIMEOUT,
+            region: Region::try_from(self.region.to_owned()).unwrap_or_default(),
             ..Config::default()
         }
     }

@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::command::{
     AdmitMember, AssignReplicas, ConfirmTenant, CreateJoinToken, DeleteTenant, DrainMember, Found,
-    LeaderElected, LockCommand, MemberOffline, PlaceGroups, RegisterNode, RemoveJoinToken,
-    RemoveNode, RpcId, UpdateTenant,
+    LeaderElected, LockCommand, MemberOffline, MoveStep, PlaceGroups, RegisterNode,
+    RemoveJoinToken, RemoveNode, RpcId, StepMove, UpdateTenant,
 };
+use crate::domain::ids::Epoch;
 use crate::domain::json::Json;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::Quota;
@@ -44,7 +45,7 @@ fn lock(a: u8, b: u8, c: u8) -> LockCommand {
 const KINDS_OF_VERSION_2: u8 = 20;
 
 /// All kinds of dice.
-const KINDS: u8 = 22;
+const KINDS: u8 = 24;
 
 /// A command by its dice; `at` is what the proposer's clock says.
 fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemCommand {
@@ -117,7 +118,11 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
                 } else {
                     Vec::new()
                 },
-                region: (b.is_multiple_of(5)).then(|| "us".into()),
+                region: match kinds {
+                    KINDS_OF_VERSION_2 => (b.is_multiple_of(5)).then(|| "us".into()),
+                    _ => (!b.is_multiple_of(4))
+                        .then(|| ["default", "eu", "us"][usize::from(b % 3)].into()),
+                },
                 ..TenantChange::default()
             },
             if_version,
@@ -138,6 +143,26 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
             },
             raft_id: RaftId(1 + u64::from(a % 3)),
             groups: (1..4).filter(|group| b >> group & 1 == 1).map(GroupId).collect(),
+        }),
+        22 => SystemCommand::StepMove(StepMove {
+            tenant: id(a),
+            epoch: Epoch(2 + u64::from(b % 4)),
+            step: [
+                MoveStep::Retry,
+                MoveStep::Commit,
+                MoveStep::Commit,
+                MoveStep::Abort,
+                MoveStep::Finish,
+                MoveStep::Finish,
+            ][usize::from(c % 6)],
+        }),
+        23 => SystemCommand::UpdateTenant(UpdateTenant {
+            tenant: id(a),
+            change: TenantChange {
+                region: Some(["default", "eu"][usize::from(b % 2)].into()),
+                ..TenantChange::default()
+            },
+            if_version: None,
         }),
         _ => SystemCommand::Lock(lock(a, b, c)),
     }
@@ -200,6 +225,7 @@ fn differ(a: &SystemState, b: &SystemState) -> Option<String> {
         ("tenants", a.tenants == b.tenants),
         ("by_creation", a.by_creation == b.by_creation),
         ("unconfirmed", a.unconfirmed == b.unconfirmed),
+        ("moves", a.moves == b.moves),
         ("nodes", a.nodes == b.nodes),
         ("groups", a.groups == b.groups),
         ("locks", a.locks == b.locks),
@@ -240,7 +266,7 @@ fn the_script_reaches_what_it_is_to_test() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..64 {
+    for _ in 0..128 {
         let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
         for outcome in reload::run::<SystemState>(&script(&dice, KINDS), differ) {
             let text = format!("{outcome:?}");
@@ -273,7 +299,7 @@ fn the_script_reaches_what_it_is_to_test() {
         "NotAMember",
         "WouldLoseQuorum",
         "UnknownRegion",
-        "CannotMove",
+        "Moving",
     ] {
         assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
     }

@@ -141,6 +141,7 @@ fn differ(a: &TenantState, b: &TenantState) -> Option<String> {
         ("locks", a.locks == b.locks),
         ("calls", a.calls == b.calls),
         ("completions", a.completions == b.completions),
+        ("presence", a.presence == b.presence),
     ];
     same.into_iter().find(|(_, is_same)| !is_same).map(|(what, _)| what.to_owned())
 }

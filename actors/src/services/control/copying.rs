@@ -1,0 +1,149 @@
+//! What the target of a move has of a tenant, and the pieces of what it lacks. Pure.
+//!
+//! The source is read several times: while it works, and once more when it stands still. So the first reading takes
+//! long and holds nobody up, and the last has only what has changed since. Rows are told apart by their hashes, for
+//! the first reading is not kept.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::vec;
+
+use sha2::{Digest, Sha256};
+
+use crate::command::{MovedPiece, MovedRow};
+use crate::ports::{Dump, Held};
+use crate::state::tenant::is_of_presence;
+
+/// Bytes of rows and events in a piece, about. A piece is one entry of the target's log, which other tenants'
+/// entries wait behind.
+const PIECE_BYTES_MAX: usize = 512 << 10;
+
+/// The beginning of a row's hash: that of two values of one key is the same by chance less often than a disk
+/// reads wrongly unnoticed.
+type RowHash = [u8; 16];
+
+/// What the target has.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    rows: BTreeMap<Vec<u8>, RowHash>,
+    events: u64,
+    /// The number of the next piece.
+    next: u32,
+}
+
+impl Copied {
+    /// What the source need not read again: its rows are read whole each time.
+    pub fn held(&self) -> Held {
+        Held { position: None, events: self.events }
+    }
+
+    /// Takes what the source holds now, and gives the pieces that the target lacks. All of them are to be sent.
+    pub fn take(&mut self, dump: Dump, is_last: bool) -> Pieces<'_> {
+        let mut before = std::mem::take(&mut self.rows);
+        let mut changed = Vec::new();
+        for (key, value) in dump.rows.into_iter().filter(|(key, _)| !is_of_presence(key)) {
+            let hash = hash_of(&value);
+            let is_known = before.remove(&key) == Some(hash);
+            self.rows.insert(key.clone(), hash);
+            if !is_known {
+                changed.push((key, Some(value)));
+            }
+        }
+        changed.extend(before.into_keys().map(|key| (key, None)));
+        self.events += dump.events.len() as u64;
+        let has_any = is_last || !changed.is_empty() || !dump.events.is_empty();
+        Pieces {
+            next: &mut self.next,
+            rows: changed.into_iter().peekable(),
+            rest: None,
+            events: dump.events,
+            events_at: 0,
+            is_last,
+            is_over: !has_any,
+        }
+    }
+}
+
+fn hash_of(value: &[u8]) -> RowHash {
+    let hash: [u8; 32] = Sha256::digest(value).into();
+    let [first, _] = [0, 16].map(|at| std::array::from_fn(|index| hash[at + index]));
+    first
+}
+
+/// The pieces of one reading.
+pub(super) struct Pieces<'a> {
+    next: &'a mut u32,
+    rows: Peekable<vec::IntoIter<MovedRow>>,
+    /// What is left of a row that is too large for one piece.
+    rest: Option<(Vec<u8>, Vec<u8>)>,
+    events: Vec<u8>,
+    events_at: usize,
+    is_last: bool,
+    is_over: bool,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = MovedPiece;
+
+    fn next(&mut self) -> Option<MovedPiece> {
+        if self.is_over {
+            return None;
+        }
+        let number = *self.next;
+        *self.next += 1;
+        let (rows, begun, bytes) = self.next_rows();
+        let events = match begun.is_empty() {
+            true => self.next_events(bytes),
+            false => Vec::new(),
+        };
+        let has_rows = self.rest.is_some() || self.rows.peek().is_some();
+        self.is_over = !has_rows && self.events_at == self.events.len();
+        let is_last = self.is_last && self.is_over;
+        Some(MovedPiece { number, rows, begun, events, is_last })
+    }
+}
+
+impl Pieces<'_> {
+    /// Gives the rows of the next piece, the beginning of the row after them, and their bytes.
+    fn next_rows(&mut self) -> (Vec<MovedRow>, Vec<u8>, usize) {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        if let Some((key, mut value)) = self.rest.take() {
+            if value.len() > PIECE_BYTES_MAX {
+                let rest = value.split_off(PIECE_BYTES_MAX);
+                self.rest = Some((key, rest));
+                return (rows, value, PIECE_BYTES_MAX);
+            }
+            bytes += Dump::cost_of(&key, value.len());
+            rows.push((key, Some(value)));
+        }
+        let cost = |(key, value): &MovedRow| Dump::cost_of(key, value.as_ref().map_or(0, Vec::len));
+        while let Some(row) = self.rows.next_if(|row| bytes + cost(row) <= PIECE_BYTES_MAX) {
+            bytes += cost(&row);
+            rows.push(row);
+        }
+        // A row that fits into no piece begins with the next, alone.
+        if bytes == 0
+            && let Some((key, Some(value))) = self.rows.next()
+        {
+            self.rest = Some((key, value));
+            return self.next_rows();
+        }
+        (rows, Vec::new(), bytes)
+    }
+
+    /// Gives whole events up to the rest of a piece, and at least one where a piece has nothing else.
+    fn next_events(&mut self, mut bytes: usize) -> Vec<u8> {
+        let left = &self.events[self.events_at..];
+        let mut taken = 0;
+        for line in left.split_inclusive(|byte| *byte == b'\n') {
+            if bytes > 0 && bytes + line.len() > PIECE_BYTES_MAX {
+                break;
+            }
+            bytes += line.len();
+            taken += line.len();
+        }
+        let events = left[..taken].to_vec();
+        self.events_at += taken;
+        events
+    }
+}

@@ -1,0 +1,314 @@
+//! Carries out the moves of tenants, on the node that leads the source.
+//!
+//! Whatever has to be known stands in group 0 (`state/system/moves.rs`): a leader that goes on after another begins a
+//! new attempt, which makes whatever the other does not count, and copies anew. The source works on while most of it
+//! is copied, and stands still for the rest. When the rest does not arrive in time, the attempt is given up in
+//! group 0 first, and only then the source thaws.
+//!
+//! The data goes through the target's log, piece by piece: so it is durable on a quorum of the target when the last
+//! piece is answered, and the target's replicas catch up on it as on everything else.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Control;
+use super::copying::Copied;
+use crate::command::{
+    Command, MoveStep, MoveTenant, Outcome, StepMove, SystemCommand, TenantCommand,
+};
+use crate::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
+use crate::ports::error::CallError;
+use crate::ports::{ApplySink, StoreError};
+use crate::services::mailbox::{internal_envelope, until};
+use crate::services::tenants::Registry;
+use crate::state::system::{MovePhase, SystemState, TenantMove};
+
+/// Moves that a node carries out at once: each may hold a whole tenant in memory.
+const MOVES_AT_ONCE_MAX: usize = 4;
+/// Longest time for a step of a move, and for a piece.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// The source stands still when what it had not sent before is less, bytes, ...
+const REST_BYTES: usize = 1 << 20;
+/// ... or after so many readings: a tenant that writes all the time is never done.
+const READINGS_MAX: u32 = 4;
+/// Longest time that the source stands still before the attempt is given up, beside the time for its bytes.
+const FROZEN_MAX: Duration = Duration::from_secs(2);
+/// Bytes that are read and compared in a second at least, while the source stands still.
+const FROZEN_BYTES_A_SECOND: usize = 16 << 20;
+/// Wait before the next attempt, at first.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Wait before the next attempt, at most.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Attempts of one leader after which the move is called off: about two minutes.
+const ATTEMPTS_MAX: u32 = 30;
+
+/// Why a move does not come further at the moment.
+#[derive(Debug, thiserror::Error)]
+enum Hindrance {
+    #[error("{0}")]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0} took longer than {1:?}")]
+    Late(&'static str, Duration),
+    #[error("{0} did not count: the move has gone on without this node")]
+    Superseded(&'static str),
+}
+
+/// The tenants whose moves a node carries out.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<BTreeSet<TenantId>>);
+
+impl UnderWay {
+    /// Takes the move of a tenant, until the guard is dropped.
+    fn begin(self: &Arc<Self>, tenant: TenantId) -> Option<Guard> {
+        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_begin = tenants.len() < MOVES_AT_ONCE_MAX && tenants.insert(tenant);
+        may_begin.then(|| Guard(Arc::clone(self), tenant))
+    }
+}
+
+struct Guard(Arc<UnderWay>, TenantId);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+/// Carries out moves.
+#[derive(Clone)]
+pub(super) struct Mover {
+    pub control: Control,
+    pub registry: Arc<Registry>,
+    pub under_way: Arc<UnderWay>,
+}
+
+impl Mover {
+    /// Carries out the move of a tenant in a task of its own, unless that is done already.
+    pub fn begin(self, tenant: TenantId, source: GroupId) {
+        let Some(guard) = self.under_way.begin(tenant) else { return };
+        tokio::spawn(async move {
+            let _guard = guard;
+            self.carry_out(tenant, source).await;
+        });
+    }
+
+    /// Removes what is left here of a tenant that lives in another region.
+    pub async fn remove_left(&self, tenant: TenantId, group: GroupId) {
+        let Ok(Some((epoch, it))) = self.placed(tenant).await else { return };
+        if it.as_ref().is_some_and(TenantMove::is_under_way) {
+            return;
+        }
+        let copy = it.map_or(epoch, |it| it.epoch);
+        for (epoch, command) in [(copy, MoveTenant::Discard), (epoch, MoveTenant::Leave)] {
+            if let Err(error) = self.tell(group, tenant, epoch, command).await {
+                tracing::warn!(%tenant, %error, "a tenant that moved still has files here");
+            }
+        }
+    }
+
+    async fn placed(
+        &self,
+        tenant: TenantId,
+    ) -> Result<Option<(Epoch, Option<TenantMove>)>, CallError> {
+        let find = move |state: &SystemState| {
+            let epoch = state.tenant(tenant)?.epoch;
+            Some((epoch, state.tenant_move(tenant).cloned()))
+        };
+        self.control.read_linearizable(Instant::now() + STEP_DEADLINE, find).await
+    }
+
+    async fn carry_out(&self, tenant: TenantId, source: GroupId) {
+        let mut wait = RETRY_MIN;
+        for attempt in 1.. {
+            let Err(error) = self.take_steps(tenant, source).await else { return };
+            if self.control.term_here(source).is_none() {
+                // Whoever leads the source now goes on.
+                tracing::info!(%tenant, %error, "this node does not lead the source of a move any more");
+                return;
+            }
+            tracing::warn!(%tenant, %error, attempt, "a tenant's move does not come further yet");
+            if attempt == ATTEMPTS_MAX {
+                self.call_off(tenant).await;
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Takes steps until the move is over.
+    async fn take_steps(&self, tenant: TenantId, source: GroupId) -> Result<(), Hindrance> {
+        loop {
+            let Some((_, Some(it))) = self.placed(tenant).await? else { return Ok(()) };
+            if it.from != source {
+                return Ok(());
+            }
+            match it.phase {
+                MovePhase::Copying => self.copy(tenant, &it).await?,
+                MovePhase::Leaving => self.leave(tenant, &it).await?,
+                MovePhase::Undoing => self.undo(tenant, &it).await?,
+                MovePhase::Over => return Ok(()),
+            }
+        }
+    }
+
+    async fn call_off(&self, tenant: TenantId) {
+        let Ok(Some((_, Some(it)))) = self.placed(tenant).await else { return };
+        tracing::warn!(%tenant, region = %it.region, "a tenant's move has failed too often and is called off");
+        if let Err(error) = self.step(tenant, it.epoch, MoveStep::Abort).await {
+            tracing::warn!(%tenant, %error, "the move could not be called off");
+        }
+    }
+
+    /// Makes an attempt: copies the tenant, and has group 0 give it to the target.
+    async fn copy(&self, tenant: TenantId, it: &TenantMove) -> Result<(), Hindrance> {
+        let term = self.control.term_here(it.from).ok_or(CallError::NoLeader)?;
+        // An attempt of its own: none of another leader, nor of this one before, counts from here on.
+        self.step(tenant, it.epoch, MoveStep::Retry).await?;
+        let epoch = Epoch(it.epoch.0 + 1);
+        self.tell_here(it.from, term, tenant, epoch, MoveTenant::Thaw).await?;
+        // What group 0 decided before has to be in the copy, or be told later; a tenant that its group does not
+        // know yet cannot be read.
+        let deadline = Instant::now() + STEP_DEADLINE;
+        self.control.sync_tenant(tenant, None, deadline).await?;
+        let mut copied = Copied::default();
+        let mut largest = 0;
+        for _ in 0..READINGS_MAX {
+            let bytes = self.send(tenant, it, epoch, &mut copied, false).await?;
+            largest = largest.max(bytes.read);
+            if bytes.sent < REST_BYTES {
+                break;
+            }
+        }
+        self.tell_here(it.from, term, tenant, epoch, MoveTenant::Freeze).await?;
+        let began = Instant::now();
+        let size = u32::try_from(largest / FROZEN_BYTES_A_SECOND).unwrap_or(u32::MAX);
+        let within = FROZEN_MAX + Duration::from_secs(size.into());
+        let committed = timeout(within, async {
+            self.send(tenant, it, epoch, &mut copied, true).await?;
+            self.step(tenant, epoch, MoveStep::Commit).await
+        });
+        let committed = committed.await;
+        let committed = committed.unwrap_or(Err(Hindrance::Late("the last of the copy", within)));
+        if committed.is_err() {
+            self.thaw(tenant, it, term, epoch).await;
+        } else {
+            tracing::info!(%tenant, region = %it.region, stood_still = ?began.elapsed(), "a tenant has moved");
+        }
+        committed
+    }
+
+    /// Has the source go on, once group 0 has given the attempt up. Where it has committed it instead, or does not
+    /// answer, the source stays as it is: the next look at the move tells.
+    async fn thaw(&self, tenant: TenantId, it: &TenantMove, term: u64, epoch: Epoch) {
+        let thawed = async {
+            self.step(tenant, epoch, MoveStep::Retry).await?;
+            let next = Epoch(epoch.0 + 1);
+            self.tell_here(it.from, term, tenant, next, MoveTenant::Thaw).await
+        };
+        if let Err(error) = thawed.await {
+            tracing::warn!(%tenant, %error, "a tenant stands still until it is known whether it has moved");
+        }
+    }
+
+    /// Wakes the tenant in the target, and removes it from the source.
+    async fn leave(&self, tenant: TenantId, it: &TenantMove) -> Result<(), Hindrance> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        self.control.sync_tenant(tenant, None, deadline).await?;
+        self.tell(it.from, tenant, it.epoch, MoveTenant::Leave).await?;
+        self.step(tenant, it.epoch, MoveStep::Finish).await
+    }
+
+    /// Has the source go on, and removes the copy.
+    async fn undo(&self, tenant: TenantId, it: &TenantMove) -> Result<(), Hindrance> {
+        self.tell(it.from, tenant, Epoch(it.epoch.0 + 1), MoveTenant::Thaw).await?;
+        self.tell(it.to, tenant, it.epoch, MoveTenant::Discard).await?;
+        self.step(tenant, it.epoch, MoveStep::Finish).await
+    }
+
+    /// Reads the source, and sends the target what it lacks.
+    async fn send(
+        &self,
+        tenant: TenantId,
+        it: &TenantMove,
+        epoch: Epoch,
+        copied: &mut Copied,
+        is_last: bool,
+    ) -> Result<Bytes, Hindrance> {
+        let part = StateMachineId::Tenant(tenant);
+        let dump = self.registry.dump(it.from, part, copied.held()).await?;
+        // Nothing at all is no tenant.
+        let dump = dump.ok_or(CallError::Starting { what: "the tenant" })?;
+        let read = dump.rows.iter().map(crate::ports::Dump::cost).sum::<usize>();
+        let mut sent = 0;
+        for piece in copied.take(dump, is_last) {
+            let rows = piece.rows.iter().filter_map(|(_, value)| value.as_ref()).map(Vec::len);
+            sent += rows.sum::<usize>() + piece.begun.len() + piece.events.len();
+            self.tell(it.to, tenant, epoch, MoveTenant::TakeIn(piece)).await?;
+        }
+        Ok(Bytes { read, sent })
+    }
+
+    /// Has group 0 take a step. It may be decided about twice.
+    async fn step(&self, tenant: TenantId, epoch: Epoch, step: MoveStep) -> Result<(), Hindrance> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let command = SystemCommand::StepMove(StepMove { tenant, epoch, step });
+        match self.control.send(deadline, command).await? {
+            Outcome::Done => Ok(()),
+            _ => Err(Hindrance::Superseded("a step of the move")),
+        }
+    }
+
+    /// Tells a group of a step that may come to it at any time, and twice.
+    async fn tell(
+        &self,
+        group: GroupId,
+        tenant: TenantId,
+        epoch: Epoch,
+        command: MoveTenant,
+    ) -> Result<(), Hindrance> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let make = || {
+            let command = TenantCommand::Move(command.clone());
+            let command = Command::Tenant { tenant, epoch, command };
+            let envelope = internal_envelope(&self.control.seams, None, command);
+            std::future::ready(Ok(Some(envelope)))
+        };
+        match self.control.router.propose(group, deadline, make).await? {
+            Some(Outcome::Done) => Ok(()),
+            _ => Err(Hindrance::Superseded("what a group was told")),
+        }
+    }
+
+    /// Tells the source of a step that counts only while this node leads it: a step that was late would freeze what
+    /// another leader has thawed.
+    async fn tell_here(
+        &self,
+        group: GroupId,
+        term: u64,
+        tenant: TenantId,
+        epoch: Epoch,
+        command: MoveTenant,
+    ) -> Result<(), Hindrance> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let command = TenantCommand::Move(command);
+        let command = Command::Tenant { tenant, epoch, command };
+        let envelope = internal_envelope(&self.control.seams, Some(term), command);
+        match until(deadline, self.control.log.propose(group, envelope)).await? {
+            Outcome::Done => Ok(()),
+            _ => Err(Hindrance::Superseded("what the source was told")),
+        }
+    }
+}
+
+/// Bytes of one reading.
+struct Bytes {
+    /// Of all rows.
+    read: usize,
+    /// Of what the target lacked.
+    sent: usize,
+}
