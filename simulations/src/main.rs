@@ -113,7 +113,7 @@ struct Many {
 #[derive(Debug, Clone, Copy, Args)]
 struct How {
     /// How many nodes
-    #[arg(long, default_value_t = simulations::NODES_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=6))]
+    #[arg(long, default_value_t = simulations::NODES_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=5))]
     nodes: u64,
     /// How many regions they are in, in turn: tenants move from one to the other
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=simulations::REGIONS_MAX))]

@@ -451,8 +451,10 @@ pub(crate) async fn update(
 ) -> Reply {
     let change = body.value.into_change();
     let version = demanded(&ctx, id, &if_match).await?;
+    let asks_to_move = change.region.is_some();
     let view = ctx.handles()?.tenants.update(&ctx.call(), id, change, version).await?;
-    if view.moving_to.is_none() {
+    // Whatever else was asked for is done, also while the tenant is on its way.
+    if view.moving_to.is_none() || !asks_to_move {
         return whole(view);
     }
     let version = view.version;

@@ -17,7 +17,7 @@ use crate::checks::{Checked, liveness, out_of_service};
 use crate::env::trace;
 use crate::facts::Reply;
 use crate::plan::{API_PORT, WATCHER};
-use crate::world::{Board, Phase};
+use crate::world::{Board, NodeHost, Phase};
 
 /// Pause between two rounds of questions.
 const ROUND_PAUSE: Duration = Duration::from_millis(150);
@@ -166,7 +166,7 @@ impl Watcher {
         reply.body["groups"].as_array().into_iter().flatten().map(replicas).collect()
     }
 
-    /// Whether every node votes in the system group, and as many of them as there should be in each
+    /// Whether every node votes in the system group, and as many of its region as there should be in each
     /// other group, and nobody else.
     fn all_vote(&self, groups: &[Vec<Replica>]) -> bool {
         let ids: Vec<String> = self.board.nodes.iter().map(|node| node.id()).collect();
@@ -178,7 +178,13 @@ impl Watcher {
         let all = voters(system);
         let is_full = |group: &Vec<Replica>| {
             let voters = voters(group);
-            voters.len() == nodes.len().min(TENANT_GROUP_VOTERS) && voters.is_subset(&all)
+            let votes = |node: &&Rc<NodeHost>| voters.contains(&node.id());
+            let Some(region) = self.board.nodes.iter().find(votes).map(|node| node.region()) else {
+                return false;
+            };
+            let own = self.board.nodes.iter().filter(|node| node.region() == region);
+            let own: BTreeSet<String> = own.map(|node| node.id()).collect();
+            voters.len() == own.len().min(TENANT_GROUP_VOTERS) && voters.is_subset(&own)
         };
         all.iter().map(String::as_str).eq(nodes.iter().copied())
             && !tenants.is_empty()

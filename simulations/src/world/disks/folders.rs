@@ -23,6 +23,7 @@ use shiioo_storage::inspect::{self, PartImage};
 use crate::checks::Checked;
 use crate::checks::out_of_service::Reason;
 use crate::env::trace;
+use crate::plan::{REGIONS_MAX, regions};
 use crate::world::board::OutOfService;
 use crate::world::{Fault, World};
 
@@ -290,7 +291,10 @@ fn held_in_folder(disk: &SimDisk, tenant: &str) -> Option<Position> {
 
 fn part_in_folder(disk: &SimDisk, tenant: &str) -> Option<PartImage> {
     let disk: Arc<_> = disk.fork().mount();
-    inspect::part(&disk, &format!("{}/{INDEX}", folder(tenant))).ok().flatten()
+    // Where the node is in another region than the first, its tenants are in a folder of that name.
+    let others = regions(REGIONS_MAX).iter().skip(1).map(|region| format!("{region}/{tenant}"));
+    let mut folders = std::iter::once(folder(tenant)).chain(others);
+    folders.find_map(|folder| inspect::part(&disk, &format!("{folder}/{INDEX}")).ok().flatten())
 }
 
 fn byte_of_events(disk: &SimDisk, tenant: &str, offset: u64) -> Option<u8> {

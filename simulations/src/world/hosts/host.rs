@@ -158,6 +158,11 @@ impl NodeHost {
         &self.name
     }
 
+    /// The region that the node is in.
+    pub fn region(&self) -> &'static str {
+        self.region
+    }
+
     /// What the node knows of its Raft groups; nothing while it is not ready.
     pub fn groups(&self) -> Vec<GroupStatus> {
         self.node.borrow().upgrade().map(|node| node.groups()).unwrap_or_default()
