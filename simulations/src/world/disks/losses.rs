@@ -43,7 +43,7 @@ const OLDER: [&str; 2] =
 /// What a node says of a file that is not as it was written.
 const DAMAGED: &str = "damaged";
 /// What a node says that was removed from its cluster.
-const REMOVED: &str = "start it with an empty data directory";
+const REMOVED: &str = "what it has on disk lets it in nowhere";
 
 /// A node that is to lose its disk, or has lost it.
 #[derive(Debug, Clone)]
