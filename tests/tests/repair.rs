@@ -275,3 +275,65 @@ async fn a_node_that_is_whole_needs_no_repair_and_one_with_others_is_not_repaire
     let line = refusal(cluster.server(0)).await;
     assert!(line.contains("1 other members") && line.contains("without --repair"), "{line}");
 }
+
+/// An older control plane, as from a copy: the log knows that it went further, and has the rest.
+#[tokio::test]
+async fn an_older_control_plane_goes_on_from_where_it_is() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, first, _) = with_a_run(&folder).await;
+    server.term().await;
+    let path = server.data().join("system.redb");
+    let before = files::bytes(&path);
+    server.restart().await;
+    let second = Tenant::create(&server.client(), spec::unlimited()).await;
+    server.term().await;
+    files::write_bytes(&path, &before);
+    let line = refusal(&mut server).await;
+    for words in ["system.redb", "older", "--repair"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    let told = repaired(&mut server).await;
+    assert!(told["log"].is_null(), "nothing is lost: {told:#}");
+    for tenant in [&first, &second] {
+        again(&server, tenant).finished(spec::inline([spec::set("a", 1)])).await;
+    }
+}
+
+/// Without the control plane's file and without the log nothing says which tenants there are.
+#[tokio::test]
+async fn what_nobody_knows_any_more_is_not_repaired_and_nothing_is_changed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, _) = with_a_run(&folder).await;
+    server.term().await;
+    files::remove(&server.data().join("log"));
+    files::remove_file(&server.data().join("system.redb"));
+    let before = files::names(&server.data());
+    server.launch_mut().args.push("--repair".to_owned());
+    let line = refusal(&mut server).await;
+    assert!(line.contains("put system.redb back from a copy"), "{line}");
+    assert_eq!(files::names(&server.data()), before);
+    assert!(files::tenant(&server.data(), &tenant.id).exists());
+}
+
+/// The log that would have missed the files is gone as well, and no other tenant keeps the group.
+#[tokio::test]
+async fn a_tenant_of_which_nothing_can_be_read_is_out_of_service_and_not_deleted() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let (mut server, tenant, _) = with_a_run(&folder).await;
+    server.term().await;
+    let path = files::tenant(&server.data(), &tenant.id);
+    files::remove(&server.data().join("log"));
+    let index = files::bytes(&path.join("index.redb"));
+    files::write_bytes(&path.join("index.redb"), &index[..index.len() / 2]);
+    let events = files::bytes(&path.join("events.jsonl"));
+    let told = repaired(&mut server).await;
+    assert_eq!(told["tenants"][0]["id"], tenant.id, "{told:#}");
+    again(&server, &tenant).get("/runs").await.problem(503, "internal");
+    let other = Tenant::create(&server.client(), spec::unlimited()).await;
+    other.finished(spec::inline([spec::set("a", 1)])).await;
+    assert_eq!(
+        files::bytes(&path.join("events.jsonl")),
+        events,
+        "it is kept for whoever has a copy"
+    );
+}

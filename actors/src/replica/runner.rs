@@ -328,7 +328,9 @@ impl<M: StateMachine> ReplicaRunner<M> {
                 return Err(forked());
             }
         }
-        if self.machine.is_loaded_by(envelope) {
+        // A command of an earlier leader is not applied: nothing is loaded for it.
+        let is_late = envelope.term.is_some_and(|term| term != position.term);
+        if !is_late && self.machine.is_loaded_by(envelope) {
             self.load_for(position)?;
         }
         self.is_continued = true;

@@ -40,6 +40,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::ports::StoreError;
 use shiioo_storage::disk::{Disk, read_small, store_error, write_durably};
 use shiioo_storage::{LogIdentity, Repaired, set_log_aside, set_system_aside};
@@ -64,9 +65,8 @@ pub(crate) enum RepairError {
     NotAlone(usize),
     /// Nothing tells what the control plane knew.
     #[error(
-        "{file} is damaged at byte {offset}: {what}. It cannot be repaired: the log does not go back to \
-         the first entry any more, so nothing else here says which tenants there are; put system.redb \
-         back from a copy"
+        "{file} is damaged at byte {offset}: {what}. It cannot be repaired: the log does not have every entry \
+         that was in it, so nothing else here says which tenants there are; put system.redb back from a copy"
     )]
     SystemLost {
         /// The file.
@@ -156,7 +156,8 @@ async fn rewrite_log(
 ) -> Result<(), StoreError> {
     let disk = &*seams.disk;
     let aside = |error| store_error(format!("move what is damaged to {folder}"), error);
-    if survey.report.system.is_some() {
+    // One that is only older than the log knew goes on from where it is.
+    if !survey.files.contains_key(&StateMachineId::System) {
         set_system_aside(disk, folder).map_err(aside)?;
     }
     // The survey holds the files open that the log is made of.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::ports::StoreError;
 use shiioo_storage::BrokenPlace;
+use shiioo_storage::disk::store_error;
 use uuid::Uuid;
 
 use crate::identity::Identity;
@@ -99,19 +100,31 @@ impl Damage {
 
 impl Report {
     /// Makes the report of a repair that begins now and has found nothing.
-    pub(super) fn new(seams: &NodeSeams, identity: &Identity) -> Self {
+    ///
+    /// # Errors
+    /// When it cannot be told which folders there are.
+    pub(super) fn new(seams: &NodeSeams, identity: &Identity) -> Result<Self, StoreError> {
         let repaired_at = seams.seams.clock.now().to_string();
         let time: String = repaired_at.chars().filter(char::is_ascii_alphanumeric).collect();
-        Self {
+        // What an earlier repair has kept would be taken for what this one is to keep.
+        let mut kept_in = format!("repaired-{time}");
+        let is_there = |path: &String| {
+            let found = seams.disk.exists(path);
+            found.map_err(|error| store_error(format!("look for {path}"), error))
+        };
+        while is_there(&kept_in)? {
+            kept_in.push('x');
+        }
+        Ok(Self {
             format_version: FORMAT_VERSION,
-            kept_in: format!("repaired-{time}"),
+            kept_in,
             repaired_at,
             node_id: identity.node_id.to_string(),
             log: None,
             system: None,
             tenants: Vec::new(),
             clusters: None,
-        }
+        })
     }
 
     /// Returns whether nothing is damaged.

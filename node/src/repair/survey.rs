@@ -90,13 +90,31 @@ impl Survey {
         let mut system = system(stores, &log).await?;
         held.extend(system.at.map(|at| (StateMachineId::System, at)));
         let own = system_group(&log, &mut system, &held)?;
+        let others = system.state.members().filter(|(node, ..)| *node != identity.node_id).count();
+        if others > 0 {
+            // The identity learns of a member a moment after the control plane.
+            return Err(RepairError::NotAlone(others));
+        }
+        let is_log_damaged =
+            damage.is_some() || begun.as_ref().is_some_and(|report| report.log.is_some());
+        if is_whole_look && is_log_damaged {
+            let lost = tenants::lost_with_log(&log, &system.state, &held, &losses);
+            losses.extend(lost);
+        }
         let mut groups = BTreeMap::from([(GroupId::SYSTEM, own)]);
-        groups.extend(tenant_groups(&log, &system.state, &held));
+        groups.extend(tenant_groups(&log, &system.state, &held, is_log_damaged));
         let is_behind = groups.iter().any(|(group, it)| it.last() > log.last(*group));
         let losses_of_log = losses_of(&groups, &system.state);
         let is_damaged = damage.is_some() || is_behind || !losses_of_log.is_empty();
         // A tenant's files that are older than the log knew stay missed: they lack what was cut from it.
         let mut files = log.files().clone();
+        // Nothing is left of these, in the log or in files: a start must not take them for empty.
+        let gone = losses.iter().filter(|(tenant, _, events)| {
+            let group = system.state.tenant(*tenant).map(|entry| entry.group);
+            events.is_none() && group.is_some_and(|group| log.last(group).is_none())
+        });
+        let gone = gone.map(|(tenant, ..)| (StateMachineId::Tenant(*tenant), Position::default()));
+        files.extend(gone.filter(|(part, _)| !log.files().contains_key(part)).collect::<Vec<_>>());
         for (part, at) in held {
             let known = files.entry(part).or_insert(at);
             if part == StateMachineId::System || at.index > known.index {
@@ -109,35 +127,44 @@ impl Survey {
         let is_log_rewritten =
             begun.as_ref().is_none_or(|it| it.log.is_some() || it.system.is_some())
                 && (begun.is_some() || is_damaged || system.damage.is_some());
-        let report = begun.unwrap_or_else(|| Report {
-            log: is_damaged.then(|| LogLoss {
-                damage,
-                broken: log.broken().to_vec(),
-                groups: losses_of_log,
-            }),
-            system: system.damage,
-            tenants: tenants::named(losses, &system.state),
-            ..Report::new(seams, identity)
-        });
+        let report = match begun {
+            Some(begun) => begun,
+            None => Report {
+                log: is_damaged.then(|| LogLoss {
+                    damage,
+                    broken: log.broken().to_vec(),
+                    groups: losses_of_log,
+                }),
+                system: system.damage,
+                tenants: tenants::named(losses, &system.state),
+                ..Report::new(seams, identity)?
+            },
+        };
         Ok(Self { report, is_log_rewritten, log_id, log, groups, files })
     }
 }
 
 /// Decides what becomes of group 0, and brings the state up to its end.
+///
+/// # Errors
+/// When an entry of it is lost that the control plane's file does not have: nothing would say which tenants
+/// there were, and what they and the members had been promised.
 fn system_group(
     log: &DamagedLog,
     system: &mut System,
     held: &Held,
 ) -> Result<RepairedGroup, RepairError> {
-    if let (Some(Damage { file, offset, what }), None) = (&system.damage, system.at)
-        && !log.has_beginning(GroupId::SYSTEM)
-    {
-        let (file, offset, what) = (file.clone(), *offset, what.clone());
-        return Err(RepairError::SystemLost { file, offset, what });
-    }
     // The control plane alone applies this group: what its file has is not needed.
     let files: Vec<Position> = system.at.into_iter().collect();
     let repaired = log.repaired(GroupId::SYSTEM, system.at, held, &files);
+    let is_file_whole = system.at.is_some() && system.damage.is_none();
+    let lacks_entries = repaired.unreadable + repaired.dropped > 0;
+    let lacks_beginning = system.at.is_none() && !log.has_beginning(GroupId::SYSTEM);
+    if lacks_beginning || (lacks_entries && !is_file_whole) {
+        let missing = || lost("it is missing".to_owned());
+        let Damage { file, offset, what } = system.damage.clone().unwrap_or_else(missing);
+        return Err(RepairError::SystemLost { file, offset, what });
+    }
     for (position, envelope) in log.commands(&repaired)? {
         // Answers and effects were for those who asked then.
         let _ = system.state.apply(position, &envelope);
@@ -149,6 +176,7 @@ fn tenant_groups(
     log: &DamagedLog,
     state: &SystemState,
     held: &Held,
+    is_log_damaged: bool,
 ) -> BTreeMap<GroupId, RepairedGroup> {
     let mut files: BTreeMap<GroupId, Vec<Position>> = BTreeMap::new();
     for (tenant, entry) in state.tenants() {
@@ -158,8 +186,13 @@ fn tenant_groups(
     let known = log.groups().filter(|group| *group != GroupId::SYSTEM);
     let groups: Vec<GroupId> = known.chain(files.keys().copied()).collect();
     let repaired = groups.into_iter().map(|group| {
-        let files = files.get(&group).map_or(&[][..], Vec::as_slice);
-        (group, log.repaired(group, log.base(group), held, files))
+        let at = files.get(&group);
+        let base = log.base(group);
+        // A group without an entry or a file, and with tenants: they are out of service and not deleted, for which
+        // the group has to be there.
+        let is_lost = is_log_damaged && at.is_some_and(Vec::is_empty) && log.last(group).is_none();
+        let base = base.or_else(|| is_lost.then(Position::default));
+        (group, log.repaired(group, base, held, at.map_or(&[][..], Vec::as_slice)))
     });
     // A group of which there is nothing but a vote has no log to be written.
     repaired.filter(|(_, it)| it.last().is_some()).collect()
@@ -205,10 +238,14 @@ async fn log_damage(
     }
 }
 
+/// Says what is wrong with the control plane's file.
+fn lost(what: String) -> Damage {
+    Damage { file: "system.redb".to_owned(), offset: 0, what }
+}
+
 /// Reads the control plane's file.
 async fn system(stores: &Arc<FileStores>, log: &DamagedLog) -> Result<System, StoreError> {
     let known = log.files().get(&StateMachineId::System).copied();
-    let lost = |what: String| Damage { file: "system.redb".to_owned(), offset: 0, what };
     let nothing = |damage| System { at: None, state: SystemState::default(), damage };
     if !stores.exists(StateMachineId::System)? {
         let damage = known.map(|at| lost(format!("it is missing, and held everything up to {at}")));

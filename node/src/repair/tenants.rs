@@ -8,7 +8,7 @@ use shiioo_actors::state::system::SystemState;
 use shiioo_actors::state::tenant::TenantState;
 use shiioo_actors::state::{RowBuffer, StateMachine as _};
 use shiioo_storage::disk::store_error;
-use shiioo_storage::{FileStores, Held, StoresConfig, keep_events};
+use shiioo_storage::{DamagedLog, FileStores, Held, StoresConfig, keep_events};
 
 use super::report::{Damage, EventsLoss, Report, TenantLoss};
 use crate::identity::Identity;
@@ -97,6 +97,27 @@ pub(super) fn missed(known: &Held, held: &Held, losses: &[Loss]) -> Vec<Loss> {
         (!is_told).then_some((*tenant, damage, None))
     });
     missed.collect()
+}
+
+/// Finds the tenants of which neither a file nor an entry is left, and that are not known to be damaged: the log is
+/// gone that would have known of their files.
+pub(super) fn lost_with_log(
+    log: &DamagedLog,
+    state: &SystemState,
+    held: &Held,
+    losses: &[Loss],
+) -> Vec<Loss> {
+    let lost = state.tenants().filter(|(tenant, entry)| {
+        let is_told = losses.iter().any(|(told, ..)| told == *tenant);
+        let is_held = held.contains_key(&StateMachineId::Tenant(**tenant));
+        entry.record.is_some() && log.last(entry.group).is_none() && !is_held && !is_told
+    });
+    let named = lost.map(|(tenant, _)| {
+        let file = format!("the folder of tenant {tenant}");
+        let what = "the files are missing, and the log as well".to_owned();
+        (*tenant, Damage { file, offset: 0, what }, None)
+    });
+    named.collect()
 }
 
 /// Reads all rows, whose checksums the index compares.

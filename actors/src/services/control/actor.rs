@@ -21,7 +21,7 @@ use crate::services::heartbeat::Heartbeats;
 use crate::services::locks::{LockManager, Space};
 use crate::services::mailbox::tell_changes;
 use crate::services::tenants::Registry;
-use crate::state::system::{SystemEffect, SystemState};
+use crate::state::system::{SystemEffect, SystemState, TenantMove};
 
 /// What changes is made durable this often, at least.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
@@ -391,8 +391,10 @@ impl ControlState {
         let hosts = |group: GroupId| self.arguments.log.leadership(group).is_some();
         // It lives, or lived, in another region, and is not on its way.
         let left = |tenant: &TenantId| {
-            let entry = self.runner.machine.tenant(*tenant)?;
-            let is_moving = self.runner.machine.moves().any(|(moving, _)| moving == *tenant);
+            // A forced recovery may have taken the record of a tenant whose only copy is here.
+            let entry = self.runner.machine.tenant(*tenant).filter(|it| it.record.is_some())?;
+            let last = self.runner.machine.tenant_move(*tenant);
+            let is_moving = last.is_some_and(TenantMove::is_under_way);
             let own = self.arguments.directory.own_group_of(*tenant);
             own.filter(|own| !is_moving && *own != entry.group && !hosts(entry.group))
         };

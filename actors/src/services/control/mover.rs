@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Control;
@@ -26,8 +27,8 @@ use crate::services::mailbox::{internal_envelope, until};
 use crate::services::tenants::Registry;
 use crate::state::system::{MovePhase, SystemState, TenantMove};
 
-/// Moves that a node carries out at once: each may hold a whole tenant in memory.
-const MOVES_AT_ONCE_MAX: usize = 4;
+/// Tenants that a node copies at once: each may be held in memory whole.
+const COPIES_AT_ONCE_MAX: usize = 4;
 /// Longest time for a step of a move, and for a piece.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// The source stands still when what it had not sent before is less, bytes, ...
@@ -42,7 +43,8 @@ const FROZEN_BYTES_A_SECOND: usize = 16 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Wait before the next attempt, at most.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Attempts of one leader after which the move is called off: about two minutes.
+/// Attempts of one leader after which the move is called off, and after as many again: two minutes, or some more
+/// where each has to wait for a target that does not answer.
 const ATTEMPTS_MAX: u32 = 30;
 
 /// Why a move does not come further at the moment.
@@ -59,15 +61,24 @@ enum Hindrance {
 }
 
 /// The tenants whose moves a node carries out.
-#[derive(Debug, Default)]
-pub(super) struct UnderWay(Mutex<BTreeSet<TenantId>>);
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    tenants: Mutex<BTreeSet<TenantId>>,
+    /// Held for a copy, and for nothing else: a source has to thaw however many other moves do not come further.
+    copies: Semaphore,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self { tenants: Mutex::default(), copies: Semaphore::new(COPIES_AT_ONCE_MAX) }
+    }
+}
 
 impl UnderWay {
     /// Takes the move of a tenant, until the guard is dropped.
     fn begin(self: &Arc<Self>, tenant: TenantId) -> Option<Guard> {
-        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_begin = tenants.len() < MOVES_AT_ONCE_MAX && tenants.insert(tenant);
-        may_begin.then(|| Guard(Arc::clone(self), tenant))
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.insert(tenant).then(|| Guard(Arc::clone(self), tenant))
     }
 }
 
@@ -75,7 +86,7 @@ struct Guard(Arc<UnderWay>, TenantId);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
@@ -100,7 +111,7 @@ impl Mover {
     /// Removes what is left here of a tenant that lives in another region.
     pub async fn remove_left(&self, tenant: TenantId, group: GroupId) {
         let Ok(Some((epoch, it))) = self.placed(tenant).await else { return };
-        if it.as_ref().is_some_and(TenantMove::is_under_way) {
+        if it.as_ref().is_some_and(TenantMove::is_under_way) || self.lives_in(tenant, group).await {
             return;
         }
         let copy = it.map_or(epoch, |it| it.epoch);
@@ -109,6 +120,18 @@ impl Mover {
                 tracing::warn!(%tenant, %error, "a tenant that moved still has files here");
             }
         }
+        // A replica whose files are damaged applies nothing of that, and would hold the log for ever. Nothing of
+        // its files is needed: the tenant lives elsewhere, as group 0 has just said.
+        if let Some(activation) = self.registry.activation(group, tenant) {
+            activation.remove_if_damaged();
+        }
+    }
+
+    /// Tells whether a tenant lives in a group, or that cannot be told.
+    async fn lives_in(&self, tenant: TenantId, group: GroupId) -> bool {
+        let find = move |state: &SystemState| state.tenant(tenant).map(|it| it.group);
+        let found = self.control.read_linearizable(Instant::now() + STEP_DEADLINE, find).await;
+        !matches!(found, Ok(Some(found)) if found != group)
     }
 
     async fn placed(
@@ -132,7 +155,7 @@ impl Mover {
                 return;
             }
             tracing::warn!(%tenant, %error, attempt, "a tenant's move does not come further yet");
-            if attempt == ATTEMPTS_MAX {
+            if attempt % ATTEMPTS_MAX == 0 {
                 self.call_off(tenant).await;
             }
             sleep(wait).await;
@@ -175,6 +198,8 @@ impl Mover {
         // know yet cannot be read.
         let deadline = Instant::now() + STEP_DEADLINE;
         self.control.sync_tenant(tenant, None, deadline).await?;
+        // The source works on while it waits for its turn. Nobody closes the semaphore.
+        let _turn = self.under_way.copies.acquire().await.ok();
         let mut copied = Copied::default();
         let mut largest = 0;
         for _ in 0..READINGS_MAX {

@@ -141,7 +141,7 @@ impl Activation {
     }
 
     /// Tells the supervisor that the tenant was deleted, if its files are damaged.
-    pub(super) fn remove_if_damaged(self: &Arc<Self>) {
+    pub(in crate::services) fn remove_if_damaged(self: &Arc<Self>) {
         if matches!(&*self.state.borrow(), ActivationState::Damaged { .. }) {
             let _ =
                 self.supervisor.send_message(SupervisorMessage::RemoveDeleted(Arc::clone(self)));

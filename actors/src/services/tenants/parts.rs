@@ -200,7 +200,10 @@ impl Registry {
             // It lives in another region. Its files here are of the group that it has in this one: it came
             // from there and they are still to go, or it is about to come.
             Some(group) => {
-                self.group_of(tenant).or_else(|| directory.own_group_of(tenant)).or(Some(group))
+                // A request may have looked for it in a group that is not here.
+                let delivered = self.group_of(tenant);
+                let delivered = delivered.filter(|group| proposals.leadership(*group).is_some());
+                delivered.or_else(|| directory.own_group_of(tenant)).or(Some(group))
             }
             // One that this node's control plane has not heard of yet may have been delivered something.
             None => self.group_of(tenant),

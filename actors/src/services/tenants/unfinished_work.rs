@@ -42,9 +42,10 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
             let look = |tenant: &TenantId| directory.get(*tenant);
             let placed = unplaced.iter().filter(|tenant| look(tenant).is_some());
             for tenant in placed.copied().collect::<Vec<_>>() {
-                if look(&tenant).is_some_and(|placed| placed.group == group)
-                    && let Some(activation) = registry.activation(group, tenant)
-                {
+                // One that moved here may have come before group 0 here has said so.
+                let is_here = look(&tenant).is_some_and(|placed| placed.group == group)
+                    || directory.own_group_of(tenant) == Some(group);
+                if is_here && let Some(activation) = registry.activation(group, tenant) {
                     start_in_turn(activation, Arc::clone(&openings));
                 }
             }

@@ -78,8 +78,10 @@ impl TenantState {
     pub(super) fn may_be_set(&self, epoch: Epoch, set: &SetTenant) -> bool {
         match &self.presence {
             Presence::Here { .. } => true,
-            // What changed it now the copy would not have. A later epoch is that of a forced recovery.
-            Presence::Frozen { to } => set.record.is_none() || epoch > *to,
+            // What changed it now the copy would not have. A later epoch than the tenant's own is that of a forced
+            // recovery, whose control plane may not know of the attempt at all: a move that was committed is told to
+            // the target.
+            Presence::Frozen { .. } => set.record.is_none() || epoch > self.meta.epoch,
             Presence::Arriving(it) => it.epoch <= epoch && (it.is_whole || set.record.is_none()),
             Presence::Gone => set.record.is_none(),
         }
