@@ -62,7 +62,7 @@ use crate::node::StartError;
 use crate::node::data_dir;
 use crate::seams::NodeSeams;
 use plan::{Plan, PlannedGroup};
-pub(crate) use report::Report;
+pub(crate) use report::{Report, some};
 
 /// Tells why nothing was recovered.
 #[derive(Debug, thiserror::Error)]

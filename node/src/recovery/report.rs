@@ -269,7 +269,10 @@ fn listed(members: &[RaftId]) -> String {
 }
 
 /// Writes the first lines of a list.
-fn some(f: &mut fmt::Formatter<'_>, lines: impl ExactSizeIterator<Item = String>) -> fmt::Result {
+pub(crate) fn some<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    lines: impl ExactSizeIterator<Item = T>,
+) -> fmt::Result {
     let more = lines.len().saturating_sub(SHOWN_MAX);
     for line in lines.take(SHOWN_MAX) {
         writeln!(f, "    {line}")?;

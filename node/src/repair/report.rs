@@ -9,12 +9,11 @@ use shiioo_storage::disk::store_error;
 use uuid::Uuid;
 
 use crate::identity::Identity;
+use crate::recovery::some;
 use crate::seams::NodeSeams;
 
 /// Layout of the file.
 const FORMAT_VERSION: u32 = 1;
-/// Places and tenants that are named on the terminal, of each kind. The file has all.
-const SHOWN_MAX: usize = 20;
 
 /// Says what a repair dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +167,7 @@ impl Report {
                     format!("at least {entries} entries of groups {of}, unless files have them")
                 }
             };
-            lost.push(format!("{} places of the log, {bytes} bytes: {entries}", broken.len()));
+            lost.push(format!("places of the log: {}, of {bytes} bytes: {entries}", broken.len()));
         }
         if self.system.is_some() {
             lost.push("nothing of system.redb, which can be made anew from the log".to_owned());
@@ -257,19 +256,4 @@ impl fmt::Display for TenantLoss {
             ),
         }
     }
-}
-
-/// Writes the first lines of a list.
-fn some<T: fmt::Display>(
-    f: &mut fmt::Formatter<'_>,
-    lines: impl ExactSizeIterator<Item = T>,
-) -> fmt::Result {
-    let more = lines.len().saturating_sub(SHOWN_MAX);
-    for line in lines.take(SHOWN_MAX) {
-        writeln!(f, "    {line}")?;
-    }
-    if more > 0 {
-        writeln!(f, "    and {more} more")?;
-    }
-    Ok(())
 }

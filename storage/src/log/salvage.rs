@@ -188,6 +188,16 @@ impl DamagedLog {
                 };
                 let (term, len) = (position.term, record.len());
                 let salvaged = Salvaged { term, part, segment, offset: offset as u64, len };
+                if !self.may_be(group, position.index) {
+                    let file = segment::path(segment);
+                    self.note(
+                        file,
+                        offset,
+                        record.len(),
+                        "no entry of the group can stand so far on",
+                    );
+                    return Ok(());
+                }
                 let entries = &mut self.group(group).entries;
                 // What stood there before lost an election.
                 drop(entries.split_off(&position.index));
@@ -208,6 +218,23 @@ impl DamagedLog {
             Record::Closed => {}
         }
         Ok(())
+    }
+
+    /// Tells whether an entry may have this index: no further behind the last one than entries are lost. Behind a
+    /// broken place a record is looked for byte by byte, and a tenant chose some of these bytes: each entry up to an
+    /// index that it invented would be taken for lost, and written.
+    fn may_be(&self, group: GroupId, index: u64) -> bool {
+        let last = self.groups.get(&group).and_then(|group| {
+            let last = group.entries.last_key_value().map(|(index, _)| *index);
+            last.max(group.base().map(|base| base.index))
+        });
+        // A segment that is missing is no longer than one that is there may be.
+        let lost = self.broken.iter().map(|place| match place.bytes {
+            0 => segment::SEGMENT_BYTES_MAX + record::PAYLOAD_BYTES_MAX as u64,
+            bytes => bytes,
+        });
+        let lost = lost.sum::<u64>() / record::FRAME_BYTES as u64;
+        last.is_none_or(|last| index <= last.saturating_add(lost).saturating_add(1))
     }
 
     fn group(&mut self, group: GroupId) -> &mut SalvagedGroup {
@@ -298,5 +325,30 @@ fn written_by_newer(path: &str, offset: usize, what: &str) -> StoreError {
 impl fmt::Debug for DamagedLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DamagedLog").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_stands_no_further_on_than_entries_can_be_lost() {
+        let (known, unknown) = (GroupId(1), GroupId(2));
+        let entry = Salvaged { term: 1, part: None, segment: 1, offset: 0, len: 40 };
+        let entries = (0..=7).map(|index| (index, entry)).collect();
+        let group = SalvagedGroup { entries, ..SalvagedGroup::default() };
+        let mut log = DamagedLog {
+            broken: Vec::new(),
+            groups: BTreeMap::from([(known, group)]),
+            files: BTreeMap::new(),
+            left: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        };
+        assert!(log.may_be(known, 8) && !log.may_be(known, 9), "nothing is lost");
+        log.note("a segment".to_owned(), 0, 10 * record::FRAME_BYTES, "a broken place");
+        assert!(log.may_be(known, 18) && !log.may_be(known, 19), "ten are");
+        assert!(!log.may_be(known, u64::MAX));
+        assert!(log.may_be(unknown, 500), "a log may begin anywhere");
     }
 }

@@ -1,8 +1,9 @@
 //! Where each tenant lives, for every request to look up without asking an actor.
 //!
 //! Two tables, of the tenants that there are and of those that were deleted, and a list of the groups of this
-//! node's region, each behind a lock of its own, which is held for one look or one change. Who has replicas of a tenant's group stands elsewhere
-//! (group 0's placements), and may be known here later: a reader then knows of no leader and asks again.
+//! node's region, each behind a lock of its own, which is held for one look or one change. Who has replicas of a
+//! tenant's group stands elsewhere (group 0's placements), and may be known here later: a reader then knows of no
+//! leader and asks again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{PoisonError, RwLock};
