@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BoxFuture, Found, StoreError};
+use super::{BoxFuture, Dump, Staged, Staging, StoreError};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{GroupId, Position, StateMachineId};
 
@@ -42,7 +42,8 @@ pub trait ApplySink: Send + Sync + 'static {
     }
 
     /// What the replica here holds now and one that holds `beyond` lacks: at least all that was
-    /// handed over before. `None` when it lacks nothing.
+    /// handed over before. `None` when it lacks nothing. [`StoreError::Full`] while what was handed over is not in
+    /// its files for lack of room.
     fn dump(
         &self,
         _group: GroupId,
@@ -52,16 +53,24 @@ pub trait ApplySink: Send + Sync + 'static {
         Box::pin(async { Err(no_snapshots()) })
     }
 
-    /// Replaces what the replica holds with another's [`ApplySink::dump`]. Returns once that is
-    /// durable. A dump that is older than what the replica holds changes nothing.
-    ///
-    /// [`StoreError::Full`] means that it was taken over and waits in memory for room:
-    /// [`ApplySink::held`] tells when it is durable.
+    /// Begins files for what another replica sends, whose events begin at a byte of all events. Waits while others of
+    /// the same replica are there.
+    fn stage(
+        &self,
+        _group: GroupId,
+        _part: StateMachineId,
+        _events_from: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
+        Box::pin(async { Err(no_snapshots()) })
+    }
+
+    /// Replaces what the replica holds with what has come of another's [`ApplySink::dump`]. Returns once that is
+    /// durable. What is older than what the replica holds changes nothing.
     fn install(
         &self,
         _group: GroupId,
         _part: StateMachineId,
-        _dump: Dump,
+        _staged: Staged,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Err(no_snapshots()) })
     }
@@ -140,37 +149,6 @@ impl fmt::Display for StateDigest {
 impl fmt::Debug for StateDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
-    }
-}
-
-/// What a replica holds, at one position.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dump {
-    /// The last entry in it; `None` when it is empty.
-    pub position: Option<Position>,
-    /// All its rows, by key.
-    pub rows: Vec<Found>,
-    /// Where `events` begin, in all events of the replica.
-    pub events_from: u64,
-    /// Its events from there on.
-    pub events: Vec<u8>,
-}
-
-impl Dump {
-    /// Bytes of memory that a dump may take. Both ends count alike: what is made is taken.
-    pub const BYTES_MAX: usize = 512 << 20;
-
-    /// Bytes of memory that a row is taken to cost beside its key and value.
-    const ROW_BYTES: usize = 64;
-
-    /// Counts what a row costs, bytes.
-    pub const fn cost((key, value): &Found) -> usize {
-        Self::cost_of(key.as_slice(), value.len())
-    }
-
-    /// Counts what a row with a value of so many bytes costs, bytes.
-    pub const fn cost_of(key: &[u8], value_bytes: usize) -> usize {
-        key.len() + value_bytes + Self::ROW_BYTES
     }
 }
 

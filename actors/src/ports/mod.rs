@@ -4,6 +4,7 @@
 mod certificates;
 mod delivery;
 pub mod descriptors;
+mod dump;
 pub mod error;
 mod http;
 mod peers;
@@ -15,7 +16,8 @@ mod work;
 pub use futures_util::future::BoxFuture;
 
 pub use certificates::CertificateIssuer;
-pub use delivery::{ApplySink, CommittedEntry, Dump, Held, Payload, Reply, StateDigest};
+pub use delivery::{ApplySink, CommittedEntry, Held, Payload, Reply, StateDigest};
+pub use dump::{Dump, DumpPart, Place, Staged, Staging, View};
 pub use http::{HttpCallError, HttpCaller, HttpRequest, HttpResponse};
 pub use peers::{
     Declined, JoinService, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,

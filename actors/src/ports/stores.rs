@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::BoxFuture;
 use super::descriptors::is_exhausted;
+use super::{BoxFuture, Staging, View};
 use crate::domain::ids::{Position, StateMachineId, TenantId};
 
 /// The files of replicas.
@@ -18,9 +18,13 @@ pub trait Stores: Send + Sync + 'static {
     /// Removes a tenant's files. Returns once they are gone durably.
     fn remove(&self, tenant: TenantId) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Moves the control plane's files aside, for whoever wants to look what became of them. Returns once
-    /// they are gone durably.
-    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Begins files beside the replica's, for what another replica sends: see
+    /// [`ApplySink::stage`](super::ApplySink::stage). Removes what a crash left of others.
+    fn stage(
+        &self,
+        part: StateMachineId,
+        events_from: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>>;
 
     /// The tenants that have files.
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError>;
@@ -85,6 +89,17 @@ pub trait Store: Send {
         rows: Vec<Row>,
         position: Position,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Opens a view of what is durable now. It is taken back when the files are closed.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    fn view(&mut self) -> Result<Box<dyn View>, StoreError>;
+
+    /// Whether somebody reads a view.
+    fn is_viewed(&self) -> bool {
+        false
+    }
 
     /// Why every further call fails, once one has.
     fn failure(&self) -> Option<StoreError> {

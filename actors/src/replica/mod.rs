@@ -72,15 +72,16 @@
 //! # Snapshots
 //!
 //! A replica that lacks entries which the log has no more gets what another holds
-//! ([`ReplicaRequest`]): all rows and the events beyond its own, at one position. Entries up to that
+//! ([`ReplicaRequest`]): all rows and the events beyond its own, at one position, read part by part from a view of the
+//! other's files (`runner/dump.rs`). It hears of them when they are in files, whole, and puts these in the place of
+//! its own (`runner/snapshot.rs`, decision 26). Entries up to that
 //! position are skipped when they are delivered afterwards. A replica of which the group's snapshot has
 //! nothing was deleted meanwhile, and lets go of what it has.
 //!
 //! # Not done
 //!
-//! A dump is in memory at once, on both ends. That the events of the replica that is behind are the
-//! beginning of the other's is taken for granted, but for their lengths and checksums; whether it was
-//! right shows when replicas are compared (`services/tenants/compare.rs`).
+//! That the events of the replica that is behind are the beginning of the other's is taken for granted, but for their
+//! lengths and checksums; whether it was right shows when replicas are compared (`services/tenants/compare.rs`).
 
 mod apply_queue;
 mod runner;

@@ -1,9 +1,10 @@
 //! Runs one replica: takes entries, applies them, writes rows behind.
 //!
-//! [`files`] opens, closes and removes the files; [`snapshot`] takes over what another replica holds;
-//! [`scrub`] looks for damage; [`digest`] hashes what there is, to be compared with other replicas.
+//! [`files`] opens, closes and removes the files; [`dump`] reads them for another replica, [`snapshot`] takes over what
+//! another has sent; [`scrub`] looks for damage; [`digest`] hashes what there is, to be compared with other replicas.
 
 mod digest;
+mod dump;
 mod files;
 mod scrub;
 mod snapshot;

@@ -9,8 +9,8 @@ use crate::command::{CancelRun, Command, TenantCommand};
 use crate::domain::ids::{Epoch, TenantId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BoxFuture, CommittedEntry, Dump, Durability, Found, Held, LogEntry, LogMismatch, Replay, Row,
-    Store, StoreStats, Stores,
+    BoxFuture, CommittedEntry, Durability, Found, LogEntry, LogMismatch, Replay, Row, Staging,
+    Store, StoreStats, Stores, View,
 };
 use crate::replica::QueueBytes;
 
@@ -122,6 +122,8 @@ struct World {
     filed: Mutex<Option<Position>>,
     /// Whether the log has no room.
     is_full: Mutex<bool>,
+    /// Whether somebody reads a view of the files.
+    is_viewed: Mutex<bool>,
     /// The term that the log has for every entry, where it knows.
     term: Mutex<Option<u64>>,
 }
@@ -279,6 +281,12 @@ impl Store for MemStore {
         *self.0.is_idle.lock().unwrap() = is_idle;
         Box::pin(async { Ok(()) })
     }
+    fn view(&mut self) -> Result<Box<dyn View>, StoreError> {
+        Ok(snapshots::view(&self.0))
+    }
+    fn is_viewed(&self) -> bool {
+        *self.0.is_viewed.lock().unwrap()
+    }
     fn stats(&self) -> Result<StoreStats, StoreError> {
         unreachable!()
     }
@@ -305,9 +313,12 @@ impl Stores for MemStores {
         self.0.lose_files("removed");
         Box::pin(async { Ok(()) })
     }
-    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.lose_files("set aside");
-        Box::pin(async { Ok(()) })
+    fn stage(
+        &self,
+        _: StateMachineId,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
+        unreachable!()
     }
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
         unreachable!()

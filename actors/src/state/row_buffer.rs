@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::Position;
-    use crate::ports::{BoxFuture, StoreStats};
+    use crate::ports::{BoxFuture, StoreStats, View};
 
     /// Rows in a map, and events: enough of a store to read from.
     #[derive(Default)]
@@ -319,6 +319,9 @@ mod tests {
             _: Position,
         ) -> BoxFuture<'_, Result<(), StoreError>> {
             Box::pin(async { Ok(()) })
+        }
+        fn view(&mut self) -> Result<Box<dyn View>, StoreError> {
+            unreachable!()
         }
         fn stats(&self) -> Result<StoreStats, StoreError> {
             Ok(StoreStats::default())

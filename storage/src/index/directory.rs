@@ -6,7 +6,7 @@ use shiioo_actors::domain::ids::{StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::StoreError;
 
-use super::paths::{ASIDE_SUFFIX, Paths, TRASH_PREFIX, tenant_dir, tenants_dir};
+use super::paths::{ASIDE_SUFFIX, Paths, STAGED_PREFIX, TRASH_PREFIX, tenant_dir, tenants_dir};
 use crate::disk::{Disk, OpenMode, create_dir_durably, store_error};
 
 /// Lists who has files below a data directory.
@@ -46,12 +46,27 @@ pub(crate) fn tenants(
     Ok(tenants)
 }
 
-/// Makes the directory durably, and ends removals that a crash interrupted.
+/// Makes the directory durably, and ends removals that a crash interrupted. What other replicas had sent and was not
+/// whole goes, too.
 pub(crate) fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
     create_dir_durably(disk, tenants_dir)?;
     for entry in disk.list(tenants_dir)? {
-        if entry.is_dir && entry.name.starts_with(TRASH_PREFIX) {
+        let is_left = [TRASH_PREFIX, STAGED_PREFIX].iter().any(|it| entry.name.starts_with(it));
+        if entry.is_dir && is_left {
             disk.remove_dir_all(&format!("{tenants_dir}/{}", entry.name))?;
+        }
+    }
+    remove_staged(disk, &Paths::staged(StateMachineId::System, tenants_dir))
+}
+
+/// Removes staged files. Not durably: nothing is read of them if they come back.
+pub(crate) fn remove_staged(disk: &dyn Disk, staged: &Paths) -> io::Result<()> {
+    if staged.blobs.is_some() {
+        return if disk.exists(&staged.dir)? { disk.remove_dir_all(&staged.dir) } else { Ok(()) };
+    }
+    for path in [&staged.index, &staged.new_index()] {
+        if disk.exists(path)? {
+            disk.remove_file(path)?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::domain::ids::{Position, StateMachineId};
-use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats};
+use shiioo_actors::ports::{BoxFuture, Row, Store, StoreError, StoreStats, View};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ use super::files::{Files, create, open_events, sync_names};
 use super::open_stores::{OpenStores, Registration};
 use super::paths::{self, Paths};
 use super::row_index::{RowIndex, State};
+use super::view::Views;
 use crate::disk::{Disk, OpenMode, store_error};
 use crate::executor::Executor;
 
@@ -34,6 +35,7 @@ pub(crate) struct FileStore {
     state: Option<State>,
     events_len: u64,
     is_idle: bool,
+    views: Views,
     /// Its registration among those who can be asked to close their files. The control plane has
     /// none.
     registration: Option<Registration>,
@@ -85,9 +87,9 @@ impl FileStore {
         };
         let (permit, registration) = permit.map(|(permit, all)| (permit, all.register())).unzip();
         let broken = OnceLock::new();
-        let files = Files { paths, index, events, broken, _held: held, _permit: permit };
-        let files = Some(Arc::new(files));
-        Ok(Self { disk, executor, part, files, state, events_len, is_idle, registration })
+        let files = Files { paths, index, events, broken, _held: Some(held), _permit: permit };
+        let (files, views) = (Some(Arc::new(files)), Views::default());
+        Ok(Self { disk, executor, part, files, state, events_len, is_idle, views, registration })
     }
 
     fn files(&self) -> Result<&Arc<Files>, StoreError> {
@@ -111,6 +113,8 @@ impl FileStore {
 
 impl Drop for FileStore {
     fn drop(&mut self) {
+        // Nobody reads a file that is closed, and may be another's soon.
+        self.views.take_back();
         // Closing writes and syncs: not on a thread of the runtime.
         if let Some(files) = self.files.take() {
             self.executor.run_detached(move || drop(files));
@@ -187,6 +191,16 @@ impl Store for FileStore {
         })
     }
 
+    fn view(&mut self) -> Result<Box<dyn View>, StoreError> {
+        let files = Arc::clone(self.files()?);
+        let rows = files.noted(files.index.view())?;
+        Ok(Box::new(self.views.open(files, rows, self.executor.clone())))
+    }
+
+    fn is_viewed(&self) -> bool {
+        self.views.are_open()
+    }
+
     fn failure(&self) -> Option<StoreError> {
         self.files.as_ref()?.broken.get().cloned()
     }
@@ -231,6 +245,6 @@ impl Store for FileStore {
     }
 }
 
-fn no_events(part: StateMachineId) -> StoreError {
+pub(crate) fn no_events(part: StateMachineId) -> StoreError {
     store_error(format!("events of {part}"), io::ErrorKind::Unsupported.into())
 }

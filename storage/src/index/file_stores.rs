@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
-use shiioo_actors::ports::{BoxFuture, Store, StoreError, Stores};
+use shiioo_actors::ports::{BoxFuture, Staging, Store, StoreError, Stores};
 use uuid::Uuid;
 
-use super::directory::{is_marked, prepare, remove, set_aside, tenants};
+use super::directory::{is_marked, prepare, remove, tenants};
 use super::file_store::FileStore;
 use super::keyed_mutex::KeyedMutex;
 use super::open_stores::{OPEN_STORES_MAX, OpenStores};
 use super::paths::{Paths, tenant_dir, tenants_dir};
+use super::staging::{FileStaging, StagedFiles};
 use crate::disk::{Disk, Shortage, store_error};
 use crate::executor::Executor;
 
@@ -27,8 +28,10 @@ pub struct FileStores {
     log: Option<Uuid>,
     /// Directory of this node's tenants, all of which are of its own region.
     tenants_dir: Arc<str>,
-    /// Held for as long as files are open, or are being removed.
-    users: KeyedMutex<StateMachineId>,
+    /// Held for as long as files are open, or are being removed or replaced.
+    users: Arc<KeyedMutex<StateMachineId>>,
+    /// Held for as long as there are staged files.
+    staging: KeyedMutex<StateMachineId>,
     /// Bounds the tenants that are open at the same time.
     open: Arc<OpenStores>,
 }
@@ -78,8 +81,9 @@ impl FileStores {
             .run(move || prepare(preparing.as_ref(), &dir))
             .await
             .map_err(|error| store_error(format!("prepare {tenants_dir}"), error))?;
-        let (users, open) = (KeyedMutex::default(), OpenStores::new(config.open_stores));
-        Ok(Arc::new(Self { disk, executor, log: config.log, tenants_dir, users, open }))
+        let open = OpenStores::new(config.open_stores);
+        let (users, staging) = (Arc::default(), KeyedMutex::default());
+        Ok(Arc::new(Self { disk, executor, log: config.log, tenants_dir, users, staging, open }))
     }
 
     fn paths(&self, part: StateMachineId) -> Paths {
@@ -118,6 +122,29 @@ impl FileStores {
         let (paths, log) = (self.paths(part), self.log);
         let open = move || FileStore::open(disk, executor, paths, log, held, permit, events_max);
         self.executor.run(open).await
+    }
+
+    async fn try_stage(
+        &self,
+        part: StateMachineId,
+        events_from: u64,
+    ) -> Result<FileStaging, StoreError> {
+        let held = self.staging.lock(part).await;
+        // As for open files: whoever holds it waits for nobody who needs one.
+        let permit = match part {
+            StateMachineId::System => None,
+            StateMachineId::Tenant(_) => Some(self.open.permit().await),
+        };
+        let files = StagedFiles {
+            disk: Arc::clone(&self.disk),
+            staged: Paths::staged(part, &self.tenants_dir),
+            live: self.paths(part),
+            tenants_dir: Arc::clone(&self.tenants_dir),
+            events_from,
+        };
+        let (executor, users, log) = (self.executor.clone(), Arc::clone(&self.users), self.log);
+        let begin = move || FileStaging::begin(files, executor, users, log, held, permit);
+        self.executor.run(begin).await
     }
 
     async fn try_remove(&self, tenant: TenantId) -> Result<(), StoreError> {
@@ -174,17 +201,14 @@ impl Stores for FileStores {
         Box::pin(self.when_descriptors(move || Box::pin(self.try_remove(tenant))))
     }
 
-    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn stage(
+        &self,
+        part: StateMachineId,
+        events_from: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
         Box::pin(async move {
-            let held = self.users.lock(StateMachineId::System).await;
-            let (disk, paths) = (Arc::clone(&self.disk), self.paths(StateMachineId::System));
-            let set_aside = move || {
-                // Held by the job, as in `try_remove`.
-                let _held = held;
-                set_aside(disk.as_ref(), &paths)
-                    .map_err(|error| store_error(format!("move {} aside", paths.index), error))
-            };
-            self.executor.run(set_aside).await
+            let stage = || -> BoxFuture<'_, _> { Box::pin(self.try_stage(part, events_from)) };
+            Ok(Box::new(self.when_descriptors(stage).await?) as Box<dyn Staging>)
         })
     }
 

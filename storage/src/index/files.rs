@@ -22,7 +22,8 @@ pub(crate) struct Files {
     pub index: RowIndex,
     pub events: Option<Arc<dyn DiskFile>>,
     pub broken: OnceLock<StoreError>,
-    pub _held: OwnedMutexGuard<()>,
+    /// The right to have the replica's files open. Staged files are nobody's.
+    pub _held: Option<OwnedMutexGuard<()>>,
     pub _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -117,7 +118,7 @@ pub(crate) fn create(disk: &dyn Disk, paths: &Paths, log: Option<Uuid>) -> Resul
         }
         events.sync_data().map_err(failed)?;
     }
-    let beside = format!("{}.new", paths.index);
+    let beside = paths.new_index();
     let file = disk.open(&beside, OpenMode::OpenOrCreate).map_err(failed)?;
     // A leftover of an attempt that a crash ended.
     file.set_len(0).map_err(failed)?;

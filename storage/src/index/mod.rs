@@ -61,6 +61,13 @@
 //! descriptor left, opening waits likewise: that is no damage of the tenant that happens to come
 //! then.
 //!
+//! # What another replica sends
+//!
+//! It is read from a [`view`]: a transaction of redb that sees one state, whatever is committed later, while the store
+//! goes on. It comes to files of its own beside those of the replica ([`staging`]), which take the place of these once
+//! they are whole. An index that is put in place finds its events there, whatever is in between: they are added to those
+//! that it goes on from first, and a folder is renamed whole.
+//!
 //! # Invariants
 //!
 //! - The files of one tenant are open once at a time. Opening and removing wait until the last user
@@ -85,6 +92,8 @@ mod keyed_mutex;
 mod open_stores;
 mod paths;
 pub(crate) mod row_index;
+mod staging;
+mod view;
 
 pub(crate) use directory::present;
 pub use file_stores::{FileStores, StoresConfig};

@@ -5,6 +5,7 @@
 //! | the control plane | `system.redb`; `system.redb.damaged` where it was replaced |
 //! | a tenant | `tenants/<id>/index.redb`, `events.jsonl`, `blobs/`; `idle` where it has no work |
 //! | a tenant placed in a region other than `default` | the same below `<region>/<id>/` |
+//! | what another replica sends, until it is whole | `system.redb.staged`; `tenants/staged-<id>/`, with files as a tenant has |
 
 use std::io;
 
@@ -35,6 +36,12 @@ const IDLE_MARK: &str = "idle";
 
 /// Prefix of the name of a folder that is being removed. No tenant's id begins so.
 pub(crate) const TRASH_PREFIX: &str = "trash-";
+
+/// Prefix of the name of a folder that another replica's files of a tenant come to. No tenant's id begins so.
+pub(crate) const STAGED_PREFIX: &str = "staged-";
+
+/// What is added to the name of the control plane's index in the same case.
+const STAGED_SUFFIX: &str = ".staged";
 
 /// What is added to the name of the control plane's index when it is moved aside.
 pub(crate) const ASIDE_SUFFIX: &str = ".damaged";
@@ -68,18 +75,37 @@ impl Paths {
                 blobs: None,
                 idle_mark: None,
             },
+            StateMachineId::Tenant(id) => Self::in_folder(part, tenant_dir(tenants_dir, id)),
+        }
+    }
+
+    /// Gives the paths of the files that another replica's come to.
+    pub fn staged(part: StateMachineId, tenants_dir: &str) -> Self {
+        match part {
+            StateMachineId::System => {
+                let index = format!("{SYSTEM_INDEX}{STAGED_SUFFIX}");
+                Self { index, ..Self::of(part, tenants_dir) }
+            }
             StateMachineId::Tenant(id) => {
-                let dir = tenant_dir(tenants_dir, id);
-                Self {
-                    part,
-                    index: format!("{dir}/index.redb"),
-                    events: format!("{dir}/events.jsonl"),
-                    blobs: Some(format!("{dir}/blobs")),
-                    idle_mark: Some(format!("{dir}/{IDLE_MARK}")),
-                    dir,
-                }
+                Self::in_folder(part, format!("{tenants_dir}/{STAGED_PREFIX}{id}"))
             }
         }
+    }
+
+    fn in_folder(part: StateMachineId, dir: String) -> Self {
+        Self {
+            part,
+            index: format!("{dir}/index.redb"),
+            events: format!("{dir}/events.jsonl"),
+            blobs: Some(format!("{dir}/blobs")),
+            idle_mark: Some(format!("{dir}/{IDLE_MARK}")),
+            dir,
+        }
+    }
+
+    /// Gives the path under which the index is made.
+    pub fn new_index(&self) -> String {
+        format!("{}.new", self.index)
     }
 }
 

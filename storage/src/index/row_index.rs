@@ -19,12 +19,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable as _, TableDefinition,
-    WriteTransaction,
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable as _,
+    TableDefinition, WriteTransaction,
 };
 use shiioo_actors::domain::ids::Position;
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::{Row, StoreError};
+use shiioo_actors::ports::{Dump, Row, StoreError};
 use uuid::Uuid;
 
 use super::backend::Backend;
@@ -194,6 +194,11 @@ impl RowIndex {
         Ok(value)
     }
 
+    fn verified_row(&self, (key, value): Pair) -> Result<Pair, StoreError> {
+        let value = self.verified(&key, value)?;
+        Ok((key, value))
+    }
+
     fn open_any(path: &str, file: Arc<dyn DiskFile>) -> Result<Self, StoreError> {
         let backend = Backend::new(file);
         let database = guarded(path, &backend, || {
@@ -240,13 +245,37 @@ impl RowIndex {
             Ok(rows)
         };
         // Checksums are verified once the transaction is over, so that it is short.
-        let rows = self.guarded(scan)?;
-        rows.into_iter()
-            .map(|(key, value)| {
-                let value = self.verified(&key, value)?;
-                Ok((key, value))
-            })
-            .collect()
+        self.guarded(scan)?.into_iter().map(|row| self.verified_row(row)).collect()
+    }
+
+    /// Opens a view of the rows as they are durable now.
+    pub fn view(&self) -> Result<ReadTransaction, StoreError> {
+        self.guarded(|| Ok(self.database.begin_read()?))
+    }
+
+    /// Reads the rows of a view behind a key, until they cost `bytes`: at least one, none at the end.
+    pub fn scan_view(
+        &self,
+        view: &ReadTransaction,
+        after: Option<&[u8]>,
+        bytes: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        let scan = || -> Result<Vec<Pair>, redb::Error> {
+            let table = view.open_table(ROWS)?;
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let (mut rows, mut read) = (Vec::new(), 0);
+            for row in table.range::<&[u8]>((from, Bound::Unbounded))? {
+                let (key, value) = row?;
+                let pair = (key.value().to_vec(), value.value().to_vec());
+                read += Dump::cost(&pair);
+                rows.push(pair);
+                if read >= bytes {
+                    break;
+                }
+            }
+            Ok(rows)
+        };
+        self.guarded(scan)?.into_iter().map(|row| self.verified_row(row)).collect()
     }
 
     /// Writes rows and the state they complete, durably.

@@ -10,14 +10,13 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, RaftMetrics, ServerState, SnapshotPolicy};
-use parking_lot::Mutex;
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
 use shiioo_actors::domain::ids::{GroupId, RaftId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{GroupStatus, Leadership, ProposeError, ReplicaStatus, StoreError};
-use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::sync::{Mutex, RwLock, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::heartbeats::HEARTBEATS_PER_TIMEOUT;

@@ -48,7 +48,8 @@ fn needs_clock(is_leading_alone: bool, silence: Option<Duration>, pause: Duratio
 }
 
 impl Group {
-    /// Triggers the group's heartbeats if this node leads it, and stops or starts openraft's clock.
+    /// Triggers the group's heartbeats if this node leads it, and stops or starts openraft's clock. Gives up what another
+    /// replica does not go on sending.
     fn beat(&self, now: Instant, pause: Duration) {
         let leads = self.raft().server_metrics().borrow_watched().state == ServerState::Leader;
         let is_alone = self.is_only_replica();
@@ -59,6 +60,10 @@ impl Group {
             // Not awaited: a group whose queue is full must not hold up the others.
             let _ = self.raft().trigger().heartbeat().now_or_never();
             self.network().pulse.triggered.notify_one();
+        }
+        // What holds it takes a piece of what is not idle.
+        if let Ok(mut assembler) = self.assembler().try_lock() {
+            assembler.drop_idle(now);
         }
     }
 }

@@ -56,9 +56,10 @@
 //! The last is for groups whose mark does not rise any more.
 //!
 //! Contents are needed only when a replica lacks what is purged. Then each state machine of the
-//! group is dumped while the group goes on, so that it holds what the snapshot claims *or more*;
+//! group is read while the group goes on, at a position of its own, so that it holds what the snapshot claims *or more*;
 //! entries that it holds already are delivered once more and skipped. They travel one after another,
-//! in pieces of 1 MiB, and the claim last ([`snapshot`]). The receiver raises its own mark only when
+//! in pieces of 1 MiB that the receiver writes to files beside its own as they come, and the claim last ([`snapshot`],
+//! decision 26). The receiver raises its own mark only when
 //! everything is durable in its files, so a crash in between leaves the old mark, over files that may
 //! be further. A replica whose files of one state machine are damaged, the control plane's too, asks for
 //! that one alone ([`serve`]); no claim follows.
@@ -109,8 +110,7 @@
 //!
 //! - A loss that the leader has not seen acknowledged in its own term is not found: that is why a
 //!   log has an id, and nothing goes on from a missing one.
-//! - One state machine of a snapshot is in memory at once on both ends, up to 512 MiB; one that
-//!   breaks off is sent again from its beginning.
+//! - A state machine of a snapshot whose transfer breaks off is sent again from its beginning.
 //! - There are no witnesses, no priorities among voters, and no reads from a follower that is
 //!   behind.
 

@@ -42,7 +42,6 @@ impl Group {
         }
         // Waits while it is decided whether this node leaves the group.
         let _served = self.serves.read().await;
-        self.assembler().lock().drop_idle(Instant::now());
         let raft = self.raft();
         Ok(match request {
             RequestBody::Append(append) => {
@@ -119,17 +118,21 @@ impl Group {
         (known.term > sender.term).then_some(known)
     }
 
-    /// Takes a piece of a state machine, and installs the state machine with its last one. That is
+    /// Takes a piece of a state machine, and puts the state machine in its place with the last one. That is
     /// right whatever becomes of the snapshot: what a leader holds is committed, and the entries are
     /// skipped that the log delivers again.
     async fn take_piece(&self, piece: Piece) -> Result<Option<Vote>, Declined> {
         if let Some(known) = self.later_vote(piece.vote) {
             return Ok(Some(known));
         }
-        let assembled = self.assembler().lock().add(piece, Instant::now()).map_err(Declined)?;
-        if let Some((part, dump)) = assembled {
-            let installed = self.network().sink().install(self.id(), part, dump).await;
-            installed.map_err(declined)?;
+        let sink = self.network().sink();
+        // Held while the piece is written: the pieces of one transfer come one after another, and those of another
+        // one begin when this is known to be over.
+        let mut assembler = self.assembler().lock().await;
+        let assembled = assembler.add(self.id(), piece, sink, Instant::now()).await;
+        drop(assembler);
+        if let Some((part, staged)) = assembled.map_err(Declined)? {
+            sink.install(self.id(), part, staged).await.map_err(declined)?;
         }
         Ok(None)
     }
@@ -171,7 +174,7 @@ impl Group {
         if self.network().is_sending_to(to) {
             return refused("a snapshot of the group is being sent, and it is in there");
         }
-        // One at a time: each is in memory whole. Waited for, or of many that ask together each would
+        // One at a time: each is read whole, and sent. Waited for, or of many that ask together each would
         // have to ask again for each other.
         let turn = Arc::clone(self.resending()).acquire_owned();
         let Ok(Ok(turn)) = tokio::time::timeout(RESEND_WAIT, turn).await else {

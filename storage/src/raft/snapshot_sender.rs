@@ -1,7 +1,9 @@
 //! The sending side of snapshots: all of a group, or one state machine that another replica has lost.
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use openraft::errors::{RPCError, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
@@ -10,7 +12,7 @@ use shiioo_actors::ports::PeerError;
 
 use super::convert;
 use super::network::{Replica, rpc_error};
-use super::snapshot::pieces;
+use super::snapshot::Cutter;
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, position, raft_vote, vote};
 use super::wire::{Claim, Offer, RequestBody, Response};
@@ -23,11 +25,14 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// state machine, the claim.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Bytes that a receiver puts in place in a second at least, when the last piece has come.
+const INSTALLED_BYTES_A_SECOND: u64 = 8 << 20;
+
 /// What became of one state machine of a snapshot.
 pub(super) enum Sent {
     /// The receiver has everything that this node holds of it, durably.
     Whole,
-    /// One of the two replicas cannot: it is damaged, or too large. The others are not in its way.
+    /// One of the two replicas cannot: it is damaged, or has no room. The others are not in its way.
     Lacking(String),
     /// The receiver knows a leader of a later term.
     Superseded(Vote),
@@ -91,19 +96,34 @@ impl Replica {
             Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
             Err(error) => return Err(rpc_error(error)),
         };
-        // Dumped now, and not when the snapshot was taken: the dump holds what the snapshot claims, or
+        // Read now, and not when the snapshot was taken: the dump holds what the snapshot claims, or
         // more.
         let dump = match self.network.sink().dump(self.network.group(), part, held).await {
             Ok(Some(dump)) => dump,
             Ok(None) => return Ok(Sent::Whole),
             Err(error) => return Ok(Sent::Lacking(error.to_string())),
         };
-        for piece in pieces(sender, transfer, part, dump) {
-            let base = if piece.is_last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
-            match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
-                Response::Snapshot(None) => {}
-                Response::Snapshot(Some(theirs)) => return Ok(Sent::Superseded(theirs)),
-                _ => return Err(rpc_error(self.unexpected_reply())),
+        let mut cutter = Cutter::new(sender, transfer, part, &dump);
+        // The part behind the one that is sent is read before, to know the last.
+        let mut parts = dump.parts.peekable();
+        let mut bytes = 0;
+        while let Some(read) = parts.next().await {
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => return Ok(Sent::Lacking(error.to_string())),
+            };
+            bytes += read.cost() as u64;
+            let is_last = Pin::new(&mut parts).peek().await.is_none();
+            for piece in cutter.cut(read, is_last) {
+                let base = match piece.is_last {
+                    true => INSTALL_TIMEOUT + Duration::from_secs(bytes / INSTALLED_BYTES_A_SECOND),
+                    false => PIECE_TIMEOUT,
+                };
+                match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
+                    Response::Snapshot(None) => {}
+                    Response::Snapshot(Some(theirs)) => return Ok(Sent::Superseded(theirs)),
+                    _ => return Err(rpc_error(self.unexpected_reply())),
+                }
             }
         }
         Ok(Sent::Whole)

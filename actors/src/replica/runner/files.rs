@@ -43,10 +43,12 @@ impl<M: StateMachine> ReplicaRunner<M> {
 
     /// Makes everything durable and closes the files until they are needed again, because others need
     /// their descriptors. The state stays in memory. Tells whether the files are closed: not while
-    /// the disk is full.
+    /// the disk is full, or another replica is being sent what is in them.
     pub(super) async fn give_up_files(&mut self) -> Result<bool, StoreError> {
-        if self.rows.store.is_none() {
-            return Ok(true);
+        let Some(store) = &self.rows.store else { return Ok(true) };
+        // What another replica is being sent would have to be sent from its beginning.
+        if store.is_viewed() {
+            return Ok(false);
         }
         self.make_durable().await?;
         if self.is_dirty() {

@@ -1,11 +1,15 @@
 //! Reads what is in the files of a replica, piece by piece, to find damage before somebody needs it.
 
 use super::ReplicaRunner;
+use crate::domain::ids::StateMachineId;
 use crate::ports::StoreError;
 use crate::state::StateMachine;
 
 /// Bytes of rows or events that are read at once; one row or event more may be read.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
+/// Behind all keys: none is as long. The longest are those of locks.
+static KEYS_END: [u8; 1024] = [u8::MAX; 1024];
+
 /// Rows that are read at once.
 const PIECE_ROWS: usize = 256;
 
@@ -63,7 +67,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         let mut bytes = 0;
         for _ in 0..PIECE_ROWS {
             // One by one: how large the next ones are is not known.
-            let found = self.rows.scan(&from, &super::snapshot::KEYS_END, 1, false)?;
+            let found = self.rows.scan(&from, &KEYS_END, 1, false)?;
             let Some((key, value)) = found.into_iter().next() else { return Ok(RowsFrom::End) };
             see(&key, &value);
             bytes += key.len() + value.len();
@@ -88,21 +92,21 @@ impl<M: StateMachine> ReplicaRunner<M> {
         loop {
             let bytes = self.rows.read_events(from, len)?;
             let whole = M::check_events(&bytes, is_sealed);
-            match whole.map_err(|at| self.rotten_event(from + at as u64))? {
+            match whole.map_err(|at| rotten_event(self.part, from + at as u64))? {
                 // An event that is larger than a piece.
                 0 if len < rest => len = rest.min(len * 2),
-                0 => return Err(self.rotten_event(from)),
+                0 => return Err(rotten_event(self.part, from)),
                 whole => return Ok(from + whole as u64),
             }
         }
     }
+}
 
-    /// Makes the error about an event that is not as it was written.
-    pub(super) fn rotten_event(&self, offset: u64) -> StoreError {
-        StoreError::Damaged {
-            file: format!("the events of {}", self.part),
-            offset,
-            what: "an event is not as it was written".to_owned(),
-        }
+/// Makes the error about an event that is not as it was written.
+pub(super) fn rotten_event(part: StateMachineId, offset: u64) -> StoreError {
+    StoreError::Damaged {
+        file: format!("the events of {part}"),
+        offset,
+        what: "an event is not as it was written".to_owned(),
     }
 }

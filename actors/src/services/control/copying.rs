@@ -1,8 +1,8 @@
 //! What the target of a move has of a tenant, and the pieces of what it lacks. Pure.
 //!
 //! The source is read several times: while it works, and once more when it stands still. So the first reading takes
-//! long and holds nobody up, and the last has only what has changed since. Rows are told apart by their hashes, for
-//! the first reading is not kept.
+//! long and holds nobody up, and the last has only what has changed since. Each is taken part by part, and none is kept:
+//! rows are told apart by their hashes.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -11,12 +11,18 @@ use std::vec;
 use sha2::{Digest, Sha256};
 
 use crate::command::{MovedPiece, MovedRow};
-use crate::ports::{Dump, Held};
+use crate::ports::{Dump, DumpPart, Held};
 use crate::state::tenant::is_of_presence;
 
 /// Bytes of rows and events in a piece, about. A piece is one entry of the target's log, which other tenants'
 /// entries wait behind.
 const PIECE_BYTES_MAX: usize = 512 << 10;
+
+/// Bytes of memory that the hashes of a tenant's rows may take. About five million rows have room.
+const KNOWN_BYTES_MAX: usize = 512 << 20;
+
+/// Bytes of memory that a row is taken to cost beside its key.
+const KNOWN_ROW_BYTES: usize = 80;
 
 /// The beginning of a row's hash: that of two values of one key is the same by chance less often than a disk
 /// reads wrongly unnoticed.
@@ -26,10 +32,22 @@ type RowHash = [u8; 16];
 #[derive(Debug, Default)]
 pub(super) struct Copied {
     rows: BTreeMap<Vec<u8>, RowHash>,
+    /// Of the reading before, those that the present one has not come to.
+    before: BTreeMap<Vec<u8>, RowHash>,
+    /// What both cost in memory, bytes.
+    known_bytes: usize,
     events: u64,
     /// The number of the next piece.
     next: u32,
 }
+
+/// Says that a tenant has too many rows to be moved.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the tenant has more rows than can be told apart while it moves: their hashes take more than {KNOWN_BYTES_MAX} \
+     bytes; delete what is not needed, or leave the tenant where it is"
+)]
+pub(super) struct TooManyRows;
 
 impl Copied {
     /// What the source need not read again: its rows are read whole each time.
@@ -37,26 +55,52 @@ impl Copied {
         Held { position: None, events: self.events }
     }
 
-    /// Takes what the source holds now, and gives the pieces that the target lacks. All of them are to be sent.
-    pub fn take(&mut self, dump: Dump, is_last: bool) -> Pieces<'_> {
-        let mut before = std::mem::take(&mut self.rows);
+    /// Begins another reading.
+    pub fn begin(&mut self) {
+        self.before.append(&mut self.rows);
+    }
+
+    /// Takes the next part of what the source holds now, and gives the pieces that the target lacks. All of them are to
+    /// be sent.
+    ///
+    /// # Errors
+    /// When there are too many rows.
+    pub fn take(&mut self, part: DumpPart) -> Result<Pieces<'_>, TooManyRows> {
         let mut changed = Vec::new();
-        for (key, value) in dump.rows.into_iter().filter(|(key, _)| !is_of_presence(key)) {
+        for (key, value) in part.rows.into_iter().filter(|(key, _)| !is_of_presence(key)) {
             let hash = hash_of(&value);
-            let is_known = before.remove(&key) == Some(hash);
+            let before = self.before.remove(&key);
+            if before.is_none() {
+                self.known_bytes += key.len() + KNOWN_ROW_BYTES;
+            }
             self.rows.insert(key.clone(), hash);
-            if !is_known {
+            if before != Some(hash) {
                 changed.push((key, Some(value)));
             }
         }
-        changed.extend(before.into_keys().map(|key| (key, None)));
-        self.events += dump.events.len() as u64;
-        let has_any = is_last || !changed.is_empty() || !dump.events.is_empty();
+        if self.known_bytes > KNOWN_BYTES_MAX {
+            return Err(TooManyRows);
+        }
+        self.events += part.events.len() as u64;
+        Ok(self.pieces(changed, part.events, false))
+    }
+
+    /// Ends the reading, and gives the pieces of what the source does not hold any more. The last reading ends with one
+    /// that says so.
+    pub fn end(&mut self, is_last: bool) -> Pieces<'_> {
+        let gone = std::mem::take(&mut self.before).into_keys();
+        let gone: Vec<MovedRow> = gone.map(|key| (key, None)).collect();
+        self.known_bytes -= gone.iter().map(|(key, _)| key.len() + KNOWN_ROW_BYTES).sum::<usize>();
+        self.pieces(gone, Vec::new(), is_last)
+    }
+
+    fn pieces(&mut self, rows: Vec<MovedRow>, events: Vec<u8>, is_last: bool) -> Pieces<'_> {
+        let has_any = is_last || !rows.is_empty() || !events.is_empty();
         Pieces {
             next: &mut self.next,
-            rows: changed.into_iter().peekable(),
+            rows: rows.into_iter().peekable(),
             rest: None,
-            events: dump.events,
+            events,
             events_at: 0,
             is_last,
             is_over: !has_any,
@@ -70,7 +114,7 @@ fn hash_of(value: &[u8]) -> RowHash {
     first
 }
 
-/// The pieces of one reading.
+/// The pieces of a part of one reading.
 pub(super) struct Pieces<'a> {
     next: &'a mut u32,
     rows: Peekable<vec::IntoIter<MovedRow>>,

@@ -71,10 +71,10 @@ pub(super) async fn heal(
                 continue;
             }
         };
-        let Some(ControlCopy { dump, taken }) = copy else { return Err(damage) };
+        let Some(ControlCopy { staged, taken }) = copy else { return Err(damage) };
         let (deps, queue) = (deps.clone(), queue.clone());
         let (group, part) = (GroupId::SYSTEM, StateMachineId::System);
-        match ReplicaRunner::rebuild(deps, group, part, queue, dump).await {
+        match ReplicaRunner::rebuild(deps, group, part, queue, staged).await {
             Ok((runner, _)) => {
                 tracing::warn!("the control plane is whole again");
                 let _ = taken.send(Ok(()));

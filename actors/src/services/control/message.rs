@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::ports::{Dump, StoreError};
+use crate::ports::{Staged, StoreError};
 use crate::replica::ReplicaRequest;
 use crate::state::system::SystemState;
 
@@ -13,7 +13,7 @@ pub type ReadSystem = Box<dyn FnOnce(&SystemState) + Send>;
 #[derive(Debug)]
 pub struct ControlCopy {
     /// All of it.
-    pub dump: Dump,
+    pub staged: Staged,
     /// Is told when it is in the place of the files.
     pub taken: oneshot::Sender<Result<(), StoreError>>,
 }

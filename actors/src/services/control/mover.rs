@@ -12,22 +12,23 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Control;
-use super::copying::Copied;
+use super::copying::{Copied, Pieces, TooManyRows};
 use crate::command::{
     Command, MoveStep, MoveTenant, Outcome, StepMove, SystemCommand, TenantCommand,
 };
 use crate::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
 use crate::ports::error::CallError;
-use crate::ports::{ApplySink, StoreError};
+use crate::ports::{ApplySink, Dump, StoreError};
 use crate::services::mailbox::{internal_envelope, until};
 use crate::services::tenants::Registry;
 use crate::state::system::{MovePhase, SystemState, TenantMove};
 
-/// Tenants that a node copies at once: each may be held in memory whole.
+/// Tenants that a node copies at once: of each a hash of every row is in memory.
 const COPIES_AT_ONCE_MAX: usize = 4;
 /// Longest time for a step of a move, and for a piece.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ enum Hindrance {
     Call(#[from] CallError),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Rows(#[from] TooManyRows),
     #[error("{0} took longer than {1:?}")]
     Late(&'static str, Duration),
     #[error("{0} did not count: the move has gone on without this node")]
@@ -255,7 +258,7 @@ impl Mover {
         self.step(tenant, it.epoch, MoveStep::Finish).await
     }
 
-    /// Reads the source, and sends the target what it lacks.
+    /// Reads the source, and sends the target what it lacks, part by part.
     async fn send(
         &self,
         tenant: TenantId,
@@ -267,15 +270,33 @@ impl Mover {
         let part = StateMachineId::Tenant(tenant);
         let dump = self.registry.dump(it.from, part, copied.held()).await?;
         // Nothing at all is no tenant.
-        let dump = dump.ok_or(CallError::Starting { what: "the tenant" })?;
-        let read = dump.rows.iter().map(crate::ports::Dump::cost).sum::<usize>();
+        let mut dump = dump.ok_or(CallError::Starting { what: "the tenant" })?;
+        let mut bytes = Bytes { read: 0, sent: 0 };
+        copied.begin();
+        while let Some(part) = dump.parts.next().await {
+            let part = part?;
+            bytes.read += part.rows.iter().map(Dump::cost).sum::<usize>();
+            bytes.sent += self.send_pieces(tenant, it, epoch, copied.take(part)?).await?;
+        }
+        bytes.sent += self.send_pieces(tenant, it, epoch, copied.end(is_last)).await?;
+        Ok(bytes)
+    }
+
+    /// Sends pieces, and returns how many bytes they hold.
+    async fn send_pieces(
+        &self,
+        tenant: TenantId,
+        it: &TenantMove,
+        epoch: Epoch,
+        pieces: Pieces<'_>,
+    ) -> Result<usize, Hindrance> {
         let mut sent = 0;
-        for piece in copied.take(dump, is_last) {
+        for piece in pieces {
             let rows = piece.rows.iter().filter_map(|(_, value)| value.as_ref()).map(Vec::len);
             sent += rows.sum::<usize>() + piece.begun.len() + piece.events.len();
             self.tell(it.to, tenant, epoch, MoveTenant::TakeIn(piece)).await?;
         }
-        Ok(Bytes { read, sent })
+        Ok(sent)
     }
 
     /// Has group 0 take a step. It may be decided about twice.

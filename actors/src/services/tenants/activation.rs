@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
 use crate::domain::ids::{GroupId, Position, TenantId};
-use crate::ports::Dump;
+use crate::ports::Staged;
 use crate::ports::error::CallError;
 use crate::replica::{ApplyQueue, DigestCursor, QueueBytes};
 
@@ -74,7 +74,7 @@ pub struct Activation {
     /// Whether the supervisor asks other replicas for what the damaged files held.
     pub(super) is_asking: AtomicBool,
     /// What another replica has sent to take the place of the damaged files, for the actor that starts.
-    copy: Mutex<Option<Dump>>,
+    copy: Mutex<Option<Staged>>,
     /// What the replica held where it was compared last, as far as that is hashed.
     digest: Mutex<Option<DigestCursor>>,
     /// When that was.
@@ -168,14 +168,14 @@ impl Activation {
     }
 
     /// Keeps what another replica has sent for the actor that starts next.
-    pub(super) fn put_copy(&self, dump: Dump) {
+    pub(super) fn put_copy(&self, staged: Staged) {
         // Of what is replaced: nobody is to judge the copy by it.
         *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(dump);
+        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(staged);
     }
 
     /// Takes what another replica has sent, if anything.
-    pub(super) fn take_copy(&self) -> Option<Dump> {
+    pub(super) fn take_copy(&self) -> Option<Staged> {
         self.copy.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -201,18 +201,21 @@ impl Activation {
         compared.is_none_or(|compared| compared.elapsed() >= every)
     }
 
+    /// Sends the actor a message, if it runs.
+    pub(super) fn tell_if_running(&self, message: TenantMessage) {
+        if let ActivationState::Running(actor) = &*self.state.borrow() {
+            let _ = actor.send_message(message);
+        }
+    }
+
     /// Has the actor look at its queue and at the term, if it runs.
     pub(super) fn wake_if_running(&self) {
-        if let ActivationState::Running(actor) = &*self.state.borrow() {
-            let _ = actor.send_message(TenantMessage::Drain);
-        }
+        self.tell_if_running(TenantMessage::Drain);
     }
 
     /// Has the actor make durable what has changed, if it runs. Another has nothing that is not.
     pub(super) fn write_if_running(&self) {
-        if let ActivationState::Running(actor) = &*self.state.borrow() {
-            let _ = actor.send_message(TenantMessage::Housekeeping);
-        }
+        self.tell_if_running(TenantMessage::Housekeeping);
     }
 
     /// Takes a place in the tenant's mailbox.

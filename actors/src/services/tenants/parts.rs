@@ -6,21 +6,25 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::registry::{GroupTenants, Registry, Sources};
 use super::{Activation, SupervisorMessage, TenantMessage};
 use crate::domain::ids::{GroupId, StateMachineId, TenantId};
-use crate::ports::{Dump, StoreError};
+use crate::ports::{Dump, Held, Staged, StoreError};
 use crate::replica::ReplicaRequest;
 use crate::services::control::ControlMessage;
 
 /// Longest time that a tenant may take to start when it is asked about snapshots.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Longest time that a replica may take to answer about snapshots: a large one is read whole.
+/// Longest time that a replica may take to answer about snapshots.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Bytes of events that a replica adds to its own in a second, at least, when it takes them over.
+const TAKEN_OVER_BYTES_A_SECOND: u64 = 8 << 20;
 
 impl Registry {
     /// Asks the owner of a replica for what it holds, or gives it something. The control plane is waited for; a tenant that
@@ -31,10 +35,20 @@ impl Registry {
         part: StateMachineId,
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ReplicaRequest,
     ) -> Result<T, StoreError> {
+        self.ask_within(ANSWER_DEADLINE, group, part, request).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        within: Duration,
+        group: GroupId,
+        part: StateMachineId,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> ReplicaRequest,
+    ) -> Result<T, StoreError> {
         let asked = self.ask_for_ever(group, part, request);
         // A replica that stalls must not keep a leader from sending the others.
-        let late = || unreachable(part, format!("it did not answer within {ANSWER_DEADLINE:?}"));
-        timeout(ANSWER_DEADLINE, asked).await.unwrap_or_else(|_| Err(late()))
+        let late = || unreachable(part, format!("it did not answer within {within:?}"));
+        timeout(within, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn ask_for_ever<T>(
@@ -68,6 +82,61 @@ impl Registry {
         }
     }
 
+    /// Asks a replica for what it holds beyond another. The tenant stays awake until the dump is dropped, and goes out
+    /// of service where its files are found to be damaged.
+    pub(super) async fn read_dump(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        beyond: Held,
+    ) -> Result<Option<Dump>, StoreError> {
+        let stopped = || unreachable(part, "it has stopped".to_owned());
+        let tell: Box<dyn Fn(ReplicaRequest) + Send> = match part {
+            StateMachineId::System => {
+                let actor = self.control_actor.subscribe();
+                Box::new(move |request| {
+                    if let Some(actor) = &*actor.borrow() {
+                        let _ = actor.send_message(ControlMessage::Replica(request));
+                    }
+                })
+            }
+            StateMachineId::Tenant(tenant) => {
+                let activation = self.activation(group, tenant).ok_or_else(stopped)?;
+                let permit = activation
+                    .replica_permit()
+                    .map_err(|error| unreachable(part, error.to_string()))?;
+                Box::new(move |request| {
+                    // Named, so that it is kept as long as this.
+                    let _awake = &permit;
+                    activation.tell_if_running(TenantMessage::Replica(request));
+                })
+            }
+        };
+        let dump = self.ask(group, part, move |reply| ReplicaRequest::Dump(beyond, reply)).await?;
+        Ok(dump.map(|dump| {
+            let told = dump.parts.inspect(move |read| {
+                if let Some(damage) = read.as_ref().err().filter(|error| error.lasting().is_some())
+                {
+                    tell(ReplicaRequest::Damaged(damage.clone()));
+                }
+            });
+            Dump { parts: told.boxed(), ..dump }
+        }))
+    }
+
+    /// Gives a replica what another has sent.
+    pub(super) async fn hand_over(
+        &self,
+        group: GroupId,
+        part: StateMachineId,
+        staged: Staged,
+    ) -> Result<(), StoreError> {
+        let seconds = staged.files.events_len() / TAKEN_OVER_BYTES_A_SECOND;
+        let within = ANSWER_DEADLINE + Duration::from_secs(seconds);
+        let request = move |reply| ReplicaRequest::Install(staged, reply);
+        self.ask_within(within, group, part, request).await
+    }
+
     /// Returns the activation of a tenant whose damaged files another replica can take the place of.
     pub(super) fn replaceable(
         &self,
@@ -82,18 +151,18 @@ impl Registry {
     pub(super) async fn rebuild(
         &self,
         activation: &Arc<Activation>,
-        dump: Dump,
+        staged: Staged,
     ) -> Result<(), StoreError> {
         let part = StateMachineId::Tenant(activation.tenant);
         let Some(Sources { supervisor, .. }) = self.sources.get() else {
             return Err(unreachable(part, "the node is starting".to_owned()));
         };
-        // A dump whose first events are elsewhere cannot stand alone.
-        if dump.events_from != 0 {
+        // What was sent without the first events cannot stand alone.
+        if staged.events_from != 0 {
             return Err(unreachable(part, "it is damaged, and lacks the first events".to_owned()));
         }
         let (begun, has_begun) = oneshot::channel();
-        let message = SupervisorMessage::Rebuild(Arc::clone(activation), dump, begun);
+        let message = SupervisorMessage::Rebuild(Arc::clone(activation), staged, begun);
         let stopped = || unreachable(part, "the node is stopping".to_owned());
         supervisor.send_message(message).map_err(|_| stopped())?;
         if !has_begun.await.map_err(|_| stopped())? {

@@ -8,8 +8,8 @@ use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, Position};
 use crate::ports::{
-    ApplySink as _, BoxFuture, Durability, Held, Leadership, LogMismatch, Proposals, ProposeError,
-    Replay, Store, Stores,
+    ApplySink as _, BoxFuture, DumpPart, Durability, Leadership, LogMismatch, Place, Proposals,
+    ProposeError, Replay, Staging, Store, Stores,
 };
 use crate::replica::ReplicaDeps;
 use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
@@ -81,13 +81,36 @@ impl Stores for Files {
     fn remove(&self, _: TenantId) -> BoxFuture<'_, Result<(), StoreError>> {
         unreachable!()
     }
-    fn set_system_aside(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn stage(
+        &self,
+        _: StateMachineId,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
         unreachable!()
     }
     fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
         Ok(self.0.clone())
     }
     fn tenants_with_work(&self) -> BoxFuture<'_, Result<Vec<TenantId>, StoreError>> {
+        unreachable!()
+    }
+}
+
+/// Files of nothing.
+#[derive(Debug)]
+struct NoFiles;
+
+impl Staging for NoFiles {
+    fn put(&mut self, _: DumpPart) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn seal(&mut self, _: Position) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn events_len(&self) -> u64 {
+        0
+    }
+    fn install(self: Box<Self>, _: Place) -> BoxFuture<'static, Result<(), StoreError>> {
         unreachable!()
     }
 }
@@ -209,10 +232,11 @@ async fn while_the_control_planes_files_are_damaged_it_holds_nothing_and_what_co
     let registry = Registry::default();
     let mut copies = registry.want_control();
     assert_eq!(registry.held(group, part).await.expect("it holds nothing"), Held::default());
-    let dump = Dump { position: Some(Position { term: 1, index: 9 }), ..Dump::default() };
-    let (installed, ()) = tokio::join!(registry.install(group, part, dump.clone()), async {
+    let position = Position { term: 1, index: 9 };
+    let staged = Staged { position, events_from: 0, files: Box::new(NoFiles) };
+    let (installed, ()) = tokio::join!(registry.install(group, part, staged), async {
         let copy = copies.recv().await.expect("a copy");
-        assert_eq!(copy.dump, dump);
+        assert_eq!(copy.staged.position, position);
         let _ = copy.taken.send(Err(StoreError::Full));
     });
     assert!(matches!(installed, Err(StoreError::Full)), "as whoever took it says");

@@ -13,8 +13,8 @@ use crate::cluster::routing::Directory;
 use crate::command::{Command, Envelope, SetTenant, TenantCommand};
 use crate::domain::ids::{GroupId, Position, StateMachineId, TenantId};
 use crate::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, Proposals, StateDigest,
-    StoreError, Stores,
+    ApplySink, BoxFuture, CommittedEntry, Dump, Durability, Held, Payload, Proposals, Staged,
+    Staging, StateDigest, StoreError, Stores,
 };
 use crate::replica::{ApplyQueue, QueueBytes, ReplicaDeps, ReplicaRequest};
 use crate::services::control::{ControlCopy, ControlMessage};
@@ -316,27 +316,38 @@ impl ApplySink for Registry {
         part: StateMachineId,
         beyond: Held,
     ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
-        Box::pin(self.ask(group, part, move |reply| ReplicaRequest::Dump(beyond, reply)))
+        Box::pin(self.read_dump(group, part, beyond))
+    }
+
+    fn stage(
+        &self,
+        _: GroupId,
+        part: StateMachineId,
+        events_from: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
+        Box::pin(async move {
+            let starting = || unreachable(part, "the node is starting".to_owned());
+            let Sources { stores, .. } = self.sources.get().ok_or_else(starting)?;
+            stores.stage(part, events_from).await
+        })
     }
 
     fn install(
         &self,
         group: GroupId,
         part: StateMachineId,
-        dump: Dump,
+        staged: Staged,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             if let Some(copies) = self.control_copies(part) {
                 let stopped = || unreachable(part, "it has stopped".to_owned());
                 let (taken, is_taken) = oneshot::channel();
-                copies.send(ControlCopy { dump, taken }).await.map_err(|_| stopped())?;
+                copies.send(ControlCopy { staged, taken }).await.map_err(|_| stopped())?;
                 return is_taken.await.map_err(|_| stopped())?;
             }
             match self.replaceable(group, part) {
-                Some(activation) => self.rebuild(&activation, dump).await,
-                None => {
-                    self.ask(group, part, move |reply| ReplicaRequest::Install(dump, reply)).await
-                }
+                Some(activation) => self.rebuild(&activation, staged).await,
+                None => self.hand_over(group, part, staged).await,
             }
         })
     }

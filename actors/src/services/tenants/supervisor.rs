@@ -19,7 +19,7 @@ use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
 use super::{Activation, ActivationState, Registry};
 use crate::cluster::routing::{Directory, Router};
 use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
-use crate::ports::{Dump, StoreError};
+use crate::ports::{Staged, StoreError};
 use crate::services::mailbox::stop_children;
 
 /// Failures within [`RESTART_WINDOW`] after which an actor is still restarted. One more, and the tenant
@@ -33,8 +33,8 @@ const QUARANTINE: Duration = Duration::from_secs(15);
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
 /// Pause before another replica is asked for what damaged files held: the group may have no leader yet.
 const ASK_AFTER: Duration = Duration::from_millis(250);
-/// Time between the first two such requests. It doubles with each: the replica that is asked reads all that
-/// it holds before it finds that this is too large to send.
+/// Time between the first two such requests. It doubles with each: what cannot be taken here, for lack of room say, is
+/// sent again from its beginning.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// The same at most.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ pub enum SupervisorMessage {
     /// Asks the leader of a damaged tenant's group for what it holds, and does so again after a pause.
     AskForCopy(Arc<Activation>, Duration),
     /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
-    Rebuild(Arc<Activation>, Dump, oneshot::Sender<bool>),
+    Rebuild(Arc<Activation>, Staged, oneshot::Sender<bool>),
     /// Tells that the actor failed for lack of file descriptors only.
     Exhausted(Arc<Activation>),
     /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
@@ -175,11 +175,11 @@ impl Actor for TenantSupervisor {
             SupervisorMessage::AskForCopy(activation, next) => {
                 state.ask_for_copy(&myself, activation, next);
             }
-            SupervisorMessage::Rebuild(activation, dump, begun) => {
+            SupervisorMessage::Rebuild(activation, staged, begun) => {
                 // Not while the files of a deleted tenant are being removed.
                 let is_free = activation.claim_files();
                 if is_free {
-                    activation.put_copy(dump);
+                    activation.put_copy(staged);
                     state.start_again(&myself, activation);
                 }
                 let _ = begun.send(is_free);

@@ -1,16 +1,20 @@
 //! The part of a group, as the tests have it: rows in memory, some of them durable.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures_util::StreamExt as _;
 use shiioo_actors::command::{CancelRun, Outcome};
 use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    ApplySink, BoxFuture, CommittedEntry, Dump, Held, Payload, StateDigest, StoreError,
+    ApplySink, BoxFuture, CommittedEntry, Dump, DumpPart, Held, Payload, Staged, Staging,
+    StateDigest, StoreError,
 };
+
+use crate::raft::snapshot::tests::{Come, MemStaging};
 
 /// What the part holds: texts by index.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -36,6 +40,10 @@ pub struct TestPart {
     /// Positions delivered in this life.
     handed: Mutex<Vec<Position>>,
     installed: Mutex<Vec<Option<Position>>>,
+    /// What comes of another replica's.
+    come: Arc<parking_lot::Mutex<Come>>,
+    /// How often there was no room for it.
+    refused: AtomicUsize,
     /// What this part was told that it held and two others did not.
     distrusted: Mutex<Vec<(Position, StateDigest)>>,
     /// Whether nothing can be made durable for lack of room.
@@ -66,6 +74,8 @@ impl TestPart {
             stall,
             handed: Mutex::default(),
             installed: Mutex::default(),
+            come: Arc::default(),
+            refused: AtomicUsize::new(0),
             distrusted: Mutex::default(),
             is_full: AtomicBool::new(false),
             is_write_wanted: AtomicBool::new(false),
@@ -90,6 +100,15 @@ impl TestPart {
 
     pub fn installed(&self) -> Vec<Option<Position>> {
         self.installed.lock().unwrap().clone()
+    }
+
+    /// Tells whether all of another replica's has come.
+    pub fn is_whole(&self) -> bool {
+        self.come.lock().sealed.is_some()
+    }
+
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Acquire)
     }
 
     pub fn distrusted(&self) -> Vec<(Position, StateDigest)> {
@@ -165,30 +184,51 @@ impl ApplySink for TestPart {
         beyond: Held,
     ) -> BoxFuture<'_, Result<Option<Dump>, StoreError>> {
         let Contents { position, texts } = self.live().clone();
-        let row = |(at, text): (u64, String)| (at.to_be_bytes().to_vec(), text.into_bytes());
-        let rows = texts.into_iter().map(row).collect();
-        let dump = Dump { position, rows, ..Dump::default() };
-        Box::pin(async move { Ok((position > beyond.position).then_some(dump)) })
+        // A part for each text, and one more.
+        let of_text = |(at, text): (u64, String)| {
+            let rows = vec![(at.to_be_bytes().to_vec(), text.into_bytes())];
+            Ok(DumpPart { rows, events: Vec::new() })
+        };
+        let parts = texts.into_iter().map(of_text).chain([Ok(DumpPart::default())]);
+        let parts = futures_util::stream::iter(parts.collect::<Vec<_>>()).boxed();
+        let newer = position.filter(|_| position > beyond.position);
+        let dump = newer.map(|position| Dump { position, events_from: 0, parts });
+        Box::pin(async move { Ok(dump) })
+    }
+
+    fn stage(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        events_from: u64,
+    ) -> BoxFuture<'_, Result<Box<dyn Staging>, StoreError>> {
+        Box::pin(async move { Ok(MemStaging::begin(&self.come, events_from)) })
     }
 
     fn install(
         &self,
         _: GroupId,
         _: StateMachineId,
-        dump: Dump,
+        staged: Staged,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let stall = *self.stall.lock().unwrap();
             if stall == Stall::BeforeDurable {
                 std::future::pending::<()>().await;
             }
-            self.installed.lock().unwrap().push(dump.position);
-            if self.live().position < dump.position {
-                let texts = dump.rows.into_iter().map(|(key, value)| {
+            let Come { rows, sealed, .. } = self.come.lock().clone();
+            assert_eq!(sealed, Some(staged.position));
+            if self.is_full.load(Ordering::Acquire) {
+                self.refused.fetch_add(1, Ordering::AcqRel);
+                return Err(StoreError::Full);
+            }
+            self.installed.lock().unwrap().push(sealed);
+            if self.live().position < sealed {
+                let texts = rows.into_iter().map(|(key, value)| {
                     let at = u64::from_be_bytes(key.try_into().unwrap());
                     (at, String::from_utf8(value).unwrap())
                 });
-                *self.live() = Contents { position: dump.position, texts: texts.collect() };
+                *self.live() = Contents { position: sealed, texts: texts.collect() };
                 self.settled()?;
             }
             if stall == Stall::AfterDurable {

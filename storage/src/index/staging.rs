@@ -1,0 +1,250 @@
+//! Files that are written from what another replica sends, beside those whose place they are to take.
+//!
+//! ```text
+//! begin --> put, put, .. --> seal --> install
+//!   empty     a sync every 4 MiB   closed    in place, or removed
+//! ```
+//!
+//! Invariants:
+//! - Staged files are read by nobody until they are sealed, and never from their own place after a crash.
+//! - Whatever ends a staging removes its files: what is not installed goes when it is dropped, with the next one, or at
+//!   the next start.
+//! - An index that is put in place finds its events there, durable. The rename of the index, or of the folder that holds
+//!   both, is the one step by which the new state takes the place of the old one.
+//! - The files in whose place they come are open to nobody meanwhile.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use shiioo_actors::domain::ids::{Position, StateMachineId};
+use shiioo_actors::ports::{BoxFuture, DumpPart, Place, Row, Staging, StoreError};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use uuid::Uuid;
+
+use super::directory::{remove, remove_staged, set_aside, set_mark};
+use super::file_store::no_events;
+use super::files::{Files, create, open_events, sync_names};
+use super::keyed_mutex::KeyedMutex;
+use super::paths::Paths;
+use super::row_index::{RowIndex, State};
+use crate::disk::{Disk, OpenMode, store_error};
+use crate::executor::Executor;
+
+/// Bytes that are put between two syncs: what waits in memory, and what a disk has to write at once.
+const UNSYNCED_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of events that are copied at once.
+const COPIED_BYTES: usize = 1 << 20;
+
+/// Where the files are, and where they are to go.
+#[derive(Debug, Clone)]
+pub(crate) struct StagedFiles {
+    pub disk: Arc<dyn Disk>,
+    pub staged: Paths,
+    pub live: Paths,
+    pub tenants_dir: Arc<str>,
+    /// Where the events begin, in all events of the replica.
+    pub events_from: u64,
+}
+
+/// Staged files of one state machine.
+#[derive(Debug)]
+pub(crate) struct FileStaging {
+    at: StagedFiles,
+    executor: Executor,
+    users: Arc<KeyedMutex<StateMachineId>>,
+    /// The open files, until they are sealed.
+    open: Option<Arc<Files>>,
+    /// Rows that are not written yet.
+    rows: Vec<Row>,
+    unsynced_bytes: usize,
+    events_len: u64,
+    /// Kept until the files are gone.
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl FileStaging {
+    /// Makes empty files. Blocks.
+    pub fn begin(
+        at: StagedFiles,
+        executor: Executor,
+        users: Arc<KeyedMutex<StateMachineId>>,
+        log: Option<Uuid>,
+        held: OwnedMutexGuard<()>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, StoreError> {
+        let StagedFiles { disk, staged: paths, .. } = &at;
+        let failed = |error| store_error(format!("make {}", paths.index), error);
+        remove_staged(disk.as_ref(), paths).map_err(failed)?;
+        create(disk.as_ref(), paths, log)?;
+        // Before anything is written to them: a folder is renamed with durable names in it.
+        sync_names(disk.as_ref(), paths).map_err(failed)?;
+        let index = disk.open(&paths.index, OpenMode::Existing).map_err(failed)?;
+        let (index, _) = RowIndex::open(&paths.index, index, log)?;
+        let events = match paths.part {
+            StateMachineId::System => None,
+            StateMachineId::Tenant(_) => Some(open_events(disk.as_ref(), &paths.events, 0)?),
+        };
+        let (paths, broken) = (paths.clone(), OnceLock::new());
+        let files = Files { paths, index, events, broken, _held: None, _permit: permit };
+        Ok(Self {
+            at,
+            executor,
+            users,
+            open: Some(Arc::new(files)),
+            rows: Vec::new(),
+            unsynced_bytes: 0,
+            events_len: 0,
+            held: Some(held),
+        })
+    }
+
+    fn open_files(&self) -> Result<Arc<Files>, StoreError> {
+        let sealed = || {
+            let what = format!("add to {}", self.at.staged.index);
+            store_error(what, io::Error::other("it is sealed"))
+        };
+        let files = self.open.as_ref().ok_or_else(sealed)?;
+        files.check()?;
+        Ok(Arc::clone(files))
+    }
+}
+
+impl Staging for FileStaging {
+    fn put(&mut self, part: DumpPart) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let files = self.open_files()?;
+            self.unsynced_bytes += part.cost();
+            let DumpPart { rows, events } = part;
+            self.rows.extend(rows.into_iter().map(|(key, value)| (key, Some(value))));
+            let at = self.events_len;
+            self.events_len += events.len() as u64;
+            let is_due = self.unsynced_bytes >= UNSYNCED_BYTES_MAX;
+            let mut rows = Vec::new();
+            if is_due {
+                self.unsynced_bytes = 0;
+                rows = std::mem::take(&mut self.rows);
+            }
+            let write = move || {
+                if !events.is_empty() {
+                    let file = files.events.as_ref().ok_or_else(|| no_events(files.paths.part))?;
+                    let what = || format!("write {}", files.paths.events);
+                    let written = file.write_at(at, &events);
+                    files.noted(written.map_err(|error| store_error(what(), error)))?;
+                }
+                // Of no position yet.
+                let state = State { position: Position::default(), events_len: 0 };
+                if is_due { files.make_durable(&rows, state) } else { Ok(()) }
+            };
+            self.executor.run(write).await
+        })
+    }
+
+    fn seal(&mut self, position: Position) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let files = self.open_files()?;
+            let rows = std::mem::take(&mut self.rows);
+            let state = State { position, events_len: self.at.events_from + self.events_len };
+            // No other user is left of them: they are closed when this returns, and so is redb.
+            self.open = None;
+            self.executor.run(move || files.make_durable(&rows, state)).await
+        })
+    }
+
+    fn events_len(&self) -> u64 {
+        self.events_len
+    }
+
+    fn install(self: Box<Self>, place: Place) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            let part = self.at.live.part;
+            // Waits until the files in whose place these come are closed.
+            let held = self.users.lock(part).await;
+            let executor = self.executor.clone();
+            let install = move || {
+                // Held by the job: it goes on when the caller stops waiting.
+                let _held = held;
+                self.at.install(place)
+            };
+            executor.run(install).await
+        })
+    }
+}
+
+impl Drop for FileStaging {
+    fn drop(&mut self) {
+        let (disk, staged) = (Arc::clone(&self.at.disk), self.at.staged.clone());
+        let (open, held) = (self.open.take(), self.held.take());
+        let remove = move || {
+            drop(open);
+            if let Err(error) = remove_staged(disk.as_ref(), &staged) {
+                tracing::debug!(part = %staged.part, %error, "staged files are left");
+            }
+            // The next one makes its files in the same place.
+            drop(held);
+        };
+        self.executor.run_detached(remove);
+    }
+}
+
+impl StagedFiles {
+    fn install(&self, place: Place) -> Result<(), StoreError> {
+        let Self { disk, staged, live, tenants_dir, .. } = self;
+        let disk = disk.as_ref();
+        let failed = |error| store_error(format!("replace {}", live.index), error);
+        match (place, live.part) {
+            (Place::Whole { events }, _) => self.install_over(events),
+            (Place::Cleared, StateMachineId::System) => {
+                set_aside(disk, live).map_err(failed)?;
+                disk.rename(&staged.index, &live.index).map_err(failed)?;
+                disk.sync_dir(&live.dir).map_err(failed)
+            }
+            (Place::Cleared, StateMachineId::Tenant(tenant)) => {
+                remove(disk, tenants_dir, tenant).map_err(failed)?;
+                disk.rename(&staged.dir, &live.dir).map_err(failed)?;
+                disk.sync_dir(tenants_dir).map_err(failed)
+            }
+        }
+    }
+
+    /// Takes the place of files that are whole, with so many bytes of events.
+    fn install_over(&self, events: u64) -> Result<(), StoreError> {
+        let Self { disk, staged, live, .. } = self;
+        let failed = |error| store_error(format!("replace {}", live.index), error);
+        if !disk.exists(&live.index).map_err(failed)? {
+            let what = "it is missing, and was there; put the file back from a copy".to_owned();
+            return Err(StoreError::Damaged { file: live.index.clone(), offset: 0, what });
+        }
+        if live.part != StateMachineId::System {
+            // Before the index that speaks of them. What the old one does not know of is cut off when that is opened.
+            self.add_events(events)?;
+        }
+        if let Some(mark) = &live.idle_mark {
+            // The new state may have work, which the mark would hide.
+            set_mark(disk.as_ref(), &live.dir, mark, false).map_err(failed)?;
+        }
+        disk.rename(&staged.index, &live.index).map_err(failed)?;
+        disk.sync_dir(&live.dir).map_err(failed)
+    }
+
+    /// Adds to the replica's events what these have beyond them, durably.
+    fn add_events(&self, known: u64) -> Result<(), StoreError> {
+        let Self { disk, staged, live, events_from, .. } = self;
+        let failed = |error| store_error(format!("add to {}", live.events), error);
+        let from = disk.open(&staged.events, OpenMode::Existing).map_err(failed)?;
+        let to = open_events(disk.as_ref(), &live.events, known)?;
+        let len = from.len().map_err(failed)?;
+        let mut at = known.checked_sub(*events_from).filter(|at| *at <= len).ok_or_else(|| {
+            failed(io::Error::other("the staged events do not go on from those that are there"))
+        })?;
+        let mut bytes = Vec::new();
+        while at < len {
+            let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
+            bytes.resize(rest.min(COPIED_BYTES), 0);
+            from.read_at(at, &mut bytes).map_err(failed)?;
+            to.write_at(events_from + at, &bytes).map_err(failed)?;
+            at += bytes.len() as u64;
+        }
+        to.sync_data().map_err(failed)
+    }
+}

@@ -1,0 +1,281 @@
+//! Files that another replica's are written to: what they hold, and what is left wherever they are interrupted.
+
+use std::sync::Arc;
+
+use shiioo_actors::domain::ids::{Position, StateMachineId, TenantId};
+use shiioo_actors::domain::region::Region;
+use shiioo_actors::ports::{DumpPart, Place, Row, Staging, Store, StoreError, Stores};
+use shiioo_storage::disk::{Disk, SimDisk};
+use shiioo_storage::{Executor, FileStores};
+
+const TENANT: &str = "00000000-0000-0000-0000-000000000001";
+
+/// Bytes of a row, and rows: so many that they are synced once on their way.
+const ROW_BYTES: usize = 900_000;
+const ROWS: u8 = 6;
+
+fn tenant() -> StateMachineId {
+    StateMachineId::Tenant(TENANT.parse::<TenantId>().unwrap())
+}
+
+fn at(index: u64) -> Position {
+    Position { term: 1, index }
+}
+
+/// What files hold: the position, the rows by their keys and first bytes, the events.
+type Contents = (Option<Position>, Vec<(Vec<u8>, u8)>, Vec<u8>);
+
+fn contents(store: &dyn Store) -> Contents {
+    let rows = store.scan(&[0], &[u8::MAX; 4], usize::MAX, false).unwrap();
+    let rows = rows.into_iter().map(|(key, value)| (key, value[0])).collect();
+    let len = usize::try_from(store.events_len()).unwrap();
+    let events = if len == 0 { Vec::new() } else { store.read_events(0, len).unwrap() };
+    (store.position(), rows, events)
+}
+
+/// The state before: two rows, of which the other replica has one no more, and an event where there are any.
+fn old(part: StateMachineId) -> Contents {
+    let events = if part == StateMachineId::System { b"".to_vec() } else { b"one\n".to_vec() };
+    (Some(at(1)), vec![(b"\x03".to_vec(), 1), (b"gone".to_vec(), 1)], events)
+}
+
+/// The state of the other replica.
+fn new(part: StateMachineId) -> Contents {
+    let events = if part == StateMachineId::System { b"".to_vec() } else { b"one\ntwo\n".to_vec() };
+    (Some(at(9)), (0..ROWS).map(|key| (vec![key], 9)).collect(), events)
+}
+
+async fn stores(disk: &SimDisk) -> Result<Arc<FileStores>, StoreError> {
+    FileStores::open(disk.mount(), Executor::Inline, &Region::default()).await
+}
+
+/// A disk with the state before, with the mark of an idle tenant.
+async fn disk(seed: u64, part: StateMachineId) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    let mut store = stores(&disk).await.unwrap().open(part).await.unwrap();
+    let (position, rows, events) = old(part);
+    if !events.is_empty() {
+        store.append_events(&events).unwrap();
+    }
+    let rows: Vec<Row> = rows.into_iter().map(|(key, first)| (key, Some(vec![first]))).collect();
+    store.make_durable(rows, position.unwrap()).await.unwrap();
+    store.set_idle(true).await.unwrap();
+    drop(store);
+    // An operation of a life that went well is durable before the next one begins.
+    drop(stores(&disk).await.unwrap().open(part).await.unwrap());
+    disk
+}
+
+/// Writes what the other replica sends, whose events begin at a byte of all.
+async fn stage(
+    stores: &FileStores,
+    part: StateMachineId,
+    events_from: u64,
+) -> Result<Box<dyn Staging>, StoreError> {
+    let mut staging = stores.stage(part, events_from).await?;
+    let (position, rows, events) = new(part);
+    for (key, first) in rows {
+        let row = (key, vec![first; ROW_BYTES]);
+        staging.put(DumpPart { rows: vec![row], events: Vec::new() }).await?;
+    }
+    let events = events[usize::try_from(events_from).unwrap()..].to_vec();
+    staging.put(DumpPart { rows: Vec::new(), events }).await?;
+    staging.seal(position.unwrap()).await?;
+    Ok(staging)
+}
+
+/// How files come to the place of others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    /// The new events are added to the old ones.
+    Over,
+    /// All events come, and the replica has added one of them itself meanwhile.
+    OverWithMore,
+    /// The old files are damaged.
+    Cleared,
+}
+
+impl Way {
+    const ALL: [Self; 3] = [Self::Over, Self::OverWithMore, Self::Cleared];
+
+    fn events_from(self, part: StateMachineId) -> u64 {
+        match (self, part) {
+            (Self::Over, StateMachineId::Tenant(_)) => 4,
+            _ => 0,
+        }
+    }
+
+    fn place(self, part: StateMachineId) -> Place {
+        match self {
+            Self::Cleared => Place::Cleared,
+            _ => Place::Whole { events: old(part).2.len() as u64 },
+        }
+    }
+}
+
+async fn replace(disk: &SimDisk, part: StateMachineId, way: Way) -> Result<(), StoreError> {
+    let stores = stores(disk).await?;
+    let staging = stage(&stores, part, way.events_from(part)).await?;
+    staging.install(way.place(part)).await
+}
+
+/// The names on a disk that are none of a replica's own files.
+fn left(disk: &SimDisk) -> Vec<String> {
+    let mounted = disk.mount();
+    let names = ["", "tenants"].map(|dir| mounted.list(dir).unwrap());
+    let names = names.into_iter().flatten().map(|entry| entry.name);
+    let own = ["tenants", TENANT, "system.redb", "system.redb.damaged"];
+    names.filter(|name| !own.contains(&name.as_str())).collect()
+}
+
+#[tokio::test]
+async fn staged_files_take_the_place_of_others() {
+    for part in [tenant(), StateMachineId::System] {
+        for way in Way::ALL {
+            let disk = disk(1, part).await;
+            replace(&disk, part, way).await.unwrap();
+            assert_eq!(left(&disk), Vec::<String>::new(), "{part}, {way:?}");
+            disk.cut_power();
+            let stores = stores(&disk).await.unwrap();
+            let store = stores.open(part).await.unwrap();
+            assert_eq!(contents(store.as_ref()), new(part), "{part}, {way:?}");
+            assert!(!store.is_idle(), "what has come may have work");
+            let aside = disk.mount().exists("system.redb.damaged").unwrap();
+            assert_eq!(aside, part == StateMachineId::System && way == Way::Cleared);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_without_files_gets_them_whole() {
+    let disk = SimDisk::new(1);
+    replace(&disk, tenant(), Way::Cleared).await.unwrap();
+    disk.cut_power();
+    let stores = stores(&disk).await.unwrap();
+    assert_eq!(contents(stores.open(tenant()).await.unwrap().as_ref()), new(tenant()));
+    // Files that are missing are not taken for such.
+    stores.remove("00000000-0000-0000-0000-000000000001".parse().unwrap()).await.unwrap();
+    let missing = stage(&stores, tenant(), 0).await.unwrap().install(Place::Whole { events: 0 });
+    assert!(matches!(missing.await, Err(StoreError::Damaged { .. })));
+}
+
+/// What comes after a start, once the node was killed or lost its power at an operation. `false` when the operation never
+/// came.
+async fn interrupted(part: StateMachineId, way: Way, seed: u64, ops: u64, is_kill: bool) -> bool {
+    let story = format!("{part}, {way:?}, seed {seed}, operation {ops}, killed {is_kill}");
+    let disk = disk(seed, part).await;
+    match is_kill {
+        true => disk.kill_after(ops),
+        false => disk.cut_power_after(ops),
+    }
+    let replaced = replace(&disk, part, way).await;
+    let has_ended = disk.take_ended();
+    assert!(has_ended || replaced.is_ok(), "{story}: {replaced:?}");
+    let found = |life: &'static str| {
+        let (disk, story) = (disk.clone(), story.clone());
+        async move {
+            let stores = stores(&disk).await.unwrap();
+            assert_eq!(left(&disk), Vec::<String>::new(), "{story}, {life}");
+            if !stores.exists(part).unwrap() {
+                return None;
+            }
+            let store = stores.open(part).await;
+            let store = store.unwrap_or_else(|error| panic!("{story}, {life}: {error}"));
+            Some(contents(store.as_ref()))
+        }
+    };
+    let first = found("the next life").await;
+    match &first {
+        // The log says that there were files: they are missed.
+        None => assert_eq!(way, Way::Cleared, "{story}: the files are gone"),
+        Some(found) => {
+            assert!(*found == old(part) || *found == new(part), "{story}: {found:?}");
+            assert!(replaced.is_err() || *found == new(part), "{story}: {found:?}");
+        }
+    }
+    // What was found was acted upon: no power cut takes it back.
+    disk.cut_power();
+    assert_eq!(found("after a power cut").await, first, "{story}");
+    // And another try ends well, whatever was left.
+    let again = if first.is_none() { Way::Cleared } else { way };
+    if first != Some(new(part)) {
+        replace(&disk, part, again).await.unwrap();
+        assert_eq!(found("after another try").await, Some(new(part)), "{story}");
+    }
+    has_ended
+}
+
+#[tokio::test]
+async fn wherever_it_is_interrupted_the_old_files_are_there_or_the_new_ones() {
+    for part in [tenant(), StateMachineId::System] {
+        for way in Way::ALL {
+            for (seed, is_kill) in [(1, false), (2, false), (1, true)] {
+                let mut ops = 0;
+                while interrupted(part, way, seed, ops, is_kill).await {
+                    ops += 1;
+                }
+                assert!(ops > 20, "{part}, {way:?}: only {ops} operations");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_another_transfer_is_in_nobodys_way() {
+    let disk = disk(1, tenant()).await;
+    // A life ends in the middle of a transfer.
+    let first = stores(&disk).await.unwrap();
+    let begun = stage(&first, tenant(), 0).await.unwrap();
+    let mounted = disk.mount();
+    let staged = format!("tenants/staged-{TENANT}");
+    assert!(mounted.exists(&format!("{staged}/index.redb")).unwrap());
+    assert_eq!(first.tenants().unwrap(), [TENANT.parse().unwrap()], "it is nobody's");
+    disk.cut_power();
+    drop(begun);
+    // The next begins with nothing of it, although nobody has removed it.
+    let mounted: Arc<dyn Disk> = disk.mount();
+    mounted.create_dir_all(&format!("{staged}/blobs")).unwrap();
+    let second = stores(&disk).await.unwrap();
+    assert!(!mounted.exists(&staged).unwrap(), "a start removes it");
+    mounted.create_dir_all(&format!("{staged}/blobs")).unwrap();
+    let staging = stage(&second, tenant(), 4).await.unwrap();
+    staging.install(Place::Whole { events: 4 }).await.unwrap();
+    assert_eq!(contents(second.open(tenant()).await.unwrap().as_ref()), new(tenant()));
+    assert_eq!(left(&disk), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_given_up_makes_room_for_the_next() {
+    let disk = disk(1, tenant()).await;
+    let stores = stores(&disk).await.unwrap();
+    let first = stage(&stores, tenant(), 0).await.unwrap();
+    // There is one place.
+    let second = stage(&stores, tenant(), 4);
+    let mut second = Box::pin(second);
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
+    assert!(waits.is_err(), "two are staged at once");
+    drop(first);
+    let second = second.await.unwrap();
+    second.install(Place::Whole { events: 4 }).await.unwrap();
+    assert_eq!(contents(stores.open(tenant()).await.unwrap().as_ref()), new(tenant()));
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_a_transfer_and_nothing_is_left_of_it() {
+    let disk = disk(1, tenant()).await;
+    let stores = stores(&disk).await.unwrap();
+    let used = |disk: &SimDisk| left(disk).len();
+    disk.set_capacity(Some(8 << 20));
+    let refused = stage(&stores, tenant(), 4).await;
+    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    assert_eq!(used(&disk), 0);
+    disk.set_capacity(None);
+    // No room for the events alone: the old state is there whole.
+    let staged = stage(&stores, tenant(), 4).await.unwrap();
+    disk.set_capacity(Some(0));
+    let refused = staged.install(Place::Whole { events: 4 }).await;
+    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    disk.set_capacity(None);
+    assert_eq!(contents(stores.open(tenant()).await.unwrap().as_ref()), old(tenant()));
+    assert_eq!(used(&disk), 0);
+}
