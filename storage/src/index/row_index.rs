@@ -253,7 +253,7 @@ impl RowIndex {
         self.guarded(|| Ok(self.database.begin_read()?))
     }
 
-    /// Reads the rows of a view behind a key, until they cost `bytes`: at least one, none at the end.
+    /// Reads the rows of a view behind a key, until they cost `bytes` or more. Only at the end they are fewer, or none.
     pub fn scan_view(
         &self,
         view: &ReadTransaction,

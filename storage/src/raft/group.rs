@@ -338,6 +338,10 @@ impl Group {
 
     /// Asks for a snapshot, and returns when to look back at it.
     pub(super) async fn snapshot(&self) -> Instant {
+        // The log would be cut up to it.
+        if self.keeps_log() {
+            return Instant::now() + LOOK_BACK_AFTER;
+        }
         // An error means that the group has stopped, which `follow` finds by itself.
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::debug!(group = %self.id, %error, "no snapshot");

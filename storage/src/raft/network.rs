@@ -10,7 +10,7 @@
 //!   not revert. The replica is told, and stops.
 //! - Appends to one replica are sent one after another, so that they cannot overtake each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,8 +59,8 @@ pub(crate) struct Network {
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
-    /// The replicas that a snapshot of the group is being sent to.
-    snapshots_to: Arc<Mutex<BTreeSet<RaftId>>>,
+    /// The replicas that a snapshot of the group is being sent to, and whether they have answered.
+    snapshots_to: Arc<Mutex<BTreeMap<RaftId, bool>>>,
     /// How the group's heartbeats leave.
     pub(super) heartbeats: Arc<HeartbeatBatches>,
     pub(super) pulse: Arc<Pulse>,
@@ -113,13 +113,25 @@ impl Network {
 
     /// Notes that a snapshot is being sent to a replica.
     pub(super) fn sending_to(&self, raft_id: RaftId) -> SendingTo {
-        self.snapshots_to.lock().insert(raft_id);
+        self.snapshots_to.lock().insert(raft_id, false);
         SendingTo(self.clone(), raft_id)
     }
 
     /// Whether a snapshot is being sent to a replica.
     pub(super) fn is_sending_to(&self, raft_id: RaftId) -> bool {
-        self.snapshots_to.lock().contains(&raft_id)
+        self.snapshots_to.lock().contains_key(&raft_id)
+    }
+
+    /// Notes that a replica answers to whom a snapshot is being sent.
+    pub(super) fn answers(&self, raft_id: RaftId) {
+        if let Some(answers) = self.snapshots_to.lock().get_mut(&raft_id) {
+            *answers = true;
+        }
+    }
+
+    /// Whether a snapshot is on its way to a replica that answers.
+    pub(super) fn is_snapshot_under_way(&self) -> bool {
+        self.snapshots_to.lock().values().any(|answers| *answers)
     }
 
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.

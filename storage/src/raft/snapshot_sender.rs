@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use openraft::LogId;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{RPCError, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
@@ -11,6 +13,7 @@ use shiioo_actors::domain::ids::StateMachineId;
 use shiioo_actors::ports::PeerError;
 
 use super::convert;
+use super::group::Group;
 use super::network::{Replica, rpc_error};
 use super::snapshot::Cutter;
 use super::state_machine::SnapshotHandle;
@@ -28,6 +31,9 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that a receiver puts in place in a second at least, when the last piece has come.
 const INSTALLED_BYTES_A_SECOND: u64 = 8 << 20;
 
+/// Bytes of a group's log that are kept behind a snapshot while it is being sent.
+const KEPT_BYTES_MAX: u64 = 512 << 20;
+
 /// What became of one state machine of a snapshot.
 pub(super) enum Sent {
     /// The receiver has everything that this node holds of it, durably.
@@ -36,6 +42,19 @@ pub(super) enum Sent {
     Lacking(String),
     /// The receiver knows a leader of a later term.
     Superseded(Vote),
+}
+
+impl Group {
+    /// Tells whether the log is not to be cut: a replica that is being sent a snapshot goes on from the entries behind it.
+    /// If they went while it is sent, which may be long, the replica would need another snapshot, and so on.
+    pub(super) fn keeps_log(&self) -> bool {
+        let log = self.network().log();
+        if !self.network().is_snapshot_under_way() || log.is_full() || log.is_on_small_disk() {
+            return false;
+        }
+        let sent = self.raft().metrics().borrow_watched().snapshot.as_ref().map_or(0, LogId::index);
+        log.bytes_between(self.id(), sent, u64::MAX) <= KEPT_BYTES_MAX
+    }
 }
 
 impl Replica {
@@ -96,6 +115,7 @@ impl Replica {
             Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
             Err(error) => return Err(rpc_error(error)),
         };
+        self.network.answers(self.raft_id);
         // Read now, and not when the snapshot was taken: the dump holds what the snapshot claims, or
         // more.
         let dump = match self.network.sink().dump(self.network.group(), part, held).await {

@@ -18,7 +18,7 @@ use crate::mutants::{self, Mutant};
 use crate::ports::{Dump, DumpPart, Held, StoreError, View};
 use crate::state::StateMachine;
 
-/// Bytes of rows or of events in a part. One row, or one event, may make it longer.
+/// Bytes of rows in a part, or of events. One row, or one event, may make it longer.
 const PART_BYTES: usize = 1 << 20;
 
 impl<M: StateMachine> ReplicaRunner<M> {
@@ -95,7 +95,8 @@ impl<M: StateMachine> Reader<M> {
         let mut part = DumpPart::default();
         if !self.are_rows_read {
             part.rows = self.view.rows(PART_BYTES).await?;
-            self.are_rows_read = part.rows.is_empty();
+            // Fewer there are only at the end: what is small travels in one part, with its events.
+            self.are_rows_read = part.cost() < PART_BYTES;
         }
         if self.are_rows_read && !self.events.is_empty() {
             part.events = self.next_events().await?;

@@ -15,8 +15,8 @@ pub(super) fn view(world: &World) -> Box<dyn View> {
 
 impl View for MemView {
     fn rows(&mut self, _: usize) -> BoxFuture<'_, Result<Vec<Found>, StoreError>> {
-        let next = self.0.next().into_iter().collect();
-        Box::pin(async { Ok(next) })
+        let all = self.0.by_ref().collect();
+        Box::pin(async { Ok(all) })
     }
     fn events(&mut self, offset: u64, len: usize) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
         let from = usize::try_from(offset).unwrap();

@@ -294,7 +294,10 @@ impl Cluster {
     pub async fn purge(&self, raft_id: u64) -> u64 {
         let groups = self.groups(raft_id);
         let mark = groups.progress(GROUP).unwrap().low_water_mark().unwrap().position.index;
-        groups.group(GROUP).unwrap().snapshot().await;
+        let group = groups.group(GROUP).unwrap();
+        // Not while it sends one.
+        until("a turn", || !group.network().is_snapshot_under_way()).await;
+        group.snapshot().await;
         let purged = || groups.log.state(GROUP).purged.map(|purged| purged.index);
         until("a purge", || purged() == Some(mark)).await;
         mark

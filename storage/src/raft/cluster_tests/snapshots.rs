@@ -228,6 +228,28 @@ fn a_snapshot_that_finds_no_room_is_sent_again() {
     });
 }
 
+/// However long a snapshot is under way, its receiver goes on from the log behind it, and needs no second one.
+#[test]
+fn the_log_behind_a_snapshot_is_kept_until_it_has_arrived() {
+    story(async {
+        let (cluster, leader) = purged(1, 20).await;
+        let log = Arc::clone(&cluster.groups(leader).log);
+        let before = log.state(GROUP).purged;
+        cluster.part(2).stall(Stall::BeforeDurable);
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
+        until("a whole snapshot", || cluster.part(2).is_whole()).await;
+        cluster.propose_many(leader, 5, "meanwhile").await;
+        cluster.flush(leader);
+        cluster.groups(leader).group(GROUP).unwrap().snapshot().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(log.state(GROUP).purged, before, "it is kept");
+        cluster.part(2).stall(Stall::Nowhere);
+        cluster.same(leader, &[2]).await;
+        assert_eq!(cluster.part(2).installed().len(), 1);
+        cluster.purge(leader).await;
+    });
+}
+
 /// What is being installed holds up no stop.
 #[test]
 fn a_node_stops_while_a_snapshot_is_installed() {
