@@ -57,8 +57,8 @@ impl DumpPart {
 /// Reads the files of a replica as they were when the view was opened, whatever has been written since. Fails once the
 /// replica has closed its files.
 pub trait View: Send {
-    /// Reads the next rows, by key, until they cost `bytes` or more. Only at the end they are fewer, or none.
-    fn rows(&mut self, bytes: usize) -> BoxFuture<'_, Result<Vec<Found>, StoreError>>;
+    /// Reads the next rows, by key, until they cost `bytes`, about. Tells whether no other follow.
+    fn rows(&mut self, bytes: usize) -> BoxFuture<'_, Result<(Vec<Found>, bool), StoreError>>;
 
     /// Reads from the event log.
     fn events(&mut self, offset: u64, len: usize) -> BoxFuture<'_, Result<Vec<u8>, StoreError>>;

@@ -253,14 +253,14 @@ impl RowIndex {
         self.guarded(|| Ok(self.database.begin_read()?))
     }
 
-    /// Reads the rows of a view behind a key, until they cost `bytes` or more. Only at the end they are fewer, or none.
+    /// Reads the rows of a view behind a key, until they cost `bytes`, about. Tells whether no other follow.
     pub fn scan_view(
         &self,
         view: &ReadTransaction,
         after: Option<&[u8]>,
         bytes: usize,
-    ) -> Result<Vec<Pair>, StoreError> {
-        let scan = || -> Result<Vec<Pair>, redb::Error> {
+    ) -> Result<(Vec<Pair>, bool), StoreError> {
+        let scan = || -> Result<(Vec<Pair>, bool), redb::Error> {
             let table = view.open_table(ROWS)?;
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let (mut rows, mut read) = (Vec::new(), 0);
@@ -270,12 +270,14 @@ impl RowIndex {
                 read += Dump::cost(&pair);
                 rows.push(pair);
                 if read >= bytes {
-                    break;
+                    return Ok((rows, false));
                 }
             }
-            Ok(rows)
+            Ok((rows, true))
         };
-        self.guarded(scan)?.into_iter().map(|row| self.verified_row(row)).collect()
+        let (rows, is_end) = self.guarded(scan)?;
+        let rows = rows.into_iter().map(|row| self.verified_row(row)).collect::<Result<_, _>>()?;
+        Ok((rows, is_end))
     }
 
     /// Writes rows and the state they complete, durably.

@@ -84,17 +84,17 @@ impl FileView {
 }
 
 impl View for FileView {
-    fn rows(&mut self, bytes: usize) -> BoxFuture<'_, Result<Vec<Found>, StoreError>> {
+    fn rows(&mut self, bytes: usize) -> BoxFuture<'_, Result<(Vec<Found>, bool), StoreError>> {
         Box::pin(async move {
             let after = self.after.clone();
             let read = move |viewed: &Viewed| {
                 viewed.files.index.scan_view(&viewed.rows, after.as_deref(), bytes)
             };
-            let rows = self.read(read).await?;
+            let (rows, is_end) = self.read(read).await?;
             if let Some((last, _)) = rows.last() {
                 self.after = Some(last.clone());
             }
-            Ok(rows)
+            Ok((rows, is_end))
         })
     }
 

@@ -94,9 +94,8 @@ impl<M: StateMachine> Reader<M> {
     async fn next_part(&mut self) -> Result<Option<DumpPart>, StoreError> {
         let mut part = DumpPart::default();
         if !self.are_rows_read {
-            part.rows = self.view.rows(PART_BYTES).await?;
-            // Fewer there are only at the end: what is small travels in one part, with its events.
-            self.are_rows_read = part.cost() < PART_BYTES;
+            // What is small travels in one part, with its events.
+            (part.rows, self.are_rows_read) = self.view.rows(PART_BYTES).await?;
         }
         if self.are_rows_read && !self.events.is_empty() {
             part.events = self.next_events().await?;

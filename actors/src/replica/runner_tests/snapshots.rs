@@ -14,9 +14,10 @@ pub(super) fn view(world: &World) -> Box<dyn View> {
 }
 
 impl View for MemView {
-    fn rows(&mut self, _: usize) -> BoxFuture<'_, Result<Vec<Found>, StoreError>> {
-        let all = self.0.by_ref().collect();
-        Box::pin(async { Ok(all) })
+    fn rows(&mut self, _: usize) -> BoxFuture<'_, Result<(Vec<Found>, bool), StoreError>> {
+        let next: Vec<Found> = self.0.next().into_iter().collect();
+        let is_end = next.is_empty();
+        Box::pin(async move { Ok((next, is_end)) })
     }
     fn events(&mut self, offset: u64, len: usize) -> BoxFuture<'_, Result<Vec<u8>, StoreError>> {
         let from = usize::try_from(offset).unwrap();
