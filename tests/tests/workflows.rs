@@ -111,45 +111,12 @@ async fn a_bad_workflow_is_refused_wherever_it_is_given() {
             }
         }
     }
-    tenant.get("/workflows/bad").await.problem(404, "not_found");
-    assert_eq!(tenant.get("/runs").await.expect(200)["runs"], json!([]));
-    assert_eq!(tenant.get("/jobs").await.expect(200)["jobs"], json!([]));
-}
-
-#[tokio::test]
-async fn a_step_of_the_wrong_shape_is_refused() {
-    let (_server, tenant) = Tenant::on_shared().await;
-    let action = json!({ "type": "set", "output": 1 });
-    for step in [
-        json!({ "id": "a" }),
-        json!({ "action": action }),
-        json!({ "id": "", "action": action }),
-        json!({ "id": 5, "action": action }),
-        json!({ "id": "a", "action": { "type": "teleport" } }),
-        json!({ "id": "a", "action": { "type": "wait" } }),
-        json!({ "id": "a", "action": { "type": "wait", "secs": -1 } }),
-        json!({ "id": "a", "action": { "type": "http", "method": "GET" } }),
-        json!({ "id": "a", "action": action, "timeout_secs": 0 }),
-        json!({ "id": "a", "action": action, "retry_policy": { "max_attempts": 0 } }),
-        json!({ "id": "a", "action": action, "depends_on": "b" }),
-    ] {
-        let reply = tenant.post("/runs", json!({ "workflow": { "steps": [step] } })).await;
-        let refused = reply.expect(422);
-        let code = refused["code"].as_str();
-        assert!(matches!(code, Some("invalid_field" | "invalid_workflow")), "{step}: {refused:#}");
-    }
     for body in [json!({}), json!({ "workflow": null }), json!({ "workflow_name": 1 })] {
         tenant.post("/runs", body).await.problem(422, "invalid_field");
     }
-}
-
-#[tokio::test]
-async fn scripts_are_refused_unless_the_node_allows_them() {
-    let (_server, tenant) = Tenant::on_shared().await;
-    let script = json!({ "type": "script", "command": "true", "args": [] });
-    let refused = tenant.post("/runs", spec::inline([spec::step("s", script)])).await.expect(422);
-    let code = refused["code"].as_str();
-    assert!(matches!(code, Some("not_allowed_here" | "invalid_field")), "{refused:#}");
+    tenant.get("/workflows/bad").await.problem(404, "not_found");
+    assert_eq!(tenant.get("/runs").await.expect(200)["runs"], json!([]));
+    assert_eq!(tenant.get("/jobs").await.expect(200)["jobs"], json!([]));
 }
 
 #[tokio::test]

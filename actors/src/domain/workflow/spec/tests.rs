@@ -27,6 +27,7 @@ fn a_graph_is_read_from_both_ways_of_naming_dependencies() {
 #[test]
 fn what_is_wrong_is_named_with_its_step() {
     let set = r#""action":{"type":"set","output":1}"#;
+    let action = |action| format!(r#"{{"steps":[{{"id":"a","action":{action}}}]}}"#);
     let cases = [
         (r#"{"steps":[]}"#.to_owned(), None, "1 to 1000 steps"),
         (format!(r#"{{"steps":[{{"id":"a",{set}}},{{"id":"a",{set}}}]}}"#), Some("a"), "twice"),
@@ -45,13 +46,11 @@ fn what_is_wrong_is_named_with_its_step() {
             "cycle",
         ),
         (format!(r#"{{"steps":[{{"id":"a",{set},"timeout_secs":0}}]}}"#), Some("a"), "timeout"),
-        (r#"{"steps":[{"id":"a","action":{"type":"wait"}}]}"#.to_owned(), Some("a"), "either secs"),
-        (
-            r#"{"steps":[{"id":"a","action":{"type":"http","method":"GET","url":"ftp://x"}}]}"#
-                .to_owned(),
-            Some("a"),
-            "http://",
-        ),
+        (format!(r#"{{"steps":[{{"id":"",{set}}}]}}"#), Some(""), "1 to 200 characters"),
+        (action(r#"{"type":"wait"}"#), Some("a"), "either secs"),
+        (action(r#"{"type":"http","method":"GET","url":"ftp://x"}"#), Some("a"), "http://"),
+        (action(r#"{"type":"teleport"}"#), Some("a"), "action.type must be"),
+        (action(r#"{"type":"script"}"#), Some("a"), "not allowed on this node"),
     ];
     for (text, step, message) in cases {
         let error = parse_text(&text).unwrap_err();
@@ -130,7 +129,11 @@ fn a_list_is_no_object_and_words_are_those_of_json() {
         r#"[[]]"#.to_owned(),
         r#"{"steps":[["a"]]}"#.to_owned(),
         r#"{"steps":[7]}"#.to_owned(),
+        format!(r#"{{"steps":[{{{set}}}]}}"#),
+        format!(r#"{{"steps":[{{"id":5,{set}}}]}}"#),
         step(r#""action":["set",1]"#),
+        step(r#""action":{"type":"http","method":"GET"}"#),
+        step(&format!(r#"{set},"depends_on":"b""#)),
         step(r#""action":null"#),
         step(&format!(r#"{set},"retry_policy":[3,0.1]"#)),
         step(&format!(r#"{set},"retry_policy":{{"max_attempts":1.5}}"#)),
