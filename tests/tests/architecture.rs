@@ -33,6 +33,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
             "domain",
             "command",
             "ports",
+            "testing.rs",
             "state",
             "replica",
             "cluster",

@@ -125,7 +125,6 @@ mod heartbeats;
 mod log_store;
 mod membership;
 mod network;
-mod no_peers;
 mod progress;
 mod read;
 mod replicated_log;
@@ -147,7 +146,6 @@ mod suite_tests;
 mod wire_tests;
 
 pub use groups::{Groups, GroupsConfig};
-pub use no_peers::NoPeers;
 
 /// What the crash tests drive without openraft around it.
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::ports::{
 };
 use crate::replica::ReplicaDeps;
 use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
+use crate::testing::tenant;
 
 const GROUP: GroupId = GroupId(3);
 
@@ -166,10 +167,6 @@ impl Actor for Holds {
         }
         Ok(())
     }
-}
-
-fn tenant(number: u128) -> TenantId {
-    TenantId::from_uuid(uuid::Uuid::from_u128(number))
 }
 
 /// A node with files of three tenants: the first is known, the second will be, the third never.
