@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -175,19 +174,9 @@ impl RowBuffer {
         if from >= to {
             return Ok(Vec::new());
         }
-        let pending = self.pending.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let Some(store) = &self.store else {
-            if self.is_shut {
-                return Err(StoreError::Full);
-            }
-            let mut rows: Vec<Found> =
-                pending.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
-            if descending {
-                rows.reverse();
-            }
-            rows.truncate(limit);
-            return Ok(rows);
-        };
+        if self.store.is_none() && self.is_shut {
+            return Err(StoreError::Full);
+        }
         // Two ordered sources are merged, the pending rows over the stored ones. How many stored rows are
         // needed is not known in advance: a pending row may hide a stored one (new value) or take it
         // away (deletion). So stored rows are read in batches of what is still wanted. Never more than
@@ -201,28 +190,26 @@ impl RowBuffer {
         let (mut from, mut to) = (from.to_vec(), to.to_vec());
         while rows.len() < limit && from < to {
             let wanted = limit - rows.len();
-            let stored = store.scan(&from, &to, wanted, descending)?;
+            let stored = match &self.store {
+                Some(store) => store.scan(&from, &to, wanted, descending)?,
+                None => Vec::new(),
+            };
             let edge = stored.last().filter(|_| stored.len() >= wanted).map(|(key, _)| key.clone());
-            let (mut next_from, mut next_to) = (to.clone(), to.clone());
-            let (mut first, mut end) = (from.clone(), to.clone());
-            if let Some(edge) = edge {
-                // `first..end` is what this batch covers; `next_from..next_to` is left for the next.
-                if descending {
-                    (next_from, next_to) = (from.clone(), edge.clone());
-                    first = edge;
-                } else {
+            // What this batch covers, and what is left for the next.
+            let (covered, left) = match edge {
+                None => (from..to.clone(), (to.clone(), to)),
+                Some(edge) if descending => (edge.clone()..to, (from, edge)),
+                Some(edge) => {
                     // The smallest key after the edge.
-                    next_from = edge;
-                    next_from.push(0);
-                    end.clone_from(&next_from);
+                    let after = [edge.as_slice(), &[0]].concat();
+                    (from..after.clone(), (after, to))
                 }
-            }
+            };
             let mut batch: BTreeMap<Cow<'_, [u8]>, Option<Cow<'_, [u8]>>> = stored
                 .into_iter()
                 .map(|(key, value)| (Cow::Owned(key), Some(Cow::Owned(value))))
                 .collect();
-            let within = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
-            for (key, value) in self.pending.range::<[u8], _>(within) {
+            for (key, value) in self.pending.range(covered) {
                 batch.insert(Cow::Borrowed(key), value.as_deref().map(Cow::Borrowed));
             }
             let batch = batch
@@ -234,7 +221,7 @@ impl RowBuffer {
             } else {
                 rows.extend(batch.take(wanted));
             }
-            (from, to) = (next_from, next_to);
+            (from, to) = left;
         }
         Ok(rows)
     }
