@@ -72,7 +72,7 @@ impl<S: Sync, T: Checked> FromRequest<S> for CheckedPayload<T> {
 
 /// Lets a long body be read in the turn of the tenant that has admitted the request. The admission puts
 /// it into the request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct LongRead {
     pub(crate) tenant: Arc<TenantHandle>,
     /// By when the turn has to come.

@@ -25,7 +25,7 @@ const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remai
 const RATELIMIT_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// What the admission of one route works with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct AdmissionLayer {
     pub(crate) app: App,
     pub(crate) declared: Arc<Declaration>,

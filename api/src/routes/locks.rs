@@ -28,26 +28,21 @@ const TTL_DEFAULT: Duration = Duration::from_secs(60);
 pub(crate) fn routes() -> Vec<Route> {
     let of_tenant = |draft: Draft| {
         let draft = draft.variant("of_tenant");
-        draft.owner(RouteOwner::TenantGroup).needs(Credential::Tenant).metered()
+        draft.served(RouteOwner::TenantGroup, Credential::Tenant).metered()
     };
     vec![
         Route::get("/api/locks", list, __path_list)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin)
+            .served(RouteOwner::SystemGroup, Credential::Admin)
             .page(),
         Route::get("/api/locks/{key}", get, __path_get)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         Route::post("/api/locks/{key}/acquire", acquire, __path_acquire)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin)
+            .served(RouteOwner::SystemGroup, Credential::Admin)
             .long_poll(wait_of),
         Route::post("/api/locks/{key}/renew", renew, __path_renew)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         Route::post("/api/locks/{key}/release", release, __path_release)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         of_tenant(Route::get("/api/tenants/{tenant_id}/locks", list, __path_list)).page(),
         of_tenant(Route::get("/api/tenants/{tenant_id}/locks/{key}", get, __path_get)),
         of_tenant(Route::post(

@@ -15,7 +15,8 @@ use crate::request::admission::{self, AdmissionLayer};
 use crate::request::answers::{self, AnswersLayer};
 use crate::routes::builder::PlacedRoute;
 use crate::routes::{
-    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
+    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, usage,
+    workflows,
 };
 use crate::server::app::App;
 use crate::server::declaration::{RouteOwner, RouteTable};
@@ -31,6 +32,7 @@ impl RouteList {
         let routes = [
             operations::routes(),
             tenants::routes(),
+            usage::routes(),
             cluster::routes(),
             cluster_events::routes(),
             join_tokens::routes(),

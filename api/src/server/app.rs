@@ -23,11 +23,10 @@ use crate::server::same_origin::OwnNames;
 const LONG_POLL_PLACE_MAX: Duration = Duration::from_millis(100);
 
 /// Shared by all requests; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
 
 /// What [`App`] points to.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// The handles of the node, once its actors run.
     pub(crate) handles: OnceLock<Handles>,
