@@ -27,14 +27,8 @@ pub struct Locks {
     pub(crate) seams: Seams,
 }
 
-impl std::fmt::Debug for Locks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Locks")
-    }
-}
-
 /// A key space: keys and fencing tokens of different spaces have nothing to do with each other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum LockSpace<'a> {
     /// The cluster's.
     Cluster,

@@ -102,11 +102,8 @@ impl LockQueues {
         self.led.remove(&space);
         self.leases.retain(|(of, _), _| *of != space);
         self.ends.retain(|(_, (of, _))| *of != space);
-        let queues = std::mem::take(&mut self.queues);
-        let (gone, kept) = queues.into_iter().partition(|((of, _), _)| *of == space);
-        self.queues = kept;
-        let gone: BTreeMap<Key, WaitQueue> = gone;
-        let gone: Vec<_> = gone.into_values().flat_map(|queue| queue.waiters).collect();
+        let queues = self.queues.extract_if(.., |(of, _), _| *of == space);
+        let gone: Vec<_> = queues.flat_map(|(_, queue)| queue.waiters).collect();
         self.waiting -= gone.len();
         gone
     }
@@ -362,11 +359,9 @@ impl LockQueues {
 
     /// Removes the queue of a key if nobody waits and no attempt is under way.
     fn tidy(&mut self, key: &Key) {
-        if self
-            .queues
-            .get(key)
-            .is_some_and(|queue| queue.waiters.is_empty() && queue.in_flight_holder.is_none())
-        {
+        let is_idle =
+            |queue: &WaitQueue| queue.waiters.is_empty() && queue.in_flight_holder.is_none();
+        if self.queues.get(key).is_some_and(is_idle) {
             self.queues.remove(key);
         }
     }
