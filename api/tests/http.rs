@@ -283,6 +283,8 @@ async fn nodes_are_checked() {
     for (body, field) in [
         ("", "address"),
         (r#"{"address":""}"#, "address"),
+        (r#"{"address":5}"#, "address"),
+        (r#"{"address":"a","metadata":"x"}"#, "metadata"),
         (r#"{"address":"a","region":"A"}"#, "region"),
         (r#"{"address":"a","metadata":{"k":7}}"#, "metadata.k"),
     ] {
