@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::command::{LockCommand, Refusal};
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
@@ -95,7 +95,7 @@ impl Locks {
         space: LockSpace<'_>,
         key: LockKey,
         holder: Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
         ttl: Option<Duration>,
     ) -> Result<LockView, CallError> {
         space.check_key(&key)?;
@@ -113,7 +113,7 @@ impl Locks {
         space: LockSpace<'_>,
         key: LockKey,
         holder: Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
     ) -> Result<bool, CallError> {
         space.check_key(&key)?;
         let space = space.space();

@@ -14,6 +14,7 @@ use crate::command::{Envelope, LockCommand, Outcome, RpcId};
 use crate::domain::codec;
 use crate::domain::ids::Position;
 use crate::domain::json::Json;
+use crate::domain::lock::FencingToken;
 use crate::ports::Found;
 
 /// Numbers that one entry is made of: a kind, three choices, a step of time and a flag.
@@ -87,12 +88,15 @@ pub(crate) fn lock(
 ) -> LockCommand {
     let key = ["k", "l"][usize::from(a % 2)].into();
     let holder = ["x", "y"][usize::from(b % 2)].into();
-    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
+    let token = (!c.is_multiple_of(4)).then_some(FencingToken(u64::from(c % 8)));
     match a / 2 % 4 {
         0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata },
         1 => LockCommand::Renew { key, holder, token, ttl_ms: renewed_for_ms },
         2 => LockCommand::Release { key, holder, token },
-        _ => LockCommand::Expire { key, token: u64::from(c % 8), renewal: u64::from(b % 3) },
+        _ => {
+            let (token, renewal) = (FencingToken(u64::from(c % 8)), u64::from(b % 3));
+            LockCommand::Expire { key, token, renewal }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, Outcome, SystemCommand};
+use crate::domain::lock::FencingToken;
 use crate::domain::time::Timestamp;
 use crate::ports::{BoxFuture, Leadership, Proposals, ProposeError};
 use crate::testing::fixed_seams;
@@ -55,7 +56,7 @@ fn lock() -> LockView {
     LockView {
         key: "k".into(),
         holder: "a".into(),
-        token: 1,
+        token: FencingToken(1),
         renewal: 0,
         ttl_ms: 1000,
         acquired_at: Timestamp(0),
@@ -83,9 +84,9 @@ async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     }
     let cause = Cause { who: "admin".into(), request_id: String::new() };
     let deadline = Instant::now() + Duration::from_secs(5);
-    let request = ("k".into(), "a".into(), Some(1), None);
+    let request = ("k".into(), "a".into(), Some(FencingToken(1)), None);
     let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
-    assert_eq!(renewed.unwrap().token, 1);
+    assert_eq!(renewed.unwrap().token, FencingToken(1));
     assert_eq!(log.renewed.lock().unwrap().len(), 1);
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::state::tables::lock_table::LockNotice;
@@ -22,7 +22,7 @@ type Key = (Space, LockKey);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
     holder: Holder,
-    token: u64,
+    token: FencingToken,
     renewal: u64,
     /// When the lease ends, by the monotonic clock of this node.
     ends: Instant,
@@ -63,7 +63,7 @@ pub(super) enum Admission {
 pub(super) struct ExpiredLease {
     pub(super) space: Space,
     pub(super) key: LockKey,
-    pub(super) token: u64,
+    pub(super) token: FencingToken,
     pub(super) renewal: u64,
 }
 

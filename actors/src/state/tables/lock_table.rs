@@ -53,7 +53,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::codec;
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
@@ -84,7 +84,7 @@ pub enum LockNotice {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockTable {
     locks: BTreeMap<LockKey, LockView>,
-    last_token: u64,
+    last_token: FencingToken,
     metadata_bytes: usize,
     dirty: BTreeSet<LockKey>,
 }
@@ -94,7 +94,7 @@ impl LockTable {
     ///
     /// # Errors
     /// When its rows cannot be read.
-    pub fn load(rows: &RowBuffer, last_token: u64) -> Result<Self, StoreError> {
+    pub fn load(rows: &RowBuffer, last_token: FencingToken) -> Result<Self, StoreError> {
         let locks = rows.all::<LockView>(LOCK_ROW)?.into_iter();
         let locks: BTreeMap<_, _> = locks.map(|(_, lock)| (lock.key.clone(), lock)).collect();
         let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
@@ -107,7 +107,7 @@ impl LockTable {
     }
 
     /// The last token given.
-    pub const fn last_token(&self) -> u64 {
+    pub const fn last_token(&self) -> FencingToken {
         self.last_token
     }
 
@@ -173,9 +173,9 @@ impl LockTable {
     /// Raises all tokens, those of locks that are held as well, and returns these locks: a holder that
     /// shows its old token has lost its lock, and nobody else gets that before its lease has ended.
     pub fn raise_tokens(&mut self, by: u64) -> Vec<LockView> {
-        self.last_token = self.last_token.saturating_add(by);
+        self.last_token = self.last_token.raised(by);
         for lock in self.locks.values_mut() {
-            lock.token = lock.token.saturating_add(by);
+            lock.token = lock.token.raised(by);
         }
         self.dirty.extend(self.locks.keys().cloned());
         self.locks.values().cloned().collect()
@@ -194,7 +194,7 @@ impl LockTable {
         metadata: Json,
         at: Timestamp,
     ) -> LockView {
-        self.last_token += 1;
+        self.last_token = self.last_token.raised(1);
         let before = self.locks.get(&key).map_or(0, |lock| lock.metadata.as_str().len());
         self.metadata_bytes = self.metadata_bytes - before + metadata.as_str().len();
         let lock = LockView {
@@ -248,7 +248,7 @@ impl LockTable {
         &mut self,
         key: &LockKey,
         holder: &Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
@@ -275,7 +275,12 @@ impl LockTable {
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))
     }
 
-    fn held_by(&self, key: &LockKey, holder: &Holder, token: Option<u64>) -> Option<&LockView> {
+    fn held_by(
+        &self,
+        key: &LockKey,
+        holder: &Holder,
+        token: Option<FencingToken>,
+    ) -> Option<&LockView> {
         let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
         self.locks
             .get(key)

@@ -103,6 +103,7 @@ pub use view::{job_view, run_view};
 
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
+use crate::domain::lock::FencingToken;
 use crate::domain::run::StepAttempt;
 use crate::domain::tenant::{Quota, TenantRecord};
 use crate::domain::time::Timestamp;
@@ -159,7 +160,7 @@ struct Meta {
     next_job_seq: u64,
     next_event_seq: u64,
     events_bytes: u64,
-    last_lock_token: u64,
+    last_lock_token: FencingToken,
 }
 
 /// A tenant.

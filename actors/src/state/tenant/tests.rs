@@ -17,7 +17,7 @@ use crate::command::{
 };
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
-use crate::domain::lock::FENCING_STEP;
+use crate::domain::lock::{FENCING_STEP, FencingToken};
 use crate::domain::run::RunStatus;
 use crate::domain::tenant::{Quotas, TenantStatus};
 use crate::domain::workflow::{Workflow, spec};
@@ -430,11 +430,11 @@ fn in_a_new_epoch_locks_have_tokens_that_were_never_given() {
     assert_eq!(driver.apply_as(2, None, set.clone()), Outcome::Done);
     let stale = Outcome::Refused(Refusal::StaleEpoch);
     assert_eq!(driver.apply_as(1, None, acquire("k")), stale);
-    assert_eq!(token(driver.apply_as(2, None, acquire("k"))), before + FENCING_STEP);
-    assert_eq!(token(driver.apply_as(2, None, acquire("l"))), before + FENCING_STEP + 1);
+    assert_eq!(token(driver.apply_as(2, None, acquire("k"))), before.raised(FENCING_STEP));
+    assert_eq!(token(driver.apply_as(2, None, acquire("l"))), before.raised(FENCING_STEP + 1));
     // One whose earlier epochs are not known here at all.
     let mut other = Driver::new();
     other.state = TenantState::default();
     assert_eq!(other.apply_as(3, None, set), Outcome::Done);
-    assert_eq!(token(other.apply_as(3, None, acquire("k"))), 2 * FENCING_STEP + 1);
+    assert_eq!(token(other.apply_as(3, None, acquire("k"))), FencingToken(2 * FENCING_STEP + 1));
 }

@@ -105,7 +105,7 @@ fn locks_stay_held_under_tokens_that_were_never_given() {
     apply(&mut state, SystemCommand::LeaderElected(LeaderElected { node: node(1) }));
     let Outcome::Locked(before) = apply(&mut state, acquire("k", "a")).0 else { panic!() };
     let (_, effects) = recover(&mut state, 2, &[1]);
-    let held = LockView { token: before.token + FENCING_STEP, ..before };
+    let held = LockView { token: before.token.raised(FENCING_STEP), ..before };
     let notices: Vec<_> =
         effects.iter().filter(|it| matches!(it, SystemEffect::Lock(_))).cloned().collect();
     assert_eq!(notices, [SystemEffect::Lock(LockNotice::Held(held.clone()))]);

@@ -15,11 +15,11 @@ fn acquire(table: &mut LockTable, key: &str, holder: &str) -> Outcome {
     table.apply(&command, Timestamp(0)).0
 }
 
-fn release(holder: &str, token: Option<u64>) -> LockCommand {
+fn release(holder: &str, token: Option<FencingToken>) -> LockCommand {
     LockCommand::Release { key: "k".into(), holder: holder.into(), token }
 }
 
-fn renew(holder: &str, token: Option<u64>) -> LockCommand {
+fn renew(holder: &str, token: Option<FencingToken>) -> LockCommand {
     LockCommand::Renew { key: "k".into(), holder: holder.into(), token, ttl_ms: None }
 }
 
@@ -27,7 +27,7 @@ fn lost() -> Outcome {
     Outcome::Refused(Refusal::LockLost { key: "k".into() })
 }
 
-fn token(outcome: &Outcome) -> u64 {
+fn token(outcome: &Outcome) -> FencingToken {
     match outcome {
         Outcome::Locked(lock) => lock.token,
         other => panic!("not locked: {other:?}"),
@@ -66,9 +66,9 @@ fn only_the_holder_gives_back_and_under_the_newest_token_it_was_given() {
     let new = token(&acquire(&mut table, "k", "a"));
     assert!(new > old);
     let mut apply = |command| table.apply(&command, Timestamp(0)).0;
-    for wrong in [old, new + 1] {
-        assert_eq!(apply(release("a", Some(wrong))), Outcome::Released(false), "{wrong}");
-        assert_eq!(apply(renew("a", Some(wrong))), lost(), "{wrong}");
+    for wrong in [old, new.raised(1)] {
+        assert_eq!(apply(release("a", Some(wrong))), Outcome::Released(false), "{wrong:?}");
+        assert_eq!(apply(renew("a", Some(wrong))), lost(), "{wrong:?}");
     }
     assert_eq!(apply(renew("b", Some(new))), lost());
     assert!(matches!(apply(renew("a", Some(new))), Outcome::Locked(_)));
@@ -82,12 +82,15 @@ fn raised_tokens_are_above_all_earlier_ones_and_locks_stay_held() {
     let held = token(&acquire(&mut table, "k", "a"));
     table.take_rows();
     let raised = table.raise_tokens(FENCING_STEP);
-    assert_eq!(raised.iter().map(|lock| lock.token).collect::<Vec<_>>(), [held + FENCING_STEP]);
+    assert_eq!(
+        raised.iter().map(|lock| lock.token).collect::<Vec<_>>(),
+        [held.raised(FENCING_STEP)]
+    );
     assert_eq!(table.take_rows().len(), 1, "it is written down");
     assert_eq!(table.apply(&renew("a", Some(held)), Timestamp(0)).0, lost());
     assert!(matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(_)));
-    assert_eq!(token(&acquire(&mut table, "k", "a")), held + FENCING_STEP);
-    assert_eq!(token(&acquire(&mut table, "free", "b")), held + FENCING_STEP + 1);
+    assert_eq!(token(&acquire(&mut table, "k", "a")), held.raised(FENCING_STEP));
+    assert_eq!(token(&acquire(&mut table, "free", "b")), held.raised(FENCING_STEP + 1));
 }
 
 #[test]
@@ -139,13 +142,13 @@ fn metadata_is_counted_while_it_is_held() {
 fn commands() -> impl Strategy<Value = LockCommand> {
     let key = prop::sample::select(vec!["a", "b"]).prop_map(LockKey::from);
     let holder = prop::sample::select(vec!["x", "y"]).prop_map(Holder::from);
-    let token = prop::option::of(0_u64..6);
+    let token = prop::option::of((0_u64..6).prop_map(FencingToken));
     (0..4, key, holder, token, 0_u64..3).prop_map(
         |(kind, key, holder, token, renewal)| match kind {
             0 => LockCommand::Acquire { key, holder, ttl_ms: 5, metadata: Json::null() },
             1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
             2 => LockCommand::Release { key, holder, token },
-            _ => LockCommand::Expire { key, token: token.unwrap_or(1), renewal },
+            _ => LockCommand::Expire { key, token: token.unwrap_or(FencingToken(1)), renewal },
         },
     )
 }
@@ -156,7 +159,7 @@ proptest! {
     #[test]
     fn tokens_grow_and_holds_do_not_overlap(script in prop::collection::vec(commands(), 0..60)) {
         let mut table = LockTable::default();
-        let mut last = 0;
+        let mut last = FencingToken::default();
         for command in script {
             let before = table.clone();
             let (outcome, notice) = table.apply(&command, Timestamp(1));
