@@ -10,8 +10,6 @@
 //! - Another large answer, those about the cluster included, takes its room once its size is known, and is let go if there is none.
 //! - The room is given back with the body: when the last of it has been handed on.
 
-use std::sync::Arc;
-
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -23,8 +21,7 @@ use shiioo_actors::ports::error::CallError;
 use tokio::time::Duration;
 
 use crate::output::problem::Problem;
-use crate::server::app::App;
-use crate::server::declaration::Declaration;
+use crate::server::app::RouteLayer;
 use crate::server::pool::Share;
 
 /// What a page reserves while it is made, bytes. Rows, views and JSON are some three times as much for a
@@ -36,16 +33,9 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// do not read could hold all places by asking for pages.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// What the bound of one route's answers works with.
-#[derive(Clone)]
-pub(crate) struct AnswersLayer {
-    pub(crate) app: App,
-    pub(crate) declared: Arc<Declaration>,
-}
-
 /// Makes an answer if there is room for it: the middleware around every read of an owner's.
 pub(crate) async fn bounded(
-    State(AnswersLayer { app, declared }): State<AnswersLayer>,
+    State(RouteLayer { app, declared }): State<RouteLayer>,
     request: Request,
     next: Next,
 ) -> Response {

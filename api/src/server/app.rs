@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::docs::Documents;
 use crate::server::auth::{Guard, Who};
-use crate::server::declaration::RouteTable;
+use crate::server::declaration::{Declaration, RouteTable};
 use crate::server::metrics::Metrics;
 use crate::server::pacing::Pacing;
 use crate::server::pool::{Pool, Share, Whose};
@@ -25,6 +25,13 @@ const LONG_POLL_PLACE_MAX: Duration = Duration::from_millis(100);
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
+
+/// What a layer around one route works with.
+#[derive(Clone)]
+pub(crate) struct RouteLayer {
+    pub(crate) app: App,
+    pub(crate) declared: Arc<Declaration>,
+}
 
 /// What [`App`] points to.
 pub(crate) struct Shared {

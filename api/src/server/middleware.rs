@@ -7,7 +7,6 @@
 //! client asked ([`ingress`]); [`inbound`] is the layer around requests of other nodes.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
@@ -284,22 +283,15 @@ async fn catching(handler: impl Future<Output = Response>) -> Response {
     match caught.await {
         Ok(response) => response,
         Err(panic) => {
-            error!(panic = %PanicText(&*panic), "a request handler panicked");
+            error!(panic = %panic_text(&*panic), "a request handler panicked");
             Problem::internal().into_response()
         }
     }
 }
 
-struct PanicText<'a>(&'a (dyn Any + Send));
-
-impl fmt::Display for PanicText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.downcast_ref::<&str>().copied();
-        f.write_str(
-            text.or_else(|| self.0.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("(no text)"),
-        )
-    }
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
 /// Writes out the problem that an answer carries, and keeps the headers that layers have added.

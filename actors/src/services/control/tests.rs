@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::future;
 
-use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::watch;
 
 use super::*;
@@ -15,6 +14,7 @@ use crate::domain::voters::Voters;
 use crate::ports::{
     BoxFuture, GroupLead, GroupStatus, Leadership, LogStatus, Proposals, ProposeError,
 };
+use crate::services::puppet::puppet;
 use crate::state::system::tests as samples;
 use crate::testing::{NoPeers, fixed_seams};
 
@@ -83,35 +83,6 @@ impl LogStatus for NoGroups {
     }
 }
 
-/// Shows a state that the test changes.
-struct Shown;
-
-impl Actor for Shown {
-    type Msg = ControlMessage;
-    type State = Arc<Mutex<SystemState>>;
-    type Arguments = Arc<Mutex<SystemState>>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<ControlMessage>,
-        state: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(state)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<ControlMessage>,
-        message: ControlMessage,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let ControlMessage::Read(read) = message {
-            read(&state.lock().unwrap());
-        }
-        Ok(())
-    }
-}
-
 /// A control plane with one tenant, which its group has not been told of.
 async fn control(
     answers: impl IntoIterator<Item = Answer>,
@@ -136,7 +107,13 @@ async fn control(
         election_timeout: Duration::from_secs(1),
         raft_id: RaftId(1),
     });
-    let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
+    // Shows a state that the test changes.
+    let actor = puppet(state, |state: &mut Arc<Mutex<SystemState>>, message| {
+        if let ControlMessage::Read(read) = message {
+            read(&state.lock().unwrap());
+        }
+    });
+    let actor = actor.await;
     let (seams, proposals) = (fixed_seams(Timestamp(0)), Arc::<Scripted>::clone(&log));
     let (tenant_turns, queue) = (Arc::default(), Arc::default());
     (Control::new(actor, proposals, router, seams, tenant_turns, queue), log)
