@@ -285,6 +285,10 @@ fn admit(n: u64, key: u8, token: Option<u128>) -> SystemCommand {
     SystemCommand::AdmitMember(AdmitMember { member: member(n), public_key: [key; 32], token })
 }
 
+fn admitted(raft_id: u64) -> Outcome {
+    Outcome::Admitted(MemberAdmitted { raft_id: RaftId(raft_id) })
+}
+
 fn make_token(id: u128, uses: u32, expires_at: i64) -> SystemCommand {
     let token = JoinToken {
         secret_hash: SecretHash::new([7; 32]),

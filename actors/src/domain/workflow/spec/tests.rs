@@ -28,8 +28,10 @@ fn a_graph_is_read_from_both_ways_of_naming_dependencies() {
 fn what_is_wrong_is_named_with_its_step() {
     let set = r#""action":{"type":"set","output":1}"#;
     let action = |action| format!(r#"{{"steps":[{{"id":"a","action":{action}}}]}}"#);
+    let many: Vec<_> = (0..1001).map(|n| format!(r#"{{"id":"s{n}",{set}}}"#)).collect();
     let cases = [
         (r#"{"steps":[]}"#.to_owned(), None, "1 to 1000 steps"),
+        (format!(r#"{{"steps":[{}]}}"#, many.join(",")), None, "1 to 1000 steps"),
         (format!(r#"{{"steps":[{{"id":"a",{set}}},{{"id":"a",{set}}}]}}"#), Some("a"), "twice"),
         (format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["x"]}}]}}"#), Some("a"), "no step"),
         (
@@ -149,7 +151,7 @@ fn a_list_is_no_object_and_words_are_those_of_json() {
 }
 
 #[test]
-fn a_template_names_only_what_is_certain_to_be_there() {
+fn a_template_is_readable_and_names_only_what_is_certain_to_be_there() {
     let of = |output: &str, needs: &str| {
         parse_text(&format!(
             r#"{{"steps":[{{"id":"a","action":{{"type":"set","output":1}}}},
@@ -157,6 +159,8 @@ fn a_template_names_only_what_is_certain_to_be_there() {
                 {{"id":"d","action":{{"type":"set","output":{output:?}}},"depends_on":[{needs}]}}]}}"#
         ))
     };
+    let poison = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
+    let long = format!("{{{{ input{} }}}}", ".a".repeat(30_000));
     assert!(of("{{ steps.a.output }}", r#""b-c""#).is_ok(), "through another step");
     assert!(of("{{ steps['b-c'].output }}", r#""b-c""#).is_ok());
     assert!(of("{{ steps }} {{ steps[input].output }}", "").is_ok(), "known when it is rendered");
@@ -166,10 +170,17 @@ fn a_template_names_only_what_is_certain_to_be_there() {
         ("{{ steps.e.output }}", r#""a""#, "no step"),
         ("{{ steps.b-c.output }}", r#""b-c""#, "write steps['b-c']"),
         ("x {{ steps.b-c }} y", r#""b-c""#, "write steps['b-c']"),
+        ("{{ steps.b-c.output.x }}", r#""b-c""#, "write steps['b-c']"),
+        (&poison, "", ""),
+        (&long, "", ""),
+        ("{{ input.x", "", "not closed"),
+        ("{% for x in [1] %}{% endfor %}", "", "not allowed"),
+        ("{{ 1 + }}", "", ""),
     ] {
         let error = of(output, needs).unwrap_err();
         assert!(error.message.contains(said), "{output}: {error}");
         assert!(error.message.contains("action.output"), "{error}");
+        assert!(error.message.chars().count() < 1_000, "{error}");
         assert_eq!(error.step.as_deref(), Some("d"));
     }
 }

@@ -5,19 +5,10 @@ use super::*;
 #[test]
 fn a_node_is_let_in_once_and_by_its_key() {
     let mut state = placed();
-    assert_eq!(
-        apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
-    );
-    assert_eq!(
-        apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
-    );
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, admitted(2));
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, admitted(2));
     assert!(is_refused(&apply(&mut state, admit(8, 3, None)).0));
-    assert_eq!(
-        apply(&mut state, admit(9, 3, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(3) })
-    );
+    assert_eq!(apply(&mut state, admit(9, 3, None)).0, admitted(3));
     // It starts under the id it was given, and under no other.
     let mut stranger = member(8);
     assert_eq!(
@@ -36,16 +27,10 @@ fn a_token_admits_as_many_as_it_says_until_it_ends() {
     apply(&mut state, make_token(2, 5, 5));
     assert!(is_refused(&apply(&mut state, admit(8, 2, Some(9))).0), "not known");
     assert!(is_refused(&apply(&mut state, admit(8, 2, Some(2))).0), "ended");
-    assert_eq!(
-        apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
-    );
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, admitted(2));
     assert!(is_refused(&apply(&mut state, admit(9, 3, Some(1))).0), "used up");
     // Who asks again is not counted again.
-    assert_eq!(
-        apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
-    );
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, admitted(2));
 }
 
 #[test]
@@ -64,10 +49,7 @@ fn a_member_leaves_in_order_and_its_id_is_not_given_again() {
     ));
     let effects = apply(&mut state, remove).1;
     assert!(effects.contains(&SystemEffect::MembersChanged));
-    assert_eq!(
-        apply(&mut state, admit(8, 2, None)).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(3) })
-    );
+    assert_eq!(apply(&mut state, admit(8, 2, None)).0, admitted(3));
     // The one with the tenants stays, unless others of its region can have them.
     let drain = SystemCommand::DrainMember(DrainMember { node: node(1) });
     let needed = Outcome::Refused(Refusal::WouldLoseQuorum { groups: 2 });
@@ -126,10 +108,7 @@ fn the_first_admin_token_stands_and_shuts_the_door() {
     assert!(!state.is_open_to_loopback());
     assert!(is_refused(&apply(&mut state, admit(8, 2, None)).0));
     apply(&mut state, make_token(1, 1, 100));
-    assert_eq!(
-        apply(&mut state, admit(8, 2, Some(1))).0,
-        Outcome::Admitted(MemberAdmitted { raft_id: RaftId(2) })
-    );
+    assert_eq!(apply(&mut state, admit(8, 2, Some(1))).0, admitted(2));
     let mut rows = RowBuffer::default();
     rows.put(state.take_dirty_rows());
     let again = SystemState::load(&rows).unwrap();
