@@ -129,12 +129,15 @@ impl RowBuffer {
     /// Adds rows that are still to be written.
     pub fn put(&mut self, rows: Vec<Row>) {
         for (key, value) in rows {
-            self.pending_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            self.pending.insert(key, value);
+            let (key_bytes, bytes) = (key.len(), value.as_ref().map_or(0, Vec::len));
+            self.pending_bytes += key_bytes + bytes;
+            if let Some(before) = self.pending.insert(key, value) {
+                self.pending_bytes -= key_bytes + before.map_or(0, |before| before.len());
+            }
         }
     }
 
-    /// Bytes still to be made durable, counting rewritten rows each time.
+    /// Bytes still to be made durable.
     pub const fn pending_bytes(&self) -> usize {
         self.pending_bytes + self.events.len()
     }
@@ -343,6 +346,8 @@ mod tests {
         assert_eq!(rows.read_events(2, 4).unwrap(), b"le12");
         rows.put(vec![(vec![1, 2], Some(vec![3; 10])), (vec![4], None)]);
         assert_eq!(rows.pending_bytes(), 13);
+        rows.put(vec![(vec![1, 2], Some(vec![3; 4])), (vec![4], Some(vec![5]))]);
+        assert_eq!(rows.pending_bytes(), 8, "of each key what it holds last");
         assert_eq!((rows.take_pending().len(), rows.pending_bytes()), (2, 0));
     }
 

@@ -127,6 +127,7 @@ mod membership;
 mod network;
 mod no_peers;
 mod progress;
+mod proposed_bytes;
 mod read;
 mod replicated_log;
 mod returning;

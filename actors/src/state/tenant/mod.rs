@@ -79,6 +79,7 @@ mod definitions;
 mod due;
 mod events;
 mod forget;
+mod live_rows;
 mod moving;
 mod progress;
 mod rows;
@@ -102,8 +103,8 @@ pub use view::{job_view, run_view};
 
 use crate::command::{
     BOUNDS_HELD_BYTES_FROM, COUNTS_LOCKS_FROM, COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command,
-    DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope, LockCommand, Outcome, PutWorkflow,
-    RecordStepResult, Refusal, StepDue, TenantCommand,
+    DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope, LAYS_IN_PARTS_FROM, LockCommand, Outcome,
+    PutWorkflow, RecordStepResult, Refusal, StepDue, TenantCommand,
 };
 use crate::domain::ids::{Epoch, JobId, Position, RunId};
 use crate::domain::json::Json;
@@ -182,6 +183,8 @@ pub struct TenantState {
     counts_locks: bool,
     /// The same of `held_bytes`.
     bounds_held_bytes: bool,
+    /// Whether a run that the last command starts has rows for its parts.
+    lays_in_parts: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// Bytes of their workflows, inputs and outputs, and of named workflows: what memory holds of them.
@@ -212,6 +215,8 @@ struct Dirty {
     presence: bool,
     payload_bytes: bool,
     runs: BTreeSet<RunId>,
+    /// What of these runs has to be written beside them.
+    parts: BTreeSet<(RunId, live_rows::Part)>,
     workflows: BTreeSet<String>,
 }
 
@@ -450,6 +455,7 @@ impl Rules for TenantState {
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         self.counts_locks = envelope.version >= COUNTS_LOCKS_FROM;
         self.bounds_held_bytes = envelope.version >= BOUNDS_HELD_BYTES_FROM;
+        self.lays_in_parts = envelope.version >= LAYS_IN_PARTS_FROM;
         if matches!(envelope.command, Command::Tenant { command: TenantCommand::Move(_), .. }) {
             return;
         }

@@ -4,6 +4,7 @@
 //! waits is given up, what has not begun is skipped.
 
 use super::events::Fields;
+use super::live_rows::{self, Part};
 use super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX, held_bytes};
 use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
@@ -180,6 +181,9 @@ impl TenantState {
         state.completed_at = Some(state.ends_at(at));
         state.output = Some(output);
         let duration = state.started_at.map_or(0, |started| at.ms_since(started) / 1000);
+        if live_rows::is_apart(run, Part::Output(step)) {
+            self.dirty.parts.insert((id, Part::Output(step)));
+        }
         let fields = Fields::new("step_completed")
             .text("step_id", run.workflow.id(step))
             .number("duration_secs", duration);

@@ -6,7 +6,7 @@
 //! | `d` | runs accepted by day |
 //! | `y` | time: `clock.rs` |
 //! | `p` | bytes of inputs, outputs and definitions; counted anew where it is missing |
-//! | `L` seq | live run |
+//! | `R`, `G`, `O`, `L` | live runs: `live_rows.rs` |
 //! | `E` seq | ended run |
 //! | `i` run id | seq of the run |
 //! | `w` name | named workflow, with its name |
@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::run::held_bytes;
-use super::{Dirty, Job, Meta, NamedWorkflow, Presence, Run, TenantState, Waiting};
+use super::{Dirty, Job, Meta, NamedWorkflow, Presence, Run, TenantState, Waiting, live_rows};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::page::{JsonSize, PageBudget};
@@ -37,7 +37,6 @@ use crate::state::{RowBuffer, StateClock, decode_row, row_key};
 const META: u8 = b'm';
 const DAYS: u8 = b'd';
 const PAYLOAD_BYTES: u8 = b'p';
-const LIVE_RUN: u8 = b'L';
 pub(super) const ENDED_RUN: u8 = b'E';
 const RUN_SEQ: u8 = b'i';
 const WORKFLOW: u8 = b'w';
@@ -86,7 +85,7 @@ pub(super) fn load_whole(rows: &RowBuffer) -> Result<TenantState, StoreError> {
         meta,
         ..TenantState::default()
     };
-    for (_, run) in rows.all::<Run>(LIVE_RUN)? {
+    for run in live_rows::load(rows)? {
         for (step, waiting) in (0_u16..).zip(&run.steps) {
             if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
                 state.due.insert((at, run.attempt(step)));
@@ -141,7 +140,8 @@ pub(super) fn for_each<T: serde::de::DeserializeOwned>(
 }
 
 pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
-    let Dirty { meta, presence, payload_bytes, runs, workflows } = std::mem::take(&mut state.dirty);
+    let Dirty { meta, presence, payload_bytes, runs, parts, workflows } =
+        std::mem::take(&mut state.dirty);
     let mut rows = Vec::new();
     if presence {
         rows.push((vec![PRESENCE], Some(codec::encode(&state.presence))));
@@ -156,9 +156,10 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
         rows.push((vec![DAYS], Some(codec::encode(&state.days))));
         rows.push(state.time.row());
     }
-    for run in runs.iter().filter_map(|id| state.runs.get(id)) {
-        rows.push((seq_key(LIVE_RUN, run.seq), Some(codec::encode(run))));
-    }
+    // Of those that are live still: what has ended is among the final rows.
+    rows.extend(runs.iter().filter_map(|id| state.runs.get(id)).map(live_rows::changed));
+    let parts = parts.iter().filter_map(|(id, part)| Some((state.runs.get(id)?, *part)));
+    rows.extend(parts.map(|(run, part)| live_rows::part(run, part)));
     for name in workflows {
         let named = state.workflows.get(&name).map(|named| codec::encode(&(&name, named)));
         rows.push((row_key(WORKFLOW, name.as_bytes()), named));
@@ -170,8 +171,9 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
 }
 
 /// The rows of a run that has ended.
-pub(super) fn ended_run(run: &Run) -> [Row; 2] {
-    [(seq_key(LIVE_RUN, run.seq), None), (seq_key(ENDED_RUN, run.seq), Some(codec::encode(run)))]
+pub(super) fn ended_run(run: &Run) -> Vec<Row> {
+    let ended = (seq_key(ENDED_RUN, run.seq), Some(codec::encode(run)));
+    live_rows::removed(run).chain([ended]).collect()
 }
 
 /// The row that finds a run by its id.

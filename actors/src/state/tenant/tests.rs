@@ -168,6 +168,7 @@ impl Driver {
 }
 
 mod limits;
+mod live_rows;
 
 /// What it changed would be compared with what it changed elsewhere.
 #[test]

@@ -17,7 +17,7 @@ fn pages_of_large_runs_and_jobs_end_by_bytes() {
             input: large.clone(),
             ..live.clone()
         };
-        driver.rows.put(rows::ended_run(&ended).into());
+        driver.rows.put(rows::ended_run(&ended));
         let job = Job {
             id: JobId::from_uuid(Uuid::from_u128(seq.into())),
             name: "n".into(),
