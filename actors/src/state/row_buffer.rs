@@ -153,14 +153,21 @@ impl RowBuffer {
     /// # Errors
     /// When the index cannot be read or the value cannot be decoded.
     pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.value(key)?.map(|value| decode_row(key, &value)).transpose()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.check()?;
-        let value = match (self.pending.get(key), &self.store) {
-            (Some(pending), _) => pending.clone(),
-            (None, Some(store)) => store.get(key)?,
-            (None, None) if self.is_shut => return Err(StoreError::Full),
-            (None, None) => None,
-        };
-        value.map(|value| decode_row(key, &value)).transpose()
+        match (self.pending.get(key), &self.store) {
+            (Some(pending), _) => Ok(pending.clone()),
+            (None, Some(store)) => store.get(key),
+            (None, None) if self.is_shut => Err(StoreError::Full),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.

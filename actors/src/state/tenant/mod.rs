@@ -79,11 +79,11 @@ mod definitions;
 mod due;
 mod events;
 mod forget;
-mod live_rows;
 mod moving;
 mod progress;
 mod rows;
 mod run;
+mod run_rows;
 mod start;
 mod view;
 
@@ -204,7 +204,7 @@ pub struct TenantState {
     checks_events: bool,
     /// Lines not yet taken by the actor.
     events: Vec<u8>,
-    /// Rows of ended runs and jobs not yet taken by the actor.
+    /// Rows that do not change any more, of runs and jobs, not yet taken by the actor.
     settled: Vec<Row>,
     dirty: Dirty,
 }
@@ -215,8 +215,6 @@ struct Dirty {
     presence: bool,
     payload_bytes: bool,
     runs: BTreeSet<RunId>,
-    /// What of these runs has to be written beside them.
-    parts: BTreeSet<(RunId, live_rows::Part)>,
     workflows: BTreeSet<String>,
 }
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::definitions::definition_bytes;
 use super::events::Fields;
-use super::live_rows::{self, Part};
 use super::run::held_bytes;
-use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
+use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows, run_rows};
 use crate::command::{
     Cause, CreateJob, Idempotency, JobCreated, Outcome, Refusal, RunStarted, StartRun,
     TenantCommand, WorkflowSource,
@@ -216,9 +215,7 @@ impl TenantState {
         self.add_payload(run.payload_bytes);
         self.held_bytes += held_bytes(&run);
         self.settled.push(rows::run_seq(id, run.seq));
-        if live_rows::is_apart(&run, Part::Given) {
-            self.dirty.parts.insert((id, Part::Given));
-        }
+        self.settled.extend(run_rows::given(&run));
         // Before its first event: the run remembers where its events are.
         self.runs.insert(id, run);
         let fields = Fields::new("run_started")

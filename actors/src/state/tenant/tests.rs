@@ -168,7 +168,7 @@ impl Driver {
 }
 
 mod limits;
-mod live_rows;
+mod long_parts;
 
 /// What it changed would be compared with what it changed elsewhere.
 #[test]
