@@ -102,11 +102,8 @@ impl TenantHandle {
         let (runs, next) = self
             .read(call, move |reader| {
                 let is_active = is_active(reader);
-                let show = |run: &crate::state::tenant::Run| {
-                    let wanted = status.is_none_or(|status| run.status == status);
-                    wanted.then(|| run_view(run, is_active))
-                };
-                reader.state.runs_before(reader.rows, before, page.limit, show)
+                let show = |run: &crate::state::tenant::Run| run_view(run, is_active);
+                reader.state.runs_before(reader.rows, before, status, page.limit, show)
             })
             .await??;
         Ok(Page { items: runs, next_cursor: next.map(|seq| seq.to_string()) })

@@ -128,12 +128,15 @@ impl RowBuffer {
     /// Adds rows that are still to be written.
     pub fn put(&mut self, rows: Vec<Row>) {
         for (key, value) in rows {
-            self.pending_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            self.pending.insert(key, value);
+            let (key_bytes, bytes) = (key.len(), value.as_ref().map_or(0, Vec::len));
+            self.pending_bytes += key_bytes + bytes;
+            if let Some(before) = self.pending.insert(key, value) {
+                self.pending_bytes -= key_bytes + before.map_or(0, |before| before.len());
+            }
         }
     }
 
-    /// Bytes still to be made durable, counting rewritten rows each time.
+    /// Bytes still to be made durable.
     pub const fn pending_bytes(&self) -> usize {
         self.pending_bytes + self.events.len()
     }
@@ -149,14 +152,21 @@ impl RowBuffer {
     /// # Errors
     /// When the index cannot be read or the value cannot be decoded.
     pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.value(key)?.map(|value| decode_row(key, &value)).transpose()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.check()?;
-        let value = match (self.pending.get(key), &self.store) {
-            (Some(pending), _) => pending.clone(),
-            (None, Some(store)) => store.get(key)?,
-            (None, None) if self.is_shut => return Err(StoreError::Full),
-            (None, None) => None,
-        };
-        value.map(|value| decode_row(key, &value)).transpose()
+        match (self.pending.get(key), &self.store) {
+            (Some(pending), _) => Ok(pending.clone()),
+            (None, Some(store)) => store.get(key),
+            (None, None) if self.is_shut => Err(StoreError::Full),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.
@@ -330,6 +340,8 @@ mod tests {
         assert_eq!(rows.read_events(2, 4).unwrap(), b"le12");
         rows.put(vec![(vec![1, 2], Some(vec![3; 10])), (vec![4], None)]);
         assert_eq!(rows.pending_bytes(), 13);
+        rows.put(vec![(vec![1, 2], Some(vec![3; 4])), (vec![4], Some(vec![5]))]);
+        assert_eq!(rows.pending_bytes(), 8, "of each key what it holds last");
         assert_eq!((rows.take_pending().len(), rows.pending_bytes()), (2, 0));
     }
 

@@ -68,7 +68,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let (mut parts, body) = request.into_parts();
     let whose = whose(&app, &parts);
     let turn = match &let_in {
-        Ok(_) => take_turn(&app, &parts, whose).await,
+        Ok(_) => take_turn(&app, &parts, whose, body_bytes).await,
         Err(_) => Ok(()),
     };
     let is_last = turn == Err(TurnedAway::NoPlace);
@@ -180,13 +180,18 @@ impl From<TurnedAway> for Problem {
 }
 
 /// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
-async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(), TurnedAway> {
+async fn take_turn(
+    app: &App,
+    parts: &Parts,
+    whose: Option<Whose>,
+    body_bytes: u64,
+) -> Result<(), TurnedAway> {
     let Some(whose) = whose else { return Ok(()) };
     let seat = Seat::of(&parts.extensions).cloned();
     if let Some(seat) = &seat {
         seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
     }
-    let (pause, goes_on) = match app.pacing.pace(whose) {
+    let (pause, goes_on) = match app.pacing.pace(whose, body_bytes) {
         Pace::Wait(Duration::ZERO) => match &seat {
             Some(seat) => (seat.crowd_pause().await, true),
             None => return Ok(()),

@@ -126,6 +126,7 @@ mod log_store;
 mod membership;
 mod network;
 mod progress;
+mod proposed_bytes;
 mod read;
 mod replicated_log;
 mod returning;

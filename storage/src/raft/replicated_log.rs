@@ -62,6 +62,8 @@ impl Proposals for Groups {
         Box::pin(async move {
             let id = group;
             let group = self.ready(id)?;
+            // Before everything else is looked at, for it may take a while.
+            let _room = self.proposed.room_for(&envelope).await;
             // Asked of the leader only, whose state counts.
             if group.leads().is_some()
                 && let Some(reason) = self.sink.refuses(id, &envelope)

@@ -84,6 +84,7 @@ mod progress;
 mod rows;
 mod rules;
 mod run;
+mod run_rows;
 mod start;
 mod view;
 
@@ -178,6 +179,8 @@ pub struct TenantState {
     counts_locks: bool,
     /// The same of `held_bytes`.
     bounds_held_bytes: bool,
+    /// Whether a run that the last command starts has rows for its parts.
+    lays_in_parts: bool,
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
     /// Bytes of their workflows, inputs and outputs, and of named workflows: what memory holds of them.
@@ -197,7 +200,7 @@ pub struct TenantState {
     checks_events: bool,
     /// Lines not yet taken by the actor.
     events: Vec<u8>,
-    /// Rows of ended runs and jobs not yet taken by the actor.
+    /// Rows that do not change any more, of runs and jobs, not yet taken by the actor.
     settled: Vec<Row>,
     dirty: Dirty,
 }

@@ -4,8 +4,8 @@ use super::moving::Presence;
 use super::{Meta, TenantEffect, TenantState};
 use crate::command::{
     BOUNDS_HELD_BYTES_FROM, COUNTS_LOCKS_FROM, COUNTS_PAYLOADS_FROM, CancelRun, Cause, Command,
-    DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope, LockCommand, Outcome, PutWorkflow,
-    RecordStepResult, Refusal, StepDue, TenantCommand,
+    DeleteWorkflow, EVENTS_CHECKED_FROM, Envelope, LAYS_IN_PARTS_FROM, LockCommand, Outcome,
+    PutWorkflow, RecordStepResult, Refusal, StepDue, TenantCommand,
 };
 use crate::domain::ids::Epoch;
 use crate::domain::json::Json;
@@ -46,6 +46,7 @@ impl Rules for TenantState {
         self.counts_payloads = envelope.version >= COUNTS_PAYLOADS_FROM;
         self.counts_locks = envelope.version >= COUNTS_LOCKS_FROM;
         self.bounds_held_bytes = envelope.version >= BOUNDS_HELD_BYTES_FROM;
+        self.lays_in_parts = envelope.version >= LAYS_IN_PARTS_FROM;
         if matches!(envelope.command, Command::Tenant { command: TenantCommand::Move(_), .. }) {
             return;
         }

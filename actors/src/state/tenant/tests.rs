@@ -2,6 +2,7 @@
 
 mod clock;
 mod limits;
+mod long_parts;
 mod pages;
 mod whole;
 

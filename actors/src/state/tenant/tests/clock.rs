@@ -139,9 +139,8 @@ fn a_directory_without_rows_of_time_and_days_goes_on_from_its_counters() {
     driver.start(1, Some((1, 1)));
     let mut rows = driver.state.take_dirty_rows();
     rows.retain(|(key, _)| key != b"d" && key != b"y");
-    let mut before = RowBuffer::default();
-    before.put(rows);
-    driver.state = TenantState::load(&before).unwrap();
+    driver.rows.put(rows);
+    driver.state = TenantState::load(&driver.rows).unwrap();
     driver.at = NOON;
     assert_eq!(
         driver.start(9, Some((1, 1))),

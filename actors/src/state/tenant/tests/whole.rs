@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{
-    CancelRun, CreateJob, DeleteWorkflow, PutWorkflow, RecordStepResult, SetTenant, StartRun,
-    StepDue,
+    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, PutWorkflow, RecordStepResult,
+    SetTenant, StartRun, StepDue,
 };
 use crate::domain::time::Pause;
 use crate::state::reload::{self, Dice, dice};
@@ -96,6 +96,8 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
         };
         let is_set = matches!(command, TenantCommand::Set(_));
         let envelope = Envelope {
+            // Runs of an older version go on beside those of this one.
+            version: COMMAND_VERSION - u16::from(dice.3.is_multiple_of(4)),
             at: Timestamp(at),
             cause: dice.5.then(|| Cause { who: "admin".into(), request_id: "r".into() }),
             rpc_id: (dice.5 && !is_set).then(|| reload::rpc_id(index, dice)),
