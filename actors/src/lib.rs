@@ -16,3 +16,4 @@ pub mod ports;
 pub mod replica;
 pub mod services;
 pub mod state;
+pub mod testing;

@@ -28,7 +28,6 @@ mod request;
 mod routes;
 mod server;
 
-use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -78,22 +77,7 @@ pub struct ApiConfig {
     pub extra_metrics: Vec<ExtraMetrics>,
 }
 
-impl fmt::Debug for ApiConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiConfig")
-            .field("version", &self.version)
-            .field("request_timeout", &self.request_timeout)
-            .field("heartbeat_interval", &self.heartbeat_interval)
-            .field("admin_token", &self.admin_token.borrow().is_some())
-            .field("api_hosts", &self.api_hosts)
-            .field("test_hooks", &self.test_hooks)
-            .field("extra_metrics", &self.extra_metrics.len())
-            .finish()
-    }
-}
-
 /// The API of one node.
-#[derive(Debug)]
 pub struct Api {
     app: App,
     bounds: Bounds,

@@ -319,39 +319,13 @@ async fn control_plane(
 #[cfg(test)]
 mod tests {
     use shiioo_actors::domain::region::Region;
-    use shiioo_actors::ports::seams::ByteStream;
-    use shiioo_actors::ports::{BoxFuture, Peer, PeerError, ReplicaStatus, Service, StreamService};
+    use shiioo_actors::ports::{Peer, ReplicaStatus};
+    use shiioo_actors::testing::NoPeers;
     use shiioo_storage::Executor;
     use shiioo_storage::disk::SimDisk;
 
     use super::*;
     use crate::identity::LoadedIdentity;
-
-    /// Members that cannot be reached.
-    struct Silent;
-
-    impl Peers for Silent {
-        fn call(
-            &self,
-            to: RaftId,
-            _: Service,
-            _: Vec<u8>,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
-            Box::pin(async move { Err(PeerError::Unreachable { to, why: "silent".to_owned() }) })
-        }
-
-        fn open_stream(
-            &self,
-            _: RaftId,
-            _: StreamService,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
-            unreachable!()
-        }
-
-        fn set_members(&self, _: Vec<Peer>) {}
-    }
 
     /// An earlier start may have had the old member leave, which is all that counts then.
     #[tokio::test(start_paused = true)]
@@ -376,9 +350,9 @@ mod tests {
             version: String::new(),
         };
         for _ in 0..2 {
-            let found = admitted(&Config::default(), &seams, &old, &member, &Silent).await;
+            let found = admitted(&Config::default(), &seams, &old, &member, &NoPeers).await;
             assert_eq!(found.unwrap().raft_id, next.raft_id);
-            let taken = take_over(&seams, old.clone(), &next, &Silent).await;
+            let taken = take_over(&seams, old.clone(), &next, &NoPeers).await;
             assert!(matches!(taken, Err(ReplacementError::NotAgreed(_))), "{taken:?}");
         }
     }

@@ -51,6 +51,7 @@ fn signals_stop_a_node_cleanly() {
         assert!(banner.contains(file["node_id"].as_str().unwrap()), "{banner}");
         assert!(banner.contains(file["api_addr"].as_str().unwrap()), "{banner}");
         assert!(banner.contains(env!("CARGO_PKG_VERSION")), "{banner}");
+        assert!(banner.contains("open to this machine only"), "{banner}");
         assert_eq!(file["pid"], child.id());
         identities.push(file["node_id"].clone());
         send(signal, &child);
@@ -79,19 +80,27 @@ fn a_killed_node_leaves_no_lock_behind() {
 #[test]
 fn what_cannot_start_says_why_in_one_line_and_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
+    let a_file = tempfile::NamedTempFile::new().unwrap();
+    let a_file = a_file.path().to_str().unwrap();
+    let below_it = &format!("{a_file}/below");
     for (arguments, code, expected) in [
         (&["--api-addr", "0.0.0.0:0"][..], 1, "--admin-token"),
         (&["--node-addr", "0.0.0.0:0"], 1, "--advertise-addr"),
         (&["--api-addr", "nowhere"], 2, "--api-addr: "),
         (&["--election-timeout", "1ms"], 2, "--election-timeout: "),
         (&["--config", "missing.toml"], 2, "missing.toml: "),
+        (&["--log-format", "xml"], 2, "--log-format: "),
+        (&["--data-dir", a_file], 1, a_file),
+        (&["--data-dir", below_it], 1, a_file),
     ] {
         let (found, error) = refused(dir.path(), arguments);
         assert_eq!((found, error.lines().count()), (code, 1), "{error}");
         assert!(error.contains(expected), "{error}");
     }
-    let (code, error) = refused(dir.path(), &["--no-such-flag"]);
-    assert_eq!(code, 2, "{error}");
+    for argument in ["--no-such-flag", "no-such-command"] {
+        let (code, error) = refused(dir.path(), &[argument]);
+        assert!(code == 2 && !error.is_empty(), "{code}: {error}");
+    }
     assert_eq!(refused(dir.path(), &["--version"]).0, 0);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -117,4 +126,5 @@ fn a_variable_is_named_in_its_error_and_its_value_is_not_in_the_help() {
     let help = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(help.contains("SHIIOO_JOIN_TOKEN") && !help.contains("sesame"), "{help}");
+    assert!(help.contains("--api-addr") && !help.contains("--test-hooks"), "hooks are for tests");
 }

@@ -51,6 +51,6 @@ pub use index::{FileStores, StoresConfig};
 pub use log::witnessed_log_bytes;
 pub use log::{BrokenPlace, DamagedLog, Held, Repaired, RepairedGroup};
 pub use log::{LogIdentity, has_log};
-pub use raft::{Groups, GroupsConfig, NoPeers};
+pub use raft::{Groups, GroupsConfig};
 pub use stopped::{StoppedGroup, StoppedLog};
 pub use under_way::UnderWayFile;

@@ -15,7 +15,6 @@
 //! while they may run.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
@@ -212,11 +211,5 @@ impl StoppedLog {
     /// When it cannot be written.
     pub async fn close(self) -> Result<(), StoreError> {
         self.0.close().await.map_err(|error| store_error("close the log", error))
-    }
-}
-
-impl fmt::Debug for StoppedLog {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StoppedLog").field(&self.0).finish()
     }
 }

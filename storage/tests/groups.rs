@@ -4,35 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::{CancelRun, Outcome, RemoveNode};
-use shiioo_actors::command::{Command, Envelope, SystemCommand, TenantCommand};
-use shiioo_actors::domain::ids::{
-    Epoch, GroupId, NodeId, Position, RaftId, RunId, StateMachineId, TenantId,
-};
+use shiioo_actors::command::{Command, Envelope, Outcome, RemoveNode, SystemCommand};
+use shiioo_actors::domain::ids::{GroupId, NodeId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::region::Region;
-use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
     ApplySink, CommittedEntry, Durability as _, LogStatus as _, Membership as _, Payload,
     Proposals as _, ProposeError, Replay, Reply, StoreError,
 };
-use shiioo_storage::disk::{Disk, RealDisk, SimDisk};
-use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity, NoPeers};
+use shiioo_actors::testing::{NoPeers, envelope, tenant, text_envelope};
+use shiioo_storage::disk::{RealDisk, SimDisk};
+use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity};
 
 const GROUP: GroupId = GroupId(1);
 const RAFT_ID: RaftId = RaftId(11);
 
-fn tenant(number: u8) -> TenantId {
-    format!("00000000-0000-0000-0000-0000000000{number:02}").parse().unwrap()
-}
-
-fn envelope(command: Command) -> Envelope {
-    Envelope { version: 1, at: Timestamp(0), term: None, cause: None, rpc_id: None, command }
-}
-
-fn to_tenant(number: u8, text: &str) -> Envelope {
-    let run: RunId = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let command = TenantCommand::CancelRun(CancelRun { run, reason: Some(text.into()) });
-    envelope(Command::Tenant { tenant: tenant(number), epoch: Epoch(1), command })
+fn to_tenant(number: u128, text: &str) -> Envelope {
+    text_envelope(tenant(number), text)
 }
 
 fn to_system() -> Envelope {
@@ -84,9 +71,24 @@ fn config() -> GroupsConfig {
     GroupsConfig { log, raft_id: RAFT_ID, election_timeout: Duration::from_millis(1000) }
 }
 
-async fn start(disk: Arc<dyn Disk>, executor: Executor, sink: &Arc<Sink>) -> Arc<Groups> {
+async fn try_start(
+    config: GroupsConfig,
+    disk: &SimDisk,
+    sink: &Arc<Sink>,
+) -> Result<Arc<Groups>, StoreError> {
     let sink = Arc::clone(sink) as Arc<dyn ApplySink>;
-    Groups::start(config(), disk, executor, sink, Arc::new(NoPeers)).await.unwrap()
+    Groups::start(config, disk.mount(), Executor::Inline, sink, Arc::new(NoPeers)).await
+}
+
+async fn start(disk: &SimDisk, sink: &Arc<Sink>) -> Arc<Groups> {
+    try_start(config(), disk, sink).await.unwrap()
+}
+
+/// A node that leads [`GROUP`].
+async fn leading(disk: &SimDisk, sink: &Arc<Sink>) -> Arc<Groups> {
+    let groups = start(disk, sink).await;
+    lead(&groups, GROUP).await;
+    groups
 }
 
 async fn lead(groups: &Groups, group: GroupId) {
@@ -104,14 +106,6 @@ async fn propose(groups: &Groups, group: GroupId, envelope: Envelope) -> Outcome
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-fn simulated() -> SimDisk {
-    SimDisk::new(1)
-}
-
-fn paused() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,261 +135,213 @@ async fn a_lone_node_leads_without_waiting_for_others_and_goes_on_after_a_restar
     }
 }
 
-#[test]
-fn what_is_durable_is_not_handed_over_again_and_the_rest_is() {
-    paused().block_on(async {
-        let disk = simulated();
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        for number in 0..10 {
-            propose(&groups, GROUP, to_tenant(1 + number % 2, "first life")).await;
-        }
-        let handed = sink.handed(GROUP);
-        assert_eq!(handed.len(), 10);
-        // One part is durable up to the sixth, the other whole: the floor is the sixth.
-        groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), handed[6]);
-        groups.durable(GROUP, StateMachineId::Tenant(tenant(2)), handed[9]);
-        groups.shutdown().await;
-        disk.cut_power();
+#[tokio::test(start_paused = true)]
+async fn what_is_durable_is_not_handed_over_again_and_the_rest_is() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    for number in 0..10 {
+        propose(&groups, GROUP, to_tenant(1 + number % 2, "first life")).await;
+    }
+    let handed = sink.handed(GROUP);
+    assert_eq!(handed.len(), 10);
+    // One part is durable up to the sixth, the other whole: the floor is the sixth.
+    groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), handed[6]);
+    groups.durable(GROUP, StateMachineId::Tenant(tenant(2)), handed[9]);
+    groups.shutdown().await;
+    disk.cut_power();
 
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        propose(&groups, GROUP, to_tenant(1, "second life")).await;
-        let again = sink.handed(GROUP);
-        assert_eq!(again[..again.len() - 1], handed[7..]);
-        groups.shutdown().await;
-    });
+    let sink = Sink::new(Replies::Send);
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "second life")).await;
+    let again = sink.handed(GROUP);
+    assert_eq!(again[..again.len() - 1], handed[7..]);
+    groups.shutdown().await;
 }
 
-#[test]
-fn a_kill_without_a_flush_hands_over_all_that_was_acknowledged() {
-    paused().block_on(async {
-        let disk = simulated();
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        for _ in 0..5 {
-            propose(&groups, GROUP, to_tenant(1, "acknowledged")).await;
-        }
-        disk.cut_power();
-
-        let again = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &again).await;
-        lead(&groups, GROUP).await;
-        groups.read_index(GROUP).await.unwrap();
-        assert_eq!(again.handed(GROUP), sink.handed(GROUP));
-    });
-}
-
-#[test]
-fn a_part_is_replayed_its_own_entries() {
-    paused().block_on(async {
-        let sink = Sink::new(Replies::Send);
-        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        lead(&groups, GroupId::SYSTEM).await;
-        propose(&groups, GroupId::SYSTEM, to_system()).await;
-        for number in 0..6 {
-            propose(&groups, GROUP, to_tenant(1 + number % 2, &number.to_string())).await;
-        }
-        let handed = sink.handed(GROUP);
-        let replay = |part, from, upto| groups.replay(GROUP, part, from, upto);
-        let first = StateMachineId::Tenant(tenant(1));
-        let positions = |found: Replay| -> Vec<Position> {
-            assert_eq!(found.next, None);
-            found.entries.into_iter().map(|(position, _)| position).collect()
-        };
-        let all = replay(first, 0, u64::MAX).await.unwrap();
-        assert_eq!(positions(all), [handed[0], handed[2], handed[4]]);
-        let some = replay(first, handed[0].index + 1, handed[3].index).await.unwrap();
-        assert_eq!(positions(some), [handed[2]]);
-        assert!(replay(StateMachineId::System, 0, u64::MAX).await.unwrap().entries.is_empty());
-        let system =
-            groups.replay(GroupId::SYSTEM, StateMachineId::System, 0, u64::MAX).await.unwrap();
-        assert_eq!(system.entries.len(), 1);
-    });
-}
-
-#[test]
-fn a_long_replay_comes_in_pieces() {
-    paused().block_on(async {
-        let sink = Sink::new(Replies::Send);
-        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        for number in 0..60 {
-            let text = if number % 6 < 5 { "x".repeat(1 << 20) } else { String::new() };
-            propose(&groups, GROUP, to_tenant(1 + u8::from(number % 6 == 5), &text)).await;
-        }
-        let handed = sink.handed(GROUP);
-        for (number, every) in [(1, 0..5), (2, 5..6)] {
-            let expected = handed.iter().enumerate().filter(|(at, _)| every.contains(&(at % 6)));
-            let (mut from, mut pieces, mut found) = (0, 0, Vec::new());
-            loop {
-                let piece = groups
-                    .replay(GROUP, StateMachineId::Tenant(tenant(number)), from, u64::MAX)
-                    .await;
-                let piece = piece.unwrap();
-                assert!(piece.entries.len() <= 5, "{} MiB at once", piece.entries.len());
-                found.extend(piece.entries.into_iter().map(|(position, _)| position));
-                pieces += 1;
-                match piece.next {
-                    Some(next) => from = next,
-                    None => break,
-                }
-            }
-            assert!(pieces >= 10, "{pieces} pieces of 50 MiB");
-            assert_eq!(found, expected.map(|(_, position)| *position).collect::<Vec<_>>());
-        }
-    });
-}
-
-#[test]
-fn groups_that_are_not_here_are_not_led_here() {
-    paused().block_on(async {
-        let sink = Sink::new(Replies::Send);
-        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        assert!(groups.leadership(GROUP).is_none());
-        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
-        assert_eq!(refused, Err(ProposeError::NotLeader));
-        // A group of others, this node not the first of them, waits for them.
-        groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
-        groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
-        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
-        assert_eq!(refused, Err(ProposeError::NoLeader));
-        assert!(!groups.leadership(GROUP).unwrap().borrow().here);
-    });
-}
-
-#[test]
-fn without_a_quorum_nobody_leads() {
-    paused().block_on(async {
-        let sink = Sink::new(Replies::Send);
-        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        groups.open_group(GROUP, vec![RAFT_ID, RaftId(RAFT_ID.0 + 1)]).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(!groups.leadership(GROUP).unwrap().borrow().here);
-        let refused = groups.propose(GROUP, to_tenant(1, "")).await;
-        assert!(matches!(refused, Err(ProposeError::NoLeader)), "{refused:?}");
-    });
-}
-
-#[test]
-fn a_dropped_reply_leaves_the_outcome_unknown() {
-    paused().block_on(async {
-        let groups = start(simulated().mount(), Executor::Inline, &Sink::new(Replies::Drop)).await;
-        lead(&groups, GROUP).await;
-        let answer = groups.propose(GROUP, to_tenant(1, "")).await;
-        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
-    });
-}
-
-#[test]
-fn a_part_that_does_not_answer_holds_up_no_other() {
-    paused().block_on(async {
-        let sink = Sink::new(Replies::Keep);
-        let groups = start(simulated().mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        let stalled = groups.propose(GROUP, to_tenant(1, "stalled"));
-        let other = groups.propose(GROUP, to_tenant(2, "not stalled"));
-        let answer = async {
-            while sink.kept.lock().unwrap().len() < 2 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            let reply = sink.kept.lock().unwrap().pop().unwrap();
-            reply.send(Outcome::Done);
-        };
-        let ((), first) = tokio::join!(answer, async {
-            tokio::select! {
-                biased;
-                answer = stalled => ("stalled", answer),
-                answer = other => ("other", answer),
-            }
-        });
-        assert_eq!(first, ("other", Ok(Outcome::Done)));
-    });
-}
-
-#[test]
-fn a_full_disk_refuses_and_recovers_by_itself() {
-    paused().block_on(async {
-        let disk = simulated();
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        propose(&groups, GROUP, to_tenant(1, "room")).await;
-        disk.set_capacity(Some(0));
-        let waits = groups.propose(GROUP, to_tenant(1, "no room"));
-        let refused_then_room = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let refused = groups.propose(GROUP, to_tenant(1, "refused")).await;
-            assert_eq!(refused, Err(ProposeError::DiskFull));
-            disk.set_capacity(None);
-        };
-        let (answer, ()) = tokio::join!(waits, refused_then_room);
-        assert_eq!(answer, Ok(Outcome::Done));
-        assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
-    });
-}
-
-#[test]
-fn a_full_disk_does_not_hold_up_the_end() {
-    paused().block_on(async {
-        let disk = simulated();
-        let groups = start(disk.mount(), Executor::Inline, &Sink::new(Replies::Send)).await;
-        lead(&groups, GROUP).await;
-        disk.set_capacity(Some(0));
-        let proposed = groups.propose(GROUP, to_tenant(1, "no room"));
-        let end = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            groups.shutdown().await;
-        };
-        let (answer, ()) = tokio::join!(proposed, end);
-        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
-    });
-}
-
-#[test]
-fn an_election_timeout_that_cannot_be_divided_is_refused() {
-    paused().block_on(async {
-        let config = GroupsConfig { election_timeout: Duration::from_millis(5), ..config() };
-        let (disk, sink) = (simulated().mount(), Sink::new(Replies::Send));
-        assert!(
-            Groups::start(config, disk, Executor::Inline, sink, Arc::new(NoPeers)).await.is_err()
-        );
-    });
-}
-
-#[test]
-fn a_failed_sync_stops_the_node_loudly() {
-    paused().block_on(async {
-        let disk = simulated();
-        let groups = start(disk.mount(), Executor::Inline, &Sink::new(Replies::Send)).await;
-        lead(&groups, GROUP).await;
-        disk.fail_syncs(true);
-        let answer = groups.propose(GROUP, to_tenant(1, "")).await;
-        assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
-        let why = groups.failed().await;
-        assert!(why.contains("sync"), "{why}");
-    });
-}
-
-#[test]
-fn damage_is_refused_at_start() {
-    paused().block_on(async {
-        let disk = simulated();
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
+#[tokio::test(start_paused = true)]
+async fn a_kill_without_a_flush_hands_over_all_that_was_acknowledged() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    for _ in 0..5 {
         propose(&groups, GROUP, to_tenant(1, "acknowledged")).await;
-        groups.shutdown().await;
-        disk.flip_bit("log/0000000001.log", 100, 0);
-        let sink = Arc::clone(&sink) as Arc<dyn ApplySink>;
-        let refused =
-            Groups::start(config(), disk.mount(), Executor::Inline, sink, Arc::new(NoPeers)).await;
-        assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{refused:?}");
+    }
+    disk.cut_power();
+
+    let again = Sink::new(Replies::Send);
+    let groups = leading(&disk, &again).await;
+    groups.read_index(GROUP).await.unwrap();
+    assert_eq!(again.handed(GROUP), sink.handed(GROUP));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_is_replayed_its_own_entries() {
+    let sink = Sink::new(Replies::Send);
+    let groups = leading(&SimDisk::new(1), &sink).await;
+    lead(&groups, GroupId::SYSTEM).await;
+    propose(&groups, GroupId::SYSTEM, to_system()).await;
+    for number in 0..6 {
+        propose(&groups, GROUP, to_tenant(1 + number % 2, &number.to_string())).await;
+    }
+    let handed = sink.handed(GROUP);
+    let replay = |part, from, upto| groups.replay(GROUP, part, from, upto);
+    let first = StateMachineId::Tenant(tenant(1));
+    let positions = |found: Replay| -> Vec<Position> {
+        assert_eq!(found.next, None);
+        found.entries.into_iter().map(|(position, _)| position).collect()
+    };
+    let all = replay(first, 0, u64::MAX).await.unwrap();
+    assert_eq!(positions(all), [handed[0], handed[2], handed[4]]);
+    let some = replay(first, handed[0].index + 1, handed[3].index).await.unwrap();
+    assert_eq!(positions(some), [handed[2]]);
+    assert!(replay(StateMachineId::System, 0, u64::MAX).await.unwrap().entries.is_empty());
+    let system = groups.replay(GroupId::SYSTEM, StateMachineId::System, 0, u64::MAX).await.unwrap();
+    assert_eq!(system.entries.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_replay_comes_in_pieces() {
+    let sink = Sink::new(Replies::Send);
+    let groups = leading(&SimDisk::new(1), &sink).await;
+    for number in 0..60 {
+        let text = if number % 6 < 5 { "x".repeat(1 << 20) } else { String::new() };
+        propose(&groups, GROUP, to_tenant(1 + u128::from(number % 6 == 5), &text)).await;
+    }
+    let handed = sink.handed(GROUP);
+    for (number, every) in [(1, 0..5), (2, 5..6)] {
+        let expected = handed.iter().enumerate().filter(|(at, _)| every.contains(&(at % 6)));
+        let (mut from, mut pieces, mut found) = (0, 0, Vec::new());
+        loop {
+            let piece =
+                groups.replay(GROUP, StateMachineId::Tenant(tenant(number)), from, u64::MAX).await;
+            let piece = piece.unwrap();
+            assert!(piece.entries.len() <= 5, "{} MiB at once", piece.entries.len());
+            found.extend(piece.entries.into_iter().map(|(position, _)| position));
+            pieces += 1;
+            match piece.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        assert!(pieces >= 10, "{pieces} pieces of 50 MiB");
+        assert_eq!(found, expected.map(|(_, position)| *position).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_that_are_not_here_are_not_led_here() {
+    let sink = Sink::new(Replies::Send);
+    let groups = start(&SimDisk::new(1), &sink).await;
+    assert!(groups.leadership(GROUP).is_none());
+    let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+    assert_eq!(refused, Err(ProposeError::NotLeader));
+    // A group of others, this node not the first of them, waits for them.
+    groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
+    groups.open_group(GROUP, vec![RaftId(RAFT_ID.0 + 1)]).await.unwrap();
+    let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+    assert_eq!(refused, Err(ProposeError::NoLeader));
+    assert!(!groups.leadership(GROUP).unwrap().borrow().here);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_quorum_nobody_leads() {
+    let sink = Sink::new(Replies::Send);
+    let groups = start(&SimDisk::new(1), &sink).await;
+    groups.open_group(GROUP, vec![RAFT_ID, RaftId(RAFT_ID.0 + 1)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!groups.leadership(GROUP).unwrap().borrow().here);
+    let refused = groups.propose(GROUP, to_tenant(1, "")).await;
+    assert!(matches!(refused, Err(ProposeError::NoLeader)), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_reply_leaves_the_outcome_unknown() {
+    let groups = leading(&SimDisk::new(1), &Sink::new(Replies::Drop)).await;
+    let answer = groups.propose(GROUP, to_tenant(1, "")).await;
+    assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_does_not_answer_holds_up_no_other() {
+    let sink = Sink::new(Replies::Keep);
+    let groups = leading(&SimDisk::new(1), &sink).await;
+    let stalled = groups.propose(GROUP, to_tenant(1, "stalled"));
+    let other = groups.propose(GROUP, to_tenant(2, "not stalled"));
+    let answer = async {
+        while sink.kept.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let reply = sink.kept.lock().unwrap().pop().unwrap();
+        reply.send(Outcome::Done);
+    };
+    let ((), first) = tokio::join!(answer, async {
+        tokio::select! {
+            biased;
+            answer = stalled => ("stalled", answer),
+            answer = other => ("other", answer),
+        }
     });
+    assert_eq!(first, ("other", Ok(Outcome::Done)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_and_recovers_by_itself() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "room")).await;
+    disk.set_capacity(Some(0));
+    let waits = groups.propose(GROUP, to_tenant(1, "no room"));
+    let refused_then_room = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let refused = groups.propose(GROUP, to_tenant(1, "refused")).await;
+        assert_eq!(refused, Err(ProposeError::DiskFull));
+        disk.set_capacity(None);
+    };
+    let (answer, ()) = tokio::join!(waits, refused_then_room);
+    assert_eq!(answer, Ok(Outcome::Done));
+    assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_does_not_hold_up_the_end() {
+    let disk = SimDisk::new(1);
+    let groups = leading(&disk, &Sink::new(Replies::Send)).await;
+    disk.set_capacity(Some(0));
+    let proposed = groups.propose(GROUP, to_tenant(1, "no room"));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        groups.shutdown().await;
+    };
+    let (answer, ()) = tokio::join!(proposed, end);
+    assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_election_timeout_that_cannot_be_divided_is_refused() {
+    let config = GroupsConfig { election_timeout: Duration::from_millis(5), ..config() };
+    let started = try_start(config, &SimDisk::new(1), &Sink::new(Replies::Send)).await;
+    assert!(started.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_sync_stops_the_node_loudly() {
+    let disk = SimDisk::new(1);
+    let groups = leading(&disk, &Sink::new(Replies::Send)).await;
+    disk.fail_syncs(true);
+    let answer = groups.propose(GROUP, to_tenant(1, "")).await;
+    assert!(matches!(answer, Err(ProposeError::Unknown(_))), "{answer:?}");
+    let why = groups.failed().await;
+    assert!(why.contains("sync"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_is_refused_at_start() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "acknowledged")).await;
+    groups.shutdown().await;
+    disk.flip_bit("log/0000000001.log", 100, 0);
+    let refused = try_start(config(), &disk, &sink).await.err();
+    assert!(matches!(refused, Some(StoreError::Damaged { .. })), "{refused:?}");
 }
 
 /// Names of the log's segments.
@@ -404,33 +350,30 @@ fn segments(disk: &SimDisk) -> Vec<String> {
     entries.into_iter().map(|entry| entry.name).collect()
 }
 
-#[test]
-fn segments_go_as_the_floor_rises_also_those_of_an_idle_group() {
-    paused().block_on(async {
-        let disk = simulated();
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GroupId::SYSTEM).await;
-        propose(&groups, GroupId::SYSTEM, to_system()).await;
-        groups.durable(GroupId::SYSTEM, StateMachineId::System, sink.handed(GroupId::SYSTEM)[0]);
-        lead(&groups, GROUP).await;
-        let text = "x".repeat(1 << 20);
-        for _ in 0..40 {
-            propose(&groups, GROUP, to_tenant(1, &text)).await;
-            let last = *sink.handed(GROUP).last().unwrap();
-            groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), last);
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let left = segments(&disk);
-        assert!(left.len() <= 2, "{left:?}");
-        groups.shutdown().await;
+#[tokio::test(start_paused = true)]
+async fn segments_go_as_the_floor_rises_also_those_of_an_idle_group() {
+    let disk = SimDisk::new(1);
+    let sink = Sink::new(Replies::Send);
+    let groups = start(&disk, &sink).await;
+    lead(&groups, GroupId::SYSTEM).await;
+    propose(&groups, GroupId::SYSTEM, to_system()).await;
+    groups.durable(GroupId::SYSTEM, StateMachineId::System, sink.handed(GroupId::SYSTEM)[0]);
+    lead(&groups, GROUP).await;
+    let text = "x".repeat(1 << 20);
+    for _ in 0..40 {
+        propose(&groups, GROUP, to_tenant(1, &text)).await;
+        let last = *sink.handed(GROUP).last().unwrap();
+        groups.durable(GROUP, StateMachineId::Tenant(tenant(1)), last);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let left = segments(&disk);
+    assert!(left.len() <= 2, "{left:?}");
+    groups.shutdown().await;
 
-        let sink = Sink::new(Replies::Send);
-        let groups = start(disk.mount(), Executor::Inline, &sink).await;
-        lead(&groups, GROUP).await;
-        lead(&groups, GroupId::SYSTEM).await;
-        propose(&groups, GROUP, to_tenant(1, "after")).await;
-        assert_eq!(sink.handed(GROUP).len(), 1, "all before was durable");
-        assert!(sink.handed(GroupId::SYSTEM).is_empty());
-    });
+    let sink = Sink::new(Replies::Send);
+    let groups = leading(&disk, &sink).await;
+    lead(&groups, GroupId::SYSTEM).await;
+    propose(&groups, GROUP, to_tenant(1, "after")).await;
+    assert_eq!(sink.handed(GROUP).len(), 1, "all before was durable");
+    assert!(sink.handed(GroupId::SYSTEM).is_empty());
 }

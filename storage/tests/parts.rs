@@ -4,21 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::command::{COMMAND_VERSION, Command, Envelope, SetTenant, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, RaftId, StateMachineId, TenantId};
-use shiioo_actors::domain::json::Json;
+use shiioo_actors::command::{Envelope, SetTenant, TenantCommand};
+use shiioo_actors::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
-use shiioo_actors::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
-use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::tenant::TenantRecord;
 use shiioo_actors::ports::{
     ApplySink, CommittedEntry, Membership as _, Payload, Proposals as _, ProposeError, StoreError,
 };
 use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRunner};
 use shiioo_actors::state::tenant::TenantState;
+use shiioo_actors::testing::{NoPeers, tenant_envelope, tenant_record};
 use shiioo_storage::disk::{OpenMode, SimDisk};
-use shiioo_storage::{
-    Executor, FileStores, Groups, GroupsConfig, LogIdentity, NoPeers, StoresConfig,
-};
+use shiioo_storage::{Executor, FileStores, Groups, GroupsConfig, LogIdentity, StoresConfig};
 use uuid::Uuid;
 
 const GROUP: GroupId = GroupId(1);
@@ -34,29 +31,8 @@ fn tenant() -> TenantId {
 
 /// The tenant's record at a version, or its end.
 fn set(version: u64, name: Option<&str>) -> Envelope {
-    let record = name.map(|name| TenantRecord {
-        name: name.to_owned(),
-        description: String::new(),
-        status: TenantStatus::Active,
-        quotas: Quotas::default(),
-        settings: Settings {
-            data_retention_days: 1,
-            enable_audit_logging: false,
-            metadata: Json::null(),
-        },
-        region: Region::default(),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-    });
-    let command = TenantCommand::Set(SetTenant { version, record });
-    Envelope {
-        version: COMMAND_VERSION,
-        at: Timestamp(0),
-        term: None,
-        cause: None,
-        rpc_id: None,
-        command: Command::Tenant { tenant: tenant(), epoch: Epoch(1), command },
-    }
+    let record = name.map(|name| TenantRecord { name: name.to_owned(), ..tenant_record() });
+    tenant_envelope(tenant(), TenantCommand::Set(SetTenant { version, record }))
 }
 
 struct Sink(Arc<ApplyQueue>);

@@ -15,6 +15,7 @@ use shiioo_storage::{Executor, FileStores, StoresConfig};
 use uuid::Uuid;
 
 const TENANT: &str = "00000000-0000-0000-0000-000000000001";
+const INDEX: &str = "tenants/00000000-0000-0000-0000-000000000001/index.redb";
 const EVENTS: &str = "tenants/00000000-0000-0000-0000-000000000001/events.jsonl";
 
 fn tenant() -> TenantId {
@@ -38,7 +39,11 @@ fn pair(key: &str, value: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 async fn stores(disk: Arc<dyn Disk>) -> Arc<FileStores> {
-    FileStores::open(disk, Executor::Inline, &Region::default()).await.unwrap()
+    stores_with(disk, StoresConfig::default()).await
+}
+
+async fn stores_with(disk: Arc<dyn Disk>, config: StoresConfig) -> Arc<FileStores> {
+    FileStores::open_with(disk, Executor::Inline, &Region::default(), config).await.unwrap()
 }
 
 async fn open(disk: &SimDisk) -> Result<Box<dyn Store>, StoreError> {
@@ -113,14 +118,13 @@ async fn events_shorter_than_the_index_knows_are_damage() {
 async fn a_missing_index_beside_events_is_damage() {
     let disk = SimDisk::new(1);
     drop(written(&disk).await);
-    disk.mount().remove_file(&format!("tenants/{TENANT}/index.redb")).unwrap();
+    disk.mount().remove_file(INDEX).unwrap();
     assert!(matches!(open(&disk).await.err(), Some(StoreError::Damaged { .. })));
 }
 
 /// Where the bytes `needle` stand in the index.
 fn places(disk: &SimDisk, needle: &[u8]) -> Vec<u64> {
-    let path = format!("tenants/{TENANT}/index.redb");
-    let file = disk.mount().open(&path, OpenMode::Existing).unwrap();
+    let file = disk.mount().open(INDEX, OpenMode::Existing).unwrap();
     let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
     file.read_at(0, &mut bytes).unwrap();
     let found = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
@@ -141,7 +145,7 @@ async fn any_flipped_bit_of_a_rows_value_is_damage_and_breaks_the_store() {
         let bit = u8::try_from(offset % 8).unwrap();
         let disk = disk.fork();
         for place in &places {
-            disk.flip_bit(&format!("tenants/{TENANT}/index.redb"), place + offset, bit);
+            disk.flip_bit(INDEX, place + offset, bit);
         }
         let store = open(&disk).await.unwrap();
         match store.get(b"key") {
@@ -160,14 +164,8 @@ async fn files_of_another_log_are_damage() {
     let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let disk = SimDisk::new(1);
     let open = async |log| {
-        let region = Region::default();
-        let stores = FileStores::open_with(
-            disk.mount(),
-            Executor::Inline,
-            &region,
-            StoresConfig { log: Some(log), ..StoresConfig::default() },
-        );
-        stores.await.unwrap().open(part()).await
+        let config = StoresConfig { log: Some(log), ..StoresConfig::default() };
+        stores_with(disk.mount(), config).await.open(part()).await
     };
     let mut store = open(one).await.unwrap();
     store.make_durable(vec![put("a", "1")], at(1)).await.unwrap();
@@ -183,8 +181,7 @@ async fn files_of_another_log_are_damage() {
 async fn a_damaged_index_is_refused() {
     let disk = SimDisk::new(1);
     drop(written(&disk).await);
-    let index = format!("tenants/{TENANT}/index.redb");
-    disk.mount().open(&index, OpenMode::Existing).unwrap().write_at(0, b"not redb").unwrap();
+    disk.mount().open(INDEX, OpenMode::Existing).unwrap().write_at(0, b"not redb").unwrap();
     assert!(open(&disk).await.is_err());
 }
 
@@ -323,15 +320,8 @@ fn numbered(number: u32) -> StateMachineId {
 /// The one who used his files least recently is asked, each once, until somebody closes them.
 #[tokio::test(start_paused = true)]
 async fn no_more_are_open_than_allowed_and_the_least_used_are_asked_to_close() {
-    let disk = SimDisk::new(1);
-    let files = FileStores::open_with(
-        disk.mount(),
-        Executor::Inline,
-        &Region::default(),
-        StoresConfig { open_stores: 3, ..StoresConfig::default() },
-    )
-    .await;
-    let files = files.unwrap();
+    let config = StoresConfig { open_stores: 3, ..StoresConfig::default() };
+    let files = stores_with(SimDisk::new(1).mount(), config).await;
     let asked = Arc::new(Mutex::new(Vec::new()));
     let mut open = Vec::new();
     for number in 0..3 {

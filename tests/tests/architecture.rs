@@ -33,6 +33,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
             "domain",
             "command",
             "ports",
+            "testing.rs",
             "state",
             "replica",
             "cluster",
@@ -97,9 +98,9 @@ const IMPURE: [&str; 9] = [
     "openraft",
 ];
 /// The longest file of a product crate, lines, with the tests inside it.
-const FILE_LINES_MAX: usize = 600;
+const FILE_LINES_MAX: usize = 500;
 /// The longest file of nothing but tests.
-const TEST_FILE_LINES_MAX: usize = 700;
+const TEST_FILE_LINES_MAX: usize = 650;
 
 struct Package {
     manifest: String,

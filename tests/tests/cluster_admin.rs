@@ -15,10 +15,6 @@ fn admin(server: &Server) -> Client {
     server.client().with_header("authorization", &format!("Bearer {ADMIN}"))
 }
 
-fn node_addr(server: &Server) -> String {
-    server.node_json()["node_addr"].as_str().expect("a node address").to_owned()
-}
-
 async fn join_token(client: &Client) -> String {
     let made = client.post("/api/cluster/join-tokens", json!({})).await.expect(201);
     made["token"].as_str().expect("a token").to_owned()
@@ -51,7 +47,7 @@ async fn is_guarded(server: &Server) {
 #[tokio::test]
 async fn every_node_asks_for_the_clusters_admin_token() {
     let first = Server::alone(&["--admin-token", ADMIN]).await;
-    let at = node_addr(&first);
+    let at = first.node_addr();
     let line = refused(&folder(), &["--join", &at]).await;
     assert!(line.contains("--join-token"), "loopback is no credential: {line}");
     let nodes = admin(&first).get("/api/cluster/nodes").await.expect(200);
@@ -105,7 +101,7 @@ async fn no_level_of_the_log_shows_a_secret() {
     const LOG: [&str; 3] = ["--log", "trace,openraft=trace", Cluster::STEADY];
     let secrets = ["--admin-token", ADMIN, "--join-token", SECRET];
     let first = Server::alone(&[&LOG[..], &secrets].concat()).await;
-    let at = node_addr(&first);
+    let at = first.node_addr();
     let client = admin(&first);
     let made = join_token(&client).await;
     let joins = ["--join", &at, "--join-token", &made];

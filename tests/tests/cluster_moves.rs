@@ -132,10 +132,34 @@ async fn a_move_that_does_not_come_to_its_end_can_be_called_off() {
     }
 }
 
+/// Waits until nothing is under way in a tenant that ended up in the region of the second three nodes. Each run that
+/// was acknowledged is there once and has ended, the replicas tell the same, and there are files nowhere else.
+async fn all_is_in_eu(mut cluster: Cluster, tenant: &Tenant, mut acknowledged: Vec<String>) {
+    tenant.idle().await;
+    let listed = tenant.all_runs().await;
+    assert!(listed.iter().all(|run| run["status"] == "completed"));
+    let ids = listed.iter().map(|run| run["id"].as_str().expect("an id").to_owned());
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort();
+    acknowledged.sort();
+    assert_eq!(ids, acknowledged, "each that was acknowledged, once");
+    for node in 0..3 {
+        gone(here(&mut cluster, node, &tenant.id)).await;
+    }
+    let folders: Vec<_> = (3..6).map(|node| in_eu(&mut cluster, node, &tenant.id)).collect();
+    for node in 0..6 {
+        cluster.term(node).await;
+    }
+    let first = events_in(folders[0].clone()).await;
+    for folder in &folders[1..] {
+        assert_eq!(events_in(folder.clone()).await, first);
+    }
+}
+
 /// Whoever writes is held up for a moment, and nothing that was acknowledged is lost or done twice.
 #[tokio::test]
 async fn a_tenant_works_on_while_it_moves() {
-    let mut cluster = two_regions(3, 3, Cluster::STEADY).await;
+    let cluster = two_regions(3, 3, Cluster::STEADY).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..6)
@@ -163,27 +187,7 @@ async fn a_tenant_works_on_while_it_moves() {
         println!("{} runs, the slowest in {longest:?}", own.len());
         runs.extend(own);
     }
-    tenant.idle().await;
-    let mut listed: Vec<_> = tenant.all_runs().await;
-    assert!(listed.iter().all(|run| run["status"] == "completed"));
-    let mut listed: Vec<_> =
-        listed.drain(..).map(|run| run["id"].as_str().expect("an id").to_owned()).collect();
-    listed.sort();
-    runs.sort();
-    assert_eq!(listed, runs, "each that was acknowledged, once");
-    for node in 0..3 {
-        gone(here(&mut cluster, node, &tenant.id)).await;
-    }
-    let folders: Vec<_> = (3..6).map(|node| in_eu(&mut cluster, node, &tenant.id)).collect();
-    for node in 0..6 {
-        cluster.term(node).await;
-    }
-    let mut all = Vec::new();
-    for folder in folders {
-        all.push(events_in(folder).await);
-    }
-    assert_eq!(all[0], all[1]);
-    assert_eq!(all[0], all[2]);
+    all_is_in_eu(cluster, &tenant, runs).await;
 }
 
 /// Starts a run under a key until somebody says that it is started, whatever dies meanwhile.
@@ -256,23 +260,5 @@ async fn a_move_survives_the_death_of_any_node() {
     })
     .await;
     assert_eq!(region, "eu");
-    tenant.idle().await;
-    let listed = tenant.all_runs().await;
-    assert!(listed.iter().all(|run| run["status"] == "completed"));
-    let ids = listed.iter().map(|run| run["id"].as_str().expect("an id").to_owned());
-    let mut ids: Vec<_> = ids.collect();
-    ids.sort();
-    runs.sort();
-    assert_eq!(ids, runs, "each that was asked for, once");
-    for node in 0..3 {
-        gone(here(&mut cluster, node, &tenant.id)).await;
-    }
-    let folders: Vec<_> = (3..6).map(|node| in_eu(&mut cluster, node, &tenant.id)).collect();
-    for node in 0..6 {
-        cluster.term(node).await;
-    }
-    let first = events_in(folders[0].clone()).await;
-    for folder in &folders[1..] {
-        assert_eq!(events_in(folder.clone()).await, first);
-    }
+    all_is_in_eu(cluster, &tenant, runs).await;
 }

@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Cluster, Exit, Server, Tenant, eventually, files, spec};
+use tests::{Cluster, Server, Tenant, eventually, files, spec};
 
-/// A node that refuses to start does so at once; the rest is for a busy machine.
-const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 /// It waits for the others for 20 s.
 const GIVES_UP_WITHIN: Duration = Duration::from_secs(60);
 /// Stands in a run's output, and so in rows and events, and nowhere else.
 const MARK: &str = "ZZZZ-a-mark-ZZZZ";
 
 /// A node with a tenant that has one finished run, and a neighbour that has one, too.
-async fn village(folder: &TempDir) -> (Server, [Tenant; 2], String) {
-    let server = Server::start(folder, &[]).await;
+async fn village() -> (Server, [Tenant; 2], String) {
+    let server = Server::alone(&[]).await;
     let client = server.client();
     let tenants = [
         Tenant::create(&client, spec::unlimited()).await,
@@ -31,20 +29,6 @@ async fn village(folder: &TempDir) -> (Server, [Tenant; 2], String) {
 /// The tenants as clients of the node that has started again.
 fn again(server: &Server, tenants: [Tenant; 2]) -> [Tenant; 2] {
     tenants.map(|tenant| Tenant { client: server.client(), ..tenant })
-}
-
-/// The node ends by itself, with code 1 and one line that says this.
-async fn refuses(server: &mut Server, words: &[&str]) {
-    server.relaunch();
-    let exit = server.wait(REFUSED_WITHIN).await;
-    let Some(Exit { code, output }) = exit else {
-        panic!("it goes on:\n{}", server.output());
-    };
-    assert_eq!(code, Some(1), "{output}");
-    let line = output.lines().rfind(|line| line.starts_with("error: ")).expect("a line");
-    for word in words {
-        assert!(line.contains(word), "no {word:?} in {line}");
-    }
 }
 
 /// 503 with a reason that names no path, and which may be asked again.
@@ -80,16 +64,15 @@ fn rot(path: &Path) {
 
 #[tokio::test]
 async fn a_lone_node_without_its_log_refuses_to_start() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, _, _) = village(&folder).await;
+    let (mut server, _, _) = village().await;
     server.kill9();
     files::remove(&server.data().join("log"));
-    refuses(&mut server, &["has lost its log", "no other node has a copy"]).await;
+    server.refuses(&["has lost its log", "no other node has a copy"]).await;
     assert!(!server.data().join("log").exists(), "none was begun");
     // Not even where nothing but its identity is left.
     files::remove(&server.data().join("tenants"));
     files::remove_file(&server.data().join("system.redb"));
-    refuses(&mut server, &["has lost its log"]).await;
+    server.refuses(&["has lost its log"]).await;
 }
 
 /// Under its own id it must not vote, and nobody is there to let it in under another.
@@ -103,7 +86,7 @@ async fn a_member_without_its_log_does_not_vote_where_the_others_are_no_quorum()
     server.relaunch();
     let exit = server.wait(GIVES_UP_WITHIN).await.expect("it ends");
     assert_eq!(exit.code, Some(1), "{}", exit.output);
-    let line = exit.output.lines().rfind(|line| line.starts_with("error: ")).expect("a line");
+    let line = exit.error();
     let way_out = "stop it, run `shiioo recover --force` on its data directory";
     for words in ["this member has lost its log", "the other members could not go on", way_out] {
         assert!(line.contains(words), "no {words:?} in {line}");
@@ -148,22 +131,20 @@ async fn a_member_on_an_older_copy_of_its_directory_is_refused_and_stops() {
 
 #[tokio::test]
 async fn the_log_of_another_node_is_refused() {
-    let (here, there) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
-    let (mut server, _, _) = village(&here).await;
-    let (mut other, _, _) = village(&there).await;
+    let (mut server, _, _) = village().await;
+    let (mut other, _, _) = village().await;
     server.term().await;
     other.term().await;
     let (own, foreign) = (server.data().join("log"), other.data().join("log"));
     files::remove(&own);
     files::rename(&foreign, &own);
-    refuses(&mut server, &["log", "another node"]).await;
+    server.refuses(&["log", "another node"]).await;
 }
 
 /// Nobody else has what was in it: the file and the place are named, and nothing is changed.
 #[tokio::test]
 async fn a_lone_node_with_a_rotten_log_names_the_place() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, _, _) = village(&folder).await;
+    let (mut server, _, _) = village().await;
     server.term().await;
     let log = files::walk(&server.data().join("log"));
     let segment = log
@@ -171,31 +152,26 @@ async fn a_lone_node_with_a_rotten_log_names_the_place() {
         .map(|(path, _)| path)
         .find(|path| path.extension().is_some_and(|extension| extension == "log"));
     let segment = segment.expect("a segment");
-    let mut bytes = files::bytes(&segment);
-    let at = bytes.len() / 3;
-    bytes[at] ^= 1;
-    files::write_bytes(&segment, &bytes);
+    let bytes = files::flip(&segment, |bytes| bytes.len() / 3);
     let words = ["log/0000000001.log is damaged at byte ", "put the log back from a copy"];
-    refuses(&mut server, &words).await;
+    server.refuses(&words).await;
     assert_eq!(files::bytes(&segment), bytes, "it was changed");
 }
 
 #[tokio::test]
 async fn a_node_without_its_system_file_names_it() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, _, _) = village(&folder).await;
+    let (mut server, _, _) = village().await;
     server.term().await;
     files::remove_file(&server.data().join("system.redb"));
-    refuses(&mut server, &["system.redb", "missing"]).await;
+    server.refuses(&["system.redb", "missing"]).await;
     let line = server.output();
     assert!(!line.contains("has removed this node"), "{line}");
 }
 
 #[tokio::test]
 async fn a_system_file_of_another_node_or_from_before_is_refused() {
-    let (here, there) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
-    let (mut server, _, _) = village(&here).await;
-    let (mut other, _, _) = village(&there).await;
+    let (mut server, _, _) = village().await;
+    let (mut other, _, _) = village().await;
     server.term().await;
     other.term().await;
     let (own, foreign) = (server.data().join("system.redb"), other.data().join("system.redb"));
@@ -204,17 +180,16 @@ async fn a_system_file_of_another_node_or_from_before_is_refused() {
     Tenant::create(&server.client(), spec::unlimited()).await;
     server.term().await;
     files::write_bytes(&own, &before);
-    refuses(&mut server, &["system.redb", "older"]).await;
+    server.refuses(&["system.redb", "older"]).await;
     std::fs::copy(foreign, own).expect("put the other file there");
-    refuses(&mut server, &["system.redb", "another node"]).await;
+    server.refuses(&["system.redb", "another node"]).await;
 }
 
 #[tokio::test]
 async fn a_log_from_before_is_refused() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, _, _) = village(&folder).await;
+    let (mut server, _, _) = village().await;
     server.term().await;
-    let (log, kept) = (server.data().join("log"), folder.path().join("kept"));
+    let (log, kept) = (server.data().join("log"), server.data().with_file_name("kept"));
     std::fs::create_dir(&kept).expect("make a folder");
     for (path, _) in files::walk(&log) {
         std::fs::copy(&path, kept.join(path.file_name().expect("a name"))).expect("copy");
@@ -224,16 +199,15 @@ async fn a_log_from_before_is_refused() {
     server.term().await;
     files::remove(&log);
     files::rename(&kept, &log);
-    refuses(&mut server, &["system.redb", "ahead of the log"]).await;
+    server.refuses(&["system.redb", "ahead of the log"]).await;
 }
 
 #[tokio::test]
 async fn a_tenant_whose_folder_is_gone_is_out_of_service_alone() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenants, _) = village(&folder).await;
+    let (mut server, tenants, _) = village().await;
     server.term().await;
     let own = files::tenant(&server.data(), &tenants[0].id);
-    let kept = folder.path().join("kept");
+    let kept = server.data().with_file_name("kept");
     files::rename(&own, &kept);
     server.restart().await;
     let [troubled, neighbour] = again(&server, tenants);
@@ -254,8 +228,7 @@ async fn a_tenant_whose_folder_is_gone_is_out_of_service_alone() {
 
 #[tokio::test]
 async fn a_deleted_tenants_folder_is_not_missed() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenants, _) = village(&folder).await;
+    let (mut server, tenants, _) = village().await;
     tenants[0].delete("").await.expect(200);
     server.kill9();
     server.restart().await;
@@ -268,8 +241,7 @@ async fn a_deleted_tenants_folder_is_not_missed() {
 
 #[tokio::test]
 async fn a_rotten_row_takes_its_tenant_out_of_service_alone() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenants, run) = village(&folder).await;
+    let (mut server, tenants, run) = village().await;
     server.term().await;
     rot(&files::tenant(&server.data(), &tenants[0].id).join("index.redb"));
     server.restart().await;
@@ -291,8 +263,7 @@ async fn a_rotten_row_takes_its_tenant_out_of_service_alone() {
 
 #[tokio::test]
 async fn a_rotten_event_takes_its_tenant_out_of_service_alone() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenants, run) = village(&folder).await;
+    let (mut server, tenants, run) = village().await;
     let events = tenants[0].events(&run).await;
     assert!(events.iter().all(|event| event.get("crc32").is_none()), "{events:#?}");
     server.term().await;

@@ -2,34 +2,20 @@
 //! what is left, says what is lost and keeps what was damaged.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
-use tests::{Cluster, Exit, Server, Tenant, files, spec};
+use tests::{Cluster, Server, Tenant, files, spec};
 
-/// A node that refuses to start does so at once; the rest is for a busy machine.
-const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 /// Fencing tokens rise by so much with a repair that may have lost some.
 const RAISED: u64 = 1 << 31;
 
 /// A node with a tenant, and the id of its finished run.
-async fn with_a_run(folder: &TempDir) -> (Server, Tenant, String) {
-    let server = Server::start(folder, &[]).await;
+async fn with_a_run() -> (Server, Tenant, String) {
+    let server = Server::alone(&[]).await;
     let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
     let run = tenant.finished(spec::inline([spec::set("a", "kept")])).await;
     let run = run["id"].as_str().expect("an id").to_owned();
     (server, tenant, run)
-}
-
-/// The line with which a node ends that does not start.
-async fn refusal(server: &mut Server) -> String {
-    server.relaunch();
-    let Some(Exit { code, output }) = server.wait(REFUSED_WITHIN).await else {
-        panic!("it goes on:\n{}", server.output());
-    };
-    assert_eq!(code, Some(1), "{output}");
-    output.lines().rfind(|line| line.starts_with("error: ")).expect("a line").to_owned()
 }
 
 /// Starts the node once with `--repair`, and then as before. Gives the report of the first start.
@@ -69,8 +55,7 @@ fn find(bytes: &[u8], mark: &str) -> usize {
 
 #[tokio::test]
 async fn what_the_files_have_survives_a_log_that_is_rotten_and_one_that_is_gone() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, run) = with_a_run(&folder).await;
+    let (mut server, tenant, run) = with_a_run().await;
     let lock = "/api/locks/a";
     let acquire = async |server: &Server| {
         let body = serde_json::json!({ "holder": "me", "ttl_secs": 3600 });
@@ -80,20 +65,16 @@ async fn what_the_files_have_survives_a_log_that_is_rotten_and_one_that_is_gone(
     let token = acquire(&server).await;
     server.term().await;
     let path = segment(&server.data());
-    let mut bytes = files::bytes(&path);
-    let at = bytes.len() / 3;
-    bytes[at] ^= 1;
-    files::write_bytes(&path, &bytes);
+    let bytes = files::flip(&path, |bytes| bytes.len() / 3);
 
-    let line = refusal(&mut server).await;
-    for words in ["log/0000000001.log is damaged at byte ", "--repair", "places of the log"] {
-        assert!(line.contains(words), "no {words:?} in {line}");
-    }
+    server
+        .refuses(&["log/0000000001.log is damaged at byte ", "--repair", "places of the log"])
+        .await;
     assert_eq!(files::bytes(&path), bytes, "it was changed");
     let told = repaired(&mut server).await;
     assert_eq!(told["log"]["broken"][0]["file"], "log/0000000001.log", "{told:#}");
     let offset = told["log"]["broken"][0]["offset"].as_u64().expect("an offset");
-    assert!(offset <= at as u64, "{told:#}");
+    assert!(offset <= bytes.len() as u64 / 3, "{told:#}");
     let kept = server.data().join(told["kept_in"].as_str().expect("a folder"));
     assert_eq!(files::bytes(&kept.join("log/0000000001.log")), bytes);
     // The node was stopped, so that its files had everything.
@@ -108,10 +89,7 @@ async fn what_the_files_have_survives_a_log_that_is_rotten_and_one_that_is_gone(
     server.term().await;
     files::remove(&server.data().join("log"));
     files::remove_file(&reports(&server.data())[0]);
-    let line = refusal(&mut server).await;
-    for words in ["has lost its log", "--repair"] {
-        assert!(line.contains(words), "no {words:?} in {line}");
-    }
+    server.refuses(&["has lost its log", "--repair"]).await;
     let told = repaired(&mut server).await;
     assert_eq!(told["log"]["damage"]["file"], "log", "{told:#}");
     let same = again(&server, &tenant);
@@ -122,11 +100,9 @@ async fn what_the_files_have_survives_a_log_that_is_rotten_and_one_that_is_gone(
 /// Nothing had reached the files: what stood behind the broken place is gone, and said to be.
 #[tokio::test]
 async fn what_only_the_log_had_is_kept_up_to_the_broken_place() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let server = Server::start(&folder, &[]).await;
+    let mut server = Server::alone(&[]).await;
     let tenant = Tenant::create(&server.client(), spec::unlimited()).await;
     // With the files: from here on they are as old as this.
-    let mut server = server;
     server.term().await;
     server.restart().await;
     let same = again(&server, &tenant);
@@ -139,11 +115,8 @@ async fn what_only_the_log_had_is_kept_up_to_the_broken_place() {
     let log = files::walk(&server.data().join("log"));
     let path = log.iter().map(|(path, _)| path).rfind(|path| path.ends_with("0000000001.log"));
     let path = path.expect("a segment");
-    let mut bytes = files::bytes(path);
-    let at = find(&bytes, "second-one");
-    bytes[at] ^= 1;
-    files::write_bytes(path, &bytes);
-    refusal(&mut server).await;
+    files::flip(path, |bytes| find(bytes, "second-one"));
+    server.refuses(&[]).await;
     let told = repaired(&mut server).await;
     let groups = told["log"]["groups"].as_array().expect("groups");
     assert_eq!(groups.len(), 1, "{told:#}");
@@ -159,17 +132,13 @@ async fn what_only_the_log_had_is_kept_up_to_the_broken_place() {
 
 #[tokio::test]
 async fn an_event_log_is_cut_where_it_is_rotten() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, run) = with_a_run(&folder).await;
+    let (mut server, tenant, run) = with_a_run().await;
     let before = tenant.events(&run).await;
     let later = tenant.finished(spec::inline([spec::set("b", "rotten-one")])).await;
     let later = later["id"].as_str().expect("an id");
     server.term().await;
     let path = files::tenant(&server.data(), &tenant.id).join("events.jsonl");
-    let mut bytes = files::bytes(&path);
-    let at = find(&bytes, later);
-    bytes[at] ^= 1;
-    files::write_bytes(&path, &bytes);
+    let bytes = files::flip(&path, |bytes| find(bytes, later));
     let told = repaired(&mut server).await;
     assert!(told["log"].is_null() && told["system"].is_null(), "{told:#}");
     let loss = &told["tenants"][0];
@@ -193,14 +162,10 @@ async fn an_event_log_is_cut_where_it_is_rotten() {
 
 #[tokio::test]
 async fn the_control_plane_is_made_anew_from_a_log_that_has_everything() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, run) = with_a_run(&folder).await;
+    let (mut server, tenant, run) = with_a_run().await;
     server.term().await;
     files::remove_file(&server.data().join("system.redb"));
-    let line = refusal(&mut server).await;
-    for words in ["system.redb", "missing", "--repair"] {
-        assert!(line.contains(words), "no {words:?} in {line}");
-    }
+    server.refuses(&["system.redb", "missing", "--repair"]).await;
     let told = repaired(&mut server).await;
     assert_eq!(told["system"]["file"], "system.redb", "{told:#}");
     assert!(told["log"].is_null(), "nothing is lost: {told:#}");
@@ -214,8 +179,7 @@ async fn the_control_plane_is_made_anew_from_a_log_that_has_everything() {
 /// that is made anew either.
 #[tokio::test]
 async fn a_tenant_whose_files_are_gone_or_older_is_missed_by_the_new_log_as_well() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, gone, _) = with_a_run(&folder).await;
+    let (mut server, gone, _) = with_a_run().await;
     let older = Tenant::create(&server.client(), spec::unlimited()).await;
     server.term().await;
     let (data, path) = (server.data(), files::tenant(&server.data(), &older.id));
@@ -226,10 +190,7 @@ async fn a_tenant_whose_files_are_gone_or_older_is_missed_by_the_new_log_as_well
     files::put_back(&path, &before);
     files::remove(&files::tenant(&data, &gone.id));
     let segment = segment(&data);
-    let mut bytes = files::bytes(&segment);
-    let at = bytes.len() / 3;
-    bytes[at] ^= 1;
-    files::write_bytes(&segment, &bytes);
+    files::flip(&segment, |bytes| bytes.len() / 3);
     let told = repaired(&mut server).await;
     let mut named: Vec<_> = told["tenants"].as_array().expect("a list").iter().collect();
     named.sort_by_key(|loss| loss["what"].as_str().map(str::to_owned));
@@ -243,8 +204,7 @@ async fn a_tenant_whose_files_are_gone_or_older_is_missed_by_the_new_log_as_well
 /// A tenant's rows are nowhere else.
 #[tokio::test]
 async fn a_tenant_whose_index_is_damaged_stays_out_of_service_and_is_named() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, _) = with_a_run(&folder).await;
+    let (mut server, tenant, _) = with_a_run().await;
     server.term().await;
     let path = files::tenant(&server.data(), &tenant.id).join("index.redb");
     let half = files::bytes(&path).len() / 2;
@@ -272,15 +232,13 @@ async fn a_node_that_is_whole_needs_no_repair_and_one_with_others_is_not_repaire
     let launch = cluster.next_launch(&[]);
     cluster.add(launch).await;
     cluster.kill9(0);
-    let line = refusal(cluster.server(0)).await;
-    assert!(line.contains("1 other members") && line.contains("without --repair"), "{line}");
+    cluster.server(0).refuses(&["1 other members", "without --repair"]).await;
 }
 
 /// An older control plane, as from a copy: the log knows that it went further, and has the rest.
 #[tokio::test]
 async fn an_older_control_plane_goes_on_from_where_it_is() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, first, _) = with_a_run(&folder).await;
+    let (mut server, first, _) = with_a_run().await;
     server.term().await;
     let path = server.data().join("system.redb");
     let before = files::bytes(&path);
@@ -288,10 +246,7 @@ async fn an_older_control_plane_goes_on_from_where_it_is() {
     let second = Tenant::create(&server.client(), spec::unlimited()).await;
     server.term().await;
     files::write_bytes(&path, &before);
-    let line = refusal(&mut server).await;
-    for words in ["system.redb", "older", "--repair"] {
-        assert!(line.contains(words), "no {words:?} in {line}");
-    }
+    server.refuses(&["system.redb", "older", "--repair"]).await;
     let told = repaired(&mut server).await;
     assert!(told["log"].is_null(), "nothing is lost: {told:#}");
     for tenant in [&first, &second] {
@@ -302,15 +257,13 @@ async fn an_older_control_plane_goes_on_from_where_it_is() {
 /// Without the control plane's file and without the log nothing says which tenants there are.
 #[tokio::test]
 async fn what_nobody_knows_any_more_is_not_repaired_and_nothing_is_changed() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, _) = with_a_run(&folder).await;
+    let (mut server, tenant, _) = with_a_run().await;
     server.term().await;
     files::remove(&server.data().join("log"));
     files::remove_file(&server.data().join("system.redb"));
     let before = files::names(&server.data());
     server.launch_mut().args.push("--repair".to_owned());
-    let line = refusal(&mut server).await;
-    assert!(line.contains("put system.redb back from a copy"), "{line}");
+    server.refuses(&["put system.redb back from a copy"]).await;
     assert_eq!(files::names(&server.data()), before);
     assert!(files::tenant(&server.data(), &tenant.id).exists());
 }
@@ -318,8 +271,7 @@ async fn what_nobody_knows_any_more_is_not_repaired_and_nothing_is_changed() {
 /// The log that would have missed the files is gone as well, and no other tenant keeps the group.
 #[tokio::test]
 async fn a_tenant_of_which_nothing_can_be_read_is_out_of_service_and_not_deleted() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let (mut server, tenant, _) = with_a_run(&folder).await;
+    let (mut server, tenant, _) = with_a_run().await;
     server.term().await;
     let path = files::tenant(&server.data(), &tenant.id);
     files::remove(&server.data().join("log"));

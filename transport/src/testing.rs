@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use ring::digest::{SHA256, digest};
 use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
+use shiioo_actors::ports::seams::{Entropy, Seams};
+use shiioo_actors::testing::At;
 
 /// Entropy from a seed: the hashes of a counter.
 #[derive(Debug)]
@@ -29,18 +30,12 @@ impl Entropy for Seeded {
     }
 }
 
-/// A clock that stands, within the validity of every certificate.
-#[derive(Debug)]
-pub struct Standing;
-
-impl Clock for Standing {
-    fn now(&self) -> Timestamp {
-        Timestamp(1_700_000_000_000)
-    }
-}
-
+/// Seams whose clock stands within the validity of every certificate.
 pub fn seams(seed: u64) -> Seams {
-    Seams { clock: Arc::new(Standing), entropy: Arc::new(Seeded::new(seed)) }
+    Seams {
+        clock: Arc::new(At(Timestamp(1_700_000_000_000))),
+        entropy: Arc::new(Seeded::new(seed)),
+    }
 }
 
 /// The `number`-th tenant.

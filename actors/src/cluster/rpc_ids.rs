@@ -103,29 +103,12 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug)]
-    struct Ones;
-
-    impl crate::ports::seams::Entropy for Ones {
-        fn fill(&self, buffer: &mut [u8]) {
-            buffer.fill(1);
-        }
-    }
-
-    #[derive(Debug)]
-    struct Never;
-
-    impl crate::ports::seams::Clock for Never {
-        fn now(&self) -> crate::domain::time::Timestamp {
-            crate::domain::time::Timestamp(0)
-        }
-    }
+    use crate::domain::time::Timestamp;
+    use crate::testing::fixed_seams;
 
     #[test]
     fn what_is_answered_is_told_with_the_next_request() {
-        let seams = Seams { clock: Arc::new(Never), entropy: Arc::new(Ones) };
-        let rpc_ids = RpcIdSource::new(&seams);
+        let rpc_ids = RpcIdSource::new(&fixed_seams(Timestamp(0)));
         let (first, second) = (rpc_ids.begin(false), rpc_ids.begin(false));
         assert_eq!((second.rpc_id().sequence, second.rpc_id().first_incomplete), (1, 0));
         let poll = rpc_ids.begin(true);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::ids::{GroupId, JobId, NodeId, RaftId, RunId, TokenId};
 use crate::domain::json::Json;
-use crate::domain::lock::LockView;
+use crate::domain::lock::{FencingToken, LockView};
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::secret::{SecretBytes, SecretHash};
@@ -94,7 +94,7 @@ fn lock() -> LockView {
     LockView {
         key: text("k"),
         holder: text("h"),
-        token: 8,
+        token: FencingToken(8),
         renewal: 9,
         ttl_ms: 1000,
         acquired_at: Timestamp(10),
@@ -186,9 +186,14 @@ fn lock_commands() -> Vec<LockCommand> {
     let (key, holder) = (|| text("k"), || text("h"));
     vec![
         LockCommand::Acquire { key: key(), holder: holder(), ttl_ms: 1, metadata: json() },
-        LockCommand::Renew { key: key(), holder: holder(), token: Some(2), ttl_ms: Some(3) },
+        LockCommand::Renew {
+            key: key(),
+            holder: holder(),
+            token: Some(FencingToken(2)),
+            ttl_ms: Some(3),
+        },
         LockCommand::Release { key: key(), holder: holder(), token: None },
-        LockCommand::Expire { key: key(), token: 4, renewal: 5 },
+        LockCommand::Expire { key: key(), token: FencingToken(4), renewal: 5 },
     ]
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey};
+use crate::domain::lock::{FencingToken, Holder, LockKey};
 
 /// A change to a lock table: the cluster's, or a tenant's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub enum LockCommand {
         /// Who must hold it.
         holder: Holder,
         /// The token it must be held with, if the holder gives one.
-        token: Option<u64>,
+        token: Option<FencingToken>,
         /// New length of a lease, milliseconds; the present one if not given.
         ttl_ms: Option<u64>,
     },
@@ -38,7 +38,7 @@ pub enum LockCommand {
         /// Who must hold it.
         holder: Holder,
         /// The token it must be held with, if the holder gives one.
-        token: Option<u64>,
+        token: Option<FencingToken>,
     },
     /// The leader's timer for one lease of the lock has run out. Does nothing unless token and
     /// renewal still match: a renewal that came first wins.
@@ -46,7 +46,7 @@ pub enum LockCommand {
         /// Key.
         key: LockKey,
         /// The token of the grant.
-        token: u64,
+        token: FencingToken,
         /// The count of renewals the timer was armed for.
         renewal: u64,
     },

@@ -51,9 +51,9 @@ use crate::domain::time::{Pause, Timestamp};
 /// The rules that this program's commands are applied by. 2: events have checksums; inputs, outputs and
 /// definitions count as storage; group 0's tables are bounded in bytes. 3: replicas of tenant groups are
 /// assigned. 4: metadata of locks counts as storage. 5: what a tenant holds in memory is bounded, clusters are
-/// recovered by force, replicas are compared. 6: tenants move. Each version only adds kinds of commands to those
-/// of the one before.
-pub const COMMAND_VERSION: u16 = 6;
+/// recovered by force, replicas are compared. 6: tenants move. 7: live runs are written in parts. Each version
+/// only adds kinds of commands to those of the one before.
+pub const COMMAND_VERSION: u16 = 7;
 
 /// From this version on the events that come of a command have checksums. Commands that are in logs
 /// already write what they wrote before: all replicas hold the same bytes.
@@ -76,6 +76,9 @@ pub const COUNTS_LOCKS_FROM: u16 = 4;
 /// From this version of a command on, what a tenant holds in memory is bounded: a run or a workflow that is
 /// too much is refused, a step whose output is too much fails.
 pub const BOUNDS_HELD_BYTES_FROM: u16 = 5;
+
+/// From this version of a command on, the long parts of the runs that it starts have rows of their own.
+pub const LAYS_IN_PARTS_FROM: u16 = 7;
 
 /// From this version of a command on, a change of its region moves a tenant.
 pub const MOVES_TENANTS_FROM: u16 = 6;

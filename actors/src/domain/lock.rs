@@ -68,6 +68,18 @@ fn check_holder(holder: &str) -> Result<(), String> {
     check_bytes(holder, HOLDER_BYTES_MAX)
 }
 
+/// A number that grows with each grant of a lock in a key space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FencingToken(pub u64);
+
+impl FencingToken {
+    /// The token so many grants later.
+    pub const fn raised(self, by: u64) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+}
+
 /// A lock as its table holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockView {
@@ -76,7 +88,7 @@ pub struct LockView {
     /// Who holds it.
     pub holder: Holder,
     /// Fencing token of this grant.
-    pub token: u64,
+    pub token: FencingToken,
     /// Renewals of this grant.
     pub renewal: u64,
     /// Length of a lease, milliseconds.

@@ -55,12 +55,6 @@ pub struct Cluster {
     pub(crate) watchers: Arc<Semaphore>,
 }
 
-impl std::fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Cluster")
-    }
-}
-
 /// A node that registers over HTTP.
 #[derive(Debug, Clone)]
 pub struct NewNode {

@@ -97,7 +97,6 @@ struct Look {
 }
 
 /// Watches the cluster.
-#[derive(Debug)]
 pub struct Watcher {
     cluster: Cluster,
     last: Look,

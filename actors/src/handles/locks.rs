@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::command::{LockCommand, Refusal};
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::page::{Page, PageBudget, PageRequest};
 use crate::domain::views::{Acquired, LockDetail};
 use crate::handles::TenantHandle;
@@ -27,14 +27,8 @@ pub struct Locks {
     pub(crate) seams: Seams,
 }
 
-impl std::fmt::Debug for Locks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Locks")
-    }
-}
-
 /// A key space: keys and fencing tokens of different spaces have nothing to do with each other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum LockSpace<'a> {
     /// The cluster's.
     Cluster,
@@ -101,7 +95,7 @@ impl Locks {
         space: LockSpace<'_>,
         key: LockKey,
         holder: Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
         ttl: Option<Duration>,
     ) -> Result<LockView, CallError> {
         space.check_key(&key)?;
@@ -119,7 +113,7 @@ impl Locks {
         space: LockSpace<'_>,
         key: LockKey,
         holder: Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
     ) -> Result<bool, CallError> {
         space.check_key(&key)?;
         let space = space.space();

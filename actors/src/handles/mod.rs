@@ -2,27 +2,33 @@
 //! replicated log lie behind them is nobody's business.
 
 mod cluster;
+mod definitions;
 mod events;
 mod health;
 mod locks;
 mod membership;
+mod reach;
 mod routes;
+mod runs;
 mod tenant;
 mod tenants;
 
 pub use cluster::{Cluster, NewNode};
+pub use definitions::NewJob;
 pub(crate) use events::WATCHERS_MAX;
 pub use events::{ClusterEvent, PlacementView, Watcher};
 pub use locks::{AcquireLock, LockSpace, Locks};
+pub use reach::{Admitted, NotAdmitted, StorageStats};
 pub use routes::{Owner, Route, Routes};
-pub use tenant::{NewJob, NewRun, TenantHandle};
+pub use runs::NewRun;
+pub use tenant::TenantHandle;
 pub(crate) use tenants::Inner as TenantsInner;
-pub use tenants::{Admitted, NewTenant, NotAdmitted, StorageStats, Tenants};
+pub use tenants::{NewTenant, Tenants};
 
 pub use crate::services::{Call, Created};
 
 /// Everything the edge may call.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Handles {
     /// Tenants and what is in them.
     pub tenants: Tenants,

@@ -37,12 +37,6 @@ pub struct Routes {
     pub(crate) rpc_ids: Arc<RpcIdSource>,
 }
 
-impl std::fmt::Debug for Routes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Routes")
-    }
-}
-
 impl Routes {
     /// Names a write that is about to be tried, perhaps a long poll. It counts as answered when the
     /// name is dropped.

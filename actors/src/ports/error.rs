@@ -85,6 +85,7 @@ impl From<ProposeError> for CallError {
         match error {
             ProposeError::NotLeader | ProposeError::NoLeader => Self::NoLeader,
             ProposeError::DiskFull => Self::DiskFull,
+            ProposeError::Busy => Self::NodeBusy,
             ProposeError::Unknown(why) => Self::Unknown { why },
             ProposeError::Stopping => Self::Stopping,
             ProposeError::Quarantined(reason) => Self::Quarantined { reason },

@@ -253,6 +253,9 @@ pub enum ProposeError {
     /// Not proposed: the tenant is quarantined, and nobody would apply it. Nothing was applied.
     #[error("the tenant is quarantined: {0}")]
     Quarantined(String),
+    /// Not proposed: too much of the tenant is under way already. Nothing was applied.
+    #[error("too much of the tenant is under way already")]
+    Busy,
 }
 
 /// Who leads a group, as far as this node knows.

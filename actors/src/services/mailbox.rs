@@ -8,6 +8,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::command::{Answer, COMMAND_VERSION, Cause, Command, Envelope, Outcome, RpcId};
+use crate::domain::ids::GroupId;
+use crate::ports::Proposals;
 use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 
@@ -41,6 +43,21 @@ pub async fn until<T, E: Into<CallError>>(
     match timeout_at(deadline, work).await {
         Ok(done) => done.map_err(Into::into),
         Err(_) => Err(CallError::Unknown { why: "no answer within the deadline".to_owned() }),
+    }
+}
+
+/// Waits until what was committed in a group before now is handed over here.
+///
+/// # Errors
+/// When there is no quorum, or it took longer than until `deadline`.
+pub async fn catch_up(
+    log: &dyn Proposals,
+    group: GroupId,
+    deadline: Instant,
+) -> Result<(), CallError> {
+    match timeout_at(deadline, log.read_index(group)).await {
+        Ok(ready) => Ok(ready?),
+        Err(_) => Err(CallError::DeadlineExceeded),
     }
 }
 

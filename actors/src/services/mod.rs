@@ -14,6 +14,8 @@ pub(crate) mod mailbox;
 mod node_rpc;
 mod petition;
 pub mod placement;
+#[cfg(test)]
+mod puppet;
 pub mod tenants;
 
 pub use call::{Call, Created};

@@ -1,15 +1,20 @@
 //! For tests: a state machine that is written down and loaded again at any moment must go on as one
 //! that never was.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use sha2::{Digest, Sha256};
 
 use super::{RowBuffer, StateMachine};
-use crate::command::Envelope;
+use crate::command::{Envelope, LockCommand, Outcome, RpcId};
 use crate::domain::codec;
 use crate::domain::ids::Position;
+use crate::domain::json::Json;
+use crate::domain::lock::FencingToken;
 use crate::ports::Found;
 
 /// Numbers that one entry is made of: a kind, three choices, a step of time and a flag.
@@ -73,6 +78,65 @@ pub(crate) fn digest<M: StateMachine + Default>(
     hex::encode(hash.finalize())
 }
 
+/// Makes a command of a lock of three choices.
+pub(crate) fn lock(
+    a: u8,
+    b: u8,
+    c: u8,
+    metadata: Json,
+    renewed_for_ms: Option<u64>,
+) -> LockCommand {
+    let key = ["k", "l"][usize::from(a % 2)].into();
+    let holder = ["x", "y"][usize::from(b % 2)].into();
+    let token = (!c.is_multiple_of(4)).then_some(FencingToken(u64::from(c % 8)));
+    match a / 2 % 4 {
+        0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata },
+        1 => LockCommand::Renew { key, holder, token, ttl_ms: renewed_for_ms },
+        2 => LockCommand::Release { key, holder, token },
+        _ => {
+            let (token, renewal) = (FencingToken(u64::from(c % 8)), u64::from(b % 3));
+            LockCommand::Expire { key, token, renewal }
+        }
+    }
+}
+
+/// Names the request that an entry is: of two nodes, some asked twice, each answered a little later.
+pub(crate) fn rpc_id(index: u64, dice: &Dice) -> RpcId {
+    let sequence = index.saturating_sub(u64::from(dice.1 % 3));
+    RpcId {
+        incarnation: u64::from(dice.2 % 2),
+        sequence,
+        first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
+    }
+}
+
+/// Checks that so many scripts come to all the kinds of outcomes that are wanted.
+pub(crate) fn check_reach<M>(
+    scripts: usize,
+    script: impl Fn(&[(Dice, bool)]) -> Vec<Scripted>,
+    differ: impl Fn(&M, &M) -> Option<String>,
+    wanted: &[&str],
+) where
+    M: StateMachine + Default,
+    M::Effect: PartialEq + Debug,
+{
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeSet::new();
+    for _ in 0..scripts {
+        let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
+        for outcome in run::<M>(&script(&dice), &differ) {
+            let text = format!("{outcome:?}");
+            let replayed = text.contains("replayed: true");
+            let name = text.trim_start_matches("Refused(");
+            let name = name.split(['(', ' ', ')']).next().unwrap_or_default();
+            seen.insert(format!("{name}{}", if replayed { " again" } else { "" }));
+        }
+    }
+    for name in wanted {
+        assert!(seen.contains(*name), "{name} is not among {seen:?}");
+    }
+}
+
 /// An entry, and whether the second machine is written down and loaded again after it.
 pub(crate) type Scripted = (Envelope, bool);
 
@@ -83,10 +147,7 @@ pub(crate) const TERM: u64 = 3;
 /// names what is not the same in two machines that have nothing to write down.
 ///
 /// Returns the machine that was never loaded again, with its outcomes.
-pub(crate) fn run<M>(
-    script: &[Scripted],
-    differ: impl Fn(&M, &M) -> Option<String>,
-) -> Vec<crate::command::Outcome>
+pub(crate) fn run<M>(script: &[Scripted], differ: impl Fn(&M, &M) -> Option<String>) -> Vec<Outcome>
 where
     M: StateMachine + Default,
     M::Effect: PartialEq + Debug,

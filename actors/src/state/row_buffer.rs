@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -129,12 +128,15 @@ impl RowBuffer {
     /// Adds rows that are still to be written.
     pub fn put(&mut self, rows: Vec<Row>) {
         for (key, value) in rows {
-            self.pending_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            self.pending.insert(key, value);
+            let (key_bytes, bytes) = (key.len(), value.as_ref().map_or(0, Vec::len));
+            self.pending_bytes += key_bytes + bytes;
+            if let Some(before) = self.pending.insert(key, value) {
+                self.pending_bytes -= key_bytes + before.map_or(0, |before| before.len());
+            }
         }
     }
 
-    /// Bytes still to be made durable, counting rewritten rows each time.
+    /// Bytes still to be made durable.
     pub const fn pending_bytes(&self) -> usize {
         self.pending_bytes + self.events.len()
     }
@@ -150,14 +152,21 @@ impl RowBuffer {
     /// # Errors
     /// When the index cannot be read or the value cannot be decoded.
     pub fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.value(key)?.map(|value| decode_row(key, &value)).transpose()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.check()?;
-        let value = match (self.pending.get(key), &self.store) {
-            (Some(pending), _) => pending.clone(),
-            (None, Some(store)) => store.get(key)?,
-            (None, None) if self.is_shut => return Err(StoreError::Full),
-            (None, None) => None,
-        };
-        value.map(|value| decode_row(key, &value)).transpose()
+        match (self.pending.get(key), &self.store) {
+            (Some(pending), _) => Ok(pending.clone()),
+            (None, Some(store)) => store.get(key),
+            (None, None) if self.is_shut => Err(StoreError::Full),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Up to `limit` rows with `from <= key < to`, ascending, or descending from the end.
@@ -175,19 +184,9 @@ impl RowBuffer {
         if from >= to {
             return Ok(Vec::new());
         }
-        let pending = self.pending.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let Some(store) = &self.store else {
-            if self.is_shut {
-                return Err(StoreError::Full);
-            }
-            let mut rows: Vec<Found> =
-                pending.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
-            if descending {
-                rows.reverse();
-            }
-            rows.truncate(limit);
-            return Ok(rows);
-        };
+        if self.store.is_none() && self.is_shut {
+            return Err(StoreError::Full);
+        }
         // Two ordered sources are merged, the pending rows over the stored ones. How many stored rows are
         // needed is not known in advance: a pending row may hide a stored one (new value) or take it
         // away (deletion). So stored rows are read in batches of what is still wanted. Never more than
@@ -201,28 +200,26 @@ impl RowBuffer {
         let (mut from, mut to) = (from.to_vec(), to.to_vec());
         while rows.len() < limit && from < to {
             let wanted = limit - rows.len();
-            let stored = store.scan(&from, &to, wanted, descending)?;
+            let stored = match &self.store {
+                Some(store) => store.scan(&from, &to, wanted, descending)?,
+                None => Vec::new(),
+            };
             let edge = stored.last().filter(|_| stored.len() >= wanted).map(|(key, _)| key.clone());
-            let (mut next_from, mut next_to) = (to.clone(), to.clone());
-            let (mut first, mut end) = (from.clone(), to.clone());
-            if let Some(edge) = edge {
-                // `first..end` is what this batch covers; `next_from..next_to` is left for the next.
-                if descending {
-                    (next_from, next_to) = (from.clone(), edge.clone());
-                    first = edge;
-                } else {
+            // What this batch covers, and what is left for the next.
+            let (covered, left) = match edge {
+                None => (from..to.clone(), (to.clone(), to)),
+                Some(edge) if descending => (edge.clone()..to, (from, edge)),
+                Some(edge) => {
                     // The smallest key after the edge.
-                    next_from = edge;
-                    next_from.push(0);
-                    end.clone_from(&next_from);
+                    let after = [edge.as_slice(), &[0]].concat();
+                    (from..after.clone(), (after, to))
                 }
-            }
+            };
             let mut batch: BTreeMap<Cow<'_, [u8]>, Option<Cow<'_, [u8]>>> = stored
                 .into_iter()
                 .map(|(key, value)| (Cow::Owned(key), Some(Cow::Owned(value))))
                 .collect();
-            let within = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
-            for (key, value) in self.pending.range::<[u8], _>(within) {
+            for (key, value) in self.pending.range(covered) {
                 batch.insert(Cow::Borrowed(key), value.as_deref().map(Cow::Borrowed));
             }
             let batch = batch
@@ -234,7 +231,7 @@ impl RowBuffer {
             } else {
                 rows.extend(batch.take(wanted));
             }
-            (from, to) = (next_from, next_to);
+            (from, to) = left;
         }
         Ok(rows)
     }
@@ -346,6 +343,8 @@ mod tests {
         assert_eq!(rows.read_events(2, 4).unwrap(), b"le12");
         rows.put(vec![(vec![1, 2], Some(vec![3; 10])), (vec![4], None)]);
         assert_eq!(rows.pending_bytes(), 13);
+        rows.put(vec![(vec![1, 2], Some(vec![3; 4])), (vec![4], Some(vec![5]))]);
+        assert_eq!(rows.pending_bytes(), 8, "of each key what it holds last");
         assert_eq!((rows.take_pending().len(), rows.pending_bytes()), (2, 0));
     }
 

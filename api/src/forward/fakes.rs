@@ -22,7 +22,8 @@ use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::handles::Owner;
 use shiioo_actors::ports::PeerError;
 use shiioo_actors::ports::error::CallError;
-use shiioo_actors::ports::seams::{ByteStream, Clock, Entropy, Seams};
+use shiioo_actors::ports::seams::ByteStream;
+use shiioo_actors::testing::fixed_seams;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
@@ -53,21 +54,6 @@ pub(super) const LONG_POLLS: usize = 3;
 pub(super) const HANDED_OVER: usize = 20;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
-struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        Timestamp(0)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, buffer: &mut [u8]) {
-        buffer.fill(7);
-    }
-}
-
 fn app(admin_token: Option<&str>) -> App {
     with_bodies(admin_token, BODIES_BYTES_MAX)
 }
@@ -75,7 +61,7 @@ fn app(admin_token: Option<&str>) -> App {
 fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
     App::new(Shared {
         handles: OnceLock::new(),
-        seams: Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) },
+        seams: fixed_seams(Timestamp(0)),
         version: "1.2.3",
         request_timeout: TIMEOUT,
         heartbeat_interval: TIMEOUT,
@@ -166,8 +152,7 @@ impl FakeRoutes {
     }
 
     pub(super) fn with(lead: Lead, peers: BTreeMap<RaftId, Peer>) -> Self {
-        let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-        let rpc_ids = Arc::new(RpcIdSource::new(&seams));
+        let rpc_ids = Arc::new(RpcIdSource::new(&fixed_seams(Timestamp(0))));
         let lead = watch::Sender::new(lead);
         Self(Arc::new(Inner {
             lead,
@@ -180,6 +165,15 @@ impl FakeRoutes {
 
     pub(super) fn lead_at(&self, lead: Lead) {
         self.0.lead.send_replace(lead);
+    }
+
+    /// Has the lead be elsewhere in a while.
+    pub(super) fn move_lead(&self, after: Duration, lead: Lead) {
+        let moving = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            moving.lead_at(lead);
+        });
     }
 
     /// Lists what was handed over, as text, and to whom.
@@ -270,18 +264,24 @@ pub(super) fn silent() -> Peer {
     })
 }
 
+/// Routes on which node 2, this one, leads.
+pub(super) fn led_by(peer: Peer) -> FakeRoutes {
+    FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, peer)]))
+}
+
+/// A node that leads.
+pub(super) fn owner(path: &'static str, handler: MethodRouter<App>) -> Peer {
+    node(&FakeRoutes::new(Lead::Here), path, handler)
+}
+
 /// A node that takes what is handed over, with these routes of its own.
 pub(super) fn node(routes: &FakeRoutes, path: &'static str, handler: MethodRouter<App>) -> Peer {
     served(routes, path, handler, BODIES_BYTES_MAX)
 }
 
-/// The same without room for a body.
-pub(super) fn full_node(
-    routes: &FakeRoutes,
-    path: &'static str,
-    handler: MethodRouter<App>,
-) -> Peer {
-    served(routes, path, handler, 0)
+/// A node that leads and has no room for a body.
+pub(super) fn full_owner(path: &'static str, handler: MethodRouter<App>) -> Peer {
+    served(&FakeRoutes::new(Lead::Here), path, handler, 0)
 }
 
 fn served(

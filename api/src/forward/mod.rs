@@ -103,7 +103,7 @@ use crate::server::app::App;
 use crate::server::declaration::Declaration;
 
 /// What the layers around a route with an owner work with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ForwardLayer<R> {
     pub(crate) app: App,
     pub(crate) routes: R,

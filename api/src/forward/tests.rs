@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use super::fakes::{
     FakeRoutes, HANDED_OVER, LONG_POLL, LONG_POLLS, ONCE, PATH, Peer, TIMEOUT, asking, asking_app,
-    full_node, lost, node, peers, request, send, silent, with_token,
+    full_owner, led_by, lost, node, owner, peers, request, send, silent, with_token,
 };
 use crate::forward::outbound::ANSWER_GRACE;
 use crate::forward::retry::RETRY_MIN;
@@ -66,8 +66,7 @@ async fn a_write_has_an_origin_and_a_read_has_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_goes_whole_to_its_owner() {
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+    let routes = led_by(owner(PATH, post(echo)));
     let router = with_token(&routes, PATH, post(never), Some("s3cret"));
     let mut sent = request("POST", PATH, r#"{"a":[1]}"#);
     let headers = sent.headers_mut();
@@ -98,8 +97,7 @@ async fn refusals_and_panics_of_the_owner_come_back_under_the_same_request_id() 
     for (handler, status, code) in
         [(post(refuse), 409, "conflict"), (post(panics), 500, "internal")]
     {
-        let owner = node(&FakeRoutes::new(Lead::Here), PATH, handler);
-        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+        let routes = led_by(owner(PATH, handler));
         let (answered, headers, body) =
             send(&asking(&routes, PATH, post(never)), request("POST", PATH, "")).await;
         assert_eq!(answered, status);
@@ -113,7 +111,7 @@ async fn refusals_and_panics_of_the_owner_come_back_under_the_same_request_id() 
 async fn a_head_request_keeps_the_length_of_what_it_does_not_get() {
     let length = async |lead| {
         let text = || get(async || "twelve bytes");
-        let owner = node(&FakeRoutes::new(Lead::Here), PATH, text());
+        let owner = owner(PATH, text());
         let routes = FakeRoutes::with(lead, peers([(2, owner)]));
         let (status, headers, _) =
             send(&asking(&routes, PATH, text()), request("HEAD", PATH, "")).await;
@@ -129,13 +127,9 @@ async fn nothing_is_handed_over_twice() {
     // Each believes that the other leads.
     let theirs = FakeRoutes::new(Lead::There(RaftId(1)));
     let owner = node(&theirs, PATH, post(never));
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+    let routes = led_by(owner);
     let router = asking(&routes, PATH, post(echo));
-    let moving = routes.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(2)).await;
-        moving.lead_at(Lead::Here);
-    });
+    routes.move_lead(Duration::from_secs(2), Lead::Here);
     let began = Instant::now();
     let (status, _, seen) = send(&router, request("POST", PATH, "")).await;
     assert_eq!((status, &seen["waited_secs"]), (StatusCode::CREATED, &json!(2.0)));
@@ -149,15 +143,10 @@ async fn nothing_is_handed_over_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_in_flight_follows_the_lead() {
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(echo));
+    let owner = owner(PATH, post(echo));
     let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent()), (3, owner)]));
-    let moving = routes.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_secs(1)).await;
-        moving.lead_at(Lead::Unknown);
-        sleep(Duration::from_secs(1)).await;
-        moving.lead_at(Lead::There(RaftId(3)));
-    });
+    routes.move_lead(Duration::from_secs(1), Lead::Unknown);
+    routes.move_lead(Duration::from_secs(2), Lead::There(RaftId(3)));
     let router = asking(&routes, PATH, post(never));
     let (status, _, seen) = send(&router, request("POST", PATH, "")).await;
     assert_eq!((status, &seen["waited_secs"]), (StatusCode::CREATED, &json!(2.0)));
@@ -207,7 +196,7 @@ async fn at_the_deadline_it_is_said_whether_anything_was_done() {
         let lost = answers(Lead::There(RaftId(2)), Some(lost()), method).await;
         assert_eq!(lost, ("no_quorum".into(), None));
     }
-    let theirs = node(&FakeRoutes::new(Lead::Here), PATH, post(async || no_leader()));
+    let theirs = owner(PATH, post(async || no_leader()));
     assert_eq!(
         answers(Lead::There(RaftId(2)), Some(theirs), "POST").await,
         ("no_leader".into(), no())
@@ -218,13 +207,9 @@ async fn at_the_deadline_it_is_said_whether_anything_was_done() {
 async fn what_was_perhaps_done_once_is_never_said_to_be_undone() {
     for lead in [Lead::Unknown, Lead::Here, Lead::There(RaftId(3))] {
         let full = || post(async || Problem::from(CallError::DiskFull));
-        let owner = node(&FakeRoutes::new(Lead::Here), PATH, full());
+        let owner = owner(PATH, full());
         let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent()), (3, owner)]));
-        let moving = routes.clone();
-        tokio::spawn(async move {
-            sleep(Duration::from_secs(1)).await;
-            moving.lead_at(lead);
-        });
+        routes.move_lead(Duration::from_secs(1), lead);
         let (status, _, body) =
             send(&asking(&routes, PATH, full()), request("POST", PATH, "")).await;
         assert!(status.is_server_error());
@@ -241,13 +226,9 @@ async fn who_hands_the_lead_over_is_not_asked_twice() {
     };
     let routes = FakeRoutes::with(
         Lead::There(RaftId(2)),
-        peers([(2, node(&FakeRoutes::new(Lead::Here), ONCE, post(slow))), (3, lost())]),
+        peers([(2, owner(ONCE, post(slow))), (3, lost())]),
     );
-    let moving = routes.clone();
-    tokio::spawn(async move {
-        sleep(Duration::from_millis(500)).await;
-        moving.lead_at(Lead::There(RaftId(3)));
-    });
+    routes.move_lead(Duration::from_millis(500), Lead::There(RaftId(3)));
     let router = asking(&routes, ONCE, post(never));
     assert_eq!(send(&router, request("POST", ONCE, "")).await.0, 200);
     assert_eq!(send(&router, request("POST", ONCE, "")).await.2["code"], "no_quorum");
@@ -256,7 +237,7 @@ async fn who_hands_the_lead_over_is_not_asked_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_cancels_everything() {
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
+    let routes = led_by(silent());
     let router = asking(&routes, PATH, post(never));
     let gone = send(&router, request("POST", PATH, ""));
     assert!(tokio::time::timeout(Duration::from_secs(1), gone).await.is_err());
@@ -267,13 +248,9 @@ async fn a_client_that_goes_away_cancels_everything() {
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
     for lead in [Lead::Here, Lead::There(RaftId(2))] {
-        let owner = node(&FakeRoutes::new(Lead::Here), LONG_POLL, post(echo));
+        let owner = owner(LONG_POLL, post(echo));
         let routes = FakeRoutes::with(Lead::Unknown, peers([(2, owner)]));
-        let moving = routes.clone();
-        tokio::spawn(async move {
-            sleep(Duration::from_secs(8)).await;
-            moving.lead_at(lead);
-        });
+        routes.move_lead(Duration::from_secs(8), lead);
         let router = asking(&routes, LONG_POLL, post(echo));
         let sent = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":10}"#);
         let (status, _, seen) = send(&router, sent).await;
@@ -285,7 +262,7 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_wait_leave_room_for_the_others() {
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
+    let routes = led_by(silent());
     let router = asking(&routes, LONG_POLL, post(never));
     let waiting = || request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let mut waiters = tokio::task::JoinSet::new();
@@ -309,7 +286,7 @@ async fn requests_that_wait_leave_room_for_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_sent_away_when_the_node_stops() {
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
+    let routes = led_by(silent());
     let (router, app) = asking_app(&routes, LONG_POLL, post(never));
     let waiter = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":300}"#);
     let waiter = tokio::spawn(async move { send(&router, waiter).await });
@@ -326,8 +303,7 @@ async fn who_waits_is_sent_away_when_the_node_stops() {
 async fn an_answer_may_have_any_length() {
     for bytes in [0, 1, 1 << 20, (1 << 20) + 1, 70 << 20] {
         let large = || get(async move || "x".repeat(bytes));
-        let owner = node(&FakeRoutes::new(Lead::Here), PATH, large());
-        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+        let routes = led_by(owner(PATH, large()));
         let router = asking(&routes, PATH, get(never));
         let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -351,7 +327,7 @@ async fn a_long_answer_that_breaks_off_or_stands_still_does_not_look_whole() {
                 }
             });
         });
-        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, partial)]));
+        let routes = led_by(partial);
         let router = asking(&routes, PATH, get(never));
         let answer = router.oneshot(request("GET", PATH, "")).await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -366,8 +342,7 @@ async fn a_long_answer_that_breaks_off_or_stands_still_does_not_look_whole() {
 #[tokio::test(start_paused = true)]
 async fn an_owner_that_is_busy_with_a_tenant_reads_what_is_sent_to_it() {
     let busy = async || std::future::pending::<StatusCode>().await;
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(busy));
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+    let routes = led_by(owner(PATH, post(busy)));
     let router = asking(&routes, PATH, post(never));
     let mut large = request("POST", PATH, "");
     // More than the stream holds.
@@ -380,8 +355,8 @@ async fn an_owner_that_is_busy_with_a_tenant_reads_what_is_sent_to_it() {
 
 #[tokio::test(start_paused = true)]
 async fn an_owner_without_room_for_a_body_has_done_nothing() {
-    let owner = full_node(&FakeRoutes::new(Lead::Here), PATH, post(never));
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, owner)]));
+    let owner = full_owner(PATH, post(never));
+    let routes = led_by(owner);
     let router = asking(&routes, PATH, post(never));
     let (status, _, body) = send(&router, request("POST", PATH, "{}")).await;
     let said = (status.as_u16(), &body["code"], &body["applied"]);
@@ -391,7 +366,7 @@ async fn an_owner_without_room_for_a_body_has_done_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn tenants_that_do_not_exist_leave_places_to_the_others() {
-    let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, silent())]));
+    let routes = led_by(silent());
     let router = asking(&routes, PATH, post(never));
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..HANDED_OVER {
@@ -417,7 +392,7 @@ async fn no_client_says_what_only_nodes_say() {
             let call = ctx.call();
             json!([internal.count(), call.cause.who, call.rpc_id.map(|id| id.sequence)]).to_string()
         };
-        let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(seen));
+        let owner = owner(PATH, post(seen));
         let routes = FakeRoutes::with(lead, peers([(2, owner)]));
         let mut sent = request("POST", PATH, "");
         for (name, value) in [
@@ -478,7 +453,7 @@ async fn what_cannot_be_read_leaves_it_open_what_was_done() {
         let strange: Peer = Box::new(move |mut stream| {
             tokio::spawn(async move { stream.write_all(answer).await });
         });
-        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, strange)]));
+        let routes = led_by(strange);
         let router = asking(&routes, PATH, post(never));
         let (_, _, body) = send(&router, request("POST", PATH, "")).await;
         assert_eq!((&body["code"], body.get("applied")), (&json!("no_quorum"), None));
@@ -488,7 +463,7 @@ async fn what_cannot_be_read_leaves_it_open_what_was_done() {
 /// A request that no node has written, or one of another version, is not done.
 #[tokio::test(start_paused = true)]
 async fn what_says_nothing_of_its_attempt_is_not_done() {
-    let owner = node(&FakeRoutes::new(Lead::Here), PATH, post(never));
+    let owner = owner(PATH, post(never));
     for headers in ["", "x-shiioo-who: admin\r\nx-request-id: r\r\nx-shiioo-attempt: 2 0 0 0\r\n"] {
         let (mut stream, theirs) = tokio::io::duplex(1 << 16);
         owner(theirs);

@@ -164,7 +164,8 @@ where
 {
     let service = service_fn(|request: http::Request<Incoming>| {
         let answer = handler(request.map(Body::new));
-        async move { answer.await.ok_or(NoAnswer) }
+        // An error ends the stream without an answer.
+        async move { answer.await.ok_or("the deadline has passed") }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -182,18 +183,6 @@ where
         tracing::debug!(error, "a request that was handed over has no answer");
     }
 }
-
-/// Ends a stream without an answer: its deadline has passed.
-#[derive(Debug)]
-struct NoAnswer;
-
-impl std::fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the deadline has passed")
-    }
-}
-
-impl std::error::Error for NoAnswer {}
 
 /// Tells whether an error of hyper comes from the stream, which was declined.
 fn was_declined(error: &(dyn Error + 'static)) -> bool {

@@ -105,21 +105,24 @@ impl<T: TryFrom<String, Error = String>> TryFrom<String> for Parsed<T> {
     }
 }
 
-/// A whole number from 0 to 2^53.
+/// A whole number from 0 to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u64")]
-pub(crate) struct Whole(pub(crate) u64);
+pub(crate) struct UpTo<const MAX: u64>(pub(crate) u64);
 
-impl TryFrom<u64> for Whole {
+impl<const MAX: u64> TryFrom<u64> for UpTo<MAX> {
     type Error = String;
 
     fn try_from(number: u64) -> Result<Self, String> {
-        if number > NUMBER_MAX {
-            return Err(format!("must be a whole number from 0 to {NUMBER_MAX}, is {number}"));
+        if number > MAX {
+            return Err(format!("must be a whole number from 0 to {MAX}, is {number}"));
         }
         Ok(Self(number))
     }
 }
+
+/// A whole number that every client's number can be, to 2^53.
+pub(crate) type Whole = UpTo<NUMBER_MAX>;
 
 /// Reads seconds within a range. No range contains NaN.
 pub(crate) fn seconds(secs: f64, range: &RangeInclusive<f64>) -> Result<Duration, String> {
@@ -171,20 +174,7 @@ impl TryFrom<u64> for Count {
 }
 
 /// A quota of bytes: existing clients read it into a signed or unsigned number of 64 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u64")]
-pub(crate) struct Bytes(pub(crate) u64);
-
-impl TryFrom<u64> for Bytes {
-    type Error = String;
-
-    fn try_from(number: u64) -> Result<Self, String> {
-        if number > BYTES_MAX {
-            return Err(format!("must be a whole number from 0 to {BYTES_MAX}, is {number}"));
-        }
-        Ok(Self(number))
-    }
-}
+pub(crate) type Bytes = UpTo<BYTES_MAX>;
 
 /// JSON of the owner's that is stored with a resource, bounded in size.
 #[derive(Debug, Clone, Deserialize)]

@@ -72,7 +72,7 @@ impl<S: Sync, T: Checked> FromRequest<S> for CheckedPayload<T> {
 
 /// Lets a long body be read in the turn of the tenant that has admitted the request. The admission puts
 /// it into the request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct LongRead {
     pub(crate) tenant: Arc<TenantHandle>,
     /// By when the turn has to come.
@@ -200,7 +200,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::input::fields::{Name, Whole, nullable, object};
+    use crate::input::fields::{Name, UpTo, Whole, nullable, object};
 
     #[derive(Debug, Default, Deserialize)]
     struct Inner {
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(limit("{\"name\":\"a\",\"x\":[]}"), None);
         assert_eq!(limit("{\"name\":\"a\",\"inner\":null}"), None);
         assert_eq!(limit("{\"name\":\"a\",\"inner\":{\"limit\":null}}"), Some(None));
-        assert_eq!(limit(" {\"name\":\"a\",\"inner\":{\"limit\":3}}\n"), Some(Some(Whole(3))));
+        assert_eq!(limit(" {\"name\":\"a\",\"inner\":{\"limit\":3}}\n"), Some(Some(UpTo(3))));
     }
 
     #[test]

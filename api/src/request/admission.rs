@@ -17,23 +17,15 @@ use crate::input::payload::LongRead;
 use crate::output::problem::Problem;
 use crate::request::ctx::Ctx;
 use crate::request::tenant::Tenant;
-use crate::server::app::App;
-use crate::server::declaration::Declaration;
+use crate::server::app::RouteLayer;
 
 const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RATELIMIT_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
-/// What the admission of one route works with.
-#[derive(Debug, Clone)]
-pub(crate) struct AdmissionLayer {
-    pub(crate) app: App,
-    pub(crate) declared: Arc<Declaration>,
-}
-
 /// Has the tenant admit a request: the middleware around every metered route.
 pub(crate) async fn admit(
-    State(AdmissionLayer { app, declared }): State<AdmissionLayer>,
+    State(RouteLayer { app, declared }): State<RouteLayer>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -10,24 +10,18 @@
 //! - Another large answer, those about the cluster included, takes its room once its size is known, and is let go if there is none.
 //! - The room is given back with the body: when the last of it has been handed on.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use shiioo_actors::domain::page::PAGE_BYTES_MAX;
 use shiioo_actors::handles::Owner;
 use shiioo_actors::ports::error::CallError;
 use tokio::time::Duration;
 
 use crate::output::problem::Problem;
-use crate::server::app::App;
-use crate::server::declaration::Declaration;
+use crate::server::app::RouteLayer;
 use crate::server::pool::Share;
 
 /// What a page reserves while it is made, bytes. Rows, views and JSON are some three times as much for a
@@ -39,16 +33,9 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// do not read could hold all places by asking for pages.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// What the bound of one route's answers works with.
-#[derive(Debug, Clone)]
-pub(crate) struct AnswersLayer {
-    pub(crate) app: App,
-    pub(crate) declared: Arc<Declaration>,
-}
-
 /// Makes an answer if there is room for it: the middleware around every read of an owner's.
 pub(crate) async fn bounded(
-    State(AnswersLayer { app, declared }): State<AnswersLayer>,
+    State(RouteLayer { app, declared }): State<RouteLayer>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -86,38 +73,18 @@ async fn with_room(
     if !is_page && !share.take_within(bytes, ROOM_WAIT_MAX).await {
         return no_room();
     }
-    response.map(|body| Body::new(Counted { body, _share: share }))
+    // What maps its errors is dropped with the body, and the share with it.
+    response.map(|body| {
+        Body::new(body.map_err(move |error| {
+            let _held = &share;
+            error
+        }))
+    })
 }
 
 /// A read that is let go has changed nothing.
 fn no_room() -> Response {
     Problem::from(CallError::NodeBusy).into_response()
-}
-
-/// A body that holds its room.
-struct Counted {
-    body: Body,
-    _share: Share,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// One request, as handlers see it.
-#[derive(Debug)]
 pub(crate) struct Ctx {
     app: App,
     cause: Cause,

@@ -10,7 +10,7 @@ use shiioo_actors::handles::{LockSpace, TenantHandle};
 use crate::output::problem::Problem;
 
 /// The tenant that has admitted a request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     pub(crate) handle: Arc<TenantHandle>,
@@ -26,7 +26,6 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 }
 
 /// The key space of a lock: the tenant's where there is one, else the cluster's.
-#[derive(Debug)]
 pub(crate) struct KeySpace(Option<Tenant>);
 
 impl KeySpace {

@@ -1,7 +1,7 @@
 //! Builds one route: a handler, its entry in the OpenAPI document, and its declaration.
 //!
 //! Invariant: a [`Route`] cannot be made without an owner and a credential. [`Route::get`] and its
-//! like give a [`Draft`], `owner` an [`Owned`] draft, and only `needs` gives the route.
+//! like give a [`Draft`], and only `served` gives the route.
 
 use std::sync::Arc;
 
@@ -25,13 +25,6 @@ pub(crate) struct Draft {
     /// Absent for routes that are in no document.
     operation: Option<OperationSource>,
     variant: Option<&'static str>,
-}
-
-/// A route that says who serves it.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    draft: Draft,
-    owner: RouteOwner,
 }
 
 /// A route, whole.
@@ -178,16 +171,9 @@ impl Draft {
         self
     }
 
-    /// Declares who serves the route.
-    pub(crate) fn owner(self, owner: RouteOwner) -> Owned {
-        Owned { draft: self, owner }
-    }
-}
-
-impl Owned {
-    /// Declares the credential that the route asks for.
-    pub(crate) fn needs(self, credential: Credential) -> Route {
-        let Self { draft: Draft { method, path, handler, operation, variant }, owner } = self;
+    /// Declares who serves the route, and the credential that it asks for.
+    pub(crate) fn served(self, owner: RouteOwner, credential: Credential) -> Route {
+        let Self { method, path, handler, operation, variant } = self;
         let declared = Declaration {
             method,
             path,

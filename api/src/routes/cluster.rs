@@ -26,35 +26,23 @@ pub(crate) fn routes() -> Vec<Route> {
     let (system, node) = (RouteOwner::SystemGroup, RouteOwner::ThisNode);
     vec![
         Route::post("/api/cluster/nodes", register, __path_register)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::get("/api/cluster/nodes", list, __path_list)
-            .owner(system)
-            .needs(Credential::Admin)
+            .served(system, Credential::Admin)
             .page(),
         Route::get("/api/cluster/nodes/{node_id}", get, __path_get)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::delete("/api/cluster/nodes/{node_id}", remove, __path_remove)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::post("/api/cluster/nodes/{node_id}/heartbeat", heartbeat, __path_heartbeat)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         // A second attempt would have the next leader step down as well.
         Route::post("/api/cluster/leader/step-down", step_down, __path_step_down)
-            .owner(RouteOwner::SystemGroupOnce)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroupOnce, Credential::Admin),
         // Every node tells these from its own view, so that they work without a quorum.
-        Route::get("/api/cluster/leader", leader, __path_leader)
-            .owner(node)
-            .needs(Credential::Admin),
-        Route::get("/api/cluster/health", health, __path_health)
-            .owner(node)
-            .needs(Credential::Admin),
-        Route::get("/api/cluster/groups", groups, __path_groups)
-            .owner(node)
-            .needs(Credential::Admin),
+        Route::get("/api/cluster/leader", leader, __path_leader).served(node, Credential::Admin),
+        Route::get("/api/cluster/health", health, __path_health).served(node, Credential::Admin),
+        Route::get("/api/cluster/groups", groups, __path_groups).served(node, Credential::Admin),
     ]
 }
 

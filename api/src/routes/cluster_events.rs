@@ -38,7 +38,7 @@ const NOTHING: &[u8] = b":\n\n";
 /// Lists the route.
 pub(crate) fn routes() -> Vec<Route> {
     let events = Route::get("/api/cluster/events", events, __path_events);
-    vec![events.owner(RouteOwner::ThisNode).needs(Credential::Admin)]
+    vec![events.served(RouteOwner::ThisNode, Credential::Admin)]
 }
 
 /// A change, by the name of its event.

@@ -18,7 +18,7 @@ use crate::server::declaration::{Credential, RouteOwner};
 /// Lists the test hooks.
 pub(crate) fn routes() -> Vec<Route> {
     let act = Route::undocumented_post("/test/tenants/{tenant_id}/{act}", act);
-    vec![act.owner(RouteOwner::ThisNode).needs(Credential::Admin)]
+    vec![act.served(RouteOwner::ThisNode, Credential::Admin)]
 }
 
 impl PathParam for TestHook {

@@ -26,19 +26,16 @@ pub(crate) fn routes() -> Vec<Route> {
     let tenant = RouteOwner::TenantGroup;
     vec![
         Route::post("/api/tenants/{tenant_id}/jobs", create, __path_create)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .short("/api/jobs"),
         Route::get("/api/tenants/{tenant_id}/jobs", list, __path_list)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .page()
             .short("/api/jobs"),
         Route::get("/api/tenants/{tenant_id}/jobs/{job_id}", get, __path_get)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .short("/api/jobs/{job_id}"),
     ]

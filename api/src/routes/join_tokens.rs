@@ -32,15 +32,12 @@ pub(crate) fn routes() -> Vec<Route> {
     let system = RouteOwner::SystemGroup;
     vec![
         Route::post("/api/cluster/join-tokens", create, __path_create)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::get("/api/cluster/join-tokens", list, __path_list)
-            .owner(system)
-            .needs(Credential::Admin)
+            .served(system, Credential::Admin)
             .page(),
         Route::delete("/api/cluster/join-tokens/{token_id}", remove, __path_remove)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
     ]
 }
 

@@ -3,7 +3,7 @@
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::json::Json;
-use shiioo_actors::domain::lock::{Holder, LOCK_KEY_BYTES_MAX, LockKey, LockView};
+use shiioo_actors::domain::lock::{FencingToken, Holder, LOCK_KEY_BYTES_MAX, LockKey, LockView};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::domain::views::{Acquired, LockDetail};
 use shiioo_actors::handles::AcquireLock;
@@ -28,26 +28,21 @@ const TTL_DEFAULT: Duration = Duration::from_secs(60);
 pub(crate) fn routes() -> Vec<Route> {
     let of_tenant = |draft: Draft| {
         let draft = draft.variant("of_tenant");
-        draft.owner(RouteOwner::TenantGroup).needs(Credential::Tenant).metered()
+        draft.served(RouteOwner::TenantGroup, Credential::Tenant).metered()
     };
     vec![
         Route::get("/api/locks", list, __path_list)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin)
+            .served(RouteOwner::SystemGroup, Credential::Admin)
             .page(),
         Route::get("/api/locks/{key}", get, __path_get)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         Route::post("/api/locks/{key}/acquire", acquire, __path_acquire)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin)
+            .served(RouteOwner::SystemGroup, Credential::Admin)
             .long_poll(wait_of),
         Route::post("/api/locks/{key}/renew", renew, __path_renew)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         Route::post("/api/locks/{key}/release", release, __path_release)
-            .owner(RouteOwner::SystemGroup)
-            .needs(Credential::Admin),
+            .served(RouteOwner::SystemGroup, Credential::Admin),
         of_tenant(Route::get("/api/tenants/{tenant_id}/locks", list, __path_list)).page(),
         of_tenant(Route::get("/api/tenants/{tenant_id}/locks/{key}", get, __path_get)),
         of_tenant(Route::post(
@@ -150,7 +145,7 @@ impl From<LockView> for LockBody {
             acquired: None,
             key: view.key.into(),
             holder: view.holder.into(),
-            token: view.token,
+            token: view.token.0,
             acquired_at: Shown(view.acquired_at),
             expires_at: Shown(view.expires_at),
             metadata: Raw(view.metadata),
@@ -261,7 +256,7 @@ pub(crate) async fn renew(
     body: Payload<RenewBody>,
 ) -> Reply {
     let RenewBody { holder, token, ttl_secs } = body.value;
-    let (token, ttl) = (token.map(|token| token.0), ttl_secs.map(|ttl| ttl.0));
+    let (token, ttl) = (token.map(|token| FencingToken(token.0)), ttl_secs.map(|ttl| ttl.0));
     let locks = &ctx.handles()?.locks;
     let lock = locks.renew(&ctx.call(), space.as_lock_space(), key, holder.0, token, ttl).await?;
     Answer::ok(&LockBody::from(lock))?.done()
@@ -278,7 +273,7 @@ pub(crate) async fn release(
     body: Payload<ReleaseBody>,
 ) -> Reply {
     let ReleaseBody { holder, token } = body.value;
-    let token = token.map(|token| token.0);
+    let token = token.map(|token| FencingToken(token.0));
     let locks = &ctx.handles()?.locks;
     let released = locks.release(&ctx.call(), space.as_lock_space(), key, holder.0, token).await?;
     Answer::ok(&ReleasedBody { released })?.done()

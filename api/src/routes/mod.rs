@@ -14,4 +14,5 @@ mod operations;
 pub(crate) mod router;
 mod runs;
 mod tenants;
+mod usage;
 mod workflows;

@@ -30,15 +30,14 @@ const PAGE_HEADERS: [(HeaderName, &str); 2] = [
 pub(crate) fn routes() -> Vec<Route> {
     let node = RouteOwner::ThisNode;
     vec![
-        Route::get("/healthz", healthz, __path_healthz).owner(node).needs(Credential::Open).probe(),
-        Route::get("/readyz", readyz, __path_readyz).owner(node).needs(Credential::Open).probe(),
-        Route::get("/", start_page, __path_start_page).owner(node).needs(Credential::Open),
-        Route::get("/metrics", metrics, __path_metrics).owner(node).needs(Credential::Admin),
-        Route::get("/docs", docs, __path_docs).owner(node).needs(Credential::Admin),
-        Route::get("/api/health", health, __path_health).owner(node).needs(Credential::Admin),
+        Route::get("/healthz", healthz, __path_healthz).served(node, Credential::Open).probe(),
+        Route::get("/readyz", readyz, __path_readyz).served(node, Credential::Open).probe(),
+        Route::get("/", start_page, __path_start_page).served(node, Credential::Open),
+        Route::get("/metrics", metrics, __path_metrics).served(node, Credential::Admin),
+        Route::get("/docs", docs, __path_docs).served(node, Credential::Admin),
+        Route::get("/api/health", health, __path_health).served(node, Credential::Admin),
         Route::get("/api/openapi.json", openapi_json, __path_openapi_json)
-            .owner(node)
-            .needs(Credential::Admin),
+            .served(node, Credential::Admin),
     ]
 }
 

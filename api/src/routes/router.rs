@@ -11,13 +11,13 @@ use http::Method;
 use crate::docs::openapi::DocumentedRoute;
 use crate::forward::{ForwardLayer, inbound, outbound};
 use crate::output::problem::{Code, Problem};
-use crate::request::admission::{self, AdmissionLayer};
-use crate::request::answers::{self, AnswersLayer};
+use crate::request::{admission, answers};
 use crate::routes::builder::PlacedRoute;
 use crate::routes::{
-    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, workflows,
+    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, usage,
+    workflows,
 };
-use crate::server::app::App;
+use crate::server::app::{App, RouteLayer};
 use crate::server::declaration::{RouteOwner, RouteTable};
 use crate::server::middleware;
 
@@ -31,6 +31,7 @@ impl RouteList {
         let routes = [
             operations::routes(),
             tenants::routes(),
+            usage::routes(),
             cluster::routes(),
             cluster_events::routes(),
             join_tokens::routes(),
@@ -93,15 +94,14 @@ fn collect<'a>(routed: impl Iterator<Item = (&'a PlacedRoute, MethodRouter<App>)
 /// admission by its tenant if the route is metered.
 fn admitted(app: &App, route: &PlacedRoute) -> MethodRouter<App> {
     let mut handler = route.handler.clone();
+    let layer = RouteLayer { app: app.clone(), declared: Arc::clone(&route.declared) };
     if route.declared.method == Method::GET {
-        let layer = AnswersLayer { app: app.clone(), declared: Arc::clone(&route.declared) };
-        handler = handler.route_layer(from_fn_with_state(layer, answers::bounded));
+        handler = handler.route_layer(from_fn_with_state(layer.clone(), answers::bounded));
     }
-    if !route.declared.is_metered {
-        return handler;
+    if route.declared.is_metered {
+        handler = handler.route_layer(from_fn_with_state(layer, admission::admit));
     }
-    let layer = AdmissionLayer { app: app.clone(), declared: Arc::clone(&route.declared) };
-    handler.route_layer(from_fn_with_state(layer, admission::admit))
+    handler
 }
 
 /// Makes the state of the forwarding layer around a route that has an owner.

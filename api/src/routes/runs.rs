@@ -32,32 +32,27 @@ pub(crate) fn routes() -> Vec<Route> {
     let tenant = RouteOwner::TenantGroup;
     vec![
         Route::post("/api/tenants/{tenant_id}/runs", start, __path_start)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .short("/api/runs")
             .long_poll(wait_of),
         Route::get("/api/tenants/{tenant_id}/runs", list, __path_list)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .page()
             .short("/api/runs"),
         Route::get("/api/tenants/{tenant_id}/runs/{run_id}", get, __path_get)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .short("/api/runs/{run_id}")
             .long_poll(wait_of),
         Route::get("/api/tenants/{tenant_id}/runs/{run_id}/events", events, __path_events)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .page()
             .short("/api/runs/{run_id}/events"),
         Route::post("/api/tenants/{tenant_id}/runs/{run_id}/cancel", cancel, __path_cancel)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .short("/api/runs/{run_id}/cancel"),
     ]

@@ -6,8 +6,8 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::tenant::{Quota, Quotas, Settings, TenantChange, TenantStatus};
 use shiioo_actors::domain::time::Timestamp;
-use shiioo_actors::domain::views::{TenantView, Usage};
-use shiioo_actors::handles::{NewTenant, StorageStats};
+use shiioo_actors::domain::views::TenantView;
+use shiioo_actors::handles::NewTenant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::input::extract::{IfMatch, InPath, PageQuery, Paging, Query};
@@ -23,33 +23,21 @@ use crate::server::declaration::{Credential, RouteOwner};
 /// Days that ended runs are kept where the client names none.
 const RETENTION_DAYS_DEFAULT: u32 = 90;
 
-/// Lists the routes of the registry of tenants, and of what a tenant's group tells of the tenant.
+/// Lists the routes of the registry of tenants.
 pub(crate) fn routes() -> Vec<Route> {
-    let (system, tenant) = (RouteOwner::SystemGroup, RouteOwner::TenantGroup);
+    let system = RouteOwner::SystemGroup;
     vec![
-        Route::post("/api/tenants", create, __path_create).owner(system).needs(Credential::Admin),
-        Route::get("/api/tenants", list, __path_list).owner(system).needs(Credential::Admin).page(),
-        Route::get("/api/tenants/{tenant_id}", get, __path_get)
-            .owner(system)
-            .needs(Credential::Tenant),
+        Route::post("/api/tenants", create, __path_create).served(system, Credential::Admin),
+        Route::get("/api/tenants", list, __path_list).served(system, Credential::Admin).page(),
+        Route::get("/api/tenants/{tenant_id}", get, __path_get).served(system, Credential::Tenant),
         Route::put("/api/tenants/{tenant_id}", update, __path_update)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::delete("/api/tenants/{tenant_id}", delete, __path_delete)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::post("/api/tenants/{tenant_id}/suspend", suspend, __path_suspend)
-            .owner(system)
-            .needs(Credential::Admin),
+            .served(system, Credential::Admin),
         Route::post("/api/tenants/{tenant_id}/activate", activate, __path_activate)
-            .owner(system)
-            .needs(Credential::Admin),
-        Route::get("/api/tenants/{tenant_id}/storage-stats", storage_stats, __path_storage_stats)
-            .owner(tenant)
-            .needs(Credential::Tenant),
-        Route::get("/api/tenants/{tenant_id}/usage", usage, __path_usage)
-            .owner(tenant)
-            .needs(Credential::Tenant),
+            .served(system, Credential::Admin),
     ]
 }
 
@@ -328,65 +316,6 @@ pub(crate) struct TenantsQuery {
     status: Option<TenantStatus>,
 }
 
-/// Sizes of the tenant's real files on the node that owns it.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = StorageStats)]
-pub(crate) struct StorageStatsBody {
-    total_bytes: u64,
-    file_count: u64,
-    blobs_bytes: u64,
-    events_bytes: u64,
-    index_bytes: u64,
-    /// Inputs and outputs of its runs, named workflows and jobs: part of what the storage quota
-    /// counts, and stored in the index.
-    payload_bytes: u64,
-}
-
-impl From<StorageStats> for StorageStatsBody {
-    fn from(StorageStats { files: stats, payload_bytes }: StorageStats) -> Self {
-        let bytes = [stats.blobs_bytes, stats.events_bytes, stats.index_bytes];
-        Self {
-            total_bytes: bytes.into_iter().fold(0, u64::saturating_add),
-            file_count: stats.file_count,
-            blobs_bytes: stats.blobs_bytes,
-            events_bytes: stats.events_bytes,
-            index_bytes: stats.index_bytes,
-            payload_bytes,
-        }
-    }
-}
-
-/// How much of a quota is used.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = QuotaUsage)]
-pub(crate) struct QuotaUsageBody {
-    quota: &'static str,
-    /// `null` is unlimited.
-    limit: Option<u64>,
-    used: u64,
-    /// When it begins anew; `null` for quotas that do not.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    resets_at: Option<Shown<Timestamp>>,
-}
-
-impl From<Usage> for QuotaUsageBody {
-    fn from(usage: Usage) -> Self {
-        Self {
-            quota: usage.quota.name(),
-            limit: usage.limit,
-            used: usage.used,
-            resets_at: usage.resets_at.map(Shown),
-        }
-    }
-}
-
-/// One entry a quota.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Usage)]
-pub(crate) struct UsageBody {
-    usage: Vec<QuotaUsageBody>,
-}
-
 fn whole(view: TenantView) -> Reply {
     let version = view.version;
     Answer::ok(&TenantBody::from(view))?.etag(version)?.done()
@@ -489,22 +418,4 @@ pub(crate) async fn suspend(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
     tag = "Tenants", responses((status = 200, description = "The tenant", body = TenantBody)))]
 pub(crate) async fn activate(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
     set_status(&ctx, id, TenantStatus::Active).await
-}
-
-/// Sizes of the tenant's real files on the node that owns it.
-#[utoipa::path(get, path = "/api/tenants/{tenant_id}/storage-stats",
-    operation_id = "get_tenant_storage_stats", tag = "Tenants",
-    responses((status = 200, description = "Sizes", body = StorageStatsBody)))]
-pub(crate) async fn storage_stats(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
-    let stats = ctx.handles()?.tenants.storage_stats(&ctx.call(), id).await?;
-    Answer::ok(&StorageStatsBody::from(stats))?.done()
-}
-
-/// How much of each quota is used.
-#[utoipa::path(get, path = "/api/tenants/{tenant_id}/usage", operation_id = "get_tenant_usage",
-    tag = "Tenants", responses((status = 200, description = "Usage", body = UsageBody)))]
-pub(crate) async fn usage(ctx: Ctx, InPath(id): InPath<TenantId>) -> Reply {
-    let usage = ctx.handles()?.tenants.usage(&ctx.call(), id).await?;
-    let usage = usage.into_iter().map(QuotaUsageBody::from).collect();
-    Answer::ok(&UsageBody { usage })?.done()
 }

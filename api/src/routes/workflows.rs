@@ -28,21 +28,17 @@ pub(crate) fn routes() -> Vec<Route> {
     let tenant = RouteOwner::TenantGroup;
     vec![
         Route::get("/api/tenants/{tenant_id}/workflows", list, __path_list)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered()
             .page(),
         Route::get("/api/tenants/{tenant_id}/workflows/{name}", get, __path_get)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered(),
         Route::put("/api/tenants/{tenant_id}/workflows/{name}", put, __path_put)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered(),
         Route::delete("/api/tenants/{tenant_id}/workflows/{name}", delete, __path_delete)
-            .owner(tenant)
-            .needs(Credential::Tenant)
+            .served(tenant, Credential::Tenant)
             .metered(),
     ]
 }

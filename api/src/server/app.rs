@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::docs::Documents;
 use crate::server::auth::{Guard, Who};
-use crate::server::declaration::RouteTable;
+use crate::server::declaration::{Declaration, RouteTable};
 use crate::server::metrics::Metrics;
 use crate::server::pacing::Pacing;
 use crate::server::pool::{Pool, Share, Whose};
@@ -23,11 +23,17 @@ use crate::server::same_origin::OwnNames;
 const LONG_POLL_PLACE_MAX: Duration = Duration::from_millis(100);
 
 /// Shared by all requests; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
 
+/// What a layer around one route works with.
+#[derive(Clone)]
+pub(crate) struct RouteLayer {
+    pub(crate) app: App,
+    pub(crate) declared: Arc<Declaration>,
+}
+
 /// What [`App`] points to.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// The handles of the node, once its actors run.
     pub(crate) handles: OnceLock<Handles>,

@@ -6,8 +6,6 @@
 //! compared byte by byte: both sides are hashed first, and the hashes are compared in a time that
 //! says nothing about where they differ.
 
-use std::fmt;
-
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 use shiioo_actors::domain::secret::SecretHash;
@@ -41,12 +39,6 @@ impl Who {
 pub(crate) struct Guard {
     /// Hash of the admin token; `None`: no credential is asked for.
     admin: watch::Receiver<Option<SecretHash>>,
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("admin", &self.admin.borrow().is_some()).finish()
-    }
 }
 
 impl Guard {
@@ -113,7 +105,6 @@ mod tests {
         let open = Credential::Open;
         assert_eq!(guard.admit(open, &HeaderMap::new()).unwrap(), Who::Anonymous);
         assert_eq!(guard.admit(open, &with("Bearer s3cret")).unwrap(), Who::Admin);
-        assert!(!format!("{guard:?}").contains("s3cret"));
     }
 
     #[test]

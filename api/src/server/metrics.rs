@@ -46,12 +46,6 @@ pub(crate) struct Metrics {
     connections: Gauge,
 }
 
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
 /// Raises a gauge by 1 as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Held(Gauge);

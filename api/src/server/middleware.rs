@@ -7,7 +7,6 @@
 //! client asked ([`ingress`]); [`inbound`] is the layer around requests of other nodes.
 
 use std::any::Any;
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
@@ -69,7 +68,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     let (mut parts, body) = request.into_parts();
     let whose = whose(&app, &parts);
     let turn = match &let_in {
-        Ok(_) => take_turn(&app, &parts, whose).await,
+        Ok(_) => take_turn(&app, &parts, whose, body_bytes).await,
         Err(_) => Ok(()),
     };
     let is_last = turn == Err(TurnedAway::NoPlace);
@@ -181,13 +180,18 @@ impl From<TurnedAway> for Problem {
 }
 
 /// Takes a place for the connection that a request came by, and waits as long as its tenant's pace asks.
-async fn take_turn(app: &App, parts: &Parts, whose: Option<Whose>) -> Result<(), TurnedAway> {
+async fn take_turn(
+    app: &App,
+    parts: &Parts,
+    whose: Option<Whose>,
+    body_bytes: u64,
+) -> Result<(), TurnedAway> {
     let Some(whose) = whose else { return Ok(()) };
     let seat = Seat::of(&parts.extensions).cloned();
     if let Some(seat) = &seat {
         seat.claim(whose).map_err(|NoPlace| TurnedAway::NoPlace)?;
     }
-    let (pause, goes_on) = match app.pacing.pace(whose) {
+    let (pause, goes_on) = match app.pacing.pace(whose, body_bytes) {
         Pace::Wait(Duration::ZERO) => match &seat {
             Some(seat) => (seat.crowd_pause().await, true),
             None => return Ok(()),
@@ -284,22 +288,15 @@ async fn catching(handler: impl Future<Output = Response>) -> Response {
     match caught.await {
         Ok(response) => response,
         Err(panic) => {
-            error!(panic = %PanicText(&*panic), "a request handler panicked");
+            error!(panic = %panic_text(&*panic), "a request handler panicked");
             Problem::internal().into_response()
         }
     }
 }
 
-struct PanicText<'a>(&'a (dyn Any + Send));
-
-impl fmt::Display for PanicText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.downcast_ref::<&str>().copied();
-        f.write_str(
-            text.or_else(|| self.0.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("(no text)"),
-        )
-    }
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
 /// Writes out the problem that an answer carries, and keeps the headers that layers have added.

@@ -11,7 +11,9 @@
 //! Each refusal puts its tenant into debt, as much time as the refusal is worth: [`REFUSAL_DEBT`], and
 //! more for a long body. Time pays it back. While a tenant's debt on this node is above [`DEBT_FREE`],
 //! its requests wait before their bodies are read, and after [`WAIT_MAX`] they are told that the node is
-//! busy. So a tenant gets some hundred refusals a second from a node, or some megabytes of them, and its
+//! busy. Those that wait go on one after another, as far apart as their refusals would be worth: if all
+//! went on when the debt is paid, thirty long bodies would be read at once, and everybody would wait for
+//! them. So a tenant gets some hundred refusals a second from a node, or some megabytes of them, and its
 //! requests that would be accepted wait behind those that it wastes.
 //!
 //! # Invariants
@@ -40,10 +42,18 @@ const DEBT_MAX: Duration = Duration::from_secs(3);
 /// Longest wait of a request for its tenant's debt.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// The debts of tenants, each as when it will be paid back.
+/// The debts of tenants.
 #[derive(Debug, Default)]
 pub(crate) struct Pacing {
-    paid_at: Mutex<HashMap<Whose, Instant>>,
+    debtors: Mutex<HashMap<Whose, Debtor>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Debtor {
+    /// When the debt will be paid back.
+    paid_at: Instant,
+    /// When another request that waits may go on.
+    next_turn: Instant,
 }
 
 /// What a request does before its body is read.
@@ -56,13 +66,22 @@ pub(crate) enum Pace {
 }
 
 impl Pacing {
-    /// Tells how long a request waits for its tenant's debt.
-    pub(crate) fn pace(&self, whose: Whose) -> Pace {
-        let debt = self.debt(whose, Instant::now());
-        match debt.saturating_sub(DEBT_FREE) {
-            above if above <= WAIT_MAX => Pace::Wait(above),
-            _ => Pace::Refuse(WAIT_MAX),
+    /// Tells how long a request with a body of so many bytes waits for its tenant's debt.
+    pub(crate) fn pace(&self, whose: Whose, body_bytes: u64) -> Pace {
+        let now = Instant::now();
+        let mut debtors = self.debtors();
+        let Some(debtor) = debtors.get_mut(&whose) else { return Pace::Wait(Duration::ZERO) };
+        let above = debtor.paid_at.saturating_duration_since(now).saturating_sub(DEBT_FREE);
+        // Also when the debt is paid: nobody goes before those that wait already.
+        let wait = above.max(debtor.next_turn.saturating_duration_since(now));
+        if wait.is_zero() {
+            return Pace::Wait(Duration::ZERO);
         }
+        if wait > WAIT_MAX {
+            return Pace::Refuse(WAIT_MAX);
+        }
+        debtor.next_turn = now + wait + worth(body_bytes);
+        Pace::Wait(wait)
     }
 
     /// Notes the answer to a request whose body has, or would have had, so many bytes.
@@ -70,25 +89,24 @@ impl Pacing {
         if whose == Whose::Cluster || !is_refusal(status) {
             return;
         }
-        let kib = (body_bytes / 1024).min(KIB_MAX);
-        let more = REFUSAL_DEBT + Duration::from_micros(KIB_DEBT_US * kib);
         let now = Instant::now();
-        let mut paid_at = self.paid_at();
-        if !paid_at.contains_key(&whose) {
+        let mut debtors = self.debtors();
+        if !debtors.contains_key(&whose) {
             // Bounded by the tenants that were refused within the last seconds.
-            paid_at.retain(|_, at| *at > now);
+            debtors.retain(|_, debtor| debtor.paid_at > now);
         }
-        let at = paid_at.entry(whose).or_insert(now);
-        *at = ((*at).max(now) + more).min(now + DEBT_MAX);
+        let debtor = debtors.entry(whose).or_insert(Debtor { paid_at: now, next_turn: now });
+        debtor.paid_at = (debtor.paid_at.max(now) + worth(body_bytes)).min(now + DEBT_MAX);
     }
 
-    fn debt(&self, whose: Whose, now: Instant) -> Duration {
-        self.paid_at().get(&whose).map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    fn debtors(&self) -> MutexGuard<'_, HashMap<Whose, Debtor>> {
+        self.debtors.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn paid_at(&self) -> MutexGuard<'_, HashMap<Whose, Instant>> {
-        self.paid_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The debt for the refusal of a body of so many bytes.
+fn worth(body_bytes: u64) -> Duration {
+    REFUSAL_DEBT + Duration::from_micros(KIB_DEBT_US * (body_bytes / 1024).min(KIB_MAX))
 }
 
 /// Tells whether a request was for nothing: it is wrong, or a quota left no room for it. A conflict is the
@@ -110,21 +128,23 @@ mod tests {
     async fn who_is_refused_again_and_again_waits_and_then_hears_no() {
         let pacing = Pacing::default();
         let mut refused = 0;
-        while pacing.pace(TENANT) == Pace::Wait(Duration::ZERO) {
+        while pacing.pace(TENANT, 0) == Pace::Wait(Duration::ZERO) {
             pacing.answered(TENANT, REFUSED, 0);
             refused += 1;
         }
         assert_eq!(refused, 201);
-        assert_eq!(pacing.pace(TENANT), Pace::Wait(REFUSAL_DEBT));
+        // The loop has asked once; the next ones wait behind that one, each for those before it.
+        assert_eq!(pacing.pace(TENANT, 50 << 10), Pace::Wait(REFUSAL_DEBT * 2));
+        assert_eq!(pacing.pace(TENANT, 0), Pace::Wait(REFUSAL_DEBT * 5));
         for _ in 0..3 {
             pacing.answered(TENANT, REFUSED, u64::MAX);
         }
-        assert_eq!(pacing.pace(TENANT), Pace::Refuse(WAIT_MAX));
+        assert_eq!(pacing.pace(TENANT, 0), Pace::Refuse(WAIT_MAX));
         for _ in 0..100 {
             pacing.answered(TENANT, REFUSED, u64::MAX);
         }
         advance(DEBT_MAX - DEBT_FREE).await;
-        assert_eq!(pacing.pace(TENANT), Pace::Wait(Duration::ZERO), "time pays it back");
+        assert_eq!(pacing.pace(TENANT, 0), Pace::Wait(Duration::ZERO), "time pays it back");
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,10 +158,10 @@ mod tests {
             pacing.answered(other, StatusCode::CONFLICT, 0);
         }
         for free in [other, Whose::Cluster] {
-            assert_eq!(pacing.pace(free), Pace::Wait(Duration::ZERO));
+            assert_eq!(pacing.pace(free, 0), Pace::Wait(Duration::ZERO));
         }
         advance(DEBT_MAX).await;
         pacing.answered(other, REFUSED, 0);
-        assert_eq!(pacing.paid_at().len(), 1, "what is paid back is forgotten");
+        assert_eq!(pacing.debtors().len(), 1, "what is paid back is forgotten");
     }
 }

@@ -1,31 +1,15 @@
 //! What the tests of the API share: the API of a node whose actors do not run.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::descriptors::DescriptorBudget;
-use shiioo_actors::ports::seams::{Clock, Entropy, Seams};
+use shiioo_actors::testing::fixed_seams;
 use shiioo_api::{Api, ApiConfig};
 
 /// 1994-11-06T08:49:37Z.
 const NOW: Timestamp = Timestamp(784_111_777_000);
-
-#[derive(Debug)]
-struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        NOW
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, buffer: &mut [u8]) {
-        buffer.fill(7);
-    }
-}
 
 /// An API, with or without an admin token.
 pub fn api(admin_token: Option<&str>) -> Api {
@@ -34,9 +18,8 @@ pub fn api(admin_token: Option<&str>) -> Api {
 
 /// An API with bounds of its own.
 pub fn bounded_api(admin_token: Option<&str>, descriptors: DescriptorBudget) -> Api {
-    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
     Api::new(
-        seams,
+        fixed_seams(NOW),
         ApiConfig {
             version: "1.2.3",
             request_timeout: Duration::from_secs(5),

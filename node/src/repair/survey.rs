@@ -106,24 +106,7 @@ impl Survey {
         let is_behind = groups.iter().any(|(group, it)| it.last() > log.last(*group));
         let losses_of_log = losses_of(&groups, &system.state);
         let is_damaged = damage.is_some() || is_behind || !losses_of_log.is_empty();
-        // A tenant's files that are older than the log knew stay missed: they lack what was cut from it.
-        let mut files = log.files().clone();
-        // Nothing is left of these, in the log or in files: a start must not take them for empty.
-        let gone = losses.iter().filter(|(tenant, _, events)| {
-            let group = system.state.tenant(*tenant).map(|entry| entry.group);
-            events.is_none() && group.is_some_and(|group| log.last(group).is_none())
-        });
-        let gone = gone.map(|(tenant, ..)| (StateMachineId::Tenant(*tenant), Position::default()));
-        files.extend(gone.filter(|(part, _)| !log.files().contains_key(part)).collect::<Vec<_>>());
-        for (part, at) in held {
-            let known = files.entry(part).or_insert(at);
-            if part == StateMachineId::System || at.index > known.index {
-                *known = at;
-            }
-        }
-        if system.damage.is_some() && system.at.is_none() {
-            files.remove(&StateMachineId::System);
-        }
+        let files = files_of(&log, &system, held, &losses);
         let is_log_rewritten =
             begun.as_ref().is_none_or(|it| it.log.is_some() || it.system.is_some())
                 && (begun.is_some() || is_damaged || system.damage.is_some());
@@ -142,6 +125,29 @@ impl Survey {
         };
         Ok(Self { report, is_log_rewritten, log_id, log, groups, files })
     }
+}
+
+/// Tells up to where the new log says that each state machine has files.
+fn files_of(log: &DamagedLog, system: &System, held: Held, losses: &[tenants::Loss]) -> Held {
+    // A tenant's files that are older than the log knew stay missed: they lack what was cut from it.
+    let mut files = log.files().clone();
+    // Nothing is left of these, in the log or in files: a start must not take them for empty.
+    let gone = losses.iter().filter(|(tenant, _, events)| {
+        let group = system.state.tenant(*tenant).map(|entry| entry.group);
+        events.is_none() && group.is_some_and(|group| log.last(group).is_none())
+    });
+    let gone = gone.map(|(tenant, ..)| (StateMachineId::Tenant(*tenant), Position::default()));
+    files.extend(gone.filter(|(part, _)| !log.files().contains_key(part)).collect::<Vec<_>>());
+    for (part, at) in held {
+        let known = files.entry(part).or_insert(at);
+        if part == StateMachineId::System || at.index > known.index {
+            *known = at;
+        }
+    }
+    if system.damage.is_some() && system.at.is_none() {
+        files.remove(&StateMachineId::System);
+    }
+    files
 }
 
 /// Decides what becomes of group 0, and brings the state up to its end.

@@ -22,7 +22,7 @@ const ROWS_AT_ONCE: usize = 256;
 const EVENTS_AT_ONCE: u64 = 32 << 20;
 
 /// What is damaged of a tenant, and what is lost of its events, where that is all.
-type Loss = (TenantId, Damage, Option<EventsLoss>);
+pub(super) type Loss = (TenantId, Damage, Option<EventsLoss>);
 
 /// Holds what was found.
 #[derive(Debug, Default)]

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
-use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{
-    Epoch, GroupId, Position, RaftId, RunId, StateMachineId, TenantId,
-};
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
-use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{ApplySink, CommittedEntry, Row, Store, StoreError, Stores};
+use shiioo_actors::testing::{tenant, text_envelope};
 
 use super::model::{FileModel, FileState, Oracle};
 use crate::disk::{SimDisk, store_error};
@@ -28,19 +25,8 @@ const STEPS: u64 = 36;
 
 pub const GROUPS: u32 = 3;
 
-pub fn tenant(number: u32) -> TenantId {
-    format!("00000000-0000-0000-0000-00000000000{number}").parse().unwrap()
-}
-
 fn entry(tenant: TenantId, term: u64, index: u64) -> LogEntry {
-    let run: RunId = format!("10000000-0000-0000-0000-{index:012}").parse().unwrap();
-    let command = Command::Tenant {
-        tenant,
-        epoch: Epoch(1),
-        command: TenantCommand::CancelRun(CancelRun { run, reason: Some(format!("term {term}")) }),
-    };
-    let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
+    let envelope = text_envelope(tenant, format!("entry {index} of term {term}"));
     LogEntry { position: Position { term, index }, body: Body::Command(Arc::new(envelope)) }
 }
 
@@ -156,7 +142,7 @@ pub async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError>
     for step in 0..STEPS {
         let term = 1 + step / 4;
         let group = GroupId(u32::try_from(step).unwrap() % GROUPS);
-        let tenant_of = |index: u64| tenant(1 + u32::try_from(index % 2).unwrap());
+        let tenant_of = |index: u64| tenant(1 + u128::from(index % 2));
         let first = life.oracle.groups.entry(group).or_default().next();
         let entries: Vec<_> = (first..first + 1 + step % 3)
             .map(|index| entry(tenant_of(index), term, index))
@@ -177,7 +163,7 @@ pub async fn live(disk: &SimDisk, oracle: &mut Oracle) -> Result<(), StoreError>
             life.write(group, Op::Truncate(from)).await?;
         }
         if step % 5 == 2 {
-            life.make_durable(tenant(1 + u32::try_from(step % 2).unwrap())).await?;
+            life.make_durable(tenant(1 + u128::from(step % 2))).await?;
         }
         if step % 6 == 5 {
             // The applied group is cut at its mark, the others where they are.

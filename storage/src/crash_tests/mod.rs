@@ -13,6 +13,7 @@ use std::sync::Arc;
 use shiioo_actors::domain::ids::{GroupId, StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{Store, Stores};
+use shiioo_actors::testing;
 
 use crate::disk::SimDisk;
 use crate::executor::Executor;
@@ -87,8 +88,8 @@ fn check(disk: &SimDisk, oracle: &Oracle, story: &str) -> (Seen, Open) {
             "{story}, {tenant}: {found:#?}\nnot in {:#?}",
             &files_of.states[files_of.durable..]
         );
-        if tenant != life::tenant(3) {
-            let own = |index: u64| index % 2 + 1 == u64::from(tenant == life::tenant(2)) + 1;
+        if tenant != testing::tenant(3) {
+            let own = |index: u64| index % 2 + 1 == u64::from(tenant == testing::tenant(2)) + 1;
             let missing = (0..=mark.unwrap_or(0)).filter(|_| mark.is_some()).rfind(|i| own(*i));
             let position = found.position.map(|position| position.index);
             assert!(position >= missing, "{story}, {tenant}: at {position:?}, mark {mark:?}");

@@ -200,12 +200,6 @@ impl DiskLock {
     }
 }
 
-impl fmt::Debug for DiskLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DiskLock")
-    }
-}
-
 /// Makes a directory and its parents, all durably. Parents are synced also when the directory was
 /// there already: an earlier process may have made it and died before the sync.
 ///

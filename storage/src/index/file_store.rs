@@ -25,7 +25,6 @@ use crate::disk::{Disk, OpenMode, store_error};
 use crate::executor::Executor;
 
 /// The files of one state machine, and the state that they hold.
-#[derive(Debug)]
 pub(crate) struct FileStore {
     disk: Arc<dyn Disk>,
     executor: Executor,

@@ -1,6 +1,5 @@
 //! The files below one data directory: the `Stores` port.
 
-use std::fmt;
 use std::sync::Arc;
 
 use shiioo_actors::domain::ids::{StateMachineId, TenantId};
@@ -223,11 +222,5 @@ impl Stores for FileStores {
                 move || tenants(disk.as_ref(), &dir, |paths| Ok(!is_marked(disk.as_ref(), paths)?));
             self.executor.run(list).await
         })
-    }
-}
-
-impl fmt::Debug for FileStores {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileStores").field("disk", &self.disk).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,6 @@
 //! - A holder of a permit waits for no other permit: asking cannot end in a circle.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +24,6 @@ pub(crate) const OPEN_STORES_MAX: usize = 256;
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The permits, and who holds them.
-#[derive(Debug)]
 pub(crate) struct OpenStores {
     permits: Arc<Semaphore>,
     /// A clock of uses, so that they can be compared.
@@ -41,14 +39,7 @@ struct Holder {
     ask: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
 }
 
-impl fmt::Debug for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Holder").field("used", &self.used).finish_non_exhaustive()
-    }
-}
-
 /// The registration of a holder, which ends when it is dropped.
-#[derive(Debug)]
 pub(crate) struct Registration {
     all: Arc<OpenStores>,
     id: u64,

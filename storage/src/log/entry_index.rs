@@ -376,6 +376,13 @@ impl EntryIndex {
             .sum()
     }
 
+    /// Counts the segments from the one with the first entry of a group to the newest.
+    pub fn segments_from(&self, id: GroupId) -> usize {
+        let first = self.groups.get(&id).and_then(|group| group.slots.front());
+        let first = first.map(|slot| slot.location).filter(|first| *first != NOT_STORED);
+        first.map_or(0, |first| self.segments.range(first.segment..).count())
+    }
+
     /// Tells whether entries of a group up to an index keep a segment that nothing is written to any more.
     pub fn keeps_old_segment(&self, id: GroupId, upto: u64) -> bool {
         let Some(group) = self.groups.get(&id).filter(|group| group.first <= upto) else {

@@ -293,6 +293,11 @@ impl Log {
         self.shared.index.lock().bytes_between(group, from, to)
     }
 
+    /// Counts the segments from the one with the first entry of a group to the newest.
+    pub fn segments_from(&self, group: GroupId) -> usize {
+        self.shared.index.lock().segments_from(group)
+    }
+
     /// Tells whether entries of a group up to an index keep a segment that nothing is written to any more.
     pub fn keeps_old_segment(&self, group: GroupId, upto: u64) -> bool {
         self.shared.index.lock().keeps_old_segment(group, upto)

@@ -138,23 +138,25 @@ pub(crate) enum Record {
     Closed,
 }
 
+fn put(tag: u8, value: &impl Serialize, bytes: &mut Vec<u8>) {
+    bytes.push(tag);
+    codec::encode_into(value, bytes);
+}
+
 /// Writes a checkpoint's payload.
 pub(crate) fn put_checkpoint(checkpoint: &Checkpoint, bytes: &mut Vec<u8>) {
     let files: Vec<_> = checkpoint.files.iter().map(|(part, at)| (tenant_of(*part), *at)).collect();
     // As ever, where no group was left: a program that knows of none can read it.
     if checkpoint.left.is_empty() {
-        bytes.push(TAG_CHECKPOINT_WITH_FILES);
-        codec::encode_into(&(&checkpoint.groups, files), bytes);
+        put(TAG_CHECKPOINT_WITH_FILES, &(&checkpoint.groups, files), bytes);
     } else {
-        bytes.push(TAG_CHECKPOINT_WITH_LEFT);
-        codec::encode_into(&(&checkpoint.groups, files, &checkpoint.left), bytes);
+        put(TAG_CHECKPOINT_WITH_LEFT, &(&checkpoint.groups, files, &checkpoint.left), bytes);
     }
 }
 
 /// Writes the payload of a report of files.
 pub(crate) fn put_files(part: StateMachineId, upto: Option<Position>, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_FILES);
-    codec::encode_into(&(tenant_of(part), upto), bytes);
+    put(TAG_FILES, &(tenant_of(part), upto), bytes);
 }
 
 /// Gives the tenant whose files are meant; `None` for the control plane.
@@ -178,8 +180,7 @@ fn part_of(tenant: Option<TenantId>) -> StateMachineId {
 
 /// Writes a vote's payload.
 pub(crate) fn put_vote(group: GroupId, vote: Vote, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_VOTE);
-    codec::encode_into(&(group, vote), bytes);
+    put(TAG_VOTE, &(group, vote), bytes);
 }
 
 /// Writes an entry's payload.
@@ -205,26 +206,22 @@ pub(crate) fn put_entry(group: GroupId, entry: &LogEntry, bytes: &mut Vec<u8>) {
 
 /// Writes a truncation's payload.
 pub(crate) fn put_truncate(group: GroupId, from: u64, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_TRUNCATE);
-    codec::encode_into(&(group, from), bytes);
+    put(TAG_TRUNCATE, &(group, from), bytes);
 }
 
 /// Writes a purge's payload.
 pub(crate) fn put_purge(group: GroupId, upto: Position, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_PURGE);
-    codec::encode_into(&(group, upto), bytes);
+    put(TAG_PURGE, &(group, upto), bytes);
 }
 
 /// Writes the payload of the record that a group was left.
 pub(crate) fn put_left(group: GroupId, last: Option<Position>, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_LEFT);
-    codec::encode_into(&(group, last), bytes);
+    put(TAG_LEFT, &(group, last), bytes);
 }
 
 /// Writes a low-water mark's payload.
 pub(crate) fn put_low_water_mark(group: GroupId, mark: &LowWaterMark, bytes: &mut Vec<u8>) {
-    bytes.push(TAG_LOW_WATER_MARK);
-    codec::encode_into(&(group, mark), bytes);
+    put(TAG_LOW_WATER_MARK, &(group, mark), bytes);
 }
 
 /// Writes the payload of the record that closes a log.
@@ -244,6 +241,13 @@ pub(crate) fn target_of(envelope: &Envelope) -> StateMachineId {
 pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
     fn body<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         codec::decode(bytes).map_err(|error| error.to_string())
+    }
+    fn of_group<T: serde::de::DeserializeOwned>(
+        bytes: &[u8],
+        record: impl FnOnce(GroupId, T) -> Record,
+    ) -> Result<Record, String> {
+        let (group, value) = body(bytes)?;
+        Ok(record(group, value))
     }
     // The checksum was right, so a payload that cannot be decoded was written by another version.
     let (tag, rest) = payload.split_first().ok_or("an empty record")?;
@@ -265,10 +269,7 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
             let (tenant, upto) = body(rest)?;
             Record::Files(part_of(tenant), upto)
         }
-        TAG_VOTE => {
-            let (group, vote) = body(rest)?;
-            Record::Vote(group, vote)
-        }
+        TAG_VOTE => of_group(rest, Record::Vote)?,
         TAG_ENTRY => {
             let (group, position, kind, body) = entry_head(payload)?;
             if kind == KIND_COMMAND {
@@ -277,22 +278,10 @@ pub(crate) fn decode_record(payload: &[u8]) -> Result<Record, String> {
             }
             Record::Entry(group, position)
         }
-        TAG_TRUNCATE => {
-            let (group, from) = body(rest)?;
-            Record::Truncate(group, from)
-        }
-        TAG_PURGE => {
-            let (group, upto) = body(rest)?;
-            Record::Purge(group, upto)
-        }
-        TAG_LOW_WATER_MARK => {
-            let (group, mark) = body(rest)?;
-            Record::LowWaterMark(group, mark)
-        }
-        TAG_LEFT => {
-            let (group, last) = body(rest)?;
-            Record::Left(group, last)
-        }
+        TAG_TRUNCATE => of_group(rest, Record::Truncate)?,
+        TAG_PURGE => of_group(rest, Record::Purge)?,
+        TAG_LOW_WATER_MARK => of_group(rest, Record::LowWaterMark)?,
+        TAG_LEFT => of_group(rest, Record::Left)?,
         TAG_CLOSED if rest.is_empty() => Record::Closed,
         tag => return Err(format!("a record of unknown kind {tag}")),
     })

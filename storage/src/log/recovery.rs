@@ -28,7 +28,7 @@ use shiioo_actors::ports::StoreError;
 use uuid::Uuid;
 
 use super::entry_index::{EntryIndex, RecordLocation};
-use super::record::{self, Checkpoint, Record};
+use super::record::{self, Checkpoint, Framed, Record};
 use super::reserve;
 use super::segment::{self, HEAD_BYTES_MIN, Head, LOG_DIR};
 use crate::disk::{Disk, DiskFile, OpenMode, create_dir_durably, store_error};
@@ -136,6 +136,10 @@ fn begin_first(
     Ok(LastSegment { number: 1, file: begun.file, len: begun.len })
 }
 
+fn damaged(segment: u32, offset: usize, what: String) -> StoreError {
+    StoreError::Damaged { file: segment::path(segment), offset: offset as u64, what }
+}
+
 struct Recovery<'a> {
     disk: &'a dyn Disk,
     expected: Option<Uuid>,
@@ -148,11 +152,7 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     fn read_segment(&mut self, number: u32, is_last: bool) -> Result<(), StoreError> {
         let path = segment::path(number);
-        let damaged = |offset: usize, what: &str| StoreError::Damaged {
-            file: path.clone(),
-            offset: offset as u64,
-            what: what.to_owned(),
-        };
+        let damaged = |offset, what| damaged(number, offset, what);
         // At once: a segment has up to 16 MiB, and the search for a witness goes over all of it.
         let (file, bytes) =
             read(self.disk, &path).map_err(|error| store_error(format!("read {path}"), error))?;
@@ -161,7 +161,7 @@ impl Recovery<'_> {
         let checkpoint = match segment::read_head(number, &bytes) {
             Head::Valid { previous_len, log, len } => {
                 self.check_previous(previous_len)?;
-                self.check_log(log).map_err(|what| damaged(0, &what))?;
+                self.check_log(log).map_err(|what| damaged(0, what))?;
                 offset = len;
                 record::read_frame(number, &bytes, offset)
             }
@@ -185,30 +185,15 @@ impl Recovery<'_> {
                 return remove(self.disk, &path)
                     .map_err(|error| store_error(format!("remove {path}"), error));
             }
-            return Err(damaged(0, &format!("the head of the segment is broken; {REMEDY}")));
+            return Err(damaged(0, format!("the head of the segment is broken; {REMEDY}")));
         };
 
         self.index.add_segment(number, Arc::clone(&file));
-        // Until the first place that is no record: the end, a torn write, or damage.
-        let mut next = Some(checkpoint);
-        while let Some(framed) = next {
-            let end = framed.payload.end;
-            let record = record::decode_record(&bytes[framed.payload])
-                .map_err(|what| damaged(offset, &what))?;
-            let location = RecordLocation {
-                segment: number,
-                len: u32::try_from(end - offset).map_err(|_| damaged(offset, "too long"))?,
-                offset: offset as u64,
-            };
-            self.replay(record, location);
-            offset = end;
-            next = record::read_frame(number, &bytes, offset);
-        }
-
+        let offset = self.replay_all(number, &bytes, (offset, checkpoint))?;
         if offset < bytes.len() {
             if !is_last || record::is_witnessed(number, &bytes, offset) {
                 let what = format!("the record is broken, acknowledged entries are lost; {REMEDY}");
-                return Err(damaged(offset, &what));
+                return Err(damaged(offset, what));
             }
             tracing::warn!(
                 file = %path, offset, bytes = bytes.len() - offset,
@@ -228,6 +213,28 @@ impl Recovery<'_> {
         }
         self.last = Some(LastSegment { number, file, len: offset as u64 });
         Ok(())
+    }
+
+    /// Replays the records of a segment from the checkpoint on, which stands at `offset`. Returns where the
+    /// first place is that is no record: the end, a torn write, or damage.
+    fn replay_all(
+        &mut self,
+        number: u32,
+        bytes: &[u8],
+        (mut offset, checkpoint): (usize, Framed),
+    ) -> Result<usize, StoreError> {
+        let mut next = Some(checkpoint);
+        while let Some(framed) = next {
+            let end = framed.payload.end;
+            let record = record::decode_record(&bytes[framed.payload])
+                .map_err(|what| damaged(number, offset, what))?;
+            let len = u32::try_from(end - offset)
+                .map_err(|_| damaged(number, offset, "too long".to_owned()))?;
+            self.replay(record, RecordLocation { segment: number, len, offset: offset as u64 });
+            offset = end;
+            next = record::read_frame(number, bytes, offset);
+        }
+        Ok(offset)
     }
 
     /// Checks that all segments belong to one log, and that it is the one expected. Segments of

@@ -21,6 +21,7 @@ use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches};
 use super::log_store::GroupLog;
 use super::network::Network;
 use super::progress::GroupProgress;
+use super::proposed_bytes::ProposedBytes;
 use super::state_machine::GroupStateMachine;
 use super::wire;
 use crate::disk::{Disk, store_error};
@@ -46,6 +47,7 @@ pub struct Groups {
     pub(super) sink: Arc<dyn ApplySink>,
     peers: Arc<dyn Peers>,
     heartbeats: Arc<HeartbeatBatches>,
+    pub(super) proposed: ProposedBytes,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// The progress of each group. In here before the group runs, so that the first entry delivered
     /// can be reported durable.
@@ -85,6 +87,7 @@ impl Groups {
             sink,
             peers,
             heartbeats,
+            proposed: ProposedBytes::default(),
             groups: RwLock::default(),
             progress_of: RwLock::default(),
             opening: tokio::sync::Mutex::default(),

@@ -125,8 +125,8 @@ mod heartbeats;
 mod log_store;
 mod membership;
 mod network;
-mod no_peers;
 mod progress;
+mod proposed_bytes;
 mod read;
 mod replicated_log;
 mod returning;
@@ -147,7 +147,6 @@ mod suite_tests;
 mod wire_tests;
 
 pub use groups::{Groups, GroupsConfig};
-pub use no_peers::NoPeers;
 
 /// What the crash tests drive without openraft around it.
 #[cfg(test)]

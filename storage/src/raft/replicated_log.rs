@@ -62,6 +62,8 @@ impl Proposals for Groups {
         Box::pin(async move {
             let id = group;
             let group = self.ready(id)?;
+            // Before everything else is looked at, for it may take a while.
+            let room = self.proposed.room_for(&envelope).await?;
             // Asked of the leader only, whose state counts.
             if group.leads().is_some()
                 && let Some(reason) = self.sink.refuses(id, &envelope)
@@ -73,7 +75,14 @@ impl Proposals for Groups {
             if self.log.is_full() {
                 return Err(ProposeError::DiskFull);
             }
-            group.propose(envelope).await
+            let Some(room) = room else { return group.propose(envelope).await };
+            // The log has it, and it takes its room, also when its caller stops waiting.
+            let proposing = tokio::spawn(async move {
+                let outcome = group.propose(envelope).await;
+                drop(room);
+                outcome
+            });
+            proposing.await.unwrap_or_else(|error| Err(ProposeError::Unknown(error.to_string())))
         })
     }
 

@@ -4,8 +4,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use openraft::LogId;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{RPCError, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
@@ -31,8 +29,9 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that a receiver puts in place in a second at least, when the last piece has come.
 const INSTALLED_BYTES_A_SECOND: u64 = 8 << 20;
 
-/// Bytes of a group's log that are kept behind a snapshot while it is being sent.
-const KEPT_BYTES_MAX: u64 = 512 << 20;
+/// Segments of the log that are kept for the sake of a snapshot while it is being sent. All groups write
+/// them: a group that is nearly idle keeps what the others write, too.
+const KEPT_SEGMENTS_MAX: usize = 32;
 
 /// What became of one state machine of a snapshot.
 pub(super) enum Sent {
@@ -52,8 +51,7 @@ impl Group {
         if !self.network().is_snapshot_under_way() || log.is_full() || log.is_on_small_disk() {
             return false;
         }
-        let sent = self.raft().metrics().borrow_watched().snapshot.as_ref().map_or(0, LogId::index);
-        log.bytes_between(self.id(), sent, u64::MAX) <= KEPT_BYTES_MAX
+        log.segments_from(self.id()) <= KEPT_SEGMENTS_MAX
     }
 }
 
@@ -139,10 +137,13 @@ impl Replica {
                     true => INSTALL_TIMEOUT + Duration::from_secs(bytes / INSTALLED_BYTES_A_SECOND),
                     false => PIECE_TIMEOUT,
                 };
-                match self.call(RequestBody::Piece(piece), base).await.map_err(rpc_error)? {
-                    Response::Snapshot(None) => {}
-                    Response::Snapshot(Some(theirs)) => return Ok(Sent::Superseded(theirs)),
-                    _ => return Err(rpc_error(self.unexpected_reply())),
+                match self.call(RequestBody::Piece(piece), base).await {
+                    Ok(Response::Snapshot(None)) => {}
+                    Ok(Response::Snapshot(Some(theirs))) => return Ok(Sent::Superseded(theirs)),
+                    Ok(_) => return Err(rpc_error(self.unexpected_reply())),
+                    // It has no room for this one, or it is a program that takes no more of one.
+                    Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
+                    Err(error) => return Err(rpc_error(error)),
                 }
             }
         }

@@ -206,8 +206,7 @@ impl Cluster {
 
     /// Where other nodes reach a node.
     pub fn node_addr(&self, node: usize) -> String {
-        let node = self.nodes[node].server.node_json();
-        node["node_addr"].as_str().expect("a node address").to_owned()
+        self.nodes[node].server.node_addr()
     }
 
     /// The nodes that run and are not stopped.

@@ -38,6 +38,15 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap_or_else(|error| panic!("write {path:?}: {error}"));
 }
 
+/// Flips a bit of the byte that `place` points at, and gives what the file holds then.
+pub fn flip(path: &Path, place: impl FnOnce(&[u8]) -> usize) -> Vec<u8> {
+    let mut bytes = bytes(path);
+    let at = place(&bytes);
+    bytes[at] ^= 1;
+    write_bytes(path, &bytes);
+    bytes
+}
+
 /// Removes a file.
 pub fn remove_file(path: &Path) {
     std::fs::remove_file(path).unwrap_or_else(|error| panic!("remove {path:?}: {error}"));

@@ -25,11 +25,6 @@ pub async fn connect(addr: SocketAddr) -> TcpStream {
     TcpStream::connect(addr).await.expect("connect")
 }
 
-/// A port that is taken as long as this is held.
-pub fn taken_port() -> std::net::TcpListener {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")
-}
-
 /// Sends `request` on a connection of its own and reads one answer.
 pub async fn send(addr: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
     let mut stream = connect(addr).await;

@@ -20,6 +20,8 @@ use crate::Client;
 
 /// From the start of the process to 200 on `/readyz`.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A node that refuses to start does so at once; the rest is for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 /// What the manual promises for SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_EVERY: Duration = Duration::from_millis(10);
@@ -130,6 +132,11 @@ impl Server {
         &mut self.launch
     }
 
+    /// Where other nodes reach it.
+    pub fn node_addr(&self) -> String {
+        self.node_json()["node_addr"].as_str().expect("a node address").to_owned()
+    }
+
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
         self.launch.folder.join("data")
@@ -164,6 +171,18 @@ impl Server {
     pub fn kill9(&mut self) {
         self.child.kill().expect("kill the node");
         self.child.wait().expect("wait for the killed node");
+    }
+
+    /// Starts it again, which it must refuse: it ends with 1 and one line that says all of this.
+    pub async fn refuses(&mut self, words: &[&str]) {
+        self.relaunch();
+        let exit = self.wait(REFUSED_WITHIN).await;
+        let exit = exit.unwrap_or_else(|| panic!("it goes on:\n{}", self.output()));
+        assert_eq!(exit.code, Some(1), "{}", exit.output);
+        let line = exit.error();
+        for word in words {
+            assert!(line.contains(word), "no {word:?} in {line}");
+        }
     }
 
     /// SIGTERM, and waits; panics unless it exits 0 within ten seconds.
@@ -284,6 +303,11 @@ impl Drop for Server {
 }
 
 impl Exit {
+    /// The line that says why it ended.
+    pub fn error(&self) -> &str {
+        self.output.lines().rfind(|line| line.starts_with("error: ")).expect("a line")
+    }
+
     /// Runs the program to its end with these arguments only; panics when it goes on.
     pub async fn of(folder: &Path, args: &[&str]) -> Self {
         let mut program = Background::start(folder, "program.log", args);

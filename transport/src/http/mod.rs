@@ -74,7 +74,6 @@ use target::Origin;
 const REDIRECTS_MAX: usize = 5;
 
 /// Sends the requests of `http` steps.
-#[derive(Debug)]
 pub struct HttpSteps {
     connector: Connector,
     /// Permits for calls: each call may have a connection open.

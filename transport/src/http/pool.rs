@@ -3,7 +3,6 @@
 //! A mutex and not an actor: taking and returning are a few comparisons, no caller waits while it
 //! holds the lock, and a caller that is dropped half-way leaves nothing behind.
 
-use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -77,12 +76,6 @@ impl Pool {
     pub(super) fn usable(&self) -> usize {
         let mut idle = self.idle.lock();
         idle.connections.iter_mut().filter_map(|it| it.connection.is_ready().then_some(())).count()
-    }
-}
-
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("idle", &self.idle.lock().connections.len()).finish()
     }
 }
 

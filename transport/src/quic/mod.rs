@@ -78,7 +78,6 @@ pub(crate) mod settings;
 pub(crate) mod tests;
 pub(crate) mod tls;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -108,7 +107,7 @@ const CLOSE_MS_MAX: u64 = 1_000;
 const STOPPING: VarInt = VarInt::from_u32(3);
 
 /// Configures QUIC of one node.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct QuicConfig {
     /// Certificates and key that this node proves its name with.
     pub identity: TlsIdentity,
@@ -261,11 +260,5 @@ impl Peers for Quic {
 impl Drop for Quic {
     fn drop(&mut self) {
         self.dialler.endpoint.close(STOPPING, b"the node stops");
-    }
-}
-
-impl fmt::Debug for Quic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quic").field("name", &self.dialler.name).finish_non_exhaustive()
     }
 }

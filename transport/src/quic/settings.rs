@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::{
-    ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig,
-    TimeSource, TransportConfig, ValidationTokenConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig,
+    IdleTimeout, ServerConfig, TimeSource, TransportConfig, ValidationTokenConfig, VarInt,
 };
 use quinn_proto::InvalidCid;
 use ring::{hkdf, hmac};
@@ -42,6 +42,9 @@ const DIALLER_WINDOW_BYTES: u32 =
     MEMBER_WINDOW_BYTES + ANSWER_WINDOW_BYTES * PEER_HTTP_STREAMS_MAX as u32;
 /// The same for a connection whose other end is not, or not yet, known to be a member.
 const UNAUTHENTICATED_WINDOW_BYTES: u32 = 128 << 10;
+/// How long the other end may keep an acknowledgement back, milliseconds: the last packet of a burst is
+/// taken for lost after so much more than a round trip. The usual 25 ms are several of our commits.
+const ACK_DELAY_MS_MAX: u64 = 5;
 /// Bytes of a connection that are written and not yet acknowledged, at most.
 const SEND_WINDOW_BYTES: u64 = 64 << 20;
 /// Streams of a member that are open at a time: one a call.
@@ -80,6 +83,8 @@ pub(crate) fn transport(side: Side, plain: bool) -> Arc<TransportConfig> {
         }
         Side::Joiner => (UNAUTHENTICATED_WINDOW_BYTES, STREAM_WINDOW_BYTES, 0, 0),
     };
+    let mut acks = AckFrequencyConfig::default();
+    acks.max_ack_delay(Some(Duration::from_millis(ACK_DELAY_MS_MAX)));
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS_MAX))))
@@ -90,6 +95,7 @@ pub(crate) fn transport(side: Side, plain: bool) -> Arc<TransportConfig> {
         .send_window(SEND_WINDOW_BYTES)
         .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         .max_concurrent_uni_streams(VarInt::from_u32(greetings))
+        .ack_frequency_config(Some(acks))
         .datagram_receive_buffer_size(None);
     if plain {
         transport

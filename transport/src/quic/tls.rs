@@ -50,13 +50,6 @@ pub struct FormerIdentity {
     pub cert: Vec<u8>,
 }
 
-impl std::fmt::Debug for TlsIdentity {
-    /// Leaves out the secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsIdentity").finish_non_exhaustive()
-    }
-}
-
 /// Names the negotiated protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {

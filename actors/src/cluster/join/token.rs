@@ -139,15 +139,7 @@ fn digest(parts: &[&[u8]]) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::domain::secret::is_same;
-
-    #[derive(Debug)]
-    struct Sevens;
-
-    impl Entropy for Sevens {
-        fn fill(&self, buffer: &mut [u8]) {
-            buffer.fill(7);
-        }
-    }
+    use crate::testing::Sevens;
 
     #[test]
     fn a_token_is_read_as_it_was_shown() {

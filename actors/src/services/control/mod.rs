@@ -63,6 +63,7 @@ mod copying;
 mod healing;
 mod message;
 mod mover;
+mod publishing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,8 +73,9 @@ use std::time::Duration;
 use ractor::ActorRef;
 use tokio::time::Instant;
 
-pub use actor::{ControlActor, ControlArguments, Removed};
+pub use actor::{ControlActor, ControlArguments};
 pub use message::{ControlCopy, ControlMessage};
+pub use publishing::Removed;
 
 use crate::cluster::routing::Router;
 use crate::command::{
@@ -85,7 +87,7 @@ use crate::ports::error::CallError;
 use crate::ports::seams::Seams;
 use crate::replica::ApplyQueue;
 use crate::services::Call;
-use crate::services::mailbox::{answer, call, client_envelope, internal_envelope, until};
+use crate::services::mailbox::{answer, call, catch_up, client_envelope, internal_envelope, until};
 use crate::state::system::{SystemState, TenantEntry};
 
 /// Wait before a tenant's group is told again in a new term of its leader.
@@ -117,12 +119,6 @@ impl KeyedMutex {
     /// Whether somebody is at it.
     fn is_under_way(&self, tenant: TenantId) -> bool {
         self.turn(tenant).try_lock().is_err()
-    }
-}
-
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Control")
     }
 }
 
@@ -246,10 +242,7 @@ impl Control {
         deadline: Instant,
         read: impl FnOnce(&SystemState) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        match tokio::time::timeout_at(deadline, self.log.read_index(GroupId::SYSTEM)).await {
-            Ok(ready) => ready?,
-            Err(_) => return Err(CallError::DeadlineExceeded),
-        }
+        catch_up(&*self.log, GroupId::SYSTEM, deadline).await?;
         self.read(deadline, read).await
     }
 

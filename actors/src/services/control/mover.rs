@@ -158,7 +158,8 @@ impl Mover {
                 return;
             }
             tracing::warn!(%tenant, %error, attempt, "a tenant's move does not come further yet");
-            if attempt % ATTEMPTS_MAX == 0 {
+            // Rows do not become fewer by another attempt, which writes all of them to the target again.
+            if attempt % ATTEMPTS_MAX == 0 || matches!(error, Hindrance::Rows(_)) {
                 self.call_off(tenant).await;
             }
             sleep(wait).await;

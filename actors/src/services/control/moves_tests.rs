@@ -11,27 +11,25 @@ use uuid::Uuid;
 
 use super::copying::Copied;
 use crate::command::{
-    AdmitMember, COMMAND_VERSION, Command, ConfirmTenant, CreateTenant, DeleteTenant, Envelope,
-    Found, MoveStep, MoveTenant, MovedPiece, Outcome, PlaceGroups, SetTenant, StartRun, StepMove,
-    SystemCommand, TenantCommand, UpdateTenant, WorkflowSource,
+    AdmitMember, Command, ConfirmTenant, CreateTenant, DeleteTenant, MoveStep, MoveTenant,
+    MovedPiece, Outcome, PlaceGroups, SetTenant, StartRun, StepMove, SystemCommand, TenantCommand,
+    UpdateTenant, WorkflowSource,
 };
-use crate::domain::ids::{Epoch, GroupId, NodeId, Position, RaftId, RunId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, Position, RaftId, RunId, TenantId};
 use crate::domain::json::Json;
-use crate::domain::membership::{Authority, Member};
-use crate::domain::secret::SecretBytes;
-use crate::domain::tenant::{Quotas, Settings, TenantChange, TenantRecord, TenantStatus};
-use crate::domain::time::Timestamp;
+use crate::domain::membership::Member;
+use crate::domain::tenant::{Quotas, TenantChange, TenantRecord};
 use crate::domain::workflow::spec;
 use crate::ports::DumpPart;
-use crate::state::system::{MovePhase, SystemState, TenantMove};
+use crate::state::system::{MovePhase, SystemState, TenantMove, tests as samples};
 use crate::state::tenant::TenantState;
 use crate::state::{RowBuffer, StateMachine};
+use crate::testing::{envelope, member, tenant, tenant_record};
 
 const GROUPS: [(GroupId, &str); 2] = [(GroupId(1), "default"), (GroupId(2), "eu")];
 
-fn tenant() -> TenantId {
-    TenantId::from_uuid(Uuid::from_u128(2))
-}
+/// The tenant that moves.
+const TENANT: TenantId = tenant(2);
 
 fn run(n: u64) -> RunId {
     RunId::from_uuid(Uuid::from_u128(n.into()))
@@ -49,7 +47,7 @@ struct Replica {
 impl Replica {
     fn apply(&mut self, epoch: Epoch, command: TenantCommand) -> Outcome {
         self.index += 1;
-        let command = Command::Tenant { tenant: tenant(), epoch, command };
+        let command = Command::Tenant { tenant: TENANT, epoch, command };
         let envelope = envelope(command);
         let position = Position { term: 1, index: self.index };
         if self.state.is_loaded_by(&envelope) {
@@ -94,11 +92,6 @@ impl Replica {
     }
 }
 
-fn envelope(command: Command) -> Envelope {
-    let at = Timestamp(1_000);
-    Envelope { version: COMMAND_VERSION, at, term: None, cause: None, rpc_id: None, command }
-}
-
 /// Where a leader of the source has come to in an attempt.
 #[derive(Default)]
 struct Leader {
@@ -138,39 +131,24 @@ impl World {
             acknowledged: BTreeSet::new(),
             next_run: 100,
         };
-        let authority = Authority {
-            cluster: Uuid::from_u128(9),
-            certificate: vec![1],
-            key: SecretBytes::new(vec![2]),
-        };
         for (n, (group, region)) in (1..).zip(GROUPS) {
-            let member = Member {
-                node: NodeId::from_uuid(Uuid::from_u128(n)),
-                raft_id: RaftId(u64::try_from(n).unwrap()),
-                api_addr: "a".into(),
-                node_addr: "n".into(),
-                region: region.into(),
-                labels: BTreeMap::new(),
-                version: "0".into(),
-            };
-            let raft_id = member.raft_id;
+            let member = Member { region: region.into(), ..member(n) };
             let public_key = [u8::try_from(n).unwrap(); 32];
             world.system(match n {
-                1 => SystemCommand::Found(Found {
-                    authority: authority.clone(),
-                    member,
-                    public_key,
-                    secret_hash: None,
-                }),
+                1 => samples::found(),
                 _ => SystemCommand::AdmitMember(AdmitMember { member, public_key, token: None }),
             });
-            let place =
-                PlaceGroups { region: region.into(), groups: vec![group], members: vec![raft_id] };
+            let place = PlaceGroups {
+                region: region.into(),
+                groups: vec![group],
+                members: vec![RaftId(n)],
+            };
             assert_eq!(world.system(SystemCommand::PlaceGroups(place)), Outcome::Done);
         }
+        let quotas = Quotas { max_concurrent_workflows: None, ..Quotas::default() };
         world.system(SystemCommand::CreateTenant(CreateTenant {
-            tenant: tenant(),
-            record: record(),
+            tenant: TENANT,
+            record: TenantRecord { quotas, ..tenant_record() },
             strict_region: true,
             fallback_region: "default".into(),
             idempotency: None,
@@ -183,7 +161,7 @@ impl World {
         self.index += 1;
         let position = Position { term: 1, index: self.index };
         let (outcome, _) = self.system.apply(position, &envelope(Command::System(command)));
-        if let Some(entry) = self.system.tenant(tenant())
+        if let Some(entry) = self.system.tenant(TENANT)
             && self.places.last() != Some(&(entry.group, entry.epoch))
         {
             self.places.push((entry.group, entry.epoch));
@@ -192,7 +170,7 @@ impl World {
     }
 
     fn step(&mut self, epoch: Epoch, step: MoveStep) -> bool {
-        let step = StepMove { tenant: tenant(), epoch, step };
+        let step = StepMove { tenant: TENANT, epoch, step };
         self.system(SystemCommand::StepMove(step)) == Outcome::Done
     }
 
@@ -206,17 +184,17 @@ impl World {
 
     /// Tells the tenant's group what group 0 says, as `sync_tenant` does.
     fn tell(&mut self) {
-        let entry = self.system.tenant(tenant()).unwrap().clone();
+        let entry = self.system.tenant(TENANT).unwrap().clone();
         let set = SetTenant { version: entry.version, record: entry.record };
         let outcome = self.group(entry.group, entry.epoch, TenantCommand::Set(set));
         if outcome == Outcome::Done {
-            let confirm = ConfirmTenant { tenant: tenant(), version: entry.version };
+            let confirm = ConfirmTenant { tenant: TENANT, version: entry.version };
             self.system(SystemCommand::ConfirmTenant(confirm));
         }
     }
 
     fn change(&mut self, change: TenantChange) {
-        let update = UpdateTenant { tenant: tenant(), change, if_version: None };
+        let update = UpdateTenant { tenant: TENANT, change, if_version: None };
         self.system(SystemCommand::UpdateTenant(update));
     }
 
@@ -240,7 +218,7 @@ impl World {
 
     /// Takes the next step of a leader, or of a former one.
     fn lead(&mut self, by: usize, is_late: bool) {
-        let Some(it) = self.system.tenant_move(tenant()).cloned() else { return };
+        let Some(it) = self.system.tenant_move(TENANT).cloned() else { return };
         match it.phase {
             MovePhase::Copying => self.copy(by, it),
             MovePhase::Leaving => {
@@ -350,8 +328,8 @@ impl World {
             self.tell();
             self.check();
         }
-        let last = self.system.tenant_move(tenant()).cloned();
-        let entry = self.system.tenant(tenant()).unwrap().clone();
+        let last = self.system.tenant_move(TENANT).cloned();
+        let entry = self.system.tenant(TENANT).unwrap().clone();
         // What each node does with files of a tenant that lives elsewhere: a piece may come after all is over,
         // to a replica that was loaded again and does not know.
         let copy = last.as_ref().map_or(entry.epoch, |it| it.epoch);
@@ -360,23 +338,6 @@ impl World {
             self.told((group, entry.epoch, MoveTenant::Leave));
         }
         assert!(last.as_ref().is_none_or(|it| !it.is_under_way()), "{last:?}");
-    }
-}
-
-fn record() -> TenantRecord {
-    TenantRecord {
-        name: "acme".into(),
-        description: String::new(),
-        status: TenantStatus::Active,
-        quotas: Quotas { max_concurrent_workflows: None, ..Quotas::default() },
-        settings: Settings {
-            data_retention_days: 90,
-            enable_audit_logging: true,
-            metadata: Json::null(),
-        },
-        region: "default".into(),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
     }
 }
 
@@ -393,11 +354,11 @@ proptest! {
             world.act(act);
         }
         if is_deleted {
-            let delete = DeleteTenant { tenant: tenant(), if_version: None };
+            let delete = DeleteTenant { tenant: TENANT, if_version: None };
             world.system(SystemCommand::DeleteTenant(delete));
         }
         world.settle();
-        let entry = world.system.tenant(tenant()).unwrap().clone();
+        let entry = world.system.tenant(TENANT).unwrap().clone();
         for (group, replica) in &mut world.replicas {
             if *group != entry.group || is_deleted {
                 prop_assert!(!replica.state.needs_files(), "something is left in {group}");
@@ -426,7 +387,7 @@ fn tenants_do_move_in_the_property_above() {
         world.write(0);
         world.change(TenantChange { region: Some(region.into()), ..TenantChange::default() });
         world.settle();
-        let entry = world.system.tenant(tenant()).unwrap();
+        let entry = world.system.tenant(TENANT).unwrap();
         assert_eq!(entry.record.as_ref().unwrap().region, region.into());
         world.write(world.places.len() - 1);
     }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::future;
 
-use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::watch;
 
 use super::*;
@@ -12,12 +11,12 @@ use crate::command::{Envelope, SetTenant};
 use crate::domain::ids::RaftId;
 use crate::domain::time::Timestamp;
 use crate::domain::voters::Voters;
-use crate::ports::seams::{ByteStream, Clock, Entropy};
 use crate::ports::{
-    BoxFuture, GroupLead, GroupStatus, Leadership, LogStatus, Peer, PeerError, Peers, Proposals,
-    ProposeError, Service, StreamService,
+    BoxFuture, GroupLead, GroupStatus, Leadership, LogStatus, Proposals, ProposeError,
 };
-use crate::state::system::tests as testing;
+use crate::services::puppet::puppet;
+use crate::state::system::tests as samples;
+use crate::testing::{NoPeers, fixed_seams};
 
 const TERM: u64 = 7;
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -84,82 +83,13 @@ impl LogStatus for NoGroups {
     }
 }
 
-struct Alone;
-
-impl Peers for Alone {
-    fn call(
-        &self,
-        _: RaftId,
-        _: Service,
-        _: Vec<u8>,
-        _: Instant,
-    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
-        unreachable!()
-    }
-
-    fn open_stream(
-        &self,
-        _: RaftId,
-        _: StreamService,
-        _: Instant,
-    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
-        unreachable!()
-    }
-
-    fn set_members(&self, _: Vec<Peer>) {}
-}
-
-/// Shows a state that the test changes.
-struct Shown;
-
-impl Actor for Shown {
-    type Msg = ControlMessage;
-    type State = Arc<Mutex<SystemState>>;
-    type Arguments = Arc<Mutex<SystemState>>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<ControlMessage>,
-        state: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(state)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<ControlMessage>,
-        message: ControlMessage,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let ControlMessage::Read(read) = message {
-            read(&state.lock().unwrap());
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        Timestamp(0)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-    }
-}
-
 /// A control plane with one tenant, which its group has not been told of.
 async fn control(
     answers: impl IntoIterator<Item = Answer>,
     after: fn(&mut SystemState),
     is_cut_off: bool,
 ) -> (Control, Arc<Scripted>) {
-    let state = Arc::new(Mutex::new(testing::with_a_tenant()));
+    let state = Arc::new(Mutex::new(samples::with_a_tenant()));
     let here = Leadership { term: TERM, leader: Some(RaftId(1)), here: true };
     let log = Arc::new(Scripted {
         state: Arc::clone(&state),
@@ -172,19 +102,25 @@ async fn control(
     let router = Router::new(RouterSources {
         status: Arc::new(NoGroups),
         log: Arc::<Scripted>::clone(&log),
-        peers: Arc::new(Alone),
+        peers: Arc::new(NoPeers),
         hints: watch::Sender::default().subscribe(),
         election_timeout: Duration::from_secs(1),
         raft_id: RaftId(1),
     });
-    let (actor, _) = Actor::spawn(None, Shown, state).await.unwrap();
-    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
+    // Shows a state that the test changes.
+    let actor = puppet(state, |state: &mut Arc<Mutex<SystemState>>, message| {
+        if let ControlMessage::Read(read) = message {
+            read(&state.lock().unwrap());
+        }
+    });
+    let actor = actor.await;
+    let (seams, proposals) = (fixed_seams(Timestamp(0)), Arc::<Scripted>::clone(&log));
     let (tenant_turns, queue) = (Arc::default(), Arc::default());
-    (Control::new(actor, Arc::<Scripted>::clone(&log), router, seams, tenant_turns, queue), log)
+    (Control::new(actor, proposals, router, seams, tenant_turns, queue), log)
 }
 
 async fn sync(control: &Control) -> Result<(), CallError> {
-    control.sync_tenant(testing::TENANT, Some(1), Instant::now() + DEADLINE).await
+    control.sync_tenant(samples::TENANT, Some(1), Instant::now() + DEADLINE).await
 }
 
 /// The versions that were proposed, and whether they delete the tenant.
@@ -206,7 +142,7 @@ fn unknown() -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_been_deleted_meanwhile_is_not_proposed_again() {
-    let delete = |state: &mut SystemState| testing::delete(state);
+    let delete = |state: &mut SystemState| samples::delete(state);
     let (control, log) = control([unknown()], delete, false).await;
     sync(&control).await.unwrap();
     assert_eq!(versions(&log), [(1, false), (2, true)]);

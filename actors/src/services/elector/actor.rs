@@ -12,6 +12,7 @@ use crate::command::{LeaderElected, SystemCommand};
 use crate::domain::ids::NodeId;
 use crate::ports::Leadership;
 use crate::services::control::Control;
+use crate::services::mailbox::tell_changes;
 
 /// How long one announcement may take.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(5);
@@ -47,14 +48,7 @@ impl Actor for ElectorActor {
         myself: ActorRef<ElectorMessage>,
         arguments: ElectorArguments,
     ) -> Result<ElectorState, ActorProcessingErr> {
-        let mut leadership = arguments.leadership.clone();
-        tokio::spawn(async move {
-            while myself.send_message(ElectorMessage::Changed).is_ok() {
-                if leadership.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
+        tell_changes(myself, arguments.leadership.clone(), || ElectorMessage::Changed);
         Ok(ElectorState { arguments, announcements: Announcements::default() })
     }
 

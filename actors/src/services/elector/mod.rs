@@ -66,12 +66,6 @@ pub struct Elector {
     hint_valid: Duration,
 }
 
-impl std::fmt::Debug for Elector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Elector")
-    }
-}
-
 /// What an elector's handle works with.
 pub struct ElectorSources {
     /// Leadership of the system group, as Raft on this node knows it.

@@ -144,14 +144,9 @@ impl Drop for FairPermit {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-    use uuid::Uuid;
-
     use super::*;
-
-    fn tenant(number: u128) -> TenantId {
-        TenantId::from_uuid(Uuid::from_u128(number))
-    }
+    use crate::testing::tenant;
+    use futures_util::FutureExt as _;
 
     #[tokio::test]
     async fn places_go_round_among_tenants_and_none_is_lost() {

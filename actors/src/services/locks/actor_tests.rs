@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use super::actor::{LockActor, LockArguments};
 use super::*;
 use crate::command::{Command, Envelope, Outcome, SystemCommand};
+use crate::domain::lock::FencingToken;
 use crate::domain::time::Timestamp;
-use crate::ports::seams::{Clock, Entropy, Seams};
 use crate::ports::{BoxFuture, Leadership, Proposals, ProposeError};
+use crate::testing::fixed_seams;
 
 /// A log in which no expiry ever comes to be.
 #[derive(Default)]
@@ -51,26 +52,11 @@ impl Proposals for Stuck {
     }
 }
 
-#[derive(Debug)]
-struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        Timestamp(5000)
-    }
-}
-
-impl Entropy for Fixed {
-    fn fill(&self, buffer: &mut [u8]) {
-        buffer.fill(7);
-    }
-}
-
 fn lock() -> LockView {
     LockView {
         key: "k".into(),
         holder: "a".into(),
-        token: 1,
+        token: FencingToken(1),
         renewal: 0,
         ttl_ms: 1000,
         acquired_at: Timestamp(0),
@@ -79,15 +65,18 @@ fn lock() -> LockView {
     }
 }
 
+async fn manager(log: Arc<Stuck>) -> LockManager {
+    let arguments = LockArguments { log, seams: fixed_seams(Timestamp(5000)) };
+    let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
+    LockManager::new(actor)
+}
+
 /// A leader that refuses because its own timer has fired may lose the lead before the expiry counts:
 /// then the lock was not lost.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     let log = Arc::new(Stuck::default());
-    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-    let arguments = LockArguments { log: log.clone(), seams };
-    let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
-    let locks = LockManager::new(actor);
+    let locks = manager(log.clone()).await;
     locks.lead(Space::CLUSTER, vec![lock()]);
     while !log.is_expiring.load(Ordering::Relaxed) {
         tokio::time::advance(Duration::from_millis(100)).await;
@@ -95,19 +84,16 @@ async fn a_renewal_is_decided_in_the_log_also_when_its_time_is_over() {
     }
     let cause = Cause { who: "admin".into(), request_id: String::new() };
     let deadline = Instant::now() + Duration::from_secs(5);
-    let request = ("k".into(), "a".into(), Some(1), None);
+    let request = ("k".into(), "a".into(), Some(FencingToken(1)), None);
     let renewed = locks.renew(Space::CLUSTER, cause, deadline, request).await;
-    assert_eq!(renewed.unwrap().token, 1);
+    assert_eq!(renewed.unwrap().token, FencingToken(1));
     assert_eq!(log.renewed.lock().unwrap().len(), 1);
 }
 
 /// A leader gives each lease anew: what was said of its end before would be shown to be over.
 #[tokio::test(start_paused = true)]
 async fn the_end_that_is_shown_is_that_of_the_lease_of_this_leader() {
-    let seams = Seams { clock: Arc::new(Fixed), entropy: Arc::new(Fixed) };
-    let arguments = LockArguments { log: Arc::new(Stuck::default()), seams };
-    let (actor, _) = LockActor::spawn(None, LockActor, arguments).await.unwrap();
-    let locks = LockManager::new(actor);
+    let locks = manager(Arc::default()).await;
     let shown = async |lock: LockView| {
         let looked =
             locks.look(Space::CLUSTER, vec![lock], Instant::now() + Duration::from_secs(1));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Space;
 use crate::command::{Cause, Outcome};
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::state::tables::lock_table::LockNotice;
@@ -52,7 +52,7 @@ pub struct RenewRequest {
     /// The holder.
     pub holder: Holder,
     /// The token of the lease, if the client gave one.
-    pub token: Option<u64>,
+    pub token: Option<FencingToken>,
     /// New length of a lease, milliseconds.
     pub ttl_ms: Option<u64>,
     /// Who asks, under which request id.

@@ -77,7 +77,7 @@ pub use message::{AcquireRequest, LockMessage, RenewRequest};
 use crate::command::{Cause, LockCommand};
 use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::views::Acquired;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;
@@ -164,7 +164,7 @@ impl LockManager {
         space: Space,
         cause: Cause,
         deadline: Instant,
-        request: (LockKey, Holder, Option<u64>, Option<u64>),
+        request: (LockKey, Holder, Option<FencingToken>, Option<u64>),
     ) -> Result<LockView, CallError> {
         let (key, holder, token, ttl_ms) = request;
         call(&self.actor, deadline + message::GRACE, |reply| {

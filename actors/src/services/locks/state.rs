@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{AcquireRequest, Space};
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::state::tables::lock_table::LockNotice;
@@ -22,7 +22,7 @@ type Key = (Space, LockKey);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
     holder: Holder,
-    token: u64,
+    token: FencingToken,
     renewal: u64,
     /// When the lease ends, by the monotonic clock of this node.
     ends: Instant,
@@ -63,7 +63,7 @@ pub(super) enum Admission {
 pub(super) struct ExpiredLease {
     pub(super) space: Space,
     pub(super) key: LockKey,
-    pub(super) token: u64,
+    pub(super) token: FencingToken,
     pub(super) renewal: u64,
 }
 
@@ -102,11 +102,8 @@ impl LockQueues {
         self.led.remove(&space);
         self.leases.retain(|(of, _), _| *of != space);
         self.ends.retain(|(_, (of, _))| *of != space);
-        let queues = std::mem::take(&mut self.queues);
-        let (gone, kept) = queues.into_iter().partition(|((of, _), _)| *of == space);
-        self.queues = kept;
-        let gone: BTreeMap<Key, WaitQueue> = gone;
-        let gone: Vec<_> = gone.into_values().flat_map(|queue| queue.waiters).collect();
+        let queues = self.queues.extract_if(.., |(of, _), _| *of == space);
+        let gone: Vec<_> = queues.flat_map(|(_, queue)| queue.waiters).collect();
         self.waiting -= gone.len();
         gone
     }
@@ -362,11 +359,9 @@ impl LockQueues {
 
     /// Removes the queue of a key if nobody waits and no attempt is under way.
     fn tidy(&mut self, key: &Key) {
-        if self
-            .queues
-            .get(key)
-            .is_some_and(|queue| queue.waiters.is_empty() && queue.in_flight_holder.is_none())
-        {
+        let is_idle =
+            |queue: &WaitQueue| queue.waiters.is_empty() && queue.in_flight_holder.is_none();
+        if self.queues.get(key).is_some_and(is_idle) {
             self.queues.remove(key);
         }
     }

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::state::*;
 use super::*;
+use crate::domain::lock::FencingToken;
 use crate::domain::time::Timestamp;
 use crate::ports::error::CallError;
 
@@ -31,7 +32,7 @@ fn lock(holder: &str, token: u64, renewal: u64) -> LockView {
     LockView {
         key: "k".into(),
         holder: holder.into(),
-        token,
+        token: FencingToken(token),
         renewal,
         ttl_ms: 1000,
         acquired_at: Timestamp(0),
@@ -121,7 +122,8 @@ async fn a_term_is_over_once_and_a_renewal_begins_it_again() {
     tokio::time::advance(Duration::from_millis(900)).await;
     assert_eq!(queues.expired(Instant::now()), []);
     tokio::time::advance(Duration::from_millis(100)).await;
-    let over = ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: 1, renewal: 1 };
+    let over =
+        ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: FencingToken(1), renewal: 1 };
     assert_eq!(queues.expired(Instant::now()), [over]);
     assert_eq!(queues.expired(Instant::now()), []);
     // Its holder asks again before the table knows: it waits for a new lease.
@@ -139,7 +141,8 @@ async fn a_new_leader_grants_full_terms() {
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(queues.expired(Instant::now()), []);
     tokio::time::advance(Duration::from_millis(1)).await;
-    let over = ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: 7, renewal: 3 };
+    let over =
+        ExpiredLease { space: Space::CLUSTER, key: "k".into(), token: FencingToken(7), renewal: 3 };
     assert_eq!(queues.expired(Instant::now()), [over]);
     // Without the lead there is nothing to wake for.
     queues.lead(Space::CLUSTER, vec![lock("a", 7, 4)], Instant::now());

@@ -1,11 +1,16 @@
-//! The messages to a tenant's actor.
+//! The messages to a tenant's actor, and to the supervisor of all.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Activation;
+use super::supervisor::Failure;
 use crate::command::Refusal;
-use crate::domain::ids::RunId;
+use crate::domain::ids::{GroupId, RunId};
 use crate::domain::views::RateLimit;
-use crate::ports::StoreError;
+use crate::ports::{Staged, StoreError};
 use crate::replica::ReplicaRequest;
 use crate::services::executor::StepEvent;
 use crate::state::RowBuffer;
@@ -68,4 +73,29 @@ pub enum TestHook {
     Stall,
     /// Behave again.
     Heal,
+}
+
+/// A message to the tenant supervisor.
+#[derive(Debug)]
+pub enum SupervisorMessage {
+    /// Starts the tenant's actor. Its state is `Starting` already.
+    Start(Arc<Activation>),
+    /// Tells that the actor could not be started.
+    StartFailed(Arc<Activation>, Failure),
+    /// Tells that a damaged tenant was deleted.
+    RemoveDeleted(Arc<Activation>),
+    /// Asks the leader of a damaged tenant's group for what it holds, and does so again after a pause.
+    AskForCopy(Arc<Activation>, Duration),
+    /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
+    Rebuild(Arc<Activation>, Staged, oneshot::Sender<bool>),
+    /// Tells that the actor failed for lack of file descriptors only.
+    Exhausted(Arc<Activation>),
+    /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
+    TryAgain(Arc<Activation>),
+    /// Starts the group's tenants that have work, or may have: a new term has begun.
+    LookForWork(GroupId),
+    /// Stops the actors of a group that this node has left, and answers when they have stopped.
+    Leave(GroupId, oneshot::Sender<()>),
+    /// Stops all tenants' actors, and answers when they have stopped.
+    StopAll(oneshot::Sender<()>),
 }

@@ -93,6 +93,6 @@ mod unfinished_work;
 
 pub use activation::{Activation, ActivationState, TENANT_CALLS_MAX};
 pub use actor::TenantDeps;
-pub use message::{AdmitReply, TenantMessage, TenantReader, TestHook};
+pub use message::{AdmitReply, SupervisorMessage, TenantMessage, TenantReader, TestHook};
 pub use registry::{Quarantined, Registry};
-pub use supervisor::{SupervisorArguments, SupervisorMessage, TenantSupervisor};
+pub use supervisor::{SupervisorArguments, TenantSupervisor};

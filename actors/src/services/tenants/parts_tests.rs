@@ -1,6 +1,5 @@
 //! Which replicas are in a snapshot, on a node with files of a tenant that group 0 does not know.
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::*;
@@ -12,7 +11,9 @@ use crate::ports::{
     ProposeError, Replay, Staging, Store, Stores,
 };
 use crate::replica::ReplicaDeps;
+use crate::services::puppet::puppet;
 use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
+use crate::testing::tenant;
 
 const GROUP: GroupId = GroupId(3);
 
@@ -115,93 +116,19 @@ impl Staging for NoFiles {
     }
 }
 
-/// Learns of a tenant with the next question.
-struct Late;
-
-impl Actor for Late {
-    type Msg = ControlMessage;
-    type State = (Arc<Directory>, TenantId);
-    type Arguments = Self::State;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<ControlMessage>,
-        told: Self::State,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(told)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<ControlMessage>,
-        message: ControlMessage,
-        (directory, tenant): &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        directory.set(*tenant, Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
-        if let ControlMessage::Applied(reply) = message {
-            let _ = reply.send(1);
-        }
-        Ok(())
-    }
-}
-
-/// Takes messages and does nothing.
-struct Idle;
-
-impl Actor for Idle {
-    type Msg = SupervisorMessage;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<SupervisorMessage>,
-        (): (),
-    ) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-}
-
-/// A tenant that holds something.
-struct Holds(Held);
-
-impl Actor for Holds {
-    type Msg = TenantMessage;
-    type State = ();
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<TenantMessage>,
-        (): (),
-    ) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<TenantMessage>,
-        message: TenantMessage,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
-        if let TenantMessage::Replica(ReplicaRequest::Held(reply)) = message {
-            let _ = reply.send(Ok(self.0));
-        }
-        Ok(())
-    }
-}
-
-fn tenant(number: u128) -> TenantId {
-    TenantId::from_uuid(uuid::Uuid::from_u128(number))
-}
-
 /// A node with files of three tenants: the first is known, the second will be, the third never.
 async fn registry(has_quorum: bool) -> (Registry, Arc<Quorum>) {
     let (registry, directory) = (Registry::default(), Arc::new(Directory::default()));
     directory.set(tenant(1), Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
-    let told = (Arc::clone(&directory), tenant(2));
-    let (control, _) = Actor::spawn(None, Late, told).await.expect("it starts");
-    let (supervisor, _) = Actor::spawn(None, Idle, ()).await.expect("it starts");
+    // Learns of a tenant with the next question.
+    let control = puppet(Arc::clone(&directory), |directory: &mut Arc<Directory>, message| {
+        directory.set(tenant(2), Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
+        if let ControlMessage::Applied(reply) = message {
+            let _ = reply.send(1);
+        }
+    });
+    let control = control.await;
+    let supervisor = puppet((), |(): &mut (), _| {}).await;
     let log = Arc::new(Quorum(has_quorum));
     let stores = Arc::new(Files([1, 2, 3].map(tenant).to_vec()));
     let deps = ReplicaDeps { log: Arc::clone(&log) as _, stores };
@@ -246,7 +173,12 @@ async fn while_the_control_planes_files_are_damaged_it_holds_nothing_and_what_co
 async fn clients_that_take_all_places_of_a_tenant_keep_no_other_replica_from_catching_up() {
     let (registry, _log) = registry(true).await;
     let held = Held { position: Some(Position { term: 1, index: 9 }), events: 44 };
-    let (actor, _) = Actor::spawn(None, Holds(held), ()).await.expect("it starts");
+    let actor = puppet(held, |held, message| {
+        if let TenantMessage::Replica(ReplicaRequest::Held(reply)) = message {
+            let _ = reply.send(Ok(*held));
+        }
+    });
+    let actor = actor.await;
     let activation = registry.activation(GROUP, tenant(1)).expect("the supervisor is set");
     activation.state.send_replace(ActivationState::Running(actor));
     let permits: Vec<_> = std::iter::from_fn(|| activation.permit().ok()).collect();

@@ -38,12 +38,6 @@ pub(super) struct Sources {
     pub(super) directory: Arc<Directory>,
 }
 
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sources")
-    }
-}
-
 /// Describes a tenant that is out of service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
@@ -57,7 +51,7 @@ pub struct Quarantined {
 }
 
 /// Holds all tenants of this node.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Registry {
     /// What group 0 delivers to the control plane.
     pub control: Arc<ApplyQueue>,

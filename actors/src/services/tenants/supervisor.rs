@@ -16,10 +16,10 @@ use super::compare::Comparer;
 use super::registry::is_deletion;
 use super::scrub::scrub_for_ever;
 use super::unfinished_work::{self, OPEN_AT_ONCE_MAX};
-use super::{Activation, ActivationState, Registry};
+use super::{Activation, ActivationState, Registry, SupervisorMessage};
 use crate::cluster::routing::{Directory, Router};
-use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
-use crate::ports::{Staged, StoreError};
+use crate::domain::ids::{RaftId, StateMachineId, TenantId};
+use crate::ports::StoreError;
 use crate::services::mailbox::stop_children;
 
 /// Failures within [`RESTART_WINDOW`] after which an actor is still restarted. One more, and the tenant
@@ -42,31 +42,6 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
 const GROUP_POLL: Duration = Duration::from_millis(5);
 /// Longest time that a tenant's actor may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
-
-/// A message to the tenant supervisor.
-#[derive(Debug)]
-pub enum SupervisorMessage {
-    /// Starts the tenant's actor. Its state is `Starting` already.
-    Start(Arc<Activation>),
-    /// Tells that the actor could not be started.
-    StartFailed(Arc<Activation>, Failure),
-    /// Tells that a damaged tenant was deleted.
-    RemoveDeleted(Arc<Activation>),
-    /// Asks the leader of a damaged tenant's group for what it holds, and does so again after a pause.
-    AskForCopy(Arc<Activation>, Duration),
-    /// Starts a damaged tenant from what another replica holds. Answers whether the start has begun.
-    Rebuild(Arc<Activation>, Staged, oneshot::Sender<bool>),
-    /// Tells that the actor failed for lack of file descriptors only.
-    Exhausted(Arc<Activation>),
-    /// Tries a tenant again: its quarantine is over, its files were removed, or a test heals it.
-    TryAgain(Arc<Activation>),
-    /// Starts the group's tenants that have work, or may have: a new term has begun.
-    LookForWork(GroupId),
-    /// Stops the actors of a group that this node has left, and answers when they have stopped.
-    Leave(GroupId, oneshot::Sender<()>),
-    /// Stops all tenants' actors, and answers when they have stopped.
-    StopAll(oneshot::Sender<()>),
-}
 
 /// Says why an actor failed.
 #[derive(Debug)]
@@ -114,6 +89,7 @@ pub struct SupervisorArguments {
 
 /// Holds the state of the supervisor.
 pub struct SupervisorState {
+    myself: ActorRef<SupervisorMessage>,
     arguments: SupervisorArguments,
     /// When the actors of tenants failed, within [`RESTART_WINDOW`].
     failures: BTreeMap<TenantId, VecDeque<Instant>>,
@@ -131,7 +107,7 @@ impl Actor for TenantSupervisor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<SupervisorMessage>,
+        myself: ActorRef<SupervisorMessage>,
         arguments: SupervisorArguments,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let (registry, deps) = (Arc::clone(&arguments.registry), Arc::clone(&arguments.deps));
@@ -150,6 +126,7 @@ impl Actor for TenantSupervisor {
             );
         };
         Ok(SupervisorState {
+            myself,
             arguments,
             checks: tokio::spawn(checks).abort_handle(),
             failures: BTreeMap::new(),
@@ -160,31 +137,29 @@ impl Actor for TenantSupervisor {
 
     async fn handle(
         &self,
-        myself: ActorRef<SupervisorMessage>,
+        _: ActorRef<SupervisorMessage>,
         message: SupervisorMessage,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMessage::Start(activation) => state.start(&myself, activation),
+            SupervisorMessage::Start(activation) => state.start(activation),
             SupervisorMessage::StartFailed(activation, failure) => {
-                state.failed(&myself, &activation, failure);
+                state.failed(&activation, failure);
             }
-            SupervisorMessage::RemoveDeleted(activation) => {
-                state.remove_deleted(&myself, activation)
-            }
+            SupervisorMessage::RemoveDeleted(activation) => state.remove_deleted(activation),
             SupervisorMessage::AskForCopy(activation, next) => {
-                state.ask_for_copy(&myself, activation, next);
+                state.ask_for_copy(activation, next);
             }
             SupervisorMessage::Rebuild(activation, staged, begun) => {
                 // Not while the files of a deleted tenant are being removed.
                 let is_free = activation.claim_files();
                 if is_free {
                     activation.put_copy(staged);
-                    state.start_again(&myself, activation);
+                    state.start_again(activation);
                 }
                 let _ = begun.send(is_free);
             }
-            SupervisorMessage::Exhausted(activation) => state.exhausted(&myself, activation),
+            SupervisorMessage::Exhausted(activation) => state.exhausted(activation),
             SupervisorMessage::TryAgain(activation) => {
                 let is_out_of_service = matches!(
                     &*activation.state.borrow(),
@@ -193,7 +168,7 @@ impl Actor for TenantSupervisor {
                 // A tenant that has been started by another cause meanwhile is left alone: its files
                 // must not be open twice.
                 if is_out_of_service {
-                    state.start_again(&myself, activation);
+                    state.start_again(activation);
                 }
             }
             SupervisorMessage::LookForWork(group) => {
@@ -219,7 +194,7 @@ impl Actor for TenantSupervisor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<SupervisorMessage>,
+        _: ActorRef<SupervisorMessage>,
         event: SupervisionEvent,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
@@ -230,13 +205,10 @@ impl Actor for TenantSupervisor {
                 ActivationState::Running(actor) => actor.get_id() == cell.get_id(),
                 _ => false,
             };
-            if let Some(activation) = state.arguments.registry.activations().into_iter().find(is_it)
-            {
-                if is_passing(&error) {
-                    state.exhausted(&myself, activation);
-                } else {
-                    state.failed(&myself, &activation, Failure::of(&error));
-                }
+            match state.arguments.registry.activations().into_iter().find(is_it) {
+                Some(activation) if is_passing(&error) => state.exhausted(activation),
+                Some(activation) => state.failed(&activation, Failure::of(&error)),
+                None => {}
             }
         }
         Ok(())
@@ -245,13 +217,13 @@ impl Actor for TenantSupervisor {
 
 impl SupervisorState {
     /// Starts the actor of a tenant in a task of its own.
-    fn start(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn start(&self, activation: Arc<Activation>) {
         if self.stopping {
             // Whoever waits for its end sees it.
             activation.state.send_replace(ActivationState::Asleep);
             return;
         }
-        let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
+        let (myself, deps) = (self.myself.clone(), Arc::clone(&self.arguments.deps));
         // To open files and read the log takes a while. Other tenants must not wait for it.
         tokio::spawn(async move {
             // A group delivers entries as soon as it runs, perhaps before it is listed.
@@ -281,21 +253,16 @@ impl SupervisorState {
     }
 
     /// Starts the actor of a tenant that was out of service.
-    fn start_again(&mut self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn start_again(&mut self, activation: Arc<Activation>) {
         activation.release_files();
         self.arguments.registry.note_damage(&activation, false);
         self.failures.remove(&activation.tenant);
         activation.state.send_replace(ActivationState::Starting);
-        self.start(myself, activation);
+        self.start(activation);
     }
 
     /// Asks for what takes the place of a damaged tenant's files, until the tenant is not damaged.
-    fn ask_for_copy(
-        &self,
-        myself: &ActorRef<SupervisorMessage>,
-        activation: Arc<Activation>,
-        next: Duration,
-    ) {
+    fn ask_for_copy(&self, activation: Arc<Activation>, next: Duration) {
         let is_given_up = activation.is_given_up.load(Ordering::SeqCst);
         if !activation.is_replaceable() || self.stopping || is_given_up {
             activation.is_asking.store(false, Ordering::Release);
@@ -310,17 +277,12 @@ impl SupervisorState {
             }
         });
         let after = (next * 2).min(ASK_AGAIN_MAX);
-        myself.send_after(next, move || SupervisorMessage::AskForCopy(activation, after));
+        self.myself.send_after(next, move || SupervisorMessage::AskForCopy(activation, after));
     }
 
     /// Starts the actor again, or takes the tenant out of service: at once when its files are damaged, or
     /// when the restart budget is used up.
-    fn failed(
-        &mut self,
-        myself: &ActorRef<SupervisorMessage>,
-        activation: &Arc<Activation>,
-        failure: Failure,
-    ) {
+    fn failed(&mut self, activation: &Arc<Activation>, failure: Failure) {
         if activation.is_given_up.load(Ordering::SeqCst) {
             // Whoever waits for its end sees it.
             activation.state.send_replace(ActivationState::Asleep);
@@ -335,13 +297,13 @@ impl SupervisorState {
             activation.state.send_replace(ActivationState::Damaged { reason, is_replaceable });
             if is_replaceable && !activation.is_asking.swap(true, Ordering::AcqRel) {
                 let asks = Arc::clone(activation);
-                myself
+                self.myself
                     .send_after(ASK_AFTER, move || SupervisorMessage::AskForCopy(asks, ASK_AGAIN));
             }
             // After the state is `Damaged`: a deletion that comes from now on asks for itself. One that
             // came before is in the queue.
             if activation.queue.holds(is_deletion) {
-                self.remove_deleted(myself, Arc::clone(activation));
+                self.remove_deleted(Arc::clone(activation));
             }
             return;
         }
@@ -352,7 +314,7 @@ impl SupervisorState {
         if failures.len() <= RESTARTS_MAX {
             tracing::warn!(tenant = %activation.tenant, %why, "a tenant's actor failed and is restarted");
             activation.state.send_replace(ActivationState::Starting);
-            return self.start(myself, Arc::clone(activation));
+            return self.start(Arc::clone(activation));
         }
         let log_bytes_kept = self
             .arguments
@@ -371,28 +333,28 @@ impl SupervisorState {
         // waits in the queue need not wait any longer.
         activation.queue.forget_proposers();
         let activation = Arc::clone(activation);
-        myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(activation));
+        self.myself.send_after(QUARANTINE, move || SupervisorMessage::TryAgain(activation));
     }
 
     /// Starts the actor again in a moment. It is no failure of the tenant that the process has no file
     /// descriptor left, so it does not count.
-    fn exhausted(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn exhausted(&self, activation: Arc<Activation>) {
         if !activation.exhausted.swap(true, Ordering::AcqRel) {
             tracing::warn!(tenant = %activation.tenant, "no file descriptor is left to open a tenant with");
         }
         // Callers of the tenant wait, and are told that the node is busy when their time is up.
         activation.state.send_replace(ActivationState::Starting);
-        myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(activation));
+        self.myself.send_after(OPEN_AGAIN, move || SupervisorMessage::Start(activation));
     }
 
     /// Removes the files of a damaged tenant that was deleted, and starts the tenant without files. The
     /// deletion needs nothing of what was in them.
-    fn remove_deleted(&self, myself: &ActorRef<SupervisorMessage>, activation: Arc<Activation>) {
+    fn remove_deleted(&self, activation: Arc<Activation>) {
         // A deletion in the queue and one that comes may both ask. The first starts the tenant again.
         if !activation.claim_files() {
             return;
         }
-        let (myself, deps) = (myself.clone(), Arc::clone(&self.arguments.deps));
+        let (myself, deps) = (self.myself.clone(), Arc::clone(&self.arguments.deps));
         tokio::spawn(async move {
             let (tenant, part) = (activation.tenant, &deps.part);
             // The log notes first that there are no files: after a crash in between it does not miss

@@ -33,7 +33,7 @@ use crate::command::{
 };
 use crate::domain::codec;
 use crate::domain::ids::{GroupId, NodeId, Position, RaftId, TenantId, TokenId};
-use crate::domain::lock::{Holder, LockKey};
+use crate::domain::lock::{FencingToken, Holder, LockKey};
 use crate::domain::membership::{Authority, JoinToken};
 use crate::domain::secret::SecretHash;
 use crate::domain::time::Timestamp;
@@ -76,7 +76,7 @@ pub enum CreatedResource {
 struct Meta {
     /// What labels are made with: `SystemState::time` says.
     last_at: Timestamp,
-    last_lock_token: u64,
+    last_lock_token: FencingToken,
     tenants_created: u64,
     /// The last id in Raft groups that was given.
     last_raft_id: RaftId,
@@ -196,7 +196,7 @@ impl SystemState {
             SystemCommand::RemoveNode(RemoveNode { node }) => self.remove_node(*node),
             SystemCommand::LeaderElected(LeaderElected { node }) => {
                 let lock = self.locks.seize(LockKey::leader(), Holder::from(*node), at);
-                tracing::debug!(term, %node, token = lock.token, "leader of the cluster");
+                tracing::debug!(term, %node, token = lock.token.0, "leader of the cluster");
                 (Outcome::Locked(lock), Vec::new())
             }
             SystemCommand::PlaceGroups(PlaceGroups { region, groups, members }) => {

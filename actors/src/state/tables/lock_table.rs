@@ -53,7 +53,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::command::{LockCommand, Outcome, Refusal};
 use crate::domain::codec;
 use crate::domain::json::Json;
-use crate::domain::lock::{Holder, LockKey, LockView};
+use crate::domain::lock::{FencingToken, Holder, LockKey, LockView};
 use crate::domain::time::Timestamp;
 use crate::mutants::{self, Mutant};
 use crate::ports::{Row, StoreError};
@@ -84,7 +84,7 @@ pub enum LockNotice {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockTable {
     locks: BTreeMap<LockKey, LockView>,
-    last_token: u64,
+    last_token: FencingToken,
     metadata_bytes: usize,
     dirty: BTreeSet<LockKey>,
 }
@@ -94,7 +94,7 @@ impl LockTable {
     ///
     /// # Errors
     /// When its rows cannot be read.
-    pub fn load(rows: &RowBuffer, last_token: u64) -> Result<Self, StoreError> {
+    pub fn load(rows: &RowBuffer, last_token: FencingToken) -> Result<Self, StoreError> {
         let locks = rows.all::<LockView>(LOCK_ROW)?.into_iter();
         let locks: BTreeMap<_, _> = locks.map(|(_, lock)| (lock.key.clone(), lock)).collect();
         let metadata_bytes = locks.values().map(|lock| lock.metadata.as_str().len()).sum();
@@ -107,7 +107,7 @@ impl LockTable {
     }
 
     /// The last token given.
-    pub const fn last_token(&self) -> u64 {
+    pub const fn last_token(&self) -> FencingToken {
         self.last_token
     }
 
@@ -173,9 +173,9 @@ impl LockTable {
     /// Raises all tokens, those of locks that are held as well, and returns these locks: a holder that
     /// shows its old token has lost its lock, and nobody else gets that before its lease has ended.
     pub fn raise_tokens(&mut self, by: u64) -> Vec<LockView> {
-        self.last_token = self.last_token.saturating_add(by);
+        self.last_token = self.last_token.raised(by);
         for lock in self.locks.values_mut() {
-            lock.token = lock.token.saturating_add(by);
+            lock.token = lock.token.raised(by);
         }
         self.dirty.extend(self.locks.keys().cloned());
         self.locks.values().cloned().collect()
@@ -183,18 +183,29 @@ impl LockTable {
 
     /// Gives a key to a new holder, whoever had it: for the lock that follows leadership.
     pub fn seize(&mut self, key: LockKey, holder: Holder, at: Timestamp) -> LockView {
-        self.last_token += 1;
+        self.grant(key, holder, 0, Json::null(), at)
+    }
+
+    fn grant(
+        &mut self,
+        key: LockKey,
+        holder: Holder,
+        ttl_ms: u64,
+        metadata: Json,
+        at: Timestamp,
+    ) -> LockView {
+        self.last_token = self.last_token.raised(1);
         let before = self.locks.get(&key).map_or(0, |lock| lock.metadata.as_str().len());
-        self.metadata_bytes = self.metadata_bytes - before + Json::null().as_str().len();
+        self.metadata_bytes = self.metadata_bytes - before + metadata.as_str().len();
         let lock = LockView {
             key: key.clone(),
             holder,
             token: self.last_token,
             renewal: 0,
-            ttl_ms: 0,
+            ttl_ms,
             acquired_at: at,
-            expires_at: at,
-            metadata: Json::null(),
+            expires_at: at.plus_ms(ttl_ms),
+            metadata,
         };
         self.dirty.insert(key.clone());
         self.locks.insert(key, lock.clone());
@@ -229,20 +240,7 @@ impl LockTable {
             let refusal = Refusal::TooMany { what: "locks".to_owned(), limit: LOCKS_MAX as u64 };
             return (Outcome::Refused(refusal), None);
         }
-        self.metadata_bytes = metadata_bytes;
-        self.last_token += 1;
-        let lock = LockView {
-            key: key.clone(),
-            holder: holder.clone(),
-            token: self.last_token,
-            renewal: 0,
-            ttl_ms,
-            acquired_at: at,
-            expires_at: at.plus_ms(ttl_ms),
-            metadata: metadata.clone(),
-        };
-        self.dirty.insert(key.clone());
-        self.locks.insert(key.clone(), lock.clone());
+        let lock = self.grant(key.clone(), holder.clone(), ttl_ms, metadata.clone(), at);
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock)))
     }
 
@@ -250,7 +248,7 @@ impl LockTable {
         &mut self,
         key: &LockKey,
         holder: &Holder,
-        token: Option<u64>,
+        token: Option<FencingToken>,
         ttl_ms: Option<u64>,
         at: Timestamp,
     ) -> (Outcome, Option<LockNotice>) {
@@ -277,7 +275,12 @@ impl LockTable {
         (Outcome::Locked(lock.clone()), Some(LockNotice::Held(lock.clone())))
     }
 
-    fn held_by(&self, key: &LockKey, holder: &Holder, token: Option<u64>) -> Option<&LockView> {
+    fn held_by(
+        &self,
+        key: &LockKey,
+        holder: &Holder,
+        token: Option<FencingToken>,
+    ) -> Option<&LockView> {
         let token = token.filter(|_| !mutants::is(Mutant::NoFencing));
         self.locks
             .get(key)
@@ -294,194 +297,4 @@ impl LockTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::domain::lock::FENCING_STEP;
-
-    fn acquire(table: &mut LockTable, key: &str, holder: &str) -> Outcome {
-        let command = LockCommand::Acquire {
-            key: key.into(),
-            holder: holder.into(),
-            ttl_ms: 1000,
-            metadata: Json::null(),
-        };
-        table.apply(&command, Timestamp(0)).0
-    }
-
-    fn token(outcome: &Outcome) -> u64 {
-        match outcome {
-            Outcome::Locked(lock) => lock.token,
-            other => panic!("not locked: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_same_holder_renews_and_another_waits() {
-        let mut table = LockTable::default();
-        let first = token(&acquire(&mut table, "k", "a"));
-        assert_eq!(token(&acquire(&mut table, "k", "a")), first);
-        assert!(
-            matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(lock) if lock.holder.as_str() == "a")
-        );
-    }
-
-    #[test]
-    fn an_expiry_armed_before_a_renewal_does_nothing() {
-        let mut table = LockTable::default();
-        let first = token(&acquire(&mut table, "k", "a"));
-        acquire(&mut table, "k", "a");
-        let expire = |renewal| LockCommand::Expire { key: "k".into(), token: first, renewal };
-        assert_eq!(table.apply(&expire(0), Timestamp(0)).0, Outcome::Ignored);
-        assert_eq!(table.apply(&expire(1), Timestamp(0)).0, Outcome::Done);
-        assert!(token(&acquire(&mut table, "k", "a")) > first);
-    }
-
-    #[test]
-    fn only_the_holder_gives_back_and_under_the_newest_token_it_was_given() {
-        let mut table = LockTable::default();
-        let old = token(&acquire(&mut table, "k", "a"));
-        let release = |holder: &str, token| LockCommand::Release {
-            key: "k".into(),
-            holder: holder.into(),
-            token,
-        };
-        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
-        assert_eq!(apply(release("b", None)), Outcome::Released(false));
-        assert_eq!(apply(release("b", Some(old))), Outcome::Released(false));
-        assert_eq!(apply(release("a", Some(old))), Outcome::Released(true));
-        let new = token(&acquire(&mut table, "k", "a"));
-        assert!(new > old);
-        let mut apply = |command| table.apply(&command, Timestamp(0)).0;
-        let renew = |holder: &str, token| LockCommand::Renew {
-            key: "k".into(),
-            holder: holder.into(),
-            token,
-            ttl_ms: None,
-        };
-        let lost = Outcome::Refused(Refusal::LockLost { key: "k".into() });
-        for wrong in [old, new + 1] {
-            assert_eq!(apply(release("a", Some(wrong))), Outcome::Released(false), "{wrong}");
-            assert_eq!(apply(renew("a", Some(wrong))), lost, "{wrong}");
-        }
-        assert_eq!(apply(renew("b", Some(new))), lost);
-        assert!(matches!(apply(renew("a", Some(new))), Outcome::Locked(_)));
-        assert!(matches!(apply(renew("a", None)), Outcome::Locked(_)));
-        assert_eq!(apply(release("a", None)), Outcome::Released(true));
-    }
-
-    #[test]
-    fn raised_tokens_are_above_all_earlier_ones_and_locks_stay_held() {
-        let mut table = LockTable::default();
-        let held = token(&acquire(&mut table, "k", "a"));
-        table.take_rows();
-        let raised = table.raise_tokens(FENCING_STEP);
-        assert_eq!(raised.iter().map(|lock| lock.token).collect::<Vec<_>>(), [held + FENCING_STEP]);
-        assert_eq!(table.take_rows().len(), 1, "it is written down");
-        let renew = |token| LockCommand::Renew {
-            key: "k".into(),
-            holder: "a".into(),
-            token: Some(token),
-            ttl_ms: None,
-        };
-        let lost = Outcome::Refused(Refusal::LockLost { key: "k".into() });
-        assert_eq!(table.apply(&renew(held), Timestamp(0)).0, lost);
-        assert!(matches!(acquire(&mut table, "k", "b"), Outcome::HeldByOther(_)));
-        assert_eq!(token(&acquire(&mut table, "k", "a")), held + FENCING_STEP);
-        assert_eq!(token(&acquire(&mut table, "free", "b")), held + FENCING_STEP + 1);
-    }
-
-    #[test]
-    fn pages_go_on_after_their_cursor() {
-        let mut table = LockTable::default();
-        for key in ["a", "b/1", "b/2", "b/3", "c"] {
-            acquire(&mut table, key, "x");
-        }
-        let keys = |prefix, after| -> Vec<String> {
-            table.list(prefix, after).map(|lock| lock.key.to_string()).collect()
-        };
-        assert_eq!(keys("b/", None), ["b/1", "b/2", "b/3"]);
-        assert_eq!(keys("b/", Some("b/1")), ["b/2", "b/3"]);
-        assert_eq!(keys("b/", Some("b/3")), [""; 0]);
-        // A cursor before the prefix, and one between two keys.
-        assert_eq!(keys("b/", Some("a")), ["b/1", "b/2", "b/3"]);
-        assert_eq!(keys("", Some("b/20")), ["b/3", "c"]);
-    }
-
-    #[test]
-    fn metadata_is_counted_while_it_is_held() {
-        let half = Json::from_value(&"m".repeat(METADATA_BYTES_MAX / 2 - 2).into());
-        let mut table = LockTable::default();
-        let mut acquire = |key: &str, metadata: &Json| {
-            let command = LockCommand::Acquire {
-                key: key.into(),
-                holder: "a".into(),
-                ttl_ms: 1,
-                metadata: metadata.clone(),
-            };
-            let outcome = table.apply(&command, Timestamp(0)).0;
-            let is_locked = matches!(outcome, Outcome::Locked(_));
-            let free = LockCommand::Release { key: "a".into(), holder: "a".into(), token: None };
-            // The first key is given back again and again: its metadata is not counted any more.
-            table.apply(&free, Timestamp(0));
-            is_locked
-        };
-        assert!(acquire("b", &half));
-        for _ in 0..3 {
-            assert!(acquire("a", &half));
-        }
-        assert!(acquire("c", &half));
-        assert!(!acquire("d", &half), "it would be more than is kept");
-        assert!(!acquire("d", &Json::null()), "not even a little more");
-        assert!(acquire("c", &Json::null()), "what takes its place counts instead");
-        assert!(acquire("d", &Json::null()));
-    }
-
-    fn commands() -> impl Strategy<Value = LockCommand> {
-        let key = prop::sample::select(vec!["a", "b"]).prop_map(LockKey::from);
-        let holder = prop::sample::select(vec!["x", "y"]).prop_map(Holder::from);
-        let token = prop::option::of(0_u64..6);
-        (0..4, key, holder, token, 0_u64..3).prop_map(|(kind, key, holder, token, renewal)| {
-            match kind {
-                0 => LockCommand::Acquire { key, holder, ttl_ms: 5, metadata: Json::null() },
-                1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
-                2 => LockCommand::Release { key, holder, token },
-                _ => LockCommand::Expire { key, token: token.unwrap_or(1), renewal },
-            }
-        })
-    }
-
-    proptest! {
-        /// Whatever is asked for: a new hold has a token above all earlier ones, and only a free
-        /// key changes hands.
-        #[test]
-        fn tokens_grow_and_holds_do_not_overlap(script in prop::collection::vec(commands(), 0..60)) {
-            let mut table = LockTable::default();
-            let mut last = 0;
-            for command in script {
-                let before = table.clone();
-                let (outcome, notice) = table.apply(&command, Timestamp(1));
-                if let Outcome::Locked(lock) = &outcome {
-                    match before.get(&lock.key) {
-                        Some(held) => prop_assert_eq!((&held.holder, held.token), (&lock.holder, lock.token)),
-                        None => {
-                            prop_assert!(lock.token > last);
-                            last = lock.token;
-                        }
-                    }
-                }
-                if let LockCommand::Release { key, holder, token } = &command {
-                    let held = before.get(key).filter(|held| {
-                        held.holder == *holder && token.is_none_or(|token| token == held.token)
-                    });
-                    prop_assert_eq!(outcome.clone(), Outcome::Released(held.is_some()));
-                }
-                if matches!(outcome, Outcome::Refused(_) | Outcome::Ignored | Outcome::HeldByOther(_)) {
-                    prop_assert!(notice.is_none());
-                    prop_assert_eq!(&before.locks, &table.locks);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -33,11 +33,6 @@ impl DueSet {
         self.all.contains(wait)
     }
 
-    /// The next.
-    pub(super) fn first(&self) -> Option<&Wait> {
-        self.all.first()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = Wait> {
         self.all.iter().copied()
     }

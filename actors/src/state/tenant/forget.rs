@@ -4,9 +4,9 @@
 //! Invariant: afterwards no run speaks of an event that is not there, and the next event is written where
 //! the log ends, with the number behind the last one that is left.
 
-use super::rows::{ENDED_RUN, for_each, seq_key};
+use super::rows::for_each;
+use super::run_rows::{self, RunRow};
 use super::{EventSpan, Run, TenantState};
-use crate::domain::codec;
 use crate::ports::{Row, StoreError};
 use crate::state::RowBuffer;
 
@@ -28,10 +28,12 @@ impl TenantState {
         bytes: u64,
     ) -> Result<Vec<Row>, StoreError> {
         let mut changed = Vec::new();
-        for_each(rows, ENDED_RUN, |mut run: Run| {
-            if cut_events(&mut run, bytes) {
-                changed.push((seq_key(ENDED_RUN, run.seq), Some(codec::encode(&run))));
+        for_each(rows, run_rows::ENDED, |key, value| {
+            let mut row = RunRow::decode(key, value)?;
+            if cut_events(&mut row.run, bytes) {
+                changed.push((key.to_vec(), Some(row.encode())));
             }
+            Ok(())
         })?;
         for (id, run) in &mut self.runs {
             if cut_events(run, bytes) {

@@ -5,7 +5,7 @@
 
 use super::events::Fields;
 use super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX, held_bytes};
-use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, rows};
+use super::{Run, StepStatus, TenantEffect, TenantState, Waiting, run_rows};
 use crate::command::{Cause, Outcome, Refusal, StepResult};
 use crate::domain::ids::RunId;
 use crate::domain::json::Json;
@@ -180,6 +180,7 @@ impl TenantState {
         state.completed_at = Some(state.ends_at(at));
         state.output = Some(output);
         let duration = state.started_at.map_or(0, |started| at.ms_since(started) / 1000);
+        self.settled.extend(run_rows::output(run, step));
         let fields = Fields::new("step_completed")
             .text("step_id", run.workflow.id(step))
             .number("duration_secs", duration);
@@ -270,7 +271,7 @@ impl TenantState {
         self.held_bytes -= held_bytes(&run);
         run.status = status;
         run.completed_at = Some(self.meta.last_at.max(run.started_at));
-        self.settled.extend(rows::ended_run(&run));
+        self.settled.extend(run_rows::ended(&run));
         self.dirty.runs.remove(&id);
         effects.push(TenantEffect::RunEnded(id));
     }

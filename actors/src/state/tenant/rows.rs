@@ -6,8 +6,9 @@
 //! | `d` | runs accepted by day |
 //! | `y` | time: `clock.rs` |
 //! | `p` | bytes of inputs, outputs and definitions; counted anew where it is missing |
-//! | `L` seq | live run |
+//! | `L` seq | live run: `run_rows.rs` |
 //! | `E` seq | ended run |
+//! | `G`, `O` | long parts of runs |
 //! | `i` run id | seq of the run |
 //! | `w` name | named workflow, with its name |
 //! | `J` seq | job |
@@ -24,10 +25,12 @@ use std::collections::BTreeMap;
 use super::day::DayCount;
 use super::definitions::definition_bytes;
 use super::run::held_bytes;
+use super::run_rows::{self, RunRow};
 use super::{Dirty, Job, Meta, NamedWorkflow, Presence, Run, TenantState, Waiting};
 use crate::domain::codec;
 use crate::domain::ids::{JobId, RunId};
 use crate::domain::page::{JsonSize, PageBudget};
+use crate::domain::run::RunStatus;
 use crate::ports::{Found, Row, StoreError};
 use crate::state::tables::completion_records::CompletionRecords;
 use crate::state::tables::idempotency::IdempotencyTable;
@@ -37,8 +40,6 @@ use crate::state::{RowBuffer, StateClock, decode_row, row_key};
 const META: u8 = b'm';
 const DAYS: u8 = b'd';
 const PAYLOAD_BYTES: u8 = b'p';
-const LIVE_RUN: u8 = b'L';
-pub(super) const ENDED_RUN: u8 = b'E';
 const RUN_SEQ: u8 = b'i';
 const WORKFLOW: u8 = b'w';
 const JOB: u8 = b'J';
@@ -86,7 +87,7 @@ pub(super) fn load_whole(rows: &RowBuffer) -> Result<TenantState, StoreError> {
         meta,
         ..TenantState::default()
     };
-    for (_, run) in rows.all::<Run>(LIVE_RUN)? {
+    for run in run_rows::load_live(rows)? {
         for (step, waiting) in (0_u16..).zip(&run.steps) {
             if let Waiting::Timer(at) | Waiting::Retry(at) = waiting.waiting {
                 state.due.insert((at, run.attempt(step)));
@@ -114,22 +115,28 @@ fn count_payloads(state: &TenantState, rows: &RowBuffer) -> Result<u64, StoreErr
     let live = state.runs.values().map(|run| run.payload_bytes).sum::<u64>();
     let named = state.workflows.values().map(|named| definition_bytes(&named.workflow));
     let mut bytes = live + named.sum::<u64>();
-    for_each(rows, ENDED_RUN, |run: Run| bytes += run.payload_bytes)?;
-    for_each(rows, JOB, |job: Job| bytes += definition_bytes(&job.workflow))?;
+    for_each(rows, run_rows::ENDED, |key, value| {
+        bytes += RunRow::decode(key, value)?.run.payload_bytes;
+        Ok(())
+    })?;
+    for_each(rows, JOB, |key, value| {
+        bytes += definition_bytes(&decode_row::<Job>(key, value)?.workflow);
+        Ok(())
+    })?;
     Ok(bytes)
 }
 
-/// Decodes the rows of a kind with a sequence number, a few at a time.
-pub(super) fn for_each<T: serde::de::DeserializeOwned>(
+/// Reads the rows of a kind with a sequence number, a few at a time.
+pub(super) fn for_each(
     rows: &RowBuffer,
     kind: u8,
-    mut each: impl FnMut(T),
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut from = seq_key(kind, 0);
     loop {
         let found = rows.scan(&from, &[kind + 1], BATCH_ROWS_FIRST, false)?;
         for (key, value) in &found {
-            each(decode_row(key, value)?);
+            each(key, value)?;
         }
         match found.last().and_then(|(key, _)| seq_of(key)) {
             Some(last) if found.len() == BATCH_ROWS_FIRST => {
@@ -156,9 +163,7 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
         rows.push((vec![DAYS], Some(codec::encode(&state.days))));
         rows.push(state.time.row());
     }
-    for run in runs.iter().filter_map(|id| state.runs.get(id)) {
-        rows.push((seq_key(LIVE_RUN, run.seq), Some(codec::encode(run))));
-    }
+    rows.extend(runs.iter().filter_map(|id| state.runs.get(id)).map(run_rows::live));
     for name in workflows {
         let named = state.workflows.get(&name).map(|named| codec::encode(&(&name, named)));
         rows.push((row_key(WORKFLOW, name.as_bytes()), named));
@@ -167,11 +172,6 @@ pub(super) fn take_dirty(state: &mut TenantState) -> Vec<Row> {
     rows.extend(state.calls.take_rows(IDEMPOTENCY));
     rows.extend(state.completions.take_rows());
     rows
-}
-
-/// The rows of a run that has ended.
-pub(super) fn ended_run(run: &Run) -> [Row; 2] {
-    [(seq_key(LIVE_RUN, run.seq), None), (seq_key(ENDED_RUN, run.seq), Some(codec::encode(run)))]
 }
 
 /// The row that finds a run by its id.
@@ -197,13 +197,13 @@ impl TenantState {
             return Ok(Some(run.clone()));
         }
         match rows.get::<u64>(&row_key(RUN_SEQ, id.uuid().as_bytes()))? {
-            Some(seq) => rows.get(&seq_key(ENDED_RUN, seq)),
+            Some(seq) => run_rows::load_ended(rows, seq),
             None => Ok(None),
         }
     }
 
     /// A page of runs accepted before `before`, newest first, as `show` shows those that are
-    /// wanted, and where to go on. One run is decoded at a time.
+    /// wanted: all, or those of a status; and where to go on. One run is decoded at a time.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -211,17 +211,18 @@ impl TenantState {
         &self,
         rows: &RowBuffer,
         before: Option<u64>,
+        status: Option<RunStatus>,
         limit: usize,
-        show: impl Fn(&Run) -> Option<T>,
+        show: impl Fn(&Run) -> T,
     ) -> Result<(Vec<T>, Option<u64>), StoreError> {
         let mut before = before.unwrap_or(u64::MAX);
         let live = self.runs.values().filter(|run| run.seq < before);
         let mut live: BTreeMap<u64, &Run> = live.map(|run| (run.seq, run)).collect();
-        let mut page = RunPage::new(limit, show);
+        let mut page = RunPage::new(limit, status, show);
         let mut batch_rows = BATCH_ROWS_FIRST;
         loop {
-            let from = seq_key(ENDED_RUN, 0);
-            let ended = rows.scan(&from, &seq_key(ENDED_RUN, before), batch_rows, true)?;
+            let (from, to) = (seq_key(run_rows::ENDED, 0), seq_key(run_rows::ENDED, before));
+            let ended = rows.scan(&from, &to, batch_rows, true)?;
             let is_last = ended.len() < batch_rows;
             batch_rows = rows_of_next_batch(&ended);
             for (key, value) in &ended {
@@ -232,7 +233,7 @@ impl TenantState {
                         return Ok(page.cut());
                     }
                 }
-                if !page.has_room() || !page.add(&decode_row(key, value)?, value.len()) {
+                if !page.has_room() || !page.add_row(rows, key, value)? {
                     return Ok(page.cut());
                 }
             }
@@ -295,6 +296,7 @@ impl TenantState {
 /// A page of runs in the making.
 struct RunPage<T, S> {
     room: PageBudget,
+    status: Option<RunStatus>,
     show: S,
     found: Vec<T>,
     /// The last run examined; the next page begins before it.
@@ -303,10 +305,10 @@ struct RunPage<T, S> {
     examined_bytes: usize,
 }
 
-impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
-    fn new(limit: usize, show: S) -> Self {
+impl<T: JsonSize, S: Fn(&Run) -> T> RunPage<T, S> {
+    fn new(limit: usize, status: Option<RunStatus>, show: S) -> Self {
         let room = PageBudget::new(limit);
-        Self { room, show, found: Vec::new(), last: None, examined: 0, examined_bytes: 0 }
+        Self { room, status, show, found: Vec::new(), last: None, examined: 0, examined_bytes: 0 }
     }
 
     /// Whether another run may be looked at. The first always may.
@@ -314,12 +316,29 @@ impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
         self.examined < EXAMINED_MAX && self.examined_bytes < EXAMINED_BYTES_MAX
     }
 
+    fn is_wanted(&self, run: &Run) -> bool {
+        self.status.is_none_or(|status| run.status == status)
+    }
+
+    /// Adds a run that has ended. Of one that is not wanted the long parts are not read.
+    fn add_row(&mut self, rows: &RowBuffer, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+        let row = RunRow::decode(key, value)?;
+        if !self.is_wanted(&row.run) {
+            return Ok(self.add(&row.run, value.len()));
+        }
+        let run = row.complete(rows)?;
+        // What was read, with its workflow, whatever of it is shown.
+        let parts = usize::try_from(held_bytes(&run)).unwrap_or(usize::MAX);
+        Ok(self.add(&run, value.len().saturating_add(parts)))
+    }
+
     /// Adds a run, unless it is not wanted; `false` when the page is full without it.
     fn add(&mut self, run: &Run, bytes: usize) -> bool {
         if !self.has_room() {
             return false;
         }
-        if let Some(shown) = (self.show)(run) {
+        if self.is_wanted(run) {
+            let shown = (self.show)(run);
             if !self.room.take(&shown) {
                 return false;
             }
@@ -327,7 +346,7 @@ impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
         }
         self.last = Some(run.seq);
         self.examined += 1;
-        self.examined_bytes += bytes;
+        self.examined_bytes = self.examined_bytes.saturating_add(bytes);
         true
     }
 
@@ -341,7 +360,8 @@ impl<T: JsonSize, S: Fn(&Run) -> Option<T>> RunPage<T, S> {
 fn rows_of_next_batch(rows: &[Found]) -> usize {
     let bytes: usize = rows.iter().map(|(_, value)| value.len()).sum();
     let fit = BATCH_BYTES.saturating_mul(rows.len()) / bytes.max(1);
-    fit.clamp(1, BATCH_ROWS_MAX)
+    // No more than twice as many: those behind small rows may be large.
+    fit.clamp(1, (rows.len() * 2).clamp(1, BATCH_ROWS_MAX))
 }
 
 pub(super) fn seq_key(kind: u8, seq: u64) -> Vec<u8> {

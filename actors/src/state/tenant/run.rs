@@ -46,6 +46,9 @@ pub struct Run {
     pub steps: Vec<StepState>,
     /// Where its events are in the tenant's log, in order.
     pub events: Vec<EventSpan>,
+    /// Whether its long parts have rows of their own while it is live. Which rows there are tells.
+    #[serde(skip)]
+    pub is_in_parts: bool,
 }
 
 /// Returns what a live run holds in memory, bytes. Runs of one named workflow share it until they are

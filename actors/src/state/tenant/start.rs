@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::definitions::definition_bytes;
 use super::events::Fields;
 use super::run::held_bytes;
-use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows};
+use super::{CreatedResource, Job, Run, StepState, TenantEffect, TenantState, rows, run_rows};
 use crate::command::{
     Cause, CreateJob, Idempotency, JobCreated, Outcome, Refusal, RunStarted, StartRun,
     TenantCommand, WorkflowSource,
@@ -209,11 +209,13 @@ impl TenantState {
             input: new.input,
             error: None,
             events: Vec::new(),
+            is_in_parts: self.lays_in_parts,
         };
         self.meta.next_run_seq += 1;
         self.add_payload(run.payload_bytes);
         self.held_bytes += held_bytes(&run);
         self.settled.push(rows::run_seq(id, run.seq));
+        self.settled.extend(run_rows::given(&run));
         // Before its first event: the run remembers where its events are.
         self.runs.insert(id, run);
         let fields = Fields::new("run_started")

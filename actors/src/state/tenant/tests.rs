@@ -1,21 +1,28 @@
 //! Tables and properties of the tenant's state machine.
 
+mod clock;
+mod limits;
+mod long_parts;
+mod pages;
+mod whole;
+
 use std::sync::Arc;
 
-use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::command::{
-    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, Idempotency, JobCreated, PutWorkflow,
-    RecordStepResult, RunStarted, SetTenant, StartRun, StepDue, StepResult, WorkflowSource,
-    WorkflowWritten,
+    CancelRun, Cause, Command, CreateJob, DeleteWorkflow, Idempotency, JobCreated, LockCommand,
+    PutWorkflow, RecordStepResult, Refusal, RunStarted, SetTenant, StartRun, StepDue, StepResult,
+    TenantCommand, WorkflowSource, WorkflowWritten,
 };
 use crate::domain::ids::TenantId;
 use crate::domain::json::Json;
+use crate::domain::lock::{FENCING_STEP, FencingToken};
 use crate::domain::run::RunStatus;
-use crate::domain::tenant::{Quotas, Settings};
+use crate::domain::tenant::{Quotas, TenantStatus};
 use crate::domain::workflow::{Workflow, spec};
+use crate::testing::{envelope, tenant, tenant_record};
 
 const TERM: u64 = 3;
 
@@ -28,9 +35,8 @@ struct Driver {
     index: u64,
 }
 
-fn tenant() -> TenantId {
-    TenantId::from_uuid(Uuid::from_u128(1))
-}
+/// The tenant of all tests here.
+const TENANT: TenantId = tenant(1);
 
 fn run(n: u128) -> RunId {
     RunId::from_uuid(Uuid::from_u128(n))
@@ -40,25 +46,35 @@ fn attempt_of(n: u128, step: u16, number: u32) -> StepAttempt {
     StepAttempt { run: run(n), step, number }
 }
 
+fn cancel(n: u128) -> TenantCommand {
+    TenantCommand::CancelRun(CancelRun { run: run(n), reason: None })
+}
+
+fn start_of(n: u128, workflow: Arc<Workflow>) -> StartRun {
+    StartRun {
+        run: run(n),
+        work_item: "w".into(),
+        workflow: WorkflowSource::Inline(workflow),
+        input: Json::null(),
+        idempotency: None,
+    }
+}
+
+fn due(n: u128, step: u16, number: u32) -> TenantCommand {
+    TenantCommand::StepDue(StepDue { attempt: attempt_of(n, step, number) })
+}
+
+/// A key with the hash of the body that it came with.
+fn keyed(key: Option<(u8, u8)>) -> Option<Idempotency> {
+    key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] })
+}
+
 fn job(n: u128) -> JobId {
     JobId::from_uuid(Uuid::from_u128(n))
 }
 
 fn record(status: TenantStatus, quotas: Quotas) -> TenantRecord {
-    TenantRecord {
-        name: "acme".into(),
-        description: String::new(),
-        status,
-        quotas,
-        settings: Settings {
-            data_retention_days: 90,
-            enable_audit_logging: true,
-            metadata: Json::null(),
-        },
-        region: "default".into(),
-        created_at: Timestamp(0),
-        updated_at: Timestamp(0),
-    }
+    TenantRecord { status, quotas, ..tenant_record() }
 }
 
 /// `a` then `b` and `c` beside each other, then `d`.
@@ -89,13 +105,12 @@ impl Driver {
 
     fn apply_as(&mut self, epoch: u64, term: Option<u64>, command: TenantCommand) -> Outcome {
         self.index += 1;
+        let command = Command::Tenant { tenant: TENANT, epoch: Epoch(epoch), command };
         let envelope = Envelope {
-            version: COMMAND_VERSION,
             at: Timestamp(self.at),
             term,
             cause: Some(Cause { who: "admin".into(), request_id: "r".into() }),
-            rpc_id: None,
-            command: Command::Tenant { tenant: tenant(), epoch: Epoch(epoch), command },
+            ..envelope(command)
         };
         let position = Position { term: TERM, index: self.index };
         let (outcome, _) = self.state.apply(position, &envelope);
@@ -118,13 +133,8 @@ impl Driver {
     }
 
     fn start_with(&mut self, n: u128, workflow: Arc<Workflow>, key: Option<(u8, u8)>) -> Outcome {
-        self.apply(TenantCommand::StartRun(StartRun {
-            run: run(n),
-            work_item: "w".into(),
-            workflow: WorkflowSource::Inline(workflow),
-            input: Json::null(),
-            idempotency: key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] }),
-        }))
+        let start = StartRun { idempotency: keyed(key), ..start_of(n, workflow) };
+        self.apply(TenantCommand::StartRun(start))
     }
 
     fn create_job(&mut self, n: u128, starts: Option<u128>, key: Option<(u8, u8)>) -> Outcome {
@@ -135,24 +145,26 @@ impl Driver {
             created_by: None,
             workflow: diamond(1),
             run: starts.map(run),
-            idempotency: key.map(|(key, body)| Idempotency { key: [key; 16], body: [body; 16] }),
+            idempotency: keyed(key),
         }))
     }
 
-    fn succeed(&mut self, n: u128, step: u16, attempt: u32) -> Outcome {
-        let result = StepResult::Succeeded { output: Json::from_value(&step.into()) };
-        self.apply(TenantCommand::StepResult(RecordStepResult {
-            attempt: attempt_of(n, step, attempt),
-            result,
-        }))
+    fn result(&mut self, n: u128, step: u16, number: u32, result: StepResult) -> Outcome {
+        let attempt = attempt_of(n, step, number);
+        self.apply(TenantCommand::StepResult(RecordStepResult { attempt, result }))
     }
 
-    fn fail(&mut self, n: u128, step: u16, attempt: u32, retry_in_ms: Option<u64>) -> Outcome {
-        let result = StepResult::Failed { error: "no".into(), retry_in_ms };
-        self.apply(TenantCommand::StepResult(RecordStepResult {
-            attempt: attempt_of(n, step, attempt),
-            result,
-        }))
+    fn succeed(&mut self, n: u128, step: u16, number: u32) -> Outcome {
+        let output = Json::from_value(&step.into());
+        self.result(n, step, number, StepResult::Succeeded { output })
+    }
+
+    fn fail(&mut self, n: u128, step: u16, number: u32, retry_in_ms: Option<u64>) -> Outcome {
+        self.result(n, step, number, StepResult::Failed { error: "no".into(), retry_in_ms })
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        self.state.waits().next().map(|(at, _)| at)
     }
 
     fn ended(&self, n: u128) -> Run {
@@ -166,8 +178,6 @@ impl Driver {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
-
-mod limits;
 
 /// What it changed would be compared with what it changed elsewhere.
 #[test]
@@ -235,8 +245,8 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     let mut driver = Driver::new();
     driver.start_with(1, diamond(2), None);
     driver.fail(1, 0, 1, Some(500));
-    assert_eq!(driver.state.next_due(), Some(Timestamp(1_500)));
-    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
+    assert_eq!(driver.next_due(), Some(Timestamp(1_500)));
+    let due = due(1, 0, 1);
     assert_eq!(
         driver.apply_as(1, Some(TERM - 1), due.clone()),
         Outcome::Ignored,
@@ -252,7 +262,7 @@ fn a_failed_attempt_is_repeated_when_it_is_due() {
     assert_eq!(ended.status, RunStatus::Failed);
     use StepStatus::{Failed, Skipped};
     assert_eq!(statuses(&ended), [Failed, Skipped, Skipped, Skipped]);
-    assert_eq!(driver.state.next_due(), None);
+    assert_eq!(driver.next_due(), None);
 }
 
 #[test]
@@ -271,7 +281,7 @@ fn steps_under_way_finish_beside_a_failure_and_waiting_ones_do_not() {
     driver.fail(2, 1, 1, Some(5_000));
     driver.fail(2, 2, 1, None);
     assert_eq!(statuses(&driver.ended(2)), [Completed, Skipped, Failed, Skipped]);
-    assert_eq!(driver.state.next_due(), None);
+    assert_eq!(driver.next_due(), None);
 }
 
 #[test]
@@ -301,45 +311,8 @@ fn a_suspended_tenant_pauses_between_steps() {
     // What winds work down is allowed while suspended.
     driver.set(4, TenantStatus::Disabled, Quotas::default());
     assert_eq!(driver.start(2, None), Outcome::Refused(Refusal::TenantDisabled));
-    let cancel = TenantCommand::CancelRun(CancelRun { run: run(1), reason: None });
+    let cancel = cancel(1);
     assert_eq!(driver.apply(cancel), Outcome::Done);
-}
-
-#[test]
-fn quotas_are_exact() {
-    let quotas = Quotas {
-        max_concurrent_workflows: Some(2),
-        max_workflows_per_day: Some(3),
-        ..Quotas::default()
-    };
-    let mut driver = Driver::new();
-    driver.set(2, TenantStatus::Active, quotas);
-    let exceeded = |quota, limit, used, retry_after_secs| {
-        Outcome::Refused(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs })
-    };
-    driver.start(1, None);
-    driver.start(2, None);
-    assert_eq!(driver.start(3, None), exceeded(Quota::ConcurrentWorkflows, 2, 2, None));
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
-    driver.start(3, None);
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(2), reason: None }));
-    // 1 s after midnight of the first day, 86,399 s are left of it.
-    assert_eq!(driver.start(4, None), exceeded(Quota::WorkflowsPerDay, 3, 3, Some(86_399)));
-    driver.at += 86_400_000;
-    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 0);
-    assert!(matches!(driver.start(4, None), Outcome::Run(_)));
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(4), reason: None }));
-    driver.start(5, None);
-    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 2);
-
-    let stored = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
-    assert!(driver.state.payload_bytes > 0 && stored > driver.state.meta.events_bytes);
-    let full = Quotas { max_storage_bytes: Some(stored), ..quotas };
-    driver.set(3, TenantStatus::Active, Quotas { max_concurrent_workflows: None, ..full });
-    let used = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
-    let limit = full.max_storage_bytes.unwrap();
-    assert_eq!(driver.start(6, None), exceeded(Quota::StorageBytes, limit, used, None));
-    assert_eq!(driver.succeed(5, 0, 1), Outcome::Done, "accepted work goes on");
 }
 
 #[test]
@@ -363,7 +336,7 @@ fn a_key_starts_one_run() {
     assert_eq!(driver.start(3, Some((1, 2))), Outcome::Refused(Refusal::IdempotencyKeyReused));
     // A refused call is not remembered.
     assert!(matches!(driver.start(4, Some((2, 2))), Outcome::Refused(_)));
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    driver.apply(cancel(1));
     assert_eq!(
         driver.start(4, Some((2, 2))),
         Outcome::Run(RunStarted { run: run(4), replayed: false })
@@ -384,88 +357,10 @@ fn a_key_makes_one_job() {
 }
 
 #[test]
-fn a_job_needs_room_whether_it_is_executed_or_not() {
-    let mut driver = Driver::new();
-    let full = Quotas { max_storage_bytes: Some(1), ..Quotas::default() };
-    driver.set(2, TenantStatus::Active, full);
-    for starts in [None, Some(1)] {
-        let refused = driver.create_job(1, starts, None);
-        assert!(
-            matches!(
-                refused,
-                Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::StorageBytes, .. })
-            ),
-            "{refused:?}"
-        );
-    }
-    // The other quotas are those of its run.
-    let none = Quotas { max_concurrent_workflows: Some(0), ..Quotas::default() };
-    driver.set(3, TenantStatus::Active, none);
-    assert!(matches!(driver.create_job(1, None, None), Outcome::Job(JobCreated { run: None, .. })));
-    assert!(matches!(
-        driver.create_job(2, Some(2), None),
-        Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::ConcurrentWorkflows, .. })
-    ));
-    assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10, job_view).unwrap().0.len(), 1);
-}
-
-#[test]
-fn input_and_outputs_of_a_run_have_one_bound() {
-    let mut driver = Driver::new();
-    let long = |bytes: u64| {
-        let text = "x".repeat(usize::try_from(bytes).unwrap() - 2);
-        Json::from_value(&text.into())
-    };
-    let half = super::run::RUN_PAYLOAD_BYTES_MAX / 2;
-    driver.apply(TenantCommand::StartRun(StartRun {
-        run: run(1),
-        work_item: "w".into(),
-        workflow: WorkflowSource::Inline(diamond(1)),
-        input: long(half),
-        idempotency: None,
-    }));
-    let mut succeed = |step, output| {
-        let result = StepResult::Succeeded { output };
-        driver.apply(TenantCommand::StepResult(RecordStepResult {
-            attempt: attempt_of(1, step, 1),
-            result,
-        }));
-    };
-    succeed(0, long(half));
-    // Not a byte more.
-    succeed(1, Json::from_text("1".into()));
-    succeed(2, Json::from_text(String::new()));
-    let ended = driver.ended(1);
-    use StepStatus::{Completed, Failed, Skipped};
-    assert_eq!(statuses(&ended), [Completed, Failed, Completed, Skipped]);
-    assert_eq!(ended.payload_bytes, 2 * half);
-}
-
-#[test]
-fn a_retry_is_not_begun_while_the_tenant_is_suspended_nor_after_a_failure() {
-    let mut driver = Driver::new();
-    driver.start_with(1, diamond(3), None);
-    driver.fail(1, 0, 1, Some(500));
-    driver.set(2, TenantStatus::Suspended, Quotas::default());
-    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
-    assert_eq!(driver.apply(due), Outcome::Done);
-    assert_eq!(driver.state.runs[&run(1)].steps[0].waiting, Waiting::Resume);
-    assert_eq!(driver.state.outstanding(), []);
-    driver.set(3, TenantStatus::Active, Quotas::default());
-    assert_eq!(driver.state.runs[&run(1)].steps[0].attempt, 2);
-    driver.succeed(1, 0, 2);
-    // One fails for good; the other, which may try again, does not.
-    driver.fail(1, 1, 1, None);
-    driver.fail(1, 2, 1, Some(500));
-    assert_eq!(driver.ended(1).status, RunStatus::Failed);
-    assert_eq!(driver.state.next_due(), None);
-}
-
-#[test]
 fn commands_of_another_epoch_or_term_do_nothing() {
     let mut driver = Driver::new();
     driver.start(1, None);
-    let cancel = TenantCommand::CancelRun(CancelRun { run: run(1), reason: None });
+    let cancel = cancel(1);
     assert_eq!(driver.apply_as(2, None, cancel.clone()), Outcome::Refused(Refusal::StaleEpoch));
     assert_eq!(driver.apply_as(1, Some(TERM - 1), cancel.clone()), Outcome::Ignored);
     assert_eq!(driver.apply_as(1, Some(TERM), cancel.clone()), Outcome::Done);
@@ -502,13 +397,8 @@ fn workflows_have_versions_that_runs_keep() {
         Outcome::Refused(Refusal::PreconditionFailed { current: 2 })
     );
     let named = |name: &str| {
-        TenantCommand::StartRun(StartRun {
-            run: run(1),
-            work_item: "w".into(),
-            workflow: WorkflowSource::Named(name.into()),
-            input: Json::null(),
-            idempotency: None,
-        })
+        let workflow = WorkflowSource::Named(name.into());
+        TenantCommand::StartRun(StartRun { workflow, ..start_of(1, diamond(1)) })
     };
     let unknown = Refusal::UnknownWorkflow { name: "nope".into() };
     assert_eq!(driver.apply(named("nope")), Outcome::Refused(unknown));
@@ -524,7 +414,7 @@ fn workflows_have_versions_that_runs_keep() {
 fn in_a_new_epoch_locks_have_tokens_that_were_never_given() {
     let mut driver = Driver::new();
     let acquire = |key: &str| {
-        TenantCommand::Lock(crate::command::LockCommand::Acquire {
+        TenantCommand::Lock(LockCommand::Acquire {
             key: key.into(),
             holder: "a".into(),
             ttl_ms: 1,
@@ -541,116 +431,11 @@ fn in_a_new_epoch_locks_have_tokens_that_were_never_given() {
     assert_eq!(driver.apply_as(2, None, set.clone()), Outcome::Done);
     let stale = Outcome::Refused(Refusal::StaleEpoch);
     assert_eq!(driver.apply_as(1, None, acquire("k")), stale);
-    assert_eq!(token(driver.apply_as(2, None, acquire("k"))), before + FENCING_STEP);
-    assert_eq!(token(driver.apply_as(2, None, acquire("l"))), before + FENCING_STEP + 1);
+    assert_eq!(token(driver.apply_as(2, None, acquire("k"))), before.raised(FENCING_STEP));
+    assert_eq!(token(driver.apply_as(2, None, acquire("l"))), before.raised(FENCING_STEP + 1));
     // One whose earlier epochs are not known here at all.
     let mut other = Driver::new();
     other.state = TenantState::default();
     assert_eq!(other.apply_as(3, None, set), Outcome::Done);
-    assert_eq!(token(other.apply_as(3, None, acquire("k"))), 2 * FENCING_STEP + 1);
-}
-
-mod clock;
-mod pages;
-mod whole;
-
-/// What a leader and clients may ask for, in any order.
-#[derive(Debug, Clone)]
-enum Move {
-    Start(u128, Option<u8>),
-    Succeed(u128, u16, u32),
-    Fail(u128, u16, u32, Option<u64>),
-    Waits(u128, u16, u64),
-    Due(u128, u16, u32),
-    Cancel(u128),
-    Status(TenantStatus),
-    Wait(i64),
-}
-
-fn moves() -> impl Strategy<Value = Move> {
-    let run = 1_u128..6;
-    let statuses = [TenantStatus::Active, TenantStatus::Active, TenantStatus::Suspended];
-    prop_oneof![
-        3 => (run.clone(), prop::option::of(0_u8..3)).prop_map(|(n, key)| Move::Start(n, key)),
-        6 => (run.clone(), 0_u16..5, 1_u32..3).prop_map(|(n, s, a)| Move::Succeed(n, s, a)),
-        2 => (run.clone(), 0_u16..5, 1_u32..3, prop::option::of(0_u64..900))
-            .prop_map(|(n, s, a, r)| Move::Fail(n, s, a, r)),
-        1 => (run.clone(), 0_u16..5, 0_u64..900).prop_map(|(n, s, d)| Move::Waits(n, s, d)),
-        3 => (run.clone(), 0_u16..5, 1_u32..3).prop_map(|(n, s, a)| Move::Due(n, s, a)),
-        1 => run.prop_map(Move::Cancel),
-        1 => prop::sample::select(statuses.to_vec()).prop_map(Move::Status),
-        2 => (-500_i64..2_000).prop_map(Move::Wait),
-    ]
-}
-
-impl Driver {
-    fn play(&mut self, step: &Move) -> Outcome {
-        match step.clone() {
-            Move::Start(n, key) => {
-                // A run's id is used once.
-                let n = u128::from(self.index) * 10 + n;
-                self.start_with(n, diamond(2), key.map(|key| (key, 1)))
-            }
-            Move::Succeed(n, step, attempt) => match self.nth(n) {
-                Some(n) => self.succeed(n, step, attempt),
-                None => Outcome::Ignored,
-            },
-            Move::Fail(n, step, attempt, retry) => match self.nth(n) {
-                Some(n) => self.fail(n, step, attempt, retry),
-                None => Outcome::Ignored,
-            },
-            Move::Waits(n, step, ms) => match self.nth(n) {
-                Some(n) => {
-                    let result = StepResult::WaitsUntil { due_at: Timestamp(self.at).plus_ms(ms) };
-                    self.apply(TenantCommand::StepResult(RecordStepResult {
-                        attempt: attempt_of(n, step, 1),
-                        result,
-                    }))
-                }
-                None => Outcome::Ignored,
-            },
-            Move::Due(n, step, attempt) => match self.nth(n) {
-                Some(n) => self.apply(TenantCommand::StepDue(StepDue {
-                    attempt: attempt_of(n, step, attempt),
-                })),
-                None => Outcome::Ignored,
-            },
-            Move::Cancel(n) => match self.nth(n) {
-                Some(n) => {
-                    self.apply(TenantCommand::CancelRun(CancelRun { run: run(n), reason: None }))
-                }
-                None => Outcome::Ignored,
-            },
-            Move::Status(status) => {
-                self.set(self.state.meta.version + 1, status, Quotas::default());
-                Outcome::Done
-            }
-            Move::Wait(ms) => {
-                self.at += ms;
-                Outcome::Done
-            }
-        }
-    }
-
-    /// The n-th live run.
-    fn nth(&self, n: u128) -> Option<u128> {
-        let live: Vec<u128> = self.state.runs.keys().map(|id| id.uuid().as_u128()).collect();
-        live.get(usize::try_from(n).unwrap() % live.len().max(1)).copied()
-    }
-
-    fn check(&self) {
-        assert!(self.state.runs.len() <= 10, "the default quota");
-        assert_eq!(self.state.meta.events_bytes, self.events.len() as u64);
-        for live in self.state.runs.values() {
-            assert!(!live.status.has_ended());
-            assert!(live.steps.iter().any(|step| !step.has_ended()), "an ended run is not live");
-            let under_way = live.steps.iter().any(|step| step.status == StepStatus::Running);
-            assert!(under_way || !self.state.is_active(), "a live run has something to do");
-            for (index, step) in (0_u16..).zip(&live.steps) {
-                if let Waiting::Timer(at) | Waiting::Retry(at) = step.waiting {
-                    assert!(self.state.due.contains(&(at, live.attempt(index))));
-                }
-            }
-        }
-    }
+    assert_eq!(token(other.apply_as(3, None, acquire("k"))), FencingToken(2 * FENCING_STEP + 1));
 }

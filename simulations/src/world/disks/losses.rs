@@ -108,7 +108,14 @@ impl World {
     /// else has lost his. The first node founds the cluster, and would found another.
     pub(in crate::world) fn can_spare_disk(&self, at: usize) -> bool {
         let is_whole = self.loss.is_none() && !self.lacks_folder();
-        is_whole && at > 0 && self.seats.len() > 2 && self.is_full()
+        is_whole && at > 0 && self.has_quorum_without(at) && self.is_full()
+    }
+
+    /// Whether the groups of a node's region keep a quorum without it: replicas of tenants live on the
+    /// nodes of their region, and one of two cannot take the place of its own lost log.
+    fn has_quorum_without(&self, at: usize) -> bool {
+        let regions = self.board.regions.len();
+        (0..self.seats.len()).filter(|other| other % regions == at % regions).count() > 2
     }
 
     /// Whether all run, and vote in every group that they should.
@@ -174,7 +181,7 @@ impl World {
     /// Takes the control plane's file of a node away, where the others have what was in it.
     pub(in crate::world) fn take_system(&mut self, at: usize) {
         let is_whole = self.loss.is_none() && !self.lacks_folder();
-        if !is_whole || self.seats.len() < 3 || !self.is_full() {
+        if !is_whole || !self.has_quorum_without(at) || !self.is_full() {
             return;
         }
         let host = Rc::clone(&self.seats[at].host);

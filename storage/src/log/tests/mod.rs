@@ -17,6 +17,7 @@ use shiioo_actors::command::{Command, Envelope, RemoveNode, SystemCommand};
 use shiioo_actors::domain::ids::{GroupId, NodeId, Position, RaftId};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::StoreError;
+use shiioo_actors::testing::envelope;
 use tokio::sync::oneshot;
 
 use super::record::{Body, LogEntry, Vote};
@@ -43,14 +44,9 @@ fn simulate<T>(future: impl Future<Output = T>) -> T {
 pub(crate) fn command(number: u64) -> Body {
     let uuid = format!("00000000-0000-0000-0000-{number:012}");
     let node: NodeId = format!("node-{uuid}").parse().unwrap();
-    Body::Command(Arc::new(Envelope {
-        version: 1,
-        at: Timestamp(i64::try_from(number).unwrap()),
-        term: None,
-        cause: None,
-        rpc_id: None,
-        command: Command::System(SystemCommand::RemoveNode(RemoveNode { node })),
-    }))
+    let command = Command::System(SystemCommand::RemoveNode(RemoveNode { node }));
+    let at = Timestamp(i64::try_from(number).unwrap());
+    Body::Command(Arc::new(Envelope { version: 1, at, ..envelope(command) }))
 }
 
 pub(crate) fn entry(term: u64, index: u64) -> LogEntry {

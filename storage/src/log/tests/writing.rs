@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shiioo_actors::command::{CancelRun, Command, Envelope, TenantCommand};
-use shiioo_actors::domain::ids::{Epoch, GroupId, Position, RaftId};
-use shiioo_actors::domain::time::Timestamp;
+use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
+use shiioo_actors::testing::{tenant, text_envelope};
 
 use super::{GROUP, append, begin_append, entry, now, open, read, segment_bytes, simulate, vote};
 use crate::disk::{OpenMode, RealDisk, SimDisk};
@@ -48,13 +47,7 @@ fn a_write_that_fails_kills_the_log_and_loses_nothing_acknowledged() {
 fn a_job_that_is_too_large_leaves_nothing_behind() {
     let disk = SimDisk::new(1);
     let log = open(&disk).unwrap();
-    let run = "10000000-0000-0000-0000-000000000000".parse().unwrap();
-    let tenant = "00000000-0000-0000-0000-000000000001".parse().unwrap();
-    let reason = Some("x".repeat(record::PAYLOAD_BYTES_MAX));
-    let command = TenantCommand::CancelRun(CancelRun { run, reason });
-    let command = Command::Tenant { tenant, epoch: Epoch(1), command };
-    let at = Timestamp(0);
-    let envelope = Envelope { version: 1, at, term: None, cause: None, rpc_id: None, command };
+    let envelope = text_envelope(tenant(1), "x".repeat(record::PAYLOAD_BYTES_MAX));
     let body = Body::Command(Arc::new(envelope));
     let oversized = LogEntry { position: Position { term: 1, index: 1 }, body };
     let before = segment_bytes(&disk, 1);

@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::seams::{ByteStream, TcpListen};
+use shiioo_actors::testing::At;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -98,16 +99,8 @@ async fn hear(stream: &mut Box<dyn ByteStream>) -> Option<String> {
     Some(text)
 }
 
-#[derive(Debug)]
-struct At(&'static str);
-
-impl Clock for At {
-    fn now(&self) -> Timestamp {
-        Timestamp::parse_rfc3339(self.0).unwrap()
-    }
-}
-
-const TODAY: At = At("2030-01-01T00:00:00Z");
+/// 2030-01-01T00:00:00Z.
+const TODAY: At = At(Timestamp(1_893_456_000_000));
 
 fn client() -> HttpSteps {
     HttpSteps::new(Arc::new(RealTcp), Arc::new(TODAY), false, &DescriptorBudget::default()).unwrap()

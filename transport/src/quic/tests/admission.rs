@@ -44,12 +44,7 @@ async fn a_peer_that_is_no_member_is_closed() {
 #[tokio::test]
 async fn the_connections_of_a_member_that_is_removed_are_closed() {
     let (one, two) = Cluster::new(22).connected_pair().await;
-    let mut call = Box::pin(one.call(2, b"wait"));
-    tokio::select! {
-        biased;
-        _ = &mut call => unreachable!("it waits"),
-        () = two.service.until_under_way(1) => {}
-    }
+    let call = one.waiting_call(&two).await;
     two.knows(&[]);
     assert!(lost(&call.await), "it was under way");
     two.service.until_under_way(0).await;
@@ -110,12 +105,7 @@ async fn a_process_that_is_gone_leaves_its_member_where_the_other_is() {
 #[tokio::test]
 async fn a_stop_is_told_to_those_who_wait() {
     let (one, two) = Cluster::new(24).connected_pair().await;
-    let mut call = Box::pin(one.call(2, b"wait"));
-    tokio::select! {
-        biased;
-        _ = &mut call => unreachable!("it waits"),
-        () = two.service.until_under_way(1) => {}
-    }
+    let call = one.waiting_call(&two).await;
     two.quic.close().await;
     let told = call.await;
     assert!(matches!(&told, Err(PeerError::Lost { why, .. }) if why.contains("stops")), "{told:?}");
@@ -147,12 +137,7 @@ async fn why_the_fallen_is_lost() -> String {
     two.knows(&[&one]);
     one.call_until_answered(2).await;
     let addr = two.addr();
-    let mut call = Box::pin(one.call(2, b"wait"));
-    tokio::select! {
-        biased;
-        _ = &mut call => unreachable!("it waits"),
-        () = two.service.until_under_way(1) => {}
-    }
+    let call = one.waiting_call(&two).await;
     socket.fall();
     let successor = cluster.start(name, identity, addr);
     successor.knows(&[&one]);

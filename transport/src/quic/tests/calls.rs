@@ -50,12 +50,7 @@ async fn a_call_without_an_answer_is_lost_at_its_deadline() {
 #[tokio::test]
 async fn a_call_is_not_served_for_a_caller_that_has_gone() {
     let (one, two) = Cluster::new(6).connected_pair().await;
-    let mut call = Box::pin(one.call(2, b"wait"));
-    tokio::select! {
-        biased;
-        _ = &mut call => unreachable!("it waits"),
-        () = two.service.until_under_way(1) => {}
-    }
+    let call = one.waiting_call(&two).await;
     drop(call);
     two.service.until_under_way(0).await;
     assert_eq!(one.call(2, b"hello").await.unwrap(), b"hello", "on the same connection");

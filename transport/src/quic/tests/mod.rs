@@ -276,6 +276,17 @@ impl Node {
         self.quic.call(RaftId(to), service, request.to_vec(), Instant::now() + patience).await
     }
 
+    /// Makes a call that the other node has, and does not answer yet.
+    async fn waiting_call(&self, other: &Self) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        let mut call = Box::pin(self.call(other.name.raft_id.0, b"wait"));
+        tokio::select! {
+            biased;
+            _ = &mut call => unreachable!("it waits"),
+            () = other.service.until_under_way(1) => {}
+        }
+        call
+    }
+
     /// Calls until one call is answered: after a failed attempt the next ones wait a little.
     async fn call_until_answered(&self, to: u64) {
         soon(async {

@@ -27,8 +27,11 @@ fn a_graph_is_read_from_both_ways_of_naming_dependencies() {
 #[test]
 fn what_is_wrong_is_named_with_its_step() {
     let set = r#""action":{"type":"set","output":1}"#;
+    let action = |action| format!(r#"{{"steps":[{{"id":"a","action":{action}}}]}}"#);
+    let many: Vec<_> = (0..1001).map(|n| format!(r#"{{"id":"s{n}",{set}}}"#)).collect();
     let cases = [
         (r#"{"steps":[]}"#.to_owned(), None, "1 to 1000 steps"),
+        (format!(r#"{{"steps":[{}]}}"#, many.join(",")), None, "1 to 1000 steps"),
         (format!(r#"{{"steps":[{{"id":"a",{set}}},{{"id":"a",{set}}}]}}"#), Some("a"), "twice"),
         (format!(r#"{{"steps":[{{"id":"a",{set},"depends_on":["x"]}}]}}"#), Some("a"), "no step"),
         (
@@ -45,13 +48,11 @@ fn what_is_wrong_is_named_with_its_step() {
             "cycle",
         ),
         (format!(r#"{{"steps":[{{"id":"a",{set},"timeout_secs":0}}]}}"#), Some("a"), "timeout"),
-        (r#"{"steps":[{"id":"a","action":{"type":"wait"}}]}"#.to_owned(), Some("a"), "either secs"),
-        (
-            r#"{"steps":[{"id":"a","action":{"type":"http","method":"GET","url":"ftp://x"}}]}"#
-                .to_owned(),
-            Some("a"),
-            "http://",
-        ),
+        (format!(r#"{{"steps":[{{"id":"",{set}}}]}}"#), Some(""), "1 to 200 characters"),
+        (action(r#"{"type":"wait"}"#), Some("a"), "either secs"),
+        (action(r#"{"type":"http","method":"GET","url":"ftp://x"}"#), Some("a"), "http://"),
+        (action(r#"{"type":"teleport"}"#), Some("a"), "action.type must be"),
+        (action(r#"{"type":"script"}"#), Some("a"), "not allowed on this node"),
     ];
     for (text, step, message) in cases {
         let error = parse_text(&text).unwrap_err();
@@ -130,7 +131,11 @@ fn a_list_is_no_object_and_words_are_those_of_json() {
         r#"[[]]"#.to_owned(),
         r#"{"steps":[["a"]]}"#.to_owned(),
         r#"{"steps":[7]}"#.to_owned(),
+        format!(r#"{{"steps":[{{{set}}}]}}"#),
+        format!(r#"{{"steps":[{{"id":5,{set}}}]}}"#),
         step(r#""action":["set",1]"#),
+        step(r#""action":{"type":"http","method":"GET"}"#),
+        step(&format!(r#"{set},"depends_on":"b""#)),
         step(r#""action":null"#),
         step(&format!(r#"{set},"retry_policy":[3,0.1]"#)),
         step(&format!(r#"{set},"retry_policy":{{"max_attempts":1.5}}"#)),
@@ -146,7 +151,7 @@ fn a_list_is_no_object_and_words_are_those_of_json() {
 }
 
 #[test]
-fn a_template_names_only_what_is_certain_to_be_there() {
+fn a_template_is_readable_and_names_only_what_is_certain_to_be_there() {
     let of = |output: &str, needs: &str| {
         parse_text(&format!(
             r#"{{"steps":[{{"id":"a","action":{{"type":"set","output":1}}}},
@@ -154,6 +159,8 @@ fn a_template_names_only_what_is_certain_to_be_there() {
                 {{"id":"d","action":{{"type":"set","output":{output:?}}},"depends_on":[{needs}]}}]}}"#
         ))
     };
+    let poison = format!("{{{{ {}1 }}}}", "-".repeat(30_000));
+    let long = format!("{{{{ input{} }}}}", ".a".repeat(30_000));
     assert!(of("{{ steps.a.output }}", r#""b-c""#).is_ok(), "through another step");
     assert!(of("{{ steps['b-c'].output }}", r#""b-c""#).is_ok());
     assert!(of("{{ steps }} {{ steps[input].output }}", "").is_ok(), "known when it is rendered");
@@ -163,10 +170,17 @@ fn a_template_names_only_what_is_certain_to_be_there() {
         ("{{ steps.e.output }}", r#""a""#, "no step"),
         ("{{ steps.b-c.output }}", r#""b-c""#, "write steps['b-c']"),
         ("x {{ steps.b-c }} y", r#""b-c""#, "write steps['b-c']"),
+        ("{{ steps.b-c.output.x }}", r#""b-c""#, "write steps['b-c']"),
+        (&poison, "", ""),
+        (&long, "", ""),
+        ("{{ input.x", "", "not closed"),
+        ("{% for x in [1] %}{% endfor %}", "", "not allowed"),
+        ("{{ 1 + }}", "", ""),
     ] {
         let error = of(output, needs).unwrap_err();
         assert!(error.message.contains(said), "{output}: {error}");
         assert!(error.message.contains("action.output"), "{error}");
+        assert!(error.message.chars().count() < 1_000, "{error}");
         assert_eq!(error.step.as_deref(), Some("d"));
     }
 }

@@ -149,23 +149,7 @@ pub(super) fn add_filters(environment: &mut Environment<'static>) {
         "selectattr" => filters::selectattr,
         "rejectattr" => filters::rejectattr,
     );
-    let map = TemplateValue::from_function(filters::map);
-    environment.add_filter(
-        "map",
-        move |state: &State<'_, '_>, args: Rest<TemplateValue>| -> Result<TemplateValue, Error> {
-            // With a filter's name or a default, each element could become a large value.
-            let attribute_only = match &**args {
-                [_, named] if named.is_kwargs() => Kwargs::try_from(named.clone())
-                    .is_ok_and(|named| named.has("attribute") && !named.has("default")),
-                _ => false,
-            };
-            if !attribute_only {
-                return Err(invalid("map takes attribute=... and nothing else"));
-            }
-            charge_parts(state, &args)?;
-            map.call(state, &args)
-        },
-    );
+    charged!(environment, charge_map, "map" => filters::map);
     environment.add_filter("sum", sum);
     environment.add_filter("string", string);
     environment.add_filter("join", join);
@@ -182,6 +166,19 @@ pub(super) fn add_filters(environment: &mut Environment<'static>) {
             Err(invalid("what is looked for with in must be a plain value"))
         }
     });
+}
+
+fn charge_map(state: &State<'_, '_>, args: &[TemplateValue]) -> Result<(), Error> {
+    // With a filter's name or a default, each element could become a large value.
+    let attribute_only = match args {
+        [_, named] if named.is_kwargs() => Kwargs::try_from(named.clone())
+            .is_ok_and(|named| named.has("attribute") && !named.has("default")),
+        _ => false,
+    };
+    if !attribute_only {
+        return Err(invalid("map takes attribute=... and nothing else"));
+    }
+    charge_parts(state, args)
 }
 
 /// Numbers only: strings and lists would be put together again for every element.

@@ -149,11 +149,7 @@ fn a_forced_recovery_forgets_moves_and_goes_beyond_their_epochs() {
     let mut state = two_regions();
     put(&mut state, "eu");
     step(&mut state, 2, MoveStep::Retry);
-    let authority = Authority {
-        cluster: Uuid::from_u128(10),
-        certificate: vec![7],
-        key: crate::domain::secret::SecretBytes::new(vec![8]),
-    };
+    let authority = authority(10, 7, 8);
     let groups = vec![GroupId(1), GroupId(2)];
     let recover = Recover { authority, raft_id: RaftId(1), groups };
     apply(&mut state, SystemCommand::Recover(recover));

@@ -7,17 +7,14 @@ use crate::domain::lock::FENCING_STEP;
 use crate::domain::lock::LockView;
 use crate::domain::membership::SHARED_SECRET;
 
-fn authority(cluster: u128) -> Authority {
-    Authority {
-        cluster: Uuid::from_u128(cluster),
-        certificate: vec![7],
-        key: crate::domain::secret::SecretBytes::new(vec![8]),
-    }
+/// The authority of the cluster that goes on.
+fn own_authority() -> Authority {
+    authority(10, 7, 8)
 }
 
 fn recover(state: &mut SystemState, raft_id: u64, groups: &[u32]) -> (Outcome, Vec<SystemEffect>) {
     let groups = groups.iter().copied().map(GroupId).collect();
-    let recover = Recover { authority: authority(10), raft_id: RaftId(raft_id), groups };
+    let recover = Recover { authority: own_authority(), raft_id: RaftId(raft_id), groups };
     apply(state, SystemCommand::Recover(recover))
 }
 
@@ -51,7 +48,7 @@ fn one_member_goes_on_alone() {
     assert_eq!(apply(&mut state, SystemCommand::DrainMember(drain)).0, Outcome::Done);
     let (outcome, effects) = recover(&mut state, 2, &[1]);
     assert_eq!(outcome, Outcome::Done);
-    assert_eq!(state.authority(), Some(&authority(10)));
+    assert_eq!(state.authority(), Some(&own_authority()));
     let members: Vec<_> = state.members().map(|(_, _, it)| (it.raft_id.0, it.leaving)).collect();
     assert_eq!(members, [(2, false)], "and it stays");
     for gone in [1, 3] {
@@ -108,7 +105,7 @@ fn locks_stay_held_under_tokens_that_were_never_given() {
     apply(&mut state, SystemCommand::LeaderElected(LeaderElected { node: node(1) }));
     let Outcome::Locked(before) = apply(&mut state, acquire("k", "a")).0 else { panic!() };
     let (_, effects) = recover(&mut state, 2, &[1]);
-    let held = LockView { token: before.token + FENCING_STEP, ..before };
+    let held = LockView { token: before.token.raised(FENCING_STEP), ..before };
     let notices: Vec<_> =
         effects.iter().filter(|it| matches!(it, SystemEffect::Lock(_))).cloned().collect();
     assert_eq!(notices, [SystemEffect::Lock(LockNotice::Held(held.clone()))]);

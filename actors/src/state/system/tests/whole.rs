@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::command::{
     AdmitMember, AssignReplicas, ConfirmTenant, CreateJoinToken, DeleteTenant, DrainMember, Found,
-    LeaderElected, LockCommand, MemberOffline, MoveStep, PlaceGroups, RegisterNode,
-    RemoveJoinToken, RemoveNode, RpcId, StepMove, UpdateTenant,
+    LeaderElected, MemberOffline, MoveStep, PlaceGroups, RegisterNode, RemoveJoinToken, RemoveNode,
+    StepMove, UpdateTenant,
 };
 use crate::domain::ids::Epoch;
 use crate::domain::json::Json;
@@ -29,18 +29,6 @@ fn some_member(a: u8, b: u8) -> Member {
     }
 }
 
-fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let key = ["k", "l"][usize::from(a % 2)].into();
-    let holder = ["x", "y"][usize::from(b % 2)].into();
-    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
-    match a / 2 % 4 {
-        0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata: Json::null() },
-        1 => LockCommand::Renew { key, holder, token, ttl_ms: None },
-        2 => LockCommand::Release { key, holder, token },
-        _ => LockCommand::Expire { key, token: u64::from(c % 8), renewal: u64::from(b % 3) },
-    }
-}
-
 /// Kinds of dice that the commands of version 2 are made of.
 const KINDS_OF_VERSION_2: u8 = 20;
 
@@ -55,11 +43,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
     let if_version = (c.is_multiple_of(4)).then_some(u64::from(c % 5));
     match kind % kinds {
         0 => SystemCommand::Found(Found {
-            authority: Authority {
-                cluster: Uuid::from_u128(9),
-                certificate: vec![a],
-                key: crate::domain::secret::SecretBytes::new(vec![2]),
-            },
+            authority: authority(9, a, 2),
             member: member(1),
             public_key: [1; 32],
             secret_hash: (b.is_multiple_of(2)).then_some(SecretHash::new([b; 32])),
@@ -136,11 +120,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
             replicas: (0..c % 3).map(|n| RaftId(1 + u64::from((b % 4 + n) % 4))).collect(),
         }),
         21 => SystemCommand::Recover(Recover {
-            authority: Authority {
-                cluster: Uuid::from_u128(u128::from(c)),
-                certificate: vec![c],
-                key: crate::domain::secret::SecretBytes::new(vec![c]),
-            },
+            authority: authority(c.into(), c, c),
             raft_id: RaftId(1 + u64::from(a % 3)),
             groups: (1..4).filter(|group| b >> group & 1 == 1).map(GroupId).collect(),
         }),
@@ -164,7 +144,7 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
             },
             if_version: None,
         }),
-        _ => SystemCommand::Lock(lock(a, b, c)),
+        _ => SystemCommand::Lock(reload::lock(a, b, c, Json::null(), None)),
     }
 }
 
@@ -172,21 +152,8 @@ fn command(index: u64, at: i64, (kind, a, b, c, ..): Dice, kinds: u8) -> SystemC
 fn script(dice: &[(Dice, bool)], kinds: u8) -> Vec<reload::Scripted> {
     let mut at = 1_000_000_000;
     let founding = |index| match index {
-        1 => Some(SystemCommand::Found(Found {
-            authority: Authority {
-                cluster: Uuid::from_u128(9),
-                certificate: vec![1],
-                key: crate::domain::secret::SecretBytes::new(vec![2]),
-            },
-            member: member(1),
-            public_key: [1; 32],
-            secret_hash: None,
-        })),
-        2 => Some(SystemCommand::PlaceGroups(PlaceGroups {
-            region: "default".into(),
-            groups: vec![GroupId(1), GroupId(2)],
-            members: vec![RaftId(1)],
-        })),
+        1 => Some(found()),
+        2 => Some(place()),
         3..9 => Some(create(u128::from(index) - 1, "default", true, None)),
         _ => None,
     };
@@ -201,15 +168,9 @@ fn script(dice: &[(Dice, bool)], kinds: u8) -> Vec<reload::Scripted> {
             }
             (None, _) => command(index, at, *dice, kinds),
         };
-        let sequence = index.saturating_sub(u64::from(dice.1 % 3));
-        let rpc_id = RpcId {
-            incarnation: u64::from(dice.2 % 2),
-            sequence,
-            first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
-        };
         let envelope = Envelope {
             at: Timestamp(at),
-            rpc_id: (dice.5 && index > 8).then_some(rpc_id),
+            rpc_id: (dice.5 && index > 8).then(|| reload::rpc_id(index, dice)),
             ..envelope(command)
         };
         (envelope, *reload)
@@ -263,44 +224,34 @@ fn bytes_that_are_on_disks_stay_as_they_are() {
 /// The dice reach every kind of outcome: else the property above would say little.
 #[test]
 fn the_script_reaches_what_it_is_to_test() {
-    use proptest::strategy::ValueTree as _;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..128 {
-        let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
-        for outcome in reload::run::<SystemState>(&script(&dice, KINDS), differ) {
-            let text = format!("{outcome:?}");
-            let replayed = text.contains("replayed: true");
-            let name = text.trim_start_matches("Refused(");
-            let name = name.split(['(', ' ', ')']).next().unwrap_or_default();
-            seen.insert(format!("{name}{}", if replayed { " again" } else { "" }));
-        }
-    }
-    for wanted in [
-        "Tenant",
-        "Tenant again",
-        "Node",
-        "Node again",
-        "Token",
-        "Token again",
-        "Admitted",
-        "Done",
-        "Ignored",
-        "Locked",
-        "HeldByOther",
-        "Released",
-        "LockLost",
-        "IdempotencyKeyReused",
-        "TenantNotFound",
-        "PreconditionFailed",
-        "NodeNotFound",
-        "TokenNotFound",
-        "TokenInvalid",
-        "NotAMember",
-        "WouldLoseQuorum",
-        "UnknownRegion",
-        "Moving",
-    ] {
-        assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
-    }
+    reload::check_reach::<SystemState>(
+        128,
+        |dice| script(dice, KINDS),
+        differ,
+        &[
+            "Tenant",
+            "Tenant again",
+            "Node",
+            "Node again",
+            "Token",
+            "Token again",
+            "Admitted",
+            "Done",
+            "Ignored",
+            "Locked",
+            "HeldByOther",
+            "Released",
+            "LockLost",
+            "IdempotencyKeyReused",
+            "TenantNotFound",
+            "PreconditionFailed",
+            "NodeNotFound",
+            "TokenNotFound",
+            "TokenInvalid",
+            "NotAMember",
+            "WouldLoseQuorum",
+            "UnknownRegion",
+            "Moving",
+        ],
+    );
 }

@@ -42,7 +42,7 @@ fn moments_and_labels_are_those_of_the_clock_that_was_set_right() {
     driver.start_with(3, diamond(2), None);
     assert_eq!(driver.state.runs[&run(3)].started_at, Timestamp(driver.at));
     driver.fail(3, 0, 1, Some(100));
-    assert_eq!(driver.state.next_due(), Some(Timestamp(driver.at + 100)));
+    assert_eq!(driver.next_due(), Some(Timestamp(driver.at + 100)));
     // What began while the clock was ahead does not end before it began.
     for step in [0, 1, 2, 3] {
         driver.succeed(2, step, 1);
@@ -60,7 +60,7 @@ fn what_a_late_leader_says_moves_no_label_back_and_no_moment_ahead() {
     driver.start_with(1, diamond(2), None);
     driver.at -= 400;
     driver.fail(1, 0, 1, Some(1_000));
-    assert_eq!(driver.state.next_due(), Some(Timestamp(NOON + 600)));
+    assert_eq!(driver.next_due(), Some(Timestamp(NOON + 600)));
     let lines = driver.lines();
     let label = Timestamp(NOON).to_string();
     assert_eq!(lines.last().unwrap()["timestamp"].as_str(), Some(&*label));
@@ -78,7 +78,7 @@ fn a_key_is_not_forgotten_because_the_clock_was_ahead() {
     }
     for _ in 0..3 {
         driver.at += 1_800_000;
-        driver.apply(TenantCommand::CancelRun(CancelRun { run: run(7), reason: None }));
+        driver.apply(cancel(7));
     }
     assert_eq!(again(&mut driver), Outcome::Run(RunStarted { run: run(9), replayed: false }));
 }
@@ -139,9 +139,8 @@ fn a_directory_without_rows_of_time_and_days_goes_on_from_its_counters() {
     driver.start(1, Some((1, 1)));
     let mut rows = driver.state.take_dirty_rows();
     rows.retain(|(key, _)| key != b"d" && key != b"y");
-    let mut before = RowBuffer::default();
-    before.put(rows);
-    driver.state = TenantState::load(&before).unwrap();
+    driver.rows.put(rows);
+    driver.state = TenantState::load(&driver.rows).unwrap();
     driver.at = NOON;
     assert_eq!(
         driver.start(9, Some((1, 1))),

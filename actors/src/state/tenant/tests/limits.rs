@@ -1,4 +1,4 @@
-//! What a run may hold, and when an attempt is not repeated.
+//! Quotas, what a run may hold, and when an attempt is not repeated.
 
 use super::super::run::{HELD_BYTES_MAX, RUN_PAYLOAD_BYTES_MAX};
 use super::*;
@@ -9,21 +9,74 @@ fn text(bytes: u64) -> Json {
 }
 
 fn start_with_input(driver: &mut Driver, n: u128, input: Json) {
-    driver.apply(TenantCommand::StartRun(StartRun {
-        run: run(n),
-        work_item: "w".into(),
-        workflow: WorkflowSource::Inline(diamond(3)),
-        input,
-        idempotency: None,
-    }));
+    driver.apply(TenantCommand::StartRun(StartRun { input, ..start_of(n, diamond(3)) }));
 }
 
 fn give(driver: &mut Driver, n: u128, step: u16, output: Json) {
-    let result = StepResult::Succeeded { output };
-    driver.apply(TenantCommand::StepResult(RecordStepResult {
-        attempt: attempt_of(n, step, 1),
-        result,
-    }));
+    driver.result(n, step, 1, StepResult::Succeeded { output });
+}
+
+#[test]
+fn quotas_are_exact() {
+    let quotas = Quotas {
+        max_concurrent_workflows: Some(2),
+        max_workflows_per_day: Some(3),
+        ..Quotas::default()
+    };
+    let mut driver = Driver::new();
+    driver.set(2, TenantStatus::Active, quotas);
+    let exceeded = |quota, limit, used, retry_after_secs| {
+        Outcome::Refused(Refusal::QuotaExceeded { quota, limit, used, retry_after_secs })
+    };
+    driver.start(1, None);
+    driver.start(2, None);
+    assert_eq!(driver.start(3, None), exceeded(Quota::ConcurrentWorkflows, 2, 2, None));
+    driver.apply(cancel(1));
+    driver.start(3, None);
+    driver.apply(cancel(2));
+    // 1 s after midnight of the first day, 86,399 s are left of it.
+    assert_eq!(driver.start(4, None), exceeded(Quota::WorkflowsPerDay, 3, 3, Some(86_399)));
+    driver.at += 86_400_000;
+    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 0);
+    assert!(matches!(driver.start(4, None), Outcome::Run(_)));
+    driver.apply(cancel(4));
+    driver.start(5, None);
+    assert_eq!(driver.state.used(Quota::WorkflowsPerDay, Timestamp(driver.at)), 2);
+
+    let stored = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    assert!(driver.state.payload_bytes > 0 && stored > driver.state.meta.events_bytes);
+    let full = Quotas { max_storage_bytes: Some(stored), ..quotas };
+    driver.set(3, TenantStatus::Active, Quotas { max_concurrent_workflows: None, ..full });
+    let used = driver.state.used(Quota::StorageBytes, Timestamp(driver.at));
+    let limit = full.max_storage_bytes.unwrap();
+    assert_eq!(driver.start(6, None), exceeded(Quota::StorageBytes, limit, used, None));
+    assert_eq!(driver.succeed(5, 0, 1), Outcome::Done, "accepted work goes on");
+}
+
+#[test]
+fn a_job_needs_room_whether_it_is_executed_or_not() {
+    let mut driver = Driver::new();
+    let full = Quotas { max_storage_bytes: Some(1), ..Quotas::default() };
+    driver.set(2, TenantStatus::Active, full);
+    for starts in [None, Some(1)] {
+        let refused = driver.create_job(1, starts, None);
+        assert!(
+            matches!(
+                refused,
+                Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::StorageBytes, .. })
+            ),
+            "{refused:?}"
+        );
+    }
+    // The other quotas are those of its run.
+    let none = Quotas { max_concurrent_workflows: Some(0), ..Quotas::default() };
+    driver.set(3, TenantStatus::Active, none);
+    assert!(matches!(driver.create_job(1, None, None), Outcome::Job(JobCreated { run: None, .. })));
+    assert!(matches!(
+        driver.create_job(2, Some(2), None),
+        Outcome::Refused(Refusal::QuotaExceeded { quota: Quota::ConcurrentWorkflows, .. })
+    ));
+    assert_eq!(driver.state.jobs_after(&driver.rows, 0, 10, job_view).unwrap().0.len(), 1);
 }
 
 #[test]
@@ -69,7 +122,7 @@ fn what_live_runs_hold_together_is_bounded_by_the_storage_quota() {
     assert!(error.contains(&format!("larger than {limit} bytes together")), "{error}");
     assert_eq!(driver.state.held_bytes, 29_000 + 2 * definition(3));
     // What has ended is stored, and no longer held.
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    driver.apply(cancel(1));
     give(&mut driver, 2, 1, text(20_000));
     assert_eq!(driver.state.runs[&run(2)].steps[1].status, StepStatus::Completed);
     driver.rows.put(driver.state.take_dirty_rows());
@@ -110,7 +163,7 @@ fn a_run_or_a_workflow_for_which_memory_has_no_room_is_refused() {
     driver.rows.put(driver.state.take_dirty_rows());
     assert_eq!(TenantState::load(&driver.rows).unwrap().held_bytes, HELD_BYTES_MAX);
 
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    driver.apply(cancel(1));
     assert!(matches!(driver.start(10, None), Outcome::Run(_)));
     let gone = DeleteWorkflow { name: "w".into(), if_version: None };
     let before = driver.state.held_bytes;
@@ -127,7 +180,7 @@ fn a_run_that_is_failing_repeats_no_attempt() {
     driver.fail(1, 1, 1, None);
     driver.fail(1, 2, 1, Some(500));
     assert_eq!(statuses(&driver.ended(1)), [Completed, Failed, Failed, Skipped]);
-    assert_eq!(driver.state.next_due(), None);
+    assert_eq!(driver.next_due(), None);
     let failed = |line: &&serde_json::Value| line["event_type"]["type"] == "step_failed";
     let lines = driver.lines();
     assert!(lines.iter().filter(failed).all(|line| line["event_type"]["will_retry"] == false));
@@ -140,7 +193,7 @@ fn a_suspended_tenant_repeats_no_attempt_until_it_is_active() {
     driver.fail(1, 0, 1, Some(500));
     driver.set(2, TenantStatus::Suspended, Quotas::default());
     driver.at += 500;
-    let due = TenantCommand::StepDue(StepDue { attempt: attempt_of(1, 0, 1) });
+    let due = due(1, 0, 1);
     assert_eq!(driver.apply(due), Outcome::Done);
     let step = &driver.state.runs[&run(1)].steps[0];
     assert_eq!((step.attempt, step.waiting), (1, Waiting::Resume));
@@ -162,7 +215,7 @@ fn a_wait_is_told_once_and_only_while_it_lasts() {
     assert_eq!(driver.state.waits().collect::<Vec<_>>(), [wait], "it lasts");
     driver.start_with(2, diamond(2), None);
     driver.fail(2, 0, 1, Some(500));
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(2), reason: None }));
+    driver.apply(cancel(2));
     assert_eq!(driver.state.take_new_waits(), []);
     assert_eq!(driver.state.waits().count(), 1);
     assert_eq!(driver.state.epoch(), Some(Epoch(1)));
@@ -184,7 +237,7 @@ fn a_directory_without_a_count_of_bytes_is_counted_anew() {
         start_with_input(&mut driver, n, text(100 + u64::try_from(n).unwrap()));
     }
     for n in 1..=7 {
-        driver.apply(TenantCommand::CancelRun(CancelRun { run: run(n), reason: None }));
+        driver.apply(cancel(n));
     }
     for n in 11..=17 {
         driver.create_job(n, None, None);
@@ -231,7 +284,7 @@ fn what_is_refused_before_it_is_in_the_log_would_be_refused_there() {
     assert_eq!(driver.state.quota_refusal_now(&Starts::Definition, None), None, "it does not run");
 
     // The quota of the day is left to `apply`: the state would not notice that a new day has begun.
-    driver.apply(TenantCommand::CancelRun(CancelRun { run: run(1), reason: None }));
+    driver.apply(cancel(1));
     assert!(matches!(driver.start(2, None), Outcome::Refused(_)));
     assert_eq!(driver.state.quota_refusal_now(&Starts::Run, None), None);
 

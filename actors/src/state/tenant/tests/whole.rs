@@ -4,24 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{
-    CancelRun, CreateJob, DeleteWorkflow, LockCommand, PutWorkflow, RecordStepResult, RpcId,
+    COMMAND_VERSION, CancelRun, CreateJob, DeleteWorkflow, PutWorkflow, RecordStepResult,
     SetTenant, StartRun, StepDue,
 };
 use crate::domain::time::Pause;
 use crate::state::reload::{self, Dice, dice};
-
-fn lock(a: u8, b: u8, c: u8) -> LockCommand {
-    let key = ["k", "l"][usize::from(a % 2)].into();
-    let holder = ["x", "y"][usize::from(b % 2)].into();
-    let token = (!c.is_multiple_of(4)).then_some(u64::from(c % 8));
-    let metadata = Json::from_value(&"m".repeat(usize::from(c)).into());
-    match a / 2 % 4 {
-        0 => LockCommand::Acquire { key, holder, ttl_ms: u64::from(c), metadata },
-        1 => LockCommand::Renew { key, holder, token, ttl_ms: (b > 128).then_some(7) },
-        2 => LockCommand::Release { key, holder, token },
-        _ => LockCommand::Expire { key, token: u64::from(c % 8), renewal: u64::from(b % 3) },
-    }
-}
+use crate::testing::tenant_envelope;
 
 fn set(a: u8, b: u8, version: u64) -> TenantCommand {
     let statuses = [TenantStatus::Active, TenantStatus::Active, TenantStatus::Suspended];
@@ -84,7 +72,10 @@ fn command(index: u64, (kind, a, b, c, ..): Dice) -> TenantCommand {
         }),
         12 => TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version }),
         13 => set(a, b, index),
-        _ => TenantCommand::Lock(lock(a, b, c)),
+        _ => {
+            let metadata = Json::from_value(&"m".repeat(usize::from(c)).into());
+            TenantCommand::Lock(reload::lock(a, b, c, metadata, (b > 128).then_some(7)))
+        }
     }
 }
 
@@ -103,21 +94,14 @@ fn script(dice: &[(Dice, bool)]) -> Vec<reload::Scripted> {
             }
             _ => command(index, *dice),
         };
-        // Requests of two client sessions, some asked twice, each answered a little later.
-        let sequence = index.saturating_sub(u64::from(dice.1 % 3));
-        let rpc_id = RpcId {
-            incarnation: u64::from(dice.2 % 2),
-            sequence,
-            first_incomplete: sequence.saturating_sub(u64::from(dice.3 % 8)),
-        };
         let is_set = matches!(command, TenantCommand::Set(_));
         let envelope = Envelope {
-            version: COMMAND_VERSION,
+            // Runs of an older version go on beside those of this one.
+            version: COMMAND_VERSION - u16::from(dice.3.is_multiple_of(4)),
             at: Timestamp(at),
-            term: None,
             cause: dice.5.then(|| Cause { who: "admin".into(), request_id: "r".into() }),
-            rpc_id: (dice.5 && !is_set).then_some(rpc_id),
-            command: Command::Tenant { tenant: tenant(), epoch: Epoch(1), command },
+            rpc_id: (dice.5 && !is_set).then(|| reload::rpc_id(index, dice)),
+            ..tenant_envelope(TENANT, command)
         };
         (envelope, *reload)
     };
@@ -168,40 +152,30 @@ fn bytes_that_are_on_disks_stay_as_they_are() {
 /// The dice reach every kind of outcome: else the property above would say little.
 #[test]
 fn the_script_reaches_what_it_is_to_test() {
-    use proptest::strategy::ValueTree as _;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..64 {
-        let dice = prop::collection::vec(dice(), 150).new_tree(&mut runner).unwrap().current();
-        for outcome in reload::run::<TenantState>(&script(&dice), differ) {
-            let text = format!("{outcome:?}");
-            let replayed = text.contains("replayed: true");
-            let name = text.trim_start_matches("Refused(");
-            let name = name.split(['(', ' ', ')']).next().unwrap_or_default();
-            seen.insert(format!("{name}{}", if replayed { " again" } else { "" }));
-        }
-    }
-    for wanted in [
-        "Run",
-        "Run again",
-        "Job",
-        "Job again",
-        "Workflow",
-        "Locked",
-        "HeldByOther",
-        "Released",
-        "Done",
-        "Ignored",
-        "LockLost",
-        "QuotaExceeded",
-        "TenantSuspended",
-        "IdempotencyKeyReused",
-        "PreconditionFailed",
-        "UnknownWorkflow",
-        "RunNotFound",
-        "WorkflowNotFound",
-        "StaleEpoch",
-    ] {
-        assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
-    }
+    reload::check_reach::<TenantState>(
+        64,
+        script,
+        differ,
+        &[
+            "Run",
+            "Run again",
+            "Job",
+            "Job again",
+            "Workflow",
+            "Locked",
+            "HeldByOther",
+            "Released",
+            "Done",
+            "Ignored",
+            "LockLost",
+            "QuotaExceeded",
+            "TenantSuspended",
+            "IdempotencyKeyReused",
+            "PreconditionFailed",
+            "UnknownWorkflow",
+            "RunNotFound",
+            "WorkflowNotFound",
+            "StaleEpoch",
+        ],
+    );
 }

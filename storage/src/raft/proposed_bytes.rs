@@ -1,0 +1,152 @@
+//! Bounds the bytes of each tenant that are proposed and not applied yet.
+//!
+//! All groups of a node write one log, and all tenants of a group share its order: an entry is written,
+//! synced and sent behind those that were proposed before it. A tenant with thirty requests of a megabyte
+//! under way would put thirty megabytes before the small command of its neighbour. So the large ones of a
+//! tenant wait for each other here, before the log has heard of them, and a neighbour's command waits for
+//! one of them at most. Small ones never wait, and neither does what has to come through, such as a lock's
+//! renewal or the tenant's suspension.
+//!
+//! Whoever has waited for [`WAIT_MAX`] is refused: a command says when it was made, and the tenant's clock
+//! must not follow one that was made long ago.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shiioo_actors::command::{Command, Envelope};
+use shiioo_actors::domain::codec;
+use shiioo_actors::domain::ids::TenantId;
+use shiioo_actors::ports::ProposeError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The shortest command that waits for others, bytes.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// Most KiB of one tenant that are under way; a command that is longer by itself is under way alone.
+const TENANT_KIB_MAX: u32 = 1024;
+
+/// Longest wait of a command.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The tenants that have something under way, each with its share.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProposedBytes(Arc<Mutex<BTreeMap<TenantId, Share>>>);
+
+#[derive(Debug)]
+struct Share {
+    free_kib: Arc<Semaphore>,
+    /// Commands that are under way or wait.
+    commands: usize,
+}
+
+/// Says that a command is under way or waits, until it is dropped.
+#[derive(Debug)]
+struct Counted {
+    all: ProposedBytes,
+    tenant: TenantId,
+}
+
+/// A command's part of its tenant's share, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    _kib: OwnedSemaphorePermit,
+    // Dropped last: whoever counts as the last one removes the share.
+    _counted: Counted,
+}
+
+impl ProposedBytes {
+    /// Waits until the command's tenant has room for it. `None` for one that needs none.
+    ///
+    /// # Errors
+    /// When there is none within [`WAIT_MAX`].
+    pub async fn room_for(&self, envelope: &Envelope) -> Result<Option<Room>, ProposeError> {
+        let Command::Tenant { tenant, .. } = envelope.command else { return Ok(None) };
+        let bytes = codec::encoded_len(envelope);
+        if bytes < LARGE_BYTES {
+            return Ok(None);
+        }
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(TENANT_KIB_MAX);
+        let (free_kib, counted) = self.count(tenant);
+        match tokio::time::timeout(WAIT_MAX, free_kib.acquire_many_owned(kib)).await {
+            Ok(Ok(kib)) => Ok(Some(Room { _kib: kib, _counted: counted })),
+            // Nobody closes the semaphore.
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Busy),
+        }
+    }
+
+    fn count(&self, tenant: TenantId) -> (Arc<Semaphore>, Counted) {
+        let mut shares = self.0.lock();
+        let new = || {
+            let free_kib = Arc::new(Semaphore::new(TENANT_KIB_MAX as usize));
+            Share { free_kib, commands: 0 }
+        };
+        let share = shares.entry(tenant).or_insert_with(new);
+        share.commands += 1;
+        (Arc::clone(&share.free_kib), Counted { all: self.clone(), tenant })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut shares = self.all.0.lock();
+        let Some(share) = shares.get_mut(&self.tenant) else { return };
+        share.commands -= 1;
+        if share.commands == 0 {
+            shares.remove(&self.tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use shiioo_actors::testing::text_envelope;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn of(tenant: u128, kib: usize) -> Envelope {
+        text_envelope(TenantId::from_uuid(Uuid::from_u128(tenant)), "r".repeat(kib << 10))
+    }
+
+    /// Asks for room, and gets it if there is some now.
+    fn room(all: &ProposedBytes, envelope: &Envelope) -> Option<Room> {
+        all.room_for(envelope).now_or_never()?.expect("room at once")
+    }
+
+    #[tokio::test]
+    async fn the_large_ones_of_a_tenant_wait_for_each_other_and_nobody_else_does() {
+        let all = ProposedBytes::default();
+        let (small, half, huge) = (of(1, 60), of(1, 511), of(1, 5_000));
+        let halves = [room(&all, &half).unwrap(), room(&all, &half).unwrap()];
+        assert!(room(&all, &half).is_none(), "its share is used up");
+        assert!(room(&all, &of(2, 900)).is_some(), "another tenant");
+        assert!(all.room_for(&small).now_or_never().unwrap().unwrap().is_none(), "needs no room");
+        let [first, second] = halves;
+        drop(first);
+        assert!(room(&all, &huge).is_none());
+        drop(second);
+        let alone = room(&all, &huge).expect("longer than a share, and alone");
+        assert!(room(&all, &of(1, 65)).is_none());
+        drop(alone);
+        assert!(all.0.lock().is_empty(), "nothing is kept of who has nothing under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_long_is_refused_and_who_goes_keeps_nobody_waiting() {
+        let all = ProposedBytes::default();
+        let (large, medium) = (of(1, 900), of(1, 100));
+        let first = all.room_for(&large).await.unwrap();
+        assert_eq!(all.room_for(&large).await.unwrap_err(), ProposeError::Busy);
+        let mut second = Box::pin(all.room_for(&large));
+        assert!(second.as_mut().now_or_never().is_none());
+        let mut third = Box::pin(all.room_for(&medium));
+        assert!(third.as_mut().now_or_never().is_none(), "first come, first served");
+        drop(second);
+        assert!(third.await.unwrap().is_some());
+        drop(first);
+        assert!(all.0.lock().is_empty());
+    }
+}
