@@ -4,8 +4,8 @@
 //! synced and sent behind those that were proposed before it. A tenant with thirty requests of a megabyte
 //! under way would put thirty megabytes before the small command of its neighbour. So the large ones of a
 //! tenant wait for each other here, before the log has heard of them, and a neighbour's command waits for
-//! one of them at most. Small ones never wait, and neither does what has to come through, such as a lock's
-//! renewal or the tenant's suspension.
+//! one of them at most. Small ones never wait, and neither does what is done to the tenant: its suspension, or
+//! the pieces of its move, which it could put off otherwise.
 //!
 //! Whoever has waited for [`WAIT_MAX`] is refused: a command says when it was made, and the tenant's clock
 //! must not follow one that was made long ago.
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shiioo_actors::command::{Command, Envelope};
+use shiioo_actors::command::{Command, Envelope, TenantCommand};
 use shiioo_actors::domain::codec;
 use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::ports::ProposeError;
@@ -62,13 +62,14 @@ impl ProposedBytes {
     /// # Errors
     /// When there is none within [`WAIT_MAX`].
     pub async fn room_for(&self, envelope: &Envelope) -> Result<Option<Room>, ProposeError> {
-        let Command::Tenant { tenant, .. } = envelope.command else { return Ok(None) };
+        let Command::Tenant { tenant, command, .. } = &envelope.command else { return Ok(None) };
         let bytes = codec::encoded_len(envelope);
-        if bytes < LARGE_BYTES {
+        let is_own = !matches!(command, TenantCommand::Set(_) | TenantCommand::Move(_));
+        if bytes < LARGE_BYTES || !is_own {
             return Ok(None);
         }
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(TENANT_KIB_MAX);
-        let (free_kib, counted) = self.count(tenant);
+        let (free_kib, counted) = self.count(*tenant);
         match tokio::time::timeout(WAIT_MAX, free_kib.acquire_many_owned(kib)).await {
             Ok(Ok(kib)) => Ok(Some(Room { _kib: kib, _counted: counted })),
             // Nobody closes the semaphore.
@@ -102,7 +103,8 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use shiioo_actors::testing::text_envelope;
+    use shiioo_actors::command::{MoveTenant, MovedPiece};
+    use shiioo_actors::testing::{tenant_envelope, text_envelope};
     use uuid::Uuid;
 
     use super::*;
@@ -130,6 +132,19 @@ mod tests {
         drop(second);
         let alone = room(&all, &huge).expect("longer than a share, and alone");
         assert!(room(&all, &of(1, 65)).is_none());
+        let moved = MovedPiece {
+            number: 0,
+            rows: Vec::new(),
+            begun: vec![0; 1 << 20],
+            events: Vec::new(),
+            is_last: false,
+        };
+        let moved = TenantCommand::Move(MoveTenant::TakeIn(moved));
+        let moved = tenant_envelope(TenantId::from_uuid(Uuid::from_u128(1)), moved);
+        assert!(
+            all.room_for(&moved).now_or_never().unwrap().unwrap().is_none(),
+            "it is not its own"
+        );
         drop(alone);
         assert!(all.0.lock().is_empty(), "nothing is kept of who has nothing under way");
     }
