@@ -1,21 +1,26 @@
 //! Doubles of ports, and samples of what is replicated, that tests of several crates share. Nothing
 //! else names them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::command::{COMMAND_VERSION, CancelRun, Command, Envelope, TenantCommand};
-use crate::domain::ids::{Epoch, NodeId, RaftId, RunId, TenantId};
+use crate::domain::ids::{
+    Epoch, GroupId, NodeId, Position, RaftId, RunId, StateMachineId, TenantId,
+};
 use crate::domain::json::Json;
 use crate::domain::membership::Member;
 use crate::domain::region::Region;
 use crate::domain::tenant::{Quotas, Settings, TenantRecord, TenantStatus};
 use crate::domain::time::Timestamp;
 use crate::ports::seams::{ByteStream, Clock, Entropy, Seams};
-use crate::ports::{BoxFuture, Peer, PeerError, Peers, Service, StreamService};
+use crate::ports::{
+    BoxFuture, Durability, LogMismatch, Peer, PeerError, Peers, Replay, Service, StoreError,
+    StreamService,
+};
 
 /// A clock that stands.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +39,44 @@ pub struct Sevens;
 impl Entropy for Sevens {
     fn fill(&self, buffer: &mut [u8]) {
         buffer.fill(7);
+    }
+}
+
+/// A log that everything belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct AnyLog;
+
+impl Durability for AnyLog {
+    fn replay(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
+        unreachable!()
+    }
+    fn belongs(
+        &self,
+        _: GroupId,
+        _: StateMachineId,
+        _: Option<Position>,
+    ) -> Result<(), LogMismatch> {
+        Ok(())
+    }
+    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
+        None
+    }
+    fn filed(&self, _: StateMachineId, _: Position) {}
+    fn with_files(&self) -> BTreeSet<StateMachineId> {
+        BTreeSet::new()
+    }
+    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
+    fn has_room(&self) -> bool {
+        true
     }
 }
 

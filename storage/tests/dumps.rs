@@ -1,7 +1,7 @@
 //! State machines that are sent from one replica to another, over real files: what arrives, how much of it is in memory
 //! at once, and what becomes of the one that is sent meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -11,11 +11,11 @@ use shiioo_actors::domain::ids::{Epoch, GroupId, Position, StateMachineId, Tenan
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{
-    BoxFuture, CommittedEntry, Dump, DumpPart, Durability, Held, LogMismatch, Payload, Replay, Row,
-    Staged, StoreError, Stores,
+    CommittedEntry, Dump, DumpPart, Held, Payload, Row, Staged, StoreError, Stores,
 };
 use shiioo_actors::replica::{ApplyQueue, ReplicaDeps, ReplicaRequest, ReplicaRunner};
 use shiioo_actors::state::{RowBuffer, StateMachine};
+use shiioo_actors::testing::AnyLog;
 use shiioo_storage::disk::SimDisk;
 use shiioo_storage::{Executor, FileStores};
 use tokio::sync::oneshot;
@@ -115,43 +115,6 @@ impl StateMachine for Writes {
 
     fn has_work(&self) -> bool {
         false
-    }
-}
-
-/// A log that everything belongs to.
-struct AnyLog;
-
-impl Durability for AnyLog {
-    fn replay(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: u64,
-        _: u64,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        unreachable!()
-    }
-    fn belongs(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: Option<Position>,
-    ) -> Result<(), LogMismatch> {
-        Ok(())
-    }
-    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
-        None
-    }
-    fn filed(&self, _: StateMachineId, _: Position) {}
-    fn with_files(&self) -> BTreeSet<StateMachineId> {
-        BTreeSet::new()
-    }
-    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { Ok(()) })
-    }
-    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
-    fn has_room(&self) -> bool {
-        true
     }
 }
 

@@ -7,13 +7,13 @@ use crate::cluster::routing::{Directory, TenantLocation};
 use crate::command::{Envelope, Outcome};
 use crate::domain::ids::{Epoch, Position};
 use crate::ports::{
-    ApplySink as _, BoxFuture, DumpPart, Durability, Leadership, LogMismatch, Place, Proposals,
-    ProposeError, Replay, Staging, Store, Stores,
+    ApplySink as _, BoxFuture, DumpPart, Leadership, Place, Proposals, ProposeError, Staging,
+    Store, Stores,
 };
 use crate::replica::ReplicaDeps;
 use crate::services::puppet::puppet;
 use crate::services::tenants::{ActivationState, TENANT_CALLS_MAX};
-use crate::testing::tenant;
+use crate::testing::{AnyLog, tenant};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -32,40 +32,6 @@ impl Proposals for Quorum {
     }
     fn leads(&self, _: GroupId) -> Option<u64> {
         None
-    }
-}
-
-impl Durability for Quorum {
-    fn replay(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: u64,
-        _: u64,
-    ) -> BoxFuture<'_, Result<Replay, StoreError>> {
-        unreachable!()
-    }
-    fn belongs(
-        &self,
-        _: GroupId,
-        _: StateMachineId,
-        _: Option<Position>,
-    ) -> Result<(), LogMismatch> {
-        Ok(())
-    }
-    fn term_at(&self, _: GroupId, _: u64) -> Option<u64> {
-        None
-    }
-    fn filed(&self, _: StateMachineId, _: Position) {}
-    fn with_files(&self) -> BTreeSet<StateMachineId> {
-        BTreeSet::new()
-    }
-    fn unfile(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<(), StoreError>> {
-        unreachable!()
-    }
-    fn durable(&self, _: GroupId, _: StateMachineId, _: Position) {}
-    fn has_room(&self) -> bool {
-        true
     }
 }
 
@@ -117,7 +83,7 @@ impl Staging for NoFiles {
 }
 
 /// A node with files of three tenants: the first is known, the second will be, the third never.
-async fn registry(has_quorum: bool) -> (Registry, Arc<Quorum>) {
+async fn registry(has_quorum: bool) -> (Registry, (ReplicaDeps, Arc<dyn Proposals>)) {
     let (registry, directory) = (Registry::default(), Arc::new(Directory::default()));
     directory.set(tenant(1), Some(TenantLocation { group: GROUP, epoch: Epoch(1) }));
     // Learns of a tenant with the next question.
@@ -129,13 +95,12 @@ async fn registry(has_quorum: bool) -> (Registry, Arc<Quorum>) {
     });
     let control = control.await;
     let supervisor = puppet((), |(): &mut (), _| {}).await;
-    let log = Arc::new(Quorum(has_quorum));
     let stores = Arc::new(Files([1, 2, 3].map(tenant).to_vec()));
-    let deps = ReplicaDeps { log: Arc::clone(&log) as _, stores };
-    let proposals = Arc::clone(&log) as Arc<dyn Proposals>;
+    let deps = ReplicaDeps { log: Arc::new(AnyLog), stores };
+    let proposals: Arc<dyn Proposals> = Arc::new(Quorum(has_quorum));
     registry.set_supervisor(supervisor, &deps, &proposals, directory);
     registry.set_control(control);
-    (registry, log)
+    (registry, (deps, proposals))
 }
 
 #[tokio::test]
