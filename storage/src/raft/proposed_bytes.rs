@@ -1,10 +1,12 @@
-//! Bounds the bytes of each tenant that are proposed and not applied yet.
+//! Bounds the bytes of each tenant that are proposed and not applied yet, and those that begin in a second.
 //!
 //! All groups of a node write one log, and all tenants of a group share its order: an entry is written,
 //! synced and sent behind those that were proposed before it. A tenant with thirty requests of a megabyte
 //! under way would put thirty megabytes before the small command of its neighbour. So the large ones of a
 //! tenant wait for each other here, before the log has heard of them, and a neighbour's command waits for
-//! one of them at most. Small ones never wait, and neither does what is done to the tenant: its suspension, or
+//! one of them at most. And they begin at a bounded rate: one after the other without a pause, they would take
+//! the processors and the disks of all replicas, and the neighbour would meet one with each of its commands.
+//! Small ones never wait, and neither does what is done to the tenant: its suspension, or
 //! the pieces of its move, which it could put off otherwise.
 //!
 //! Whoever has waited for [`WAIT_MAX`] is refused: a command says when it was made, and the tenant's clock
@@ -20,6 +22,7 @@ use shiioo_actors::domain::codec;
 use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::ports::ProposeError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// The shortest command that waits for others, bytes.
 const LARGE_BYTES: usize = 64 << 10;
@@ -27,10 +30,16 @@ const LARGE_BYTES: usize = 64 << 10;
 /// Most KiB of one tenant that are under way; a command that is longer by itself is under way alone.
 const TENANT_KIB_MAX: u32 = 1024;
 
+/// KiB of one tenant's large commands that may begin in a second, once [`BURST`] is used up.
+const TENANT_KIB_PER_SEC: u32 = 8 << 10;
+
+/// How far a tenant may be ahead of its rate: 4 MiB.
+const BURST: Duration = Duration::from_millis(500);
+
 /// Longest wait of a command.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The tenants that have something under way, each with its share.
+/// The tenants that have, or had a moment ago, something under way, each with its share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ProposedBytes(Arc<Mutex<BTreeMap<TenantId, Share>>>);
 
@@ -39,6 +48,8 @@ struct Share {
     free_kib: Arc<Semaphore>,
     /// Commands that are under way or wait.
     commands: usize,
+    /// When everything that has begun would have ended at the tenant's rate.
+    paid_at: Instant,
 }
 
 /// Says that a command is under way or waits, until it is dropped.
@@ -52,15 +63,14 @@ struct Counted {
 #[derive(Debug)]
 pub(super) struct Room {
     _kib: OwnedSemaphorePermit,
-    // Dropped last: whoever counts as the last one removes the share.
     _counted: Counted,
 }
 
 impl ProposedBytes {
-    /// Waits until the command's tenant has room for it. `None` for one that needs none.
+    /// Waits until the command's tenant has room for it and may begin it. `None` for one that needs none.
     ///
     /// # Errors
-    /// When there is none within [`WAIT_MAX`].
+    /// When that is not so within [`WAIT_MAX`].
     pub async fn room_for(&self, envelope: &Envelope) -> Result<Option<Room>, ProposeError> {
         let Command::Tenant { tenant, command, .. } = &envelope.command else { return Ok(None) };
         let bytes = codec::encoded_len(envelope);
@@ -70,18 +80,43 @@ impl ProposedBytes {
         }
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(TENANT_KIB_MAX);
         let (free_kib, counted) = self.count(*tenant);
-        match tokio::time::timeout(WAIT_MAX, free_kib.acquire_many_owned(kib)).await {
-            Ok(Ok(kib)) => Ok(Some(Room { _kib: kib, _counted: counted })),
+        let deadline = Instant::now() + WAIT_MAX;
+        let Ok(Ok(room)) =
+            tokio::time::timeout_at(deadline, free_kib.acquire_many_owned(kib)).await
+        else {
             // Nobody closes the semaphore.
-            Ok(Err(_)) | Err(_) => Err(ProposeError::Busy),
+            return Err(ProposeError::Busy);
+        };
+        let room = Room { _kib: room, _counted: counted };
+        let turn = self.turn(*tenant, kib, deadline).ok_or(ProposeError::Busy)?;
+        if turn > Instant::now() {
+            tokio::time::sleep_until(turn).await;
         }
+        Ok(Some(room))
+    }
+
+    /// Says when the tenant's rate lets a command begin. `None` when that is after the deadline: then the
+    /// command does not count.
+    fn turn(&self, tenant: TenantId, kib: u32, deadline: Instant) -> Option<Instant> {
+        let mut shares = self.0.lock();
+        let share = shares.get_mut(&tenant)?;
+        let now = Instant::now();
+        let paid_at = share.paid_at.max(now);
+        let turn = now.max(paid_at - BURST);
+        (turn <= deadline).then(|| {
+            share.paid_at = paid_at + Duration::from_secs(1) * kib / TENANT_KIB_PER_SEC;
+            turn
+        })
     }
 
     fn count(&self, tenant: TenantId) -> (Arc<Semaphore>, Counted) {
         let mut shares = self.0.lock();
+        let now = Instant::now();
+        // A share outlives its commands for as long as they count, or who comes again would begin anew.
+        shares.retain(|_, share| share.commands > 0 || share.paid_at > now);
         let new = || {
             let free_kib = Arc::new(Semaphore::new(TENANT_KIB_MAX as usize));
-            Share { free_kib, commands: 0 }
+            Share { free_kib, commands: 0, paid_at: now }
         };
         let share = shares.entry(tenant).or_insert_with(new);
         share.commands += 1;
@@ -94,9 +129,6 @@ impl Drop for Counted {
         let mut shares = self.all.0.lock();
         let Some(share) = shares.get_mut(&self.tenant) else { return };
         share.commands -= 1;
-        if share.commands == 0 {
-            shares.remove(&self.tenant);
-        }
     }
 }
 
@@ -145,8 +177,27 @@ mod tests {
             all.room_for(&moved).now_or_never().unwrap().unwrap().is_none(),
             "it is not its own"
         );
-        drop(alone);
-        assert!(all.0.lock().is_empty(), "nothing is kept of who has nothing under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_large_ones_of_a_tenant_begin_at_its_rate() {
+        let (all, began) = (ProposedBytes::default(), Instant::now());
+        let large = of(1, 900);
+        // The burst, and what the rate gives in two seconds.
+        for _ in 0..22 {
+            drop(all.room_for(&large).await.unwrap());
+        }
+        let took = began.elapsed();
+        assert!((1_800..2_100).contains(&took.as_millis()), "{took:?}");
+        drop(all.room_for(&of(2, 900)).await.unwrap());
+        assert_eq!(began.elapsed(), took, "another tenant has a rate of its own");
+        let crowd = (0..20).map(|_| async { all.room_for(&large).await.map(drop) });
+        let crowd = futures_util::future::join_all(crowd).await;
+        let refused = crowd.iter().filter(|it| **it == Err(ProposeError::Busy)).count();
+        assert!((8..14).contains(&refused), "what the rate gives in a second: {refused}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(all.room_for(&of(3, 900)).await.unwrap());
+        assert_eq!(all.0.lock().len(), 1, "nothing is kept of who has begun nothing for long");
     }
 
     #[tokio::test(start_paused = true)]
@@ -162,6 +213,6 @@ mod tests {
         drop(second);
         assert!(third.await.unwrap().is_some());
         drop(first);
-        assert!(all.0.lock().is_empty());
+        assert!(all.0.lock().values().all(|share| share.commands == 0));
     }
 }
