@@ -69,11 +69,15 @@ pub enum Mutant {
     MarkTooEarly,
     /// The source of a move goes on with a tenant that is about to be handed over, or was.
     TwoOwners,
+    /// What a replica was sent takes the place of its files before the events are durable.
+    InstallWithoutSync,
+    /// A replica that let go of its log votes, and stands for election, before it is whole again.
+    VoteBeforeWhole,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -99,6 +103,8 @@ impl Mutant {
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
         Self::TwoOwners,
+        Self::InstallWithoutSync,
+        Self::VoteBeforeWhole,
     ];
 
     /// Its name on the command line.
@@ -129,6 +135,8 @@ impl Mutant {
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
             Self::TwoOwners => "two-owners",
+            Self::InstallWithoutSync => "install-without-sync",
+            Self::VoteBeforeWhole => "vote-before-whole",
         }
     }
 }
