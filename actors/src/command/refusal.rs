@@ -42,10 +42,10 @@ pub enum Refusal {
         key: LockKey,
     },
     /// The tenant is suspended.
-    #[error("the tenant is suspended: only reads and what winds work down are allowed")]
+    #[error("the tenant is suspended: only reads, cancellations and releases of locks are allowed")]
     TenantSuspended,
     /// The tenant is disabled.
-    #[error("the tenant is disabled: only reads and what winds work down are allowed")]
+    #[error("the tenant is disabled: only reads, cancellations and releases of locks are allowed")]
     TenantDisabled,
     /// The proposer knew an older epoch of the tenant, or its state is not here yet.
     #[error("the tenant is not served here at the moment")]
@@ -66,7 +66,9 @@ pub enum Refusal {
     #[error("the Idempotency-Key was used before with another body")]
     IdempotencyKeyReused,
     /// The idempotency table is full.
-    #[error("{limit} idempotency keys are kept for 24 h; a call with a new one is refused")]
+    #[error(
+        "{limit} idempotency keys of the last 24 h are kept, and no more: a call with a new one is refused"
+    )]
     TooManyKeys {
         /// The most keys kept.
         limit: u64,

@@ -23,7 +23,7 @@ pub enum CallError {
         what: &'static str,
     },
     /// Nobody leads the group that owns it. Nothing changed.
-    #[error("no leader for the group that owns this at the moment")]
+    #[error("the group that stores this has no leader at the moment: try again")]
     NoLeader,
     /// The disk of the node is full. Nothing changed.
     #[error("the disk of the node is full: reads work, writes do not")]

@@ -47,8 +47,8 @@ pub(super) const IDLE_MIN: Duration = Duration::from_secs(1);
 pub(super) const GREEDY_IDLE_MIN: Duration = Duration::from_millis(100);
 /// How long a connection has for its first request before a newcomer may take its room.
 pub(super) const ENTRANCE_MIN: Duration = Duration::from_millis(50);
-/// How many times as many requests as of the others, on average, may be worked on of a tenant that does not
-/// crowd the node.
+/// A tenant crowds the node when more than this many times as many requests of it are worked on as of the other
+/// tenants at work, on average.
 const CROWD_MULTIPLE: usize = 4;
 /// How long a tenant counts as one that is at work after its last request.
 const AT_WORK: Duration = Duration::from_secs(1);

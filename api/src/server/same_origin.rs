@@ -23,7 +23,7 @@ use crate::output::problem::{Code, Problem};
 
 /// Where the page comes from that sends the request, in a browser's words.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Values of it that other people's pages have.
+/// Values of `Sec-Fetch-Site` in requests of other people's pages.
 const OTHER_SITES: [&str; 2] = ["cross-site", "same-site"];
 /// Most characters of a header's value that are repeated in a refusal.
 const SHOWN_CHARS_MAX: usize = 100;

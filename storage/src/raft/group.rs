@@ -333,7 +333,7 @@ impl Group {
     fn is_snapshot_short(&self) -> bool {
         let metrics = self.raft.metrics();
         let upto = metrics.borrow_watched().snapshot.as_ref().map(openraft::LogId::index);
-        self.progress.is_short(upto)
+        self.progress.would_free_segment(upto)
     }
 
     /// Asks for a snapshot, and returns when to look back at it.

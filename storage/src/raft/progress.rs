@@ -74,8 +74,8 @@ impl GroupProgress {
         if self.log.is_on_small_disk() { self.tracker.lock().dirty() } else { Vec::new() }
     }
 
-    /// Tells whether a snapshot up to an index leaves a segment in place that another would let go.
-    pub fn is_short(&self, upto: Option<u64>) -> bool {
+    /// Tells whether a newer snapshot than the one up to `upto` would let an old segment of the log be removed.
+    pub fn would_free_segment(&self, upto: Option<u64>) -> bool {
         let Some(mark) = self.low_water_mark().map(|mark| mark.position.index) else {
             return false;
         };

@@ -6,8 +6,8 @@
 //! tenant wait for each other here, before the log has heard of them, and a neighbour's command waits for
 //! one of them at most. And they begin at a bounded rate: one after the other without a pause, they would take
 //! the processors and the disks of all replicas, and the neighbour would meet one with each of its commands.
-//! Small ones never wait, and neither does what is done to the tenant: its suspension, or
-//! the pieces of its move, which it could put off otherwise.
+//! Small ones never wait. Neither do commands that the tenant did not ask for, a change of its record or a
+//! piece of its move: else a tenant could delay its own suspension.
 //!
 //! Whoever has waited for [`WAIT_MAX`] is refused: a command says when it was made, and the tenant's clock
 //! must not follow one that was made long ago.
@@ -74,8 +74,8 @@ impl ProposedBytes {
     pub async fn room_for(&self, envelope: &Envelope) -> Result<Option<Room>, ProposeError> {
         let Command::Tenant { tenant, command, .. } = &envelope.command else { return Ok(None) };
         let bytes = codec::encoded_len(envelope);
-        let is_own = !matches!(command, TenantCommand::Set(_) | TenantCommand::Move(_));
-        if bytes < LARGE_BYTES || !is_own {
+        let is_asked_by_tenant = !matches!(command, TenantCommand::Set(_) | TenantCommand::Move(_));
+        if bytes < LARGE_BYTES || !is_asked_by_tenant {
             return Ok(None);
         }
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(TENANT_KIB_MAX);
@@ -162,7 +162,7 @@ mod tests {
         drop(first);
         assert!(room(&all, &huge).is_none());
         drop(second);
-        let alone = room(&all, &huge).expect("longer than a share, and alone");
+        let _alone = room(&all, &huge).expect("longer than a share, and alone");
         assert!(room(&all, &of(1, 65)).is_none());
         let moved = MovedPiece {
             number: 0,

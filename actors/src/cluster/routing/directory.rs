@@ -60,8 +60,8 @@ impl Directory {
         self.get(tenant).map(|placed| placed.group).or_else(deleted)
     }
 
-    /// The group of this node's region that a tenant has, or had, or will have, where it is in this region.
-    pub fn own_group_of(&self, tenant: TenantId) -> Option<GroupId> {
+    /// The group of this node's region that stands for a tenant's id, whether the tenant lives in the region or not.
+    pub fn group_in_own_region(&self, tenant: TenantId) -> Option<GroupId> {
         group_among(tenant, &self.own_groups.read().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -1,4 +1,4 @@
-//! What a replica takes over of what another has sent, and what it is asked for.
+//! Installs the state that another replica has sent, and answers requests for the state of this one.
 //!
 //! Both replicas went through the same entries, so the events of the one that is behind are the
 //! beginning of the other's. Rows are replaced, events are added to. Both are in files of their own when a
@@ -24,7 +24,7 @@ pub enum ReplicaRequest {
     Dump(Held, oneshot::Sender<Result<Option<Dump>, StoreError>>),
     /// Takes over what another replica holds.
     Install(Staged, oneshot::Sender<Result<(), StoreError>>),
-    /// Holds nothing any more, as of a position: the snapshot of the group has nothing of it.
+    /// Empties the replica: the group's snapshot up to this position does not contain its state machine.
     Clear(Position, oneshot::Sender<Result<(), StoreError>>),
     /// Reads the next piece of the files, to find damage.
     Scrub(ScrubCursor, oneshot::Sender<Result<Option<ScrubCursor>, StoreError>>),

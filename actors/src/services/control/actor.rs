@@ -277,7 +277,7 @@ impl ControlState {
             let entry = self.runner.machine.tenant(*tenant).filter(|it| it.record.is_some())?;
             let last = self.runner.machine.tenant_move(*tenant);
             let is_moving = last.is_some_and(TenantMove::is_under_way);
-            let own = self.arguments.directory.own_group_of(*tenant);
+            let own = self.arguments.directory.group_in_own_region(*tenant);
             own.filter(|own| !is_moving && *own != entry.group && !hosts(entry.group))
         };
         let (left, found): (Vec<_>, Vec<_>) = found

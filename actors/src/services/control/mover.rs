@@ -44,8 +44,8 @@ const FROZEN_BYTES_A_SECOND: usize = 16 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Wait before the next attempt, at most.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Attempts of one leader after which the move is called off, and after as many again: two minutes, or some more
-/// where each has to wait for a target that does not answer.
+/// Attempts of one leader after which it calls the move off. They take two minutes, or more where each has to wait for
+/// a target that does not answer. Where the call was lost, it calls off again after as many attempts more.
 const ATTEMPTS_MAX: u32 = 30;
 
 /// Why a move does not come further at the moment.

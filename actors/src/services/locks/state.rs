@@ -246,7 +246,8 @@ impl LockQueues {
         (self.shown(space, lock), waiters)
     }
 
-    /// Returns a lock of a table with the end of the lease that this node measures, where it is that lease.
+    /// Returns a lock as it is to be shown. Where this node measures the lock's present lease (the same token and
+    /// renewal), `expires_at` is the end that it measures.
     pub(super) fn shown(&self, space: Space, lock: LockView) -> LockView {
         let lease = self.leases.get(&(space, lock.key.clone()));
         let is_same = |lease: &&Lease| (lease.token, lease.renewal) == (lock.token, lock.renewal);

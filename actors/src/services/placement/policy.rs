@@ -10,10 +10,9 @@
 //! that has been silent for long is replaced where another can take its place. Otherwise replicas
 //! move for balance only, as seldom as that allows ([`balance`](super::balance)).
 //!
-//! Silence is what the leader of the group hears: a member that others hear is no help to a group whose
-//! leader it does not answer, and one that the leader of the system group alone does not hear is as
-//! good as any to the others. Who is to take a place is heard by both: from the one it learns that it has
-//! a replica, from the other what is in it.
+//! A member counts as silent when the leader of the *group* does not hear it. Whether other nodes hear that
+//! member does not matter to the group. A member that is to get a replica has to be heard by two leaders: that of
+//! the system group, which tells it that it has a replica, and that of the group, which sends what is in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -272,7 +272,7 @@ impl Registry {
                 // A request may have looked for it in a group that is not here.
                 let delivered = self.group_of(tenant);
                 let delivered = delivered.filter(|group| proposals.leadership(*group).is_some());
-                delivered.or_else(|| directory.own_group_of(tenant)).or(Some(group))
+                delivered.or_else(|| directory.group_in_own_region(tenant)).or(Some(group))
             }
             // One that this node's control plane has not heard of yet may have been delivered something.
             None => self.group_of(tenant),

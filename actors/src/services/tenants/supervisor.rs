@@ -31,12 +31,12 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 const QUARANTINE: Duration = Duration::from_secs(15);
 /// Pause before a tenant is opened again for which no file descriptor was left.
 const OPEN_AGAIN: Duration = Duration::from_millis(250);
-/// Pause before another replica is asked for what damaged files held: the group may have no leader yet.
+/// Pause before the first request to another replica for what damaged files held: the group may have no leader yet.
 const ASK_AFTER: Duration = Duration::from_millis(250);
-/// Time between the first two such requests. It doubles with each: what cannot be taken here, for lack of room say, is
-/// sent again from its beginning.
+/// Pause between the first two requests. It doubles with each, because a copy for which there is no room here is sent
+/// again from its beginning.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// The same at most.
+/// Longest pause between two requests.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Time between two looks for a group that is being opened.
 const GROUP_POLL: Duration = Duration::from_millis(5);

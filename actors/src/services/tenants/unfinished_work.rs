@@ -44,7 +44,7 @@ pub(super) fn start(arguments: &SupervisorArguments, group: GroupId, openings: &
             for tenant in placed.copied().collect::<Vec<_>>() {
                 // One that moved here may have come before group 0 here has said so.
                 let is_here = look(&tenant).is_some_and(|placed| placed.group == group)
-                    || directory.own_group_of(tenant) == Some(group);
+                    || directory.group_in_own_region(tenant) == Some(group);
                 if is_here && let Some(activation) = registry.activation(group, tenant) {
                     start_in_turn(activation, Arc::clone(&openings));
                 }

@@ -74,11 +74,11 @@
 //! - a wall clock that was wrong for a while does no lasting harm: `clock.rs`, `day.rs`;
 //! - events are a function of the commands: the same bytes on every replica.
 
+mod cut_events;
 mod day;
 mod definitions;
 mod due;
 mod events;
-mod forget;
 mod moving;
 mod progress;
 mod rows;

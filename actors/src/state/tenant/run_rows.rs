@@ -16,6 +16,8 @@
 //! The row of a run that was started by a command of an older version holds the whole run. Its first byte is
 //! the length of the run's id, 16; that of a row whose long parts are apart is [`APART`].
 //!
+//! An ended run is kept until its tenant is deleted.
+//!
 //! Invariant: rows are a function of the commands, whatever was written down when and by which version of
 //! the program. So a run keeps to the layout that it was started with.
 

@@ -4,9 +4,8 @@
 //! A node whose disk is gone starts again at the same address with nothing, and joins anew. Its old
 //! self is a dead member until the cluster has given it up. A node that was asked to leave ends by
 //! itself when it is no member any more, and joins anew as well. There is one such node at a time,
-//! and the next only once all nodes vote again. Nodes that hold tenants are spared: a tenant's
-//! group has one voter so far, and nobody could give back what it lost. So is the first node, which
-//! founds the cluster and knows nobody to join.
+//! and the next only once all nodes vote again. A node is spared where its groups have no quorum without it:
+//! nobody could give back what it lost.
 //!
 //! Bits rot where damage has to be noticed: in the log before its last batch (damage to the last one
 //! cannot be told from a torn write), and in the identity. A node without its log, or with a rotten one,
