@@ -21,7 +21,8 @@ pub use dump::{Dump, DumpPart, Place, Staged, Staging, View};
 pub use http::{HttpCallError, HttpCaller, HttpRequest, HttpResponse};
 pub use peers::{
     Declined, JoinService, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,
-    Peer, PeerError, PeerService, Peers, Service, StreamService, UnauthenticatedPeer,
+    PEER_SNAPSHOT_CALL_MAX, Peer, PeerError, PeerService, Peers, Service, StreamService,
+    UnauthenticatedPeer,
 };
 pub use replicated_log::{
     Durability, GroupLead, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus, Membership,

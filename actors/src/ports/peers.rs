@@ -74,6 +74,14 @@ impl Service {
         }
     }
 
+    /// Longest time that a call may take. What ends a snapshot is answered once files of any size are in their place.
+    pub const fn call_max(self) -> Duration {
+        match self {
+            Self::Snapshot => PEER_SNAPSHOT_CALL_MAX,
+            _ => PEER_CALL_MAX,
+        }
+    }
+
     /// The service with this number on the wire.
     pub fn from_wire(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|service| *service as u8 == number)
@@ -222,3 +230,7 @@ pub const PEER_HTTP_STREAMS_MAX: usize = 2_048;
 /// Longest time a call between nodes may take, and a stream until its answer begins: long polls take
 /// up to 300 s.
 pub const PEER_CALL_MAX: Duration = Duration::from_secs(330);
+
+/// Longest time a call about a snapshot may take. Its deadline grows with the bytes that were sent: here it has grown
+/// with some 690 GiB. A caller that has gone ends it earlier.
+pub const PEER_SNAPSHOT_CALL_MAX: Duration = Duration::from_hours(24);

@@ -67,7 +67,8 @@ async fn call(
     service: Arc<dyn PeerService>,
 ) {
     let mut exchange = Exchange::new(send, receive, PEER_MESSAGE_BYTES_MAX);
-    let received = received(&mut exchange, &request_bytes, PEER_CALL_MAX).await;
+    let time_max = |service| Service::from_wire(service).map_or(PEER_CALL_MAX, Service::call_max);
+    let received = received(&mut exchange, &request_bytes, time_max).await;
     let (request, deadline) = match received {
         Ok(received) => received,
         Err(Some(declined)) => return decline(exchange, declined).await,
@@ -150,7 +151,7 @@ async fn join(
 ) {
     let request_bytes = Arc::new(Semaphore::new(JOIN_MESSAGE_BYTES_MAX));
     let time_max = Duration::from_millis(UNAUTHENTICATED_MS_MAX);
-    let (request, deadline) = match received(&mut exchange, &request_bytes, time_max).await {
+    let (request, deadline) = match received(&mut exchange, &request_bytes, |_| time_max).await {
         Ok((request, deadline)) if request.head.service == JOIN_SERVICE => (request, deadline),
         Ok(_) => {
             return decline(
@@ -180,16 +181,17 @@ async fn join(
     }
 }
 
-/// Receives a request and the deadline of its caller. `Err(None)` when the caller has gone.
+/// Receives a request and the deadline of its caller, which is at most `time_max` of the service from now.
+/// `Err(None)` when the caller has gone.
 async fn received(
     exchange: &mut Exchange,
     request_bytes: &Arc<Semaphore>,
-    time_max: Duration,
+    time_max: impl FnOnce(u8) -> Duration,
 ) -> Result<(Request, Instant), Option<Declined>> {
     let head = timeout(Duration::from_millis(HEAD_MS_MAX), exchange.request_head()).await;
     let head = head.map_err(|_| None)?;
     let head = head.map_err(|error| error.map(|error| Declined(error.to_string())))?;
-    let time_left = Duration::from_millis(u64::from(head.time_left_ms)).min(time_max);
+    let time_left = Duration::from_millis(u64::from(head.time_left_ms)).min(time_max(head.service));
     let deadline = Instant::now() + time_left;
     let request =
         timeout_at(deadline, exchange.request(head, request_bytes)).await.map_err(|_| None)??;

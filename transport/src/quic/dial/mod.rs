@@ -100,7 +100,7 @@ impl Dialler {
         request: Vec<u8>,
         deadline: Instant,
     ) -> Result<Vec<u8>, PeerError> {
-        let deadline = deadline.min(Instant::now() + PEER_CALL_MAX);
+        let deadline = deadline.min(Instant::now() + service.call_max());
         let lane = service.lane(request.len());
         let (exchange, _permit) = self.open(to, lane, deadline).await?;
         let head = RequestHead {

@@ -47,6 +47,18 @@ async fn a_call_without_an_answer_is_lost_at_its_deadline() {
     two.service.until_under_way(0).await;
 }
 
+/// Files of many gigabytes take their time to come to their place, and whoever sent them waits.
+#[tokio::test]
+async fn a_call_about_a_snapshot_may_take_longer_than_others() {
+    let (one, _two) = Cluster::new(14).connected_pair().await;
+    let left = async |service: Service| -> u64 {
+        let told = one.call_for(2, service, b"left", 10 * PEER_CALL_MAX).await.unwrap();
+        String::from_utf8(told).unwrap().parse().unwrap()
+    };
+    assert!(left(Service::Node).await <= PEER_CALL_MAX.as_secs());
+    assert!(left(Service::Snapshot).await > 9 * PEER_CALL_MAX.as_secs());
+}
+
 #[tokio::test]
 async fn a_call_is_not_served_for_a_caller_that_has_gone() {
     let (one, two) = Cluster::new(6).connected_pair().await;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quinn::{ClientConfig, Connection};
 use shiioo_actors::domain::ids::{NodeId, RaftId};
 use shiioo_actors::ports::{
-    Declined, Lane, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX, UnauthenticatedPeer,
+    Declined, Lane, PEER_CALL_MAX, PEER_HTTP_STREAMS_MAX, PEER_MESSAGE_BYTES_MAX,
+    UnauthenticatedPeer,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -69,14 +70,14 @@ impl Drop for AttemptJournal<'_> {
 
 impl PeerService for Obedient {
     /// `no`: declines. `wait`: answers when it is let go. `long`: answers as much as may be, `longer`:
-    /// more.
+    /// more. `left`: says how many seconds the caller waits.
     /// Anything else is answered with itself.
     fn serve(
         &self,
         from: RaftId,
         service: Service,
         request: Vec<u8>,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<u8>, Declined>> {
         Box::pin(async move {
             self.under_way.send_modify(|count| *count += 1);
@@ -86,6 +87,10 @@ impl PeerService for Obedient {
             }
             match request.as_slice() {
                 b"no" => Err(Declined("not today".to_owned())),
+                b"left" => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    Ok(left.as_secs().to_string().into_bytes())
+                }
                 b"wait" => {
                     self.go.subscribe().wait_for(|go| *go).await.unwrap();
                     Ok(request)
