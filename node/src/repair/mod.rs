@@ -11,7 +11,7 @@
 //! | the log | it is written anew from what can be read (`storage/src/log/rewrite.rs`) |
 //! | `system.redb` | made anew from the log, where the log goes back to the first entry; else nothing is repaired |
 //! | a tenant's `events.jsonl` | cut where the damage begins; the runs forget the events behind that |
-//! | a tenant's `index.redb` | nothing: the tenant stays out of service, and the node starts |
+//! | a tenant's `index.redb`, or files of a tenant that the disk cannot read | nothing: the tenant stays out of service, and the node starts |
 //!
 //! # What is written, in this order
 //!

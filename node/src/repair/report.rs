@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::ports::StoreError;
 use shiioo_storage::BrokenPlace;
 use shiioo_storage::disk::store_error;
@@ -93,6 +94,20 @@ impl Damage {
         match error {
             StoreError::Damaged { file, offset, what } => Ok(Self { file, offset, what }),
             error => Err(error),
+        }
+    }
+
+    /// Takes an error in the files of a tenant for damage, also one of the disk: it is in the way of this tenant alone.
+    ///
+    /// # Errors
+    /// The error, where it passes by itself or tells of a newer program.
+    pub(super) fn of_tenant(tenant: TenantId, error: StoreError) -> Result<Self, StoreError> {
+        match error {
+            StoreError::Io { .. } if !error.is_passing() => {
+                let file = format!("the files of tenant {tenant}");
+                Ok(Self { file, offset: 0, what: format!("they cannot be read: {error}") })
+            }
+            error => Self::of(error),
         }
     }
 }

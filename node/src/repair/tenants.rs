@@ -39,8 +39,9 @@ pub(super) async fn look(stores: &FileStores) -> Result<Found, StoreError> {
     for tenant in stores.tenants()? {
         match look_at(stores, tenant, &mut found).await {
             Ok(()) => {}
-            // Nothing here can be rebuilt: the tenant is out of service when the node runs.
-            Err(error) => found.losses.push((tenant, Damage::of(error)?, None)),
+            // Nothing here can be rebuilt: the tenant is out of service when the node runs. The others are not
+            // held up by it, nor by a disk that cannot read its files.
+            Err(error) => found.losses.push((tenant, Damage::of_tenant(tenant, error)?, None)),
         }
     }
     Ok(found)

@@ -1,11 +1,13 @@
 //! Repairs that are interrupted anywhere, over what one real node left behind.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::GroupId;
-use shiioo_storage::disk::{OpenMode, SimDisk};
-use shiioo_storage::{Executor, StoppedLog};
+use shiioo_actors::domain::ids::{GroupId, Position, TenantId};
+use shiioo_actors::ports::Stores as _;
+use shiioo_storage::disk::{DirEntry, DiskFile, DiskLock, OpenMode, SimDisk};
+use shiioo_storage::{Executor, FileStores, StoppedLog, StoresConfig};
 use tokio::time::timeout;
 
 use super::*;
@@ -106,4 +108,94 @@ async fn a_repair_has_happened_or_not_or_is_ended_by_the_same_command() {
         after > OPERATIONS_MIN && begun > OPERATIONS_MIN / 2,
         "{after} operations, {begun} begun"
     );
+}
+
+/// A disk with a file that cannot be read.
+#[derive(Debug)]
+struct BadSector {
+    disk: Arc<dyn Disk>,
+    file: String,
+}
+
+/// The file.
+#[derive(Debug)]
+struct BadFile(Arc<dyn DiskFile>);
+
+impl Disk for BadSector {
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path, mode)?;
+        Ok(if path == self.file { Arc::new(BadFile(file)) } else { file })
+    }
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+    fn list(&self, path: &str) -> io::Result<Vec<DirEntry>> {
+        self.disk.list(path)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_dir_all(path)
+    }
+    fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn lock(&self, path: &str) -> io::Result<DiskLock> {
+        self.disk.lock(path)
+    }
+}
+
+impl DiskFile for BadFile {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+        const EIO: i32 = 5;
+        Err(io::Error::from_raw_os_error(EIO))
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// The disk has lost a sector of one tenant's index, and the log has rotted: the log is repaired, and the tenant named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_index_cannot_be_read_holds_up_no_repair() {
+    let (disk, identity) = with_rotten_log().await;
+    let config = StoresConfig { log: identity.log_id, ..StoresConfig::default() };
+    let stores = FileStores::open_with(disk.mount(), Executor::Inline, &identity.region, config);
+    let stores = stores.await.unwrap();
+    let [bad, good] = [1, 2].map(|id| TenantId::from_uuid(uuid::Uuid::from_u128(id)));
+    for tenant in [bad, good] {
+        let mut store = stores.open(StateMachineId::Tenant(tenant)).await.unwrap();
+        store.make_durable(Vec::new(), Position { term: 1, index: 1 }).await.unwrap();
+    }
+    drop(stores);
+    let file = format!("tenants/{bad}/index.redb");
+    let of = |disk: &SimDisk| {
+        let bad: Arc<dyn Disk> = Arc::new(BadSector { disk: disk.mount(), file: file.clone() });
+        NodeSeams { disk: bad, ..seams(disk) }
+    };
+    let report = repair(Path::new("data"), &of(&disk)).await.unwrap().expect("a report");
+    let told = report.to_string();
+    assert!(report.log.is_some(), "{told}");
+    let lost: Vec<_> = report.tenants.iter().map(|lost| &lost.id).collect();
+    assert_eq!(lost, [&bad.to_string()], "{told}");
+    assert!(told.contains(&file) && told.contains("os error 5"), "{told}");
+    let node = Node::start(self::config(), of(&disk)).await.unwrap();
+    timeout(READY_MAX, node.ready()).await.unwrap();
+    node.stop().await;
 }
