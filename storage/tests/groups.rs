@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shiioo_actors::command::{Command, Envelope, Outcome, RemoveNode, SystemCommand};
+use shiioo_actors::command::{
+    Cause, Command, Envelope, Outcome, RemoveNode, SetTenant, SystemCommand, TenantCommand,
+};
 use shiioo_actors::domain::ids::{GroupId, NodeId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::{
     ApplySink, CommittedEntry, Durability as _, LogStatus as _, Membership as _, Payload,
     Proposals as _, ProposeError, Replay, Reply, StoreError,
 };
-use shiioo_actors::testing::{NoPeers, envelope, tenant, text_envelope};
+use shiioo_actors::testing::{NoPeers, envelope, tenant, tenant_envelope, text_envelope};
 use shiioo_storage::disk::{RealDisk, SimDisk};
 use shiioo_storage::{Executor, Groups, GroupsConfig, LogIdentity};
 
@@ -299,6 +301,75 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     let (answer, ()) = tokio::join!(waits, refused_then_room);
     assert_eq!(answer, Ok(Outcome::Done));
     assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    disk.mount().list("log").unwrap().iter().map(|file| file.len).sum()
+}
+
+/// Waits for what must not wait for room.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), what).await.expect("it waits for room")
+}
+
+/// What frees the disk passes where it is full, however often it is asked for: up to what votes need.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_takes_what_makes_room() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "room")).await;
+    let gone = SetTenant { version: 2, record: None };
+    let deletion_of = |bytes: usize| {
+        let (who, request_id) = ("admin".to_owned(), "r".repeat(bytes));
+        let deletion = tenant_envelope(tenant(1), TenantCommand::Set(gone.clone()));
+        Envelope { cause: Some(Cause { who, request_id }), ..deletion }
+    };
+    // Longer than they are, so that there need not be as many.
+    let deletion = || deletion_of(4 << 10);
+    disk.set_capacity(Some(used(&disk)));
+    groups.found_no_room();
+    let refused = groups.propose(GROUP, to_tenant(1, "a write")).await;
+    assert_eq!(refused, Err(ProposeError::DiskFull));
+    let refused = groups.propose(GROUP, deletion_of(8 << 10)).await;
+    assert_eq!(refused, Err(ProposeError::DiskFull), "it is not small");
+    let mut taken = 0;
+    let refused = loop {
+        match soon(groups.propose(GROUP, deletion())).await {
+            Ok(outcome) => assert_eq!(outcome, Outcome::Done),
+            Err(error) => break error,
+        }
+        taken += 1;
+    };
+    assert_eq!((refused, taken > 100), (ProposeError::DiskFull, true), "{taken} were taken");
+    // Elections still have room.
+    groups.shutdown().await;
+    let groups = leading(&disk, &sink).await;
+    assert_eq!(groups.propose(GROUP, deletion()).await, Err(ProposeError::DiskFull));
+    disk.set_capacity(None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
+}
+
+/// A batch that is too large for the reserve waits in the log, and what makes room would wait behind it.
+#[tokio::test(start_paused = true)]
+async fn behind_a_batch_that_waits_nothing_is_taken() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "room")).await;
+    disk.set_capacity(Some(used(&disk)));
+    let waits = groups.propose(GROUP, to_tenant(1, &"x".repeat(2 << 20)));
+    let refused_then_room = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let gone = SetTenant { version: 2, record: None };
+        let deletion = tenant_envelope(tenant(1), TenantCommand::Set(gone));
+        let refused = soon(groups.propose(GROUP, deletion.clone())).await;
+        assert_eq!(refused, Err(ProposeError::DiskFull));
+        disk.set_capacity(None);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(groups.propose(GROUP, deletion).await, Ok(Outcome::Done));
+    };
+    let (answer, ()) = tokio::join!(waits, refused_then_room);
+    assert_eq!(answer, Ok(Outcome::Done));
 }
 
 #[tokio::test(start_paused = true)]

@@ -132,3 +132,48 @@ async fn a_full_disk_refuses_writes_and_goes_on_with_reads() {
         assert_eq!(busy.ended(id).await["status"], "completed", "{id}");
     }
 }
+
+/// Runs of 512 KiB each that a tenant has, to be worth deleting.
+const LARGE_RUNS: usize = 3;
+
+/// Who deletes a tenant to make room is not refused for lack of it, whether or not the tenant is awake.
+#[tokio::test]
+async fn on_a_full_disk_a_tenant_can_be_deleted_and_its_room_comes_back() {
+    let folder = TempDir::new().unwrap();
+    let Some(disk) = disk(&folder) else { return };
+    let mut server = Server::start(&folder, &[]).await;
+    let client = server.client();
+    let (kept, gone) =
+        (Tenant::create(&client, json!({})).await, Tenant::create(&client, json!({})).await);
+    for _ in 0..LARGE_RUNS {
+        gone.finished(set(&"x".repeat(512 << 10))).await;
+    }
+    for is_awake in [false, true] {
+        // What was written is in files by then, and everybody sleeps.
+        server.term().await;
+        server.restart().await;
+        let client = server.client();
+        let at = |tenant: &Tenant| Tenant { id: tenant.id.clone(), client: client.clone() };
+        let (kept, mut gone) = (at(&kept), at(&gone));
+        if is_awake {
+            gone = Tenant::create(&client, json!({})).await;
+            gone.finished(set(&"x".repeat(512 << 10))).await;
+            gone.finished(set(&"y".repeat(512 << 10))).await;
+            pause(FULL_FOR).await;
+        }
+        disk.fill();
+        until_refused(&kept).await;
+        let deleted = gone.delete("").await;
+        assert_eq!(deleted.status, 200, "{deleted:?}");
+        let freed = Instant::now();
+        eventually("writes again", async || {
+            (kept.post("/runs", set("again")).await.status == 201).then_some(())
+        })
+        .await;
+        // Two seconds are promised, of a machine that does nothing else.
+        println!("writes again after {:?}", freed.elapsed());
+        gone.get("").await.expect(404);
+        is_seen_to_be("Healthy", &client).await;
+        disk.free(12 << 20);
+    }
+}

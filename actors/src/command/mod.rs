@@ -13,6 +13,7 @@ mod nodes;
 mod outcome;
 mod refusal;
 mod request;
+mod room;
 mod runs;
 mod steps;
 mod tenants;

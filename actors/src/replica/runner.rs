@@ -213,7 +213,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
     pub async fn make_durable(&mut self) -> Result<(), StoreError> {
         let Some(applied) = self.applied.filter(|_| self.is_dirty()) else { return Ok(()) };
         self.ensure_files().await?;
-        if !self.deps.log.has_room() || !self.settle_files().await? {
+        if !self.settle_files().await? {
             return Ok(());
         }
         // Before the write: once the beginning of some work is durable, nothing is delivered after a
@@ -372,7 +372,7 @@ impl<M: StateMachine> ReplicaRunner<M> {
         // Into memory first, whatever the disk says: the state machine has let go of them.
         self.rows.put_events(&self.machine.take_events());
         self.rows.put(self.machine.take_final_rows());
-        if !self.deps.log.has_room() || !self.settle_files().await? {
+        if !self.settle_files().await? {
             return Ok(());
         }
         match self.rows.write_events() {

@@ -267,6 +267,29 @@ async fn while_the_disk_is_full_nothing_is_written_and_the_part_stays_dirty() {
     assert!(!runner.is_dirty());
 }
 
+/// The room of what is deleted comes back, and nothing else would bring it back.
+#[tokio::test]
+async fn a_full_disk_keeps_no_files_of_what_is_deleted() {
+    for text in ["gone", "reset"] {
+        let (world, queue, told) = (Arc::new(World::default()), new_queue(), Arc::default());
+        let mut runner = start(&world, &queue).await;
+        hand_over(&world, &queue, "text".into(), &told);
+        runner.drain().await.unwrap();
+        runner.make_durable().await.unwrap();
+        let _ = world.story();
+        *world.is_full.lock().unwrap() = true;
+        hand_over(&world, &queue, text.into(), &told);
+        runner.drain().await.unwrap();
+        runner.make_durable().await.unwrap();
+        let story = world.story();
+        assert_eq!(story[..3], ["closed", "unfiled", "removed"], "{text}");
+        assert!(!*world.exists.lock().unwrap());
+        // Nothing of the first has to be in files, so that the log may forget it. The second needs new files.
+        assert_eq!(story[3..], ["reported 1"][..usize::from(text == "gone")]);
+        assert_eq!((runner.is_dirty(), told.load(Ordering::Relaxed)), (text == "reset", 2));
+    }
+}
+
 /// Files hold an entry for which the log has another: they are of another history.
 #[tokio::test]
 async fn files_of_another_history_are_not_gone_on_from() {

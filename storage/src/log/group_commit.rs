@@ -66,9 +66,13 @@ impl GroupCommit {
             }
             match self.run_batch() {
                 // Only descriptors: whether there is room again is asked below, once nothing waits.
-                Ok(()) => self.shared.set_exhausted(false),
+                Ok(()) => {
+                    self.shared.set_exhausted(false);
+                    self.shared.set_blocked(false);
+                }
                 Err(CommitError::ShortOf(shortage)) => {
                     self.shared.set_short_of(shortage);
+                    self.shared.set_blocked(true);
                     // The batch and all jobs behind it wait; their owners wait with them. A node
                     // that stops cannot, and nobody was told that these jobs are durable.
                     if !self.shared.is_closing() {

@@ -332,6 +332,12 @@ impl Log {
         self.shared.is_full()
     }
 
+    /// Tells whether a command that makes room is written, though the disk is full: from the reserve, as long as
+    /// that has more than votes need and no larger batch waits before it.
+    pub fn takes_what_makes_room(&self) -> bool {
+        self.shared.takes_what_makes_room()
+    }
+
     /// Takes note of a disk without room, also where the log itself has not met that yet. The
     /// writer then looks for room again and again.
     pub fn found_no_room(&self) {

@@ -77,8 +77,10 @@
 //! Two MiB are held in [`reserve`]. When a write finds no room, the file is cut back to the end of
 //! the last batch, the reserve gives up some of itself, and the batch is tried again. So what was
 //! proposed before anybody knew, and the vote that an election needs, still become durable. From
-//! then on [`Log::is_full`] holds, and new proposals are refused above. A process without file
-//! descriptors cannot begin a segment; that batch waits likewise.
+//! then on [`Log::is_full`] holds, and new proposals are refused above, but for those that make room
+//! ([`Log::takes_what_makes_room`]): they may have what the reserve holds beyond the share of votes, and large
+//! batches leave them some of that. A process without file descriptors cannot begin a segment; that batch
+//! waits likewise.
 //!
 //! # Invariants
 //!

@@ -17,6 +17,10 @@ pub(crate) const RESERVE_BYTES: u64 = 2 << 20;
 /// Share of the reserve that large batches leave for votes, bytes. A vote takes some hundred.
 const VOTE_BYTES: u64 = 512 << 10;
 
+/// Share of the reserve that large batches leave, beside that of votes, for commands that make room, bytes. Each
+/// takes some hundred: without them the room would not come back.
+const MAKING_ROOM_BYTES: u64 = 256 << 10;
+
 /// A batch that is no longer than this may have all of the reserve, bytes.
 const SMALL_BYTES: usize = 16 << 10;
 
@@ -70,7 +74,7 @@ impl Reserve {
     pub fn release(&mut self, bytes: usize) -> bool {
         let Some(file) = &self.file else { return false };
         let needed = bytes as u64 + SLACK_BYTES;
-        let kept = if bytes > SMALL_BYTES { VOTE_BYTES } else { 0 };
+        let kept = if bytes > SMALL_BYTES { VOTE_BYTES + MAKING_ROOM_BYTES } else { 0 };
         if self.len == 0 || (kept > 0 && self.len < needed + kept) {
             return false;
         }
@@ -86,6 +90,11 @@ impl Reserve {
                 false
             }
         }
+    }
+
+    /// Tells whether there is more in it than votes need: then commands that make room may have some.
+    pub const fn serves_what_makes_room(&self) -> bool {
+        self.file.is_some() && self.len > VOTE_BYTES
     }
 
     /// Takes back the room it gave, and tells whether it is whole with room beside it.
@@ -168,6 +177,10 @@ mod tests {
         disk.set_capacity(Some(0));
         assert!(reserve.release(1 << 20));
         assert!(!reserve.release(1 << 20), "the rest is kept");
+        assert!(!reserve.release(400 << 10), "and the share of what makes room");
+        let making_room =
+            (0..1000).take_while(|_| reserve.serves_what_makes_room() && reserve.release(300));
+        assert!(making_room.count() >= 5, "some is kept for what makes room");
         let votes = (0..1000).take_while(|_| reserve.release(300)).count();
         assert!(votes >= 10, "{votes}");
         assert!(!reserve.release(1));

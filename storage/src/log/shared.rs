@@ -25,6 +25,10 @@ pub(crate) struct Shared {
     /// Number of the segment that is written; changes when another is begun.
     pub rolled: watch::Sender<u32>,
     full: AtomicBool,
+    /// Whether the reserve has something for commands that make room.
+    serves_what_makes_room: AtomicBool,
+    /// Whether a batch waits that found no room in the reserve either. Everything behind it waits as well.
+    blocked: AtomicBool,
     /// Whether the next segment waits for a descriptor.
     exhausted: AtomicBool,
     /// Whether a batch that finds no room fails instead of waiting.
@@ -40,6 +44,8 @@ impl Shared {
             files: Mutex::default(),
             rolled: watch::Sender::new(0),
             full: AtomicBool::new(is_full),
+            serves_what_makes_room: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             failed: watch::Sender::new(None),
@@ -66,6 +72,21 @@ impl Shared {
 
     pub fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
+    }
+
+    /// Tells whether a command that makes room is written, though the disk is full.
+    pub fn takes_what_makes_room(&self) -> bool {
+        self.serves_what_makes_room.load(Ordering::Acquire) && !self.blocked.load(Ordering::Acquire)
+    }
+
+    /// Notes whether the reserve has something for commands that make room.
+    pub fn set_serves_what_makes_room(&self, serves: bool) {
+        self.serves_what_makes_room.store(serves, Ordering::Release);
+    }
+
+    /// Notes whether a batch waits for room.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Release);
     }
 
     pub fn set_full(&self, full: bool) {

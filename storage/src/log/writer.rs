@@ -117,6 +117,7 @@ impl Writer {
         segment_bytes: u64,
     ) -> Self {
         let RecoveredEnd { log, checkpoint, number, file, len } = recovered;
+        shared.set_serves_what_makes_room(reserve.serves_what_makes_room());
         let (buffer, changes) = (Vec::new(), Vec::new());
         Self {
             disk,
@@ -268,12 +269,16 @@ impl Writer {
     /// full.
     fn make_room(&mut self, bytes: usize) -> bool {
         self.shared.set_full(true);
-        self.reserve.release(bytes)
+        let is_made = self.reserve.release(bytes);
+        self.shared.set_serves_what_makes_room(self.reserve.serves_what_makes_room());
+        is_made
     }
 
     /// Tells whether the disk has room again, after it had none.
     pub fn has_room(&mut self) -> bool {
-        self.dead || self.reserve.refill()
+        let has_room = self.dead || self.reserve.refill();
+        self.shared.set_serves_what_makes_room(self.reserve.serves_what_makes_room());
+        has_room
     }
 
     /// Lets the changes of the batch show, all under one lock, so that no reader sees half of a

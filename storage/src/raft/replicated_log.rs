@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
 use shiioo_actors::command::Outcome;
+use shiioo_actors::domain::codec;
 use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
@@ -25,7 +26,17 @@ const REPLAY_ENTRIES_MAX: u64 = 4096;
 /// Bytes of entries that are read for one batch of a replay; one entry more may be read.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
 
+/// Longest command that is taken because it makes room, bytes: names of clients and requests are in it.
+const MAKING_ROOM_BYTES_MAX: usize = 8 << 10;
+
 impl Groups {
+    /// Tells whether a command is taken though the disk is full, because it makes room.
+    fn takes_though_full(&self, envelope: &Envelope) -> bool {
+        envelope.makes_room()
+            && codec::encoded_len(envelope) <= MAKING_ROOM_BYTES_MAX
+            && self.log.takes_what_makes_room()
+    }
+
     /// Reads the entries of one state machine that its queue let go, or that its files lack.
     async fn read_part(
         &self,
@@ -72,7 +83,7 @@ impl Proposals for Groups {
             }
             // After the quarantine, before the proposal: a full log would take it and keep it
             // waiting.
-            if self.log.is_full() {
+            if self.log.is_full() && !self.takes_though_full(&envelope) {
                 return Err(ProposeError::DiskFull);
             }
             let Some(room) = room else { return group.propose(envelope).await };

@@ -98,8 +98,8 @@ impl<M: StateMachine> ReplicaRunner<M> {
         }
     }
 
-    /// Makes the files that the state needs, and removes files that it needs no more. Tells whether
-    /// there was room for that.
+    /// Removes files that the state needs no more, also on a full disk, which has room again by it; and makes those
+    /// that it needs. Tells whether the state can be made durable: one without files can always.
     pub(super) async fn settle_files(&mut self) -> Result<bool, StoreError> {
         // A deletion is reported as durable only after its files are gone. The other way round a crash
         // in between would leave files behind, and the log would not deliver the deletion again.
@@ -118,10 +118,13 @@ impl<M: StateMachine> ReplicaRunner<M> {
             }
             self.has_to_remove = false;
         }
-        if self.rows.store.is_none() && self.machine.needs_files() {
-            return self.open_files().await;
+        if !self.machine.needs_files() {
+            return Ok(true);
         }
-        Ok(true)
+        if !self.deps.log.has_room() {
+            return Ok(false);
+        }
+        if self.rows.store.is_none() { self.open_files().await } else { Ok(true) }
     }
 
     async fn remove_files(&mut self) -> Result<(), StoreError> {

@@ -188,7 +188,8 @@ impl Store for MemStore {
         *self.0.is_viewed.lock().unwrap()
     }
     fn stats(&self) -> Result<StoreStats, StoreError> {
-        unreachable!()
+        let index_bytes = self.0.rows.lock().unwrap().len() as u64;
+        Ok(StoreStats { index_bytes, ..StoreStats::default() })
     }
 }
 
