@@ -1,6 +1,7 @@
 //! Files that another replica's are written to: what they hold, and what is left wherever they are interrupted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shiioo_actors::domain::ids::{Position, StateMachineId, TenantId};
 use shiioo_actors::domain::region::Region;
@@ -288,7 +289,7 @@ async fn what_is_given_up_makes_room_for_the_next() {
     // There is one place.
     let second = stage(&stores, tenant(), 4, SMALL);
     let mut second = Box::pin(second);
-    let waits = tokio::time::timeout(std::time::Duration::from_millis(20), &mut second).await;
+    let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "two are staged at once");
     drop(first);
     let second = second.await.unwrap();
@@ -296,15 +297,18 @@ async fn what_is_given_up_makes_room_for_the_next() {
     assert_eq!(contents(stores.open(tenant()).await.unwrap().as_ref()), new(tenant()));
 }
 
+/// What copies leave to the log on a small disk, bytes.
+const LOG_ROOM_BYTES: u64 = 4 << 20;
+
 #[tokio::test]
 async fn a_full_disk_ends_a_transfer_and_nothing_is_left_of_it() {
     let disk = disk(1, tenant()).await;
     let stores = stores(&disk).await.unwrap();
-    let used = |disk: &SimDisk| left(disk).len();
-    disk.set_capacity(Some(8 << 20));
+    let left = |disk: &SimDisk| left(disk).len();
+    disk.set_capacity(Some(used(&disk) + LOG_ROOM_BYTES + (6 << 20)));
     let refused = stage(&stores, tenant(), 4, LARGE).await;
     assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
-    assert_eq!(used(&disk), 0);
+    assert_eq!(left(&disk), 0);
     disk.set_capacity(None);
     // No room for the events alone: the old state is there whole.
     let staged = stage(&stores, tenant(), 4, LARGE).await.unwrap();
@@ -313,5 +317,72 @@ async fn a_full_disk_ends_a_transfer_and_nothing_is_left_of_it() {
     assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
     disk.set_capacity(None);
     assert_eq!(contents(stores.open(tenant()).await.unwrap().as_ref()), old(tenant()));
-    assert_eq!(used(&disk), 0);
+    assert_eq!(left(&disk), 0);
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    let mounted = disk.mount();
+    let dirs = ["".to_owned(), "tenants".to_owned(), format!("tenants/{TENANT}")];
+    let listed = dirs.iter().flat_map(|dir| mounted.list(dir).unwrap());
+    listed.map(|entry| entry.len).sum()
+}
+
+/// A copy is given up before it takes what the log needs, whoever else fills the disk meanwhile.
+#[tokio::test]
+async fn what_is_staged_leaves_the_log_its_room() {
+    let disk = disk(1, tenant()).await;
+    let stores = stores(&disk).await.unwrap();
+    let row = || DumpPart { rows: vec![(b"a".to_vec(), vec![1; SMALL])], events: Vec::new() };
+    let mut staging = stores.stage(tenant(), 0).await.unwrap();
+    staging.put(row()).await.unwrap();
+    // As much as there is.
+    let room = disk.mount().list(&format!("tenants/staged-{TENANT}")).unwrap();
+    let room: u64 = room.iter().map(|file| file.len).sum();
+    disk.set_capacity(Some(used(&disk) + room + LOG_ROOM_BYTES));
+    for refused in [staging.put(row()).await, staging.seal(at(9)).await] {
+        assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    }
+    drop(staging);
+    assert_eq!(left(&disk), Vec::<String>::new());
+    let refused = {
+        disk.set_capacity(Some(used(&disk) + LOG_ROOM_BYTES));
+        stores.stage(tenant(), 0).await
+    };
+    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    assert_eq!(left(&disk), Vec::<String>::new());
+}
+
+/// Wherever descriptors end while files are put in place, the files wait for some.
+#[tokio::test(start_paused = true)]
+async fn a_want_of_descriptors_delays_an_installation_and_loses_nothing() {
+    for part in [tenant(), StateMachineId::System] {
+        for way in Way::ALL {
+            let mut opens = 0;
+            loop {
+                let story = format!("{part}, {way:?}, {opens} descriptors");
+                let disk = disk(1, part).await;
+                let stores = stores(&disk).await.unwrap();
+                let staging = stage(&stores, part, way.events_from(part), SMALL).await.unwrap();
+                disk.set_opens_left(Some(opens));
+                let mut install = staging.install(way.place(part));
+                let waited = tokio::time::timeout(Duration::from_secs(1), &mut install).await;
+                disk.set_opens_left(None);
+                let has_waited = waited.is_err();
+                match waited {
+                    Ok(installed) => installed.unwrap_or_else(|error| panic!("{story}: {error}")),
+                    Err(_) => install.await.unwrap_or_else(|error| panic!("{story}: {error}")),
+                }
+                assert_eq!(left(&disk), Vec::<String>::new(), "{story}");
+                disk.cut_power();
+                let again = self::stores(&disk).await.unwrap();
+                let found = contents(again.open(part).await.unwrap().as_ref());
+                assert_eq!(found, new(part), "{story}");
+                if !has_waited {
+                    break;
+                }
+                opens += 1;
+            }
+            assert!(opens > 0, "{part}, {way:?}: it needs none");
+        }
+    }
 }

@@ -181,6 +181,10 @@ impl Disk for TracedDisk {
         self.process.read(format_args!("look for {path}"), || self.disk.exists(path))
     }
 
+    fn free(&self) -> io::Result<u64> {
+        self.process.read(format_args!("look for room"), || self.disk.free())
+    }
+
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
         self.process.change(format_args!("lock {path}"), &[], || self.disk.lock(path))
     }

@@ -44,6 +44,7 @@
 
 mod preview;
 mod real;
+mod room;
 mod shortage;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
@@ -58,6 +59,7 @@ use shiioo_actors::ports::StoreError;
 
 pub use preview::PreviewDisk;
 pub use real::RealDisk;
+pub(crate) use room::{LOG_ROOM_BYTES_MIN, room_for_copies};
 pub(crate) use shortage::Shortage;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{DiskCopy, SimDisk};
@@ -130,6 +132,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the system does not say.
     fn size(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    /// Tells how many bytes can still be written, as far as the system lets this process. One without a bound says
+    /// more than anybody has.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    fn free(&self) -> io::Result<u64> {
         Ok(u64::MAX)
     }
 

@@ -111,6 +111,11 @@ impl Disk for RealDisk {
         Ok(told.f_blocks.saturating_mul(told.f_frsize))
     }
 
+    fn free(&self) -> io::Result<u64> {
+        let told = rustix::fs::statvfs(&self.root)?;
+        Ok(told.f_bavail.saturating_mul(told.f_frsize))
+    }
+
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).open(self.path(path)?)?;

@@ -78,13 +78,16 @@ pub(crate) fn remove_staged(disk: &dyn Disk, staged: &Paths) -> io::Result<()> {
 /// damage looks like. A rename is all or nothing.
 pub(crate) fn remove(disk: &dyn Disk, tenants_dir: &str, tenant: TenantId) -> io::Result<()> {
     let dir = tenant_dir(tenants_dir, tenant);
+    let trash = format!("{tenants_dir}/{TRASH_PREFIX}{tenant}");
     if disk.exists(&dir)? {
-        let trash = format!("{tenants_dir}/{TRASH_PREFIX}{tenant}");
         // Left by a removal that failed between its rename and its end.
         if disk.exists(&trash)? {
             disk.remove_dir_all(&trash)?;
         }
         disk.rename(&dir, &trash)?;
+    }
+    // Also where the folder was gone: its room is wanted, and an earlier attempt may have left it as trash.
+    if disk.exists(&trash)? {
         // The rename is durable before anything in the folder goes: after a power cut the folder is
         // there whole under its old name, or is trash, which `prepare` removes.
         disk.sync_dir(tenants_dir)?;

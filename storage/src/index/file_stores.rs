@@ -12,7 +12,7 @@ use super::file_store::FileStore;
 use super::keyed_mutex::KeyedMutex;
 use super::open_stores::{OPEN_STORES_MAX, OpenStores};
 use super::paths::{Paths, tenant_dir, tenants_dir};
-use super::staging::{FileStaging, StagedFiles};
+use super::staging::{FileStaging, Sharing, StagedFiles};
 use crate::disk::{Disk, Shortage, store_error};
 use crate::executor::Executor;
 
@@ -141,9 +141,11 @@ impl FileStores {
             tenants_dir: Arc::clone(&self.tenants_dir),
             events_from,
         };
-        let (executor, users, log) = (self.executor.clone(), Arc::clone(&self.users), self.log);
-        let begin = move || FileStaging::begin(files, executor, users, log, held, permit);
-        self.executor.run(begin).await
+        let (executor, log) = (self.executor.clone(), self.log);
+        let (users, open) = (Arc::clone(&self.users), Arc::clone(&self.open));
+        let sharing = Sharing { executor: executor.clone(), users, open };
+        let begin = move || FileStaging::begin(files, sharing, log, held, permit);
+        executor.run(begin).await
     }
 
     async fn try_remove(&self, tenant: TenantId) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@
 //! - A holder of a permit waits for no other permit: asking cannot end in a circle.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +45,12 @@ pub(crate) struct Registration {
     all: Arc<OpenStores>,
     id: u64,
     holder: Arc<Holder>,
+}
+
+impl fmt::Debug for OpenStores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenStores").field("permits", &self.permits).finish_non_exhaustive()
+    }
 }
 
 impl OpenStores {

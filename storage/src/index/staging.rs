@@ -12,6 +12,8 @@
 //! - An index that is put in place finds its events there, durable. The rename of the index, or of the folder that holds
 //!   both, is the one step by which the new state takes the place of the old one.
 //! - The files in whose place they come are open to nobody meanwhile.
+//! - They take nothing of what the log is to have ([`room_for_copies`]): what finds less ends the staging.
+//! - A want of descriptors ends nothing. What is put in place goes on where it was, once there are some.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -26,9 +28,10 @@ use super::directory::{remove, remove_staged, set_aside, set_mark};
 use super::file_store::no_events;
 use super::files::{Files, create, open_events, sync_names};
 use super::keyed_mutex::KeyedMutex;
+use super::open_stores::OpenStores;
 use super::paths::Paths;
 use super::row_index::{RowIndex, State};
-use crate::disk::{Disk, OpenMode, store_error};
+use crate::disk::{Disk, OpenMode, Shortage, room_for_copies, store_error};
 use crate::executor::Executor;
 
 /// Bytes that are put between two syncs: what waits in memory, and what a disk has to write at once.
@@ -48,12 +51,21 @@ pub(crate) struct StagedFiles {
     pub events_from: u64,
 }
 
+/// What a staging shares with the open files.
+#[derive(Debug, Clone)]
+pub(crate) struct Sharing {
+    pub executor: Executor,
+    /// Held by whoever has the files of a state machine open.
+    pub users: Arc<KeyedMutex<StateMachineId>>,
+    /// Who can be asked to close files.
+    pub open: Arc<OpenStores>,
+}
+
 /// Staged files of one state machine.
 #[derive(Debug)]
 pub(crate) struct FileStaging {
     at: StagedFiles,
-    executor: Executor,
-    users: Arc<KeyedMutex<StateMachineId>>,
+    sharing: Sharing,
     /// The open files, until they are sealed.
     open: Option<Arc<Files>>,
     /// Rows that are not written yet.
@@ -68,8 +80,7 @@ impl FileStaging {
     /// Makes empty files. Blocks.
     pub fn begin(
         at: StagedFiles,
-        executor: Executor,
-        users: Arc<KeyedMutex<StateMachineId>>,
+        sharing: Sharing,
         log: Option<Uuid>,
         held: OwnedMutexGuard<()>,
         permit: Option<OwnedSemaphorePermit>,
@@ -77,6 +88,7 @@ impl FileStaging {
         let StagedFiles { disk, staged: paths, .. } = &at;
         let failed = |error| store_error(format!("make {}", paths.index), error);
         remove_staged(disk.as_ref(), paths).map_err(failed)?;
+        check_room(disk.as_ref(), 0)?;
         create(disk.as_ref(), paths, log)?;
         // Before anything is written to them: a folder is renamed with durable names in it.
         sync_names(disk.as_ref(), paths).map_err(failed)?;
@@ -90,8 +102,7 @@ impl FileStaging {
         let files = Files { paths, index, events, broken, _held: None, _permit: permit };
         Ok(Self {
             at,
-            executor,
-            users,
+            sharing,
             open: Some(Arc::new(files)),
             rows: Vec::new(),
             unsynced_bytes: 0,
@@ -121,23 +132,31 @@ impl Staging for FileStaging {
             let at = self.events_len;
             self.events_len += events.len() as u64;
             let is_due = self.unsynced_bytes >= UNSYNCED_BYTES_MAX;
+            let unsynced = self.unsynced_bytes as u64;
             let mut rows = Vec::new();
             if is_due {
                 self.unsynced_bytes = 0;
                 rows = std::mem::take(&mut self.rows);
             }
+            let disk = Arc::clone(&self.at.disk);
             let write = move || {
+                // What waits is written in pages of the index at last, and twice where pages are copied.
+                check_room(disk.as_ref(), unsynced)?;
                 if !events.is_empty() {
                     let file = files.events.as_ref().ok_or_else(|| no_events(files.paths.part))?;
                     let what = || format!("write {}", files.paths.events);
                     let written = file.write_at(at, &events);
                     files.noted(written.map_err(|error| store_error(what(), error)))?;
                 }
+                if !is_due {
+                    return Ok(());
+                }
                 // Of no position yet.
-                let state = State { position: Position::default(), events_len: 0 };
-                if is_due { files.make_durable(&rows, state) } else { Ok(()) }
+                files
+                    .make_durable(&rows, State { position: Position::default(), events_len: 0 })?;
+                check_room(disk.as_ref(), 0)
             };
-            self.executor.run(write).await
+            self.sharing.executor.run(write).await
         })
     }
 
@@ -148,7 +167,12 @@ impl Staging for FileStaging {
             let state = State { position, events_len: self.at.events_from + self.events_len };
             // No other user is left of them: they are closed when this returns, and so is redb.
             self.open = None;
-            self.executor.run(move || files.make_durable(&rows, state)).await
+            let (disk, unsynced) = (Arc::clone(&self.at.disk), self.unsynced_bytes as u64);
+            let seal = move || {
+                check_room(disk.as_ref(), unsynced)?;
+                files.make_durable(&rows, state)
+            };
+            self.sharing.executor.run(seal).await
         })
     }
 
@@ -158,16 +182,28 @@ impl Staging for FileStaging {
 
     fn install(self: Box<Self>, place: Place) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
-            let part = self.at.live.part;
             // Waits until the files in whose place these come are closed.
-            let held = self.users.lock(part).await;
-            let executor = self.executor.clone();
-            let install = move || {
-                // Held by the job: it goes on when the caller stops waiting.
-                let _held = held;
-                self.at.install(place)
-            };
-            executor.run(install).await
+            let held = self.sharing.users.lock(self.at.live.part).await;
+            let sharing = self.sharing.clone();
+            let mut job = (self, held, false);
+            loop {
+                let install = move || {
+                    // All of it is held by the job, which goes on when the caller stops waiting.
+                    let (staging, held, mut is_in_place) = job;
+                    let installed = staging.at.install(place, &mut is_in_place);
+                    ((staging, held, is_in_place), installed)
+                };
+                let (again, installed) = sharing.executor.run(install).await;
+                match installed {
+                    Err(error) if Shortage::of_store(&error) == Some(Shortage::Descriptors) => {
+                        tracing::warn!(%error, "no descriptors are left to put files in place");
+                    }
+                    installed => return installed,
+                }
+                job = again;
+                sharing.open.ask_least_recently_used();
+                tokio::time::sleep(Shortage::Descriptors.retry_after()).await;
+            }
         })
     }
 }
@@ -184,33 +220,40 @@ impl Drop for FileStaging {
             // The next one makes its files in the same place.
             drop(held);
         };
-        self.executor.run_detached(remove);
+        self.sharing.executor.run_detached(remove);
     }
 }
 
 impl StagedFiles {
-    fn install(&self, place: Place) -> Result<(), StoreError> {
+    /// Puts the files in place. To be called again after a want of descriptors, with what it has made of
+    /// `is_in_place`: nothing may be removed again then, since what is there are the new files.
+    fn install(&self, place: Place, is_in_place: &mut bool) -> Result<(), StoreError> {
         let Self { disk, staged, live, tenants_dir, .. } = self;
         let disk = disk.as_ref();
         let failed = |error| store_error(format!("replace {}", live.index), error);
-        match (place, live.part) {
-            (Place::Whole { events }, _) => self.install_over(events),
-            (Place::Cleared, StateMachineId::System) => {
-                set_aside(disk, live).map_err(failed)?;
-                disk.rename(&staged.index, &live.index).map_err(failed)?;
-                disk.sync_dir(&live.dir).map_err(failed)
+        let (from, to, names) = match (place, live.part) {
+            (Place::Cleared, StateMachineId::Tenant(_)) => (&staged.dir, &live.dir, &**tenants_dir),
+            _ => (&staged.index, &live.index, &*live.dir),
+        };
+        if !*is_in_place {
+            match (place, live.part) {
+                (Place::Whole { events }, _) => self.prepare_whole(events)?,
+                (Place::Cleared, StateMachineId::System) => {
+                    set_aside(disk, live).map_err(failed)?;
+                }
+                (Place::Cleared, StateMachineId::Tenant(tenant)) => {
+                    remove(disk, tenants_dir, tenant).map_err(failed)?;
+                }
             }
-            (Place::Cleared, StateMachineId::Tenant(tenant)) => {
-                remove(disk, tenants_dir, tenant).map_err(failed)?;
-                disk.rename(&staged.dir, &live.dir).map_err(failed)?;
-                disk.sync_dir(tenants_dir).map_err(failed)
-            }
+            disk.rename(from, to).map_err(failed)?;
+            *is_in_place = true;
         }
+        disk.sync_dir(names).map_err(failed)
     }
 
-    /// Takes the place of files that are whole, with so many bytes of events.
-    fn install_over(&self, events: u64) -> Result<(), StoreError> {
-        let Self { disk, staged, live, .. } = self;
+    /// Prepares files that are whole, with so many bytes of events, for another index. Can be done again.
+    fn prepare_whole(&self, events: u64) -> Result<(), StoreError> {
+        let Self { disk, live, .. } = self;
         let failed = |error| store_error(format!("replace {}", live.index), error);
         if !disk.exists(&live.index).map_err(failed)? {
             let what = "it is missing, and was there; put the file back from a copy".to_owned();
@@ -224,8 +267,7 @@ impl StagedFiles {
             // The new state may have work, which the mark would hide.
             set_mark(disk.as_ref(), &live.dir, mark, false).map_err(failed)?;
         }
-        disk.rename(&staged.index, &live.index).map_err(failed)?;
-        disk.sync_dir(&live.dir).map_err(failed)
+        Ok(())
     }
 
     /// Adds to the replica's events what these have beyond them, durably.
@@ -238,6 +280,9 @@ impl StagedFiles {
         let mut at = known.checked_sub(*events_from).filter(|at| *at <= len).ok_or_else(|| {
             failed(io::Error::other("the staged events do not go on from those that are there"))
         })?;
+        if at < len {
+            check_room(disk.as_ref(), len - at)?;
+        }
         let mut bytes = Vec::new();
         while at < len {
             let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
@@ -251,4 +296,10 @@ impl StagedFiles {
         }
         to.sync_data().map_err(failed)
     }
+}
+
+/// Finds out whether so many bytes more leave the log what it is to have.
+fn check_room(disk: &dyn Disk, bytes: u64) -> Result<(), StoreError> {
+    let room = room_for_copies(disk).map_err(|error| store_error("look for room", error))?;
+    if room > bytes { Ok(()) } else { Err(StoreError::Full) }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::segment::LOG_DIR;
-use crate::disk::{Disk, DiskFile, OpenMode, Shortage};
+use crate::disk::{Disk, DiskFile, LOG_ROOM_BYTES_MIN, OpenMode, Shortage};
 
 /// Length of the reserve, bytes: more than the largest batch of one command.
 pub(crate) const RESERVE_BYTES: u64 = 2 << 20;
@@ -29,6 +29,9 @@ const SLACK_BYTES: u64 = 32 << 10;
 
 /// Room beside the reserve without which the disk counts as full, bytes.
 const ROOM_BYTES: u64 = 1 << 20;
+
+/// What copies leave on the disk is enough for a log that is not full.
+const _: () = assert!(LOG_ROOM_BYTES_MIN > RESERVE_BYTES + ROOM_BYTES);
 
 /// The smallest step in which the reserve grows back, bytes.
 const GROWTH_BYTES_MIN: u64 = 64 << 10;

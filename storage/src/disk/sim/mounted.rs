@@ -139,6 +139,10 @@ impl Disk for Mounted {
         Ok(state.names.contains_key(path))
     }
 
+    fn free(&self) -> io::Result<u64> {
+        Ok(self.state()?.free())
+    }
+
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
         self.open(path, OpenMode::OpenOrCreate)?;
         if self.state()?.locks.insert(path.to_owned()) {

@@ -257,15 +257,18 @@ impl State {
 
     /// Tells whether files may grow by so many bytes.
     pub(super) fn has_room(&self, more: u64) -> bool {
-        let Some(capacity) = self.capacity else { return true };
-        let used: u64 = self
-            .names
-            .values()
-            .filter_map(inode_of)
-            .filter_map(|inode| self.files.get(&inode))
-            .map(|file| file.bytes.len() as u64)
-            .sum();
-        used + more <= capacity
+        self.capacity.is_none_or(|capacity| self.used() + more <= capacity)
+    }
+
+    /// Tells by how many bytes files may grow.
+    pub(super) fn free(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
+    fn used(&self) -> u64 {
+        let files = self.names.values().filter_map(inode_of);
+        let files = files.filter_map(|inode| self.files.get(&inode));
+        files.map(|file| file.bytes.len() as u64).sum()
     }
 
     pub(super) fn require_dir(&self, path: &str) -> io::Result<()> {
