@@ -184,13 +184,17 @@ impl Replica {
         dump: Dump,
         mut look: impl AsyncFnMut(&DumpPart),
     ) -> Result<(), StoreError> {
-        let Dump { position, events_from, mut parts } = dump;
+        let Dump { position, events_from, bytes, mut parts } = dump;
+        let mut sent = 0;
         let mut files = self.stores.stage(tenant(), events_from).await?;
         while let Some(part) = parts.next().await {
             let part = part?;
             look(&part).await;
+            let rows = part.rows.iter().map(|(key, value)| key.len() + value.len());
+            sent += (rows.sum::<usize>() + part.events.len()) as u64;
             files.put(part).await?;
         }
+        assert!(sent <= bytes, "{sent} bytes are more than the {bytes} that were announced");
         files.seal(position).await?;
         let staged = Staged { position, events_from, files };
         self.ask(|reply| ReplicaRequest::Install(staged, reply)).await

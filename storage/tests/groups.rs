@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shiioo_actors::command::{
-    Cause, Command, Envelope, Outcome, RemoveNode, SetTenant, SystemCommand, TenantCommand,
+    Cause, Command, Envelope, MoveTenant, MovedPiece, Outcome, RemoveNode, SetTenant,
+    SystemCommand, TenantCommand,
 };
 use shiioo_actors::domain::ids::{GroupId, NodeId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::region::Region;
@@ -348,6 +349,24 @@ async fn a_full_disk_takes_what_makes_room() {
     disk.set_capacity(None);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(propose(&groups, GROUP, to_tenant(1, "room again")).await, Outcome::Done);
+}
+
+/// A tenant that is copied here by a move takes nothing of what the log needs: its pieces are refused earlier.
+#[tokio::test(start_paused = true)]
+async fn what_is_copied_here_is_refused_before_the_disk_is_full() {
+    let (disk, sink) = (SimDisk::new(1), Sink::new(Replies::Send));
+    let groups = leading(&disk, &sink).await;
+    propose(&groups, GROUP, to_tenant(1, "room")).await;
+    let piece = || {
+        let (number, rows, begun, is_last) = (0, Vec::new(), Vec::new(), false);
+        let piece = MovedPiece { number, rows, begun, events: vec![1; 100_000], is_last };
+        tenant_envelope(tenant(1), TenantCommand::Move(MoveTenant::TakeIn(piece)))
+    };
+    disk.set_capacity(Some(used(&disk) + (4 << 20) + 150_000));
+    assert_eq!(groups.propose(GROUP, piece()).await, Err(ProposeError::DiskFull));
+    assert_eq!(propose(&groups, GROUP, to_tenant(1, "a write")).await, Outcome::Done);
+    disk.set_capacity(None);
+    assert_eq!(propose(&groups, GROUP, piece()).await, Outcome::Done);
 }
 
 /// A batch that is too large for the reserve waits in the log, and what makes room would wait behind it.

@@ -311,7 +311,7 @@ impl Cluster {
         let view = |(id, record): (NodeId, NodeRecord)| {
             let (status, heard_at) = match record.raft_id() {
                 Some(raft_id) if id == self.node => {
-                    let has_room = self.log.has_room();
+                    let has_room = self.log.has_room() && self.log.lacks_room().is_none();
                     let own = if has_room { NodeStatus::Healthy } else { NodeStatus::Degraded };
                     (placed(raft_id, &record.region, own), Some(self.seams.clock.now()))
                 }

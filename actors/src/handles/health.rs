@@ -50,6 +50,11 @@ impl Cluster {
         *self.registered.borrow()
     }
 
+    /// What somebody should look at on this node, though it serves.
+    pub fn warnings(&self) -> Vec<String> {
+        self.log.lacks_room().into_iter().collect()
+    }
+
     /// Why this node is not ready to serve; empty when it is. Answered within an election timeout,
     /// so that a probe hears of a lost quorum within two of them.
     pub async fn not_ready(&self) -> Vec<String> {

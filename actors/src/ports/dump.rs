@@ -13,6 +13,8 @@ pub struct Dump {
     pub position: Position,
     /// Where its events begin, in all events of the replica.
     pub events_from: u64,
+    /// Bytes that it takes on the disk of whoever takes it over, until it is in its place, about.
+    pub bytes: u64,
     /// All its rows, by key, then its events: at least one part, which may be empty.
     pub parts: BoxStream<'static, Result<DumpPart, StoreError>>,
 }

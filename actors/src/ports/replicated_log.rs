@@ -198,6 +198,17 @@ pub trait LogStatus: Send + Sync + 'static {
     /// Changes whenever this node begins or ceases to lead a group, or its term there changes.
     fn leads_changed(&self) -> watch::Receiver<()>;
 
+    /// Bytes of this node's disk that may be taken by what others send, beside what its log needs. A log without a disk
+    /// has any number.
+    fn room_for_copies(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// What other replicas send and there is no room for here, said to people; nothing where nothing is lacking.
+    fn lacks_room(&self) -> Option<String> {
+        None
+    }
+
     /// Who votes in a group, as this node's log has it. `None` for a group that is not here.
     fn voters(&self, group: GroupId) -> Option<Voters>;
 }

@@ -83,7 +83,8 @@ pub(crate) async fn readyz(State(app): State<App>, ctx: Ctx) -> Reply {
     let reasons = ctx.in_time(handles.cluster.not_ready()).await;
     let reasons = reasons.unwrap_or_else(|| vec!["the node does not answer in time".to_owned()]);
     if reasons.is_empty() {
-        let warnings = handles.tenants.quarantined().iter().map(warning).collect();
+        let mut warnings: Vec<String> = handles.tenants.quarantined().iter().map(warning).collect();
+        warnings.extend(handles.cluster.warnings());
         return Answer::ok(&ReadyBody { status: "ready", version: app.version, warnings })?.done();
     }
     let text = format!("not ready: {}", reasons.join("; "));

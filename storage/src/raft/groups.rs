@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::copy_room::CopyRoom;
 use super::group::{self, Group};
 use super::heartbeat_timer;
 use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches};
@@ -48,6 +49,7 @@ pub struct Groups {
     peers: Arc<dyn Peers>,
     heartbeats: Arc<HeartbeatBatches>,
     pub(super) proposed: ProposedBytes,
+    pub(super) copies: Arc<CopyRoom>,
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
     /// The progress of each group. In here before the group runs, so that the first entry delivered
     /// can be reported durable.
@@ -78,6 +80,7 @@ impl Groups {
         group::raft_config(GroupId::SYSTEM, config.election_timeout)
             .map_err(|why| store_error("use the election timeout", std::io::Error::other(why)))?;
         let (opens, identity) = (executor.clone(), config.log.clone());
+        let copies = Arc::new(CopyRoom::new(Arc::clone(&disk)));
         let log = executor.run(move || Log::open_as(disk, opens, &identity)).await?;
         let heartbeats = HeartbeatBatches::new(Arc::clone(&peers), config.election_timeout);
         let pause = config.election_timeout / HEARTBEATS_PER_TIMEOUT;
@@ -88,6 +91,7 @@ impl Groups {
             peers,
             heartbeats,
             proposed: ProposedBytes::default(),
+            copies,
             groups: RwLock::default(),
             progress_of: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
@@ -288,7 +292,8 @@ impl Groups {
         let store = GroupLog::new(id, Arc::clone(&self.log));
         let (peers, heartbeats) = (Arc::clone(&self.peers), Arc::clone(&self.heartbeats));
         let log = Arc::clone(&self.log);
-        let network = Network::new(id, peers, Arc::clone(&self.sink), log, heartbeats);
+        let (sink, copies) = (Arc::clone(&self.sink), Arc::clone(&self.copies));
+        let network = Network::new(id, peers, sink, log, heartbeats, copies);
         let group = Group::open(id, raft_id, config, &members, store, machine, network).await?;
         let follow = Arc::clone(&group).follow(self.log.rolled(), self.leads_changed.clone());
         let (failed, is_stopping) = (self.failed.clone(), Arc::clone(&self.is_stopping));

@@ -116,6 +116,7 @@
 
 mod comparison;
 mod convert;
+mod copy_room;
 mod durability;
 mod flow_control;
 mod group;

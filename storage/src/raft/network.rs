@@ -31,6 +31,7 @@ use shiioo_actors::ports::{ApplySink, PeerError, Peers};
 use tokio::time::Instant;
 
 use super::convert;
+use super::copy_room::CopyRoom;
 use super::flow_control::{BatchLimit, time_allowed};
 use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches, Pulse};
 use super::state_machine::SnapshotHandle;
@@ -59,11 +60,33 @@ pub(crate) struct Network {
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
-    /// The replicas that a snapshot of the group is being sent to, and whether they have answered.
-    snapshots_to: Arc<Mutex<BTreeMap<RaftId, bool>>>,
+    /// The replicas that a snapshot of the group is being sent to.
+    snapshots_to: Arc<Mutex<BTreeMap<RaftId, SnapshotTo>>>,
+    /// The room on this node's disk for what others send.
+    copies: Arc<CopyRoom>,
+    /// The replicas that have no room for what they are to be sent, and how long the next try waits.
+    without_room: Arc<Mutex<BTreeMap<RaftId, Duration>>>,
     /// How the group's heartbeats leave.
     pub(super) heartbeats: Arc<HeartbeatBatches>,
     pub(super) pulse: Arc<Pulse>,
+}
+
+/// Longest time for which a snapshot counts as under way to a replica that has not answered. It is offered to a replica
+/// that is dead again and again, which must not keep the log.
+const UNANSWERED_MAX: Duration = Duration::from_secs(10);
+
+/// Wait before a replica without room is offered a snapshot again, at first.
+const ROOM_WAIT_MIN: Duration = Duration::from_millis(500);
+
+/// Wait before a replica without room is offered a snapshot again, at most.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A snapshot that is being sent to a replica.
+#[derive(Debug, Clone, Copy)]
+struct SnapshotTo {
+    began: Instant,
+    /// Whether the replica has answered.
+    answers: bool,
 }
 
 /// Says that a snapshot is being sent to a replica, until it is dropped.
@@ -97,6 +120,7 @@ impl Network {
         sink: Arc<dyn ApplySink>,
         log: Arc<Log>,
         heartbeats: Arc<HeartbeatBatches>,
+        copies: Arc<CopyRoom>,
     ) -> Self {
         Self {
             group,
@@ -106,6 +130,8 @@ impl Network {
             transfers: Arc::default(),
             acknowledged: Arc::default(),
             snapshots_to: Arc::default(),
+            copies,
+            without_room: Arc::default(),
             heartbeats,
             pulse: Arc::default(),
         }
@@ -113,7 +139,8 @@ impl Network {
 
     /// Notes that a snapshot is being sent to a replica.
     pub(super) fn sending_to(&self, raft_id: RaftId) -> SendingTo {
-        self.snapshots_to.lock().insert(raft_id, false);
+        let sent = SnapshotTo { began: Instant::now(), answers: false };
+        self.snapshots_to.lock().insert(raft_id, sent);
         SendingTo(self.clone(), raft_id)
     }
 
@@ -124,14 +151,29 @@ impl Network {
 
     /// Notes that a replica answers to whom a snapshot is being sent.
     pub(super) fn answers(&self, raft_id: RaftId) {
-        if let Some(answers) = self.snapshots_to.lock().get_mut(&raft_id) {
-            *answers = true;
+        if let Some(sent) = self.snapshots_to.lock().get_mut(&raft_id) {
+            sent.answers = true;
         }
     }
 
-    /// Whether a snapshot is on its way to a replica that answers.
+    /// Whether a snapshot is on its way to a replica that answers, or that may still answer the first offer: what is
+    /// sent then goes at least as far as the log does now.
     pub(super) fn is_snapshot_under_way(&self) -> bool {
-        self.snapshots_to.lock().values().any(|answers| *answers)
+        let is_live = |sent: &SnapshotTo| sent.answers || sent.began.elapsed() < UNANSWERED_MAX;
+        self.snapshots_to.lock().values().any(is_live)
+    }
+
+    /// Notes whether a replica has room for what it is sent. Gives the wait before the next try, where it has none.
+    pub(super) fn note_room_of(&self, raft_id: RaftId, has_room: bool) -> Duration {
+        let mut without = self.without_room.lock();
+        if has_room {
+            without.remove(&raft_id);
+            return Duration::ZERO;
+        }
+        let wait =
+            without.get(&raft_id).map_or(ROOM_WAIT_MIN, |last| (*last * 2).min(ROOM_WAIT_MAX));
+        without.insert(raft_id, wait);
+        wait
     }
 
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
@@ -160,6 +202,11 @@ impl Network {
     /// Where snapshots come from and go to.
     pub fn sink(&self) -> &dyn ApplySink {
         &*self.sink
+    }
+
+    /// The room on this node's disk for what others send.
+    pub fn copies(&self) -> &CopyRoom {
+        &self.copies
     }
 
     /// The log of this node.

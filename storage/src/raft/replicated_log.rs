@@ -37,6 +37,11 @@ impl Groups {
             && self.log.takes_what_makes_room()
     }
 
+    /// Tells whether there is room for a piece of a copy: in the log, and in files.
+    fn has_room_for_copy(&self, envelope: &Envelope) -> bool {
+        2 * codec::encoded_len(envelope) as u64 <= self.copies.bytes()
+    }
+
     /// Reads the entries of one state machine that its queue let go, or that its files lack.
     async fn read_part(
         &self,
@@ -84,6 +89,10 @@ impl Proposals for Groups {
             // After the quarantine, before the proposal: a full log would take it and keep it
             // waiting.
             if self.log.is_full() && !self.takes_though_full(&envelope) {
+                return Err(ProposeError::DiskFull);
+            }
+            // Before the disk is full: what is copied here takes nothing of what the log needs.
+            if envelope.is_of_copy() && !self.has_room_for_copy(&envelope) {
                 return Err(ProposeError::DiskFull);
             }
             let Some(room) = room else { return group.propose(envelope).await };
@@ -290,6 +299,14 @@ impl LogStatus for Groups {
 
     fn leads_changed(&self) -> watch::Receiver<()> {
         self.leads_changed.subscribe()
+    }
+
+    fn room_for_copies(&self) -> u64 {
+        self.copies.bytes()
+    }
+
+    fn lacks_room(&self) -> Option<String> {
+        self.copies.lacks()
     }
 
     fn voters(&self, group: GroupId) -> Option<Voters> {

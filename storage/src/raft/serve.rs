@@ -13,15 +13,18 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::Snapshot;
 use openraft::type_config::alias::SnapshotMetaOf;
 use shiioo_actors::domain::ids::{RaftId, StateMachineId};
-use shiioo_actors::ports::{Declined, Service};
+use shiioo_actors::ports::{Declined, Service, StoreError};
 use tokio::time::Instant;
 
 use super::convert;
 use super::group::Group;
+use super::snapshot::PieceError;
 use super::snapshot_sender::Sent;
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{AppendReply, Claim, Differs, DigestAt, Offer, Piece, RequestBody, Response};
+use super::wire::{
+    AppendReply, Claim, Differs, DigestAt, Offer, Piece, RequestBody, Response, RoomFor,
+};
 use crate::log::record::Vote;
 
 impl Group {
@@ -87,7 +90,14 @@ impl Group {
                     Response::Held(held.map_err(declined)?)
                 }
             },
-            RequestBody::Piece(piece) => Response::Snapshot(self.take_piece(piece).await?),
+            RequestBody::RoomFor(RoomFor { vote, part, bytes }) => match self.later_vote(vote) {
+                Some(known) => Response::Snapshot(Some(known)),
+                None => match self.network().copies().look(part, bytes) {
+                    Ok(()) => Response::Noted,
+                    Err(lacking) => Response::NoRoom(lacking),
+                },
+            },
+            RequestBody::Piece(piece) => self.take_piece(piece).await?,
             RequestBody::Claim(claim) => Response::Snapshot(Some(self.take_claim(claim).await?)),
             RequestBody::Resend(part) => {
                 self.resend(from, part).await?;
@@ -121,20 +131,31 @@ impl Group {
     /// Takes a piece of a state machine, and puts the state machine in its place with the last one. That is
     /// right whatever becomes of the snapshot: what a leader holds is committed, and the entries are
     /// skipped that the log delivers again.
-    async fn take_piece(&self, piece: Piece) -> Result<Option<Vote>, Declined> {
+    async fn take_piece(&self, piece: Piece) -> Result<Response, Declined> {
         if let Some(known) = self.later_vote(piece.vote) {
-            return Ok(Some(known));
+            return Ok(Response::Snapshot(Some(known)));
         }
-        let sink = self.network().sink();
+        let (sink, copies, part) = (self.network().sink(), self.network().copies(), piece.part);
+        let bytes = piece.bytes();
         // Held while the piece is written: the pieces of one transfer come one after another, and those of another
         // one begin when this is known to be over.
         let mut assembler = self.assembler().lock().await;
         let assembled = assembler.add(self.id(), piece, sink, Instant::now()).await;
         drop(assembler);
-        if let Some((part, staged)) = assembled.map_err(Declined)? {
-            sink.install(self.id(), part, staged).await.map_err(declined)?;
+        let staged = match assembled {
+            Ok(None) => return Ok(Response::Snapshot(None)),
+            Ok(Some((_, staged))) => staged,
+            Err(PieceError::NoRoom) => return Ok(Response::NoRoom(copies.lacked(part, bytes))),
+            Err(PieceError::Refused(why)) => return Err(Declined(why)),
+        };
+        match sink.install(self.id(), part, staged).await {
+            Ok(()) => {
+                copies.arrived(part);
+                Ok(Response::Snapshot(None))
+            }
+            Err(StoreError::Full) => Ok(Response::NoRoom(copies.lacked(part, bytes))),
+            Err(error) => Err(declined(error)),
         }
-        Ok(None)
     }
 
     /// Takes a snapshot of which everything has come.
@@ -188,7 +209,7 @@ impl Group {
             let _turn = turn;
             match replica.send_part(vote, transfer, part).await {
                 Ok(Sent::Whole) => tracing::info!(%group, to = to.0, %part, "a copy was sent"),
-                Ok(Sent::Lacking(why)) => {
+                Ok(Sent::Lacking(why) | Sent::NoRoom(why)) => {
                     tracing::warn!(%group, to = to.0, %part, why, "no copy to send")
                 }
                 Ok(Sent::Superseded(_)) => {}
@@ -208,6 +229,7 @@ fn claimed_sender(request: &RequestBody) -> Option<Vote> {
         RequestBody::Vote(ballot) | RequestBody::PreVote(ballot) => Some(ballot.vote),
         RequestBody::Transfer(transfer) => Some(transfer.vote),
         RequestBody::Offer(offer) => Some(offer.vote),
+        RequestBody::RoomFor(room) => Some(room.vote),
         RequestBody::Piece(piece) => Some(piece.vote),
         RequestBody::Claim(claim) => Some(claim.vote),
         RequestBody::LogReverted(reverted) => Some(reverted.vote),

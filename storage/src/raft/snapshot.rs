@@ -9,6 +9,7 @@
 //! leader                                   receiver
 //!   Offer(A) ------------------------------> makes durable what it has of A
 //!   <------------------------------- Held(position, bytes of events)
+//!   RoomFor(A, bytes) ---------------------> has as much beside what the log needs, or says no
 //!   Piece(A, 0) .. Piece(A, n, last) ------> writes them down, puts A in its place durably
 //!   Offer(B) ...                             B is as far already: nothing is sent
 //!   Claim(upto, members, [A, B]) ----------> lets go of what it has beside A and B, raises its mark
@@ -33,7 +34,7 @@
 
 use shiioo_actors::domain::ids::{GroupId, Position, StateMachineId};
 use shiioo_actors::ports::{
-    ApplySink, Dump, DumpPart, Found, PEER_MESSAGE_BYTES_MAX, Staged, Staging,
+    ApplySink, Dump, DumpPart, Found, PEER_MESSAGE_BYTES_MAX, Staged, Staging, StoreError,
 };
 use tokio::time::{Duration, Instant};
 
@@ -110,6 +111,30 @@ fn row_parts((key, mut value): Found) -> impl Iterator<Item = Found> {
     })
 }
 
+/// Why a piece was not kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PieceError {
+    /// The disk has no room. Nothing is left of what came before.
+    NoRoom,
+    /// It is none, or comes at the wrong time, or the files fail.
+    Refused(String),
+}
+
+impl From<String> for PieceError {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
+
+impl From<StoreError> for PieceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::NoRoom,
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
 /// Writes the state machines of one group to staged files, one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotAssembler(Option<Incoming>);
@@ -136,7 +161,7 @@ impl SnapshotAssembler {
         piece: Piece,
         sink: &dyn ApplySink,
         now: Instant,
-    ) -> Result<Option<(StateMachineId, Staged)>, String> {
+    ) -> Result<Option<(StateMachineId, Staged)>, PieceError> {
         piece.check()?;
         self.drop_idle(now);
         // A first piece begins anew, also after one that was lost.
@@ -145,11 +170,11 @@ impl SnapshotAssembler {
         }
         // Taken out: what fails, or is not awaited to its end, is not gone on with.
         let Some(mut incoming) = self.0.take_if(|it| it.is_next(&piece)) else {
-            return Err("a piece of a snapshot that is not under way here".into());
+            return Err("a piece of a snapshot that is not under way here".to_owned().into());
         };
         let is_last = piece.is_last;
         let part = incoming.join(piece)?;
-        incoming.files.put(part).await.map_err(|error| error.to_string())?;
+        incoming.files.put(part).await?;
         incoming.next += 1;
         // After the disk has taken it: however long that was, the sender is not late by it.
         incoming.touched = Instant::now();
@@ -158,7 +183,7 @@ impl SnapshotAssembler {
             return Ok(None);
         }
         let Incoming { part, position, events_from, mut files, .. } = incoming;
-        files.seal(position).await.map_err(|error| error.to_string())?;
+        files.seal(position).await?;
         Ok(Some((part, Staged { position, events_from, files })))
     }
 
@@ -175,17 +200,16 @@ impl SnapshotAssembler {
         piece: &Piece,
         sink: &dyn ApplySink,
         now: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), PieceError> {
         let Piece { vote, transfer, part, position, events_from, .. } = *piece;
         // By term, then by the leader's own number: a piece of an earlier transfer may be late, and
         // must not throw away what a later one has sent.
         if self.0.as_ref().is_some_and(|it| (it.vote.term, it.transfer) > (vote.term, transfer)) {
-            return Err("a newer snapshot is under way".into());
+            return Err("a newer snapshot is under way".to_owned().into());
         }
         // First: there is one place for staged files of a state machine, and it is waited for.
         self.0 = None;
-        let files =
-            sink.stage(group, part, events_from).await.map_err(|error| error.to_string())?;
+        let files = sink.stage(group, part, events_from).await?;
         let (next, row, touched) = (0, None, now);
         self.0 = Some(Incoming {
             vote,

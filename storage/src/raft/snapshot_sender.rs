@@ -16,7 +16,7 @@ use super::network::{Replica, rpc_error};
 use super::snapshot::Cutter;
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, position, raft_vote, vote};
-use super::wire::{Claim, Offer, RequestBody, Response};
+use super::wire::{Claim, NoRoom, Offer, RequestBody, Response, RoomFor};
 use crate::log::record::Vote;
 
 /// Time for a piece of a snapshot, beside the time for its bytes.
@@ -37,8 +37,11 @@ const KEPT_SEGMENTS_MAX: usize = 32;
 pub(super) enum Sent {
     /// The receiver has everything that this node holds of it, durably.
     Whole,
-    /// One of the two replicas cannot: it is damaged, or has no room. The others are not in its way.
+    /// One of the two replicas cannot: it is damaged, or what this one holds is not in its files. The others are not in
+    /// its way.
     Lacking(String),
+    /// The receiver has no room for it.
+    NoRoom(String),
     /// The receiver knows a leader of a later term.
     Superseded(Vote),
 }
@@ -68,7 +71,7 @@ impl Replica {
             Unreachable::from_string(why)
         };
         // What is asked for meanwhile is in the snapshot, and the receiver puts one at a time together.
-        let _sending = self.network.sending_to(self.raft_id);
+        let sending = self.network.sending_to(self.raft_id);
         let superseded = |theirs: Vote| SnapshotResponse::new(raft_vote(theirs));
         let upto = snapshot.meta.last_log_id.as_ref().map(position);
         let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
@@ -78,16 +81,21 @@ impl Replica {
         // What is deleted from now on the receiver may get all the same: the log deletes it there.
         let parts = self.network.sink().parts(group).await;
         let parts = parts.map_err(|error| unsendable(error.to_string()))?;
-        let mut lacking = None;
+        let (mut lacking, mut has_room) = (None, true);
         for part in parts.iter().copied() {
             match self.send_part(sender, transfer, part).await? {
                 Sent::Whole => {}
                 // Its neighbours get what they lack.
                 Sent::Lacking(why) => lacking = Some(why),
+                Sent::NoRoom(why) => (lacking, has_room) = (Some(why), false),
                 Sent::Superseded(theirs) => return Ok(superseded(theirs)),
             }
         }
+        let wait = self.network.note_room_of(self.raft_id, has_room);
         if let Some(why) = lacking {
+            // Nothing is being sent while it is waited: the log is not kept for it.
+            drop(sending);
+            tokio::time::sleep(wait).await;
             return Err(unsendable(why).into());
         }
         // Last: whatever it claims is durable there by now.
@@ -121,6 +129,9 @@ impl Replica {
             Ok(None) => return Ok(Sent::Whole),
             Err(error) => return Ok(Sent::Lacking(error.to_string())),
         };
+        if let Some(refused) = self.ask_for_room(sender, part, dump.bytes).await? {
+            return Ok(refused);
+        }
         let mut cutter = Cutter::new(sender, transfer, part, &dump);
         // The part behind the one that is sent is read before, to know the last.
         let mut parts = dump.parts.peekable();
@@ -140,8 +151,9 @@ impl Replica {
                 match self.call(RequestBody::Piece(piece), base).await {
                     Ok(Response::Snapshot(None)) => {}
                     Ok(Response::Snapshot(Some(theirs))) => return Ok(Sent::Superseded(theirs)),
+                    Ok(Response::NoRoom(NoRoom { free })) => return Ok(no_room(bytes, free)),
                     Ok(_) => return Err(rpc_error(self.unexpected_reply())),
-                    // It has no room for this one, or it is a program that takes no more of one.
+                    // It takes no more of this one.
                     Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
                     Err(error) => return Err(rpc_error(error)),
                 }
@@ -149,4 +161,28 @@ impl Replica {
         }
         Ok(Sent::Whole)
     }
+
+    /// Asks the receiver whether it has room for what is about to be sent. Gives what becomes of that where it has
+    /// none.
+    async fn ask_for_room(
+        &self,
+        sender: Vote,
+        part: StateMachineId,
+        bytes: u64,
+    ) -> Result<Option<Sent>, RPCError<TypeConfig>> {
+        let room = RequestBody::RoomFor(RoomFor { vote: sender, part, bytes });
+        match self.call(room, PIECE_TIMEOUT).await {
+            Ok(Response::Noted) => Ok(None),
+            Ok(Response::NoRoom(NoRoom { free })) => Ok(Some(no_room(bytes, free))),
+            Ok(Response::Snapshot(Some(theirs))) => Ok(Some(Sent::Superseded(theirs))),
+            Ok(_) => Err(rpc_error(self.unexpected_reply())),
+            // A program of the version before knows no such question. It says with each piece whether that has room.
+            Err(PeerError::Declined { .. }) => Ok(None),
+            Err(error) => Err(rpc_error(error)),
+        }
+    }
+}
+
+fn no_room(bytes: u64, free: u64) -> Sent {
+    Sent::NoRoom(format!("it has room for {free} bytes beside its log, and not for {bytes}"))
 }

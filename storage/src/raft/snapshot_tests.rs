@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::RaftId;
-use shiioo_actors::ports::{BoxFuture, Place, StoreError};
+use shiioo_actors::ports::{BoxFuture, Place};
 
 use super::*;
 
@@ -84,7 +84,7 @@ struct Receiving {
 
 impl Receiving {
     /// Takes a piece. Tells whether it was the last.
-    async fn take(&mut self, piece: &Piece) -> Result<bool, String> {
+    async fn take(&mut self, piece: &Piece) -> Result<bool, PieceError> {
         let taken = self.assembler.add(GROUP, piece.clone(), &self.sink, Instant::now());
         Ok(taken.await?.is_some())
     }
@@ -103,7 +103,7 @@ fn parts(rows: &[Found], in_each: usize, events: usize) -> Vec<DumpPart> {
 
 fn sent(transfer: u64, parts: Vec<DumpPart>) -> Vec<Piece> {
     let nothing = Box::pin(futures_util::stream::empty());
-    let dump = Dump { position: AT, events_from: 9, parts: nothing };
+    let dump = Dump { position: AT, events_from: 9, bytes: 0, parts: nothing };
     let mut cutter = Cutter::new(VOTE, transfer, StateMachineId::System, &dump);
     let count = parts.len();
     let numbered = parts.into_iter().enumerate();
@@ -192,6 +192,7 @@ async fn a_row_is_bounded() {
         }
         number += 1;
     };
+    let PieceError::Refused(error) = error else { panic!("{error:?}") };
     assert!(error.contains("a row of more than"), "{error}");
 }
 

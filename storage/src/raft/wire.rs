@@ -59,6 +59,7 @@ pub(crate) enum RequestBody {
     Resend(StateMachineId),
     DigestAt(DigestAt),
     Differs(Differs),
+    RoomFor(RoomFor),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,12 +72,14 @@ pub(crate) enum Response {
     /// `None` for a piece that was kept; the vote of the receiver when the snapshot is installed, or
     /// when a leader of a later term is known.
     Snapshot(Option<Vote>),
-    /// Confirms a notice.
+    /// Confirms a notice, or that there is room.
     Noted,
     /// How much of a state machine the receiver holds.
     Held(Held),
     /// What the receiver held of a state machine at a position; `None` when it cannot tell, or not yet.
     Digest(Option<StateDigest>),
+    /// The receiver has no room for what is offered, or for the piece that came. It keeps nothing of it.
+    NoRoom(NoRoom),
 }
 
 /// The heartbeats of several groups, from the node that leads them to one that has replicas of them.
@@ -149,6 +152,22 @@ pub(crate) struct Offer {
     pub part: StateMachineId,
 }
 
+/// A leader's question whether a replica has room for what the leader is about to send of a state machine. A member
+/// of the version before does not know it, and declines: it is sent everything without being asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RoomFor {
+    pub vote: Vote,
+    pub part: StateMachineId,
+    /// Bytes that it takes on the receiver's disk until it is in its place, about.
+    pub bytes: u64,
+}
+
+/// How many bytes a receiver has for copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoRoom {
+    pub free: u64,
+}
+
 /// A leader's question what a replica held of a state machine at a position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DigestAt {
@@ -199,6 +218,7 @@ impl RequestBody {
     pub fn service(&self) -> Service {
         match self {
             Self::Offer(_)
+            | Self::RoomFor(_)
             | Self::Piece(_)
             | Self::Claim(_)
             | Self::Resend(_)
@@ -319,6 +339,12 @@ impl Piece {
     pub fn into_contents(self) -> (Vec<Found>, Vec<u8>) {
         let rows = self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect();
         (rows, self.events.0)
+    }
+
+    /// Counts the bytes of its contents.
+    pub fn bytes(&self) -> u64 {
+        let rows: usize = self.rows.iter().map(|(key, value)| key.0.len() + value.0.len()).sum();
+        (rows + self.events.0.len()) as u64
     }
 
     /// Checks that a leader can have sent this.

@@ -13,8 +13,8 @@ use super::convert;
 use super::types::log_entry;
 use super::wire::{
     Append, AppendReply, Ballot, Claim, Differs, DigestAt, HEARTBEATS_MAX, HeartbeatReplies,
-    Heartbeats, LogReverted, Offer, Piece, Request, RequestBody, Response, Transfer, TransferReply,
-    VoteReply, decode, encode,
+    Heartbeats, LogReverted, NoRoom, Offer, Piece, Request, RequestBody, Response, RoomFor,
+    Transfer, TransferReply, VoteReply, decode, encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
@@ -86,6 +86,9 @@ fn ask() -> impl Strategy<Value = RequestBody> {
     });
     let offer =
         vote().prop_map(|vote| RequestBody::Offer(Offer { vote, part: StateMachineId::System }));
+    let room = (vote(), any::<u64>()).prop_map(|(vote, bytes)| {
+        RequestBody::RoomFor(RoomFor { vote, part: StateMachineId::System, bytes })
+    });
     let reverted = (vote(), position()).prop_map(|(vote, acknowledged)| {
         RequestBody::LogReverted(LogReverted { vote, acknowledged })
     });
@@ -105,7 +108,8 @@ fn ask() -> impl Strategy<Value = RequestBody> {
         Just(RequestBody::ReadIndex),
         piece,
         claim,
-        offer
+        offer,
+        room
     ]
 }
 
@@ -132,6 +136,7 @@ fn answer() -> impl Strategy<Value = Response> {
             .prop_map(|(position, events)| Response::Held(Held { position, events })),
         prop::option::of(any::<[u8; 32]>())
             .prop_map(|digest| Response::Digest(digest.map(StateDigest))),
+        any::<u64>().prop_map(|free| Response::NoRoom(NoRoom { free })),
     ]
 }
 

@@ -48,13 +48,22 @@ impl<M: StateMachine> ReplicaRunner<M> {
             events.end = events.start;
         }
         let has_files = self.rows.has_files();
+        let bytes = self.bytes_to_take_over(&events)?;
         let parts = match &mut self.rows.store {
             Some(store) => Reader::<M>::over(store.view()?, self.part, events).parts(),
             // They are there, and there was no room to open them.
             None if has_files => return Err(StoreError::Full),
             None => stream::iter([Ok(DumpPart::default())]).boxed(),
         };
-        Ok(Some(Dump { position, events_from: held.events, parts }))
+        Ok(Some(Dump { position, events_from: held.events, bytes, parts }))
+    }
+
+    /// Counts the bytes that whoever takes the replica over needs for that: an index, and the events, which lie there
+    /// twice for a moment where they are added to others.
+    fn bytes_to_take_over(&self, events: &Range<u64>) -> Result<u64, StoreError> {
+        let Some(store) = &self.rows.store else { return Ok(0) };
+        let times = if events.start > 0 { 2 } else { 1 };
+        Ok(store.stats()?.index_bytes + times * (events.end - events.start))
     }
 }
 

@@ -180,7 +180,8 @@ impl HeartbeatState {
             at: self.arguments.seams.clock.now(),
             leads: self.arguments.log.led(),
             silent_ms: self.detector.silent_ms(now),
-            has_room: self.arguments.log.has_room(),
+            // Who has no room for what it is to be sent gets no more of it.
+            has_room: self.arguments.log.has_room() && self.arguments.log.lacks_room().is_none(),
             damaged: self.arguments.registry.damaged_groups(),
         }
     }

@@ -31,6 +31,9 @@ pub enum Stall {
     AfterDurable,
 }
 
+/// Bytes that the part takes where it is sent to, by its own account.
+pub const DUMP_BYTES: u64 = 1 << 20;
+
 #[derive(Debug)]
 pub struct TestPart {
     live: Mutex<Contents>,
@@ -50,6 +53,8 @@ pub struct TestPart {
     is_full: AtomicBool,
     /// Whether the log asked for room.
     is_write_wanted: AtomicBool,
+    /// Whether it does not tell what it holds, and never will.
+    is_silent: AtomicBool,
 }
 
 pub fn part() -> StateMachineId {
@@ -79,6 +84,7 @@ impl TestPart {
             distrusted: Mutex::default(),
             is_full: AtomicBool::new(false),
             is_write_wanted: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
         })
     }
 
@@ -117,6 +123,10 @@ impl TestPart {
 
     pub fn set_full(&self, is_full: bool) {
         self.is_full.store(is_full, Ordering::Release);
+    }
+
+    pub fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Release);
     }
 
     pub fn is_write_wanted(&self) -> bool {
@@ -172,6 +182,9 @@ impl ApplySink for TestPart {
 
     fn held(&self, _: GroupId, _: StateMachineId) -> BoxFuture<'_, Result<Held, StoreError>> {
         Box::pin(async {
+            if self.is_silent.load(Ordering::Acquire) {
+                std::future::pending::<()>().await;
+            }
             self.settled()?;
             Ok(Held { position: self.live().position, events: 0 })
         })
@@ -192,7 +205,8 @@ impl ApplySink for TestPart {
         let parts = texts.into_iter().map(of_text).chain([Ok(DumpPart::default())]);
         let parts = futures_util::stream::iter(parts.collect::<Vec<_>>()).boxed();
         let newer = position.filter(|_| position > beyond.position);
-        let dump = newer.map(|position| Dump { position, events_from: 0, parts });
+        let dump =
+            newer.map(|position| Dump { position, events_from: 0, bytes: DUMP_BYTES, parts });
         Box::pin(async move { Ok(dump) })
     }
 

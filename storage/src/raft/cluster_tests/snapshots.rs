@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::RaftId;
-use shiioo_actors::ports::{Durability as _, Membership as _, Proposals as _, Service};
+use shiioo_actors::ports::{
+    Durability as _, LogStatus as _, Membership as _, Proposals as _, Service,
+};
 
 use super::fabric::{Cluster, GROUP, story, until};
-use super::part::{Contents, Stall, part};
+use super::part::{Contents, DUMP_BYTES, Stall, part};
 
 /// A leader whose log begins behind its beginning, and a node that has nothing.
 async fn purged(voters: u64, entries: usize) -> (Cluster, u64) {
@@ -228,6 +230,57 @@ fn a_snapshot_that_finds_no_room_is_sent_again() {
     });
 }
 
+/// What copies leave to the log on a small disk, bytes.
+const LOG_ROOM_BYTES: u64 = 4 << 20;
+
+/// A joiner says before anything is sent that it has no room, and names that until there is some. It is asked seldom.
+#[test]
+fn nothing_is_sent_to_a_replica_that_has_no_room() {
+    story(async {
+        let (cluster, leader) = purged(1, 20).await;
+        let disk = &cluster.nodes[&2].disk;
+        let used: u64 = disk.mount().list("log").unwrap().iter().map(|file| file.len).sum();
+        disk.set_capacity(Some(used + LOG_ROOM_BYTES + DUMP_BYTES / 2));
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
+        until("a want of room", || cluster.groups(2).lacks_room().is_some()).await;
+        let asked = cluster.calls(Service::Snapshot);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let asked = cluster.calls(Service::Snapshot) - asked;
+        assert!((8..60).contains(&asked), "asked {asked} times in a minute");
+        let lacks = cluster.groups(2).lacks_room().unwrap();
+        assert!(lacks.contains(&DUMP_BYTES.to_string()), "{lacks}");
+        assert!(!cluster.part(2).is_whole() && cluster.part(2).installed().is_empty());
+        // Nothing of the log is kept meanwhile for somebody who needs another snapshot anyway.
+        let group = cluster.groups(leader).group(GROUP).unwrap();
+        until("a pause", || !group.network().is_snapshot_under_way()).await;
+        disk.set_capacity(None);
+        cluster.same(leader, &[2]).await;
+        assert_eq!(cluster.groups(2).lacks_room(), None);
+    });
+}
+
+/// Whoever asks for a copy and has no room for it is sent nothing either.
+#[test]
+fn nothing_is_sent_again_to_a_replica_that_has_no_room() {
+    story(async {
+        let cluster = Cluster::start(3, 3).await;
+        let leader = cluster.leader().await;
+        cluster.propose_many(leader, 5, "all have").await;
+        cluster.same(leader, &[1, 2, 3]).await;
+        let damaged = cluster.followers(leader)[0];
+        *cluster.part(damaged).live() = Contents::default();
+        let disk = &cluster.nodes[&damaged].disk;
+        disk.set_capacity(Some(LOG_ROOM_BYTES));
+        cluster.groups(damaged).ask_for_copy(GROUP, part()).await.unwrap();
+        until("a want of room", || cluster.groups(damaged).lacks_room().is_some()).await;
+        assert!(!cluster.part(damaged).is_whole());
+        disk.set_capacity(None);
+        cluster.groups(damaged).ask_for_copy(GROUP, part()).await.unwrap();
+        cluster.same(leader, &[damaged]).await;
+        assert_eq!(cluster.groups(damaged).lacks_room(), None);
+    });
+}
+
 /// However long a snapshot is under way, its receiver goes on from the log behind it, and needs no second one.
 #[test]
 fn the_log_behind_a_snapshot_is_kept_until_it_has_arrived() {
@@ -247,6 +300,31 @@ fn the_log_behind_a_snapshot_is_kept_until_it_has_arrived() {
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.part(2).installed().len(), 1);
         cluster.purge(leader).await;
+    });
+}
+
+/// It goes while the first offer is answered, and who is offered a snapshot would need another.
+#[test]
+fn the_log_behind_a_snapshot_is_kept_from_the_first_offer_on() {
+    story(async {
+        let (cluster, leader) = purged(1, 20).await;
+        let log = Arc::clone(&cluster.groups(leader).log);
+        let before = log.state(GROUP).purged;
+        cluster.part(2).set_silent(true);
+        cluster.groups(leader).add_learner(GROUP, RaftId(2)).await.unwrap();
+        until("an offer", || cluster.calls(Service::Snapshot) > 0).await;
+        cluster.propose_many(leader, 5, "meanwhile").await;
+        cluster.flush(leader);
+        let group = cluster.groups(leader).group(GROUP).unwrap();
+        group.snapshot().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(log.state(GROUP).purged, before, "it is kept");
+        // Not for somebody who never answers.
+        until("the end of patience", || !group.network().is_snapshot_under_way()).await;
+        group.snapshot().await;
+        until("a purge", || log.state(GROUP).purged > before).await;
+        cluster.part(2).set_silent(false);
+        cluster.same(leader, &[2]).await;
     });
 }
 
