@@ -24,6 +24,8 @@ pub(crate) enum NodeRequest {
     StepDown {
         term: u64,
     },
+    /// How many bytes may be copied to you? A node of the version before does not know the question, and declines.
+    Room,
 }
 
 /// Its answer.
@@ -32,6 +34,7 @@ pub(crate) enum NodeResponse {
     Proposed(Result<Outcome, ProposeError>),
     Groups(Vec<GroupStatus>),
     SteppedDown(Result<(), StepDownError>),
+    Room(u64),
 }
 
 /// Why a leader did not step down.
@@ -57,7 +60,7 @@ pub(crate) async fn propose(
         .await?
     {
         NodeResponse::Proposed(outcome) => Ok(outcome),
-        NodeResponse::Groups(_) | NodeResponse::SteppedDown(_) => Err(strange(to)),
+        _ => Err(strange(to)),
     }
 }
 
@@ -69,7 +72,7 @@ pub(crate) async fn groups(
 ) -> Result<Vec<GroupStatus>, PeerError> {
     match ask(peers, of, &NodeRequest::Groups, deadline).await? {
         NodeResponse::Groups(groups) => Ok(groups),
-        NodeResponse::Proposed(_) | NodeResponse::SteppedDown(_) => Err(strange(of)),
+        _ => Err(strange(of)),
     }
 }
 
@@ -82,7 +85,19 @@ pub(crate) async fn step_down(
 ) -> Result<Result<(), StepDownError>, PeerError> {
     match ask(peers, to, &NodeRequest::StepDown { term }, deadline).await? {
         NodeResponse::SteppedDown(done) => Ok(done),
-        NodeResponse::Proposed(_) | NodeResponse::Groups(_) => Err(strange(to)),
+        _ => Err(strange(to)),
+    }
+}
+
+/// Asks another node how many bytes may be copied to it.
+pub(crate) async fn room(
+    peers: &dyn Peers,
+    of: RaftId,
+    deadline: Instant,
+) -> Result<u64, PeerError> {
+    match ask(peers, of, &NodeRequest::Room, deadline).await? {
+        NodeResponse::Room(bytes) => Ok(bytes),
+        _ => Err(strange(of)),
     }
 }
 

@@ -53,6 +53,7 @@ impl NodeRpcHandler {
             NodeRequest::StepDown { term } => {
                 NodeResponse::SteppedDown(step_down_here(&self.elector, term, deadline).await)
             }
+            NodeRequest::Room => NodeResponse::Room(self.log.room_for_copies()),
         };
         Ok(codec::encode(&(VERSION, answer)))
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::healing::heal;
 use super::mover::{Mover, UnderWay};
+use super::target_room::TargetRoom;
 use super::{Control, ControlMessage, KeyedMutex};
 use crate::cluster::routing::{Directory, Router};
 use crate::domain::ids::{GroupId, RaftId, StateMachineId, TenantId};
@@ -309,6 +310,11 @@ impl ControlState {
             control: self.control(),
             registry: Arc::clone(&self.arguments.registry),
             under_way: Arc::clone(&self.moves_under_way),
+            room: TargetRoom {
+                log: Arc::clone(&self.arguments.log) as _,
+                peers: Arc::clone(&self.arguments.peers),
+                raft_id: self.arguments.raft_id,
+            },
         }
     }
 

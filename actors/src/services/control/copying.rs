@@ -29,13 +29,15 @@ const KNOWN_ROW_BYTES: usize = 80;
 type RowHash = [u8; 16];
 
 /// What the target has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Copied {
     rows: BTreeMap<Vec<u8>, RowHash>,
     /// Of the reading before, those that the present one has not come to.
     before: BTreeMap<Vec<u8>, RowHash>,
     /// What both cost in memory, bytes.
     known_bytes: usize,
+    /// What they may cost, bytes.
+    known_bytes_max: usize,
     events: u64,
     /// The number of the next piece.
     next: u32,
@@ -44,12 +46,29 @@ pub(super) struct Copied {
 /// Says that a tenant has too many rows to be moved.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the tenant has more rows than can be told apart while it moves: their hashes take more than {KNOWN_BYTES_MAX} \
-     bytes; delete what is not needed, or leave the tenant where it is"
+    "the tenant has more rows than can be told apart while it moves: their hashes take more than {0} bytes; delete \
+     what is not needed, or leave the tenant where it is"
 )]
-pub(super) struct TooManyRows;
+pub(super) struct TooManyRows(usize);
+
+impl Default for Copied {
+    fn default() -> Self {
+        Self::with_known_bytes(KNOWN_BYTES_MAX)
+    }
+}
 
 impl Copied {
+    /// Begins with nothing, and keeps hashes of rows that take so many bytes at most.
+    fn with_known_bytes(known_bytes_max: usize) -> Self {
+        let (rows, before) = (BTreeMap::new(), BTreeMap::new());
+        Self { rows, before, known_bytes: 0, known_bytes_max, events: 0, next: 0 }
+    }
+
+    /// Tells whether nothing was sent yet.
+    pub const fn is_empty(&self) -> bool {
+        self.next == 0
+    }
+
     /// What the source need not read again: its rows are read whole each time.
     pub fn held(&self) -> Held {
         Held { position: None, events: self.events }
@@ -78,8 +97,8 @@ impl Copied {
                 changed.push((key, Some(value)));
             }
         }
-        if self.known_bytes > KNOWN_BYTES_MAX {
-            return Err(TooManyRows);
+        if self.known_bytes > self.known_bytes_max {
+            return Err(TooManyRows(self.known_bytes_max));
         }
         self.events += part.events.len() as u64;
         Ok(self.pieces(changed, part.events, false))
@@ -189,5 +208,40 @@ impl Pieces<'_> {
         let events = left[..taken].to_vec();
         self.events_at += taken;
         events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(keys: std::ops::Range<u32>) -> DumpPart {
+        let row = |key: u32| (key.to_be_bytes().to_vec(), vec![1]);
+        DumpPart { rows: keys.map(row).collect(), events: Vec::new() }
+    }
+
+    /// Reads what the source holds now, and returns how many rows the target lacks.
+    fn read(copied: &mut Copied, keys: std::ops::Range<u32>) -> Result<usize, TooManyRows> {
+        copied.begin();
+        let sent: usize = copied.take(rows(keys))?.map(|piece| piece.rows.len()).sum();
+        Ok(sent + copied.end(false).map(|piece| piece.rows.len()).sum::<usize>())
+    }
+
+    #[test]
+    fn more_rows_than_can_be_told_apart_end_the_copy() {
+        const ROWS: u32 = 10;
+        let a_row = KNOWN_ROW_BYTES + size_of::<u32>();
+        let mut copied = Copied::with_known_bytes(ROWS as usize * a_row);
+        assert_eq!(read(&mut copied, 0..ROWS).unwrap(), 10);
+        // Read again they are the same rows, ...
+        assert_eq!(read(&mut copied, 0..ROWS).unwrap(), 0);
+        // ... those that go make room for others, in the reading after, ...
+        assert_eq!(read(&mut copied, 5..ROWS).unwrap(), 5);
+        assert_eq!(read(&mut copied, 5..ROWS + 5).unwrap(), 5);
+        // ... and one more is too many, whichever reading comes to it.
+        let error = read(&mut copied, 5..ROWS + 6).unwrap_err();
+        assert!(error.to_string().contains("more than 840 bytes"), "{error}");
+        assert!(read(&mut Copied::with_known_bytes(a_row), 0..2).is_err());
+        assert_eq!(read(&mut Copied::default(), 0..2).unwrap(), 2);
     }
 }

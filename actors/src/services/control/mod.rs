@@ -64,6 +64,7 @@ mod healing;
 mod message;
 mod mover;
 mod publishing;
+mod target_room;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -18,10 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Control;
 use super::copying::{Copied, Pieces, TooManyRows};
+use super::target_room::{NoRoom, TargetRoom};
 use crate::command::{
     Command, MoveStep, MoveTenant, Outcome, StepMove, SystemCommand, TenantCommand,
 };
-use crate::domain::ids::{Epoch, GroupId, StateMachineId, TenantId};
+use crate::domain::ids::{Epoch, GroupId, RaftId, StateMachineId, TenantId};
 use crate::ports::error::CallError;
 use crate::ports::{ApplySink, Dump, StoreError};
 use crate::services::mailbox::{internal_envelope, until};
@@ -40,6 +41,11 @@ const READINGS_MAX: u32 = 4;
 const FROZEN_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are read and compared in a second at least, while the source stands still.
 const FROZEN_BYTES_A_SECOND: usize = 16 << 20;
+/// Of the bytes that a tenant takes, one in so many more that each node of the target is to have: for its log, which has
+/// every piece as well until it is cut.
+const SPARE_DIVISOR: u64 = 4;
+/// The nodes of the target are asked again for their room after so many bytes: less than they keep for the log.
+const LOOK_EVERY_BYTES: u64 = 1 << 20;
 /// Wait before the next attempt, at first.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Wait before the next attempt, at most.
@@ -57,6 +63,12 @@ enum Hindrance {
     Store(#[from] StoreError),
     #[error("{0}")]
     Rows(#[from] TooManyRows),
+    /// Nothing was sent.
+    #[error("{0}")]
+    NoRoom(#[from] NoRoom),
+    /// What was sent is in the way there.
+    #[error("the target has no room for the rest of the tenant: {0}")]
+    Filled(String),
     #[error("{0} took longer than {1:?}")]
     Late(&'static str, Duration),
     #[error("{0} did not count: the move has gone on without this node")]
@@ -99,6 +111,7 @@ pub(super) struct Mover {
     pub control: Control,
     pub registry: Arc<Registry>,
     pub under_way: Arc<UnderWay>,
+    pub room: TargetRoom,
 }
 
 impl Mover {
@@ -158,9 +171,11 @@ impl Mover {
                 return;
             }
             tracing::warn!(%tenant, %error, attempt, "a tenant's move does not come further yet");
-            // Rows do not become fewer by another attempt, which writes all of them to the target again.
-            if attempt % ATTEMPTS_MAX == 0 || matches!(error, Hindrance::Rows(_)) {
-                self.call_off(tenant).await;
+            // Rows do not become fewer by another attempt, which writes all of them to the target again. And a copy
+            // that fills the target's disks has to go from there, for the sake of everybody else.
+            let is_hopeless = matches!(error, Hindrance::Rows(_) | Hindrance::Filled(_));
+            if attempt % ATTEMPTS_MAX == 0 || is_hopeless {
+                self.call_off(tenant, &error).await;
             }
             sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
@@ -183,9 +198,9 @@ impl Mover {
         }
     }
 
-    async fn call_off(&self, tenant: TenantId) {
+    async fn call_off(&self, tenant: TenantId, why: &Hindrance) {
         let Ok(Some((_, Some(it)))) = self.placed(tenant).await else { return };
-        tracing::warn!(%tenant, region = %it.region, "a tenant's move has failed too often and is called off");
+        tracing::warn!(%tenant, region = %it.region, %why, "a tenant's move is called off");
         if let Err(error) = self.step(tenant, it.epoch, MoveStep::Abort).await {
             tracing::warn!(%tenant, %error, "the move could not be called off");
         }
@@ -272,15 +287,51 @@ impl Mover {
         let dump = self.registry.dump(it.from, part, copied.held()).await?;
         // Nothing at all is no tenant.
         let mut dump = dump.ok_or(CallError::Starting { what: "the tenant" })?;
-        let mut bytes = Bytes { read: 0, sent: 0 };
+        if copied.is_empty() {
+            self.look_for_room(tenant, it, dump.bytes + dump.bytes / SPARE_DIVISOR).await?;
+        }
+        let (mut bytes, mut unseen) = (Bytes { read: 0, sent: 0 }, 0);
         copied.begin();
         while let Some(part) = dump.parts.next().await {
             let part = part?;
             bytes.read += part.rows.iter().map(Dump::cost).sum::<usize>();
-            bytes.sent += self.send_pieces(tenant, it, epoch, copied.take(part)?).await?;
+            let sent = self.send_pieces(tenant, it, epoch, copied.take(part)?).await?;
+            bytes.sent += sent;
+            unseen += sent as u64;
+            if unseen >= LOOK_EVERY_BYTES {
+                let look = self.room.look(&self.nodes_of(it.to).await?, unseen).await;
+                look.map_err(|error| Hindrance::Filled(error.to_string()))?;
+                unseen = 0;
+            }
         }
         bytes.sent += self.send_pieces(tenant, it, epoch, copied.end(is_last)).await?;
         Ok(bytes)
+    }
+
+    /// Finds out whether the target has room for the tenant. What an earlier attempt has left there may be what takes
+    /// it, and goes then.
+    async fn look_for_room(
+        &self,
+        tenant: TenantId,
+        it: &TenantMove,
+        needed: u64,
+    ) -> Result<(), Hindrance> {
+        let nodes = self.nodes_of(it.to).await?;
+        if let Err(error) = self.room.look(&nodes, needed).await {
+            if let Err(why) = self.tell(it.to, tenant, it.epoch, MoveTenant::Discard).await {
+                tracing::debug!(%tenant, %why, "what an earlier attempt has left there stays");
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Lists the nodes that have a replica of a group.
+    async fn nodes_of(&self, group: GroupId) -> Result<Vec<RaftId>, CallError> {
+        let find = move |state: &SystemState| {
+            state.groups().get(&group).map_or_else(Vec::new, |placed| placed.replicas.clone())
+        };
+        self.control.read(Instant::now() + STEP_DEADLINE, find).await
     }
 
     /// Sends pieces, and returns how many bytes they hold.
@@ -295,7 +346,11 @@ impl Mover {
         for piece in pieces {
             let rows = piece.rows.iter().filter_map(|(_, value)| value.as_ref()).map(Vec::len);
             sent += rows.sum::<usize>() + piece.begun.len() + piece.events.len();
-            self.tell(it.to, tenant, epoch, MoveTenant::TakeIn(piece)).await?;
+            let told = self.tell(it.to, tenant, epoch, MoveTenant::TakeIn(piece)).await;
+            told.map_err(|error| match error {
+                Hindrance::Call(full @ CallError::DiskFull) => Hindrance::Filled(full.to_string()),
+                error => error,
+            })?;
         }
         Ok(sent)
     }
