@@ -122,6 +122,20 @@ async fn a_missing_index_beside_events_is_damage() {
     assert!(matches!(open(&disk).await.err(), Some(StoreError::Damaged { .. })));
 }
 
+#[tokio::test]
+async fn a_folder_that_was_being_made_is_gone_after_the_next_start() {
+    let disk = SimDisk::new(1);
+    drop(stores(disk.mount()).await);
+    let dir = INDEX.rsplit_once('/').unwrap().0;
+    let mounted = disk.mount();
+    mounted.create_dir_all(&format!("{dir}/blobs")).unwrap();
+    for file in [EVENTS, &format!("{INDEX}.new")] {
+        mounted.open(file, OpenMode::OpenOrCreate).unwrap().sync_data().unwrap();
+    }
+    drop(stores(disk.mount()).await);
+    assert!(!disk.mount().exists(dir).unwrap());
+}
+
 /// Where the bytes `needle` stand in the index.
 fn places(disk: &SimDisk, needle: &[u8]) -> Vec<u64> {
     let file = disk.mount().open(INDEX, OpenMode::Existing).unwrap();

@@ -47,16 +47,37 @@ pub(crate) fn tenants(
 }
 
 /// Makes the directory durably, and ends removals that a crash interrupted. What other replicas had sent and was not
-/// whole goes, too.
+/// whole goes, too, and so do folders that were being made: the tenant may live on other nodes by now, and then
+/// nobody here would ask for them again.
 pub(crate) fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
     create_dir_durably(disk, tenants_dir)?;
-    for entry in disk.list(tenants_dir)? {
-        let is_left = [TRASH_PREFIX, STAGED_PREFIX].iter().any(|it| entry.name.starts_with(it));
-        if entry.is_dir && is_left {
+    for entry in disk.list(tenants_dir)?.into_iter().filter(|entry| entry.is_dir) {
+        let is_left = match entry.name.parse() {
+            Ok(tenant) => {
+                is_unfinished(disk, &Paths::of(StateMachineId::Tenant(tenant), tenants_dir))?
+            }
+            Err(_) => [TRASH_PREFIX, STAGED_PREFIX].iter().any(|it| entry.name.starts_with(it)),
+        };
+        if is_left {
             disk.remove_dir_all(&format!("{tenants_dir}/{}", entry.name))?;
         }
     }
     remove_staged(disk, &Paths::staged(StateMachineId::System, tenants_dir))
+}
+
+/// Tells whether a crash ended the making of a tenant's files. The index comes last, and events only after it: a
+/// folder that has events and no index is damage, and stays.
+fn is_unfinished(disk: &dyn Disk, paths: &Paths) -> io::Result<bool> {
+    if disk.exists(&paths.index)? {
+        return Ok(false);
+    }
+    if disk.exists(&paths.events)? && disk.open(&paths.events, OpenMode::Existing)?.len()? > 0 {
+        return Ok(false);
+    }
+    match &paths.blobs {
+        Some(blobs) if disk.exists(blobs)? => Ok(disk.list(blobs)?.is_empty()),
+        _ => Ok(true),
+    }
 }
 
 /// Removes staged files. Not durably: nothing is read of them if they come back.
