@@ -69,15 +69,13 @@ pub enum Mutant {
     MarkTooEarly,
     /// The source of a move goes on with a tenant that is about to be handed over, or was.
     TwoOwners,
-    /// What a replica was sent takes the place of its files before the events are durable.
-    InstallWithoutSync,
     /// A replica that let go of its log votes, and stands for election, before it is whole again.
     VoteBeforeWhole,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 26] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -103,7 +101,6 @@ impl Mutant {
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
         Self::TwoOwners,
-        Self::InstallWithoutSync,
         Self::VoteBeforeWhole,
     ];
 
@@ -135,7 +132,6 @@ impl Mutant {
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
             Self::TwoOwners => "two-owners",
-            Self::InstallWithoutSync => "install-without-sync",
             Self::VoteBeforeWhole => "vote-before-whole",
         }
     }

@@ -76,8 +76,6 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::DayRatchet => Plan { secs: 30, ..clocks },
         // A folder is lost that another replica gives back.
         Mutant::SnapshotWithoutEvents => Plan { secs: 30, ..disks },
-        // Power goes at a replica that was behind.
-        Mutant::InstallWithoutSync => Plan { secs: 30, ..processes },
         // Replicas move away from a node and back to it.
         Mutant::VoteBeforeWhole => Plan { nodes: 5, secs: 30, ..processes },
         // A process is killed soon after it has applied something.

@@ -19,7 +19,6 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use shiioo_actors::domain::ids::{Position, StateMachineId};
-use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{BoxFuture, DumpPart, Place, Row, Staging, StoreError};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use uuid::Uuid;
@@ -290,9 +289,6 @@ impl StagedFiles {
             from.read_at(at, &mut bytes).map_err(failed)?;
             to.write_at(events_from + at, &bytes).map_err(failed)?;
             at += bytes.len() as u64;
-        }
-        if mutants::is(Mutant::InstallWithoutSync) {
-            return Ok(());
         }
         to.sync_data().map_err(failed)
     }
