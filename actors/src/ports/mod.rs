@@ -25,8 +25,8 @@ pub use peers::{
     UnauthenticatedPeer,
 };
 pub use replicated_log::{
-    Durability, GroupLead, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus, Membership,
-    Proposals, ProposeError, Replay, ReplicaStatus, ReplicatedLog,
+    CopyProgress, Durability, GroupLead, GroupStatus, Leadership, LogEntry, LogMismatch, LogStatus,
+    Membership, Proposals, ProposeError, Replay, ReplicaStatus, ReplicatedLog,
 };
 pub use stores::{Found, Row, Store, StoreError, StoreStats, Stores};
 pub use work::{Attempt, AttemptJournal, DEATHS_MAX, Job, WorkerPool};

@@ -1,7 +1,7 @@
 //! The replicated log, as four capabilities: nobody gets the power to change who votes in order to
 //! propose a command.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,12 @@ pub trait LogStatus: Send + Sync + 'static {
     /// durable yet.
     fn last_index(&self, group: GroupId) -> Option<u64>;
 
+    /// How much replicas of a group that this node leads have of the copies that it sends to them: what they lack
+    /// of state machines, where the log does not reach back to it. A log without other replicas copies nothing.
+    fn copies(&self, _group: GroupId) -> BTreeMap<RaftId, CopyProgress> {
+        BTreeMap::new()
+    }
+
     /// The groups that this node leads now, as [`Proposals::leads`] has it.
     fn led(&self) -> Vec<GroupLead>;
 
@@ -211,6 +217,15 @@ pub trait LogStatus: Send + Sync + 'static {
 
     /// Who votes in a group, as this node's log has it. `None` for a group that is not here.
     fn voters(&self, group: GroupId) -> Option<Voters>;
+}
+
+/// How much a replica has of a copy of a group: grows while it gets on, and begins again with another attempt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CopyProgress {
+    /// State machines that it has whole.
+    pub state_machines: u64,
+    /// Bytes of the next one that it has acknowledged.
+    pub bytes: u64,
 }
 
 /// An entry as it stands in a group's log.

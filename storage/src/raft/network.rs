@@ -27,7 +27,7 @@ use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::{ApplySink, PeerError, Peers};
+use shiioo_actors::ports::{ApplySink, CopyProgress, PeerError, Peers};
 use tokio::time::Instant;
 
 use super::convert;
@@ -66,6 +66,8 @@ pub(crate) struct Network {
     copies: Arc<CopyRoom>,
     /// The replicas that have no room for what they are to be sent, and how long the next try waits.
     without_room: Arc<Mutex<BTreeMap<RaftId, Duration>>>,
+    /// How much replicas have of the last snapshot that was sent to each.
+    sent_so_far: Arc<Mutex<BTreeMap<RaftId, CopyProgress>>>,
     /// How the group's heartbeats leave.
     pub(super) heartbeats: Arc<HeartbeatBatches>,
     pub(super) pulse: Arc<Pulse>,
@@ -132,6 +134,7 @@ impl Network {
             snapshots_to: Arc::default(),
             copies,
             without_room: Arc::default(),
+            sent_so_far: Arc::default(),
             heartbeats,
             pulse: Arc::default(),
         }
@@ -142,6 +145,23 @@ impl Network {
         let sent = SnapshotTo { began: Instant::now(), answers: false };
         self.snapshots_to.lock().insert(raft_id, sent);
         SendingTo(self.clone(), raft_id)
+    }
+
+    /// Notes how much a replica has of the snapshot that is being sent to it.
+    pub(super) fn copied(&self, raft_id: RaftId, progress: CopyProgress) {
+        self.sent_so_far.lock().insert(raft_id, progress);
+    }
+
+    /// Notes that a replica has acknowledged so many bytes more of a state machine.
+    pub(super) fn copied_further(&self, raft_id: RaftId, bytes: u64) {
+        let mut copies = self.sent_so_far.lock();
+        let progress = copies.entry(raft_id).or_default();
+        progress.bytes = progress.bytes.saturating_add(bytes);
+    }
+
+    /// Tells how much replicas have of the snapshots that were sent to them.
+    pub fn sent_so_far(&self) -> BTreeMap<RaftId, CopyProgress> {
+        self.sent_so_far.lock().clone()
     }
 
     /// Whether a snapshot is being sent to a replica.
@@ -197,6 +217,7 @@ impl Network {
     /// term it begins with nothing, and has lost nothing.
     pub fn forget(&self, raft_id: RaftId) {
         self.acknowledged.lock().remove(&raft_id);
+        self.sent_so_far.lock().remove(&raft_id);
     }
 
     /// Where snapshots come from and go to.

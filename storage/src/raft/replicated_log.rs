@@ -1,6 +1,6 @@
 //! The `ReplicatedLog` port over the groups: what actors propose, read and change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shiioo_actors::command::Envelope;
@@ -10,8 +10,8 @@ use shiioo_actors::domain::ids::{GroupId, Position, RaftId, StateMachineId};
 use shiioo_actors::domain::voters::Voters;
 use shiioo_actors::mutants::{self, Mutant};
 use shiioo_actors::ports::{
-    BoxFuture, Durability, GroupLead, GroupStatus, Leadership, LogMismatch, LogStatus, Membership,
-    Proposals, ProposeError, Replay, StateDigest, StoreError,
+    BoxFuture, CopyProgress, Durability, GroupLead, GroupStatus, Leadership, LogMismatch,
+    LogStatus, Membership, Proposals, ProposeError, Replay, StateDigest, StoreError,
 };
 use tokio::sync::watch;
 
@@ -288,6 +288,10 @@ impl LogStatus for Groups {
 
     fn last_index(&self, group: GroupId) -> Option<u64> {
         self.log.last(group).map(|last| last.index)
+    }
+
+    fn copies(&self, group: GroupId) -> BTreeMap<RaftId, CopyProgress> {
+        self.all().get(&group).map(|group| group.network().sent_so_far()).unwrap_or_default()
     }
 
     fn led(&self) -> Vec<GroupLead> {

@@ -8,7 +8,7 @@ use openraft::errors::{RPCError, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::SnapshotOf;
 use shiioo_actors::domain::ids::StateMachineId;
-use shiioo_actors::ports::PeerError;
+use shiioo_actors::ports::{CopyProgress, PeerError};
 
 use super::convert;
 use super::group::Group;
@@ -81,10 +81,11 @@ impl Replica {
         // What is deleted from now on the receiver may get all the same: the log deletes it there.
         let parts = self.network.sink().parts(group).await;
         let parts = parts.map_err(|error| unsendable(error.to_string()))?;
-        let (mut lacking, mut has_room) = (None, true);
+        let (mut lacking, mut has_room, mut state_machines) = (None, true, 0);
         for part in parts.iter().copied() {
+            self.network.copied(self.raft_id, CopyProgress { state_machines, bytes: 0 });
             match self.send_part(sender, transfer, part).await? {
-                Sent::Whole => {}
+                Sent::Whole => state_machines += 1,
                 // Its neighbours get what they lack.
                 Sent::Lacking(why) => lacking = Some(why),
                 Sent::NoRoom(why) => (lacking, has_room) = (Some(why), false),
@@ -144,12 +145,15 @@ impl Replica {
             bytes += read.cost() as u64;
             let is_last = Pin::new(&mut parts).peek().await.is_none();
             for piece in cutter.cut(read, is_last) {
+                let piece_bytes = piece.bytes();
                 let base = match piece.is_last {
                     true => INSTALL_TIMEOUT + Duration::from_secs(bytes / INSTALLED_BYTES_A_SECOND),
                     false => PIECE_TIMEOUT,
                 };
                 match self.call(RequestBody::Piece(piece), base).await {
-                    Ok(Response::Snapshot(None)) => {}
+                    Ok(Response::Snapshot(None)) => {
+                        self.network.copied_further(self.raft_id, piece_bytes)
+                    }
                     Ok(Response::Snapshot(Some(theirs))) => return Ok(Sent::Superseded(theirs)),
                     Ok(Response::NoRoom(NoRoom { free })) => return Ok(no_room(bytes, free)),
                     Ok(_) => return Err(rpc_error(self.unexpected_reply())),

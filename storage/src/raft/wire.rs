@@ -319,6 +319,12 @@ impl Append {
 }
 
 impl Piece {
+    /// Counts the bytes of rows and events in it.
+    pub fn bytes(&self) -> u64 {
+        let rows = self.rows.iter().map(|(key, value)| key.0.len() + value.0.len());
+        (rows.sum::<usize>() + self.events.0.len()) as u64
+    }
+
     pub fn new(vote: Vote, transfer: u64, part: StateMachineId, position: Position) -> Self {
         let (rows, events) = (Vec::new(), Blob(Vec::new()));
         let (number, is_last, events_from) = (0, true, 0);
@@ -339,12 +345,6 @@ impl Piece {
     pub fn into_contents(self) -> (Vec<Found>, Vec<u8>) {
         let rows = self.rows.into_iter().map(|(key, value)| (key.0, value.0)).collect();
         (rows, self.events.0)
-    }
-
-    /// Counts the bytes of its contents.
-    pub fn bytes(&self) -> u64 {
-        let rows: usize = self.rows.iter().map(|(key, value)| key.0.len() + value.0.len()).sum();
-        (rows + self.events.0.len()) as u64
     }
 
     /// Checks that a leader can have sent this.

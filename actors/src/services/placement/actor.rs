@@ -273,6 +273,7 @@ impl PlacementArguments {
         damaged.insert(self.raft_id, self.registry.damaged_groups());
         let (terms, led): (BTreeMap<GroupId, u64>, Vec<GroupStatus>) =
             led.into_iter().map(|(term, group)| ((group.group, term), group)).unzip();
+        let copies = led.iter().map(|it| (it.group, self.log.copies(it.group))).collect();
         let view = ClusterView {
             own_id: self.raft_id,
             members: &members,
@@ -280,6 +281,7 @@ impl PlacementArguments {
             voters: &voters,
             leaders: &leaders,
             led: &led,
+            copies: &copies,
             health: &health,
             has_room: self.log.has_room(),
             tenants: &self.directory.count_by_group(),

@@ -8,23 +8,33 @@ use std::collections::BTreeSet;
 
 use super::moves::is_settled;
 use super::state::ClusterView;
+use super::untaken::Untaken;
 use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::region::Region;
 
 /// Chooses a group and who should have its replicas then.
-pub(super) fn balanced(view: &ClusterView<'_>) -> Option<(GroupId, Vec<RaftId>)> {
+pub(super) fn balanced(
+    view: &ClusterView<'_>,
+    untaken: &Untaken,
+) -> Option<(GroupId, Vec<RaftId>)> {
     let regions: BTreeSet<&Region> = view.placements.values().map(|it| &it.region).collect();
-    regions.into_iter().find_map(|region| in_region(view, region))
+    regions.into_iter().find_map(|region| in_region(view, untaken, region))
 }
 
-fn in_region(view: &ClusterView<'_>, region: &Region) -> Option<(GroupId, Vec<RaftId>)> {
+fn in_region(
+    view: &ClusterView<'_>,
+    untaken: &Untaken,
+    region: &Region,
+) -> Option<(GroupId, Vec<RaftId>)> {
     let members = view.members.values().filter(|it| it.region == *region && !it.is_leaving);
     let mut members: Vec<RaftId> = members.map(|it| it.raft_id).collect();
     if !members.iter().all(|id| view.is_alive(*id)) {
         return None;
     }
     members.sort_by_key(|id| (view.load(*id), *id));
-    let to = members.iter().copied().find(|id| view.can_take(None, *id))?;
+    // Who stalled would be given up again, after everything was copied for nothing.
+    let can_take = |id: &RaftId| view.can_take(None, *id) && !untaken.avoids(*id);
+    let to = members.iter().copied().find(can_take)?;
     let donors = members.into_iter().rev().filter(|id| view.load(*id) > view.load(to) + 1);
     donors.into_iter().find_map(|donor| given(view, region, donor, to))
 }

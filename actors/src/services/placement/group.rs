@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::policy::{VOTER_LOST_AFTER, Wish};
 use super::rounds::Rounds;
+use super::stalls::Stalls;
 use super::state::{MemberView, Step, is_alive, keeps_quorum};
 use crate::domain::ids::{GroupId, RaftId};
-use crate::ports::ReplicaStatus;
+use crate::ports::{CopyProgress, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
 
 /// A member that has been unhealthy for so long, and whose address another member has now, has
@@ -33,6 +34,8 @@ pub(super) struct GroupView<'a> {
     pub(super) members: &'a BTreeMap<RaftId, MemberView>,
     /// The replicas of the group.
     pub(super) replicas: &'a [ReplicaStatus],
+    /// How much replicas have of the copies that are sent to them.
+    pub(super) copies: &'a BTreeMap<RaftId, CopyProgress>,
     /// How the other members are.
     pub(super) health: &'a BTreeMap<RaftId, MemberHealth>,
     /// After so long without a leader there is a new one.
@@ -48,6 +51,8 @@ pub(super) struct Memory {
     orphans: BTreeMap<RaftId, Instant>,
     /// How learners catch up.
     pub(super) rounds: Rounds,
+    /// Which learners do not get on.
+    stalls: Stalls,
     /// Since when it has had one voter, one that could be the second, and a third to wait for.
     awaits_third: Option<Instant>,
 }
@@ -85,6 +90,7 @@ impl GroupView<'_> {
     /// The next step, if any.
     pub(super) fn next(&self, memory: &mut Memory, now: Instant) -> Option<Step> {
         memory.rounds.look(self.replicas, now);
+        memory.stalls.look(self.replicas, self.copies, |id| self.has_room(id), now);
         // Set again below, as long as it waits.
         let awaits_third = memory.awaits_third.take();
         if let Some(target) = self.unfinished {
@@ -92,8 +98,9 @@ impl GroupView<'_> {
         }
         self.leaving()
             .or_else(|| self.orphaned(&mut memory.orphans, now))
-            .or_else(|| self.joining())
+            .or_else(|| self.joining(&memory.stalls))
             .or_else(|| self.promotable(memory, awaits_third, now))
+            .or_else(|| self.stalled(&mut memory.stalls, now))
     }
 
     /// A member that should have no replica loses its vote, then its replica. Of the system group it
@@ -115,7 +122,7 @@ impl GroupView<'_> {
             }
             let mut rest = voters.clone();
             rest.remove(&id);
-            if !self.keeps_quorum(&rest) || !self.is_replaced_in(&rest) {
+            if !self.keeps_quorum(&rest) || !self.is_replaced_in(member, &rest) {
                 continue;
             }
             if id == self.leader {
@@ -126,10 +133,14 @@ impl GroupView<'_> {
         None
     }
 
-    /// Whether all who are there and should vote do. A tenant's replica goes only then: it holds a
-    /// copy of everything until somebody else does. In the system group everybody has a copy.
-    fn is_replaced_in(&self, voters: &BTreeSet<RaftId>) -> bool {
-        let there = self.wish.replicas.iter().filter(|id| self.is_alive(**id)).count();
+    /// Whether all who should vote in a member's place do. A tenant's replica goes only then: it holds a
+    /// copy of everything until somebody else does. Who is silent is not waited for by a member that leaves
+    /// or is lost; one that goes for balance alone has time: it keeps its vote until the silent one is back, or
+    /// is given up and another is chosen. In the system group everybody has a copy.
+    fn is_replaced_in(&self, member: &MemberView, voters: &BTreeSet<RaftId>) -> bool {
+        let has_time = self.is_alive(member.raft_id) && !member.is_leaving && !member.is_offline;
+        let is_there = |id: &&RaftId| has_time || self.is_alive(**id);
+        let there = self.wish.replicas.iter().filter(is_there).count();
         self.group == GroupId::SYSTEM || voters.len() >= there.min(self.wish.voters_max)
     }
 
@@ -151,15 +162,43 @@ impl GroupView<'_> {
         None
     }
 
-    fn joining(&self) -> Option<Step> {
+    fn joining(&self, stalls: &Stalls) -> Option<Step> {
         let has_replica = |id: RaftId| self.replicas.iter().any(|replica| replica.raft_id == id);
+        let makes_way = |member: &MemberView| {
+            stalls.is_given_up(member.raft_id) && self.could_have_instead(member)
+        };
         let mut joining = self.members.values().filter(|member| {
             self.wish.replicas.contains(&member.raft_id)
                 && !member.is_leaving
                 && !member.is_offline
                 && !has_replica(member.raft_id)
+                && !makes_way(member)
         });
         joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
+    }
+
+    /// A learner that gets nothing loses its replica, where another could have one. Not in the system group, of
+    /// which every member has a replica.
+    fn stalled(&self, stalls: &mut Stalls, now: Instant) -> Option<Step> {
+        let makes_way = |id: &RaftId| {
+            self.wish.replicas.contains(id)
+                && self.members.get(id).is_some_and(|member| self.could_have_instead(member))
+        };
+        let id = stalls.stalled(now).find(makes_way).filter(|_| self.group != GroupId::SYSTEM)?;
+        stalls.give_up(id, now);
+        Some(Step::RemoveLearner(id))
+    }
+
+    /// Whether some member could have the replica that another is to have.
+    fn could_have_instead(&self, of: &MemberView) -> bool {
+        self.members.values().any(|member| {
+            member.region == of.region
+                && !member.is_leaving
+                && !member.is_offline
+                && !self.wish.replicas.contains(&member.raft_id)
+                && self.is_alive(member.raft_id)
+                && self.has_room(member.raft_id)
+        })
     }
 
     /// A learner becomes a voter, where there is room for one or a voter is lost.

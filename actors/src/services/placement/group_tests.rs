@@ -16,13 +16,15 @@ const T: Duration = Duration::from_millis(500);
 pub(in super::super) struct Town {
     pub(in super::super) members: BTreeMap<RaftId, MemberView>,
     pub(in super::super) replicas: Vec<ReplicaStatus>,
+    copies: BTreeMap<RaftId, CopyProgress>,
     pub(in super::super) health: BTreeMap<RaftId, MemberHealth>,
 }
 
 impl Town {
     pub(in super::super) fn new(members: u64, voters: u64) -> Self {
-        let mut town =
-            Self { members: BTreeMap::new(), replicas: Vec::new(), health: BTreeMap::new() };
+        let (members_of, replicas) = (BTreeMap::new(), Vec::new());
+        let (copies, health) = (BTreeMap::new(), BTreeMap::new());
+        let mut town = Self { members: members_of, replicas, copies, health };
         for raft_id in 1..=members {
             town.move_in(raft_id);
             if raft_id <= voters {
@@ -57,12 +59,22 @@ impl Town {
     }
 
     fn view(&self) -> GroupView<'_> {
-        let Self { members, replicas, health } = self;
+        let Self { members, replicas, copies, health } = self;
         let (election_timeout, unfinished) = (T, None);
         let group = GroupId::SYSTEM;
         let wish = policy::wish(group, members, &BTreeMap::new()).unwrap();
         let leader = RaftId(1);
-        GroupView { group, wish, leader, members, replicas, health, election_timeout, unfinished }
+        GroupView {
+            group,
+            wish,
+            leader,
+            members,
+            replicas,
+            copies,
+            health,
+            election_timeout,
+            unfinished,
+        }
     }
 
     /// Looks twice, so that who has nothing to catch up with has caught up.
@@ -303,6 +315,26 @@ async fn a_replica_of_a_tenant_group_goes_when_another_votes_in_its_place() {
     assert_eq!(tenant_group(&town, &[2, 4]), Some(Step::HandOver));
 }
 
+/// 3 is well and stays in the cluster: its replica goes to 4 for balance, and 4 falls silent before it votes.
+#[tokio::test]
+async fn who_goes_for_balance_keeps_its_vote_until_another_votes() {
+    let mut town = Town::new(4, 3);
+    let wished = &[1, 2, 4];
+    town.replica(4, false, 9);
+    town.lose(4, 1);
+    assert_eq!(tenant_group(&town, wished), None);
+    // One that leaves does not wait for who is silent, and one that is lost is no help.
+    town.leave(3);
+    assert_eq!(tenant_group(&town, wished), voters([1, 2]));
+    town.members.get_mut(&RaftId(3)).unwrap().is_leaving = false;
+    town.lose(3, 1);
+    town.set_health(4, NodeStatus::Healthy, 0);
+    assert_eq!(tenant_group(&town, wished), None);
+    town.lose(3, 30);
+    town.replicas[3].lag = 0;
+    assert_eq!(tenant_group(&town, wished), voters([1, 2, 4]));
+}
+
 #[tokio::test]
 async fn a_lost_replica_of_a_tenant_group_is_replaced() {
     let mut town = Town::new(4, 3);
@@ -313,6 +345,66 @@ async fn a_lost_replica_of_a_tenant_group_is_replaced() {
     // One that is to go is not waited for.
     town.lose(3, 1);
     assert_eq!(tenant_group(&town, &[1, 2, 4]), voters([1, 2, 4]));
+}
+
+/// A group on 1, 2 and 4 whose learner, 4, gets nothing: what its leader does after so many seconds each.
+fn with_a_stalled_learner(town: &Town, secs: &[u64]) -> Vec<Option<Step>> {
+    let (mut memory, start) = (Memory::default(), Instant::now());
+    let step = |secs: &u64| {
+        let wish = Wish { replicas: raft_ids(&[1, 2, 4]), voters_max: 3 };
+        let view = GroupView { group: GroupId(1), wish, ..town.view() };
+        view.next(&mut memory, start + Duration::from_secs(*secs))
+    };
+    secs.iter().map(step).collect()
+}
+
+#[tokio::test]
+async fn a_learner_that_gets_nothing_makes_way_where_another_could_have_its_replica() {
+    let mut town = Town::new(4, 2);
+    town.replica(4, false, 9);
+    let gone = Some(Step::RemoveLearner(RaftId(4)));
+    assert_eq!(with_a_stalled_learner(&town, &[0, 119, 120]), [None, None, gone]);
+    town.lose(3, 1);
+    assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 is silent");
+    town.set_health(3, NodeStatus::Healthy, 0);
+    town.health.get_mut(&RaftId(3)).unwrap().has_room = false;
+    assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 has no room");
+    town.members.get_mut(&RaftId(3)).unwrap().region = "eu".into();
+    town.set_health(3, NodeStatus::Healthy, 0);
+    assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 is elsewhere");
+    // Of the system group everybody has a replica.
+    let mut town = Town::new(4, 2);
+    town.replica(4, false, 9);
+    let (mut memory, now) = (Memory::default(), Instant::now());
+    town.view().next(&mut memory, now);
+    assert_eq!(
+        town.view().next(&mut memory, now + Duration::from_secs(120)),
+        Some(Step::AddLearner(RaftId(3)))
+    );
+}
+
+#[tokio::test]
+async fn who_made_way_gets_no_replica_again_while_another_could_have_it() {
+    let mut town = Town::new(4, 2);
+    town.replica(4, false, 9);
+    let (mut memory, start) = (Memory::default(), Instant::now());
+    let mut at = |town: &Town, secs: u64| {
+        let wish = Wish { replicas: raft_ids(&[1, 2, 4]), voters_max: 3 };
+        let view = GroupView { group: GroupId(1), wish, ..town.view() };
+        view.next(&mut memory, start + Duration::from_secs(secs))
+    };
+    assert_eq!(at(&town, 0), None);
+    assert_eq!(at(&town, 120), Some(Step::RemoveLearner(RaftId(4))));
+    town.replicas.pop();
+    assert_eq!(at(&town, 121), None);
+    let silent = {
+        let mut town = town.clone();
+        town.lose(3, 1);
+        town
+    };
+    assert_eq!(at(&silent, 122), Some(Step::AddLearner(RaftId(4))), "nobody else is there");
+    assert_eq!(at(&town, 719), None);
+    assert_eq!(at(&town, 720), Some(Step::AddLearner(RaftId(4))), "it may be well by now");
 }
 
 proptest! {

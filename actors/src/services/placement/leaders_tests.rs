@@ -81,6 +81,7 @@ impl Town {
             voters: &self.voters,
             leaders: &self.leaders,
             led: &led.collect::<Vec<_>>(),
+            copies: &BTreeMap::new(),
             health: &self.health,
             has_room: true,
             tenants: &self.tenants,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::ClusterView;
+use super::untaken::Untaken;
 use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::Voters;
 use crate::state::system::GroupPlacement;
@@ -29,29 +30,34 @@ struct Move {
 
 /// All of them, as the leader of the system group remembers them from look to look.
 #[derive(Debug, Default)]
-pub(super) struct Moves(BTreeMap<GroupId, Move>);
+pub(super) struct Moves {
+    under_way: BTreeMap<GroupId, Move>,
+    /// What came of it that groups were assigned to members.
+    pub(super) untaken: Untaken,
+}
 
 impl Moves {
     /// Looks at the groups. Of one that nobody leads at the moment nothing new is known.
     pub(super) fn look(&mut self, view: &ClusterView<'_>, now: Instant) {
-        self.0.retain(|group, _| view.placements.contains_key(group));
+        self.untaken.look(view, now);
+        self.under_way.retain(|group, _| view.placements.contains_key(group));
         for (group, placement) in view.placements {
             let Some(voters) = view.voters.get(group) else { continue };
             if is_settled(voters, placement) {
-                self.0.remove(group);
+                self.under_way.remove(group);
                 continue;
             }
             let is_same = |it: &Move| it.voters == *voters && it.replicas == placement.replicas;
-            if !self.0.get(group).is_some_and(is_same) {
+            if !self.under_way.get(group).is_some_and(is_same) {
                 let (voters, replicas) = (voters.clone(), placement.replicas.clone());
-                self.0.insert(*group, Move { since: now, voters, replicas });
+                self.under_way.insert(*group, Move { since: now, voters, replicas });
             }
         }
     }
 
     /// How many groups are on their way.
     pub(super) fn under_way(&self, now: Instant) -> usize {
-        self.0.values().filter(|it| now.duration_since(it.since) < STUCK_AFTER).count()
+        self.under_way.values().filter(|it| now.duration_since(it.since) < STUCK_AFTER).count()
     }
 }
 

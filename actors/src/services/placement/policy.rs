@@ -7,7 +7,8 @@
 //!
 //! A tenant group has up to three replicas, on members of its region, and all of them vote. It
 //! begins on the first member of its region and grows with it. A member that leaves is replaced; one
-//! that has been silent for long is replaced where another can take its place. Otherwise replicas
+//! that has been silent for long, or never gets on as a learner, is replaced where another can take its
+//! place. Otherwise replicas
 //! move for balance only, as seldom as that allows ([`balance`](super::balance)).
 //!
 //! A member counts as silent when the leader of the *group* does not hear it. Whether other nodes hear that
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use super::balance::balanced;
 use super::moves::{Moves, is_settled};
 use super::state::{ClusterView, MemberView};
+use super::untaken::Untaken;
 use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::voters::{TENANT_GROUP_VOTERS, VOTERS_MAX};
 use crate::state::system::GroupPlacement;
@@ -82,26 +84,32 @@ pub(super) fn assignment(
         let voters = view.voters.get(group)?;
         // What is under way may be changed: it may wait for somebody who is lost.
         let may_change = !is_busy || !is_settled(voters, placement);
-        let wished = replicas(view, *group, placement);
+        let wished = replicas(view, *group, placement, (&moves.untaken, now));
         (may_change && wished != placement.replicas).then_some((*group, wished))
     });
     // Who has fewest replicas is in the greatest danger.
     let most_urgent = changes.min_by_key(|(group, _)| (view.voters[group].settled().len(), *group));
-    most_urgent.or_else(|| if is_busy { None } else { balanced(view) })
+    most_urgent.or_else(|| if is_busy { None } else { balanced(view, &moves.untaken) })
 }
 
 /// Chooses the members that should have a replica of a group: those that have one, as long as they
-/// are fit, then those with the fewest.
-fn replicas(view: &ClusterView<'_>, group: GroupId, placement: &GroupPlacement) -> Vec<RaftId> {
+/// are fit, then those with the fewest, and last of all those that stalled.
+fn replicas(
+    view: &ClusterView<'_>,
+    group: GroupId,
+    placement: &GroupPlacement,
+    (untaken, now): (&Untaken, Instant),
+) -> Vec<RaftId> {
     let in_region = |id: &RaftId| {
         view.members.get(id).filter(|it| !it.is_leaving && it.region == placement.region)
     };
     let leader = view.leaders.get(&group).copied();
-    let is_lost = |id: RaftId| view.lost_for(leader, id) >= VOTER_LOST_AFTER;
+    let is_lost =
+        |id: RaftId| view.lost_for(leader, id) >= VOTER_LOST_AFTER || untaken.has(group, id, now);
     let has = |id: RaftId| placement.replicas.contains(&id);
     let mut spare: Vec<RaftId> = view.members.keys().copied().collect();
     spare.retain(|id| in_region(id).is_some() && !has(*id) && view.can_take(leader, *id));
-    spare.sort_by_key(|id| (view.load(*id), *id));
+    spare.sort_by_key(|id| (untaken.avoids(*id), view.load(*id), *id));
     let mut spare = spare.into_iter();
     let mut chosen = Vec::new();
     for id in placement.replicas.iter().copied() {

@@ -39,6 +39,11 @@ impl Town {
         self.placements.insert(GroupId(group), samples::placement(replicas));
     }
 
+    fn learn(&mut self, group: u32, voters: &[u64], learners: &[u64]) {
+        let voters = Voters::of(raft_ids::<Vec<_>>(voters));
+        self.voters.insert(GroupId(group), Voters { learners: raft_ids(learners), ..voters });
+    }
+
     fn silent_for(&mut self, raft_id: u64, secs: u64) {
         self.health.insert(RaftId(raft_id), samples::health(secs));
     }
@@ -62,6 +67,7 @@ impl Town {
             voters: &self.voters,
             leaders: &self.leaders,
             led: &[],
+            copies: &BTreeMap::new(),
             health: &self.health,
             has_room: true,
             tenants: &BTreeMap::new(),
@@ -140,23 +146,81 @@ fn a_group_that_does_not_get_on_takes_no_place() {
     let mut town = Town::new(4, &[&[1, 2], &[1, 2], &[1], &[1]]);
     for group in [1, 2] {
         town.place(group, &[1, 2, 3]);
+        town.learn(group, &[1, 2], &[3]);
     }
     let (mut moves, start) = (Moves::default(), Instant::now());
     let secs = |secs| start + Duration::from_secs(secs);
     assert_eq!(town.look(&mut moves, start), None);
     // One of the two gets on.
-    let learner = Voters { learners: raft_ids(&[3]), ..Voters::of([1, 2].map(RaftId)) };
-    town.voters.insert(GroupId(2), learner);
+    town.learn(2, &[1, 2, 4], &[3]);
     assert_eq!(town.look(&mut moves, secs(59)), None);
     assert_eq!(town.look(&mut moves, secs(60)), Some((3, vec![1, 4, 2])));
     town.place(3, &[1, 4, 2]);
+    town.learn(3, &[1], &[2, 4]);
     assert_eq!(town.look(&mut moves, secs(61)), None, "two are on their way again");
     // Of a group that nobody leads for a moment nothing new is known.
     town.voters.remove(&GroupId(1));
     assert_eq!(town.look(&mut moves, secs(62)), None);
-    town.voters.insert(GroupId(1), Voters::of([1, 2].map(RaftId)));
+    town.learn(1, &[1, 2], &[3]);
     assert_eq!(town.look(&mut moves, secs(118)), None);
     assert_eq!(town.look(&mut moves, secs(119)), Some((4, vec![1, 4, 3])));
+}
+
+/// The leader of a group that is assigned to 4 gives it no replica.
+#[test]
+fn who_is_given_no_replica_is_replaced_and_comes_last_for_a_while() {
+    let mut town = Town::new(4, &[&[1, 2, 3]]);
+    town.place(1, &[1, 2, 4]);
+    let (mut moves, start) = (Moves::default(), Instant::now());
+    let secs = |secs| start + Duration::from_secs(secs);
+    assert_eq!(town.look(&mut moves, start), None);
+    assert_eq!(town.look(&mut moves, secs(14)), None);
+    assert_eq!(town.look(&mut moves, secs(15)), Some((1, vec![1, 2, 3])));
+    town.place(1, &[1, 2, 3]);
+    assert_eq!(town.look(&mut moves, secs(16)), None);
+    // A place that becomes free is for another, where there is one.
+    town.members.get_mut(&RaftId(2)).unwrap().is_leaving = true;
+    assert_eq!(town.look(&mut moves, secs(17)), Some((1, vec![1, 4, 3])));
+    town.move_in(5, "default");
+    assert_eq!(town.look(&mut moves, secs(18)), Some((1, vec![1, 5, 3])));
+    // One that is not heard is given up for its silence, and later.
+    let mut town = Town::new(4, &[&[1, 2, 3]]);
+    town.place(1, &[1, 2, 4]);
+    town.silent_for(4, 20);
+    let mut moves = Moves::default();
+    assert_eq!(town.look(&mut moves, start), None);
+    assert_eq!(town.look(&mut moves, secs(20)), None);
+}
+
+#[test]
+fn balance_gives_nothing_to_who_stalled_until_later() {
+    let mut town = Town::new(4, &[&[1, 2, 3], &[1, 2, 3]]);
+    town.place(1, &[1, 2, 4]);
+    town.place(2, &[1, 2, 3]);
+    let (mut moves, start) = (Moves::default(), Instant::now());
+    let secs = |secs| start + Duration::from_secs(secs);
+    town.look(&mut moves, start);
+    assert_eq!(town.look(&mut moves, secs(15)), Some((1, vec![1, 2, 3])));
+    town.place(1, &[1, 2, 3]);
+    assert_eq!(town.look(&mut moves, secs(16)), None);
+    assert_eq!(town.look(&mut moves, secs(614)), None);
+    assert_eq!(
+        town.look(&mut moves, secs(615)).map(|(_, replicas)| replicas.contains(&4)),
+        Some(true)
+    );
+}
+
+/// A learner is waited for: its group's leader says whether it gets on. So is a group that nobody leads, and
+/// who is not heard is given up for that.
+#[test]
+fn who_is_a_learner_is_waited_for() {
+    let mut town = Town::new(5, &[&[1, 2, 3]]);
+    town.place(1, &[1, 2, 4]);
+    town.learn(1, &[1, 2, 3], &[4]);
+    let (mut moves, start) = (Moves::default(), Instant::now());
+    for at in [0, 15, 600] {
+        assert_eq!(town.look(&mut moves, start + Duration::from_secs(at)), None);
+    }
 }
 
 #[test]

@@ -13,12 +13,15 @@ use super::policy;
 use crate::domain::ids::{GroupId, NodeId, RaftId};
 use crate::domain::region::Region;
 use crate::domain::voters::Voters;
-use crate::ports::{GroupStatus, ReplicaStatus};
+use crate::ports::{CopyProgress, GroupStatus, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
 use crate::state::system::GroupPlacement;
 
 /// A leader looks this often whether another should lead one of its groups, and lets one go at a time.
 const SPREAD_EVERY: Duration = Duration::from_secs(1);
+
+/// Of a group that nothing is copied of.
+static NO_COPIES: BTreeMap<RaftId, CopyProgress> = BTreeMap::new();
 
 /// A member, as far as placement looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct ClusterView<'a> {
     pub(super) leaders: &'a BTreeMap<GroupId, RaftId>,
     /// The groups that this node leads.
     pub(super) led: &'a [GroupStatus],
+    /// How much replicas of those groups have of the copies that are sent to them.
+    pub(super) copies: &'a BTreeMap<GroupId, BTreeMap<RaftId, CopyProgress>>,
     /// How the other members are.
     pub(super) health: &'a BTreeMap<RaftId, MemberHealth>,
     /// Whether this node's own disk has room.
@@ -191,6 +196,7 @@ impl ClusterView<'_> {
             leader: self.own_id,
             members: self.members,
             replicas: &led.replicas,
+            copies: self.copies.get(&led.group).unwrap_or(&NO_COPIES),
             health: self.health,
             election_timeout: self.election_timeout,
             unfinished: led.unfinished.as_ref(),
