@@ -146,11 +146,21 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
     /// Tries until there is an answer or the time is up.
     async fn run(mut self, next: &Next) -> Response {
         let mut pacing = Pacing::new(self.until);
+        // What an attempt answered that did what it was to do, and broke off a wait. It stands whatever
+        // becomes of the attempts after it, which are made for the sake of the wait alone.
+        let mut done: Option<Response> = None;
         loop {
             let (found, attempted) = self.attempt(next).await;
             let (retry, answer) = match attempted {
+                Attempted::Answered(answer) if answer.status().is_server_error() => {
+                    return done.unwrap_or(answer);
+                }
                 Attempted::Answered(answer) => return answer,
                 Attempted::Retry(retry, answer) => (retry, answer),
+            };
+            let answer = match answer.status().is_success() {
+                true => answer,
+                false => done.take().unwrap_or(answer),
             };
             let is_final = self.is_once() && retry == Retry::Unknown;
             if is_final || pacing.is_over() {
@@ -166,6 +176,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
             if !pacing.rest(moved).await {
                 return answer;
             }
+            done = Some(answer).filter(|answer| answer.status().is_success());
         }
     }
 

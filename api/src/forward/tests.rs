@@ -23,7 +23,7 @@ use crate::forward::outbound::ANSWER_GRACE;
 use crate::forward::retry::RETRY_MIN;
 use crate::forward::transport::ANSWER_PAUSE_MAX;
 use crate::input::payload::Payload;
-use crate::output::problem::{Code, Problem};
+use crate::output::problem::{Code, Problem, Retry};
 use crate::request::ctx::Ctx;
 
 /// Tells what a handler sees.
@@ -257,6 +257,31 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
         assert_eq!(status, 201);
         let times = ["waited_secs", "left_secs", "deadline_secs"].map(|name| seen[name].clone());
         assert_eq!(times, [json!(8.0), json!(2.0), json!(5.0)], "{lead:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_broke_off_goes_on_elsewhere_and_what_was_done_stands() {
+    let broke_off = async || {
+        let mut answer = (StatusCode::CREATED, r#""begun""#).into_response();
+        answer.extensions_mut().insert(Retry::Unknown);
+        answer
+    };
+    for goes_on in [true, false] {
+        let ended = async || (StatusCode::CREATED, r#""ended""#);
+        let next = if goes_on { owner(LONG_POLL, post(ended)) } else { lost() };
+        let first = owner(LONG_POLL, post(broke_off));
+        let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, first), (3, next)]));
+        routes.move_lead(Duration::from_secs(1), Lead::There(RaftId(3)));
+        let router = asking(&routes, LONG_POLL, post(never));
+        let sent = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":10}"#);
+        let (status, _, body) = send(&router, sent).await;
+        assert_eq!(status, 201);
+        assert_eq!(body, if goes_on { "ended" } else { "begun" });
+        if goes_on {
+            let last = routes.attempts().pop();
+            assert_eq!(last, Some((3, Some(0), true)), "it is one request");
+        }
     }
 }
 

@@ -246,6 +246,11 @@ impl Problem {
         self
     }
 
+    /// Tells why another attempt may end better, if it may.
+    pub(crate) const fn retries(&self) -> Option<Retry> {
+        self.0.retry
+    }
+
     /// Says that this attempt certainly changed nothing.
     pub(crate) fn not_applied(mut self) -> Self {
         self.0.facts.applied = Some(false);

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use shiioo_actors::domain::json::Json;
 use utoipa::ToSchema;
 
-use crate::output::problem::Problem;
+use crate::output::problem::{Problem, Retry};
 
 /// The result of every handler.
 pub(crate) type Reply = Result<Response, Problem>;
@@ -53,6 +53,12 @@ impl Answer {
     /// Adds whether the idempotency key was known.
     pub(crate) fn replayed(self, replayed: bool) -> Result<Self, Problem> {
         if replayed { self.header(IDEMPOTENT_REPLAYED, "true") } else { Ok(self) }
+    }
+
+    /// Says that another attempt may end better, though this is an answer.
+    pub(crate) fn retry(mut self, retry: Retry) -> Self {
+        self.0.extensions_mut().insert(retry);
+        self
     }
 
     /// Ends with the answer.

@@ -20,7 +20,7 @@ use crate::input::fields::{Name, Text, Wait, object};
 use crate::input::payload::{Checked, CheckedPayload, Payload};
 use crate::input::raw_json::RawJson;
 use crate::output::page::List;
-use crate::output::problem::Problem;
+use crate::output::problem::{Problem, Retry};
 use crate::output::reply::{Answer, Raw, Reply, Shown};
 use crate::request::ctx::Ctx;
 use crate::request::tenant::Tenant;
@@ -244,15 +244,18 @@ pub(crate) async fn start(
 ) -> Reply {
     let call = ctx.creating_call(&body.bytes)?;
     let created = tenant.handle.start_run(&call, body.value).await?;
-    let mut run = created.resource;
+    let (mut run, mut broke_off) = (created.resource, false);
     if let Some(wait) = left_of(&ctx, wait_secs) {
         // The run is there whatever becomes of the wait: an error would say it may not be.
-        let ended = tenant.handle.wait_run(&ctx.waiting_call(wait), run.id, wait).await;
-        run = ended.unwrap_or(run);
+        match tenant.handle.wait_run(&ctx.waiting_call(wait), run.id, wait).await {
+            Ok(ended) => run = ended,
+            Err(error) => broke_off = Problem::from(error).retries().is_some(),
+        }
     }
-    Answer::created(&location(tenant.id, run.id), &RunBody::from(run))?
-        .replayed(created.replayed)?
-        .done()
+    let answer = Answer::created(&location(tenant.id, run.id), &RunBody::from(run))?;
+    let answer = answer.replayed(created.replayed)?;
+    // Where the lead has moved, another attempt, which starts nothing more, waits for the rest of the time.
+    if broke_off { answer.retry(Retry::Unknown).done() } else { answer.done() }
 }
 
 /// Lists runs, newest first.
