@@ -109,6 +109,26 @@ async fn a_connection_serves_many_requests_and_stops_in_order() {
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "an idle connection is closed");
 }
 
+/// A client may be about to send when the server begins to stop: closing first would break its request.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_answers_what_was_on_its_way() {
+    let (server, clients) = in_memory();
+    let mut stream = dial(&clients).await;
+    one_answer(&mut stream, GET).await;
+    let (idle, mut waiting) = (dial(&clients).await, dial(&clients).await);
+    let stopping = tokio::spawn(server.stop());
+    sleep(Duration::from_millis(200)).await;
+    for stream in [&mut stream, &mut waiting] {
+        let answer = one_answer(stream, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0, "it said so");
+    }
+    assert!(!stopping.is_finished(), "one may still send");
+    stopping.await.unwrap();
+    drop(idle);
+}
+
 #[tokio::test(start_paused = true)]
 async fn garbage_is_refused_and_harms_nobody() {
     let (server, clients) = in_memory();

@@ -4,12 +4,14 @@
 //! for a newcomer is decided in `places`. The time of each phase of a connection is bounded: headers and
 //! idling between requests (here), bodies (`forward/body`), answers (the deadline of each call).
 
+use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::{HeaderValue, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -35,6 +37,11 @@ const CONNECTION_BUFFER_BYTES_MAX: usize = 4 * HEADERS_BYTES_MAX;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time for a connection that is evicted to tell its client.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// Time in which a connection may send one more request once the server is stopping. Longer than what a busy client
+/// does between two requests.
+const LAST_REQUEST_AWAITED: Duration = Duration::from_millis(250);
+/// Connections in the backlog that are still taken once the server is stopping.
+const LAST_CONNECTIONS_MAX: usize = 128;
 /// Longest time for running requests to end once the server is stopping.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -61,9 +68,20 @@ pub(crate) async fn serve(
         let (router, told_to_stop) = (router.clone(), told_to_stop.clone());
         conversations.spawn(converse(stream, router, told_to_stop, seat, metrics.connected()));
     }
+    stopping.send_replace(true);
+    // A client whose connection waits in the backlog has sent its request already: it would be reset with it.
+    for _ in 0..LAST_CONNECTIONS_MAX {
+        let waiting = tokio::select! {
+            biased;
+            accepted = accept(&*listener, &connections) => Some(accepted),
+            () = std::future::ready(()) => None,
+        };
+        let Some((stream, seat)) = waiting else { break };
+        let (router, told_to_stop) = (router.clone(), told_to_stop.clone());
+        conversations.spawn(converse(stream, router, told_to_stop, seat, metrics.connected()));
+    }
     // The listener goes first, so that no client waits in a backlog that will not be served.
     drop(listener);
-    stopping.send_replace(true);
     let drained = timeout(DRAIN_MAX, async { while conversations.join_next().await.is_some() {} });
     if drained.await.is_err() {
         warn!(connections = conversations.len(), "requests were still running: closing them");
@@ -101,10 +119,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection. Closing it drops the handler of a running request.
+///
+/// Once the server is stopping, the next answer says that the connection ends. Whichever side closes an idle
+/// connection may break a request that the other side is just sending: so a client that is about to send one
+/// has a moment to do so, and to hear that the connection ends.
 async fn converse(
     stream: Box<dyn ByteStream>,
     router: Router,
-    mut told_to_stop: watch::Receiver<bool>,
+    told_to_stop: watch::Receiver<bool>,
     seat: Arc<Seat>,
     _counted: Held,
 ) {
@@ -115,24 +137,34 @@ async fn converse(
         // `middleware` writes the date: it comes from the seams.
         .auto_date_header(false);
     let service = service_fn(|request: Request<Incoming>| {
-        let (router, seat) = (router.clone(), Arc::clone(&seat));
+        let (router, seat, stopping) = (router.clone(), Arc::clone(&seat), told_to_stop.clone());
         async move {
             let mut request = request.map(|body| seat.request_came(body));
             request.extensions_mut().insert(Arc::clone(&seat));
-            let answer = router.oneshot(request).await;
+            let Ok(mut answer) = router.oneshot(request).await;
             seat.answered();
-            answer
+            if *stopping.borrow() {
+                let close = const { HeaderValue::from_static("close") };
+                answer.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
+    let mut stops = told_to_stop.clone();
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     // Biased: a connection that has ended by itself has, whatever else is true by now; and the end of
     // the server, which lets a running request end, goes before an eviction.
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = async { drop(told_to_stop.wait_for(|stopping| *stopping).await) } => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        () = async { drop(stops.wait_for(|stopping| *stopping).await) } => {
+            match timeout(LAST_REQUEST_AWAITED, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
         answers_first = seat.evicted() => match answers_first {
             true => {
