@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `harness` | nodes and clusters of real processes, their network, disks and files, and who calls them |
 //! | [`load`] | the load tool |
-//! | `soak` | trials that go on as long as one likes: kills, lost leaders, a hostile tenant |
+//! | `soak` | trials that go on as long as one likes: kills, lost leaders, a hostile tenant, a cluster that grows |
 //! | [`arrows`] | who names whom, for the test of the architecture |
 //!
 //! The client of the HTTP API, and promises that the simulator checks as well, are in `outside`.
@@ -39,4 +39,4 @@ pub use harness::{
     files, flood, pause, raw, spec,
 };
 pub use outside::{Broken, Call, Client, Reply};
-pub use soak::{chaos, cluster_chaos, failover, hostile};
+pub use soak::{chaos, cluster_chaos, failover, grow, hostile};

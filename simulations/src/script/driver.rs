@@ -324,7 +324,7 @@ impl Driver {
             let answer = self.desk.answers.borrow_mut().remove(&number);
             let came = match answer {
                 Some(Ok(reply)) => self.book.take(&request, &reply, &self.world),
-                Some(Err(Broken(_))) | None => "no answer".to_owned(),
+                Some(Err(Broken { .. })) | None => "no answer".to_owned(),
             };
             self.write(&format!("    {whom}{came}"));
         }

@@ -131,7 +131,7 @@ impl Client {
                     return reply;
                 }
                 Ok(reply) => in_doubt |= reply.body["applied"] != false,
-                Err(Broken(_)) => in_doubt = true,
+                Err(Broken { .. }) => in_doubt = true,
             }
             tokio::time::sleep(RETRY_PAUSE).await;
             self.wander(1.0);
@@ -192,7 +192,7 @@ impl Client {
         let answer = request.try_send().await;
         let came = match &answer {
             Ok(answer) => format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)),
-            Err(Broken(why)) => why.clone(),
+            Err(Broken { why, .. }) => why.clone(),
         };
         trace::event(&self.name, "http", format_args!("{asked} -> {came}"), &[]);
         let answer = answer?;

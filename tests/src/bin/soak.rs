@@ -3,10 +3,11 @@
 //! away, again and again, and measures how long it takes until others serve. With `hostile`: has one
 //! tenant do everything at once that it can, and measures what its neighbour notices. With `cluster`:
 //! kills and stops nodes of a cluster under load, and checks and measures what its tenants notice.
+//! With `grow`: adds, removes and restarts nodes under load.
 
 use clap::{Parser, Subcommand};
 use tests::chaos::{self, Plan};
-use tests::{cluster_chaos, failover, hostile};
+use tests::{cluster_chaos, failover, grow, hostile};
 
 /// Kills a node under load, again and again, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -32,6 +33,8 @@ enum Mode {
     Hostile(hostile::Args),
     /// Kills and stops nodes of a cluster under load, checks, and measures.
     Cluster(cluster_chaos::Args),
+    /// Adds, removes and restarts nodes under load, and checks and measures what clients see.
+    Grow(grow::Args),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -41,6 +44,7 @@ async fn main() {
         Some(Mode::Failover(args)) => return failover::measure(&args).await,
         Some(Mode::Hostile(args)) => return hostile::soak(&args).await,
         Some(Mode::Cluster(args)) => return cluster_chaos::soak(&args).await,
+        Some(Mode::Grow(args)) => return grow::soak(&args).await,
         None => {}
     }
     let seed = seed.unwrap_or_else(chaos::any_seed);

@@ -21,6 +21,8 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(3);
 const ENDED_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
+/// Tells a node whom to ask to be let in.
+const JOIN: &str = "--join";
 /// What admits nodes to a cluster in a network of its own.
 const SECRET: &str = "a-secret-of-the-tests";
 
@@ -122,24 +124,36 @@ impl Cluster {
     /// Has one more node join, and waits until it is a member, which may not vote yet. Gives its
     /// place.
     pub async fn admit(&mut self, launch: Launch) -> usize {
-        let mut first = launch.clone();
-        if let Some(founder) = self.nodes.first() {
-            let founder = founder.server.node_json()["node_addr"].clone();
-            let founder = founder.as_str().expect("a node address").to_owned();
-            first.args.extend(["--join".to_owned(), founder]);
+        let place = self.begin_join(launch);
+        self.joined(place).await;
+        place
+    }
+
+    /// Starts a node that is to join, and waits for nothing. Gives its place.
+    pub fn begin_join(&mut self, mut launch: Launch) -> usize {
+        if let Some(founder) = self.nodes.iter().find(|node| node.state == State::Running) {
+            launch.args.extend([JOIN.to_owned(), founder.server.node_addr()]);
         }
-        let mut server = first.start();
+        let (server, id) = (launch.start(), String::new());
+        self.nodes.push(Node { server, id, state: State::Running });
+        self.nodes.len() - 1
+    }
+
+    /// Waits until a node that joins is a member.
+    pub async fn joined(&mut self, place: usize) {
+        let server = &mut self.nodes[place].server;
         let file = server.data().join("node.json");
-        eventually(&format!("node {} is a member", self.nodes.len()), async || {
-            assert!(server.is_running(), "node {} ended:\n{}", self.nodes.len(), server.output());
+        eventually(&format!("node {place} is a member"), async || {
+            assert!(server.is_running(), "node {place} ended:\n{}", server.output());
             file.exists().then_some(())
         })
         .await;
         // A member needs to be told nothing when it starts again.
-        *server.launch_mut() = launch;
-        let id = server.node_json()["node_id"].as_str().expect("an id").to_owned();
-        self.nodes.push(Node { server, id, state: State::Running });
-        self.nodes.len() - 1
+        let args = &mut server.launch_mut().args;
+        if let Some(at) = args.iter().rposition(|arg| arg == JOIN) {
+            args.drain(at..at + 2);
+        }
+        self.learn_id(place);
     }
 
     /// Takes note of the id of a node that has become another member.

@@ -3,4 +3,5 @@
 pub mod chaos;
 pub mod cluster_chaos;
 pub mod failover;
+pub mod grow;
 pub mod hostile;

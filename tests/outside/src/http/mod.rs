@@ -46,9 +46,14 @@ pub struct Client {
     patience: Duration,
 }
 
-/// A call that got no whole answer: whether it took effect is unknown.
+/// A call that got no whole answer: whether it took effect is unknown, unless it was never sent.
 #[derive(Debug)]
-pub struct Broken(pub String);
+pub struct Broken {
+    /// What happened.
+    pub why: String,
+    /// Whether nothing of the request left: it may be sent again, to whomever, whatever it asks for.
+    pub is_unsent: bool,
+}
 
 /// A call being put together.
 pub struct Call<'a> {
@@ -144,7 +149,8 @@ impl Client {
                 return Ok(connection);
             }
         }
-        let stream = TokioIo::new((self.connect)().await.map_err(broken)?);
+        let unsent = |error: io::Error| Broken { why: error.to_string(), is_unsent: true };
+        let stream = TokioIo::new((self.connect)().await.map_err(unsent)?);
         let (connection, driver) = http1::handshake(stream).await.map_err(broken)?;
         tokio::spawn(driver);
         Ok(connection)
@@ -197,7 +203,7 @@ impl Call<'_> {
     pub async fn send(self) -> Reply {
         let (asked, patience) = (line(&self.request), self.patience);
         let answer = self.try_send().await;
-        answer.unwrap_or_else(|Broken(why)| panic!("{asked}, within {patience:?}: {why}"))
+        answer.unwrap_or_else(|Broken { why, .. }| panic!("{asked}, within {patience:?}: {why}"))
     }
 
     /// Sends it, for callers that expect the server to die, or to be slow.
@@ -207,7 +213,8 @@ impl Call<'_> {
     pub async fn try_send(self) -> Result<Reply, Broken> {
         let exchange = self.client.exchange(self.request);
         let answer = tokio::time::timeout(self.patience, exchange).await;
-        answer.unwrap_or_else(|_| Err(Broken("no answer in time".to_owned())))
+        let late = || Broken { why: "no answer in time".to_owned(), is_unsent: false };
+        answer.unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -223,6 +230,7 @@ fn line(request: &Request<Full<Bytes>>) -> String {
     format!("{} {}", request.method(), request.uri())
 }
 
-fn broken(error: impl std::error::Error) -> Broken {
-    Broken(error.to_string())
+fn broken(error: hyper::Error) -> Broken {
+    // Cancelled: the connection went before the request was written.
+    Broken { why: error.to_string(), is_unsent: error.is_canceled() }
 }

@@ -6,10 +6,10 @@ use outside::checks::{demand, events, runs};
 use serde_json::Value;
 
 use super::writers::Known;
-use crate::{Cluster, Tenant, eventually, files};
+use crate::{Client, Cluster, Tenant, eventually, files};
 
 /// Every acknowledged run is there once and completed; what was refused was not started.
-pub(super) async fn runs_ended(user: &Tenant, known: &Known) {
+pub(in crate::soak) async fn runs_ended(user: &Tenant, known: &Known) {
     user.idle().await;
     let listed = user.all_runs().await;
     let started = known.runs.iter().map(|(key, id)| (id.as_str(), key.as_str()));
@@ -26,7 +26,7 @@ pub(super) async fn runs_ended(user: &Tenant, known: &Known) {
 /// Waits until every replica has applied what its leader has.
 pub async fn replicas_agree(cluster: &Cluster) {
     eventually("no replica is behind", async || {
-        let reply = cluster.client(0).get("/api/cluster/groups").await;
+        let reply = anybody(cluster).get("/api/cluster/groups").await;
         let groups = (reply.status == 200).then(|| reply.json())?;
         let mut groups = groups["groups"].as_array()?.iter();
         let agrees = |group: &Value| {
@@ -43,18 +43,28 @@ pub async fn replicas_agree(cluster: &Cluster) {
 }
 
 /// The data directories of all nodes that have a replica of a tenant.
-pub(super) async fn homes(cluster: &mut Cluster, tenant: &str) -> Vec<PathBuf> {
-    let shown = cluster.client(0).get(&format!("/api/tenants/{tenant}")).await.expect(200);
+pub(in crate::soak) async fn homes(cluster: &mut Cluster, tenant: &str) -> Vec<PathBuf> {
+    let shown = anybody(cluster).get(&format!("/api/tenants/{tenant}")).await.expect(200);
     let replicas = shown["placement"]["replicas"].as_array().expect("replicas").clone();
     let ids = replicas.iter().map(|id| id.as_str().expect("an id"));
     let places: Vec<usize> = ids.map(|id| cluster.place_of(id)).collect();
-    assert!(places.len() >= 3.min(cluster.len()), "{shown:#}");
+    assert!(places.len() >= 3.min(cluster.running().len()), "{shown:#}");
     places.into_iter().map(|node| cluster.server(node).data()).collect()
+}
+
+/// A client of a node that runs.
+fn anybody(cluster: &Cluster) -> Client {
+    cluster.client(cluster.running()[0])
 }
 
 /// After all nodes have stopped: the events are equal byte for byte, numbered without a gap, tell each
 /// run once, and of no more runs at once than the quota has. Gives how many there are.
-pub(super) fn events_agree(tenant: &str, homes: &[PathBuf], known: &Known, quota: u64) -> usize {
+pub(in crate::soak) fn events_agree(
+    tenant: &str,
+    homes: &[PathBuf],
+    known: &Known,
+    quota: u64,
+) -> usize {
     let told = files::whole_events(&homes[0], tenant);
     let copies = homes.iter().map(|data| {
         let path = files::tenant(data, tenant).join("events.jsonl");

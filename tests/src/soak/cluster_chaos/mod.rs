@@ -14,9 +14,9 @@
 //!
 //! How long a tenant is without service is measured and printed, and asserted by nobody.
 
-mod checks;
+pub(in crate::soak) mod checks;
 mod probe;
-mod writers;
+pub(in crate::soak) mod writers;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

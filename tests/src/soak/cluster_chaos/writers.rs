@@ -35,9 +35,9 @@ const LOCK_TTL: Duration = Duration::from_secs(2);
 
 /// What the clients of one tenant know.
 #[derive(Default)]
-pub(super) struct Known {
+pub(in crate::soak) struct Known {
     /// The ids of acknowledged runs, by the key that they were started with.
-    pub(super) runs: BTreeMap<String, String>,
+    pub(in crate::soak) runs: BTreeMap<String, String>,
     /// Keys of starts that a quota refused for certain.
     pub(super) refused: Vec<String>,
     /// What is known about the lock that all clients want.
@@ -47,6 +47,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Knows of acknowledged runs alone.
+    pub(in crate::soak) fn of_runs(runs: BTreeMap<String, String>) -> Self {
+        Self { runs, ..Self::default() }
+    }
+
     /// Locks that were granted.
     pub(super) fn grants(&self) -> usize {
         self.locks.iter().filter(|fact| fact.what != LockEvent::Releasing).count()

@@ -134,7 +134,7 @@ async fn answered<'c>(
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }
             Ok(reply) => return Err(Fate::Refused(reply.to_string())),
-            Err(Broken(why)) => return Err(Fate::Failed(why)),
+            Err(Broken { why, .. }) => return Err(Fate::Failed(why)),
         }
     }
 }
