@@ -177,14 +177,14 @@ impl GroupView<'_> {
         joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
     }
 
-    /// A learner that gets nothing loses its replica, where another could have one. Not in the system group, of
-    /// which every member has a replica.
+    /// A learner that gets nothing loses its replica, where another could have one: never in the system group, of
+    /// which every member is to have a replica.
     fn stalled(&self, stalls: &mut Stalls, now: Instant) -> Option<Step> {
         let makes_way = |id: &RaftId| {
             self.wish.replicas.contains(id)
                 && self.members.get(id).is_some_and(|member| self.could_have_instead(member))
         };
-        let id = stalls.stalled(now).find(makes_way).filter(|_| self.group != GroupId::SYSTEM)?;
+        let id = stalls.stalled(now).find(makes_way)?;
         stalls.give_up(id, now);
         Some(Step::RemoveLearner(id))
     }
