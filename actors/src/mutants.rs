@@ -47,8 +47,6 @@ pub enum Mutant {
     NoVoteOnDisk,
     /// A node whose log is gone begins a new one, and nobody remembers what was in it.
     TrustMissingLog,
-    /// A leader does not remember what a member has acknowledged to it.
-    ForgetAcknowledged,
     /// A tenant whose files are missing begins anew.
     TrustMissingFiles,
     /// A tenant goes on from files that are older than the log knows.
@@ -75,7 +73,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 25] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -90,7 +88,6 @@ impl Mutant {
         Self::NoReadRound,
         Self::NoVoteOnDisk,
         Self::TrustMissingLog,
-        Self::ForgetAcknowledged,
         Self::TrustMissingFiles,
         Self::TrustOlderFiles,
         Self::ForgetKeysByClock,
@@ -121,7 +118,6 @@ impl Mutant {
             Self::NoReadRound => "no-read-round",
             Self::NoVoteOnDisk => "no-vote-on-disk",
             Self::TrustMissingLog => "trust-missing-log",
-            Self::ForgetAcknowledged => "forget-acknowledged",
             Self::TrustMissingFiles => "trust-missing-files",
             Self::TrustOlderFiles => "trust-older-files",
             Self::ForgetKeysByClock => "forget-keys-by-clock",

@@ -67,8 +67,6 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::NoVoteOnDisk => Plan { secs: 30, ..processes },
         // A log is taken away where tenants are not, of which five nodes have more.
         Mutant::TrustMissingLog => Plan { nodes: 5, secs: 30, ..disks },
-        // An older copy of a disk is put back, of which another node knows.
-        Mutant::ForgetAcknowledged => Plan { secs: 30, ..disks },
         // The folder of a tenant is lost, or an older copy.
         Mutant::TrustMissingFiles | Mutant::TrustOlderFiles => Plan { nodes: 1, secs: 30, ..disks },
         // A clock is ahead by days when something is asked again, begins to wait, or starts.

@@ -199,7 +199,7 @@ impl Network {
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
     /// In another term it may have been told to truncate.
     fn acknowledged(&self, raft_id: RaftId, term: u64) -> Option<Position> {
-        if mutants::is(Mutant::ForgetAcknowledged) || mutants::is(Mutant::TrustMissingLog) {
+        if mutants::is(Mutant::TrustMissingLog) {
             return None;
         }
         let known = self.acknowledged.lock().get(&raft_id).copied();
