@@ -109,7 +109,7 @@ impl Peers for NoPeers {
         Box::pin(async move { Err(PeerError::Unreachable { to, why: "nobody is there".into() }) })
     }
 
-    fn set_members(&self, _: Vec<Peer>) {}
+    fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
 }
 
 /// The id of a tenant.

@@ -107,6 +107,13 @@ async fn a_dead_follower_is_removed_as_it_is() {
     cluster.client(other).delete(&cluster.path(victim)).await.expect(200);
     assert_eq!(listed(&cluster, 0).await.len(), 2);
     cluster.whole().await;
+    // Nobody keeps a connection for it any more, by which its log would learn of the removal.
+    for node in [0, other] {
+        cluster.restart(node).await;
+    }
+    cluster.relaunch(victim);
+    let exit = cluster.ended(victim).await;
+    assert!(exit.output.contains("what it has on disk lets it in nowhere"), "{}", exit.output);
 }
 
 #[tokio::test]

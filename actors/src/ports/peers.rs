@@ -169,8 +169,9 @@ pub trait Peers: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>>;
 
     /// Tells who the members are now, this node left out. Only they are dialled, and only their
-    /// calls are taken; connections of others are closed.
-    fn set_members(&self, members: Vec<Peer>);
+    /// calls are taken; connections of others are closed. Members with an id up to `last_given` that are not
+    /// listed were removed, and are told so.
+    fn set_members(&self, members: Vec<Peer>, last_given: RaftId);
 }
 
 /// Takes the calls of other members. A call whose caller has gone is dropped at its next await.

@@ -211,6 +211,8 @@ impl Services {
         tokio::select! {
             reason = self.groups.failed() => reason,
             reason = self.actors.failed() => reason,
+            // It was away when it was removed, and its log will not tell it.
+            () = self.quic.removed() => ActorsError::Removed.to_string(),
         }
     }
 

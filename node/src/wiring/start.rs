@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::GroupId;
+use shiioo_actors::domain::ids::{GroupId, RaftId};
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::node::{self, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
@@ -58,7 +58,7 @@ pub(super) fn quic(
     };
     let quic = Quic::start(quic, socket, seams.seams.clone(), Arc::clone(&seams.tcp))?;
     // Until the control plane has read the members from the log.
-    quic.set_members(known_members::others(identity));
+    quic.set_members(known_members::others(identity), RaftId(0));
     Ok(quic)
 }
 
@@ -194,6 +194,7 @@ pub(super) async fn actors(
         }
         why = groups.failed() => Err(ServicesError::Failed(why)),
         why = left_behind(quic) => Err(ServicesError::Failed(why)),
+        () = quic.removed() => Err(node::StartError::Removed.into()),
     }
 }
 

@@ -56,7 +56,7 @@ impl Peers for FakePeers {
         unreachable!("heartbeats open no streams")
     }
 
-    fn set_members(&self, _members: Vec<Peer>) {}
+    fn set_members(&self, _members: Vec<Peer>, _last_given: RaftId) {}
 }
 
 fn declined() -> PeerError {

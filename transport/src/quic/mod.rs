@@ -27,7 +27,7 @@
 //! *Members* show a certificate of the cluster's authority. They are identified by all that it says:
 //! raft id, node id and cluster, and they are served only while the table of members
 //! (`dial/members`) has exactly these. A cluster that was recovered by force has another id and another
-//! authority than before: a member of the former one is told that, and refused. The accepting side
+//! authority than before: a member of the former one is told that, and refused; so is one that was removed. The accepting side
 //! then *greets*: it sends the version of the frames on a stream of its own. An attempt to connect has
 //! succeeded when the greeting has arrived, and a request is written only after that. So 'unreachable' always means that nothing was done,
 //! and a version that does not fit is noticed before anything is asked.
@@ -199,6 +199,16 @@ impl Quic {
         }
     }
 
+    /// Waits until a member says that this node was removed from the cluster. That is certain: ids are given in
+    /// order, and the member has applied a removal.
+    pub async fn removed(&self) {
+        let mut removed = self.dialler.removed.subscribe();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            // The sender is here as long as this is.
+            std::future::pending().await
+        }
+    }
+
     /// Begins to answer: members by `peers`, unauthenticated peers by `join`. A second call does
     /// nothing.
     pub fn serve(&self, peers: Arc<dyn PeerService>, join: Arc<dyn JoinService>) {
@@ -252,8 +262,8 @@ impl Peers for Quic {
         })
     }
 
-    fn set_members(&self, members: Vec<Peer>) {
-        self.dialler.members.set(self.dialler.name.raft_id, members);
+    fn set_members(&self, members: Vec<Peer>, last_given: RaftId) {
+        self.dialler.members.set(self.dialler.name.raft_id, members, last_given);
     }
 }
 

@@ -65,7 +65,8 @@ impl ControlState {
         self.removed.extend(gone.map(|peer| (now + REMOVED_KEPT, peer)));
         self.removed.retain(|(until, _)| *until > now);
         let kept = self.removed.iter().map(|(_, peer)| peer.clone());
-        self.arguments.peers.set_members(others.iter().cloned().chain(kept).collect());
+        let members = others.iter().cloned().chain(kept).collect();
+        self.arguments.peers.set_members(members, self.runner.machine.last_raft_id());
         self.published = others;
         self.arguments.members_changed.send_replace(());
         Ok(())

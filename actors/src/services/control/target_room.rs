@@ -118,7 +118,7 @@ mod tests {
         ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
             unreachable!()
         }
-        fn set_members(&self, _: Vec<Peer>) {}
+        fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
     }
 
     #[tokio::test]

@@ -122,7 +122,7 @@ impl Peers for Link {
         unreachable!("logs open no streams")
     }
 
-    fn set_members(&self, _members: Vec<Peer>) {}
+    fn set_members(&self, _members: Vec<Peer>, _last_given: RaftId) {}
 }
 
 /// A node and what of it survives.

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::dial::members::{Members, close_as_former, close_as_non_member};
+use super::dial::members::{Members, close_as_former, close_as_non_member, close_as_removed};
 use super::tls::{self, Protocol};
 use crate::pki::MemberName;
 use admission::{Admission, HandshakePermit, Handshakes};
@@ -128,8 +128,15 @@ impl Acceptor {
         let known = name.cluster == self.name.cluster && self.members.accept(&name, &connection);
         if !known {
             let address = connection.remote_address().ip();
-            self.log_refusal(address, &format!("{name} is not a member"));
-            return close_as_non_member(&connection);
+            // Of another node with the same id nothing is known: it was never the member.
+            let was_removed =
+                name.cluster == self.name.cluster && self.members.was_removed(name.raft_id);
+            let what = if was_removed { "was removed" } else { "is not a member" };
+            self.log_refusal(address, &format!("{name} {what}"));
+            return match was_removed {
+                true => close_as_removed(&connection),
+                false => close_as_non_member(&connection),
+            };
         }
         serve::member(name.raft_id, &connection, Arc::clone(&self.services.peers)).await;
         self.members.forget(&name, &connection);

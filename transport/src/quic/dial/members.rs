@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use quinn::{Connection, ConnectionError, VarInt};
@@ -26,6 +26,10 @@ use crate::pki::MemberName;
 const NOT_A_MEMBER: VarInt = VarInt::from_u32(1);
 /// Reason that goes with the code.
 const NOT_A_MEMBER_TEXT: &[u8] = b"not a member";
+/// Code of a connection that is closed because the other end was a member and was removed.
+const REMOVED: VarInt = VarInt::from_u32(6);
+/// Reason that goes with the code.
+const REMOVED_TEXT: &[u8] = b"removed from the cluster";
 /// Code of a connection that a newer one of the same member replaces.
 const REPLACED: VarInt = VarInt::from_u32(2);
 /// Code of a connection that is closed because the other end belongs to the cluster from which this
@@ -46,7 +50,11 @@ pub(in crate::quic) const BULK_CALLS_MAX: usize = 16;
 
 /// Holds the members by raft id, without this node.
 #[derive(Debug, Default)]
-pub(in crate::quic) struct Members(Mutex<BTreeMap<RaftId, MemberEntry>>);
+pub(in crate::quic) struct Members {
+    entries: Mutex<BTreeMap<RaftId, MemberEntry>>,
+    /// The last id that was given to a member, as far as this node knows.
+    last_given: AtomicU64,
+}
 
 #[derive(Debug)]
 struct MemberEntry {
@@ -72,8 +80,8 @@ pub(in crate::quic) struct Member {
 
 impl Members {
     /// Replaces the members. Closes the connections of those that are removed.
-    pub fn set(&self, own: RaftId, peers: Vec<Peer>) {
-        let mut entries = self.0.lock();
+    pub fn set(&self, own: RaftId, peers: Vec<Peer>, last_given: RaftId) {
+        let mut entries = self.entries.lock();
         let mut old = std::mem::take(&mut *entries);
         for peer in peers.into_iter().filter(|peer| peer.raft_id != own) {
             let raft_id = peer.raft_id;
@@ -93,16 +101,25 @@ impl Members {
             entries.insert(raft_id, entry);
         }
         old.into_values().for_each(MemberEntry::close);
+        // After the members: who is listed there must not be taken for one that was removed.
+        self.last_given.store(last_given.0, Ordering::Release);
+    }
+
+    /// Tells whether a member was removed: its id was given, and it is not listed.
+    pub fn was_removed(&self, raft_id: RaftId) -> bool {
+        // Before the members, so that both are of one list or the members of a later one.
+        let was_given = raft_id.0 <= self.last_given.load(Ordering::Acquire);
+        was_given && !self.entries.lock().contains_key(&raft_id)
     }
 
     /// Returns the member with this raft id.
     pub fn get(&self, raft_id: RaftId) -> Option<Arc<Member>> {
-        self.0.lock().get(&raft_id).map(|entry| Arc::clone(&entry.member))
+        self.entries.lock().get(&raft_id).map(|entry| Arc::clone(&entry.member))
     }
 
     /// Records a connection that `name` dialled; returns `false` when that is no member.
     pub fn accept(&self, name: &MemberName, connection: &Connection) -> bool {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         let entry = entries.get_mut(&name.raft_id);
         let Some(entry) = entry.filter(|entry| entry.member.peer.node == name.node) else {
             return false;
@@ -119,7 +136,7 @@ impl Members {
 
     /// Forgets a connection that has ended.
     pub fn forget(&self, name: &MemberName, connection: &Connection) {
-        if let Some(entry) = self.0.lock().get_mut(&name.raft_id) {
+        if let Some(entry) = self.entries.lock().get_mut(&name.raft_id) {
             entry.accepted.retain(|other| other.stable_id() != connection.stable_id());
             // Two processes with one certificate may have called from two addresses. The one whose
             // connection has ended is gone: the other's address is the one to dial.
@@ -132,7 +149,7 @@ impl Members {
     /// Returns whether a member was last seen at this address, or is known to be there.
     pub fn is_member_address(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.lock().values().any(|entry| entry.member.is_at(address))
+        self.entries.lock().values().any(|entry| entry.member.is_at(address))
     }
 }
 
@@ -211,6 +228,16 @@ impl Member {
 /// Closes a connection whose other end is not a member.
 pub(in crate::quic) fn close_as_non_member(connection: &Connection) {
     connection.close(NOT_A_MEMBER, NOT_A_MEMBER_TEXT);
+}
+
+/// Closes a connection whose other end was a member and was removed, and tells it so.
+pub(in crate::quic) fn close_as_removed(connection: &Connection) {
+    connection.close(REMOVED, REMOVED_TEXT);
+}
+
+/// Tells whether a member closed a connection because this node was removed.
+pub(super) fn told_of_removal(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == REMOVED)
 }
 
 /// Closes a connection whose other end is a member of the former cluster, and tells it so.

@@ -47,6 +47,8 @@ pub(super) struct Dialler {
     answer_bytes: Semaphore,
     /// Further addresses at which members may be found.
     hints: Vec<String>,
+    /// Whether a member has said that this node was removed.
+    pub removed: watch::Sender<bool>,
     /// What a member has said that was recovered by force without this one.
     pub recovered: watch::Sender<Option<String>>,
 }
@@ -71,6 +73,7 @@ impl Dialler {
             lookups,
             answer_bytes,
             hints,
+            removed: watch::Sender::new(false),
             recovered,
         })
     }
@@ -253,6 +256,9 @@ async fn connect_greeted(
     let mut stream = connection.accept_uni().await.map_err(|error| {
         if let Some(told) = members::told_of_recovery(&error) {
             dialler.note_recovery(peer, told);
+        }
+        if members::told_of_removal(&error) {
+            dialler.removed.send_replace(true);
         }
         error.to_string()
     })?;

@@ -35,7 +35,7 @@ async fn a_peer_that_is_no_member_is_closed() {
     two.knows(&[]);
     assert!(unreachable(&one.call(2, b"hello").await, "not a member"));
     let same_number = Peer { node: NodeId::from_uuid(Uuid::from_u128(99)), ..one.peer() };
-    two.quic.set_members(vec![same_number]);
+    two.quic.set_members(vec![same_number], RaftId(0));
     assert!(unreachable(&one.call(2, b"hello").await, "not a member"));
     two.knows(&[&one]);
     one.call_until_answered(2).await;
@@ -76,8 +76,8 @@ async fn members_that_all_moved_are_found_where_one_of_them_is_told_to_look() {
     let (name, identity) = cluster.identity(1);
     let one = cluster.start_hinted(name, identity, RealUdp.bind(LOOPBACK.into()).unwrap(), hints);
     // Both know each other where they were.
-    one.quic.set_members(vec![Peer { addr: nobody.clone(), ..two.peer() }]);
-    two.quic.set_members(vec![Peer { addr: nobody, ..one.peer() }]);
+    one.quic.set_members(vec![Peer { addr: nobody.clone(), ..two.peer() }], RaftId(0));
+    two.quic.set_members(vec![Peer { addr: nobody, ..one.peer() }], RaftId(0));
     one.call_until_answered(2).await;
     // Who was found has learned from that where the other is.
     two.call_until_answered(1).await;
@@ -92,7 +92,7 @@ async fn a_process_that_is_gone_leaves_its_member_where_the_other_is() {
     let stays = cluster.start(name, identity.clone(), LOOPBACK.into());
     let goes = cluster.start(name, identity, LOOPBACK.into());
     let nobody = RealUdp.bind(LOOPBACK.into()).unwrap().local_addr().unwrap().to_string();
-    one.quic.set_members(vec![Peer { addr: nobody, ..stays.peer() }]);
+    one.quic.set_members(vec![Peer { addr: nobody, ..stays.peer() }], RaftId(0));
     stays.knows(&[&one]);
     goes.knows(&[&one]);
     stays.call_until_answered(1).await;
@@ -391,4 +391,19 @@ impl UdpPoller for Writable {
     fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+}
+
+#[tokio::test]
+async fn who_was_removed_is_told_and_who_is_not_known_yet_is_not() {
+    let cluster = Cluster::new(1);
+    let (one, two, three) = (cluster.node(1), cluster.node(2), cluster.node(3));
+    // Two was given an id and is listed no more; of three this member has not heard yet.
+    one.quic.set_members(Vec::new(), RaftId(2));
+    for other in [&two, &three] {
+        other.knows(&[&one]);
+        assert!(other.call(1, b"hello").await.is_err());
+    }
+    soon(two.quic.removed()).await;
+    assert!(timeout(Duration::from_millis(1), three.quic.removed()).await.is_err());
+    assert_eq!(one.service.calls_so_far(), []);
 }

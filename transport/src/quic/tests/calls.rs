@@ -212,7 +212,7 @@ async fn who_stands_at_a_members_address_has_to_be_that_member() {
     let cluster = Cluster::new(12);
     let (one, two, three) = (cluster.node(1), cluster.node(2), cluster.node(3));
     three.knows(&[&one]);
-    one.quic.set_members(vec![Peer { addr: three.peer().addr, ..two.peer() }]);
+    one.quic.set_members(vec![Peer { addr: three.peer().addr, ..two.peer() }], RaftId(0));
     assert!(unreachable(&one.call(2, b"hello").await, "certificate"));
     assert_eq!(three.service.calls_so_far(), []);
 }

@@ -264,7 +264,7 @@ impl Node {
     }
 
     fn knows(&self, others: &[&Self]) {
-        self.quic.set_members(others.iter().map(|node| node.peer()).collect());
+        self.quic.set_members(others.iter().map(|node| node.peer()).collect(), RaftId(0));
     }
 
     async fn call(&self, to: u64, request: &[u8]) -> Result<Vec<u8>, PeerError> {
