@@ -4,11 +4,12 @@ use super::{Command, Envelope, MoveTenant, SetTenant, SystemCommand, TenantComma
 use crate::domain::tenant::TenantChange;
 
 impl Envelope {
-    /// Tells whether the command lets go of data, or ends in that: a deletion, a step of a move, a move that is
-    /// called off. Refused for lack of room these would keep the room for ever. They are small whatever they are
-    /// about, so that a full disk takes them from what the log has in reserve.
+    /// Tells whether the command lets go of data, or ends in that: the deletion of a tenant, a step of a move, a move
+    /// that is called off. Refused for lack of room these would keep the room for ever. They are small whatever they
+    /// are about, so that a full disk takes them from what the log has in reserve.
     ///
-    /// What is confirmed or stepped on for such a command is among them. What is copied in a move is not.
+    /// What is confirmed or stepped on for such a command is among them. What is copied in a move is not, nor is the
+    /// deletion of a workflow: it makes no file shorter, and any tenant could use up the reserve with it.
     pub fn makes_room(&self) -> bool {
         match &self.command {
             Command::System(command) => match command {
@@ -21,7 +22,7 @@ impl Envelope {
             Command::Tenant { command, .. } => match command {
                 TenantCommand::Set(SetTenant { record, .. }) => record.is_none(),
                 TenantCommand::Move(MoveTenant::TakeIn(_)) => false,
-                TenantCommand::Move(_) | TenantCommand::DeleteWorkflow(_) => true,
+                TenantCommand::Move(_) => true,
                 _ => false,
             },
         }
@@ -73,8 +74,6 @@ mod tests {
         for step in [MoveTenant::Freeze, MoveTenant::Thaw, MoveTenant::Leave, MoveTenant::Discard] {
             assert!(own(TenantCommand::Move(step)));
         }
-        let name = "a".to_owned();
-        assert!(own(TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version: None })));
         let region = Some("eu".into());
         let moved = TenantChange { region, ..TenantChange::default() };
         assert!(system(update(moved.clone())));
@@ -91,6 +90,8 @@ mod tests {
         let piece = tenant_envelope(tenant(1), TenantCommand::Move(MoveTenant::TakeIn(piece)));
         assert!(piece.is_of_copy() && !piece.makes_room());
         assert!(!own(TenantCommand::Compare));
+        let name = "a".to_owned();
+        assert!(!own(TenantCommand::DeleteWorkflow(DeleteWorkflow { name, if_version: None })));
         let text = text_envelope(tenant(1), "cancelled");
         assert!(!text.is_of_copy() && !text.makes_room());
     }

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::MAKING_ROOM_BYTES_MAX;
 use super::segment::LOG_DIR;
 use crate::disk::{Disk, DiskFile, LOG_ROOM_BYTES_MIN, OpenMode, Shortage};
 
@@ -23,6 +24,13 @@ const MAKING_ROOM_BYTES: u64 = 256 << 10;
 
 /// A batch that is no longer than this may have all of the reserve, bytes.
 const SMALL_BYTES: usize = 16 << 10;
+
+/// What a command that makes room takes in the log at most beside itself, bytes: the record around it.
+const RECORD_BYTES: usize = 256;
+
+/// A batch on a full disk takes no more once it is so long, bytes. With one more command that makes room it is still
+/// a small one, which may have all of the reserve.
+pub(crate) const FULL_BATCH_BYTES: usize = SMALL_BYTES - MAKING_ROOM_BYTES_MAX - RECORD_BYTES;
 
 /// Room that a file system needs beside the bytes that are written, bytes.
 const SLACK_BYTES: u64 = 32 << 10;
