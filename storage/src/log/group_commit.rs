@@ -113,13 +113,22 @@ impl GroupCommit {
     /// Moves jobs into the writer's batch, up to its bound or the job that closes the log.
     fn fill(&mut self) -> Vec<Completion> {
         let mut batch = Vec::new();
-        while !self.writer.is_batch_full() && !self.is_closed {
-            let Some(job) = self.waiting.pop_front() else { break };
+        while !self.is_closed {
+            let left = self.writer.batch_bytes_left();
+            if left == 0 {
+                break;
+            }
+            let Some(mut job) = self.waiting.pop_front() else { break };
+            // One append may hold what many have proposed at once.
+            let rest = job.split_off(left);
             self.is_closed = job.ops.iter().any(|op| matches!(op, Op::Close));
-            match self.writer.add(&job) {
-                Ok(()) => batch.push(job.completion),
+            let added = self.writer.add(&job);
+            match (added, rest) {
+                // Whoever waits for the job waits for all of it. First in the queue: a group's jobs keep their order.
+                (Ok(()), Some(rest)) => self.waiting.push_front(rest),
+                (Ok(()), None) => batch.push(job.completion),
                 // Too large ever to be written. The rest of the batch is not affected.
-                Err(error) => (job.completion)(Err(error)),
+                (Err(error), rest) => (rest.unwrap_or(job).completion)(Err(error)),
             }
         }
         batch

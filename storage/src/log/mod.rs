@@ -79,7 +79,10 @@
 //! proposed before anybody knew, and the vote that an election needs, still become durable. From
 //! then on [`Log::is_full`] holds, and new proposals are refused above, but for those that make room
 //! ([`Log::takes_what_makes_room`]): they may have what the reserve holds beyond the share of votes, and large
-//! batches leave them some of that. A process without file descriptors cannot begin a segment; that batch
+//! batches leave them some of that. However many of them come at once, a batch on a full disk takes them only up to a
+//! length at which it may have all of the reserve. What came before the disk was known to be full may be longer than
+//! what the reserve gives a large batch, about 1.2 MiB: such a batch waits for room, and everything behind it does,
+//! votes as well. A process without file descriptors cannot begin a segment; that batch
 //! waits likewise.
 //!
 //! # Invariants
@@ -137,6 +140,9 @@ pub use rewrite::{Held, Repaired, RepairedGroup};
 pub use salvage::{BrokenPlace, DamagedLog};
 pub(crate) use segment::LOG_DIR;
 pub(crate) use writer::Op;
+
+/// Longest command that is taken on a full disk because it makes room, bytes: names of clients and requests are in it.
+pub(crate) const MAKING_ROOM_COMMAND_BYTES_MAX: usize = 8 << 10;
 
 /// Jobs that may wait for the writer.
 const QUEUE_JOBS_MAX: usize = 1024;

@@ -183,6 +183,18 @@ pub(crate) fn put_vote(group: GroupId, vote: Vote, bytes: &mut Vec<u8>) {
     put(TAG_VOTE, &(group, vote), bytes);
 }
 
+impl LogEntry {
+    /// Counts the bytes that [`put_entry`] writes.
+    pub fn payload_len(&self) -> usize {
+        ENTRY_HEAD_BYTES
+            + match &self.body {
+                Body::Blank => 0,
+                Body::Command(envelope) => codec::encoded_len(envelope.as_ref()),
+                Body::Members(members) => codec::encoded_len(members),
+            }
+    }
+}
+
 /// Writes an entry's payload.
 pub(crate) fn put_entry(group: GroupId, entry: &LogEntry, bytes: &mut Vec<u8>) {
     // By hand and of fixed length, so that recovery reads group and position without decoding the

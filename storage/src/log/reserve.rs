@@ -8,11 +8,12 @@
 use std::io;
 use std::sync::Arc;
 
-use super::MAKING_ROOM_BYTES_MAX;
+use super::MAKING_ROOM_COMMAND_BYTES_MAX;
 use super::segment::LOG_DIR;
 use crate::disk::{Disk, DiskFile, LOG_ROOM_BYTES_MIN, OpenMode, Shortage};
 
-/// Length of the reserve, bytes: more than the largest batch of one command.
+/// Length of the reserve, bytes: more than most batches. One that is larger than what is given of it, about 1.2 MiB,
+/// blocks the log until there is room.
 pub(crate) const RESERVE_BYTES: u64 = 2 << 20;
 
 /// Share of the reserve that large batches leave for votes, bytes. A vote takes some hundred.
@@ -29,8 +30,9 @@ const SMALL_BYTES: usize = 16 << 10;
 const RECORD_BYTES: usize = 256;
 
 /// A batch on a full disk takes no more once it is so long, bytes. With one more command that makes room it is still
-/// a small one, which may have all of the reserve.
-pub(crate) const FULL_BATCH_BYTES: usize = SMALL_BYTES - MAKING_ROOM_BYTES_MAX - RECORD_BYTES;
+/// a small one, which may have all of the reserve: were they together a large batch, it would wait, and votes behind it.
+pub(crate) const FULL_BATCH_BYTES: usize =
+    SMALL_BYTES - MAKING_ROOM_COMMAND_BYTES_MAX - RECORD_BYTES;
 
 /// Room that a file system needs beside the bytes that are written, bytes.
 const SLACK_BYTES: u64 = 32 << 10;

@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::entry_index::{EntryIndex, RecordLocation};
-use super::record::{self, Checkpoint, GroupState, LogEntry, LowWaterMark, Vote};
+use super::record::{self, Checkpoint, FRAME_BYTES, GroupState, LogEntry, LowWaterMark, Vote};
 use super::recovery::Recovered;
-use super::reserve::Reserve;
+use super::reserve::{FULL_BATCH_BYTES, Reserve};
 use super::segment::{self, LOG_DIR};
 use super::shared::Shared;
 use crate::disk::{Disk, DiskFile, Shortage};
@@ -53,7 +53,7 @@ pub(crate) enum Op {
 /// Called once with what became of a job.
 pub(crate) type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// Changes to one group that become durable together.
+/// Changes to one group that become durable together; but see [`Job::split_off`].
 pub(crate) struct Job {
     pub group: GroupId,
     pub ops: Vec<Op>,
@@ -66,6 +66,26 @@ impl Job {
         let (tell, told) = oneshot::channel();
         let completion = Box::new(move |result| drop(tell.send(result)));
         (Self { group, ops, completion }, told)
+    }
+
+    /// Splits off the entries that no longer begin within so many bytes, where the job appends entries and nothing
+    /// else. The completion goes with them, because they become durable last. What is durable in between is the
+    /// beginning of an append that nobody was told of, as a crash may leave it.
+    pub fn split_off(&mut self, bytes: usize) -> Option<Self> {
+        let [Op::Append(entries)] = &mut self.ops[..] else { return None };
+        let mut before = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            let begins_within = before < bytes;
+            before += FRAME_BYTES + entry.payload_len();
+            begins_within
+        });
+        let fitting = fitting.count();
+        if fitting == entries.len() {
+            return None;
+        }
+        let ops = vec![Op::Append(entries.split_off(fitting))];
+        let completion = std::mem::replace(&mut self.completion, Box::new(drop));
+        Some(Self { group: self.group, ops, completion })
     }
 }
 
@@ -228,9 +248,11 @@ impl Writer {
         record::frame(self.number, batch, &mut self.buffer, put)
     }
 
-    /// Tells whether the batch should take no more.
-    pub fn is_batch_full(&self) -> bool {
-        self.buffer.len() >= BATCH_BYTES
+    /// Counts the bytes that the batch may still take, or go beyond with one job more.
+    pub fn batch_bytes_left(&self) -> usize {
+        // Small where the disk is full: it can then have all of the reserve, and holds up nobody.
+        let most = if self.shared.is_full() { FULL_BATCH_BYTES } else { BATCH_BYTES };
+        most.saturating_sub(self.buffer.len())
     }
 
     /// Makes the batch durable and lets it show. Can be called again when it was short of

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::group::Group;
 use super::groups::Groups;
 use crate::disk::store_error;
+use crate::log::MAKING_ROOM_COMMAND_BYTES_MAX;
 use crate::log::record::{Body, target_of};
 
 /// Entries that are read for one batch of a replay, at most.
@@ -26,14 +27,11 @@ const REPLAY_ENTRIES_MAX: u64 = 4096;
 /// Bytes of entries that are read for one batch of a replay; one entry more may be read.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
 
-/// Longest command that is taken because it makes room, bytes: names of clients and requests are in it.
-const MAKING_ROOM_BYTES_MAX: usize = 8 << 10;
-
 impl Groups {
     /// Tells whether a command is taken though the disk is full, because it makes room.
     fn takes_though_full(&self, envelope: &Envelope) -> bool {
         envelope.makes_room()
-            && codec::encoded_len(envelope) <= MAKING_ROOM_BYTES_MAX
+            && codec::encoded_len(envelope) <= MAKING_ROOM_COMMAND_BYTES_MAX
             && self.log.takes_what_makes_room()
     }
 

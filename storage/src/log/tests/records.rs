@@ -131,6 +131,13 @@ proptest! {
     }
 
     #[test]
+    fn the_length_of_an_entry_is_that_of_its_payload(position in position(), body in body()) {
+        let (mut bytes, entry) = (Vec::new(), LogEntry { position, body });
+        record::put_entry(GroupId(1), &entry, &mut bytes);
+        prop_assert_eq!(entry.payload_len(), bytes.len());
+    }
+
+    #[test]
     fn garbage_is_no_record(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = record::decode_record(&bytes);
         let _ = record::decode_entry(&bytes);

@@ -1,12 +1,15 @@
 //! A full disk, and a process without descriptors: the log waits, and loses nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo_actors::domain::ids::Position;
+use shiioo_actors::testing::{tenant, text_envelope};
 
 use super::{GROUP, append, begin_append, entry, now, open, read, segment_bytes, simulate, vote};
 use crate::disk::{Shortage, SimDisk};
-use crate::executor::Executor;
+use crate::executor::{Executor, Pace};
+use crate::log::record::{Body, LogEntry};
 use crate::log::{Log, Op, segment};
 
 /// How often the log looks for room.
@@ -95,6 +98,45 @@ fn what_meets_a_full_disk_first_is_written_into_the_reserve() {
         assert!(!log.is_full());
     });
     assert_eq!(read(&open(&disk).unwrap(), GROUP).len(), 2);
+}
+
+/// However many small commands come at once on a full disk, in one append or in many, the reserve takes them, and
+/// what comes behind them.
+#[test]
+fn many_small_entries_on_a_full_disk_make_no_batch_that_waits() {
+    // Two MiB hold them, but not in a large batch: those leave more than a third to others.
+    // More than a large batch gets, which leaves some of the reserve to others, and less than there is.
+    const MANY: u64 = 180;
+    const BYTES: usize = 8 << 10;
+    for at_once in [1, MANY] {
+        let (disk, pace) = (SimDisk::new(1), Pace::default());
+        let log = Log::open(disk.mount(), Executor::Paced(pace.clone())).unwrap();
+        let used: u64 = disk.mount().list("log").unwrap().iter().map(|file| file.len).sum();
+        simulate(async {
+            pace.set(Duration::from_millis(1));
+            disk.set_capacity(Some(used));
+            log.found_no_room();
+            let small = |index| {
+                let body =
+                    Body::Command(Arc::new(text_envelope(tenant(1), "x".repeat(BYTES - 200))));
+                LogEntry { position: Position { term: 1, index }, body }
+            };
+            let entries: Vec<_> = (0..MANY).map(small).collect();
+            let mut told = Vec::new();
+            for entries in entries.chunks(usize::try_from(at_once).unwrap()) {
+                told.push(begin_append(&log, GROUP, entries.to_vec()).await);
+            }
+            let voted = log.write(GROUP, vec![Op::Vote(vote(2))]);
+            tokio::time::timeout(RETRY / 2, voted).await.expect("it waits for room").unwrap();
+            for told in told {
+                told.await.unwrap().unwrap();
+            }
+            assert!(log.is_full());
+        });
+        drop(log);
+        let log = open(&disk).unwrap();
+        assert_eq!((read(&log, GROUP).len() as u64, log.state(GROUP).vote), (MANY, Some(vote(2))));
+    }
 }
 
 /// Files of a tenant may find no room before the log does, which has its reserve.
