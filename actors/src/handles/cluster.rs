@@ -317,7 +317,7 @@ impl Cluster {
                 }
                 Some(raft_id) => {
                     let health = health.get(&raft_id);
-                    let status = health.map_or(NodeStatus::Degraded, |health| health.status);
+                    let status = health.map_or(NodeStatus::Degraded, MemberHealth::shown);
                     (
                         placed(raft_id, &record.region, status),
                         health.and_then(|health| health.heard_at),

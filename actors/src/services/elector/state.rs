@@ -90,6 +90,7 @@ mod tests {
             unhealthy_for: std::time::Duration::ZERO,
             is_heard: true,
             has_room: true,
+            lacks_room_for_copy: false,
             damaged: std::collections::BTreeSet::new(),
             silent_for: std::time::Duration::ZERO,
             silent_to_it: BTreeMap::new(),

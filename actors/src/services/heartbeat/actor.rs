@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::http_nodes::HttpNodeLiveness;
 use super::incarnations::{Hello, HelloReply, Incarnation, LatestIncarnations, OwnIncarnation};
 use super::message::HeartbeatMessage;
-use super::{HEARTBEAT_VERSION, HELLO_VERSION, decode_beat};
+use super::{HELLO_VERSION, wire};
 use crate::cluster::routing::LeaderHints;
 use crate::domain::codec;
 use crate::domain::ids::{NodeId, RaftId};
@@ -180,9 +180,9 @@ impl HeartbeatState {
             at: self.arguments.seams.clock.now(),
             leads: self.arguments.log.led(),
             silent_ms: self.detector.silent_ms(now),
-            // Who has no room for what it is to be sent gets no more of it.
-            has_room: self.arguments.log.has_room() && self.arguments.log.lacks_room().is_none(),
+            has_room: self.arguments.log.has_room(),
             damaged: self.arguments.registry.damaged_groups(),
+            lacks_room_for_copy: self.arguments.log.lacks_room().is_some(),
         }
     }
 
@@ -246,7 +246,7 @@ impl HeartbeatState {
     /// Pings those of `members` who owe no answer.
     fn ping(&mut self, myself: &ActorRef<HeartbeatMessage>, members: Vec<RaftId>) {
         let now = Instant::now();
-        let beat = codec::encode(&(HEARTBEAT_VERSION, self.beat(now)));
+        let beat = Arc::new(self.beat(now));
         let deadline = now + self.arguments.election_timeout;
         for to in members {
             if self.asked.contains_key(&to) {
@@ -255,18 +255,9 @@ impl HeartbeatState {
             self.asked.insert(to, false);
             let (peers, clock) =
                 (Arc::clone(&self.arguments.peers), Arc::clone(&self.arguments.seams.clock));
-            let (myself, beat) = (myself.clone(), beat.clone());
+            let (myself, beat) = (myself.clone(), Arc::clone(&beat));
             tokio::spawn(async move {
-                let (asked, sent) = (Instant::now(), clock.now());
-                let answer = peers.call(to, Service::Ping, beat, deadline).await.ok();
-                let pong = answer.and_then(|answer| decode_beat(&answer).ok());
-                let pong = pong.map(|pong| {
-                    // After D. Mills, NTP (RFC 5905): the clock was read half a round trip ago.
-                    let there = asked.elapsed().as_millis() / 2;
-                    let expected = sent.plus_ms(u64::try_from(there).unwrap_or(0));
-                    let offset_ms = pong.at.0.abs_diff(expected.0);
-                    (pong, offset_ms)
-                });
+                let pong = wire::ping(&*peers, &*clock, to, &beat, deadline).await;
                 let _ = myself.send_message(HeartbeatMessage::Ponged { from: to, pong });
             });
         }

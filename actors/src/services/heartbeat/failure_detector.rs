@@ -42,6 +42,10 @@ pub struct Heartbeat {
     pub has_room: bool,
     /// The groups in which a tenant's files are damaged there.
     pub damaged: BTreeSet<GroupId>,
+    /// Whether there is something that others send and it has no room for, though its log takes what is written.
+    /// Not part of version 3, and therefore written apart (`wire`).
+    #[serde(skip)]
+    pub lacks_room_for_copy: bool,
 }
 
 /// What is known of one member.
@@ -69,6 +73,8 @@ pub struct MemberHealth {
     pub is_heard: bool,
     /// Whether its disk had room when it was last heard of.
     pub has_room: bool,
+    /// Whether it lacked room for what others send when it was last heard of. It votes and leads all the same.
+    pub lacks_room_for_copy: bool,
     /// The groups in which a tenant's files were damaged there when it was last heard of.
     pub damaged: BTreeSet<GroupId>,
     /// For how long this node itself has not heard of it.
@@ -76,6 +82,17 @@ pub struct MemberHealth {
     /// For how long each other member has been silent to it, as it says; nothing when it has not
     /// been heard of within an election timeout.
     pub silent_to_it: BTreeMap<RaftId, Duration>,
+}
+
+impl MemberHealth {
+    /// Tells which status people are shown: somebody should look at a member that lacks room, though nothing that the
+    /// cluster decides depends on that.
+    pub const fn shown(&self) -> NodeStatus {
+        match self.status {
+            NodeStatus::Healthy if self.lacks_room_for_copy => NodeStatus::Degraded,
+            status => status,
+        }
+    }
 }
 
 impl Known {
@@ -89,6 +106,10 @@ impl Known {
 
     fn has_room(&self) -> bool {
         self.last.as_ref().is_none_or(|(_, beat)| beat.has_room)
+    }
+
+    fn lacks_room_for_copy(&self) -> bool {
+        self.last.as_ref().is_some_and(|(_, beat)| beat.lacks_room_for_copy)
     }
 }
 
@@ -183,6 +204,7 @@ impl FailureDetector {
                 unhealthy_for: since.unwrap_or_default(),
                 is_heard: known.last.is_some() && now.duration_since(known.heard) < late,
                 has_room: known.has_room(),
+                lacks_room_for_copy: known.lacks_room_for_copy(),
                 damaged: known.last.as_ref().map(|(_, it)| it.damaged.clone()).unwrap_or_default(),
                 silent_for: now.duration_since(known.heard),
                 silent_to_it: known.silent_to_it(late, now),
@@ -242,7 +264,14 @@ mod tests {
         let voters = Voters::of([1, 2, 3].map(RaftId));
         let lead = |term| GroupLead { group: GroupId::SYSTEM, term, voters };
         let leads = leads.map(lead).into_iter().collect();
-        Heartbeat { at: Timestamp(0), leads, silent_ms, has_room: true, damaged: BTreeSet::new() }
+        Heartbeat {
+            at: Timestamp(0),
+            leads,
+            silent_ms,
+            has_room: true,
+            damaged: BTreeSet::new(),
+            lacks_room_for_copy: false,
+        }
     }
 
     fn three(now: Instant) -> FailureDetector {
@@ -334,6 +363,24 @@ mod tests {
         let mut members = three(start);
         members.heard(RaftId(2), beat(&[], None), Some(501), start, Timestamp(0));
         assert_eq!(statuses(&mut members, start), [NodeStatus::Degraded, NodeStatus::Healthy]);
+    }
+
+    /// It would be no leader, and no help to others, otherwise.
+    #[tokio::test(start_paused = true)]
+    async fn who_lacks_room_for_a_copy_only_is_healthy_and_known_for_it() {
+        let start = Instant::now();
+        let mut members = three(start);
+        let lacking = Heartbeat { lacks_room_for_copy: true, ..beat(&[], None) };
+        members.heard(RaftId(2), lacking, None, start, Timestamp(0));
+        let full = Heartbeat { has_room: false, ..beat(&[], None) };
+        members.heard(RaftId(3), full, None, start, Timestamp(0));
+        let all = members.health(start);
+        let said = |id| {
+            let health = &all[&RaftId(id)];
+            (health.status, health.shown(), health.has_room, health.lacks_room_for_copy)
+        };
+        assert_eq!(said(2), (NodeStatus::Healthy, NodeStatus::Degraded, true, true));
+        assert_eq!(said(3), (NodeStatus::Degraded, NodeStatus::Degraded, false, false));
     }
 
     #[tokio::test(start_paused = true)]

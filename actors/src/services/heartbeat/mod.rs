@@ -10,8 +10,8 @@
 //! A member pings each other member five times in an election timeout T, and at once when
 //! leadership of the system group changes; pings go over the lane that nothing large takes. A ping
 //! and its answer say the same ([`Heartbeat`]): what the wall clock says, in which term the speaker
-//! leads, for how long each other member has been silent to it, whether its disk has room, and in
-//! which groups it has a damaged replica of a tenant.
+//! leads, for how long each other member has been silent to it, whether its disk has room, whether
+//! it lacks room for what others send it, and in which groups it has a damaged replica of a tenant.
 //! Either counts as having been heard. The speaker's words about the others tell 'dead' from 'cut
 //! off from me only':
 //!
@@ -23,7 +23,8 @@
 //! | 4 T and more | somebody has heard it within T | `Degraded` |
 //! | 4 T and more | nobody has | `Unhealthy` |
 //!
-//! 'Somebody' is another member that was heard within T itself.
+//! 'Somebody' is another member that was heard within T itself. A member that lacks room for a copy, and not for its
+//! log, votes and leads as any other: it is given no further replica, and is shown as `Degraded` to people only.
 //!
 //! Who is new, and everybody after a start, has the full time before it, and is `Degraded` until it
 //! is heard. `Offline` is not decided here: a member that stops says goodbye, and group 0 notes it.
@@ -61,6 +62,7 @@ mod failure_detector;
 mod http_nodes;
 mod incarnations;
 mod message;
+mod wire;
 
 use std::collections::BTreeMap;
 
@@ -79,8 +81,6 @@ use crate::ports::Declined;
 use crate::ports::error::CallError;
 use crate::services::mailbox::call;
 
-/// The shape of pings and their answers that this program speaks.
-const HEARTBEAT_VERSION: u16 = 3;
 /// The shape of hellos and their answers that this program speaks.
 const HELLO_VERSION: u16 = 1;
 
@@ -144,11 +144,11 @@ impl Heartbeats {
         ping: &[u8],
         deadline: Instant,
     ) -> Result<Vec<u8>, Declined> {
-        let beat = decode_beat(ping).map_err(Declined)?;
+        let (version, beat) = wire::decode(ping).map_err(Declined)?;
         let answer =
             call(&self.actor, deadline, |reply| HeartbeatMessage::Pinged { from, beat, reply });
         let beat = answer.await.map_err(|error| Declined(error.to_string()))?;
-        Ok(codec::encode(&(HEARTBEAT_VERSION, beat)))
+        Ok(wire::encode(version, &beat))
     }
 
     /// Answers the hello of the member with raft id `from`.
@@ -177,14 +177,4 @@ impl Heartbeats {
             tracing::debug!("the heartbeat monitor has stopped");
         }
     }
-}
-
-/// Reads a ping or its answer.
-fn decode_beat(bytes: &[u8]) -> Result<Heartbeat, String> {
-    let (version, beat): (u16, Heartbeat) =
-        codec::decode(bytes).map_err(|error| error.to_string())?;
-    if version == HEARTBEAT_VERSION {
-        return Ok(beat);
-    }
-    Err(format!("version {version} of heartbeats is not spoken here"))
 }

@@ -284,6 +284,7 @@ impl PlacementArguments {
             copies: &copies,
             health: &health,
             has_room: self.log.has_room(),
+            lacks_room_for_copy: self.log.lacks_room().is_some(),
             tenants: &self.directory.count_by_group(),
             // Heartbeats do not say it yet.
             damaged: &damaged,

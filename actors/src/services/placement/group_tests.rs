@@ -281,6 +281,9 @@ async fn who_has_no_room_gets_no_vote() {
     town.replica(2, false, 0);
     town.health.get_mut(&RaftId(2)).unwrap().has_room = false;
     assert_eq!(town.next(), None);
+    let health = town.health.get_mut(&RaftId(2)).unwrap();
+    (health.has_room, health.lacks_room_for_copy) = (true, true);
+    assert_eq!(town.next(), voters([1, 2]), "it lacks room for something else");
 }
 
 #[tokio::test]

@@ -84,6 +84,7 @@ impl Town {
             copies: &BTreeMap::new(),
             health: &self.health,
             has_room: true,
+            lacks_room_for_copy: false,
             tenants: &self.tenants,
             damaged: &self.damaged,
             election_timeout: Duration::from_millis(500),
@@ -151,6 +152,8 @@ async fn leads_are_spread() {
     let mut region = Town::new(3, 2, &[1, 2, 3]);
     let [first, second] = [1, 2].map(GroupId);
     assert_eq!(region.handed_on(1), Some((first, 2)));
+    region.health.get_mut(&RaftId(2)).unwrap().lacks_room_for_copy = true;
+    assert_eq!(region.handed_on(1), Some((first, 2)), "who lacks room for a copy may lead");
     assert_eq!(region.handed_on(2), None);
     region.health.get_mut(&RaftId(2)).unwrap().has_room = false;
     assert_eq!(region.handed_on(1), Some((first, 3)), "who has no room does not lead");

@@ -52,6 +52,10 @@ impl Town {
         self.health.get_mut(&RaftId(raft_id)).unwrap().has_room = false;
     }
 
+    fn lacks_room_for_copy(&mut self, raft_id: u64) {
+        self.health.get_mut(&RaftId(raft_id)).unwrap().lacks_room_for_copy = true;
+    }
+
     /// A member says for how long another has been silent to it, seconds.
     fn tell(&mut self, raft_id: u64, of: u64, secs: u64) {
         let told = &mut self.health.get_mut(&RaftId(raft_id)).unwrap().silent_to_it;
@@ -70,6 +74,7 @@ impl Town {
             copies: &BTreeMap::new(),
             health: &self.health,
             has_room: true,
+            lacks_room_for_copy: false,
             tenants: &BTreeMap::new(),
             damaged: &BTreeMap::new(),
             election_timeout: Duration::from_millis(500),
@@ -234,6 +239,16 @@ fn who_has_no_room_takes_no_replica() {
     let mut town = Town::new(3, &[&[1]]);
     town.full(2);
     assert_eq!(town.next(), Some((1, vec![1, 3])));
+}
+
+#[test]
+fn who_lacks_room_for_one_copy_takes_no_other() {
+    let mut town = Town::new(5, &[&[1, 2, 3]]);
+    town.silent_for(3, 30);
+    town.lacks_room_for_copy(4);
+    assert_eq!(town.next(), Some((1, vec![1, 2, 5])));
+    town.lacks_room_for_copy(5);
+    assert_eq!(town.next(), None, "nobody could take its place");
 }
 
 /// Who is silent to whom, for a group on 1, 2 and 3 that 2 leads; 1 leads the system group, and 4 and 5

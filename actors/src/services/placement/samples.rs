@@ -39,6 +39,7 @@ pub(super) fn health(secs: u64) -> MemberHealth {
         unhealthy_for: silent_for,
         is_heard,
         has_room: true,
+        lacks_room_for_copy: false,
         damaged: BTreeSet::new(),
         silent_for,
         silent_to_it: BTreeMap::new(),

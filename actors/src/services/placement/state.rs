@@ -57,6 +57,8 @@ pub(super) struct ClusterView<'a> {
     pub(super) health: &'a BTreeMap<RaftId, MemberHealth>,
     /// Whether this node's own disk has room.
     pub(super) has_room: bool,
+    /// Whether this node lacks room for what others send it.
+    pub(super) lacks_room_for_copy: bool,
     /// How many tenants the groups have.
     pub(super) tenants: &'a BTreeMap<GroupId, u64>,
     /// Of which groups a member's replica is damaged, of the members that say so.
@@ -228,7 +230,7 @@ impl ClusterView<'_> {
         let is_heard_there = leader
             .and_then(|leader| self.silent_to(leader, raft_id))
             .is_none_or(|silence| silence < self.election_timeout);
-        self.is_alive(raft_id) && is_heard_there && self.has_room(raft_id)
+        self.is_alive(raft_id) && is_heard_there && self.has_room_for_copy(raft_id)
     }
 
     /// How many replicas of tenant groups a member is to have.
@@ -245,6 +247,15 @@ impl ClusterView<'_> {
     fn has_room(&self, raft_id: RaftId) -> bool {
         let room = self.health.get(&raft_id).map(|health| health.has_room);
         if raft_id == self.own_id { self.has_room } else { room.unwrap_or_default() }
+    }
+
+    /// Whether a member has room for a further replica, as far as is known. One that lacks it for what it is to have
+    /// already may vote and lead.
+    fn has_room_for_copy(&self, raft_id: RaftId) -> bool {
+        let lacks = self.health.get(&raft_id).map(|health| health.lacks_room_for_copy);
+        let lacks =
+            if raft_id == self.own_id { self.lacks_room_for_copy } else { lacks.unwrap_or(true) };
+        self.has_room(raft_id) && !lacks
     }
 
     fn assignment(&self, moves: &Moves, now: Instant) -> Option<Step> {

@@ -37,6 +37,7 @@ fn created(town: &Town, led: &[u32], placed: &[(u32, &str, u64)]) -> Option<Step
         copies: &BTreeMap::new(),
         health: &town.health,
         has_room: true,
+        lacks_room_for_copy: false,
         tenants: &BTreeMap::new(),
         damaged: &BTreeMap::new(),
         election_timeout: T,
@@ -84,6 +85,8 @@ fn a_leader_without_room_gives_way_only_where_the_others_can_vote() {
     world.health.get_mut(&RaftId(2)).unwrap().has_room = false;
     assert!(!others_can_elect(&world.replicas, &world.health, RaftId(1)));
     world.health.get_mut(&RaftId(2)).unwrap().has_room = true;
+    world.health.get_mut(&RaftId(2)).unwrap().lacks_room_for_copy = true;
+    assert!(others_can_elect(&world.replicas, &world.health, RaftId(1)), "it writes votes down");
     world.lose(3, 1);
     assert!(!others_can_elect(&world.replicas, &world.health, RaftId(1)));
 }
@@ -119,6 +122,7 @@ async fn who_should_have_replicas_does_not_wait_for_who_is_to_leave() {
         copies: &BTreeMap::new(),
         health: &town.health,
         has_room: true,
+        lacks_room_for_copy: false,
         tenants: &BTreeMap::new(),
         damaged: &BTreeMap::new(),
         election_timeout: T,
