@@ -78,11 +78,12 @@ impl ProposedBytes {
         if bytes < LARGE_BYTES || !is_asked_by_tenant {
             return Ok(None);
         }
-        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(TENANT_KIB_MAX);
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+        let under_way = kib.min(TENANT_KIB_MAX);
         let (free_kib, counted) = self.count(*tenant);
         let deadline = Instant::now() + WAIT_MAX;
         let Ok(Ok(room)) =
-            tokio::time::timeout_at(deadline, free_kib.acquire_many_owned(kib)).await
+            tokio::time::timeout_at(deadline, free_kib.acquire_many_owned(under_way)).await
         else {
             // Nobody closes the semaphore.
             return Err(ProposeError::Busy);
@@ -102,7 +103,8 @@ impl ProposedBytes {
         let share = shares.get_mut(&tenant)?;
         let now = Instant::now();
         let paid_at = share.paid_at.max(now);
-        let turn = now.max(paid_at - BURST);
+        // An instant that the clock cannot show is long ago.
+        let turn = now.max(paid_at.checked_sub(BURST).unwrap_or(now));
         (turn <= deadline).then(|| {
             share.paid_at = paid_at + Duration::from_secs(1) * kib / TENANT_KIB_PER_SEC;
             turn
@@ -198,6 +200,19 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2)).await;
         drop(all.room_for(&of(3, 900)).await.unwrap());
         assert_eq!(all.0.lock().len(), 1, "nothing is kept of who has begun nothing for long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_longer_than_a_share_counts_as_long_as_it_is() {
+        let (all, began) = (ProposedBytes::default(), Instant::now());
+        let huge = of(1, 4 << 10);
+        let mut turns = Vec::new();
+        for _ in 0..4 {
+            drop(all.room_for(&huge).await.unwrap());
+            turns.push(began.elapsed().as_millis());
+        }
+        assert!(turns[1] < 10 && (490..510).contains(&turns[2]), "{turns:?}");
+        assert!((990..1_010).contains(&turns[3]), "half a second each: {turns:?}");
     }
 
     #[tokio::test(start_paused = true)]
