@@ -134,6 +134,7 @@ mod returning;
 mod serve;
 mod snapshot;
 mod snapshot_sender;
+mod snapshots_under_way;
 mod state_machine;
 mod types;
 mod wire;

@@ -34,6 +34,7 @@ use super::convert;
 use super::copy_room::CopyRoom;
 use super::flow_control::{BatchLimit, time_allowed};
 use super::heartbeats::{HEARTBEATS_PER_TIMEOUT, HeartbeatBatches, Pulse};
+use super::snapshots_under_way::SnapshotsUnderWay;
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, log_entry, log_id, position, raft_vote, vote};
 use super::wire::{
@@ -61,7 +62,7 @@ pub(crate) struct Network {
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
     /// The replicas that a snapshot of the group is being sent to.
-    snapshots_to: Arc<Mutex<BTreeMap<RaftId, SnapshotTo>>>,
+    pub(super) snapshots: SnapshotsUnderWay,
     /// The room on this node's disk for what others send.
     copies: Arc<CopyRoom>,
     /// The replicas that have no room for what they are to be sent, and how long the next try waits.
@@ -73,32 +74,11 @@ pub(crate) struct Network {
     pub(super) pulse: Arc<Pulse>,
 }
 
-/// Longest time for which a snapshot counts as under way to a replica that has not answered. It is offered to a replica
-/// that is dead again and again, which must not keep the log.
-const UNANSWERED_MAX: Duration = Duration::from_secs(10);
-
 /// Wait before a replica without room is offered a snapshot again, at first.
 const ROOM_WAIT_MIN: Duration = Duration::from_millis(500);
 
 /// Wait before a replica without room is offered a snapshot again, at most.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// A snapshot that is being sent to a replica.
-#[derive(Debug, Clone, Copy)]
-struct SnapshotTo {
-    began: Instant,
-    /// Whether the replica has answered.
-    answers: bool,
-}
-
-/// Says that a snapshot is being sent to a replica, until it is dropped.
-pub(super) struct SendingTo(Network, RaftId);
-
-impl Drop for SendingTo {
-    fn drop(&mut self) {
-        self.0.snapshots_to.lock().remove(&self.1);
-    }
-}
 
 /// The last entry that each replica has acknowledged, with the term of the leader it told.
 type Acknowledged = BTreeMap<RaftId, (u64, Position)>;
@@ -131,20 +111,13 @@ impl Network {
             log,
             transfers: Arc::default(),
             acknowledged: Arc::default(),
-            snapshots_to: Arc::default(),
+            snapshots: SnapshotsUnderWay::default(),
             copies,
             without_room: Arc::default(),
             sent_so_far: Arc::default(),
             heartbeats,
             pulse: Arc::default(),
         }
-    }
-
-    /// Notes that a snapshot is being sent to a replica.
-    pub(super) fn sending_to(&self, raft_id: RaftId) -> SendingTo {
-        let sent = SnapshotTo { began: Instant::now(), answers: false };
-        self.snapshots_to.lock().insert(raft_id, sent);
-        SendingTo(self.clone(), raft_id)
     }
 
     /// Notes how much a replica has of the snapshot that is being sent to it.
@@ -162,25 +135,6 @@ impl Network {
     /// Tells how much replicas have of the snapshots that were sent to them.
     pub fn sent_so_far(&self) -> BTreeMap<RaftId, CopyProgress> {
         self.sent_so_far.lock().clone()
-    }
-
-    /// Whether a snapshot is being sent to a replica.
-    pub(super) fn is_sending_to(&self, raft_id: RaftId) -> bool {
-        self.snapshots_to.lock().contains_key(&raft_id)
-    }
-
-    /// Notes that a replica answers to whom a snapshot is being sent.
-    pub(super) fn answers(&self, raft_id: RaftId) {
-        if let Some(sent) = self.snapshots_to.lock().get_mut(&raft_id) {
-            sent.answers = true;
-        }
-    }
-
-    /// Whether a snapshot is on its way to a replica that answers, or that may still answer the first offer: what is
-    /// sent then goes at least as far as the log does now.
-    pub(super) fn is_snapshot_under_way(&self) -> bool {
-        let is_live = |sent: &SnapshotTo| sent.answers || sent.began.elapsed() < UNANSWERED_MAX;
-        self.snapshots_to.lock().values().any(is_live)
     }
 
     /// Notes whether a replica has room for what it is sent. Gives the wait before the next try, where it has none.
@@ -218,6 +172,7 @@ impl Network {
     pub fn forget(&self, raft_id: RaftId) {
         self.acknowledged.lock().remove(&raft_id);
         self.sent_so_far.lock().remove(&raft_id);
+        self.snapshots.forget(raft_id);
     }
 
     /// Where snapshots come from and go to.

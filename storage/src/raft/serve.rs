@@ -192,7 +192,7 @@ impl Group {
         if !self.voters().replicas().contains(&to) {
             return refused("who asks has no replica of the group");
         }
-        if self.network().is_sending_to(to) {
+        if self.network().snapshots.is_sent_to(to) {
             return refused("a snapshot of the group is being sent, and it is in there");
         }
         // One at a time: each is read whole, and sent. Waited for, or of many that ask together each would

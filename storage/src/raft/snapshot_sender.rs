@@ -51,7 +51,7 @@ impl Group {
     /// If they went while it is sent, which may be long, the replica would need another snapshot, and so on.
     pub(super) fn keeps_log(&self) -> bool {
         let log = self.network().log();
-        if !self.network().is_snapshot_under_way() || log.is_full() || log.is_on_small_disk() {
+        if !self.network().snapshots.is_any() || log.is_full() || log.is_on_small_disk() {
             return false;
         }
         log.segments_from(self.id()) <= KEPT_SEGMENTS_MAX
@@ -70,13 +70,13 @@ impl Replica {
             tracing::warn!(%group, to = self.raft_id.0, why, "no snapshot can be sent");
             Unreachable::from_string(why)
         };
+        let sender = vote(&sender);
         // What is asked for meanwhile is in the snapshot, and the receiver puts one at a time together.
-        let sending = self.network.sending_to(self.raft_id);
+        let sending = self.network.snapshots.begin(self.raft_id, sender.term);
         let superseded = |theirs: Vote| SnapshotResponse::new(raft_vote(theirs));
         let upto = snapshot.meta.last_log_id.as_ref().map(position);
         let upto = upto.ok_or_else(|| unsendable("the snapshot is empty".into()))?;
         let members = convert::stored_members(&snapshot.meta.last_membership);
-        let sender = vote(&sender);
         let transfer = self.network.next_transfer();
         // What is deleted from now on the receiver may get all the same: the log deletes it there.
         let parts = self.network.sink().parts(group).await;
@@ -101,7 +101,9 @@ impl Replica {
         }
         // Last: whatever it claims is durable there by now.
         let claim = RequestBody::Claim(Claim { vote: sender, upto, members, parts });
-        match self.call(claim, INSTALL_TIMEOUT).await.map_err(rpc_error)? {
+        let claimed = self.call(claim, INSTALL_TIMEOUT).await.map_err(rpc_error)?;
+        self.network.snapshots.answered(self.raft_id);
+        match claimed {
             Response::Snapshot(Some(theirs)) => Ok(superseded(theirs)),
             _ => Err(rpc_error(self.unexpected_reply()).into()),
         }
@@ -122,7 +124,7 @@ impl Replica {
             Err(PeerError::Declined { why, .. }) => return Ok(Sent::Lacking(why)),
             Err(error) => return Err(rpc_error(error)),
         };
-        self.network.answers(self.raft_id);
+        self.network.snapshots.answered(self.raft_id);
         // Read now, and not when the snapshot was taken: the dump holds what the snapshot claims, or
         // more.
         let dump = match self.network.sink().dump(self.network.group(), part, held).await {

@@ -296,7 +296,7 @@ impl Cluster {
         let mark = groups.progress(GROUP).unwrap().low_water_mark().unwrap().position.index;
         let group = groups.group(GROUP).unwrap();
         // Not while it sends one.
-        until("a turn", || !group.network().is_snapshot_under_way()).await;
+        until("a turn", || !group.network().snapshots.is_any()).await;
         group.snapshot().await;
         let purged = || groups.log.state(GROUP).purged.map(|purged| purged.index);
         until("a purge", || purged() == Some(mark)).await;

@@ -252,7 +252,7 @@ fn nothing_is_sent_to_a_replica_that_has_no_room() {
         assert!(!cluster.part(2).is_whole() && cluster.part(2).installed().is_empty());
         // Nothing of the log is kept meanwhile for somebody who needs another snapshot anyway.
         let group = cluster.groups(leader).group(GROUP).unwrap();
-        until("a pause", || !group.network().is_snapshot_under_way()).await;
+        until("a pause", || !group.network().snapshots.is_any()).await;
         disk.set_capacity(None);
         cluster.same(leader, &[2]).await;
         assert_eq!(cluster.groups(2).lacks_room(), None);
@@ -320,9 +320,14 @@ fn the_log_behind_a_snapshot_is_kept_from_the_first_offer_on() {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(log.state(GROUP).purged, before, "it is kept");
         // Not for somebody who never answers.
-        until("the end of patience", || !group.network().is_snapshot_under_way()).await;
+        until("the end of patience", || !group.network().snapshots.is_any()).await;
         group.snapshot().await;
         until("a purge", || log.state(GROUP).purged > before).await;
+        // However often it is offered one.
+        let offered = cluster.calls(Service::Snapshot);
+        until("another offer", || cluster.calls(Service::Snapshot) > offered).await;
+        assert!(group.network().snapshots.is_sent_to(RaftId(2)));
+        assert!(!group.network().snapshots.is_any(), "it is kept for nobody");
         cluster.part(2).set_silent(false);
         cluster.same(leader, &[2]).await;
     });
