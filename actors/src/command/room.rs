@@ -35,7 +35,9 @@ impl Envelope {
     }
 }
 
-/// Tells whether a change names a region and nothing else: it calls a move off, or moves the tenant away.
+/// Tells whether a change names a region and nothing else: it calls a move off, or moves the tenant away. The latter
+/// makes room only where the leader of the source has some: what is copied has to be in files first, and where it cannot
+/// be written there the move is called off at once.
 fn is_of_region(change: &TenantChange) -> bool {
     let region = change.region.clone();
     region.is_some() && *change == TenantChange { region, ..TenantChange::default() }

@@ -61,6 +61,7 @@
 mod actor;
 mod copying;
 mod healing;
+mod hindrance;
 mod message;
 mod mover;
 mod publishing;

@@ -17,14 +17,15 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Control;
-use super::copying::{Copied, Pieces, TooManyRows};
-use super::target_room::{NoRoom, TargetRoom};
+use super::copying::{Copied, Pieces};
+use super::hindrance::Hindrance;
+use super::target_room::TargetRoom;
 use crate::command::{
     Command, MoveStep, MoveTenant, Outcome, StepMove, SystemCommand, TenantCommand,
 };
 use crate::domain::ids::{Epoch, GroupId, RaftId, StateMachineId, TenantId};
 use crate::ports::error::CallError;
-use crate::ports::{ApplySink, Dump, StoreError};
+use crate::ports::{ApplySink, Dump};
 use crate::services::mailbox::{internal_envelope, until};
 use crate::services::tenants::Registry;
 use crate::state::system::{MovePhase, SystemState, TenantMove};
@@ -53,27 +54,6 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Attempts of one leader after which it calls the move off. They take two minutes, or more where each has to wait for
 /// a target that does not answer. Where the call was lost, it calls off again after as many attempts more.
 const ATTEMPTS_MAX: u32 = 30;
-
-/// Why a move does not come further at the moment.
-#[derive(Debug, thiserror::Error)]
-enum Hindrance {
-    #[error("{0}")]
-    Call(#[from] CallError),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("{0}")]
-    Rows(#[from] TooManyRows),
-    /// Nothing was sent.
-    #[error("{0}")]
-    NoRoom(#[from] NoRoom),
-    /// What was sent is in the way there.
-    #[error("the target has no room for the rest of the tenant: {0}")]
-    Filled(String),
-    #[error("{0} took longer than {1:?}")]
-    Late(&'static str, Duration),
-    #[error("{0} did not count: the move has gone on without this node")]
-    Superseded(&'static str),
-}
 
 /// The tenants whose moves a node carries out.
 #[derive(Debug)]
@@ -171,10 +151,7 @@ impl Mover {
                 return;
             }
             tracing::warn!(%tenant, %error, attempt, "a tenant's move does not come further yet");
-            // Rows do not become fewer by another attempt, which writes all of them to the target again. And a copy
-            // that fills the target's disks has to go from there, for the sake of everybody else.
-            let is_hopeless = matches!(error, Hindrance::Rows(_) | Hindrance::Filled(_));
-            if attempt % ATTEMPTS_MAX == 0 || is_hopeless {
+            if attempt % ATTEMPTS_MAX == 0 || error.is_hopeless() {
                 self.call_off(tenant, &error).await;
             }
             sleep(wait).await;
@@ -216,7 +193,8 @@ impl Mover {
         // What group 0 decided before has to be in the copy, or be told later; a tenant that its group does not
         // know yet cannot be read.
         let deadline = Instant::now() + STEP_DEADLINE;
-        self.control.sync_tenant(tenant, None, deadline).await?;
+        let synced = self.control.sync_tenant(tenant, None, deadline).await;
+        synced.map_err(Hindrance::of_source)?;
         // The source works on while it waits for its turn. Nobody closes the semaphore.
         let _turn = self.under_way.copies.acquire().await.ok();
         let mut copied = Copied::default();
@@ -400,7 +378,8 @@ impl Mover {
         let command = TenantCommand::Move(command);
         let command = Command::Tenant { tenant, epoch, command };
         let envelope = internal_envelope(&self.control.seams, Some(term), command);
-        match until(deadline, self.control.log.propose(group, envelope)).await? {
+        let told = until(deadline, self.control.log.propose(group, envelope)).await;
+        match told.map_err(Hindrance::of_source)? {
             Outcome::Done => Ok(()),
             _ => Err(Hindrance::Superseded("what the source was told")),
         }
