@@ -220,7 +220,7 @@ pub trait LogStatus: Send + Sync + 'static {
 }
 
 /// How much a replica has of a copy of a group: grows while it gets on, and begins again with another attempt.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CopyProgress {
     /// State machines that it has whole.
     pub state_machines: u64,

@@ -51,7 +51,7 @@ pub(super) struct Memory {
     orphans: BTreeMap<RaftId, Instant>,
     /// How learners catch up.
     pub(super) rounds: Rounds,
-    /// Which learners do not get on.
+    /// Which learners get nothing, or lack room.
     stalls: Stalls,
     /// Since when it has had one voter, one that could be the second, and a third to wait for.
     awaits_third: Option<Instant>,
@@ -90,7 +90,7 @@ impl GroupView<'_> {
     /// The next step, if any.
     pub(super) fn next(&self, memory: &mut Memory, now: Instant) -> Option<Step> {
         memory.rounds.look(self.replicas, now);
-        memory.stalls.look(self.replicas, self.copies, |id| self.has_room(id), now);
+        memory.stalls.look(self.replicas, self.copies, self.health, now);
         // Set again below, as long as it waits.
         let awaits_third = memory.awaits_third.take();
         if let Some(target) = self.unfinished {
@@ -177,7 +177,7 @@ impl GroupView<'_> {
         joining.find(|member| self.is_alive(member.raft_id)).map(|m| Step::AddLearner(m.raft_id))
     }
 
-    /// A learner that gets nothing loses its replica, where another could have one: never in the system group, of
+    /// A learner that has stalled loses its replica, where another could have one: never in the system group, of
     /// which every member is to have a replica.
     fn stalled(&self, stalls: &mut Stalls, now: Instant) -> Option<Step> {
         let makes_way = |id: &RaftId| {

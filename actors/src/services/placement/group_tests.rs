@@ -44,6 +44,15 @@ impl Town {
         self.replicas.push(ReplicaStatus { raft_id, voter, applied: 1, lag });
     }
 
+    fn learner_without_anything(&mut self, raft_id: u64) {
+        self.replicas.push(ReplicaStatus {
+            raft_id: RaftId(raft_id),
+            voter: false,
+            applied: 0,
+            lag: 9,
+        });
+    }
+
     fn set_health(&mut self, raft_id: u64, status: NodeStatus, secs: u64) {
         let is_heard = status == NodeStatus::Healthy;
         let health = MemberHealth { status, is_heard, ..samples::health(secs) };
@@ -364,7 +373,7 @@ fn with_a_stalled_learner(town: &Town, secs: &[u64]) -> Vec<Option<Step>> {
 #[tokio::test]
 async fn a_learner_that_gets_nothing_makes_way_where_another_could_have_its_replica() {
     let mut town = Town::new(4, 2);
-    town.replica(4, false, 9);
+    town.learner_without_anything(4);
     let gone = Some(Step::RemoveLearner(RaftId(4)));
     assert_eq!(with_a_stalled_learner(&town, &[0, 119, 120]), [None, None, gone]);
     town.lose(3, 1);
@@ -377,7 +386,7 @@ async fn a_learner_that_gets_nothing_makes_way_where_another_could_have_its_repl
     assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 is elsewhere");
     // Of the system group everybody is to have a replica.
     let mut town = Town::new(4, 3);
-    town.replica(4, false, 9);
+    town.learner_without_anything(4);
     let (mut memory, now) = (Memory::default(), Instant::now());
     for secs in [0, 120, 600] {
         let now = now + Duration::from_secs(secs);
@@ -388,7 +397,7 @@ async fn a_learner_that_gets_nothing_makes_way_where_another_could_have_its_repl
 #[tokio::test]
 async fn who_made_way_gets_no_replica_again_while_another_could_have_it() {
     let mut town = Town::new(4, 2);
-    town.replica(4, false, 9);
+    town.learner_without_anything(4);
     let (mut memory, start) = (Memory::default(), Instant::now());
     let mut at = |town: &Town, secs: u64| {
         let wish = Wish { replicas: raft_ids(&[1, 2, 4]), voters_max: 3 };

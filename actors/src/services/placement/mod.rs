@@ -24,11 +24,11 @@
 //!
 //! A node that was relieved of a group lets go of its log and its files (`relieved`).
 //!
-//! A learner that gets nothing for long loses its replica, where another member could have one (`stalls`), and
-//! the other is chosen (`untaken`).
+//! A learner that gets nothing at all, or lacks room, for long loses its replica, where another member could have
+//! one (`stalls`), and the other is chosen (`untaken`).
 //!
-//! Deliberately not done: a learner that gets on, and never catches up with what is written, is not replaced by
-//! another; a region whose only members are lost gets no new groups; and a member that hears the leader of a
+//! Deliberately not done: a learner that once got something, and never catches up with what is written, is not
+//! replaced by another; a region whose only members are lost gets no new groups; and a member that hears the leader of a
 //! group and not that of the system group keeps its replica, though it learns of no new one.
 
 mod actor;

@@ -7,9 +7,8 @@
 //!
 //! A tenant group has up to three replicas, on members of its region, and all of them vote. It
 //! begins on the first member of its region and grows with it. A member that leaves is replaced; one
-//! that has been silent for long, or never gets on as a learner, is replaced where another can take its
-//! place. Otherwise replicas
-//! move for balance only, as seldom as that allows ([`balance`](super::balance)).
+//! that has been silent for long, or gets nothing or lacks room as a learner, is replaced where another can
+//! take its place. Otherwise replicas move for balance only, as seldom as that allows ([`balance`](super::balance)).
 //!
 //! A member counts as silent when the leader of the *group* does not hear it. Whether other nodes hear that
 //! member does not matter to the group. A member that is to get a replica has to be heard by two leaders: that of

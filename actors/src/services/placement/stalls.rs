@@ -1,10 +1,11 @@
 //! Whether a learner gets on, on the leader of its group. Pure.
 //!
-//! A learner that gets on is waited for, however long its copy takes. One that does not, because its disk is too
-//! small for what it is to hold or its link lets heartbeats through and little else, would be waited for for ever.
-//! After a while it loses its replica, where another member could have one, and is not given one again for
-//! longer. Who has the replica instead is decided where the system group is led
-//! ([`untaken`](super::untaken)).
+//! A learner that has ever got something is waited for, however long the rest takes: how far a copy has come says
+//! little, for another one begins from nothing when the log was cut, a link broke or the lead moved. One that
+//! gets nothing at all, because its link lets heartbeats through and little else, or that lacks room for what it
+//! is to hold, would be waited for for ever. After a while it loses its replica, where another member could have
+//! one, and is not given one again for longer. Who has the replica instead is decided where the system group is
+//! led ([`untaken`](super::untaken)).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,67 +14,65 @@ use tokio::time::Instant;
 
 use crate::domain::ids::RaftId;
 use crate::ports::{CopyProgress, ReplicaStatus};
+use crate::services::heartbeat::MemberHealth;
 
-/// A learner that got nothing for so long has stalled: some times what a piece of a copy takes on a slow link,
-/// and longer than a node takes to start again.
+/// A learner that is heard and got nothing, or lacked room, for so long has stalled: some times what a piece of a
+/// copy takes on a slow link, and longer than a node takes to start again.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(120);
 
 /// A member that has stalled is given no replica of the group again for so long, while another could have it.
 pub(super) const GIVEN_UP_FOR: Duration = Duration::from_secs(600);
 
-/// How far a learner has come.
+/// What is known of a learner since this node leads.
 #[derive(Debug, Clone, Copy)]
-struct Reached {
-    /// Up to where it has the log.
-    applied: u64,
-    /// How much of a copy it has.
-    copied: CopyProgress,
-    /// Since when that has been all.
+struct Learner {
+    /// Whether it has ever got something.
+    has_begun: bool,
+    /// When it was last well, or not heard.
     since: Instant,
 }
 
 /// The learners of a group, and those that were given up.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
-    reached: BTreeMap<RaftId, Reached>,
+    learners: BTreeMap<RaftId, Learner>,
     given_up: BTreeMap<RaftId, Instant>,
 }
 
 impl Stalls {
-    /// Looks at the replicas. `has_room` tells whose disk has some: who has none may have all there is at the
-    /// moment, and can take nothing more.
+    /// Looks at the replicas. A learner is well when it has begun and has room for what comes next.
     pub(super) fn look(
         &mut self,
         replicas: &[ReplicaStatus],
         copies: &BTreeMap<RaftId, CopyProgress>,
-        has_room: impl Fn(RaftId) -> bool,
+        health: &BTreeMap<RaftId, MemberHealth>,
         now: Instant,
     ) {
         let is_learner = |id: &RaftId| replicas.iter().any(|it| it.raft_id == *id && !it.voter);
-        self.reached.retain(|id, _| is_learner(id));
+        self.learners.retain(|id, _| is_learner(id));
         self.given_up.retain(|_, since| now.duration_since(*since) < GIVEN_UP_FOR);
-        for learner in replicas.iter().filter(|replica| !replica.voter) {
-            let ReplicaStatus { raft_id, applied, lag, .. } = *learner;
-            let copied = copies.get(&raft_id).copied().unwrap_or_default();
-            let first = Reached { applied, copied, since: now };
-            let reached = self.reached.entry(raft_id).or_insert(first);
-            // Against the farthest it ever came: a copy that begins again and breaks off at the same place
-            // each time gets nowhere.
-            let gets_on = applied > reached.applied || copied > reached.copied;
-            let lacks_nothing = lag == 0 && applied > 0 && has_room(raft_id);
-            if gets_on || lacks_nothing {
-                reached.since = now;
+        for ReplicaStatus { raft_id, applied, .. } in replicas.iter().filter(|it| !it.voter) {
+            let first = Learner { has_begun: false, since: now };
+            let learner = self.learners.entry(*raft_id).or_insert(first);
+            let had_begun = learner.has_begun;
+            let has_copied = copies.get(raft_id).is_some_and(|it| *it != CopyProgress::default());
+            learner.has_begun |= *applied > 0 || has_copied;
+            let health = health.get(raft_id).filter(|health| health.is_heard);
+            let lacks_room = health.is_some_and(|health| !health.has_room);
+            let is_well = learner.has_begun && !lacks_room;
+            // The time without anything does not count as time without room.
+            let begins = learner.has_begun && !had_begun;
+            if is_well || begins || health.is_none() {
+                learner.since = now;
             }
-            reached.applied = reached.applied.max(applied);
-            reached.copied = reached.copied.max(copied);
         }
     }
 
     /// Lists the learners that have stalled.
     pub(super) fn stalled(&self, now: Instant) -> impl Iterator<Item = RaftId> {
         let has_stalled =
-            move |reached: &Reached| now.duration_since(reached.since) >= STALLED_AFTER;
-        self.reached.iter().filter(move |(_, reached)| has_stalled(reached)).map(|(id, _)| *id)
+            move |learner: &Learner| now.duration_since(learner.since) >= STALLED_AFTER;
+        self.learners.iter().filter(move |(_, learner)| has_stalled(learner)).map(|(id, _)| *id)
     }
 
     /// Notes that a learner is about to lose its replica.
@@ -89,62 +88,75 @@ impl Stalls {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples;
     use super::*;
 
     const LEARNER: RaftId = RaftId(2);
 
-    /// What is seen of the learner: at which second, the log that it has, what it lacks, and its copy.
-    type Look = (u64, u64, u64, (u64, u64));
+    /// What is seen of the learner: at which second, the log that it has, its copy, and how it is.
+    type Look = (u64, u64, (u64, u64), MemberHealth);
 
-    fn has_stalled(looks: &[Look], has_room: bool) -> bool {
+    fn well() -> MemberHealth {
+        samples::health(0)
+    }
+
+    fn full() -> MemberHealth {
+        MemberHealth { has_room: false, ..well() }
+    }
+
+    fn silent() -> MemberHealth {
+        samples::health(1)
+    }
+
+    fn has_stalled(looks: &[Look]) -> bool {
         let (mut stalls, start) = (Stalls::default(), Instant::now());
         let mut now = start;
-        for (at, applied, lag, (state_machines, bytes)) in looks {
+        for (at, applied, (state_machines, bytes), health) in looks {
             now = start + Duration::from_secs(*at);
             let replicas = [
                 ReplicaStatus { raft_id: RaftId(1), voter: true, applied: 9, lag: 0 },
-                ReplicaStatus { raft_id: LEARNER, voter: false, applied: *applied, lag: *lag },
+                ReplicaStatus { raft_id: LEARNER, voter: false, applied: *applied, lag: 9 },
             ];
             let copied = CopyProgress { state_machines: *state_machines, bytes: *bytes };
-            stalls.look(&replicas, &BTreeMap::from([(LEARNER, copied)]), |_| has_room, now);
+            let health = BTreeMap::from([(LEARNER, health.clone())]);
+            stalls.look(&replicas, &BTreeMap::from([(LEARNER, copied)]), &health, now);
         }
         stalls.stalled(now).any(|id| id == LEARNER)
     }
 
     #[tokio::test]
-    async fn a_learner_has_stalled_that_got_nothing_for_two_minutes() {
+    async fn a_learner_has_stalled_that_gets_nothing_at_all_or_lacks_room_for_two_minutes() {
         let none = (0, 0);
         let table: &[(&str, &[Look], bool)] = &[
-            ("nothing at all", &[(0, 0, 9, none), (120, 0, 9, none)], true),
-            ("not for long enough", &[(0, 0, 9, none), (119, 0, 9, none)], false),
-            ("the log", &[(0, 1, 9, none), (60, 2, 8, none), (179, 2, 8, none)], false),
+            ("nothing at all", &[(0, 0, none, well()), (120, 0, none, well())], true),
+            ("not for long enough", &[(0, 0, none, well()), (119, 0, none, well())], false),
             (
-                "the log, and then nothing",
-                &[(0, 1, 9, none), (60, 2, 8, none), (180, 2, 8, none)],
-                true,
+                "silent meanwhile",
+                &[(0, 0, none, well()), (60, 0, none, silent()), (179, 0, none, well())],
+                false,
             ),
+            ("the log, and then nothing", &[(0, 1, none, well()), (500, 1, none, well())], false),
             (
-                "bytes of a copy",
-                &[(0, 0, 9, (0, 5)), (100, 0, 9, (0, 6)), (200, 0, 9, (0, 7))],
+                "bytes of a copy, and of the next one less",
+                &[(0, 0, (3, 7), well()), (60, 0, (0, 1), well()), (500, 0, none, well())],
+                false,
+            ),
+            ("one whole of it", &[(0, 0, (1, 0), well()), (500, 0, none, well())], false),
+            ("no room, with all there is", &[(0, 9, none, full()), (120, 9, none, full())], true),
+            (
+                "room meanwhile",
+                &[(0, 9, none, full()), (60, 9, none, well()), (179, 9, none, full())],
                 false,
             ),
             (
-                "one whole of it",
-                &[(0, 0, 9, (0, 5)), (100, 0, 9, (1, 0)), (200, 0, 9, (1, 1))],
+                "nothing at first, then no room",
+                &[(0, 0, none, full()), (60, 1, none, full()), (179, 1, none, full())],
                 false,
             ),
-            (
-                "the same of it again and again",
-                &[(0, 0, 9, (3, 7)), (50, 0, 9, (0, 1)), (100, 0, 9, (3, 7)), (120, 0, 9, (2, 9))],
-                true,
-            ),
-            ("it lacks nothing", &[(0, 9, 0, none), (120, 9, 0, none)], false),
         ];
         for (what, looks, expected) in table {
-            assert_eq!(has_stalled(looks, true), *expected, "{what}");
+            assert_eq!(has_stalled(looks), *expected, "{what}");
         }
-        let idle: &[Look] = &[(0, 9, 0, none), (120, 9, 0, none)];
-        assert!(has_stalled(idle, false), "it has no room for what comes next");
     }
 
     #[tokio::test]
@@ -152,9 +164,14 @@ mod tests {
         let (mut stalls, now) = (Stalls::default(), Instant::now());
         stalls.give_up(LEARNER, now);
         assert!(stalls.is_given_up(LEARNER) && !stalls.is_given_up(RaftId(3)));
-        stalls.look(&[], &BTreeMap::new(), |_| true, now + GIVEN_UP_FOR - Duration::from_secs(1));
+        stalls.look(
+            &[],
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+            now + GIVEN_UP_FOR - Duration::from_secs(1),
+        );
         assert!(stalls.is_given_up(LEARNER));
-        stalls.look(&[], &BTreeMap::new(), |_| true, now + GIVEN_UP_FOR);
+        stalls.look(&[], &BTreeMap::new(), &BTreeMap::new(), now + GIVEN_UP_FOR);
         assert!(!stalls.is_given_up(LEARNER));
     }
 }

@@ -23,7 +23,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// Silence of a node after which its replicas go to others, and the time for that.
 const SILENT_REPLACED_WITHIN: Duration = Duration::from_secs(90);
-/// A learner without progress is given up after two minutes, two groups at a time.
+/// A learner that lacks room is given up after two minutes, two groups at a time.
 const FULL_REPLACED_WITHIN: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
