@@ -22,10 +22,9 @@ pub(super) const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// A group that does not look as it should.
 #[derive(Debug)]
 struct Move {
-    /// Since when it has looked as it does.
+    /// Since when it has looked as it does. Who is to have its replicas instead is no progress yet.
     since: Instant,
     voters: Voters,
-    replicas: Vec<RaftId>,
 }
 
 /// All of them, as the leader of the system group remembers them from look to look.
@@ -47,10 +46,8 @@ impl Moves {
                 self.under_way.remove(group);
                 continue;
             }
-            let is_same = |it: &Move| it.voters == *voters && it.replicas == placement.replicas;
-            if !self.under_way.get(group).is_some_and(is_same) {
-                let (voters, replicas) = (voters.clone(), placement.replicas.clone());
-                self.under_way.insert(*group, Move { since: now, voters, replicas });
+            if self.under_way.get(group).is_none_or(|it| it.voters != *voters) {
+                self.under_way.insert(*group, Move { since: now, voters: voters.clone() });
             }
         }
     }

@@ -103,23 +103,24 @@ fn replicas(
         view.members.get(id).filter(|it| !it.is_leaving && it.region == placement.region)
     };
     let leader = view.leaders.get(&group).copied();
-    let is_lost =
-        |id: RaftId| view.lost_for(leader, id) >= VOTER_LOST_AFTER || untaken.has(group, id, now);
+    let is_lost = |id: RaftId| view.lost_for(leader, id) >= VOTER_LOST_AFTER;
     let has = |id: RaftId| placement.replicas.contains(&id);
     let mut spare: Vec<RaftId> = view.members.keys().copied().collect();
     spare.retain(|id| in_region(id).is_some() && !has(*id) && view.can_take(leader, *id));
     spare.sort_by_key(|id| (untaken.avoids(*id), view.load(*id), *id));
-    let mut spare = spare.into_iter();
+    let mut spare = spare.into_iter().peekable();
     let mut chosen = Vec::new();
     for id in placement.replicas.iter().copied() {
-        if in_region(&id).is_some() && !is_lost(id) {
-            chosen.push(id);
-        } else if let Some(instead) = spare.next() {
-            chosen.push(instead);
-        } else if in_region(&id).is_some() {
-            // Lost, but nobody else is there: it may come back.
-            chosen.push(id);
-        }
+        let instead = if in_region(&id).is_none() || is_lost(id) {
+            spare.next()
+        } else if untaken.has(group, id, now) {
+            // Two that cannot take it would have it in turn for ever.
+            spare.next_if(|other| !untaken.avoids(*other))
+        } else {
+            None
+        };
+        // Where nobody else is there it stays: it may come back.
+        chosen.extend(instead.or_else(|| in_region(&id).map(|_| id)));
     }
     let lacking = TENANT_GROUP_VOTERS.saturating_sub(chosen.len());
     chosen.extend(spare.take(lacking));

@@ -197,6 +197,52 @@ fn who_is_given_no_replica_is_replaced_and_comes_last_for_a_while() {
     assert_eq!(town.look(&mut moves, secs(20)), None);
 }
 
+/// 4 and 5 can take nothing, and 3 is dead, which votes in another group.
+#[test]
+fn two_that_take_nothing_hold_up_no_other_group() {
+    let mut town = Town::new(5, &[&[1, 2], &[1, 2], &[1, 2, 3]]);
+    town.silent_for(3, 30);
+    for group in [1, 2] {
+        town.place(group, &[1, 2, 4]);
+    }
+    let (mut moves, start) = (Moves::default(), Instant::now());
+    let mut changes = Vec::new();
+    for secs in 0..=120 {
+        if let Some((group, replicas)) = town.look(&mut moves, start + Duration::from_secs(secs)) {
+            town.place(group, &replicas);
+            changes.push((secs, group, replicas));
+        }
+    }
+    let each_once = [(15, 1, vec![1, 2, 5]), (16, 2, vec![1, 2, 5]), (60, 3, vec![1, 2, 4])];
+    assert_eq!(changes, each_once);
+}
+
+/// 2 leads group 1 and does not hear 4, which can take replicas of other groups all the same.
+#[test]
+fn who_is_silent_to_one_leader_is_not_avoided_by_the_others() {
+    let mut town = Town::new(4, &[&[1, 2, 3], &[1, 2, 3]]);
+    town.leaders.extend([(GroupId(1), RaftId(2)), (GroupId(2), RaftId(1))]);
+    town.place(1, &[1, 2, 4]);
+    for (is_heard, is_avoided) in [(false, false), (true, true)] {
+        town.tell(2, 4, u64::from(!is_heard));
+        let (mut moves, start) = (Moves::default(), Instant::now());
+        town.look(&mut moves, start);
+        town.look(&mut moves, start + Duration::from_secs(15));
+        assert_eq!(moves.untaken.avoids(RaftId(4)), is_avoided, "heard: {is_heard}");
+    }
+}
+
+#[test]
+fn who_lacks_room_and_is_given_no_replica_is_replaced() {
+    let mut town = Town::new(4, &[&[1, 2, 3]]);
+    town.place(1, &[1, 2, 4]);
+    town.full(4);
+    let (mut moves, start) = (Moves::default(), Instant::now());
+    assert_eq!(town.look(&mut moves, start), None);
+    let later = start + Duration::from_secs(15);
+    assert_eq!(town.look(&mut moves, later), Some((1, vec![1, 2, 3])));
+}
+
 #[test]
 fn balance_gives_nothing_to_who_stalled_until_later() {
     let mut town = Town::new(4, &[&[1, 2, 3], &[1, 2, 3]]);

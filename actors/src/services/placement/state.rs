@@ -224,13 +224,18 @@ impl ClusterView<'_> {
         self.health.get(&other)?.silent_to_it.get(&raft_id).copied()
     }
 
-    /// Whether a member can take a replica of a group that `leader` leads: it is heard here, so that
-    /// it learns of it, and there, so that it gets it, and has room for it.
+    /// Whether a member can take a replica of a group that `leader` leads: it is reached, and has room for it.
     pub(super) fn can_take(&self, leader: Option<RaftId>, raft_id: RaftId) -> bool {
+        self.is_reached(leader, raft_id) && self.has_room_for_copy(raft_id)
+    }
+
+    /// Whether a replica of a group that `leader` leads would reach a member: it is heard here, so that it learns
+    /// of it, and there, so that it gets it.
+    pub(super) fn is_reached(&self, leader: Option<RaftId>, raft_id: RaftId) -> bool {
         let is_heard_there = leader
             .and_then(|leader| self.silent_to(leader, raft_id))
             .is_none_or(|silence| silence < self.election_timeout);
-        self.is_alive(raft_id) && is_heard_there && self.has_room_for_copy(raft_id)
+        self.is_alive(raft_id) && is_heard_there
     }
 
     /// How many replicas of tenant groups a member is to have.

@@ -30,12 +30,14 @@ pub(super) struct Untaken {
 }
 
 impl Untaken {
-    /// Looks at the groups that are known to be led. A member that is not heard is another matter: it is given up
-    /// for its silence.
+    /// Looks at the groups that are known to be led. A member that the group's leader does not hear is another
+    /// matter: it is given up for its silence, in that leader's groups. One that lacks room is not: it says so to
+    /// everybody, and its group's leader gives it no replica for that.
     pub(super) fn look(&mut self, view: &ClusterView<'_>, now: Instant) {
         let is_untaken = |(group, id): &(GroupId, RaftId)| {
             let voters = view.voters.get(group);
-            voters.is_some_and(|it| !it.replicas().contains(id)) && view.is_alive(*id)
+            let leader = view.leaders.get(group).copied();
+            voters.is_some_and(|it| !it.replicas().contains(id)) && view.is_reached(leader, *id)
         };
         let assigned = view.placements.iter();
         let assigned =
