@@ -152,16 +152,14 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
         loop {
             let (found, attempted) = self.attempt(next).await;
             let (retry, answer) = match attempted {
-                Attempted::Answered(answer) if answer.status().is_server_error() => {
-                    return done.unwrap_or(answer);
-                }
-                Attempted::Answered(answer) => return answer,
-                Attempted::Retry(retry, answer) => (retry, answer),
+                Attempted::Answered(answer) => (None, answer),
+                Attempted::Retry(retry, answer) => (Some(retry), answer),
             };
             let answer = match answer.status().is_success() {
                 true => answer,
                 false => done.take().unwrap_or(answer),
             };
+            let Some(retry) = retry else { return answer };
             let is_final = self.is_once() && retry == Retry::Unknown;
             if is_final || pacing.is_over() {
                 return answer;

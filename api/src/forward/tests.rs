@@ -267,9 +267,14 @@ async fn a_wait_that_broke_off_goes_on_elsewhere_and_what_was_done_stands() {
         answer.extensions_mut().insert(Retry::Unknown);
         answer
     };
-    for goes_on in [true, false] {
-        let ended = async || (StatusCode::CREATED, r#""ended""#);
-        let next = if goes_on { owner(LONG_POLL, post(ended)) } else { lost() };
+    let ended = async || (StatusCode::CREATED, r#""ended""#);
+    let refused = async || (StatusCode::NOT_FOUND, r#""refused""#);
+    let nexts = [
+        (owner(LONG_POLL, post(ended)), "ended"),
+        (owner(LONG_POLL, post(refused)), "begun"),
+        (lost(), "begun"),
+    ];
+    for (next, expected) in nexts {
         let first = owner(LONG_POLL, post(broke_off));
         let routes = FakeRoutes::with(Lead::There(RaftId(2)), peers([(2, first), (3, next)]));
         routes.move_lead(Duration::from_secs(1), Lead::There(RaftId(3)));
@@ -277,8 +282,8 @@ async fn a_wait_that_broke_off_goes_on_elsewhere_and_what_was_done_stands() {
         let sent = request("POST", LONG_POLL, r#"{"holder":"h","wait_secs":10}"#);
         let (status, _, body) = send(&router, sent).await;
         assert_eq!(status, 201);
-        assert_eq!(body, if goes_on { "ended" } else { "begun" });
-        if goes_on {
+        assert_eq!(body, expected);
+        if expected == "ended" {
             let last = routes.attempts().pop();
             assert_eq!(last, Some((3, Some(0), true)), "it is one request");
         }
