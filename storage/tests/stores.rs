@@ -136,6 +136,16 @@ async fn a_folder_that_was_being_made_is_gone_after_the_next_start() {
     assert!(!disk.mount().exists(dir).unwrap());
 }
 
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_stays_and_keeps_no_node_from_starting() {
+    let disk = SimDisk::new(1);
+    drop(stores(disk.mount()).await);
+    // Not a file: it cannot be opened.
+    disk.mount().create_dir_all(EVENTS).unwrap();
+    drop(stores(disk.mount()).await);
+    assert!(disk.mount().exists(EVENTS).unwrap());
+}
+
 /// Where the bytes `needle` stand in the index.
 fn places(disk: &SimDisk, needle: &[u8]) -> Vec<u64> {
     let file = disk.mount().open(INDEX, OpenMode::Existing).unwrap();

@@ -54,7 +54,12 @@ pub(crate) fn prepare(disk: &dyn Disk, tenants_dir: &str) -> io::Result<()> {
     for entry in disk.list(tenants_dir)?.into_iter().filter(|entry| entry.is_dir) {
         let is_left = match entry.name.parse() {
             Ok(tenant) => {
-                is_unfinished(disk, &Paths::of(StateMachineId::Tenant(tenant), tenants_dir))?
+                let paths = Paths::of(StateMachineId::Tenant(tenant), tenants_dir);
+                // One folder that cannot be read must not keep the node and its other tenants from starting.
+                is_unfinished(disk, &paths).unwrap_or_else(|error| {
+                    tracing::warn!(folder = %paths.dir, %error, "a folder that cannot be read is kept");
+                    false
+                })
             }
             Err(_) => [TRASH_PREFIX, STAGED_PREFIX].iter().any(|it| entry.name.starts_with(it)),
         };
