@@ -2,8 +2,8 @@
 //!
 //! The leader of a group makes a member a learner at once when the group is assigned to it, unless the member has
 //! stalled there ([`stalls`](super::stalls)). So what the leader does not do for some time tells that. Another
-//! member is chosen then, and the one that stalled comes last for a while: what was too much for it in one
-//! group mostly is in the next.
+//! member is chosen then that has not stalled itself, and the one that stalled comes last for a while: what was too
+//! much for it in one group mostly is in the next.
 //!
 //! Nothing is lost with a leader that loses the lead: the next one tries the same member once more.
 
