@@ -83,6 +83,11 @@ impl GroupView<'_> {
         raft_id == self.leader || self.health.get(&raft_id).is_some_and(|health| health.has_room)
     }
 
+    fn has_room_for_copy(&self, raft_id: RaftId) -> bool {
+        let lacks = self.health.get(&raft_id).is_some_and(|health| health.lacks_room_for_copy);
+        self.has_room(raft_id) && !lacks
+    }
+
     fn keeps_quorum(&self, voters: &BTreeSet<RaftId>) -> bool {
         keeps_quorum(voters, self.health, self.leader)
     }
@@ -197,7 +202,7 @@ impl GroupView<'_> {
                 && !member.is_offline
                 && !self.wish.replicas.contains(&member.raft_id)
                 && self.is_alive(member.raft_id)
-                && self.has_room(member.raft_id)
+                && self.has_room_for_copy(member.raft_id)
         })
     }
 

@@ -379,7 +379,7 @@ async fn a_learner_that_gets_nothing_makes_way_where_another_could_have_its_repl
     town.lose(3, 1);
     assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 is silent");
     town.set_health(3, NodeStatus::Healthy, 0);
-    town.health.get_mut(&RaftId(3)).unwrap().has_room = false;
+    town.health.get_mut(&RaftId(3)).unwrap().lacks_room_for_copy = true;
     assert_eq!(with_a_stalled_learner(&town, &[0, 120]), [None, None], "3 has no room");
     town.members.get_mut(&RaftId(3)).unwrap().region = "eu".into();
     town.set_health(3, NodeStatus::Healthy, 0);

@@ -58,7 +58,8 @@ impl Stalls {
             let has_copied = copies.get(raft_id).is_some_and(|it| *it != CopyProgress::default());
             learner.has_begun |= *applied > 0 || has_copied;
             let health = health.get(raft_id).filter(|health| health.is_heard);
-            let lacks_room = health.is_some_and(|health| !health.has_room);
+            let lacks_room =
+                health.is_some_and(|health| !health.has_room || health.lacks_room_for_copy);
             let is_well = learner.has_begun && !lacks_room;
             // The time without anything does not count as time without room.
             let begins = learner.has_begun && !had_begun;
@@ -101,7 +102,7 @@ mod tests {
     }
 
     fn full() -> MemberHealth {
-        MemberHealth { has_room: false, ..well() }
+        MemberHealth { lacks_room_for_copy: true, ..well() }
     }
 
     fn silent() -> MemberHealth {
