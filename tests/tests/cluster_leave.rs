@@ -109,6 +109,7 @@ async fn a_dead_follower_is_removed_as_it_is() {
     cluster.whole().await;
     // Nobody keeps a connection for it any more, by which its log would learn of the removal.
     for node in [0, other] {
+        cluster.kill9(node);
         cluster.restart(node).await;
     }
     cluster.relaunch(victim);

@@ -347,7 +347,8 @@ impl Cluster {
     /// Waits until a node is ready.
     pub async fn ready(&mut self, node: usize) {
         if let Err(code) = self.nodes[node].server.await_ready().await {
-            panic!("node {node} did not become ready ({code:?})");
+            let output = self.nodes[node].server.output();
+            panic!("node {node} did not become ready ({code:?}): {output}");
         }
     }
 
