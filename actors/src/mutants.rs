@@ -67,13 +67,11 @@ pub enum Mutant {
     MarkTooEarly,
     /// The source of a move goes on with a tenant that is about to be handed over, or was.
     TwoOwners,
-    /// A replica that let go of its log votes, and stands for election, before it is whole again.
-    VoteBeforeWhole,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 24] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -98,7 +96,6 @@ impl Mutant {
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
         Self::TwoOwners,
-        Self::VoteBeforeWhole,
     ];
 
     /// Its name on the command line.
@@ -128,7 +125,6 @@ impl Mutant {
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
             Self::TwoOwners => "two-owners",
-            Self::VoteBeforeWhole => "vote-before-whole",
         }
     }
 }

@@ -74,8 +74,6 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::DayRatchet => Plan { secs: 30, ..clocks },
         // A folder is lost that another replica gives back.
         Mutant::SnapshotWithoutEvents => Plan { secs: 30, ..disks },
-        // Replicas move away from a node and back to it.
-        Mutant::VoteBeforeWhole => Plan { nodes: 5, secs: 30, ..processes },
         // A process is killed soon after it has applied something.
         Mutant::MarkTooEarly => Plan { nodes: 1, ..processes },
         // A tenant moves while clients write, and the source lets go late: its group has no quorum for a while.

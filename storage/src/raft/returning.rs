@@ -22,14 +22,13 @@
 use std::sync::atomic::Ordering;
 
 use shiioo_actors::domain::ids::{GroupId, Position};
-use shiioo_actors::mutants::{self, Mutant};
 
 use super::group::Group;
 use crate::log::Log;
 
 /// Tells whether a replica is returning: its log does not reach yet to where it ended before.
 pub(super) fn is_returning(log: &Log, group: GroupId) -> bool {
-    !mutants::is(Mutant::VoteBeforeWhole) && log.left(group) > log.last(group)
+    log.left(group) > log.last(group)
 }
 
 impl Group {
