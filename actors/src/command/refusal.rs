@@ -42,10 +42,14 @@ pub enum Refusal {
         key: LockKey,
     },
     /// The tenant is suspended.
-    #[error("the tenant is suspended: only reads, cancellations and releases of locks are allowed")]
+    #[error(
+        "the tenant is suspended: only reads, cancellations, and renewals and releases of locks are allowed"
+    )]
     TenantSuspended,
     /// The tenant is disabled.
-    #[error("the tenant is disabled: only reads, cancellations and releases of locks are allowed")]
+    #[error(
+        "the tenant is disabled: only reads, cancellations, and renewals and releases of locks are allowed"
+    )]
     TenantDisabled,
     /// The proposer knew an older epoch of the tenant, or its state is not here yet.
     #[error("the tenant is not served here at the moment")]

@@ -27,10 +27,11 @@
 //! *Members* show a certificate of the cluster's authority. They are identified by all that it says:
 //! raft id, node id and cluster, and they are served only while the table of members
 //! (`dial/members`) has exactly these. A cluster that was recovered by force has another id and another
-//! authority than before: a member of the former one is told that, and refused; so is one that was removed. The accepting side
-//! then *greets*: it sends the version of the frames on a stream of its own. An attempt to connect has
-//! succeeded when the greeting has arrived, and a request is written only after that. So 'unreachable' always means that nothing was done,
-//! and a version that does not fit is noticed before anything is asked.
+//! authority than before: a member of the former one is told that, and refused. A member that was removed is told so as
+//! well, whenever it comes back, and ends: its log would not tell it. The accepting side then *greets*: it sends the
+//! version of the frames on a stream of its own. An attempt to connect has succeeded when the greeting has arrived, and
+//! a request is written only after that. So 'unreachable' always means that nothing was done, and a version that does
+//! not fit is noticed before anything is asked.
 //!
 //! *Unauthenticated peers* show no certificate. They can send requests to join, one at a time, in
 //! small windows, for ten seconds; a silent one is closed when another needs its place.

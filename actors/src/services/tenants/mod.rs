@@ -61,7 +61,8 @@
 //! # Damage
 //!
 //! The leader of the tenant's group holds what the damaged files held, so the supervisor asks the leader
-//! for it: after 250 ms, then after 5 s, then after twice as long each time, up to a minute. What the leader sends takes the place of the files, and the tenant starts from it.
+//! for it: after 250 ms, then after 5 s, then after twice as long each time, up to a minute. What the leader
+//! sends takes the place of the files, and the tenant starts from it.
 //! Until then this node should not lead the group, where nobody would serve the tenant: it says so in its
 //! heartbeats, and hands the lead over. Without another replica a person has to put the files back.
 //! Damage that nobody would meet for long is looked for ([`scrub`]), and what checksums cannot show is found
