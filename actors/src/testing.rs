@@ -112,6 +112,36 @@ impl Peers for NoPeers {
     fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
 }
 
+/// Peers that answer a call at once: whom it goes to and what is asked say what.
+pub struct AnsweringPeers<F>(pub F);
+
+impl<F> Peers for AnsweringPeers<F>
+where
+    F: Fn(RaftId, Vec<u8>) -> Result<Vec<u8>, PeerError> + Send + Sync + 'static,
+{
+    fn call(
+        &self,
+        to: RaftId,
+        _: Service,
+        request: Vec<u8>,
+        _: Instant,
+    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+        let answer = self.0(to, request);
+        Box::pin(async move { answer })
+    }
+
+    fn open_stream(
+        &self,
+        to: RaftId,
+        service: StreamService,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
+        NoPeers.open_stream(to, service, deadline)
+    }
+
+    fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
+}
+
 /// The id of a tenant.
 pub const fn tenant(number: u128) -> TenantId {
     TenantId::from_uuid(Uuid::from_u128(number))

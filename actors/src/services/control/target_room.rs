@@ -62,10 +62,8 @@ mod tests {
     use crate::domain::codec;
     use crate::domain::ids::GroupId;
     use crate::domain::voters::Voters;
-    use crate::ports::seams::ByteStream;
-    use crate::ports::{
-        BoxFuture, GroupLead, GroupStatus, Peer, PeerError, Service, StreamService,
-    };
+    use crate::ports::{GroupLead, GroupStatus, PeerError};
+    use crate::testing::AnsweringPeers;
 
     /// A node with so much room.
     struct Own(u64);
@@ -92,39 +90,17 @@ mod tests {
     }
 
     /// Member 2 has so much room, member 3 is of another version, and nobody else is there.
-    struct Others(u64);
-
-    impl Peers for Others {
-        fn call(
-            &self,
-            to: RaftId,
-            _: Service,
-            _: Vec<u8>,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
-            Box::pin(async move {
-                match to.0 {
-                    2 => Ok(codec::encode(&(VERSION, NodeResponse::Room(self.0)))),
-                    3 => Err(PeerError::Declined { to, why: "not known".to_owned() }),
-                    _ => Err(PeerError::Unreachable { to, why: "not there".to_owned() }),
-                }
-            })
-        }
-        fn open_stream(
-            &self,
-            _: RaftId,
-            _: StreamService,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
-            unreachable!()
-        }
-        fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
+    fn others(room: u64) -> Arc<dyn Peers> {
+        Arc::new(AnsweringPeers(move |to: RaftId, _| match to.0 {
+            2 => Ok(codec::encode(&(VERSION, NodeResponse::Room(room)))),
+            3 => Err(PeerError::Declined { to, why: "not known".to_owned() }),
+            _ => Err(PeerError::Unreachable { to, why: "not there".to_owned() }),
+        }))
     }
 
     #[tokio::test]
     async fn every_node_of_the_target_has_to_have_room() {
-        let room =
-            TargetRoom { log: Arc::new(Own(100)), peers: Arc::new(Others(50)), raft_id: RaftId(1) };
+        let room = TargetRoom { log: Arc::new(Own(100)), peers: others(50), raft_id: RaftId(1) };
         let look = async |nodes: &[u64], needed| {
             let nodes: Vec<RaftId> = nodes.iter().copied().map(RaftId).collect();
             room.look(&nodes, needed).await.map_err(|lacking| (lacking.node.0, lacking.free))

@@ -70,14 +70,14 @@ pub(super) async fn ping(
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
     use crate::domain::ids::GroupId;
     use crate::domain::time::Timestamp;
-    use crate::ports::seams::ByteStream;
-    use crate::ports::{BoxFuture, GroupLead, Peer, StreamService};
-    use crate::testing::At;
+    use crate::ports::GroupLead;
+    use crate::testing::{AnsweringPeers, At};
 
     /// A beat as a program of version 3 has it.
     type Before = (Timestamp, Vec<GroupLead>, BTreeMap<RaftId, u64>, bool, BTreeSet<GroupId>);
@@ -103,51 +103,29 @@ mod tests {
         assert!(decode(&codec::encode(&(5_u16, before()))).is_err());
     }
 
-    /// Member 3 speaks version 3 only, member 4 both, and nobody else is there.
-    #[derive(Default)]
-    struct Mixed(AtomicU32);
-
-    impl Peers for Mixed {
-        fn call(
-            &self,
-            to: RaftId,
-            _: Service,
-            ping: Vec<u8>,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async move {
-                match to.0 {
-                    3 => match codec::decode::<(u16, Before)>(&ping) {
-                        Ok((3, said)) => Ok(codec::encode(&(3_u16, said))),
-                        _ => Err(PeerError::Declined { to, why: "not known".to_owned() }),
-                    },
-                    4 => Ok(ping),
-                    _ => Err(PeerError::Unreachable { to, why: "not there".to_owned() }),
-                }
-            })
-        }
-        fn open_stream(
-            &self,
-            _: RaftId,
-            _: StreamService,
-            _: Instant,
-        ) -> BoxFuture<'_, Result<Box<dyn ByteStream>, PeerError>> {
-            unreachable!()
-        }
-        fn set_members(&self, _: Vec<Peer>, _: RaftId) {}
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_member_of_the_version_before_is_asked_in_its_own() {
-        let peers = Mixed::default();
+        // Member 3 speaks version 3 only, member 4 both, and nobody else is there.
+        let calls_made = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls_made);
+        let peers = AnsweringPeers(move |to: RaftId, ping: Vec<u8>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            match to.0 {
+                3 => match codec::decode::<(u16, Before)>(&ping) {
+                    Ok((3, said)) => Ok(codec::encode(&(3_u16, said))),
+                    _ => Err(PeerError::Declined { to, why: "not known".to_owned() }),
+                },
+                4 => Ok(ping),
+                _ => Err(PeerError::Unreachable { to, why: "not there".to_owned() }),
+            }
+        });
         for (to, heard, calls) in
             [(3, Some((beat(false), 2)), 2), (4, Some((beat(true), 2)), 1), (5, None, 1)]
         {
-            peers.0.store(0, Ordering::Relaxed);
             let pong =
                 ping(&peers, &At(Timestamp(9)), RaftId(to), &beat(true), Instant::now()).await;
-            assert_eq!((pong, peers.0.load(Ordering::Relaxed)), (heard, calls), "member {to}");
+            let calls_made = calls_made.swap(0, Ordering::Relaxed);
+            assert_eq!((pong, calls_made), (heard, calls), "member {to}");
         }
     }
 }
