@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::QUEUE_JOBS_MAX;
 use super::group_commit::{GroupCommit, Pause};
-use super::writer::Job;
+use super::job::Job;
 use crate::disk::Shortage;
 use crate::executor::Pace;
 

@@ -8,8 +8,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::QUEUE_JOBS_MAX;
+use super::job::{Completion, Job, Op};
 use super::shared::Shared;
-use super::writer::{CommitError, Completion, Job, Op, Writer};
+use super::writer::{CommitError, Writer};
 use crate::disk::Shortage;
 
 /// The writer, and the jobs that wait for it.

@@ -15,6 +15,7 @@ use super::QUEUE_JOBS_MAX;
 use super::drivers::{self, InlineDriver};
 use super::entry_index::FoundEntry;
 use super::group_commit::GroupCommit;
+use super::job::{Completion, Job, Op};
 use super::read::load;
 use super::record::{GroupState, LogEntry, LowWaterMark};
 use super::recovery;
@@ -22,7 +23,7 @@ use super::reserve::Reserve;
 use super::segment;
 use super::shared::Shared;
 use super::upgrade::files_beside_log_without_id;
-use super::writer::{CommitError, Completion, Job, Op, RecoveredEnd, Writer};
+use super::writer::{CommitError, RecoveredEnd, Writer};
 use crate::disk::{Disk, Shortage, store_error};
 use crate::executor::Executor;
 

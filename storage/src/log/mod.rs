@@ -115,6 +115,7 @@ mod drivers;
 mod entry_index;
 mod group_commit;
 mod handle;
+mod job;
 mod read;
 pub(crate) mod record;
 pub(crate) mod recovery;
@@ -133,13 +134,13 @@ pub(crate) mod tests;
 pub use bit_rot::witnessed_log_bytes;
 pub(crate) use handle::Log;
 pub use handle::LogIdentity;
+pub(crate) use job::Op;
 pub use read::has_log;
 #[cfg(feature = "sim")]
 pub(crate) use read::load;
 pub use rewrite::{Held, Repaired, RepairedGroup};
 pub use salvage::{BrokenPlace, DamagedLog};
 pub(crate) use segment::LOG_DIR;
-pub(crate) use writer::Op;
 
 /// Longest command that is taken on a full disk because it makes room, bytes: names of clients and requests are in it.
 pub(crate) const MAKING_ROOM_COMMAND_BYTES_MAX: usize = 8 << 10;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use shiioo_actors::domain::ids::StateMachineId;
 use tokio::time::Instant;
 
-use super::wire::NoRoom;
+use super::snapshot_wire::NoRoom;
 use crate::disk::{Disk, room_for_copies};
 
 /// How long what found no room counts as lacking. Whoever sends tries again within half of that.

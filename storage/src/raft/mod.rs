@@ -134,6 +134,7 @@ mod returning;
 mod serve;
 mod snapshot;
 mod snapshot_sender;
+mod snapshot_wire;
 mod snapshots_under_way;
 mod state_machine;
 mod types;

@@ -27,7 +27,7 @@ use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::{GroupId, Position, RaftId};
 use shiioo_actors::mutants::{self, Mutant};
-use shiioo_actors::ports::{ApplySink, CopyProgress, PeerError, Peers};
+use shiioo_actors::ports::{ApplySink, PeerError, Peers};
 use tokio::time::Instant;
 
 use super::convert;
@@ -61,24 +61,14 @@ pub(crate) struct Network {
     /// Snapshots sent so far.
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Mutex<Acknowledged>>,
-    /// The replicas that a snapshot of the group is being sent to.
+    /// The snapshots that replicas of the group are being sent.
     pub(super) snapshots: SnapshotsUnderWay,
     /// The room on this node's disk for what others send.
     copies: Arc<CopyRoom>,
-    /// The replicas that have no room for what they are to be sent, and how long the next try waits.
-    without_room: Arc<Mutex<BTreeMap<RaftId, Duration>>>,
-    /// How much replicas have of the last snapshot that was sent to each.
-    sent_so_far: Arc<Mutex<BTreeMap<RaftId, CopyProgress>>>,
     /// How the group's heartbeats leave.
     pub(super) heartbeats: Arc<HeartbeatBatches>,
     pub(super) pulse: Arc<Pulse>,
 }
-
-/// Wait before a replica without room is offered a snapshot again, at first.
-const ROOM_WAIT_MIN: Duration = Duration::from_millis(500);
-
-/// Wait before a replica without room is offered a snapshot again, at most.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The last entry that each replica has acknowledged, with the term of the leader it told.
 type Acknowledged = BTreeMap<RaftId, (u64, Position)>;
@@ -113,41 +103,9 @@ impl Network {
             acknowledged: Arc::default(),
             snapshots: SnapshotsUnderWay::default(),
             copies,
-            without_room: Arc::default(),
-            sent_so_far: Arc::default(),
             heartbeats,
             pulse: Arc::default(),
         }
-    }
-
-    /// Notes how much a replica has of the snapshot that is being sent to it.
-    pub(super) fn copied(&self, raft_id: RaftId, progress: CopyProgress) {
-        self.sent_so_far.lock().insert(raft_id, progress);
-    }
-
-    /// Notes that a replica has acknowledged so many bytes more of a state machine.
-    pub(super) fn copied_further(&self, raft_id: RaftId, bytes: u64) {
-        let mut copies = self.sent_so_far.lock();
-        let progress = copies.entry(raft_id).or_default();
-        progress.bytes = progress.bytes.saturating_add(bytes);
-    }
-
-    /// Tells how much replicas have of the snapshots that were sent to them.
-    pub fn sent_so_far(&self) -> BTreeMap<RaftId, CopyProgress> {
-        self.sent_so_far.lock().clone()
-    }
-
-    /// Notes whether a replica has room for what it is sent. Gives the wait before the next try, where it has none.
-    pub(super) fn note_room_of(&self, raft_id: RaftId, has_room: bool) -> Duration {
-        let mut without = self.without_room.lock();
-        if has_room {
-            without.remove(&raft_id);
-            return Duration::ZERO;
-        }
-        let wait =
-            without.get(&raft_id).map_or(ROOM_WAIT_MIN, |last| (*last * 2).min(ROOM_WAIT_MAX));
-        without.insert(raft_id, wait);
-        wait
     }
 
     /// Gives the last entry that a replica has acknowledged to this node as the leader of `term`.
@@ -171,7 +129,6 @@ impl Network {
     /// term it begins with nothing, and has lost nothing.
     pub fn forget(&self, raft_id: RaftId) {
         self.acknowledged.lock().remove(&raft_id);
-        self.sent_so_far.lock().remove(&raft_id);
         self.snapshots.forget(raft_id);
     }
 

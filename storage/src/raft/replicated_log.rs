@@ -289,7 +289,10 @@ impl LogStatus for Groups {
     }
 
     fn copies(&self, group: GroupId) -> BTreeMap<RaftId, CopyProgress> {
-        self.all().get(&group).map(|group| group.network().sent_so_far()).unwrap_or_default()
+        self.all()
+            .get(&group)
+            .map(|group| group.network().snapshots.sent_so_far())
+            .unwrap_or_default()
     }
 
     fn led(&self) -> Vec<GroupLead> {

@@ -20,11 +20,10 @@ use super::convert;
 use super::group::Group;
 use super::snapshot::PieceError;
 use super::snapshot_sender::Sent;
+use super::snapshot_wire::{Claim, Offer, Piece, RoomFor};
 use super::state_machine::SnapshotHandle;
 use super::types::{TypeConfig, log_id, raft_vote, stored_membership, vote};
-use super::wire::{
-    AppendReply, Claim, Differs, DigestAt, Offer, Piece, RequestBody, Response, RoomFor,
-};
+use super::wire::{AppendReply, Differs, DigestAt, RequestBody, Response};
 use crate::log::record::Vote;
 
 impl Group {

@@ -38,7 +38,7 @@ use shiioo_actors::ports::{
 };
 use tokio::time::{Duration, Instant};
 
-use super::wire::Piece;
+use super::snapshot_wire::Piece;
 use crate::log::record::Vote;
 
 /// Bytes of rows and events in a piece; a row that is larger by itself travels alone.

@@ -14,9 +14,10 @@ use super::convert;
 use super::group::Group;
 use super::network::{Replica, rpc_error};
 use super::snapshot::Cutter;
+use super::snapshot_wire::{Claim, NoRoom, Offer, RoomFor};
 use super::state_machine::SnapshotHandle;
 use super::types::{RaftVote, TypeConfig, position, raft_vote, vote};
-use super::wire::{Claim, NoRoom, Offer, RequestBody, Response, RoomFor};
+use super::wire::{RequestBody, Response};
 use crate::log::record::Vote;
 
 /// Time for a piece of a snapshot, beside the time for its bytes.
@@ -83,7 +84,7 @@ impl Replica {
         let parts = parts.map_err(|error| unsendable(error.to_string()))?;
         let (mut lacking, mut has_room, mut state_machines) = (None, true, 0);
         for part in parts.iter().copied() {
-            self.network.copied(self.raft_id, CopyProgress { state_machines, bytes: 0 });
+            self.network.snapshots.copied(self.raft_id, CopyProgress { state_machines, bytes: 0 });
             match self.send_part(sender, transfer, part).await? {
                 Sent::Whole => state_machines += 1,
                 // Its neighbours get what they lack.
@@ -92,7 +93,7 @@ impl Replica {
                 Sent::Superseded(theirs) => return Ok(superseded(theirs)),
             }
         }
-        let wait = self.network.note_room_of(self.raft_id, has_room);
+        let wait = self.network.snapshots.note_room_of(self.raft_id, has_room);
         if let Some(why) = lacking {
             // Nothing is being sent while it is waited: the log is not kept for it.
             drop(sending);
@@ -154,7 +155,7 @@ impl Replica {
                 };
                 match self.call(RequestBody::Piece(piece), base).await {
                     Ok(Response::Snapshot(None)) => {
-                        self.network.copied_further(self.raft_id, piece_bytes)
+                        self.network.snapshots.copied_further(self.raft_id, piece_bytes)
                     }
                     Ok(Response::Snapshot(Some(theirs))) => return Ok(Sent::Superseded(theirs)),
                     Ok(Response::NoRoom(NoRoom { free })) => return Ok(no_room(bytes, free)),

@@ -1,4 +1,5 @@
-//! To whom a group's leader sends snapshots, and whether its log is kept for them.
+//! To whom a group's leader sends snapshots: how far each replica has come, when one without room is tried again, and
+//! whether the log is kept for them.
 //!
 //! A replica that is dead is offered a snapshot again and again, each time anew, and must not keep the log for that. So
 //! an offer that is not answered counts for [`UNANSWERED_MAX`], from the first one on that was not.
@@ -9,10 +10,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use shiioo_actors::domain::ids::RaftId;
+use shiioo_actors::ports::CopyProgress;
 use tokio::time::Instant;
 
 /// Longest time for which a snapshot counts as under way to a replica that has not answered.
 const UNANSWERED_MAX: Duration = Duration::from_secs(10);
+
+/// Wait before a replica without room is offered a snapshot again, at first.
+const ROOM_WAIT_MIN: Duration = Duration::from_millis(500);
+
+/// Wait before a replica without room is offered a snapshot again, at most.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The snapshots that are being sent.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +32,10 @@ struct Replicas {
     /// Who has not answered the leader of a term, and when that leader made its first offer. Stays from one try to the
     /// next.
     unanswered: BTreeMap<RaftId, (u64, Instant)>,
+    /// Who has no room for what it is to be sent, and how long the next try waits.
+    without_room: BTreeMap<RaftId, Duration>,
+    /// How much replicas have of the last snapshot that was sent to each.
+    sent_so_far: BTreeMap<RaftId, CopyProgress>,
 }
 
 /// A snapshot that is being sent to a replica.
@@ -72,9 +84,42 @@ impl SnapshotsUnderWay {
         }
     }
 
+    /// Notes how much a replica has of the snapshot that is being sent to it.
+    pub fn copied(&self, raft_id: RaftId, progress: CopyProgress) {
+        self.0.lock().sent_so_far.insert(raft_id, progress);
+    }
+
+    /// Notes that a replica has acknowledged so many bytes more of a state machine.
+    pub fn copied_further(&self, raft_id: RaftId, bytes: u64) {
+        let mut replicas = self.0.lock();
+        let progress = replicas.sent_so_far.entry(raft_id).or_default();
+        progress.bytes = progress.bytes.saturating_add(bytes);
+    }
+
+    /// Tells how much replicas have of the snapshots that were sent to them.
+    pub fn sent_so_far(&self) -> BTreeMap<RaftId, CopyProgress> {
+        self.0.lock().sent_so_far.clone()
+    }
+
+    /// Notes whether a replica has room for what it is sent. Gives the wait before the next try, where it has none.
+    pub fn note_room_of(&self, raft_id: RaftId, has_room: bool) -> Duration {
+        let waits = &mut self.0.lock().without_room;
+        if has_room {
+            waits.remove(&raft_id);
+            return Duration::ZERO;
+        }
+        let longer = |last: &Duration| (*last * 2).min(ROOM_WAIT_MAX);
+        let wait = waits.get(&raft_id).map_or(ROOM_WAIT_MIN, longer);
+        waits.insert(raft_id, wait);
+        wait
+    }
+
     /// Forgets a replica that was removed.
     pub fn forget(&self, raft_id: RaftId) {
-        self.0.lock().unanswered.remove(&raft_id);
+        let mut replicas = self.0.lock();
+        replicas.unanswered.remove(&raft_id);
+        replicas.without_room.remove(&raft_id);
+        replicas.sent_so_far.remove(&raft_id);
     }
 
     /// Whether a snapshot is on its way to a replica that answers, or that may still answer: what is sent then goes at

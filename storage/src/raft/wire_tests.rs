@@ -10,11 +10,12 @@ use shiioo_actors::domain::time::Timestamp;
 use shiioo_actors::ports::{Held, StateDigest};
 
 use super::convert;
+use super::snapshot_wire::{Claim, NoRoom, Offer, Piece, RoomFor};
 use super::types::log_entry;
 use super::wire::{
-    Append, AppendReply, Ballot, Claim, Differs, DigestAt, HEARTBEATS_MAX, HeartbeatReplies,
-    Heartbeats, LogReverted, NoRoom, Offer, Piece, Request, RequestBody, Response, RoomFor,
-    Transfer, TransferReply, VoteReply, decode, encode,
+    Append, AppendReply, Ballot, Differs, DigestAt, HEARTBEATS_MAX, HeartbeatReplies, Heartbeats,
+    LogReverted, Request, RequestBody, Response, Transfer, TransferReply, VoteReply, decode,
+    encode,
 };
 use crate::log::record::{Body, LogEntry, Members, Vote};
 
