@@ -200,9 +200,8 @@ async fn any_member_lets_in_and_the_dead_among_those_named_do_no_harm() {
     let mut launch = cluster.next_launch(&[]);
     let joins = [launch.node_addr.to_string(), nobody, cluster.node_addr(1)].join(",");
     launch.args.extend(["--join".to_owned(), joins]);
-    let mut third = launch.start();
-    third.await_ready().await.expect("it joins through a follower");
-    let id = third.node_json()["node_id"].as_str().expect("an id").to_owned();
+    let third = cluster.add(launch).await;
+    let id = cluster.id(third).to_owned();
     eventually("the third votes", async || cluster.voters(0).await?.contains(&id).then_some(()))
         .await;
     // The first node names itself, as every line of a deployment may be the same.

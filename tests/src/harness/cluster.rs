@@ -129,11 +129,13 @@ impl Cluster {
         place
     }
 
-    /// Starts a node that is to join, and waits for nothing. Gives its place.
+    /// Starts a node that is to join, through a node that runs unless the launch names others,
+    /// and waits for nothing. Gives its place.
     pub fn begin_join(&mut self, mut launch: Launch) -> usize {
         let running = self.nodes.iter().find(|node| node.state == State::Running);
         // A test may have started the first one again by itself.
-        if let Some(founder) = running.or_else(|| self.nodes.first()) {
+        let founder = running.or_else(|| self.nodes.first());
+        if let Some(founder) = founder.filter(|_| !launch.args.iter().any(|arg| arg == JOIN)) {
             launch.args.extend([JOIN.to_owned(), founder.server.node_addr()]);
         }
         let (server, id) = (launch.start(), String::new());

@@ -18,11 +18,15 @@ const WAIT: Duration = Duration::from_millis(50);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Failures that are told in full, and refusals.
 const TOLD_MAX: usize = 5;
+/// Of the slowest runs, how many are told.
+const SLOWEST: usize = 12;
 
 /// What the neighbour did, and how it fared.
 #[derive(Clone, Debug, Default)]
 pub struct Work {
-    latencies: Vec<Duration>,
+    /// Of each run that completed, the fastest first: how long it took, and when it was due, from when
+    /// the work began.
+    latencies: Vec<(Duration, Duration)>,
     /// Runs that were refused, by the text of the refusal; of a full disk they are apart.
     refused: Vec<String>,
     /// Refusals for lack of room on the disk.
@@ -32,6 +36,7 @@ pub struct Work {
 }
 
 enum Fate {
+    /// How long it took.
     Completed(Duration),
     Refused(String),
     Full,
@@ -65,12 +70,13 @@ pub(super) async fn work(
         let client = &clients[number as usize / 2 % clients.len()];
         let client = client.clone().patient_for(CALL_TIMEOUT);
         let tenant = Tenant { id: tenant.to_owned(), client };
-        runs.spawn(run(tenant, number, service.url("/"), due, due + patience));
+        let run = run(tenant, number, service.url("/"), due, due + patience);
+        runs.spawn(async move { (due - began, run.await) });
     }
     let mut work = Work::default();
-    for fate in runs.join_all().await {
+    for (due, fate) in runs.join_all().await {
         match fate {
-            Fate::Completed(latency) => work.latencies.push(latency),
+            Fate::Completed(latency) => work.latencies.push((latency, due)),
             Fate::Refused(why) => work.refused.push(why),
             Fate::Full => work.full += 1,
             Fate::Failed(why) => work.failed.push(why),
@@ -195,7 +201,7 @@ impl Work {
 
     fn at(&self, part: f64) -> Duration {
         let rank = (self.latencies.len() as f64 * part).ceil() as usize;
-        self.latencies.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        self.latencies.get(rank.saturating_sub(1)).copied().unwrap_or_default().0
     }
 }
 
@@ -213,6 +219,10 @@ impl fmt::Display for Work {
             self.full,
             self.failed.len(),
         )?;
+        write!(f, "\n    slowest (ms at s):")?;
+        for (took, due) in self.latencies.iter().rev().take(SLOWEST) {
+            write!(f, " {:.0} at {:.1};", took.as_secs_f64() * 1000.0, due.as_secs_f64())?;
+        }
         let told = self.failed.iter().take(TOLD_MAX).chain(self.refused.iter().take(TOLD_MAX));
         told.into_iter().try_for_each(|why| {
             let why: String = why.chars().take(400).collect();
