@@ -33,8 +33,10 @@ const PENDING_BYTES_MAX: usize = 4 << 20;
 /// Entries applied since the last durable write that cause the next. Bounds the replay after a crash.
 const UNDURABLE_ENTRIES_MAX: u64 = 4096;
 
-/// Bytes of entries applied since the last durable write that cause the next.
-const UNDURABLE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of entries applied since the last durable write that cause the next. Few, for others' sake: the
+/// rows of sixty megabytes at once are copied, hashed and written for half a second, and the tasks of other
+/// tenants wait for the processors meanwhile, heartbeats among them.
+const UNDURABLE_BYTES_MAX: usize = 2 << 20;
 
 /// Carries what a runner needs from outside.
 #[derive(Clone)]

@@ -42,6 +42,7 @@
 //! to, by threads that may block. It does not retry: lacks that pass by themselves are named in
 //! `shortage`, and their callers wait.
 
+mod piecemeal;
 mod preview;
 mod real;
 mod room;
@@ -57,6 +58,7 @@ use std::sync::Arc;
 
 use shiioo_actors::ports::StoreError;
 
+pub(crate) use piecemeal::PiecemealFile;
 pub use preview::PreviewDisk;
 pub use real::RealDisk;
 pub(crate) use room::{LOG_ROOM_BYTES_MIN, room_for_copies};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
 
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, PiecemealFile};
 
 /// The file of an index, until it is fenced.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub fn new(file: Arc<dyn DiskFile>) -> Self {
+        // A commit may be long, and the log's syncs do not wait for all of it.
+        let file = Arc::new(PiecemealFile::over(file));
         Self { file, is_fenced: Arc::default() }
     }
 

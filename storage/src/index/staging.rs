@@ -30,7 +30,9 @@ use super::keyed_mutex::KeyedMutex;
 use super::open_stores::OpenStores;
 use super::paths::Paths;
 use super::row_index::{RowIndex, State};
-use crate::disk::{Disk, OpenMode, Shortage, room_for_copies, store_error};
+use crate::disk::{
+    Disk, DiskFile as _, OpenMode, PiecemealFile, Shortage, room_for_copies, store_error,
+};
 use crate::executor::Executor;
 
 /// Bytes that are put between two syncs: what waits in memory, and what a disk has to write at once.
@@ -95,7 +97,10 @@ impl FileStaging {
         let (index, _) = RowIndex::open(&paths.index, index, log)?;
         let events = match paths.part {
             StateMachineId::System => None,
-            StateMachineId::Tenant(_) => Some(open_events(disk.as_ref(), &paths.events, 0)?),
+            StateMachineId::Tenant(_) => {
+                let events = open_events(disk.as_ref(), &paths.events, 0)?;
+                Some(Arc::new(PiecemealFile::over(events)) as _)
+            }
         };
         let (paths, broken) = (paths.clone(), OnceLock::new());
         let files = Files { paths, index, events, broken, _held: None, _permit: permit };
@@ -274,7 +279,7 @@ impl StagedFiles {
         let Self { disk, staged, live, events_from, .. } = self;
         let failed = |error| store_error(format!("add to {}", live.events), error);
         let from = disk.open(&staged.events, OpenMode::Existing).map_err(failed)?;
-        let to = open_events(disk.as_ref(), &live.events, known)?;
+        let to = PiecemealFile::over(open_events(disk.as_ref(), &live.events, known)?);
         let len = from.len().map_err(failed)?;
         let mut at = known.checked_sub(*events_from).filter(|at| *at <= len).ok_or_else(|| {
             failed(io::Error::other("the staged events do not go on from those that are there"))
