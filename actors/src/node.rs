@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cluster::routing::LeaderHints;
 use crate::command::{MemberOffline, Refusal, SystemCommand};
-use crate::domain::ids::{GroupId, NodeId};
+use crate::domain::ids::NodeId;
 use crate::domain::membership::{Authority, Member};
 use crate::domain::secret::SecretHash;
 use crate::handles::Handles;
@@ -301,16 +301,15 @@ impl NodeActors {
         failure(self.failed.clone()).await
     }
 
-    /// Hands the lead over, so that the others need not notice that this node goes.
+    /// Hands all leads over, so that the others need not notice that this node goes.
     pub async fn hand_over(&self) {
-        let elector = &self.handles.cluster.elector;
-        if !elector.current().here {
-            return;
-        }
-        match elector.step_down(GroupId::SYSTEM, Instant::now() + HAND_OVER).await {
-            Ok(()) => tracing::info!("the lead of the cluster is handed over"),
-            Err(CallError::Refused(Refusal::NoOtherCandidate)) => {}
-            Err(error) => tracing::warn!(%error, "the lead could not be handed over"),
+        for (group, ended) in self.handles.cluster.elector.retire(Instant::now() + HAND_OVER).await
+        {
+            match ended {
+                Ok(()) => tracing::info!(%group, "the lead is handed over"),
+                Err(CallError::Refused(Refusal::NoOtherCandidate)) => {}
+                Err(error) => tracing::warn!(%group, %error, "the lead could not be handed over"),
+            }
         }
     }
 

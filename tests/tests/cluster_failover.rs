@@ -298,6 +298,12 @@ async fn a_rolling_restart_is_not_noticed() {
             .await;
         let took = cluster.term(node).await;
         println!("node {node} ended after {took:?}");
+        // At once: nobody had to notice that it went.
+        let groups = cluster.client(others[0]).get("/api/cluster/groups").await.expect(200);
+        for group in groups["groups"].as_array().expect("a list") {
+            let leader = group["leader"].as_str().unwrap_or_else(|| panic!("no leader: {group:#}"));
+            assert_ne!(leader, cluster.id(node), "{group:#}");
+        }
         for other in others {
             eventually(&format!("node {other} knows that {node} is offline"), async || {
                 (cluster.statuses(other).await?.get(cluster.id(node))? == "Offline").then_some(())

@@ -16,8 +16,8 @@
 //!   attempt that fails is repeated after 200 ms, while the term is led.
 //! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind (`state`),
 //!   has Raft transfer the lead, and returns when another leads. It does so for any group that this
-//!   node leads. Clients ask for it, a node that stops, and placement, where the leader is to leave
-//!   or its disk is full.
+//!   node leads. Clients ask for it, and placement, where the leader is to leave or its disk is full.
+//!   A node that stops does so for all groups at once ([`Elector::retire`]).
 //!
 //! The race: the lead may be lost, or lost and regained, while an announcement is under way. Its
 //! failure comes back as a message with its term, and the elector looks at the leadership of *now*:
@@ -41,6 +41,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -133,6 +134,13 @@ impl Elector {
                 () = sleep_until(deadline) => return Err(CallError::NoLeader),
             }
         }
+    }
+
+    /// Hands over every lead that this node has, all at once. Gives how each of them ended.
+    pub async fn retire(&self, deadline: Instant) -> Vec<(GroupId, Result<(), CallError>)> {
+        let groups = self.log.groups().into_iter().map(|status| status.group);
+        let led = groups.filter(|group| self.log.leads(*group).is_some());
+        join_all(led.map(async |group| (group, self.step_down(group, deadline).await))).await
     }
 
     /// Hands the lead of a group over to another voter that is well and has caught up best. Returns
