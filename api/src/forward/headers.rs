@@ -5,6 +5,7 @@
 //! | `x-shiioo-who` | request | `admin` or `anonymous`: the caller that the ingress node has let in |
 //! | `x-shiioo-attempt` | request | see [`Attempt`]: numbers with a space between them |
 //! | `x-shiioo-answer` | answer | [`Said`]: absent on an answer that is final |
+//! | `x-shiioo-started` | both | [`Started`]: the run's id, and 1 if the idempotency key was known |
 //!
 //! The numbers of an attempt are the version of the layout, how long the client has waited (us), the
 //! time for the work (us), 1 if an earlier attempt may have been applied, and, of a write,
@@ -20,6 +21,7 @@ use shiioo_actors::domain::ids::RaftId;
 use tokio::time::{Duration, Instant};
 
 use crate::output::problem::Retry;
+use crate::output::reply::Started;
 use crate::request::attempt::Attempt;
 use crate::server::app::Caller;
 use crate::server::auth::Who;
@@ -28,6 +30,7 @@ use crate::server::auth::Who;
 const VERSION: u64 = 1;
 const WHO: HeaderName = HeaderName::from_static("x-shiioo-who");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-shiioo-attempt");
+const STARTED: HeaderName = HeaderName::from_static("x-shiioo-started");
 const ANSWER: HeaderName = HeaderName::from_static("x-shiioo-answer");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers that do not travel: those of one connection, and credentials.
@@ -93,6 +96,24 @@ pub(super) fn write_request(headers: &mut HeaderMap, caller: Option<&Caller>, at
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(ATTEMPT, value);
     }
+    if let Some(started) = attempt.started {
+        write_started(headers, started);
+    }
+}
+
+/// Writes what a request has started.
+pub(super) fn write_started(headers: &mut HeaderMap, started: Started) {
+    let Started { run, replayed } = started;
+    if let Ok(value) = HeaderValue::try_from(format!("{run} {}", u8::from(replayed))) {
+        headers.insert(STARTED, value);
+    }
+}
+
+/// Takes what a request has started. A program of an earlier version says nothing of it.
+pub(super) fn take_started(headers: &mut HeaderMap) -> Option<Started> {
+    let text = headers.remove(STARTED)?;
+    let (run, replayed) = text.to_str().ok()?.split_once(' ')?;
+    Some(Started { run: run.parse().ok()?, replayed: replayed == "1" })
 }
 
 /// Takes who asks, and which attempt it is. `None` when another version has written it, or nobody.
@@ -128,6 +149,7 @@ pub(super) fn take_request(
         maybe_applied: maybe != 0,
         ingress_node: Some(ingress_node),
         stale: false,
+        started: take_started(headers),
     };
     Some((Caller { who, request_id }, attempt))
 }
@@ -176,6 +198,8 @@ mod tests {
         for (rpc_id, maybe_applied) in [(None, false), (Some(rpc_id), true)] {
             let mut attempt = Attempt::only(Duration::from_secs(5));
             (attempt.rpc_id, attempt.maybe_applied) = (rpc_id, maybe_applied);
+            let run = "550e8400-e29b-41d4-a716-446655440000".parse().unwrap();
+            attempt.started = rpc_id.map(|_| Started { run, replayed: maybe_applied });
             advance(Duration::from_secs(2)).await;
             let mut headers = HeaderMap::new();
             // What somebody else has written there does not count.
@@ -191,6 +215,7 @@ mod tests {
                 (attempt.deadline, Some(RaftId(9)))
             );
             assert_eq!((arrived.rpc_id, arrived.maybe_applied), (rpc_id, maybe_applied));
+            assert_eq!(arrived.started, attempt.started);
             assert_eq!(headers.keys().collect::<Vec<_>>(), [&X_REQUEST_ID]);
         }
     }

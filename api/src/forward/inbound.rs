@@ -24,6 +24,7 @@ use crate::forward::headers::{self, Said};
 use crate::forward::owner_routes::OwnerRoutes;
 use crate::forward::{ForwardLayer, run_here, transport};
 use crate::output::problem::{Problem, Retry};
+use crate::output::reply::Started;
 use crate::request::attempt::Attempt;
 
 /// Marks a response that is no answer: this node does not lead the group that owns the request.
@@ -70,6 +71,9 @@ async fn answered(
     }
     if let Some(retry) = response.extensions().get::<Retry>().copied() {
         Said::Retry(retry).write(response.headers_mut());
+    }
+    if let Some(started) = response.extensions().get::<Started>().copied() {
+        headers::write_started(response.headers_mut(), started);
     }
     response
 }

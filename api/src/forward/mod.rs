@@ -35,6 +35,8 @@
 //!   it leads the group at that moment, and says that it has done nothing otherwise.
 //! - An answer of up to a MiB is read whole before the client gets any of it: one that breaks off is
 //!   an attempt whose outcome is unknown. A longer one streams to the client.
+//! - A run that was started, and whose wait for its end broke off, is an answer and a reason to try again.
+//!   The attempts that follow carry the run's id and only wait ([`Started`](crate::output::reply::Started)).
 //! - Between two attempts the ingress node pauses (`retry`): until the lead moves, at most a
 //!   doubling back-off, at least `RETRY_MIN`.
 //!

@@ -25,6 +25,7 @@ use crate::forward::retry::{Attempted, Pacing};
 use crate::forward::transport::{self, Sent};
 use crate::forward::{ForwardLayer, run_here};
 use crate::output::problem::{Problem, Retry};
+use crate::output::reply::Started;
 use crate::request::attempt::Attempt;
 use crate::server::connections::{Seat, parked};
 use crate::server::declaration::RouteOwner;
@@ -125,6 +126,8 @@ struct ForwardedRequest<'a, R> {
     under_way: Option<InFlight>,
     /// Whether an attempt at this write may have been applied.
     maybe_applied: bool,
+    /// What an attempt has started. It stands whatever becomes of those that wait for it.
+    started: Option<Started>,
 }
 
 impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
@@ -140,7 +143,17 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
         let until = arrived + layer.app.request_timeout + wait;
         let under_way =
             if is_read(&parts.method) { None } else { layer.routes.begin(!wait.is_zero()) };
-        Self { layer, owner, parts, body, arrived, until, under_way, maybe_applied: false }
+        Self {
+            layer,
+            owner,
+            parts,
+            body,
+            arrived,
+            until,
+            under_way,
+            maybe_applied: false,
+            started: None,
+        }
     }
 
     /// Tries until there is an answer or the time is up.
@@ -160,6 +173,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
                 false => done.take().unwrap_or(answer),
             };
             let Some(retry) = retry else { return answer };
+            self.started = answer.extensions().get().copied().or(self.started);
             let is_final = self.is_once() && retry == Retry::Unknown;
             if is_final || pacing.is_over() {
                 return answer;
@@ -218,6 +232,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
             maybe_applied: self.maybe_applied,
             ingress_node: None,
             stale: false,
+            started: self.started,
         }
     }
 

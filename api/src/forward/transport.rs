@@ -99,6 +99,9 @@ pub(super) async fn send(
                 return Sent::Unknown("the node that owns this did not answer");
             }
         };
+    if let Some(started) = headers::take_started(response.headers_mut()) {
+        response.extensions_mut().insert(started);
+    }
     match Said::take(response.headers_mut()) {
         Ok(None) => {}
         Ok(Some(Said::NotDone)) => return Sent::NotDone,

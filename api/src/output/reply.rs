@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use shiioo_actors::domain::ids::RunId;
 use shiioo_actors::domain::json::Json;
 use utoipa::ToSchema;
 
@@ -23,6 +24,17 @@ const ANSWER_BYTES_USUAL: usize = 1024;
 /// An answer in the making.
 #[derive(Debug)]
 pub(crate) struct Answer(Response);
+
+/// A run that was started by a request whose wait for the run's end broke off. An extension of the answer,
+/// and a fact for the attempts that follow: they must not start it again, and by the name of the request
+/// alone they would once its completion record is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    /// The run.
+    pub(crate) run: RunId,
+    /// Whether it was there before, under the same idempotency key.
+    pub(crate) replayed: bool,
+}
 
 impl Answer {
     /// Makes a 200 with a JSON body.
@@ -55,9 +67,10 @@ impl Answer {
         if replayed { self.header(IDEMPOTENT_REPLAYED, "true") } else { Ok(self) }
     }
 
-    /// Says that another attempt may end better, though this is an answer.
-    pub(crate) fn retry(mut self, retry: Retry) -> Self {
-        self.0.extensions_mut().insert(retry);
+    /// Says that the wait for what was started broke off: another attempt may wait for the rest of the time.
+    pub(crate) fn broke_off(mut self, started: Started) -> Self {
+        self.0.extensions_mut().insert(Retry::Unknown);
+        self.0.extensions_mut().insert(started);
         self
     }
 

@@ -9,6 +9,8 @@ use shiioo_actors::command::RpcId;
 use shiioo_actors::domain::ids::RaftId;
 use tokio::time::{Duration, Instant};
 
+use crate::output::reply::Started;
+
 /// The attempt that a request belongs to. The layer that makes the attempt puts it into the
 /// request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +29,8 @@ pub(crate) struct Attempt {
     pub(crate) ingress_node: Option<RaftId>,
     /// Whether a read may see this node's own view, however old.
     pub(crate) stale: bool,
+    /// What an earlier attempt has started: this one only waits for it.
+    pub(crate) started: Option<Started>,
 }
 
 impl Attempt {
@@ -41,6 +45,7 @@ impl Attempt {
             maybe_applied: false,
             ingress_node: None,
             stale: false,
+            started: None,
         }
     }
 

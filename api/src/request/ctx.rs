@@ -13,6 +13,7 @@ use shiioo_actors::ports::error::CallError;
 use tokio::time::timeout_at;
 
 use crate::output::problem::Problem;
+use crate::output::reply::Started;
 use crate::request::attempt::Attempt;
 use crate::request::tenant::Tenant;
 use crate::server::app::{App, Caller};
@@ -94,6 +95,11 @@ impl Ctx {
     /// Computes what is left of a long poll of `wait`. Time at the ingress node counts.
     pub(crate) fn left_of(&self, wait: Duration) -> Duration {
         self.attempt.left_of(wait)
+    }
+
+    /// Gives what an earlier attempt at this request has started.
+    pub(crate) const fn started(&self) -> Option<Started> {
+        self.attempt.started
     }
 
     /// Tells whether an earlier attempt at this write may have been applied.

@@ -20,8 +20,8 @@ use crate::input::fields::{Name, Text, Wait, object};
 use crate::input::payload::{Checked, CheckedPayload, Payload};
 use crate::input::raw_json::RawJson;
 use crate::output::page::List;
-use crate::output::problem::{Problem, Retry};
-use crate::output::reply::{Answer, Raw, Reply, Shown};
+use crate::output::problem::Problem;
+use crate::output::reply::{Answer, Raw, Reply, Shown, Started};
 use crate::request::ctx::Ctx;
 use crate::request::tenant::Tenant;
 use crate::routes::builder::Route;
@@ -242,9 +242,16 @@ pub(crate) async fn start(
     Query(WaitQuery { wait_secs }): Query<WaitQuery>,
     body: CheckedPayload<NewRun>,
 ) -> Reply {
-    let call = ctx.creating_call(&body.bytes)?;
-    let created = tenant.handle.start_run(&call, body.value).await?;
-    let (mut run, mut broke_off) = (created.resource, false);
+    let (mut run, replayed) = match ctx.started() {
+        Some(Started { run, replayed }) => (tenant.handle.run(&ctx.call(), run).await?, replayed),
+        None => {
+            let call = ctx.creating_call(&body.bytes)?;
+            let created = tenant.handle.start_run(&call, body.value).await?;
+            (created.resource, created.replayed)
+        }
+    };
+    let started = Started { run: run.id, replayed };
+    let mut broke_off = false;
     if let Some(wait) = left_of(&ctx, wait_secs) {
         // The run is there whatever becomes of the wait: an error would say it may not be.
         match tenant.handle.wait_run(&ctx.waiting_call(wait), run.id, wait).await {
@@ -253,9 +260,9 @@ pub(crate) async fn start(
         }
     }
     let answer = Answer::created(&location(tenant.id, run.id), &RunBody::from(run))?;
-    let answer = answer.replayed(created.replayed)?;
-    // Where the lead has moved, another attempt, which starts nothing more, waits for the rest of the time.
-    if broke_off { answer.retry(Retry::Unknown).done() } else { answer.done() }
+    let answer = answer.replayed(replayed)?;
+    // Where the lead has moved, another attempt waits for the rest of the time.
+    if broke_off { answer.broke_off(started).done() } else { answer.done() }
 }
 
 /// Lists runs, newest first.

@@ -1,6 +1,10 @@
 //! Requests that wait: long polls.
 
+use axum::extract::Request;
+
 use super::*;
+use crate::output::reply::Started;
+use crate::request::attempt::Attempt;
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
@@ -19,12 +23,21 @@ async fn a_long_poll_has_its_own_time_and_what_was_waited_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_broke_off_goes_on_elsewhere_and_what_was_done_stands() {
-    let broke_off = async || {
+    let started = || Started {
+        run: "550e8400-e29b-41d4-a716-446655440000".parse().expect("a run's id"),
+        replayed: true,
+    };
+    let broke_off = async move || {
         let mut answer = (StatusCode::CREATED, r#""begun""#).into_response();
         answer.extensions_mut().insert(Retry::Unknown);
+        answer.extensions_mut().insert(started());
         answer
     };
-    let ended = async || (StatusCode::CREATED, r#""ended""#);
+    let ended = async move |request: Request| {
+        let attempt = request.extensions().get::<Attempt>().expect("one of several");
+        assert_eq!(attempt.started, Some(started()), "it must not be started again");
+        (StatusCode::CREATED, r#""ended""#)
+    };
     let refused = async || (StatusCode::NOT_FOUND, r#""refused""#);
     let nexts = [
         (owner(LONG_POLL, post(ended)), "ended"),
