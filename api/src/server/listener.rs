@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shiioo_actors::ports::seams::{ByteStream, TcpListen};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tracing::{debug, warn};
@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Time in which a connection may send one more request once the server is stopping. Longer than what a busy client
 /// does between two requests.
-const LAST_REQUEST_AWAITED: Duration = Duration::from_millis(250);
+const LAST_REQUEST_AWAITED: Duration = Duration::from_millis(500);
 /// Connections in the backlog that are still taken once the server is stopping.
 const LAST_CONNECTIONS_MAX: usize = 128;
 /// Longest time for running requests to end once the server is stopping.
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         let waiting = tokio::select! {
             biased;
             accepted = accept(&*listener, &connections) => Some(accepted),
-            () = std::future::ready(()) => None,
+            () = sockets_are_looked_at() => None,
         };
         let Some((stream, seat)) = waiting else { break };
         let (router, told_to_stop) = (router.clone(), told_to_stop.clone());
@@ -87,6 +87,12 @@ pub(crate) async fn serve(
         warn!(connections = conversations.len(), "requests were still running: closing them");
         conversations.shutdown().await;
     }
+}
+
+/// Waits until the runtime has looked at its sockets, as it does before it goes on with a task that yields. On a busy
+/// node the last look was a while ago, and what came since, a request or a connection, would be thrown away.
+async fn sockets_are_looked_at() {
+    yield_now().await;
 }
 
 /// Waits for room, then for a connection. Failures of the listener pass by themselves.
@@ -161,8 +167,14 @@ async fn converse(
             match timeout(LAST_REQUEST_AWAITED, connection.as_mut()).await {
                 Ok(ended) => ended,
                 Err(_) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+                    tokio::select! {
+                        biased;
+                        ended = connection.as_mut() => ended,
+                        () = sockets_are_looked_at() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
             }
         }
