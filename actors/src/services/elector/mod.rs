@@ -136,11 +136,24 @@ impl Elector {
         }
     }
 
-    /// Hands over every lead that this node has, all at once. Gives how each of them ended.
+    /// Hands over every lead that this node has, all at once, and those that came to it meanwhile. Gives how
+    /// each of them ended.
     pub async fn retire(&self, deadline: Instant) -> Vec<(GroupId, Result<(), CallError>)> {
-        let groups = self.log.groups().into_iter().map(|status| status.group);
-        let led = groups.filter(|group| self.log.leads(*group).is_some());
-        join_all(led.map(async |group| (group, self.step_down(group, deadline).await))).await
+        let mut all = Vec::new();
+        loop {
+            let groups = self.log.groups().into_iter().map(|status| status.group);
+            // As Raft has it: a lead that no quorum has confirmed yet is one, too.
+            let is_here = |group| self.log.leadership(group).is_some_and(|lead| lead.borrow().here);
+            let led = groups.filter(|group| is_here(*group));
+            let hand_over = async |group| (group, self.step_down(group, deadline).await);
+            let ended = join_all(led.map(hand_over)).await;
+            // Where nobody takes a lead now, nobody would at once.
+            let goes_on = ended.iter().any(|(_, ended)| ended.is_ok());
+            all.extend(ended);
+            if !goes_on {
+                return all;
+            }
+        }
     }
 
     /// Hands the lead of a group over to another voter that is well and has caught up best. Returns
