@@ -44,7 +44,7 @@ use crate::state::system::SystemState;
 
 /// How long a look at this node's own state may take.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(2);
-/// How long handing the lead over may take.
+/// How long handing all leads over may take.
 const HAND_OVER: Duration = Duration::from_millis(1500);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -303,8 +303,8 @@ impl NodeActors {
 
     /// Hands all leads over, so that the others need not notice that this node goes.
     pub async fn hand_over(&self) {
-        for (group, ended) in self.handles.cluster.elector.retire(Instant::now() + HAND_OVER).await
-        {
+        let deadline = Instant::now() + HAND_OVER;
+        for (group, ended) in self.handles.cluster.elector.hand_over_all(deadline).await {
             match ended {
                 Ok(()) => tracing::info!(%group, "the lead is handed over"),
                 Err(CallError::Refused(Refusal::NoOtherCandidate)) => {}

@@ -196,6 +196,31 @@ async fn runs_go_on_where_their_tenant_lives_while_leaders_die() {
     assert_eq!(again.run(&run).await, ended);
 }
 
+#[tokio::test]
+async fn a_wait_for_a_run_goes_on_at_the_next_leader() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    let owner = eventually("a leader", async || {
+        let placement = tenant.get("").await.expect(200)["placement"].clone();
+        placement["leader"].as_str().map(|leader| cluster.place_of(leader))
+    })
+    .await;
+    let client = cluster.client((owner + 1) % 3);
+    let through_another = Tenant { id: tenant.id, client: client.clone() };
+    let path = through_another.path("/runs?wait_secs=50");
+    // Long enough for the owner to go meanwhile.
+    let body = spec::inline([spec::wait("w", 3.0)]);
+    let waiter = tokio::spawn(async move { client.post(&path, body).await });
+    let runs = async || through_another.get("/runs").await.expect(200)["runs"].clone();
+    eventually("the run has begun", async || (!runs().await.as_array()?.is_empty()).then_some(()))
+        .await;
+    cluster.term(owner).await;
+    let run = waiter.await.expect("the client does not panic").expect(201);
+    assert_eq!(run["status"], "completed", "{run:#}");
+    let all = runs().await;
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all:#}");
+}
+
 /// What is promised is two election timeouts, a second; the machine may be busy.
 const UNLED_MAX: Duration = Duration::from_secs(10);
 

@@ -17,7 +17,7 @@ use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::handles::Owner;
 use shiioo_actors::ports::PEER_CALL_MAX;
 use shiioo_actors::ports::error::CallError;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::forward::body::read_body;
 use crate::forward::owner_routes::OwnerRoutes;
@@ -32,6 +32,10 @@ use crate::server::declaration::RouteOwner;
 
 /// Tells how far the view of this node is, on answers from that view.
 const APPLIED_INDEX: HeaderName = HeaderName::from_static("shiioo-applied-index");
+/// How long a leader that was is given to answer a request that waits on purpose, once another leads: where it is well
+/// it breaks the wait off at once, and says what it has started.
+const LAST_WORD_AWAITED: Duration = Duration::from_millis(100);
+
 /// How much longer than its deadline a request that was handed over is waited for, so that what
 /// the other node says at the deadline arrives.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_millis(200);
@@ -122,6 +126,8 @@ struct ForwardedRequest<'a, R> {
     arrived: Instant,
     /// When the client is to have an answer.
     until: Instant,
+    /// Whether it waits on purpose.
+    is_long_poll: bool,
     /// The name of all attempts, on writes. Dropping it says that the client has its answer.
     under_way: Option<InFlight>,
     /// Whether an attempt at this write may have been applied.
@@ -150,6 +156,7 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
             body,
             arrived,
             until,
+            is_long_poll: !wait.is_zero(),
             under_way,
             maybe_applied: false,
             started: None,
@@ -250,13 +257,17 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
         }
     }
 
-    /// Waits until the lead moves away from `found`. Never ends for a request that is not tried
-    /// again: the answer of its one attempt is waited for, whoever leads meanwhile.
+    /// Waits until the lead moves away from `found`, and whoever had it has had time to answer a long poll. Never
+    /// ends for a request that is not tried again: the answer of its one attempt is waited for, whoever leads
+    /// meanwhile.
     async fn moved(&self, found: R::Found) {
         if self.is_once() {
             return std::future::pending().await;
         }
         self.layer.routes.moved(found).await;
+        if self.is_long_poll {
+            sleep(LAST_WORD_AWAITED).await;
+        }
     }
 
     fn is_once(&self) -> bool {

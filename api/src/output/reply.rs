@@ -27,7 +27,8 @@ pub(crate) struct Answer(Response);
 
 /// A run that was started by a request whose wait for the run's end broke off. An extension of the answer,
 /// and a fact for the attempts that follow: they must not start it again, and by the name of the request
-/// alone they would once its completion record is forgotten.
+/// alone they would once its completion record is forgotten. A node that dies says nothing, and then the
+/// record is all there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Started {
     /// The run.

@@ -8,8 +8,8 @@
 //!
 //! # Rule
 //!
-//! Who writes much syncs after each [`PIECE_BYTES`], and so has never more than that before the others. It is
-//! done later for it, by some syncs; a record of the log is not, by most of them.
+//! A file is synced whenever [`PIECE_BYTES`] were written to it, so that the disk never has more of it to write
+//! before it gets to others. The whole takes longer, by those syncs.
 //!
 //! # Invariants
 //!
@@ -22,8 +22,8 @@
 //! Several files that are written at the same time have a piece each under way.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::DiskFile;
 
@@ -35,19 +35,23 @@ const PIECE_BYTES: usize = 128 << 10;
 pub(crate) struct PiecemealFile {
     file: Arc<dyn DiskFile>,
     unsynced_bytes: AtomicUsize,
-    has_failed: AtomicBool,
+    /// Held during a sync: the kernel reports a failure once, to one of two syncs at the same time, and the
+    /// other would succeed.
+    has_failed: Mutex<bool>,
 }
 
 impl PiecemealFile {
     pub(crate) fn over(file: Arc<dyn DiskFile>) -> Self {
-        Self { file, unsynced_bytes: AtomicUsize::new(0), has_failed: AtomicBool::new(false) }
+        Self { file, unsynced_bytes: AtomicUsize::new(0), has_failed: Mutex::new(false) }
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.has_failed.load(Ordering::Acquire) {
+    /// Gives the right to sync the file, or why nobody may.
+    fn right_to_sync(&self) -> io::Result<MutexGuard<'_, bool>> {
+        let has_failed = self.has_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_failed {
             return Err(io::Error::other("an earlier sync of this file failed"));
         }
-        Ok(())
+        Ok(has_failed)
     }
 }
 
@@ -57,7 +61,7 @@ impl DiskFile for PiecemealFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check()?;
+        drop(self.right_to_sync()?);
         let mut at = offset;
         for piece in bytes.chunks(PIECE_BYTES) {
             self.file.write_at(at, piece)?;
@@ -79,13 +83,11 @@ impl DiskFile for PiecemealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
+        let mut has_failed = self.right_to_sync()?;
         // Before the sync: what another thread writes meanwhile counts for the next one.
         self.unsynced_bytes.store(0, Ordering::Relaxed);
         let synced = self.file.sync_data();
-        if synced.is_err() {
-            self.has_failed.store(true, Ordering::Release);
-        }
+        *has_failed = synced.is_err();
         synced
     }
 }

@@ -35,7 +35,7 @@ use crate::disk::{
 };
 use crate::executor::Executor;
 
-/// Bytes that are put between two syncs: what waits in memory, and what a disk has to write at once.
+/// Bytes that are put between two commits: what waits in memory, and what one transaction writes.
 const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of events that are copied at once.

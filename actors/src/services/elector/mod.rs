@@ -17,7 +17,7 @@
 //! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind (`state`),
 //!   has Raft transfer the lead, and returns when another leads. It does so for any group that this
 //!   node leads. Clients ask for it, and placement, where the leader is to leave or its disk is full.
-//!   A node that stops does so for all groups at once ([`Elector::retire`]).
+//!   A node that stops does so for all groups at once ([`Elector::hand_over_all`]).
 //!
 //! The race: the lead may be lost, or lost and regained, while an announcement is under way. Its
 //! failure comes back as a message with its term, and the elector looks at the leadership of *now*:
@@ -138,7 +138,7 @@ impl Elector {
 
     /// Hands over every lead that this node has, all at once, and those that came to it meanwhile. Gives how
     /// each of them ended.
-    pub async fn retire(&self, deadline: Instant) -> Vec<(GroupId, Result<(), CallError>)> {
+    pub async fn hand_over_all(&self, deadline: Instant) -> Vec<(GroupId, Result<(), CallError>)> {
         let mut all = Vec::new();
         loop {
             let groups = self.log.groups().into_iter().map(|status| status.group);
