@@ -349,10 +349,11 @@ impl TenantShell {
     }
 
     /// Tells the lock manager that this node does not lead the tenant's locks any more. Their waiters are
-    /// sent away.
+    /// sent away, and those of runs, who ask again where the tenant is led by then.
     pub(super) fn unlead(&mut self) {
         if let Some(space) = self.led_space.take() {
             self.deps.locks.unlead(space);
+            self.waiters.clear();
         }
     }
 
