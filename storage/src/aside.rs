@@ -13,7 +13,8 @@ use crate::log::LOG_DIR;
 const COPY_BYTES: usize = 1 << 20;
 
 /// Moves the log, the control plane's index and the folders of the region's tenants into a folder below the
-/// data directory, durably. What is moved already stays where it is.
+/// data directory, durably. What is moved already stays where it is; what a start after that has made in its
+/// place comes beside it, as `tenants.2` for example.
 ///
 /// # Errors
 /// When the system says no; some of it may have been moved.
@@ -21,12 +22,26 @@ pub fn set_data_aside(disk: &dyn Disk, region: &Region, folder: &str) -> io::Res
     create_dir_durably(disk, folder)?;
     // The log last: as long as it is where it was, what is beside it belongs to it.
     for path in [SYSTEM_INDEX, tenants_dir(region).as_str(), LOG_DIR] {
-        if disk.exists(path)? {
-            disk.rename(path, &format!("{folder}/{path}"))?;
-        }
+        move_into(disk, path, folder)?;
     }
     disk.sync_dir(folder)?;
     disk.sync_dir("")
+}
+
+/// Moves a file or directory into a folder, if there is one, under the first name that is free there: one
+/// that was moved before is neither replaced, which a rename would do to a file, nor in the way.
+fn move_into(disk: &dyn Disk, path: &str, folder: &str) -> io::Result<()> {
+    if !disk.exists(path)? {
+        return Ok(());
+    }
+    let mut aside = format!("{folder}/{path}");
+    for number in 2.. {
+        if !disk.exists(&aside)? {
+            break;
+        }
+        aside = format!("{folder}/{path}.{number}");
+    }
+    disk.rename(path, &aside)
 }
 
 /// Moves the log into a folder below the data directory, durably, so that another can be written. Where it
@@ -53,15 +68,13 @@ pub fn set_log_aside(disk: &dyn Disk, folder: &str) -> io::Result<()> {
 }
 
 /// Moves the control plane's index into a folder below the data directory, durably. What is moved already
-/// stays where it is.
+/// stays where it is, and one that came after it is kept beside it.
 ///
 /// # Errors
 /// When the system says no.
 pub fn set_system_aside(disk: &dyn Disk, folder: &str) -> io::Result<()> {
     create_dir_durably(disk, folder)?;
-    if disk.exists(SYSTEM_INDEX)? {
-        disk.rename(SYSTEM_INDEX, &format!("{folder}/{SYSTEM_INDEX}"))?;
-    }
+    move_into(disk, SYSTEM_INDEX, folder)?;
     disk.sync_dir(folder)?;
     disk.sync_dir("")
 }
@@ -128,5 +141,29 @@ mod tests {
             assert!(!is_there(path) && is_there(&format!("replaced-3/{path}")), "{path}");
         }
         assert!(is_there("identity"));
+    }
+
+    /// A start makes the tenants' folder, and fails before it has another identity; the next moves again.
+    #[test]
+    fn what_was_made_after_the_first_move_comes_beside_it() {
+        let disk = SimDisk::new(1);
+        let mounted = disk.mount();
+        let put = |path: &str| {
+            create_dir_durably(&*mounted, crate::disk::parent(path)).unwrap();
+            mounted.open(path, OpenMode::CreateNew).unwrap().sync_data().unwrap();
+        };
+        for _ in 0..3 {
+            put("tenants/t/index.redb");
+            put("system.redb");
+            set_data_aside(&*mounted, &Region::default(), "replaced-3").unwrap();
+        }
+        put("system.redb");
+        set_system_aside(&*mounted, "replaced-3").unwrap();
+        let is_there = |path: &str| mounted.exists(&format!("replaced-3/{path}")).unwrap();
+        for number in ["", ".2", ".3"] {
+            assert!(is_there(&format!("tenants{number}/t/index.redb")), "{number}");
+            assert!(is_there(&format!("system.redb{number}")), "{number}");
+        }
+        assert!(is_there("system.redb.4"));
     }
 }
