@@ -244,7 +244,8 @@ impl Activation {
     /// before this looks at the state, it keeps the actor from going to sleep.
     ///
     /// # Errors
-    /// When the tenant is quarantined, or did not start by `deadline`.
+    /// When the tenant is quarantined, did not start by `deadline`, or is not started any more: this node has
+    /// left its group, or stops.
     pub async fn actor(
         self: &Arc<Self>,
         deadline: Instant,
@@ -254,6 +255,7 @@ impl Activation {
         }
         // Subscribed before the state is looked at, so that no change between look and wait is missed.
         let mut states = self.state.subscribe();
+        let mut is_asked = false;
         loop {
             let state = states.borrow_and_update().clone();
             match state {
@@ -262,10 +264,15 @@ impl Activation {
                 | ActivationState::Damaged { reason, .. } => {
                     return Err(CallError::Quarantined { reason });
                 }
-                ActivationState::Asleep if self.is_given_up.load(Ordering::SeqCst) => {
+                // The supervisor does not start it. Asked again it would say the same at once: the two would keep
+                // a processor busy until the deadline.
+                ActivationState::Asleep if is_asked => {
                     return Err(CallError::Starting { what: "the tenant" });
                 }
-                ActivationState::Asleep => self.wake(),
+                ActivationState::Asleep => {
+                    self.wake();
+                    is_asked = true;
+                }
                 // `Closing` becomes `Running` or `Asleep`: both are seen below.
                 ActivationState::Starting | ActivationState::Closing => {}
             }
@@ -303,5 +310,29 @@ impl Activation {
         if hook == TestHook::Heal {
             let _ = self.supervisor.send_message(SupervisorMessage::TryAgain(Arc::clone(self)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::puppet::puppet;
+    use crate::testing::tenant;
+
+    /// As a supervisor does that stops.
+    #[tokio::test]
+    async fn a_tenant_that_is_not_started_any_more_is_asked_for_once() {
+        let starts = Arc::new(AtomicU64::new(0));
+        let supervisor = puppet(Arc::clone(&starts), |starts, message| {
+            let SupervisorMessage::Start(activation) = message else { return };
+            starts.fetch_add(1, Ordering::Relaxed);
+            activation.state.send_replace(ActivationState::Asleep);
+        });
+        let (term, queued) = (Arc::default(), Arc::default());
+        let activation = Activation::new(tenant(1), GroupId(1), term, queued, supervisor.await);
+        // Long enough for the two to ask and refuse each other many times.
+        let asked = activation.actor(Instant::now() + Duration::from_secs(2)).await;
+        assert!(matches!(asked, Err(CallError::Starting { .. })), "{asked:?}");
+        assert_eq!(starts.load(Ordering::Relaxed), 1);
     }
 }
