@@ -8,13 +8,22 @@
 //! - A thread that was not seeded gets the system's own bytes: the override is inert there.
 //! - Every run has a thread of its own, because the standard library draws the keys of its hash
 //!   maps once per thread.
+//! - A run whose simulated time stands still ends: tasks of the program that wake each other without an
+//!   end would keep it at one moment for ever. Nothing else of a run depends on how fast the machine is.
 
 use std::cell::{Cell, RefCell};
 use std::panic;
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 /// The stack of a run's thread, bytes: futures are large when they are built for debugging.
 const STACK_BYTES: usize = 64 << 20;
+
+/// A run whose simulated time does not go on for so long stands still. A step takes milliseconds, also on a
+/// busy machine with a build for debugging.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// The generator of this thread. A plain number, so that it needs no destructor and can be
@@ -23,26 +32,53 @@ thread_local! {
     /// Panics on this thread since the last look: actors catch theirs, and they are faults of the
     /// program all the same.
     static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Steps of this thread's run.
+    static STEPS: RefCell<Arc<AtomicU64>> = RefCell::default();
+}
+
+/// Counts a step of simulated time.
+pub fn count_step() {
+    STEPS.with_borrow(|steps| steps.fetch_add(1, Ordering::Relaxed));
 }
 
 /// Runs `body` on a fresh thread whose chance comes from `seed`. A panic in there is returned as
 /// its message.
 ///
 /// # Errors
-/// The message of a panic.
+/// The message of a panic, or that the run stands still: its thread stays behind then.
 pub fn on_seeded_thread<T: Send + 'static>(
     seed: u64,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
+    on_watched_thread(seed, STANDSTILL, body)
+}
+
+fn on_watched_thread<T: Send + 'static>(
+    seed: u64,
+    standstill: Duration,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(note_panics);
+    let (steps, (ended, has_ended)) = (Arc::new(AtomicU64::new(0)), mpsc::channel::<()>());
+    let counted = Arc::clone(&steps);
     let thread = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(STACK_BYTES);
     let running = thread.spawn(move || {
         STATE.set(Some(seed));
         assert!(is_in_force(seed), "the override of `getrandom` is not linked in");
+        STEPS.set(counted);
+        // Dropped when the run has ended, also by a panic.
+        let _ended = ended;
         body()
     });
     let running = running.map_err(|error| format!("cannot start a thread: {error}"))?;
+    let mut last = None;
+    while has_ended.recv_timeout(standstill) == Err(RecvTimeoutError::Timeout) {
+        let now = steps.load(Ordering::Relaxed);
+        if last.replace(now) == Some(now) {
+            return Err(format!("step {now} does not end: tasks wake each other for ever"));
+        }
+    }
     running.join().map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
@@ -229,5 +265,30 @@ mod tests {
     #[test]
     fn a_panic_is_a_message() {
         assert_eq!(on_seeded_thread(1, || panic!("seen")), Err::<(), _>("seen".to_owned()));
+    }
+
+    #[test]
+    fn a_run_that_stands_still_ends() {
+        let standstill = Duration::from_millis(20);
+        let ended = on_watched_thread(1, standstill, || {
+            count_step();
+            loop {
+                std::thread::park();
+            }
+        });
+        let Err(why): Result<(), String> = ended else { panic!("it ended") };
+        assert!(why.starts_with("step 1 does not end"), "{why}");
+    }
+
+    #[test]
+    fn a_run_that_goes_on_for_long_is_left_alone() {
+        let standstill = Duration::from_millis(200);
+        let ended = on_watched_thread(1, standstill, move || {
+            for _ in 0..10 {
+                std::thread::park_timeout(standstill / 4);
+                count_step();
+            }
+        });
+        assert_eq!(ended, Ok(()));
     }
 }

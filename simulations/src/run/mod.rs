@@ -78,7 +78,7 @@ impl Plan {
             Err(panic) => Outcome {
                 plan: self,
                 trace: Trace::default(),
-                violation: Some(format!("the world itself panicked: {panic}")),
+                violation: Some(format!("the run did not come to its end: {panic}")),
                 simulated: Duration::ZERO,
                 took,
                 faults: BTreeMap::new(),

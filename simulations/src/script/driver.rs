@@ -43,7 +43,7 @@ pub fn tell(script: &Script, keep_lines: bool) -> Told {
     match played {
         Ok((transcript, violation, trace)) => Told { transcript, violation, trace },
         Err(panic) => {
-            let violation = Some(format!("the world itself panicked: {panic}"));
+            let violation = Some(format!("the run did not come to its end: {panic}"));
             Told { transcript: String::new(), violation, trace: Trace::default() }
         }
     }
