@@ -67,11 +67,13 @@ pub enum Mutant {
     MarkTooEarly,
     /// The source of a move goes on with a tenant that is about to be handed over, or was.
     TwoOwners,
+    /// A deleted tenant is forgotten once its group has confirmed that it has nothing of it.
+    ForgetTombstones,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoLogSync,
         Self::NoEventsSync,
         Self::NoFencing,
@@ -96,6 +98,7 @@ impl Mutant {
         Self::SnapshotWithoutEvents,
         Self::MarkTooEarly,
         Self::TwoOwners,
+        Self::ForgetTombstones,
     ];
 
     /// Its name on the command line.
@@ -125,6 +128,7 @@ impl Mutant {
             Self::SnapshotWithoutEvents => "snapshot-without-events",
             Self::MarkTooEarly => "mark-too-early",
             Self::TwoOwners => "two-owners",
+            Self::ForgetTombstones => "forget-tombstones",
         }
     }
 }

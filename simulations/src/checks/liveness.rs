@@ -19,6 +19,9 @@ pub const VOTERS_MAX: Duration = Duration::from_secs(30);
 pub const AGREE_MAX: Duration = Duration::from_secs(10);
 /// From the moment when all is done until nobody has anything of a group that was assigned to others.
 pub const LET_GO_MAX: Duration = Duration::from_secs(60);
+/// From the moment when all is done until nobody has files of a deleted tenant: each node looks for them once a
+/// minute.
+pub const DELETED_MAX: Duration = Duration::from_secs(90);
 /// From the end of the faults until no node has a tenant in quarantine any more: one that kept failing
 /// on a disk that failed is tried again every 15 s.
 pub const QUARANTINE_MAX: Duration = Duration::from_secs(30);

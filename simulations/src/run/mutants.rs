@@ -78,6 +78,8 @@ fn provoking(mutant: Mutant) -> Plan {
         Mutant::MarkTooEarly => Plan { nodes: 1, ..processes },
         // A tenant moves while clients write, and the source lets go late: its group has no quorum for a while.
         Mutant::TwoOwners => Plan { nodes: 4, regions: 2, secs: 30, ..network },
+        // The folder of a deleted tenant is put back.
+        Mutant::ForgetTombstones => Plan { secs: 30, ..disks },
         // The control plane has accepted what a tenant's group has no room for.
         Mutant::DenyAfterAccept => disks,
     }

@@ -28,6 +28,7 @@ use crate::checks::{self, Checked, Violation, liveness};
 use crate::env::{det, heap, trace};
 use crate::plan::{Mix, Plan, SERVICE, node_name, regions};
 pub use board::{Board, Phase};
+use disks::deletions::Kept;
 use disks::files;
 use disks::folders::Folder;
 pub(crate) use disks::folders::folder;
@@ -59,6 +60,8 @@ pub struct World {
     loss: Option<Loss>,
     /// The folder of a tenant that is not as it was, if any.
     folder: Option<Folder>,
+    /// The folder of a tenant that is put back when the tenant was deleted, if any.
+    kept: Option<Kept>,
     /// Whether a bit of a tenant's events has rotted in this run.
     has_rotted: bool,
     /// Chance of the world itself: moments and kinds of faults.
@@ -124,6 +127,7 @@ impl World {
             schedule,
             loss: None,
             folder: None,
+            kept: None,
             has_rotted: false,
             rng,
             counts: BTreeMap::new(),
@@ -220,6 +224,7 @@ impl World {
             ensure!(in_time, "not all is done {settle_max:?} after the last fault");
         }
         self.await_letting_go()?;
+        self.await_deletions()?;
         self.stop_and_compare()?;
         // A replica that is taken out of service for nothing is rebuilt, and nobody else would notice.
         let differing = self.compared().differing;
@@ -235,10 +240,16 @@ impl World {
         while let Some(left) = self.left_over() {
             let in_time = self.sim.elapsed() < bound;
             ensure!(in_time, "{left} after {:?}", liveness::LET_GO_MAX);
-            let next = self.sim.elapsed() + Duration::from_secs(1);
-            while self.sim.elapsed() < next {
-                self.step()?;
-            }
+            self.run_for(Duration::from_secs(1))?;
+        }
+        Ok(())
+    }
+
+    /// Runs on for so long.
+    fn run_for(&mut self, time: Duration) -> Checked {
+        let until = self.sim.elapsed() + time;
+        while self.sim.elapsed() < until {
+            self.step()?;
         }
         Ok(())
     }
@@ -253,6 +264,7 @@ impl World {
 
     /// One step of all hosts. Tells whether the clients are done.
     pub(crate) fn step(&mut self) -> Checked<bool> {
+        det::count_step();
         trace::freeze(None);
         let stepped = self.sim.step();
         trace::freeze(Some(self.sim.elapsed()));

@@ -9,6 +9,7 @@ use crate::domain::ids::{Epoch, GroupId, TenantId};
 use crate::domain::region::Region;
 use crate::domain::tenant::{TenantChange, TenantRecord};
 use crate::domain::time::Timestamp;
+use crate::mutants::{self, Mutant};
 
 /// Most tenants, those deleted not counted.
 pub const TENANTS_MAX: usize = 100_000;
@@ -238,6 +239,9 @@ impl SystemState {
         let Some(is_confirmed) = is_confirmed else { return (Outcome::Ignored, Vec::new()) };
         if is_confirmed {
             self.unconfirmed.remove(&id);
+            if mutants::is(Mutant::ForgetTombstones) {
+                self.tenants.retain(|other, entry| *other != id || entry.record.is_some());
+            }
         }
         self.dirty.tenants.insert(id);
         (Outcome::Done, Vec::new())

@@ -194,8 +194,8 @@ impl World {
         }
     }
 
-    /// A node that runs, and a tenant of a client with a folder there; one folder at a time.
-    fn some_folder(&mut self) -> Option<(usize, String)> {
+    /// A node that runs, and a tenant of a client with a folder there, where no folder is wrong yet.
+    pub(super) fn some_folder(&mut self) -> Option<(usize, String)> {
         if self.folder.is_some() {
             return None;
         }
@@ -278,14 +278,14 @@ pub(crate) fn folder(tenant: &str) -> String {
 }
 
 /// Up to where the files of a tenant were durable when the log was told so last.
-fn known_to_log(disk: &SimDisk, tenant: &str) -> Option<Position> {
+pub(super) fn known_to_log(disk: &SimDisk, tenant: &str) -> Option<Position> {
     let log = inspect::log(&*disk.fork().mount()).unwrap_or_default();
     let is_own = |part: &StateMachineId| matches!(part, StateMachineId::Tenant(id) if id.to_string() == tenant);
     log.files.into_iter().find(|(part, _)| is_own(part)).map(|(_, upto)| upto)
 }
 
 /// Up to where the files of a tenant go; `None` where there are none.
-fn held_in_folder(disk: &SimDisk, tenant: &str) -> Option<Position> {
+pub(super) fn held_in_folder(disk: &SimDisk, tenant: &str) -> Option<Position> {
     part_in_folder(disk, tenant).map(|part| part.applied)
 }
 

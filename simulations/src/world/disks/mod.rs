@@ -2,6 +2,7 @@
 
 pub(super) mod autopsy;
 pub(super) mod copies;
+pub(super) mod deletions;
 pub(super) mod files;
 pub(super) mod folders;
 pub(super) mod losses;

@@ -50,6 +50,8 @@ pub enum Fault {
     OlderFolder,
     /// The same for good, where the log makes good what the copy lacks.
     ReplayedFolder,
+    /// The folder of a tenant that was deleted is put back.
+    ReturnedFolder,
     /// A bit of a tenant's events is another; counted when they are rebuilt.
     RottenFolder,
     /// A node leaves the cluster because a client asked, and joins anew; counted when it has ended.
@@ -116,6 +118,7 @@ impl fmt::Display for Fault {
             Self::LostFolder => "tenants' folders lost, and whole again",
             Self::OlderFolder => "tenants' folders older, and whole again",
             Self::ReplayedFolder => "tenants' folders older, replayed",
+            Self::ReturnedFolder => "deleted tenants' folders put back",
             Self::RottenFolder => "tenants' events rotten, and whole again",
             Self::Leave => "nodes that left, and joined anew",
             Self::NodeFailed => "failures of a node by itself",

@@ -10,7 +10,7 @@ use crate::plan::{Mix, Plan};
 const FAVOURED: u32 = 4;
 
 /// How likely each fault is among the others of a mix, before a seed has its favourites.
-const ODDS: [(Mix, Fault, u32); 35] = [
+const ODDS: [(Mix, Fault, u32); 36] = [
     (Mix::Processes, Fault::PowerCut, 12),
     (Mix::Processes, Fault::PowerCutInOperation, 15),
     (Mix::Processes, Fault::Blackout, 2),
@@ -32,6 +32,7 @@ const ODDS: [(Mix, Fault, u32); 35] = [
     (Mix::Disks, Fault::OlderLog, 2),
     (Mix::Disks, Fault::LostFolder, 3),
     (Mix::Disks, Fault::OlderFolder, 4),
+    (Mix::Disks, Fault::ReturnedFolder, 4),
     (Mix::Disks, Fault::RottenFolder, 3),
     (Mix::Network, Fault::LostLink, 6),
     (Mix::Network, Fault::HeldLink, 6),

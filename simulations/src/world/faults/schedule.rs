@@ -85,6 +85,7 @@ impl World {
             return;
         }
         self.follow_folder(now);
+        self.return_folder(now);
         if !self.schedule.enabled || now < self.schedule.next_at {
             return;
         }
@@ -117,6 +118,7 @@ impl World {
             Fault::OlderCopy | Fault::OlderLog => self.copy_disk(at, fault),
             Fault::LostFolder => self.lose_folder(),
             Fault::OlderFolder => self.copy_folder(),
+            Fault::ReturnedFolder => self.keep_folder(),
             Fault::RottenFolder => self.rot_folder(),
             Fault::LostLink => {
                 let client = self.some_client();
@@ -152,6 +154,7 @@ impl World {
         self.schedule.rolls = None;
         self.end_losses();
         self.end_folders();
+        self.kept = None;
         for seat in &self.seats {
             seat.host.disk.cut_power_after(u64::MAX);
             seat.host.clock.set_offset_ms(0);
