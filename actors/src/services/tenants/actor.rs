@@ -108,7 +108,8 @@ impl Actor for TenantActor {
         for effect in effects {
             shell.perform(effect).await?;
         }
-        myself.send_interval(HOUSEKEEPING_EVERY, || TenantMessage::Housekeeping);
+        let first = shell.deps.executor.seams.below(HOUSEKEEPING_EVERY.as_secs() * 1000);
+        tokio::spawn(keep_house(myself.clone(), Duration::from_millis(first)));
         // Before `Running`: a caller whose time is up after that is not told that descriptors are short.
         activation.exhausted.store(false, Ordering::Release);
         activation.state.send_replace(ActivationState::Running(myself.clone()));
@@ -209,6 +210,16 @@ impl Drop for TenantShell {
         self.steps.stop_all();
         self.watcher.abort();
         self.unlead();
+    }
+}
+
+/// Has an actor make durable what has changed, again and again, from a moment in a period on that chance chooses.
+/// The replicas of a tenant are opened by the same entry, and those of a node by its start: if they wrote at the same
+/// moments, the log of each node would wait for a disk, and so would every quorum.
+async fn keep_house(actor: ActorRef<TenantMessage>, first: Duration) {
+    tokio::time::sleep(first).await;
+    while actor.send_message(TenantMessage::Housekeeping).is_ok() {
+        tokio::time::sleep(HOUSEKEEPING_EVERY).await;
     }
 }
 
@@ -377,5 +388,28 @@ impl TenantShell {
             epoch: self.runner.machine.epoch()?,
             term: self.leads?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::services::puppet::puppet;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_house_is_kept_from_a_moment_of_its_own_on() {
+        let began = Instant::now();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let actor = puppet(Arc::clone(&kept), |kept, _: TenantMessage| {
+            kept.lock().unwrap().push(Instant::now());
+        });
+        let keeping = tokio::spawn(keep_house(actor.await, Duration::from_secs(2)));
+        tokio::time::sleep(Duration::from_secs(13)).await;
+        let kept = kept.lock().unwrap().clone();
+        let after: Vec<u64> = kept.iter().map(|at| (*at - began).as_secs()).collect();
+        assert_eq!(after, [2, 7, 12]);
+        keeping.abort();
     }
 }
