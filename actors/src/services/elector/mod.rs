@@ -168,7 +168,7 @@ impl Elector {
         let replicas = status.map_or(&[][..], |status| &status.replicas);
         let damaged = health.iter().filter(|(_, it)| it.damaged.contains(&group));
         let damaged: BTreeSet<RaftId> = damaged.map(|(id, _)| *id).collect();
-        let candidate = successor(replicas, &health, &damaged, self.raft_id);
+        let candidate = successor(group, replicas, &health, &damaged, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
         self.log.transfer(group, to).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::ids::RaftId;
+use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::views::NodeStatus;
 use crate::ports::{Leadership, ReplicaStatus};
 use crate::services::heartbeat::MemberHealth;
@@ -35,8 +35,10 @@ impl Announcements {
 }
 
 /// The voter that should lead after `leader`: well, with a replica that is not `damaged`, and least
-/// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them.
+/// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them. Voters that are
+/// alike take turns by group: a node that stops hands over all its leads at once.
 pub(super) fn successor(
+    group: GroupId,
     replicas: &[ReplicaStatus],
     health: &BTreeMap<RaftId, MemberHealth>,
     damaged: &BTreeSet<RaftId>,
@@ -51,9 +53,13 @@ pub(super) fn successor(
     let ranked = candidates.filter_map(|replica| {
         let rank = rank(health.get(&replica.raft_id)?.status)?;
         let is_damaged = damaged.contains(&replica.raft_id);
-        Some((rank, is_damaged, replica.lag, replica.raft_id))
+        Some(((rank, is_damaged, replica.lag), replica.raft_id))
     });
-    ranked.min().map(|(_, _, _, raft_id)| raft_id)
+    let ranked: BTreeSet<_> = ranked.collect();
+    let (best, _) = ranked.first()?;
+    let alike: Vec<RaftId> =
+        ranked.iter().take_while(|(rank, _)| rank == best).map(|(_, raft_id)| *raft_id).collect();
+    Some(alike[group.0 as usize % alike.len()])
 }
 
 #[cfg(test)]
@@ -96,7 +102,7 @@ mod tests {
             silent_to_it: BTreeMap::new(),
         };
         let successor = |replicas: &[ReplicaStatus], all: &BTreeMap<RaftId, MemberHealth>| {
-            successor(replicas, all, &BTreeSet::new(), RaftId(1)).map(|id| id.0)
+            successor(GroupId(0), replicas, all, &BTreeSet::new(), RaftId(1)).map(|id| id.0)
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
@@ -108,11 +114,15 @@ mod tests {
         assert_eq!(successor(&replicas, &all), Some(3));
         // Nor is anybody whose health is not known.
         assert_eq!(successor(&replicas, &BTreeMap::new()), None);
-        // Of two that are as well and as far, the same one everywhere.
+        // Of two that are as well and as far, each succeeds in half of the groups.
         let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
-        assert_eq!(successor(&alike, &all), Some(2));
+        let of_group = |group| {
+            super::successor(GroupId(group), &alike, &all, &BTreeSet::new(), RaftId(1)).unwrap()
+        };
+        assert_eq!([0, 1, 2, 3].map(of_group), [2, 3, 2, 3].map(RaftId));
         let but_for = |damaged: &[u64]| {
-            let successor = super::successor(&replicas, &all, &raft_ids(damaged), RaftId(1));
+            let damaged = raft_ids(damaged);
+            let successor = super::successor(GroupId(0), &replicas, &all, &damaged, RaftId(1));
             successor.map(|id| id.0)
         };
         assert_eq!(but_for(&[3]), Some(2), "whose replica is whole, though it is behind");
