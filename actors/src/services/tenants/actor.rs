@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 
 use super::message::{AdmitReply, TenantReader};
 use super::rate::RateWindow;
+use super::sleep::{first_housekeeping, keep_house};
 use super::{Activation, ActivationState, TenantMessage, TestHook};
 use crate::command::Refusal;
 use crate::domain::ids::{RunId, StateMachineId};
@@ -21,9 +21,6 @@ use crate::replica::{ReplicaDeps, ReplicaRunner};
 use crate::services::executor::{ExecutorDeps, Link, StepEvent, StepTask, TenantSteps};
 use crate::services::locks::{LockManager, Space};
 use crate::state::tenant::{TenantEffect, TenantState};
-
-/// Time between two durable writes of a tenant that changes, at most.
-const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
 
 /// Carries what every tenant's actor needs from outside.
 pub struct TenantDeps {
@@ -108,8 +105,8 @@ impl Actor for TenantActor {
         for effect in effects {
             shell.perform(effect).await?;
         }
-        let first = shell.deps.executor.seams.below(HOUSEKEEPING_EVERY.as_secs() * 1000);
-        tokio::spawn(keep_house(myself.clone(), Duration::from_millis(first)));
+        let first = first_housekeeping(&shell.deps.executor.seams);
+        tokio::spawn(keep_house(myself.clone(), first));
         // Before `Running`: a caller whose time is up after that is not told that descriptors are short.
         activation.exhausted.store(false, Ordering::Release);
         activation.state.send_replace(ActivationState::Running(myself.clone()));
@@ -210,16 +207,6 @@ impl Drop for TenantShell {
         self.steps.stop_all();
         self.watcher.abort();
         self.unlead();
-    }
-}
-
-/// Has an actor make durable what has changed, again and again, from a moment in a period on that chance chooses.
-/// The replicas of a tenant are opened by the same entry, and those of a node by its start: if they wrote at the same
-/// moments, the log of each node would wait for a disk, and so would every quorum.
-async fn keep_house(actor: ActorRef<TenantMessage>, first: Duration) {
-    tokio::time::sleep(first).await;
-    while actor.send_message(TenantMessage::Housekeeping).is_ok() {
-        tokio::time::sleep(HOUSEKEEPING_EVERY).await;
     }
 }
 
@@ -388,28 +375,5 @@ impl TenantShell {
             epoch: self.runner.machine.epoch()?,
             term: self.leads?,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::services::puppet::puppet;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_house_is_kept_from_a_moment_of_its_own_on() {
-        let began = Instant::now();
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let actor = puppet(Arc::clone(&kept), |kept, _: TenantMessage| {
-            kept.lock().unwrap().push(Instant::now());
-        });
-        let keeping = tokio::spawn(keep_house(actor.await, Duration::from_secs(2)));
-        tokio::time::sleep(Duration::from_secs(13)).await;
-        let kept = kept.lock().unwrap().clone();
-        let after: Vec<u64> = kept.iter().map(|at| (*at - began).as_secs()).collect();
-        assert_eq!(after, [2, 7, 12]);
-        keeping.abort();
     }
 }

@@ -1,9 +1,34 @@
-//! When a tenant's actor goes to sleep, and the race with whoever wants it awake.
+//! When a tenant's actor makes durable what has changed, when it goes to sleep, and the race with whoever wants it
+//! awake.
+
+use std::time::Duration;
 
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::actor::TenantShell;
 use super::{ActivationState, TenantMessage};
+use crate::ports::seams::Seams;
+
+/// Time between two durable writes of a tenant that changes, at most.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
+
+/// An actor is not asked to sleep so soon after its start: somebody is about to use it.
+const AWAKE_MIN: Duration = Duration::from_secs(1);
+
+/// Chooses after how long an actor makes durable what has changed for the first time. The replicas of a tenant are
+/// opened by the same entry, and those of a node by its start: if they wrote at the same moments, the log of each node
+/// would wait for a disk, and so would every quorum.
+pub(super) fn first_housekeeping(seams: &Seams) -> Duration {
+    AWAKE_MIN + Duration::from_millis(seams.below(HOUSEKEEPING_EVERY.as_secs() * 1000))
+}
+
+/// Has an actor make durable what has changed, again and again.
+pub(super) async fn keep_house(actor: ActorRef<TenantMessage>, first: Duration) {
+    tokio::time::sleep(first).await;
+    while actor.send_message(TenantMessage::Housekeeping).is_ok() {
+        tokio::time::sleep(HOUSEKEEPING_EVERY).await;
+    }
+}
 
 impl TenantShell {
     /// Makes durable what has changed, and goes to sleep when nothing is left to do.
@@ -58,5 +83,30 @@ impl TenantShell {
             && machine.locks().list("", None).next().is_none()
             && self.steps.is_idle()
             && self.requests.used(now) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::services::puppet::puppet;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_house_is_kept_from_a_moment_of_its_own_on() {
+        let began = Instant::now();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let actor = puppet(Arc::clone(&kept), |kept, _: TenantMessage| {
+            kept.lock().unwrap().push(Instant::now());
+        });
+        let keeping = tokio::spawn(keep_house(actor.await, Duration::from_secs(2)));
+        tokio::time::sleep(Duration::from_secs(13)).await;
+        let kept = kept.lock().unwrap().clone();
+        let after: Vec<u64> = kept.iter().map(|at| (*at - began).as_secs()).collect();
+        assert_eq!(after, [2, 7, 12]);
+        keeping.abort();
     }
 }
