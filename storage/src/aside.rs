@@ -29,12 +29,17 @@ pub fn set_data_aside(disk: &dyn Disk, region: &Region, folder: &str) -> io::Res
 }
 
 /// Moves a file or directory into a folder, if there is one, under the first name that is free there: one
-/// that was moved before is neither replaced, which a rename would do to a file, nor in the way.
+/// that was moved before is neither replaced, which a rename would do to a file, nor in the way. An empty
+/// directory beside such a one is removed: each start makes one, and there may be many starts.
 fn move_into(disk: &dyn Disk, path: &str, folder: &str) -> io::Result<()> {
     if !disk.exists(path)? {
         return Ok(());
     }
     let mut aside = format!("{folder}/{path}");
+    let is_empty = || disk.list(path).is_ok_and(|names| names.is_empty());
+    if disk.exists(&aside)? && is_empty() {
+        return disk.remove_dir_all(path);
+    }
     for number in 2.. {
         if !disk.exists(&aside)? {
             break;
@@ -157,6 +162,10 @@ mod tests {
             put("system.redb");
             set_data_aside(&*mounted, &Region::default(), "replaced-3").unwrap();
         }
+        // What a start makes and nobody fills is not kept.
+        mounted.create_dir_all("tenants").unwrap();
+        set_data_aside(&*mounted, &Region::default(), "replaced-3").unwrap();
+        assert!(!mounted.exists("tenants").unwrap());
         put("system.redb");
         set_system_aside(&*mounted, "replaced-3").unwrap();
         let is_there = |path: &str| mounted.exists(&format!("replaced-3/{path}")).unwrap();
@@ -164,6 +173,6 @@ mod tests {
             assert!(is_there(&format!("tenants{number}/t/index.redb")), "{number}");
             assert!(is_there(&format!("system.redb{number}")), "{number}");
         }
-        assert!(is_there("system.redb.4"));
+        assert!(is_there("system.redb.4") && !is_there("tenants.4"));
     }
 }

@@ -22,8 +22,8 @@ use std::time::Duration;
 const STACK_BYTES: usize = 64 << 20;
 
 /// A run whose simulated time does not go on for so long stands still. A step takes milliseconds, also on a
-/// busy machine with a build for debugging.
-const STANDSTILL: Duration = Duration::from_secs(60);
+/// busy machine with a build for debugging; the checks after the last one may take longer.
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 thread_local! {
     /// The generator of this thread. A plain number, so that it needs no destructor and can be
@@ -76,7 +76,9 @@ fn on_watched_thread<T: Send + 'static>(
     while has_ended.recv_timeout(standstill) == Err(RecvTimeoutError::Timeout) {
         let now = steps.load(Ordering::Relaxed);
         if last.replace(now) == Some(now) {
-            return Err(format!("step {now} does not end: tasks wake each other for ever"));
+            return Err(format!(
+                "step {now}, or a check after it, does not end: do tasks wake each other for ever?"
+            ));
         }
     }
     running.join().map_err(|panic| {
@@ -277,15 +279,15 @@ mod tests {
             }
         });
         let Err(why): Result<(), String> = ended else { panic!("it ended") };
-        assert!(why.starts_with("step 1 does not end"), "{why}");
+        assert!(why.contains("does not end"), "{why}");
     }
 
     #[test]
     fn a_run_that_goes_on_for_long_is_left_alone() {
-        let standstill = Duration::from_millis(200);
+        let standstill = Duration::from_millis(500);
         let ended = on_watched_thread(1, standstill, move || {
-            for _ in 0..10 {
-                std::thread::park_timeout(standstill / 4);
+            for _ in 0..20 {
+                std::thread::park_timeout(standstill / 10);
                 count_step();
             }
         });

@@ -34,6 +34,9 @@ impl Announcements {
     }
 }
 
+/// Mixes numbers that follow one another: 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The voter that should lead after `leader`: well, with a replica that is not `damaged`, and least
 /// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them. Voters that are
 /// alike take turns by group: a node that stops hands over all its leads at once.
@@ -59,7 +62,9 @@ pub(super) fn successor(
     let (best, _) = ranked.first()?;
     let alike: Vec<RaftId> =
         ranked.iter().take_while(|(rank, _)| rank == best).map(|(_, raft_id)| *raft_id).collect();
-    Some(alike[group.0 as usize % alike.len()])
+    // Mixed: the groups that this node leads may all be even, since turns were taken before.
+    let turn = (u64::from(group.0) ^ (leader.0 << 32)).wrapping_mul(GOLDEN) >> 32;
+    Some(alike[turn as usize % alike.len()])
 }
 
 #[cfg(test)]
@@ -114,12 +119,15 @@ mod tests {
         assert_eq!(successor(&replicas, &all), Some(3));
         // Nor is anybody whose health is not known.
         assert_eq!(successor(&replicas, &BTreeMap::new()), None);
-        // Of two that are as well and as far, each succeeds in half of the groups.
+        // Of two that are as well and as far, each succeeds in about half of the groups, whichever these are.
         let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
         let of_group = |group| {
             super::successor(GroupId(group), &alike, &all, &BTreeSet::new(), RaftId(1)).unwrap()
         };
-        assert_eq!([0, 1, 2, 3].map(of_group), [2, 3, 2, 3].map(RaftId));
+        for step in 1..=4 {
+            let first = (0..16).filter(|nth| of_group(nth * step) == RaftId(2)).count();
+            assert!((4..=12).contains(&first), "{first} of 16 groups, every {step}.");
+        }
         let but_for = |damaged: &[u64]| {
             let damaged = raft_ids(damaged);
             let successor = super::successor(GroupId(0), &replicas, &all, &damaged, RaftId(1));

@@ -245,7 +245,7 @@ impl Activation {
     ///
     /// # Errors
     /// When the tenant is quarantined, did not start by `deadline`, or is not started any more: this node has
-    /// left its group, or stops.
+    /// left its group, or stops. Without a permit also when it has started and gone to sleep again meanwhile.
     pub async fn actor(
         self: &Arc<Self>,
         deadline: Instant,

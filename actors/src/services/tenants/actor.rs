@@ -52,7 +52,7 @@ pub(super) struct TenantShell {
     /// Callers that wait for the end of a run.
     waiters: BTreeMap<RunId, Vec<oneshot::Sender<()>>>,
     pub(super) requests: RateWindow,
-    started: Instant,
+    pub(super) started: Instant,
 }
 
 impl Actor for TenantActor {

@@ -17,7 +17,7 @@
 //! | state | actor | left by |
 //! |---|---|---|
 //! | `Asleep` | none | an entry, a call, or a new term with unfinished work: `Starting` |
-//! | `Starting` | opens files, replays | success: `Running`; failure: again up to 3 times, then `Quarantined`; damaged files: `Damaged` |
+//! | `Starting` | opens files, replays | success: `Running`; failure: again up to 3 times, then `Quarantined`; damaged files: `Damaged`; the node has left the group, or stops: `Asleep` |
 //! | `Running` | runs | nothing to do: `Closing`; failure: `Starting`, `Quarantined`, `Damaged` |
 //! | `Closing` | closes files | a call or an entry came: `Running`; else `Asleep` |
 //! | `Quarantined` | none | 15 s later: `Starting` |

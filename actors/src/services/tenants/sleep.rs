@@ -12,14 +12,15 @@ use crate::ports::seams::Seams;
 /// Time between two durable writes of a tenant that changes, at most.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(5);
 
-/// An actor is not asked to sleep so soon after its start: somebody is about to use it.
+/// An actor does not go to sleep so soon after its start: somebody is about to use it.
 const AWAKE_MIN: Duration = Duration::from_secs(1);
 
 /// Chooses after how long an actor makes durable what has changed for the first time. The replicas of a tenant are
 /// opened by the same entry, and those of a node by its start: if they wrote at the same moments, the log of each node
 /// would wait for a disk, and so would every quorum.
 pub(super) fn first_housekeeping(seams: &Seams) -> Duration {
-    AWAKE_MIN + Duration::from_millis(seams.below(HOUSEKEEPING_EVERY.as_secs() * 1000))
+    let within = (HOUSEKEEPING_EVERY - AWAKE_MIN).as_secs() * 1000;
+    AWAKE_MIN + Duration::from_millis(seams.below(within))
 }
 
 /// Has an actor make durable what has changed, again and again.
@@ -75,7 +76,8 @@ impl TenantShell {
     /// - no live run: its steps and waits need an actor;
     /// - no lock: its lease needs a timer, and its waiters a leader;
     /// - no task under way, such as one that proposes a result;
-    /// - no request in the last minute: the per-minute quota is counted in memory.
+    /// - no request in the last minute: the per-minute quota is counted in memory;
+    /// - no start a moment ago.
     fn is_idle(&mut self) -> bool {
         let now = self.now_secs();
         let machine = &self.runner.machine;
@@ -83,17 +85,42 @@ impl TenantShell {
             && machine.locks().list("", None).next().is_none()
             && self.steps.is_idle()
             && self.requests.used(now) == 0
+            && self.started.elapsed() >= AWAKE_MIN
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicU8, Ordering};
     use std::sync::{Arc, Mutex};
 
     use tokio::time::Instant;
 
     use super::*;
+    use crate::domain::time::Timestamp;
+    use crate::ports::seams::Entropy;
     use crate::services::puppet::puppet;
+    use crate::testing::fixed_seams;
+
+    /// Another byte each time.
+    #[derive(Debug)]
+    struct Counting(AtomicU8);
+
+    impl Entropy for Counting {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(self.0.fetch_add(1, Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn each_actor_begins_at_a_moment_of_its_own() {
+        let seams = fixed_seams(Timestamp::default());
+        let seams = Seams { entropy: Arc::new(Counting(AtomicU8::new(0))), ..seams };
+        let firsts: BTreeSet<Duration> = (0..20).map(|_| first_housekeeping(&seams)).collect();
+        assert!(firsts.len() > 10, "{firsts:?}");
+        assert!(firsts.iter().all(|first| (AWAKE_MIN..HOUSEKEEPING_EVERY).contains(first)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_house_is_kept_from_a_moment_of_its_own_on() {

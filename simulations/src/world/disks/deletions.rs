@@ -50,12 +50,12 @@ impl World {
     pub(in crate::world) fn return_folder(&mut self, now: Duration) {
         let Some(mut kept) = self.kept.take_if(|kept| kept.look_at <= now) else { return };
         let host = Rc::clone(&self.seats[kept.at].host);
-        let is_deleted = self.board.deletions.borrow().contains(&kept.tenant);
+        let is_asked_to_go = self.board.deletions.borrow().contains(&kept.tenant);
         let is_there = |disk| {
             known_to_log(disk, &kept.tenant).is_some()
                 || held_in_folder(disk, &kept.tenant).is_some()
         };
-        if !is_deleted || is_there(&host.disk) {
+        if !is_asked_to_go || is_there(&host.disk) {
             kept.look_at = now + LOOK;
             self.kept = Some(kept);
             return;
