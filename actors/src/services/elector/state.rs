@@ -63,8 +63,10 @@ pub(super) fn successor(
     let alike: Vec<RaftId> =
         ranked.iter().take_while(|(rank, _)| rank == best).map(|(_, raft_id)| *raft_id).collect();
     // Mixed: the groups that this node leads may all be even, since turns were taken before.
-    let turn = (u64::from(group.0) ^ (leader.0 << 32)).wrapping_mul(GOLDEN) >> 32;
-    Some(alike[turn as usize % alike.len()])
+    // The upper half is mixed best: as a fraction of 2^32 it is a place among the voters.
+    let mixed = (u64::from(group.0) ^ (leader.0 << 32)).wrapping_mul(GOLDEN) >> 32;
+    let place = (mixed * alike.len() as u64) >> 32;
+    alike.get(usize::try_from(place).ok()?).copied()
 }
 
 #[cfg(test)]
