@@ -13,16 +13,23 @@ use shiioo_api::Api;
 use shiioo_storage::Groups;
 use tokio::time::Instant;
 
+use crate::client_threads::ClientThreads;
+
 /// Dispatches calls by service. Groups and API answer from the start, the actors once they run.
 pub(crate) struct RpcDispatcher {
     groups: Arc<Groups>,
     api: Arc<Api>,
+    client_threads: ClientThreads,
     actors: OnceLock<RpcHandlers>,
 }
 
 impl RpcDispatcher {
-    pub(crate) fn new(groups: Arc<Groups>, api: Arc<Api>) -> Arc<Self> {
-        Arc::new(Self { groups, api, actors: OnceLock::new() })
+    pub(crate) fn new(
+        groups: Arc<Groups>,
+        api: Arc<Api>,
+        client_threads: ClientThreads,
+    ) -> Arc<Self> {
+        Arc::new(Self { groups, api, client_threads, actors: OnceLock::new() })
     }
 
     /// Opens the way to the actors, once, and with `handles` that of the API's clients.
@@ -66,7 +73,11 @@ impl PeerService for RpcDispatcher {
         deadline: Instant,
     ) -> BoxFuture<'_, ()> {
         match service {
-            StreamService::Http => Box::pin(self.api.serve_forwarded(from, stream, deadline)),
+            StreamService::Http => {
+                let api = Arc::clone(&self.api);
+                let served = async move { api.serve_forwarded(from, stream, deadline).await };
+                Box::pin(self.client_threads.run(served))
+            }
         }
     }
 }

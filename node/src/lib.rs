@@ -6,10 +6,11 @@
 //! Architecture invariant: a node keeps nothing in statics. Several nodes live in one process.
 //!
 //! Architecture invariant: folders and files import downwards only, and there is no circle between
-//! files of different folders. From the bottom: `seams`, `config`, `identity`, `sockets`,
+//! files of different folders. From the bottom: `client_threads`, `seams`, `config`, `identity`, `sockets`,
 //! `known_members`, `own_log`, `joining`, `replacement`, `dispatch`, `wiring`, `node`, `recovery`, `repair`, `cli`.
 
 pub mod cli;
+mod client_threads;
 pub mod config;
 mod dispatch;
 pub mod identity;
@@ -24,6 +25,7 @@ mod seams;
 mod sockets;
 mod wiring;
 
+pub use client_threads::ClientThreads;
 pub use config::Config;
 pub use joining::JoiningError;
 pub use node::{Node, NodeFailure, StartError};

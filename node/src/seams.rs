@@ -17,6 +17,8 @@ use shiioo_storage::disk::{Disk, RealDisk};
 use shiioo_transport::tcp::RealTcp;
 use shiioo_transport::udp::{RealUdp, Udp};
 
+use crate::client_threads::ClientThreads;
+
 /// Holds the seams of a node.
 #[derive(Debug, Clone)]
 pub struct NodeSeams {
@@ -30,6 +32,8 @@ pub struct NodeSeams {
     pub disk: Arc<dyn Disk>,
     /// Runs blocking work.
     pub executor: Executor,
+    /// Runs clients' requests.
+    pub client_threads: ClientThreads,
     /// Has QUIC send packets of one small size, one by one, as a simulated network carries them.
     pub plain_packets: bool,
     /// Number of the process in `node.json`; a simulation gives each node one of its own.
@@ -51,6 +55,7 @@ impl NodeSeams {
             udp: Arc::new(RealUdp),
             disk: Arc::new(RealDisk::new(data_dir)?),
             executor: Executor::Threads,
+            client_threads: ClientThreads::Shared,
             plain_packets: false,
             pid: std::process::id(),
             descriptors: raise_descriptor_limit(),

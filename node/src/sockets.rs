@@ -57,7 +57,9 @@ impl Sockets {
         let mut ports = Ports::from(config.api_addr, config.auto_assign.api_addr, API_FLAG);
         let api = loop {
             let addr = ports.next();
-            match seams.tcp.bind(addr).await {
+            // By the threads that accept: they hear of a connection themselves.
+            let tcp = Arc::clone(&seams.tcp);
+            match seams.client_threads.run(async move { tcp.bind(addr).await }).await {
                 Ok(bound) => break bound,
                 Err(error) => ports.check_retry(addr, error)?,
             }

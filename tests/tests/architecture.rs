@@ -61,6 +61,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
     (
         "shiioo",
         &[
+            "client_threads.rs",
             "seams.rs",
             "config",
             "identity",

@@ -216,6 +216,8 @@ pub struct NodeView {
     pub region: Region,
     /// How it is.
     pub status: NodeStatus,
+    /// Whether it is being removed: its replicas are given to others first.
+    pub is_leaving: bool,
     /// What it is in the system group.
     pub role: NodeRole,
     /// When it was last heard of.

@@ -374,12 +374,14 @@ fn node_view(
         .collect();
     let is_leader = record.member.as_ref().is_some_and(|member| Some(member.raft_id) == leader);
     let is_offline = record.member.as_ref().is_some_and(|member| member.offline);
+    let is_leaving = record.member.as_ref().is_some_and(|member| member.leaving);
     NodeView {
         id,
         address: record.address,
         node_addr: record.member.map(|member| member.node_addr),
         region: record.region,
         status: if is_offline { NodeStatus::Offline } else { status },
+        is_leaving,
         role: if is_leader { NodeRole::Leader } else { NodeRole::Follower },
         last_heartbeat: heard_at.unwrap_or(record.started_at),
         started_at: record.started_at,

@@ -241,6 +241,7 @@ mod tests {
             node_addr: None,
             region: "default".into(),
             status,
+            is_leaving: false,
             role: NodeRole::Follower,
             last_heartbeat: Timestamp(0),
             started_at: Timestamp(0),

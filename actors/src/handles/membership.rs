@@ -49,7 +49,7 @@ impl Cluster {
             match self.control.read_linearizable(call.deadline, exists).await {
                 Ok(false) => return Ok(()),
                 Ok(true) => {}
-                Err(error) => return Err(error.after_write()),
+                Err(error) => return Err(still_leaving(node, error)),
             }
             tokio::time::sleep(GONE_POLL).await;
         }
@@ -182,5 +182,32 @@ impl Cluster {
                 Err(CallError::NoLeader)
             }
         }
+    }
+}
+
+/// Says that a node which is being removed is not gone by the deadline. It is drained meanwhile, whatever the caller does.
+fn still_leaving(node: NodeId, error: CallError) -> CallError {
+    match error.after_write() {
+        CallError::Unknown { why } => CallError::Unknown {
+            why: format!(
+                "{node} is being removed, which goes on: its replicas are given to others first; \
+                 GET /api/cluster/nodes/{node} shows it as leaving, and answers 404 once it is gone ({why})"
+            ),
+        },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_that_takes_long_says_that_it_goes_on() {
+        let node = NodeId::from_uuid(uuid::Uuid::from_u128(7));
+        let told = still_leaving(node, CallError::NoLeader);
+        let CallError::Unknown { why } = told else { panic!("{told:?}: the removal was accepted") };
+        assert!(why.starts_with(&format!("{node} is being removed")), "{why}");
+        assert!(why.contains("no leader at the moment"), "{why}");
     }
 }

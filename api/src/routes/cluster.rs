@@ -91,6 +91,9 @@ pub(crate) struct NodeBody {
     region: String,
     /// `Healthy`, `Degraded`, `Unhealthy` or `Offline`.
     status: &'static str,
+    /// `true` while the node is being removed; absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leaving: bool,
     /// `Leader`, `Follower` or `Candidate`.
     role: &'static str,
     #[schema(value_type = String, format = DateTime)]
@@ -109,6 +112,7 @@ impl From<NodeView> for NodeBody {
             node_addr: view.node_addr,
             region: view.region.into(),
             status: view.status.name(),
+            leaving: view.is_leaving,
             role: view.role.name(),
             last_heartbeat: Shown(view.last_heartbeat),
             started_at: Shown(view.started_at),

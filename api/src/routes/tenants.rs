@@ -20,7 +20,7 @@ use crate::request::ctx::Ctx;
 use crate::routes::builder::Route;
 use crate::server::declaration::{Credential, RouteOwner};
 
-/// Days that ended runs are kept where the client names none.
+/// Days of retention where the client names none. Stored only: ended runs are kept until their tenant is deleted.
 const RETENTION_DAYS_DEFAULT: u32 = 90;
 
 /// Lists the routes of the registry of tenants.
@@ -58,7 +58,7 @@ pub(crate) struct QuotaInput {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<u32>)]
     max_routines: Option<Option<Count>>,
-    /// Bytes of blobs, events, inputs, outputs and definitions.
+    /// Bytes of events, inputs, outputs, definitions, jobs and metadata of locks.
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<u64>, maximum = 9_223_372_036_854_775_807_u64)]
     max_storage_bytes: Option<Option<Bytes>>,
@@ -90,7 +90,7 @@ impl QuotaInput {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = SettingsChange)]
 pub(crate) struct SettingsInput {
-    /// Days that ended runs and their events are kept; 90 if not given.
+    /// Days that ended runs and their events are to be kept; 90 if not given. Nothing is removed yet.
     #[schema(value_type = Option<u32>)]
     data_retention_days: Option<Count>,
     /// Whether changes write an `audit` event; true if not given.

@@ -12,14 +12,18 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::{Sources, flags, resolve};
 use crate::config::{LogConfig, LogFormat};
-use crate::seams;
+use crate::{ClientThreads, seams};
 
 /// Exit code of a command line that cannot be used.
 const USAGE: u8 = 2;
+/// Tasks that a thread of the runtime runs before it looks for packets again. With tokio's 61 a busy thread leaves a
+/// packet of another node for some milliseconds, which each step of each run waits for several times.
+const EVENT_INTERVAL_TASKS: u32 = 16;
 
 /// Runs the program with the process's arguments and environment.
 pub fn main() -> ExitCode {
@@ -39,21 +43,32 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(USAGE, &error.to_string()),
     };
     start_log(&log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("cannot start threads: {error}")),
+    let (runtime, clients) = match (threads("node"), threads("clients")) {
+        (Ok(runtime), Ok(clients)) => (runtime, clients),
+        (Err(error), _) | (_, Err(error)) => {
+            return fail(1, &format!("cannot start threads: {error}"));
+        }
     };
     let code = match recover {
         Some(recover) => runtime.block_on(recover::recover(config, recover.get_flag(flags::FORCE))),
-        None => match runtime.block_on(serve::serve(config)) {
+        None => match runtime
+            .block_on(serve::serve(config, ClientThreads::Own(clients.handle().clone())))
+        {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error),
         },
     };
     // Without waiting for threads: a name lookup that the system has not answered must not delay the
     // exit.
+    clients.shutdown_background();
     runtime.shutdown_background();
     code
+}
+
+/// Starts threads that tasks run on, one for each processor.
+fn threads(name: &str) -> io::Result<Runtime> {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.enable_all().thread_name(name).event_interval(EVENT_INTERVAL_TASKS).build()
 }
 
 fn fail(code: u8, reason: &str) -> ExitCode {

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::banner::banner;
 use crate::repair::{self, RepairError};
-use crate::{Config, Node, NodeSeams, StartError};
+use crate::{ClientThreads, Config, Node, NodeSeams, StartError};
 
 /// Longest stop, ms. A node that is asked to stop is gone within 10 s; the last second is for the
 /// process itself.
@@ -16,11 +16,11 @@ const STOP_MS_MAX: u64 = 9_000;
 const DATA_DIRS_MAX: u32 = 64;
 
 /// Runs a node to its end. The error is the line to show.
-pub(super) async fn serve(config: Config) -> Result<(), String> {
+pub(super) async fn serve(config: Config, client_threads: ClientThreads) -> Result<(), String> {
     let mut signals =
         Signals::new().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let started = tokio::select! {
-        started = start(config) => started,
+        started = start(config, client_threads) => started,
         // The start is abandoned: nothing was promised to anybody yet.
         () = signals.next() => return Ok(()),
     };
@@ -59,14 +59,15 @@ pub(super) async fn serve(config: Config) -> Result<(), String> {
 
 /// Starts the node, in the next free data directory where the wished one is in use and another may be
 /// used.
-async fn start(mut config: Config) -> Result<Node, String> {
+async fn start(mut config: Config, client_threads: ClientThreads) -> Result<Node, String> {
     // Before the data directory is made: what is refused leaves no trace.
     config.check().map_err(|error| error.to_string())?;
     let wished = config.data_dir.clone();
     for number in 2.. {
-        let seams = NodeSeams::real(&config.data_dir)
+        let real = NodeSeams::real(&config.data_dir)
             .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })
             .map_err(|error| error.to_string())?;
+        let seams = NodeSeams { client_threads: client_threads.clone(), ..real };
         let may_move = config.auto_assign.data_dir && number <= DATA_DIRS_MAX;
         match start_in(&config, seams).await {
             Err(Refused::Start(StartError::DataDirLocked { .. })) if may_move => {}

@@ -134,7 +134,7 @@ impl Services {
         // The API is there before the groups whose metrics it shows.
         let groups_later: Arc<OnceLock<Arc<Groups>>> = Arc::default();
         let api = start::api(config, seams, &groups_later, &registry, token.subscribe());
-        let api = ApiServer::start(api, sockets.api);
+        let api = ApiServer::start(api, sockets.api, &seams.client_threads);
         let opened =
             opening::open(config, seams, &registry, sockets.node, (identity, member)).await?;
         let Opened { quic, groups, identity, member } = opened;
@@ -147,7 +147,9 @@ impl Services {
             founding,
             admin_token: own_token,
         };
-        let dispatcher = RpcDispatcher::new(Arc::clone(&groups), Arc::clone(&api.api));
+        let client_threads = seams.client_threads.clone();
+        let dispatcher =
+            RpcDispatcher::new(Arc::clone(&groups), Arc::clone(&api.api), client_threads);
         let disk = Arc::clone(&seams.disk);
         let under_way = seams.executor.run(move || UnderWayFile::open(&*disk)).await;
         let under_way = Arc::new(under_way);

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::founding::Issuer;
 use super::{ServicesError, metrics};
+use crate::client_threads::ClientThreads;
 use crate::config::Config;
 use crate::dispatch::RpcDispatcher;
 use crate::identity::Identity;
@@ -101,11 +102,11 @@ pub(super) struct ApiServer {
 }
 
 impl ApiServer {
-    pub(super) fn start(api: Api, socket: Box<dyn TcpListen>) -> Self {
+    pub(super) fn start(api: Api, socket: Box<dyn TcpListen>, threads: &ClientThreads) -> Self {
         let api = Arc::new(api);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = Arc::clone(&api);
-        let task = tokio::spawn(async move {
+        let task = threads.spawn(async move {
             // A dropped sender says the same as a message.
             serving.serve(socket, async { drop(stopped.await) }).await;
         });

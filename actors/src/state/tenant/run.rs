@@ -11,7 +11,7 @@ use crate::domain::run::{RunStatus, StepAttempt};
 use crate::domain::time::Timestamp;
 use crate::domain::workflow::Workflow;
 
-/// Most bytes of a run's input and outputs together: a run is one row of the index.
+/// Most bytes of a run's input and outputs together: they are in memory while the run lives.
 pub const RUN_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes that a tenant holds in the memory of every replica, where its storage quota is not less:
 /// workflows, inputs and outputs of its live runs, and its named workflows.

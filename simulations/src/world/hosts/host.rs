@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shiioo::config::Secret;
-use shiioo::{Config, Node, NodeSeams};
+use shiioo::{ClientThreads, Config, Node, NodeSeams};
 use shiioo_actors::domain::ids::RaftId;
 use shiioo_actors::domain::region::Region;
 use shiioo_actors::ports::GroupStatus;
@@ -353,6 +353,7 @@ impl NodeHost {
             udp: Arc::new(life.udp.clone()),
             disk: Arc::new(TracedDisk::new(self.disk.mount(), life.process.clone())),
             executor: Executor::Paced(self.pace.clone()),
+            client_threads: ClientThreads::Shared,
             plain_packets: true,
             pid: u32::try_from(self.number).unwrap_or(u32::MAX),
             descriptors: DESCRIPTORS,

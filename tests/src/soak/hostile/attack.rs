@@ -14,8 +14,6 @@ use super::{Args, shapes, sockets};
 use crate::{Client, spec};
 
 pub(super) const THREADS: usize = 2;
-/// The lowest priority there is.
-const NICE: i32 = 19;
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an answer that came at once, so that refusals are not all there is.
 const BREATH: Duration = Duration::from_millis(2);
@@ -89,7 +87,7 @@ impl Attack {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .enable_all()
-            .on_thread_start(lower_priority)
+            .on_thread_start(take_what_is_left)
             .build()
             .expect("a runtime");
         let (stop, tally) = (Arc::new(AtomicBool::new(false)), Tally::default());
@@ -261,8 +259,11 @@ fn count(tally: &Tally, kind: &str, answer: String) {
     *tally.entry((kind.to_owned(), answer)).or_default() += 1;
 }
 
-/// Has this thread take what others leave of the processors.
-pub(super) fn lower_priority() {
-    // SAFETY: changes the priority of the calling thread only, which Linux means by 0.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+/// Has this thread take what others leave of the processors, and give it back at once. The lowest priority would
+/// not do: who wakes waits up to three milliseconds for the one that runs, whatever its priority.
+pub(super) fn take_what_is_left() {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: changes how the calling thread alone is scheduled, which Linux means by 0, and reads `none`.
+    let lowered = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+    assert_eq!(lowered, 0, "attackers would take processors from the nodes");
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use super::attack::{THREADS, lower_priority};
+use super::attack::{THREADS, take_what_is_left};
 
-/// As many threads as attackers have, at their priority, that keep the processors busy until dropped.
+/// As many threads as attackers have, scheduled as they are, that keep the processors busy until dropped.
 pub(super) struct Busy {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -18,7 +18,7 @@ impl Busy {
         let threads = (0..THREADS).map(|_| {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
-                lower_priority();
+                take_what_is_left();
                 while !stop.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }

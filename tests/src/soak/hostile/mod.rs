@@ -2,9 +2,9 @@
 //! another tenant does everything at once that it can think of.
 //!
 //! The nodes are real and small: few descriptors, little memory, a disk of some mebibytes. What the
-//! neighbour lost, who led, and what the nodes took is measured all the while. The attackers run at
-//! the lowest priority, as if they were on machines of their own, and while the neighbour is alone as many
-//! threads of that priority are busy: what is measured is what the node does with what they send.
+//! neighbour lost, who led, and what the nodes took is measured all the while. The attackers take what
+//! is left of the processors, as if they were on machines of their own, and while the neighbour is
+//! alone as many such threads are busy: what is measured is what the node does with what they send.
 
 mod attack;
 mod busy;
