@@ -29,7 +29,7 @@ impl ClientThreads {
         }
     }
 
-    /// Runs a task to its end. Dropping the future that this returns ends the task.
+    /// Runs a task to its end. Dropping the future that this returns has the task ended soon, by its own threads.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,

@@ -325,13 +325,14 @@ mod tests {
     use shiioo_storage::disk::SimDisk;
 
     use super::*;
+    use crate::client_threads::ClientThreads;
     use crate::identity::LoadedIdentity;
 
     /// An earlier start may have had the old member leave, which is all that counts then.
     #[tokio::test(start_paused = true)]
     async fn while_nobody_answers_the_next_identity_stays() {
         let (disk, unused) = (SimDisk::new(1), tempfile::tempdir().unwrap());
-        let real = NodeSeams::real(unused.path()).unwrap();
+        let real = NodeSeams::real(unused.path(), ClientThreads::Shared).unwrap();
         let seams = NodeSeams { disk: disk.mount(), executor: Executor::Inline, ..real };
         let region = Region::default();
         let founded = Identity::load_or_create(&*disk.mount(), &seams.seams, &region, false);

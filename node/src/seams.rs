@@ -44,18 +44,18 @@ pub struct NodeSeams {
 
 impl NodeSeams {
     /// Makes the operating system's seams, with the files below `data_dir`, which is made if it is
-    /// missing. Raises the process's limit of open file descriptors as far as the process may.
+    /// missing, and with these threads for clients' requests. Raises the process's limit of open file descriptors as far as the process may.
     ///
     /// # Errors
     /// When the directory cannot be made or the system gives no random bytes.
-    pub fn real(data_dir: &Path) -> io::Result<Self> {
+    pub fn real(data_dir: &Path, client_threads: ClientThreads) -> io::Result<Self> {
         Ok(Self {
             seams: Seams { clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy::new()?) },
             tcp: Arc::new(RealTcp),
             udp: Arc::new(RealUdp),
             disk: Arc::new(RealDisk::new(data_dir)?),
             executor: Executor::Threads,
-            client_threads: ClientThreads::Shared,
+            client_threads,
             plain_packets: false,
             pid: std::process::id(),
             descriptors: raise_descriptor_limit(),

@@ -57,7 +57,7 @@ impl Sockets {
         let mut ports = Ports::from(config.api_addr, config.auto_assign.api_addr, API_FLAG);
         let api = loop {
             let addr = ports.next();
-            // By the threads that accept: they hear of a connection themselves.
+            // A socket is heard of by the threads that it was bound on: these are to accept its connections.
             let tcp = Arc::clone(&seams.tcp);
             match seams.client_threads.run(async move { tcp.bind(addr).await }).await {
                 Ok(bound) => break bound,

@@ -74,3 +74,25 @@ async fn names_of_any_kind_are_stored_or_refused_and_never_become_paths() {
     });
     assert_eq!(strays.count(), 0);
 }
+
+/// Who asks by no name, or by two, may mean another host.
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let (server, _) = Tenant::on_shared().await;
+    for (request, status) in [
+        ("GET /healthz HTTP/1.1\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: localhost\r\nhost: example.org\r\n\r\n", 400),
+        ("GET http://localhost/healthz HTTP/1.1\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", 200),
+        ("GET /healthz HTTP/1.0\r\n\r\n", 200),
+    ] {
+        let answer = raw::send(server.addr(), request).await;
+        assert_eq!(answer.status, Some(status), "{request}: {}", answer.text);
+        let closes = answer.text.contains("connection: close");
+        assert!(
+            closes || status == 200,
+            "{request}: what comes next is not clear either: {}",
+            answer.text
+        );
+    }
+}

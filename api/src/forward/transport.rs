@@ -5,7 +5,8 @@
 //! request: the ingress node ends its direction behind the body, the owner behind the answer.
 //!
 //! Invariant: no task runs behind a stream. The future of the request, and later the body of its
-//! answer, drive the connection themselves: dropping them resets the stream.
+//! answer, drive the connection themselves: dropping them resets the stream. Where the owner serves clients on
+//! threads of their own, it drops them there, soon after the stream has ended (`ClientThreads` of the program).
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -110,9 +110,9 @@ impl Seat {
     }
 
     /// Tells how long a request waits because its tenant crowds the node: the longer the more requests of it are
-    /// worked on, and the later the node's tasks get their turn. Tasks take turns without regard to tenants, so
-    /// that each request of a neighbour would wait behind all of them, at each of its steps. On a node that has
-    /// processors to spare nobody waits.
+    /// worked on, and the later tasks of clients get their turn. Tasks take turns without regard to tenants, so
+    /// that each request of a neighbour would wait behind all of them. On a node that has processors to spare nobody
+    /// waits.
     pub(crate) async fn crowd_pause(&self) -> Duration {
         let crowd = self.connections.places().crowd(self.number, Instant::now());
         let Some(requests) = crowd else { return Duration::ZERO };

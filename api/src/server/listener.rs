@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Version, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,14 +19,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shiioo_actors::ports::seams::{ByteStream, TcpListen};
 use tokio::sync::watch;
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::server::connections::{Bounds, Connections, Seat};
 use crate::server::metrics::{Held, Metrics};
-use crate::server::middleware::HEADERS_BYTES_MAX;
+use crate::server::middleware::{HEADERS_BYTES_MAX, UnclearHost};
 
 /// Longest time for the headers of a request to arrive, idling before them included.
 const HEADERS_READ_MAX: Duration = Duration::from_secs(10);
@@ -40,6 +40,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Time in which a connection may send one more request once the server is stopping. Longer than what a busy client
 /// does between two requests.
 const LAST_REQUEST_AWAITED: Duration = Duration::from_millis(500);
+/// Time for a last look at the sockets. Any time will do.
+const LAST_LOOK_WITHIN: Duration = Duration::from_millis(1);
 /// Connections in the backlog that are still taken once the server is stopping.
 const LAST_CONNECTIONS_MAX: usize = 128;
 /// Longest time for running requests to end once the server is stopping.
@@ -89,10 +91,12 @@ pub(crate) async fn serve(
     }
 }
 
-/// Waits until the runtime has looked at its sockets, as it does before it goes on with a task that yields. On a busy
-/// node the last look was a while ago, and what came since, a request or a connection, would be thrown away.
+/// Waits until the runtime has looked at its sockets. On a busy node the last look was a while ago, and what came since, a
+/// request or a connection, would be thrown away.
 async fn sockets_are_looked_at() {
-    yield_now().await;
+    // A timer goes off after a look at the sockets and not otherwise. A task that yields may go on without one, where
+    // another thread is about to look.
+    sleep(LAST_LOOK_WITHIN).await;
 }
 
 /// Waits for room, then for a connection. Failures of the listener pass by themselves.
@@ -124,6 +128,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// Tells whether a request says once by which name the node is asked, as HTTP/1.1 wants it (RFC 9112, 3.2).
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    request.version() < Version::HTTP_11
+        || request.headers().get_all(header::HOST).iter().count() == 1
+}
+
 /// Serves one connection. Closing it drops the handler of a running request.
 ///
 /// Once the server is stopping, the next answer says that the connection ends. Whichever side closes an idle
@@ -147,6 +157,9 @@ async fn converse(
         async move {
             let mut request = request.map(|body| seat.request_came(body));
             request.extensions_mut().insert(Arc::clone(&seat));
+            if !names_one_host(&request) {
+                request.extensions_mut().insert(UnclearHost);
+            }
             let Ok(mut answer) = router.oneshot(request).await;
             seat.answered();
             if *stopping.borrow() {

@@ -48,6 +48,11 @@ pub(crate) const HEADERS_BYTES_MAX: usize = 16 * 1024;
 /// What a header line has beside name and value: colon, space, line end.
 const HEADER_LINE_EXTRA_BYTES: usize = 4;
 
+/// Marks a request over HTTP/1.1 without a `Host` header, or with several: whoever stands in between may take it for a
+/// request to another host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UnclearHost;
+
 /// Wraps every route, and the answers to requests that no route answers, on the node that the
 /// client asked.
 pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: Next) -> Response {
@@ -262,16 +267,19 @@ fn check_headers(request: &Request) -> Result<(), Problem> {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + HEADER_LINE_EXTRA_BYTES)
         .fold(target, usize::saturating_add);
-    if bytes <= HEADERS_BYTES_MAX {
-        return Ok(());
+    if bytes > HEADERS_BYTES_MAX {
+        let text = format!("request line and headers are larger than {HEADERS_BYTES_MAX} bytes");
+        return Err(Problem::new(Code::TooLarge, text)
+            .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            .facts(|facts| facts.limit = Some(HEADERS_BYTES_MAX as u64))
+            .closing());
     }
-    Err(Problem::new(
-        Code::TooLarge,
-        format!("request line and headers are larger than {HEADERS_BYTES_MAX} bytes"),
-    )
-    .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-    .facts(|facts| facts.limit = Some(HEADERS_BYTES_MAX as u64))
-    .closing())
+    if request.extensions().get::<UnclearHost>().is_some() {
+        let text = "the request has no `Host` header, or several: HTTP/1.1 wants one, with the name or \
+                    address that the node is asked by";
+        return Err(Problem::new(Code::InvalidParameter, text).closing());
+    }
+    Ok(())
 }
 
 /// Answers 500 for a handler that panics. The text of the panic is for the log only.

@@ -17,13 +17,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::{Sources, flags, resolve};
 use crate::config::{LogConfig, LogFormat};
-use crate::{ClientThreads, seams};
+use crate::{ClientThreads, Config, seams};
 
 /// Exit code of a command line that cannot be used.
 const USAGE: u8 = 2;
-/// Tasks that a thread of the runtime runs before it looks for packets again. With tokio's 61 a busy thread leaves a
-/// packet of another node for some milliseconds, which each step of each run waits for several times.
-const EVENT_INTERVAL_TASKS: u32 = 16;
+/// Turns of tasks after which a thread of the node looks for packets again. With 61 a busy one leaves a packet of another
+/// node for some milliseconds, which each step of each run waits for several times.
+const NODE_TURNS: u32 = 16;
+/// The same for clients: tokio's own number. `crowd_pause` of the API takes a node for late by it.
+const CLIENTS_TURNS: u32 = 61;
 
 /// Runs the program with the process's arguments and environment.
 pub fn main() -> ExitCode {
@@ -43,32 +45,43 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(USAGE, &error.to_string()),
     };
     start_log(&log);
-    let (runtime, clients) = match (threads("node"), threads("clients")) {
-        (Ok(runtime), Ok(clients)) => (runtime, clients),
-        (Err(error), _) | (_, Err(error)) => {
-            return fail(1, &format!("cannot start threads: {error}"));
-        }
+    let node = match threads("node", NODE_TURNS) {
+        Ok(node) => node,
+        Err(error) => return no_threads(&error),
     };
     let code = match recover {
-        Some(recover) => runtime.block_on(recover::recover(config, recover.get_flag(flags::FORCE))),
-        None => match runtime
-            .block_on(serve::serve(config, ClientThreads::Own(clients.handle().clone())))
-        {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(1, &error),
-        },
+        Some(recover) => node.block_on(recover::recover(config, recover.get_flag(flags::FORCE))),
+        None => run(&node, config),
     };
     // Without waiting for threads: a name lookup that the system has not answered must not delay the
     // exit.
-    clients.shutdown_background();
-    runtime.shutdown_background();
+    node.shutdown_background();
     code
 }
 
-/// Starts threads that tasks run on, one for each processor.
-fn threads(name: &str) -> io::Result<Runtime> {
+/// Runs a node to its end, with threads for clients' requests beside its own.
+fn run(node: &Runtime, config: Config) -> ExitCode {
+    let clients = match threads("clients", CLIENTS_TURNS) {
+        Ok(clients) => clients,
+        Err(error) => return no_threads(&error),
+    };
+    let own = ClientThreads::Own(clients.handle().clone());
+    let ended = node.block_on(serve::serve(config, own));
+    clients.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error),
+    }
+}
+
+/// Starts threads that tasks run on, one for each processor. Each looks at its sockets again after so many turns of tasks.
+fn threads(name: &str, turns: u32) -> io::Result<Runtime> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all().thread_name(name).event_interval(EVENT_INTERVAL_TASKS).build()
+    threads.enable_all().thread_name(name).event_interval(turns).build()
+}
+
+fn no_threads(error: &io::Error) -> ExitCode {
+    fail(1, &format!("cannot start threads: {error}"))
 }
 
 fn fail(code: u8, reason: &str) -> ExitCode {

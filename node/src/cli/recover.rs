@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{USAGE, fail};
 use crate::recovery::{self, RecoverError};
-use crate::{Config, NodeSeams};
+use crate::{ClientThreads, Config, NodeSeams};
 
 /// Runs the command on the data directory of `config`. Without force it changes nothing, and ends as
 /// a command line does that lacks something.
@@ -15,7 +15,7 @@ pub(super) async fn recover(config: Config, is_forced: bool) -> ExitCode {
     if !dir.is_dir() {
         return fail(1, &RecoverError::NoMember(dir).to_string());
     }
-    let recovered = match NodeSeams::real(&dir) {
+    let recovered = match NodeSeams::real(&dir, ClientThreads::Shared) {
         Ok(seams) => recovery::recover(&dir, &seams, is_forced).await,
         Err(error) => return fail(1, &format!("cannot use {}: {error}", dir.display())),
     };

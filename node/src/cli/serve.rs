@@ -64,10 +64,9 @@ async fn start(mut config: Config, client_threads: ClientThreads) -> Result<Node
     config.check().map_err(|error| error.to_string())?;
     let wished = config.data_dir.clone();
     for number in 2.. {
-        let real = NodeSeams::real(&config.data_dir)
+        let seams = NodeSeams::real(&config.data_dir, client_threads.clone())
             .map_err(|source| StartError::DataDir { dir: config.data_dir.clone(), source })
             .map_err(|error| error.to_string())?;
-        let seams = NodeSeams { client_threads: client_threads.clone(), ..real };
         let may_move = config.auto_assign.data_dir && number <= DATA_DIRS_MAX;
         match start_in(&config, seams).await {
             Err(Refused::Start(StartError::DataDirLocked { .. })) if may_move => {}

@@ -6,6 +6,7 @@ use shiioo_storage::disk::read_small;
 
 use super::data_dir::READY_FILE;
 use super::*;
+use crate::client_threads::ClientThreads;
 
 fn anywhere(data_dir: &std::path::Path) -> (Config, NodeSeams) {
     let free: SocketAddr = ([127, 0, 0, 1], 0).into();
@@ -15,7 +16,7 @@ fn anywhere(data_dir: &std::path::Path) -> (Config, NodeSeams) {
         data_dir: data_dir.to_owned(),
         ..Config::default()
     };
-    (config, NodeSeams::real(data_dir).unwrap())
+    (config, NodeSeams::real(data_dir, ClientThreads::Shared).unwrap())
 }
 
 async fn refused(config: Config, seams: NodeSeams) -> String {
@@ -79,4 +80,17 @@ async fn a_taken_port_is_named_with_its_flag() {
 
     Node::start(config, seams).await.unwrap().stop().await;
     first.stop().await;
+}
+
+#[tokio::test]
+async fn clients_are_served_on_threads_of_their_own() {
+    let mut own = tokio::runtime::Builder::new_multi_thread();
+    let own = own.worker_threads(1).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (config, seams) = anywhere(dir.path());
+    let client_threads = ClientThreads::Own(own.handle().clone());
+    let node = Node::start(config, NodeSeams { client_threads, ..seams }).await.unwrap();
+    assert!(own.metrics().num_alive_tasks() > 0, "the API listens elsewhere");
+    node.stop().await;
+    own.shutdown_background();
 }

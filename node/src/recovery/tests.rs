@@ -10,6 +10,7 @@ use shiioo_storage::disk::SimDisk;
 use tokio::time::timeout;
 
 use super::*;
+use crate::client_threads::ClientThreads;
 use crate::config::Config;
 use crate::identity::LoadedIdentity;
 use crate::node::Node;
@@ -22,7 +23,7 @@ const OPERATIONS_MIN: u64 = 30;
 fn seams(disk: &SimDisk) -> NodeSeams {
     // The folder is made and not used: the files are on the simulated disk.
     let unused = tempfile::tempdir().unwrap();
-    let real = NodeSeams::real(unused.path()).unwrap();
+    let real = NodeSeams::real(unused.path(), ClientThreads::Shared).unwrap();
     NodeSeams { disk: disk.mount(), executor: Executor::Inline, ..real }
 }
 

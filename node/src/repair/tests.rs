@@ -11,6 +11,7 @@ use shiioo_storage::{Executor, FileStores, StoppedLog, StoresConfig};
 use tokio::time::timeout;
 
 use super::*;
+use crate::client_threads::ClientThreads;
 use crate::config::Config;
 use crate::node::Node;
 
@@ -24,7 +25,7 @@ const SEGMENT: &str = "log/0000000001.log";
 fn seams(disk: &SimDisk) -> NodeSeams {
     // The folder is made and not used: the files are on the simulated disk.
     let unused = tempfile::tempdir().unwrap();
-    let real = NodeSeams::real(unused.path()).unwrap();
+    let real = NodeSeams::real(unused.path(), ClientThreads::Shared).unwrap();
     NodeSeams { disk: disk.mount(), executor: Executor::Inline, ..real }
 }
 

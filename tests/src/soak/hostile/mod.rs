@@ -128,6 +128,8 @@ pub async fn trial(args: &Args) -> Report {
     let clients: Vec<_> = (0..args.nodes).map(|node| site.cluster.client(node)).collect();
     let manner = Manner { rate: args.rate, patience: Duration::from_secs(args.patience_secs) };
     let work = |span| neighbour::work(&clients, &neighbour.id, &service, manner, span);
+    let gives_way = std::thread::spawn(attack::take_what_is_left);
+    gives_way.join().expect("attackers that take only what is left of the processors");
     // What is done for the first time takes longer.
     work(Duration::from_secs(2)).await;
     // Alone on the node, but not on the machine: attackers take processors too, before they send anything.
@@ -144,6 +146,7 @@ pub async fn trial(args: &Args) -> Report {
     let attack = Attack::begin(addrs, hostile, silent.url("/"), args);
     let beside = work(Duration::from_secs(args.seconds)).await;
     let attacks = attack.end();
+    assert!(!attacks.is_empty(), "nobody attacked");
     let beside = beside.and(work(AFTERWARDS).await);
     pause(Duration::from_millis(200)).await;
 

@@ -18,6 +18,7 @@ use shiioo_actors::ports::seams::Seams;
 use shiioo_actors::ports::{
     Lane, PEER_CALL_MAX, PEER_MESSAGE_BYTES_MAX, Peer, PeerError, Service, StreamService,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -51,9 +52,13 @@ pub(super) struct Dialler {
     pub removed: watch::Sender<bool>,
     /// What a member has said that was recovered by force without this one.
     pub recovered: watch::Sender<Option<String>>,
+    /// Runs the attempts to connect, and so the connections: one that a client's request asked for first carries
+    /// everything else as well, and must not live on the clients' threads.
+    runtime: Handle,
 }
 
 impl Dialler {
+    /// Called on the runtime on which connections are to live.
     pub(super) fn new(
         endpoint: Endpoint,
         client: ClientConfig,
@@ -75,6 +80,7 @@ impl Dialler {
             hints,
             removed: watch::Sender::new(false),
             recovered,
+            runtime: Handle::current(),
         })
     }
 
@@ -185,7 +191,9 @@ impl Dialler {
                 NextStep::Fail(why) => return Err(member.unreachable(why)),
                 // In a task of its own: the attempt goes on for the other callers when this one
                 // is dropped.
-                NextStep::Dial => drop(tokio::spawn(attempt(Arc::clone(self), Arc::clone(member)))),
+                NextStep::Dial => {
+                    drop(self.runtime.spawn(attempt(Arc::clone(self), Arc::clone(member))));
+                }
                 NextStep::Wait => {}
             }
             if changes.changed().await.is_err() {

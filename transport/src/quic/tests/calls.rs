@@ -227,3 +227,23 @@ async fn free(addr: SocketAddr) -> SocketAddr {
     .await;
     addr
 }
+
+/// It carries what everybody says to the member, whoever asked for it first.
+#[tokio::test]
+async fn a_connection_does_not_end_with_the_threads_of_who_asked_for_it() {
+    let (one, two) = Cluster::new(15).pair();
+    let mut clients = tokio::runtime::Builder::new_multi_thread();
+    let clients = clients.worker_threads(1).enable_all().build().unwrap();
+    let quic = Arc::clone(&one.quic);
+    let asked = clients.spawn(async move {
+        let ask = || quic.call(RaftId(2), Service::Ping, b"?".to_vec(), Instant::now() + PATIENCE);
+        while ask().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    soon(asked).await.unwrap();
+    let call = one.waiting_call(&two).await;
+    clients.shutdown_background();
+    two.service.go.send_replace(true);
+    assert_eq!(soon(call).await.unwrap(), b"wait");
+}
