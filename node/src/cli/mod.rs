@@ -21,11 +21,9 @@ use crate::{ClientThreads, Config, seams};
 
 /// Exit code of a command line that cannot be used.
 const USAGE: u8 = 2;
-/// Turns of tasks after which a thread of the node looks for packets again. With 61 a busy one leaves a packet of another
-/// node for some milliseconds, which each step of each run waits for several times.
-const NODE_TURNS: u32 = 16;
-/// The same for clients: tokio's own number. `crowd_pause` of the API takes a node for late by it.
-const CLIENTS_TURNS: u32 = 61;
+/// Turns of tasks after which a thread looks at its sockets again. With tokio's 61 a busy one leaves a packet of another
+/// node, or a client's request, for some milliseconds, which each step of each run waits for several times.
+const SOCKETS_EVERY_TURNS: u32 = 16;
 
 /// Runs the program with the process's arguments and environment.
 pub fn main() -> ExitCode {
@@ -45,7 +43,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(USAGE, &error.to_string()),
     };
     start_log(&log);
-    let node = match threads("node", NODE_TURNS) {
+    let node = match threads("node") {
         Ok(node) => node,
         Err(error) => return no_threads(&error),
     };
@@ -61,7 +59,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a node to its end, with threads for clients' requests beside its own.
 fn run(node: &Runtime, config: Config) -> ExitCode {
-    let clients = match threads("clients", CLIENTS_TURNS) {
+    let clients = match threads("clients") {
         Ok(clients) => clients,
         Err(error) => return no_threads(&error),
     };
@@ -74,10 +72,10 @@ fn run(node: &Runtime, config: Config) -> ExitCode {
     }
 }
 
-/// Starts threads that tasks run on, one for each processor. Each looks at its sockets again after so many turns of tasks.
-fn threads(name: &str, turns: u32) -> io::Result<Runtime> {
+/// Starts threads that tasks run on, one for each processor.
+fn threads(name: &str) -> io::Result<Runtime> {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all().thread_name(name).event_interval(turns).build()
+    threads.enable_all().thread_name(name).event_interval(SOCKETS_EVERY_TURNS).build()
 }
 
 fn no_threads(error: &io::Error) -> ExitCode {
