@@ -44,7 +44,8 @@ pub struct NodeSeams {
 
 impl NodeSeams {
     /// Makes the operating system's seams, with the files below `data_dir`, which is made if it is
-    /// missing, and with these threads for clients' requests. Raises the process's limit of open file descriptors as far as the process may.
+    /// missing, and with these threads for clients' requests. Raises the process's limit of open file
+    /// descriptors as far as the process may.
     ///
     /// # Errors
     /// When the directory cannot be made or the system gives no random bytes.

@@ -54,7 +54,7 @@
 //! - Only members hand requests over: mutual TLS says which. Credentials do not travel. The ingress
 //!   node checks them and sends who the caller is, in a header that it takes from no client.
 //! - Everything hangs on one future: a client that goes away resets the stream, which drops the
-//!   handler on the owner.
+//!   handler on the owner, where it runs on clients' threads soon after.
 //!
 //! # Bounds
 //!

@@ -40,7 +40,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Time in which a connection may send one more request once the server is stopping. Longer than what a busy client
 /// does between two requests.
 const LAST_REQUEST_AWAITED: Duration = Duration::from_millis(500);
-/// Time for a last look at the sockets. Any time will do.
+/// Wait for a last look at the sockets: the shortest that a timer measures.
 const LAST_LOOK_WITHIN: Duration = Duration::from_millis(1);
 /// Connections in the backlog that are still taken once the server is stopping.
 const LAST_CONNECTIONS_MAX: usize = 128;

@@ -68,7 +68,8 @@
 //! the log with the next batch, never with a sync of its own: an older mark only makes a restart
 //! apply more entries again. Once the mark has risen by 16,384 entries, or has risen while entries
 //! below it keep a segment that is not the last (`raft::progress`), or a segment was begun, openraft purges up
-//! to it, unless a snapshot that is being sent still needs what follows it (`raft::snapshot_sender`). A segment goes when no entry in it is needed any more, by the index's count,
+//! to it, unless a replica that is being sent a snapshot goes on from the entries behind it
+//! (`raft::snapshot_sender`). A segment goes when no entry in it is needed any more, by the index's count,
 //! and only from the front. Its votes and marks are not lost: every segment begins with a
 //! checkpoint of them all. The last segment stays, so that segments are the smaller the smaller the disk is.
 //!
