@@ -301,8 +301,16 @@ impl NodeActors {
         failure(self.failed.clone()).await
     }
 
-    /// Hands all leads over, so that the others need not notice that this node goes.
-    pub async fn hand_over(&self) {
+    /// Says goodbye and hands all leads over, so that the others need not notice that this node goes.
+    pub async fn take_leave(&self) {
+        // Before the goodbye, which it would take back.
+        self.keeping.0.abort();
+        // One that has failed does not stop in good order, and another process may be the member.
+        if self.failed.borrow().is_none() {
+            // Before the leads: whoever distributes them would give them back to a member that leads nothing
+            // and is well.
+            self.say_goodbye().await;
+        }
         let deadline = Instant::now() + HAND_OVER;
         for (group, ended) in self.handles.cluster.elector.hand_over_all(deadline).await {
             match ended {
@@ -313,19 +321,16 @@ impl NodeActors {
         }
     }
 
-    /// Says goodbye, lets the tenants write down what they have, and stops all actors.
-    pub async fn stop(self) {
-        // Before the goodbye, which it would take back.
-        drop(self.keeping);
-        // One that has failed does not stop in good order, and another process may be the member.
-        if self.failed.borrow().is_none() {
-            let goodbye = SystemCommand::MemberOffline(MemberOffline { node: self.node });
-            let deadline = Instant::now() + GOODBYE;
-            let control = &self.handles.cluster.control;
-            if let Err(error) = control.send(deadline, goodbye).await {
-                tracing::warn!(%error, "the cluster could not be told that this node stops");
-            }
+    async fn say_goodbye(&self) {
+        let goodbye = SystemCommand::MemberOffline(MemberOffline { node: self.node });
+        let deadline = Instant::now() + GOODBYE;
+        if let Err(error) = self.handles.cluster.control.send(deadline, goodbye).await {
+            tracing::warn!(%error, "the cluster could not be told that this node stops");
         }
+    }
+
+    /// Lets the tenants write down what they have, and stops all actors.
+    pub async fn stop(self) {
         let (done, all_stopped) = oneshot::channel();
         let asked = self.tenants.send_message(SupervisorMessage::StopAll(done));
         if asked.is_ok() && tokio::time::timeout(STOP_TENANTS, all_stopped).await.is_err() {

@@ -174,6 +174,7 @@ impl<'a> Starter<'a> {
             leadership: leadership.clone(),
             hints: self.hints.clone(),
             log: Arc::clone(&self.ports.log),
+            control: control.clone(),
             heartbeats: heartbeats.clone(),
             raft_id: self.profile.member.raft_id,
             election_timeout: self.profile.election_timeout,

@@ -225,7 +225,7 @@ impl Services {
         // Its last write may still be under way, and comes to the same as the next start's first.
         remembering.abort();
         // Before the API stops: the requests in progress may end at the new leaders.
-        actors.hand_over().await;
+        actors.take_leave().await;
         api.stop(API_DRAIN).await;
         actors.stop().await;
         // After the actors: the steps in progress have been stopped, so that the next start must not

@@ -14,10 +14,11 @@
 //! - *Announcing.* Each term that begins here is proposed as `LeaderElected`, stamped with the
 //!   term. It seizes the lock `cluster/leader`, whose fencing token grows with each leader. An
 //!   attempt that fails is repeated after 200 ms, while the term is led.
-//! - *Handing over.* [`Elector::step_down`] picks the voter that is well and least behind (`state`),
-//!   has Raft transfer the lead, and returns when another leads. It does so for any group that this
-//!   node leads. Clients ask for it, and placement, where the leader is to leave or its disk is full.
-//!   A node that stops does so for all groups at once ([`Elector::hand_over_all`]).
+//! - *Handing over.* [`Elector::step_down`] picks the voter that is well, does not stop, and is least
+//!   behind (`state`), has Raft transfer the lead, and returns when another leads. It does so for any
+//!   group that this node leads. Clients ask for it, and placement, where the leader is to leave or its
+//!   disk is full. A node that stops does so for all groups at once ([`Elector::hand_over_all`]), after
+//!   it has said goodbye: else the others, who see that it leads too little, would give leads back.
 //!
 //! The race: the lead may be lost, or lost and regained, while an announcement is under way. Its
 //! failure comes back as a message with its term, and the elector looks at the leadership of *now*:
@@ -52,8 +53,10 @@ use crate::cluster::routing::LeaderHints;
 use crate::command::Refusal;
 use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::error::CallError;
-use crate::ports::{Leadership, ReplicatedLog};
+use crate::ports::{Leadership, ReplicaStatus, ReplicatedLog};
+use crate::services::control::Control;
 use crate::services::heartbeat::Heartbeats;
+use crate::state::system::SystemState;
 use state::successor;
 
 /// Handle to the elector.
@@ -62,6 +65,7 @@ pub struct Elector {
     leadership: watch::Receiver<Leadership>,
     hints: watch::Receiver<LeaderHints>,
     log: Arc<dyn ReplicatedLog>,
+    control: Control,
     heartbeats: Heartbeats,
     raft_id: RaftId,
     hint_valid: Duration,
@@ -75,6 +79,8 @@ pub struct ElectorSources {
     pub hints: watch::Receiver<LeaderHints>,
     /// The groups.
     pub log: Arc<dyn ReplicatedLog>,
+    /// Which members have said goodbye.
+    pub control: Control,
     /// How the members are.
     pub heartbeats: Heartbeats,
     /// This node's id in Raft groups.
@@ -86,12 +92,19 @@ pub struct ElectorSources {
 impl Elector {
     /// A handle.
     pub fn new(sources: ElectorSources) -> Self {
-        let ElectorSources { leadership, hints, log, heartbeats, raft_id, election_timeout } =
-            sources;
+        let ElectorSources {
+            leadership,
+            hints,
+            log,
+            control,
+            heartbeats,
+            raft_id,
+            election_timeout,
+        } = sources;
         // A leader's own lease is as long; both together stay within an election timeout and a
         // bit, and a hint may miss a ping.
         let hint_valid = election_timeout / 2;
-        Self { leadership, hints, log, heartbeats, raft_id, hint_valid }
+        Self { leadership, hints, log, control, heartbeats, raft_id, hint_valid }
     }
 
     /// Who leads now: this node while a quorum confirms it, or another that said so a moment ago.
@@ -163,12 +176,16 @@ impl Elector {
     /// When this node does not lead the group, nobody else could, or nobody else did by `deadline`.
     pub async fn step_down(&self, group: GroupId, deadline: Instant) -> Result<(), CallError> {
         let health = self.heartbeats.health(deadline).await?;
-        let groups = self.log.groups();
-        let status = groups.iter().find(|status| status.group == group);
-        let replicas = status.map_or(&[][..], |status| &status.replicas);
+        // One that stops, too, would have to hand the lead on at once, or take it along. Where that is not
+        // known, the group is better off with any of the others.
+        let stopping = self.control.read(deadline, stopping).await.unwrap_or_default();
+        let groups = self.log.groups().into_iter();
+        let replicas = groups.filter(|status| status.group == group).flat_map(|it| it.replicas);
+        let replicas: Vec<ReplicaStatus> =
+            replicas.filter(|replica| !stopping.contains(&replica.raft_id)).collect();
         let damaged = health.iter().filter(|(_, it)| it.damaged.contains(&group));
         let damaged: BTreeSet<RaftId> = damaged.map(|(id, _)| *id).collect();
-        let candidate = successor(group, replicas, &health, &damaged, self.raft_id);
+        let candidate = successor(group, &replicas, &health, &damaged, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
         self.log.transfer(group, to).await?;
@@ -182,4 +199,10 @@ impl Elector {
             }
         }
     }
+}
+
+/// The members that have said goodbye.
+fn stopping(state: &SystemState) -> BTreeSet<RaftId> {
+    let offline = state.members().filter(|(_, _, member)| member.offline);
+    offline.map(|(_, _, member)| member.raft_id).collect()
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::state::ClusterView;
+use super::state::{ClusterView, MemberView};
 use crate::domain::ids::{GroupId, RaftId};
 use crate::domain::region::Region;
 use crate::domain::views::NodeStatus;
@@ -77,7 +77,8 @@ fn lacks_nothing(led: &GroupStatus, raft_id: RaftId) -> bool {
 fn is_fit(view: &ClusterView<'_>, raft_id: RaftId) -> bool {
     let health = view.health.get(&raft_id);
     let is_well = health.is_some_and(|it| it.status == NodeStatus::Healthy && it.has_room);
-    let stays = view.members.get(&raft_id).is_some_and(|member| !member.is_leaving);
+    let stays = |member: &MemberView| !member.is_leaving && !member.is_offline;
+    let stays = view.members.get(&raft_id).is_some_and(stays);
     stays && (raft_id == view.own_id || is_well)
 }
 

@@ -163,6 +163,9 @@ async fn leads_are_spread() {
     region.damaged.insert(RaftId(3), [first].into());
     assert_eq!(region.handed_on(1), Some((second, 3)), "nor whose replica is damaged");
     region.damaged.clear();
+    region.members.get_mut(&RaftId(3)).unwrap().is_offline = true;
+    assert_eq!(region.handed_on(1), None, "nor who has said goodbye, though it is still heard");
+    region.members.get_mut(&RaftId(3)).unwrap().is_offline = false;
     region.leaders.insert(first, RaftId(3));
     assert_eq!(region.settle(), (0, 0), "of one each nobody gives any away");
 }
