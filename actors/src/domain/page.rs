@@ -41,6 +41,12 @@ impl PageBudget {
         Self { items: limit, bytes: PAGE_BYTES_MAX - PAGE_FRAME_BYTES, is_empty: true }
     }
 
+    /// An empty page of at most so many bytes.
+    #[must_use]
+    pub fn within(self, bytes: usize) -> Self {
+        Self { bytes: self.bytes.min(bytes), ..self }
+    }
+
     /// Takes an item, unless it does not fit. An item that is larger than a page is a page of its
     /// own.
     pub fn take(&mut self, item: &impl JsonSize) -> bool {

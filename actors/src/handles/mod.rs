@@ -11,6 +11,7 @@ mod reach;
 mod routes;
 mod runs;
 mod tenant;
+mod tenant_events;
 mod tenants;
 
 pub use cluster::{Cluster, NewNode};
@@ -22,6 +23,7 @@ pub use reach::{Admitted, NotAdmitted, StorageStats};
 pub use routes::{Owner, Route, Routes};
 pub use runs::NewRun;
 pub use tenant::TenantHandle;
+pub use tenant_events::EventFollower;
 pub(crate) use tenants::Inner as TenantsInner;
 pub use tenants::{NewTenant, Tenants};
 

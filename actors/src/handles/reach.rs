@@ -180,7 +180,11 @@ impl Tenants {
         }
     }
 
-    async fn handle(&self, deadline: Instant, id: TenantId) -> Result<TenantHandle, CallError> {
+    pub(super) async fn handle(
+        &self,
+        deadline: Instant,
+        id: TenantId,
+    ) -> Result<TenantHandle, CallError> {
         let placed = self.placed(deadline, id).await?;
         let activation = self.activation(id, placed)?;
         let permit = activation.permit()?;

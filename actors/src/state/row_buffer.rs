@@ -102,20 +102,27 @@ impl RowBuffer {
         self.events_at = self.store.as_ref().map_or(0, |store| store.events_len());
     }
 
-    /// Reads events, where they are.
+    /// Reads events, where they are: in the file, in memory, or at the end of one and the beginning of the
+    /// other.
     ///
     /// # Errors
     /// When the file cannot be read or they are not there.
     pub fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         self.check()?;
-        let in_memory = offset.checked_sub(self.events_at).and_then(|from| {
-            let from = usize::try_from(from).ok()?;
+        let in_memory = |from: u64, len: usize| {
+            let from = usize::try_from(from.checked_sub(self.events_at)?).ok()?;
             self.events.get(from..from.checked_add(len)?)
-        });
-        match (in_memory, &self.store) {
-            (Some(events), _) => Ok(events.to_vec()),
-            (None, Some(store)) => store.read_events(offset, len),
-            (None, None) => Err(StoreError::Full),
+        };
+        if let Some(events) = in_memory(offset, len) {
+            return Ok(events.to_vec());
+        }
+        let Some(store) = &self.store else { return Err(StoreError::Full) };
+        let before = usize::try_from(self.events_at.saturating_sub(offset)).unwrap_or(usize::MAX);
+        match in_memory(self.events_at, len.saturating_sub(before)) {
+            Some(behind) if before < len => {
+                Ok([&store.read_events(offset, before)?, behind].concat())
+            }
+            _ => store.read_events(offset, len),
         }
     }
 
@@ -331,7 +338,9 @@ mod tests {
         let mut rows = RowBuffer::new(Some(Box::new(store)));
         rows.put_events(b"12345");
         assert_eq!((rows.events_to_write(), rows.pending_bytes()), (5, 5));
-        for (offset, len, expected) in [(0, 4, "file"), (4, 5, "12345"), (6, 2, "34"), (1, 0, "")] {
+        for (offset, len, expected) in
+            [(0, 4, "file"), (4, 5, "12345"), (6, 2, "34"), (1, 0, ""), (2, 4, "le12")]
+        {
             assert_eq!(rows.read_events(offset, len).unwrap(), expected.as_bytes());
         }
         rows.write_events().unwrap();

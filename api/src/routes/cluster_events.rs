@@ -4,15 +4,7 @@
 //! a newcomer may get its place. Of a reader that does not read nothing is kept but the changes that it was
 //! handed last.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-
-use axum::body::{Body, HttpBody};
-use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, header};
-use hyper::body::Frame;
 use serde::Serialize;
 use shiioo_actors::domain::ids::{NodeId, TenantId};
 use shiioo_actors::handles::{ClusterEvent, PlacementView, Watcher};
@@ -20,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use crate::output::event_stream::{COMMENT, COMMENT_EVERY, event_stream};
 use crate::output::reply::{Reply, Shown};
 use crate::request::ctx::Ctx;
 use crate::routes::builder::Route;
@@ -27,13 +20,8 @@ use crate::routes::cluster::NodeBody;
 use crate::server::app::App;
 use crate::server::declaration::{Credential, RouteOwner};
 
-/// A comment goes to the reader after so long without a change, so that either side notices when the
-/// connection is gone.
-const COMMENT_EVERY: Duration = Duration::from_secs(15);
 /// What a reader gets at first: from here on everything is told.
 const BEGINNING: &[u8] = b": watching\n\n";
-/// What it gets when there is nothing to tell.
-const NOTHING: &[u8] = b":\n\n";
 
 /// Lists the route.
 pub(crate) fn routes() -> Vec<Route> {
@@ -115,12 +103,8 @@ pub(crate) async fn events(
     ctx: Ctx,
 ) -> Reply {
     let watcher = ctx.handles()?.cluster.watch().await?;
-    let (events, body) = mpsc::channel(1);
+    let (events, response) = event_stream();
     tokio::spawn(follow(app, watcher, events));
-    let mut response = Response::new(Body::new(EventStream(body)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, const { HeaderValue::from_static("text/event-stream") });
-    headers.insert(header::CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
     Ok(response)
 }
 
@@ -138,7 +122,7 @@ async fn follow(app: App, mut watcher: Watcher, events: mpsc::Sender<Bytes>) {
                         return;
                     }
                 },
-                Err(_) => Bytes::from_static(NOTHING),
+                Err(_) => Bytes::from_static(COMMENT),
             };
         }
     };
@@ -194,20 +178,5 @@ impl From<PlacementView> for EventBody {
             leader: view.leader.map(Shown),
             replicas: replicas.collect(),
         }
-    }
-}
-
-/// The body of an answer that goes on.
-struct EventStream(mpsc::Receiver<Bytes>);
-
-impl HttpBody for EventStream {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Poll::Ready(ready!(self.0.poll_recv(cx)).map(|events| Ok(Frame::data(events))))
     }
 }

@@ -6,6 +6,7 @@
 mod builder;
 mod cluster;
 mod cluster_events;
+mod events;
 mod hooks;
 mod jobs;
 mod join_tokens;

@@ -14,8 +14,8 @@ use crate::output::problem::{Code, Problem};
 use crate::request::{admission, answers};
 use crate::routes::builder::PlacedRoute;
 use crate::routes::{
-    cluster, cluster_events, hooks, jobs, join_tokens, locks, operations, runs, tenants, usage,
-    workflows,
+    cluster, cluster_events, events, hooks, jobs, join_tokens, locks, operations, runs, tenants,
+    usage, workflows,
 };
 use crate::server::app::{App, RouteLayer};
 use crate::server::declaration::{RouteOwner, RouteTable};
@@ -38,6 +38,7 @@ impl RouteList {
             locks::routes(),
             workflows::routes(),
             runs::routes(),
+            events::routes(),
             jobs::routes(),
             if test_hooks { hooks::routes() } else { Vec::new() },
         ];

@@ -49,6 +49,7 @@ GET    /api/tenants/{tenant_id}                              system      tenant
 PUT    /api/tenants/{tenant_id}                              system      admin
 DELETE /api/tenants/{tenant_id}                              system      admin
 POST   /api/tenants/{tenant_id}/activate                     system      admin
+GET    /api/tenants/{tenant_id}/events                       tenant      tenant metered page
 POST   /api/tenants/{tenant_id}/jobs                         tenant      tenant metered
 GET    /api/tenants/{tenant_id}/jobs                         tenant      tenant metered page
 GET    /api/tenants/{tenant_id}/jobs/{job_id}                tenant      tenant metered

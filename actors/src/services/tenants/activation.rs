@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ractor::ActorRef;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::{SupervisorMessage, TenantMessage, TestHook};
@@ -62,6 +62,8 @@ pub struct Activation {
     calls: Arc<Semaphore>,
     replica_calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
+    /// Wakes who follows the tenant's events: there are more, or the actor or its leadership changed.
+    pub news: Arc<Notify>,
     /// Whether the last command that starts something was refused for a quota: the next one is looked at
     /// before it is proposed, for it would take room in the log only to be refused.
     pub quota_refused: AtomicBool,
@@ -99,6 +101,7 @@ impl Activation {
             calls: Arc::new(Semaphore::new(TENANT_CALLS_MAX)),
             replica_calls: Arc::new(Semaphore::new(REPLICA_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
+            news: Arc::default(),
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             are_files_claimed: AtomicBool::new(false),

@@ -115,6 +115,8 @@ impl Actor for TenantActor {
         if activation.is_given_up.load(Ordering::SeqCst) {
             return Err("this node has left the tenant's group".into());
         }
+        // What was replayed, or came from another replica, may have events.
+        activation.news.notify_waiters();
         // Entries that came before the state was `Running` woke nobody. From that line on they do.
         myself.send_message(TenantMessage::Drain)?;
         Ok(shell)
@@ -229,10 +231,15 @@ impl TenantShell {
         // earlier terms, so all of that is in the queue now, and applied below. Read afterwards, the
         // term might be newer than what was applied, and the leader would act on an old state.
         let delivered_term = self.activation.delivered_term();
+        let (events, leads) = (self.runner.rows.events_total(), self.leads);
         for effect in self.runner.drain().await? {
             self.perform(effect).await?;
         }
-        if self.follow_leadership(delivered_term) {
+        let begins_to_lead = self.follow_leadership(delivered_term);
+        if events != self.runner.rows.events_total() || leads != self.leads {
+            self.activation.news.notify_waiters();
+        }
+        if begins_to_lead {
             // What was applied again after a start need not be applied again after the next.
             self.runner.make_durable().await?;
         }

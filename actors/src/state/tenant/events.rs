@@ -189,20 +189,32 @@ pub fn check_lines(bytes: &[u8], is_sealed: &mut bool) -> Result<usize, usize> {
         if !line.ends_with(b"\n") {
             break;
         }
-        let is_whole = |is_checked| checked_event(line, EventSpan::new(0, line.len(), is_checked));
-        let has_seal = is_whole(true).is_some();
-        // A line of the first version says nothing of itself but that it is JSON.
-        let is_old = || {
-            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
-            is_json && !had_seal(line)
-        };
-        if !has_seal && (*is_sealed || !is_old()) {
-            return Err(at);
-        }
-        *is_sealed |= has_seal;
+        read_line(line, is_sealed).ok_or(at)?;
         at += line.len();
     }
     Ok(at)
+}
+
+/// Reads the event of a whole line; `None` when the line is not as it was written. Once a line with a
+/// checksum was read, `is_sealed`, all later ones have to have one.
+pub(super) fn read_line(line: &[u8], is_sealed: &mut bool) -> Option<String> {
+    let event = |is_checked| checked_event(line, EventSpan::new(0, line.len(), is_checked));
+    if let Some(sealed) = event(true) {
+        *is_sealed = true;
+        return Some(sealed);
+    }
+    if *is_sealed || had_seal(line) {
+        return None;
+    }
+    // A line of the first version says nothing of itself but that it is JSON.
+    event(false).filter(|event| serde_json::from_str::<serde::de::IgnoredAny>(event).is_ok())
+}
+
+/// Reads the number of the event whose line begins with `line`.
+pub(super) fn seq_of_line(line: &[u8]) -> Option<u64> {
+    let digits = line.strip_prefix(br#"{"id":""#)?;
+    let end = digits.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
 #[cfg(test)]
