@@ -28,11 +28,11 @@ mod request;
 mod routes;
 mod server;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use shiioo_actors::domain::ids::RaftId;
+use shiioo_actors::domain::ids::{RaftId, TenantId};
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::handles::Handles;
 use shiioo_actors::ports::PEER_HTTP_STREAMS_MAX;
@@ -69,6 +69,8 @@ pub struct ApiConfig {
     /// Names and addresses, beside localhost and the loopback addresses, that requests may ask
     /// this node by while there is no admin token.
     pub api_hosts: Vec<String>,
+    /// The tenant of requests at short paths that name none, once it is known; `None` where they are refused.
+    pub default_tenant: Option<Arc<OnceLock<TenantId>>>,
     /// Whether there are test hooks, at `/test/tenants/{tenant_id}/{act}`.
     pub test_hooks: bool,
     /// The number of connections that there may be, and of requests that wait on purpose.
@@ -99,6 +101,7 @@ impl Api {
             routes: routes.table(),
             guard: Guard::new(config.admin_token),
             own_names: OwnNames::new(&config.api_hosts),
+            default_tenant: config.default_tenant,
             bodies: Pool::new(BODIES_BYTES_MAX, 1),
             answers: Pool::new(ANSWERS_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),

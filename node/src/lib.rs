@@ -12,6 +12,7 @@
 pub mod cli;
 mod client_threads;
 pub mod config;
+mod default_tenant;
 mod dispatch;
 pub mod identity;
 mod joining;

@@ -67,6 +67,7 @@ const FLOORS: [(&str, &[&str]); 7] = [
             "identity",
             "sockets.rs",
             "known_members.rs",
+            "default_tenant.rs",
             "own_log.rs",
             "joining.rs",
             "replacement.rs",

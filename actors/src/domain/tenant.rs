@@ -135,6 +135,16 @@ pub struct Settings {
     pub metadata: Json,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_retention_days: 90,
+            enable_audit_logging: true,
+            metadata: Json::from_text("{}".to_owned()),
+        }
+    }
+}
+
 /// A tenant's state in group 0, and the copy its group works by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantRecord {

@@ -2,6 +2,7 @@
 //! replicated log lie behind them is nobody's business.
 
 mod cluster;
+mod default_tenant;
 mod definitions;
 mod events;
 mod health;

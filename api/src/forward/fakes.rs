@@ -70,6 +70,7 @@ fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
         ),
         routes: RouteTable::default(),
         own_names: OwnNames::default(),
+        default_tenant: None,
         bodies: Pool::new(bodies_bytes, 1),
         answers: Pool::new(ANSWERS_BYTES_MAX, 1),
         metrics: Metrics::new(Vec::new()),

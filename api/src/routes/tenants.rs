@@ -20,9 +20,6 @@ use crate::request::ctx::Ctx;
 use crate::routes::builder::Route;
 use crate::server::declaration::{Credential, RouteOwner};
 
-/// Days of retention where the client names none. Stored only: ended runs are kept until their tenant is deleted.
-const RETENTION_DAYS_DEFAULT: u32 = 90;
-
 /// Lists the routes of the registry of tenants.
 pub(crate) fn routes() -> Vec<Route> {
     let system = RouteOwner::SystemGroup;
@@ -127,8 +124,9 @@ impl NewTenantBody {
         for (quota, limit) in self.quota.unwrap_or_default().given() {
             *quotas.limit_mut(quota) = limit;
         }
+        let default = Settings::default();
         let settings = self.settings.unwrap_or_default();
-        let metadata = settings.metadata.map_or_else(empty_object, |metadata| metadata.0);
+        let metadata = settings.metadata.map_or(default.metadata, |metadata| metadata.0);
         NewTenant {
             name: self.name.0,
             description: self.description.map_or_else(String::new, |text| text.0),
@@ -137,17 +135,15 @@ impl NewTenantBody {
             settings: Settings {
                 data_retention_days: settings
                     .data_retention_days
-                    .map_or(RETENTION_DAYS_DEFAULT, |days| days.0),
-                enable_audit_logging: settings.enable_audit_logging.unwrap_or(true),
+                    .map_or(default.data_retention_days, |days| days.0),
+                enable_audit_logging: settings
+                    .enable_audit_logging
+                    .unwrap_or(default.enable_audit_logging),
                 metadata,
             },
             region: self.region.map(|region| region.0),
         }
     }
-}
-
-fn empty_object() -> Json {
-    Json::from_value(&serde_json::Value::Object(serde_json::Map::new()))
 }
 
 /// The region that the metadata names. It is the owner's free JSON: what is no region there is

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::handles::{Handles, Owner};
 use shiioo_actors::ports::error::CallError;
 use shiioo_actors::ports::seams::Seams;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) guard: Guard,
     /// The names that requests may call this node by, where it asks for no credential.
     pub(crate) own_names: OwnNames,
+    /// The tenant of requests at short paths that name none, once it is known.
+    pub(crate) default_tenant: Option<Arc<OnceLock<TenantId>>>,
     /// Bytes of the bodies that are in memory.
     pub(crate) bodies: Pool,
     /// Bytes of large answers that are in memory.

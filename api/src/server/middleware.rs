@@ -29,7 +29,7 @@ use crate::server::app::{App, Caller};
 use crate::server::auth::Who;
 use crate::server::connections::{Seat, parked};
 use crate::server::date::http_date;
-use crate::server::declaration::{Credential, Declaration};
+use crate::server::declaration::{Credential, Declaration, TenantIn, X_TENANT_ID};
 use crate::server::metrics::UNMATCHED;
 use crate::server::pacing::Pace;
 use crate::server::pieces::in_pieces;
@@ -60,6 +60,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
     remove_internal(request.headers_mut());
     let began = Instant::now();
     let _in_flight = app.metrics.begin();
+    let named = name_tenant(&app, &mut request);
     let request_id = request_id(request.headers(), &app.seams);
     let method = request.method().clone();
     let Matched { route, credential, is_probe } = Matched::of(&app, &request);
@@ -69,7 +70,7 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
 
     let (request, rest) = lend_body(request);
     let body_bytes = request.body().size_hint().lower();
-    let let_in = let_in(&app, &request, credential);
+    let let_in = named.and_then(|()| let_in(&app, &request, credential));
     let (mut parts, body) = request.into_parts();
     let whose = whose(&app, &parts);
     let turn = match &let_in {
@@ -120,6 +121,20 @@ fn remove_internal(headers: &mut HeaderMap) {
     for name in internal {
         headers.remove(name);
     }
+}
+
+/// Names the default tenant in a request at a short path that names none.
+fn name_tenant(app: &App, request: &mut Request) -> Result<(), Problem> {
+    let Some(default) = &app.default_tenant else { return Ok(()) };
+    let declared = app.routes.matched(request.extensions(), request.method());
+    let is_short = declared.is_some_and(|declared| declared.tenant_in == TenantIn::Header);
+    if !is_short || request.headers().contains_key(X_TENANT_ID) {
+        return Ok(());
+    }
+    let known = default.get().ok_or(CallError::Starting { what: "the default tenant" })?;
+    let id = HeaderValue::try_from(known.to_string()).map_err(|_| Problem::internal())?;
+    request.headers_mut().insert(X_TENANT_ID, id);
+    Ok(())
 }
 
 /// What the layer has to know of the route that matched.

@@ -29,6 +29,7 @@ pub fn bounded_api(admin_token: Option<&str>, descriptors: DescriptorBudget) -> 
             )
             .1,
             api_hosts: Vec::new(),
+            default_tenant: None,
             test_hooks: false,
             descriptors,
             extra_metrics: vec![Box::new(|out| out.push_str("shiioo_up 1\n"))],

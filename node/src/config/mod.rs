@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shiioo_actors::domain::ids::TenantId;
 use shiioo_actors::domain::region::Region;
 
 /// Default port of the API.
@@ -53,6 +54,8 @@ pub struct Config {
     pub unhealthy_after: Duration,
     /// Longest time from a leader's last heartbeat to the campaign against it.
     pub election_timeout: Duration,
+    /// Tenant of requests at short paths that name none.
+    pub default_tenant: Option<DefaultTenant>,
     /// Lets `script` steps run.
     pub allow_scripts: bool,
     /// Keeps `http` steps from loopback and private addresses.
@@ -96,6 +99,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(30),
             unhealthy_after: Duration::from_secs(30),
             election_timeout: Duration::from_millis(500),
+            default_tenant: None,
             allow_scripts: false,
             deny_private_targets: false,
             repair: false,
@@ -103,6 +107,15 @@ impl Default for Config {
             auto_assign: AutoAssign::default(),
         }
     }
+}
+
+/// Names a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DefaultTenant {
+    /// By its id.
+    Id(TenantId),
+    /// By its name: the oldest that has it. It is made where there is none.
+    Name(String),
 }
 
 /// Rejects values that are valid by themselves and not together.

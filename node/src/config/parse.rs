@@ -7,8 +7,10 @@ use std::time::Duration;
 use shiioo_actors::domain::region::Region;
 use tracing_subscriber::EnvFilter;
 
-use super::{LogFormat, Secret};
+use super::{DefaultTenant, LogFormat, Secret};
 
+/// Longest name of a tenant, characters.
+const NAME_CHARS_MAX: usize = 200;
 /// Longest host name, bytes.
 const HOST_BYTES_MAX: usize = 253;
 /// Longest key of a label, bytes.
@@ -27,6 +29,20 @@ const REQUEST_TIMEOUT_MS_MAX: u64 = 300_000;
 const HEARTBEAT_MS_MAX: u64 = 86_400_000;
 
 pub(super) type Parsed<T> = Result<T, String>;
+
+/// Parses a tenant: what is an id is one, and anything else a name.
+pub(super) fn default_tenant(text: &str) -> Parsed<DefaultTenant> {
+    let chars = text.chars().count();
+    match text.parse() {
+        Ok(id) => Ok(DefaultTenant::Id(id)),
+        Err(_) if (1..=NAME_CHARS_MAX).contains(&chars) && !text.trim().is_empty() => {
+            Ok(DefaultTenant::Name(text.to_owned()))
+        }
+        Err(_) => Err(format!(
+            "{text:?} is neither the id of a tenant nor a name of 1 to {NAME_CHARS_MAX} characters"
+        )),
+    }
+}
 
 /// Parses an address to listen at.
 pub(super) fn socket_addr(text: &str) -> Parsed<SocketAddr> {

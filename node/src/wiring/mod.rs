@@ -47,6 +47,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::config::Config;
+use crate::default_tenant;
 use crate::dispatch::RpcDispatcher;
 use crate::identity::{Identity, IdentityError};
 use crate::known_members;
@@ -69,8 +70,8 @@ pub(crate) struct Services {
     quic: Arc<Quic>,
     api: ApiServer,
     admin_token: watch::Receiver<Option<SecretHash>>,
-    /// Keeps the members in the identity.
-    remembering: AbortHandle,
+    /// Keep the members in the identity, and look for the default tenant.
+    tasks: Vec<AbortHandle>,
 }
 
 /// Tells why the services did not start.
@@ -133,7 +134,9 @@ impl Services {
         let registry = Arc::new(Registry::default());
         // The API is there before the groups whose metrics it shows.
         let groups_later: Arc<OnceLock<Arc<Groups>>> = Arc::default();
-        let api = start::api(config, seams, &groups_later, &registry, token.subscribe());
+        let wanted = config.default_tenant.clone().map(|wanted| (wanted, Arc::default()));
+        let found = wanted.as_ref().map(|(_, found)| Arc::clone(found));
+        let api = start::api(config, seams, &groups_later, &registry, token.subscribe(), found);
         let api = ApiServer::start(api, sockets.api, &seams.client_threads);
         let opened =
             opening::open(config, seams, &registry, sockets.node, (identity, member)).await?;
@@ -176,9 +179,12 @@ impl Services {
         // Last: from here on nobody else writes the identity.
         let remember =
             known_members::remember(seams.clone(), identity.clone(), actors.follow_members());
-        let remembering = tokio::spawn(remember).abort_handle();
-        let services =
-            Self { seams, under_way, groups, actors, quic, api, admin_token, remembering };
+        let mut tasks = vec![tokio::spawn(remember).abort_handle()];
+        if let Some((wanted, found)) = wanted {
+            let find = default_tenant::find(actors.handles.clone(), wanted, found);
+            tasks.push(tokio::spawn(find).abort_handle());
+        }
+        let services = Self { seams, under_way, groups, actors, quic, api, admin_token, tasks };
         Ok((services, identity))
     }
 
@@ -220,10 +226,9 @@ impl Services {
 
     /// Stops the services in order; see the module.
     pub(crate) async fn stop(self) {
-        let Self { seams, under_way, groups, actors, quic, api, admin_token: _, remembering } =
-            self;
-        // Its last write may still be under way, and comes to the same as the next start's first.
-        remembering.abort();
+        let Self { seams, under_way, groups, actors, quic, api, admin_token: _, tasks } = self;
+        // The last write of the identity may still be under way, and comes to the same as the next start's first.
+        tasks.iter().for_each(AbortHandle::abort);
         // Before the API stops: the requests in progress may end at the new leaders.
         actors.take_leave().await;
         api.stop(API_DRAIN).await;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use shiioo_actors::domain::ids::{GroupId, RaftId};
+use shiioo_actors::domain::ids::{GroupId, RaftId, TenantId};
 use shiioo_actors::domain::secret::SecretHash;
 use shiioo_actors::node::{self, NodeActors, NodePorts, NodeProfile, StepPorts};
 use shiioo_actors::ports::descriptors::DescriptorBudget;
@@ -70,6 +70,7 @@ pub(super) fn api(
     groups: &Arc<OnceLock<Arc<Groups>>>,
     registry: &Arc<Registry>,
     admin_token: watch::Receiver<Option<SecretHash>>,
+    default_tenant: Option<Arc<OnceLock<TenantId>>>,
 ) -> Api {
     let (groups, registry) = (Arc::clone(groups), Arc::clone(registry));
     Api::new(
@@ -82,6 +83,7 @@ pub(super) fn api(
                 .min(config.unhealthy_after / HEARTBEATS_PER_TIMEOUT),
             admin_token,
             api_hosts: config.own_api_hosts(),
+            default_tenant,
             test_hooks: config.test_hooks,
             descriptors: DescriptorBudget::of_limit(seams.descriptors),
             extra_metrics: vec![Box::new(move |text| {

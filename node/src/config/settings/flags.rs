@@ -83,7 +83,7 @@ fn addresses() -> [Arg; 4] {
     ]
 }
 
-fn cluster() -> [Arg; 4] {
+fn cluster() -> [Arg; 5] {
     let region = format!("Placement region [default: {}]", Config::default().region);
     [
         comma_list(
@@ -94,6 +94,12 @@ fn cluster() -> [Arg; 4] {
         .env("SHIIOO_JOIN"),
         text("join-token", "TOKEN", "Secret that admits a new member").env("SHIIOO_JOIN_TOKEN"),
         text("region", "REGION", region).env("SHIIOO_REGION"),
+        text(
+            "default-tenant",
+            "TENANT",
+            "Name or id of the tenant of requests at short paths that name none; made where the name is unknown",
+        )
+        .env("SHIIOO_DEFAULT_TENANT"),
         list("label", "KEY=VALUE", "Metadata of the node; repeat for more"),
     ]
 }

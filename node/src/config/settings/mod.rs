@@ -254,6 +254,7 @@ impl Resolved {
                 parse::election_timeout,
                 default.election_timeout,
             )?,
+            default_tenant: self.value("default-tenant", parse::default_tenant)?,
             allow_scripts: self.switch("allow-scripts")?,
             deny_private_targets: self.switch("deny-private-targets")?,
             repair: self.switch("repair")?,

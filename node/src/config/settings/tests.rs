@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::Secret;
+use super::super::{DefaultTenant, Secret};
 use super::*;
 
 type Resolved = Result<(Config, LogConfig), SettingError>;
@@ -60,6 +60,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         join = 'a:1,b:2'
         join_token = 'jt'
         region = 'r'
+        default_tenant = 'Team A'
         label = ['k=v', 'l=w,x']
         admin_token = 'at'
         insecure = true
@@ -83,6 +84,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         "--join=a:1,b:2",
         "--join-token=jt",
         "--region=r",
+        "--default-tenant=Team A",
         "--label=k=v",
         "--label=l=w,x",
         "--admin-token=at",
@@ -118,6 +120,7 @@ fn every_setting_is_the_same_in_a_file_as_on_the_command_line() {
         heartbeat_interval: Duration::from_secs(2),
         unhealthy_after: Duration::from_secs(3),
         election_timeout: Duration::from_secs(4),
+        default_tenant: Some(DefaultTenant::Name("Team A".into())),
         allow_scripts: true,
         deny_private_targets: true,
         repair: true,
