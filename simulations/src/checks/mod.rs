@@ -2,6 +2,7 @@
 //! that the black-box tests check as well are in `outside::checks`.
 
 pub mod durability;
+pub mod event_pages;
 pub mod leaders;
 pub mod linear;
 pub mod liveness;

@@ -9,6 +9,7 @@
 
 pub mod client;
 mod cluster;
+mod events;
 mod locks;
 mod objects;
 mod runs;

@@ -40,6 +40,8 @@ pub struct Session {
     pub(super) held: Vec<Held>,
     /// Locks that it gave back, each with the last token.
     pub(super) spent: BTreeMap<LockName, u64>,
+    /// The last event of the shared tenant that it has read.
+    pub(super) events_read: usize,
     marks: u64,
     /// The life of the node in which everything was last compared.
     compared_in: u64,
@@ -56,6 +58,7 @@ impl Session {
             shared: TenantModel::default(),
             held: Vec::new(),
             spent: BTreeMap::new(),
+            events_read: 0,
             marks: 0,
             compared_in: 0,
             name,
@@ -96,6 +99,7 @@ impl Session {
             self.await_runs(at).await?;
         }
         self.await_shared_runs().await?;
+        self.read_all_events().await?;
         self.compare().await
     }
 
@@ -139,7 +143,8 @@ impl Session {
                 let suspended = self.tenants[at].suspended;
                 self.set_suspended(at, !suspended).await
             }
-            (94..98, Some(at)) => self.look_at_runs(at).await,
+            (94..96, Some(at)) => self.look_at_runs(at).await,
+            (96..98, Some(_)) => self.read_events().await,
             (98.., Some(at)) => self.delete_tenant(at).await,
             (_, None) => self.create_tenant().await,
             (i32::MIN..0, Some(_)) => Ok(()),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use outside::checks::locks::LockFact;
+use serde_json::Value;
 use stateright::semantics::register::{RegisterOp, RegisterRet};
 
 use super::{NodeHost, Service};
@@ -117,6 +118,8 @@ pub struct Board {
     pub objects: RefCell<Vec<SharedObject>>,
     /// The tenant that definitions and runs among those are in, once it is there.
     pub objects_tenant: RefCell<Option<String>>,
+    /// The events of the shared tenant, as far as anybody has read them.
+    pub events: RefCell<Vec<Value>>,
     /// The newest version of the shared tenant that anybody was shown.
     pub told: Cell<u64>,
     /// The limits of every tenant that was ever acknowledged.
@@ -162,6 +165,7 @@ impl Board {
             register: RefCell::default(),
             objects: RefCell::default(),
             objects_tenant: RefCell::default(),
+            events: RefCell::default(),
             told: Cell::default(),
             limits: RefCell::default(),
             days_off: RefCell::default(),
