@@ -55,6 +55,10 @@ use crate::server::pacing::Pacing;
 use crate::server::pool::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, PLACES_MULTIPLE, Pool};
 use crate::server::same_origin::OwnNames;
 
+/// Answers without an end at once, at most: each takes a stream between two nodes, of which there are
+/// [`PEER_HTTP_STREAMS_MAX`] for everything.
+const STREAMS_MAX: usize = PEER_HTTP_STREAMS_MAX / 4;
+
 /// How the API behaves.
 pub struct ApiConfig {
     /// Version of the program, shown by `/api/health`.
@@ -92,6 +96,7 @@ impl Api {
     /// and refuses the rest with 503 `starting`.
     pub fn new(seams: Seams, config: ApiConfig) -> Self {
         let routes = RouteList::new(config.test_hooks);
+        let streams = config.descriptors.long_polls.min(STREAMS_MAX);
         let app = App::new(Shared {
             handles: OnceLock::new(),
             seams,
@@ -106,6 +111,7 @@ impl Api {
             answers: Pool::new(ANSWERS_BYTES_MAX, 1),
             metrics: Metrics::new(config.extra_metrics),
             long_polls: Pool::new(config.descriptors.long_polls, PLACES_MULTIPLE),
+            streams: Pool::new(streams, PLACES_MULTIPLE),
             pacing: Pacing::default(),
             // As many in all as there are streams to one member: no tenant can take all of these.
             handed_over: Pool::new(PEER_HTTP_STREAMS_MAX, PLACES_MULTIPLE),

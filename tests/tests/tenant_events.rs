@@ -195,19 +195,13 @@ async fn a_reader_misses_nothing_and_gets_nothing_twice_while_leaders_die() {
     let writing = tokio::spawn(start_runs(tenant.clone(), clients.clone(), Arc::clone(&stop)));
     let mut events = Vec::new();
     for round in 0..4 {
-        let last = seqs(&events).last().copied();
-        let mut reader = Reader::of(clients[round % 3].addr(), &tenant, last).await;
-        assert_eq!(reader.status, 200, "{}", reader.text);
-        let enough = |text: &str| text.matches("id: ").count() > 20;
-        assert!(reader.read_until(enough).await, "{}", reader.text);
-        let owner = eventually("a leader", async || {
-            let placement = tenant.get("").await.expect(200)["placement"].clone();
-            placement["leader"].as_str().map(|leader| cluster.place_of(leader))
-        })
-        .await;
+        let wanted = events.len() + 20;
+        read_on(&tenant, &clients[round % 3], &mut events, wanted).await;
+        let owner = owner_of(&cluster, &tenant).await;
         cluster.kill9(owner);
-        assert!(!reader.read_until(|_| false).await, "the stream ends with its leader");
-        events.extend(reader.take());
+        // By another, while the one that died is away, and nobody waits for it.
+        let wanted = events.len() + 20;
+        read_on(&tenant, &clients[(owner + 1) % 3], &mut events, wanted).await;
         cluster.restart(owner).await;
         cluster.whole().await;
     }
@@ -216,6 +210,51 @@ async fn a_reader_misses_nothing_and_gets_nothing_twice_while_leaders_die() {
     let known = events.len();
     assert_eq!(seqs(&events), (1..=known as u64).collect::<Vec<_>>(), "no gap, none twice");
     assert_eq!(events, pages(&tenant, 1000).await[..known]);
+}
+
+/// Reads on behind the last of `events`, until there are `wanted`. A stream that ends early, as with a lead
+/// that moves, is taken up again.
+async fn read_on(tenant: &Tenant, client: &Client, events: &mut Vec<Value>, wanted: usize) {
+    eventually("there are more events", async || {
+        let mut reader = Reader::of(client.addr(), tenant, seqs(events).last().copied()).await;
+        let missing = wanted.saturating_sub(events.len());
+        let whole =
+            |text: &str| text.rfind("\n\n").map_or(0, |end| text[..end].matches("id: ").count());
+        reader.read_until(|text| whole(text) >= missing).await;
+        events.extend(reader.take());
+        (events.len() >= wanted).then_some(())
+    })
+    .await;
+}
+
+/// The place of the node that leads the tenant's group.
+async fn owner_of(cluster: &Cluster, tenant: &Tenant) -> usize {
+    eventually("a leader", async || {
+        let placement = tenant.get("").await.expect(200)["placement"].clone();
+        placement["leader"].as_str().map(|leader| cluster.place_of(leader))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_a_node_on_its_way_stops() {
+    let mut cluster = Cluster::of(3, &[]).await;
+    let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
+    for is_leader in [false, true] {
+        // By way of a node that does not lead: which stops, and then the one that leads does.
+        let owner = owner_of(&cluster, &tenant).await;
+        let by = (owner + 1) % 3;
+        let stops = if is_leader { owner } else { by };
+        let mut reader = Reader::of(cluster.client(by).addr(), &tenant, None).await;
+        assert_eq!(reader.status, 200, "{}", reader.text);
+        reader.up_to(1).await;
+        cluster.term(stops).await;
+        assert!(!reader.read_until(|_| false).await, "the stream ends: {}", reader.text);
+        let output = cluster.server(stops).output();
+        assert!(!output.contains("requests were still running"), "it waited for it: {output}");
+        cluster.restart(stops).await;
+        cluster.whole().await;
+    }
 }
 
 /// Starts runs, by each node in turn, until it is told to stop. Some are refused, or break off.

@@ -41,7 +41,7 @@ impl PageBudget {
         Self { items: limit, bytes: PAGE_BYTES_MAX - PAGE_FRAME_BYTES, is_empty: true }
     }
 
-    /// An empty page of at most so many bytes.
+    /// Bounds the bytes of the page further.
     #[must_use]
     pub fn within(self, bytes: usize) -> Self {
         Self { bytes: self.bytes.min(bytes), ..self }

@@ -135,10 +135,7 @@ impl TenantHandle {
                     let text = match text {
                         Ok(text) => text,
                         Err(error) => {
-                            // That there is no room to open the files is no damage.
-                            if !matches!(error, StoreError::Full) {
-                                reader.damage.get_or_insert_with(|| error.clone());
-                            }
+                            reader.note_damage(&error);
                             return Err(error);
                         }
                     };

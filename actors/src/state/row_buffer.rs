@@ -117,12 +117,12 @@ impl RowBuffer {
             return Ok(events.to_vec());
         }
         let Some(store) = &self.store else { return Err(StoreError::Full) };
-        let before = usize::try_from(self.events_at.saturating_sub(offset)).unwrap_or(usize::MAX);
-        match in_memory(self.events_at, len.saturating_sub(before)) {
-            Some(behind) if before < len => {
-                Ok([&store.read_events(offset, before)?, behind].concat())
-            }
-            _ => store.read_events(offset, len),
+        // What of it is in the file, where the rest is in memory.
+        let before = self.events_at.checked_sub(offset).and_then(|it| usize::try_from(it).ok());
+        let before = before.filter(|before| *before < len);
+        match before.and_then(|before| Some((before, in_memory(self.events_at, len - before)?))) {
+            Some((before, behind)) => Ok([&store.read_events(offset, before)?, behind].concat()),
+            None => store.read_events(offset, len),
         }
     }
 
@@ -315,7 +315,7 @@ mod tests {
         }
         fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
             let from = usize::try_from(offset).unwrap();
-            Ok(self.1[from..from + len].to_vec())
+            self.1.get(from..from + len).map(<[u8]>::to_vec).ok_or(StoreError::Full)
         }
         fn make_durable(
             &mut self,
@@ -342,6 +342,9 @@ mod tests {
             [(0, 4, "file"), (4, 5, "12345"), (6, 2, "34"), (1, 0, ""), (2, 4, "le12")]
         {
             assert_eq!(rows.read_events(offset, len).unwrap(), expected.as_bytes());
+        }
+        for (offset, len) in [(7, 4), (2, 8), (9, 1)] {
+            assert!(rows.read_events(offset, len).is_err(), "beyond the end: {offset}, {len}");
         }
         rows.write_events().unwrap();
         rows.write_events().unwrap();

@@ -75,6 +75,7 @@ fn with_bodies(admin_token: Option<&str>, bodies_bytes: usize) -> App {
         answers: Pool::new(ANSWERS_BYTES_MAX, 1),
         metrics: Metrics::new(Vec::new()),
         long_polls: Pool::new(LONG_POLLS, 1 << 20),
+        streams: Pool::new(2, 3),
         pacing: Pacing::default(),
         handed_over: Pool::new(HANDED_OVER, 1),
         stopping: watch::Sender::new(false),

@@ -61,6 +61,7 @@
 //! | of what | where | bound |
 //! |---|---|---|
 //! | requests handed over, and answers that stream | ingress node | [`PEER_HTTP_STREAMS_MAX`] in all, three quarters for one tenant |
+//! | answers that have no end | both nodes | `STREAMS_MAX` (`lib.rs`), three quarters for one tenant; on the ingress node instead of the place above |
 //! | streams between two nodes | transport | the same number; Raft's calls have their own, and go first |
 //! | bytes of bodies | both nodes | each tenant's share of `BODIES_BYTES_MAX` |
 //! | bytes of an answer that are not read | ingress node | a window a stream, beside that of other traffic |

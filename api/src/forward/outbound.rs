@@ -3,13 +3,17 @@
 //! Invariant: every attempt at a request, its body's share of the pool and its place among the long
 //! polls are held by one future. A client that goes away drops it.
 
-use axum::body::Body;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
+use hyper::body::Frame;
 use serde::Deserialize;
 use shiioo_actors::cluster::routing::Lead;
 use shiioo_actors::cluster::rpc_ids::InFlight;
@@ -29,6 +33,7 @@ use crate::output::reply::Started;
 use crate::request::attempt::Attempt;
 use crate::server::connections::{Seat, parked};
 use crate::server::declaration::RouteOwner;
+use crate::server::pool::Share;
 
 /// Tells how far the view of this node is, on answers from that view.
 const APPLIED_INDEX: HeaderName = HeaderName::from_static("shiioo-applied-index");
@@ -251,10 +256,24 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
         let deadline = (self.until + ANSWER_GRACE).min(Instant::now() + PEER_CALL_MAX);
         let request = (&self.parts, &self.body);
         match transport::send(&self.layer.routes, to, request, attempt, deadline, place).await {
+            Sent::Answered(response) if transport::is_endless(response.body()) => {
+                self.pass_on(response)
+            }
             Sent::Answered(response) => Attempted::judge(response),
             Sent::NotDone => self.no_leader(),
             Sent::Unknown(why) => self.unknown(why),
         }
+    }
+
+    /// Passes an answer on that goes on, until this node stops: the owner does not know that it does.
+    fn pass_on(&self, response: Response) -> Attempted {
+        let app = self.layer.app.clone();
+        let Some(place) = app.streams.place(app.whose(self.owner)) else {
+            return Attempted::Answered(self.refused(CallError::NodeBusy.into()));
+        };
+        let stopped = Box::pin(async move { app.stopped().await });
+        let pass_on = |body| Body::new(UntilStopped { body, stopped, _place: place });
+        Attempted::Answered(response.map(pass_on))
     }
 
     /// Waits until the lead moves away from `found`, and whoever had it has had time to answer a long poll. Never
@@ -289,6 +308,28 @@ impl<'a, R: OwnerRoutes> ForwardedRequest<'a, R> {
             problem.perhaps_applied();
         }
         problem.into_response()
+    }
+}
+
+/// A body that ends when the node stops.
+struct UntilStopped {
+    body: Body,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _place: Share,
+}
+
+impl HttpBody for UntilStopped {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 }
 

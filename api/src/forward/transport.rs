@@ -148,6 +148,7 @@ async fn exchange(
     // The request is queued by the call itself: the first poll of the connection finds it.
     let answer = driver.run(sender.send_request(request)).await?;
     let (parts, incoming) = answer.into_parts();
+    let place = Some(place).filter(|_| !is_endless(&incoming));
     let mut body = AnswerBody { incoming, driver, patience: None, _place: place };
     if body.size_hint().upper().is_none_or(|bytes| bytes > COLLECTED_BYTES_MAX) {
         return Ok(Response::from_parts(parts, Body::new(body)));
@@ -159,6 +160,11 @@ async fn exchange(
         whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
     }
     Ok(Response::from_parts(parts, Body::from(whole)))
+}
+
+/// Tells whether an answer is one that goes on: it does not say how long it is.
+pub(super) fn is_endless(body: &impl HttpBody) -> bool {
+    body.size_hint().upper().is_none()
 }
 
 /// Serves the one request of a stream by `handler`, which knows no answer when it gives `None`.
@@ -316,8 +322,9 @@ struct AnswerBody {
     driver: Driver,
     /// When a piece that does not come is waited for no longer.
     patience: Option<Pin<Box<Sleep>>>,
-    /// The request's place among those that are handed over.
-    _place: Share,
+    /// The request's place among those that are handed over. An answer without an end has one among those
+    /// instead (`outbound`): else these would soon have all places.
+    _place: Option<Share>,
 }
 
 impl HttpBody for AnswerBody {

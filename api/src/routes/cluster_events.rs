@@ -8,11 +8,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use shiioo_actors::domain::ids::{NodeId, TenantId};
 use shiioo_actors::handles::{ClusterEvent, PlacementView, Watcher};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::output::event_stream::{COMMENT, COMMENT_EVERY, event_stream};
+use crate::output::event_stream::{COMMENT, COMMENT_EVERY, Piece, Pieces, event_stream, hand_on};
 use crate::output::reply::{Reply, Shown};
 use crate::request::ctx::Ctx;
 use crate::routes::builder::Route;
@@ -104,32 +103,27 @@ pub(crate) async fn events(
 ) -> Reply {
     let watcher = ctx.handles()?.cluster.watch().await?;
     let (events, response) = event_stream();
-    tokio::spawn(follow(app, watcher, events));
+    tokio::spawn(async move {
+        hand_on(events, BEGINNING, Changes(watcher), app.stopped()).await;
+    });
     Ok(response)
 }
 
-/// Hands changes on until the reader has gone or the server stops.
-async fn follow(app: App, mut watcher: Watcher, events: mpsc::Sender<Bytes>) {
-    let handing_on = async {
-        let mut next = Bytes::from_static(BEGINNING);
-        // Waits for the reader first: it is not looked for changes that nobody takes.
-        while events.send(next).await.is_ok() {
-            next = match timeout(COMMENT_EVERY, watcher.changes()).await {
-                Ok(changes) => match written(changes) {
-                    Ok(changes) => changes,
-                    Err(error) => {
-                        tracing::error!(%error, "a change of the cluster cannot be written as JSON");
-                        return;
-                    }
-                },
-                Err(_) => Bytes::from_static(COMMENT),
-            };
+/// What a watcher sees, written.
+struct Changes(Watcher);
+
+impl Pieces<()> for Changes {
+    async fn next(&mut self) -> Option<Piece<()>> {
+        let Ok(changes) = timeout(COMMENT_EVERY, self.0.changes()).await else {
+            return Some((Bytes::from_static(COMMENT), None));
+        };
+        match written(changes) {
+            Ok(changes) => Some((changes, None)),
+            Err(error) => {
+                tracing::error!(%error, "a change of the cluster cannot be written as JSON");
+                None
+            }
         }
-    };
-    tokio::select! {
-        () = handing_on => {}
-        () = events.closed() => {}
-        () = app.stopped() => {}
     }
 }
 

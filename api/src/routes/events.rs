@@ -2,7 +2,8 @@
 //!
 //! A reader is served by the node that leads the tenant's group, wherever it has connected. When the lead
 //! moves, its stream ends, and it goes on with `Last-Event-ID`: numbers of events are the same on every
-//! replica, so that it misses none and gets none twice.
+//! replica, so that it misses none and gets none twice. (A repair or a recovery by force may give numbers
+//! again: `handles/tenant_events.rs`.)
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,12 +17,12 @@ use shiioo_actors::domain::json::Json;
 use shiioo_actors::domain::page::PageBudget;
 use shiioo_actors::handles::{EventFollower, Owner};
 use shiioo_actors::ports::error::CallError;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use shiioo_actors::state::tenant::EventPage;
+use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::input::extract::{Paging, Query};
-use crate::output::event_stream::{COMMENT, COMMENT_EVERY, event_stream};
+use crate::output::event_stream::{COMMENT, COMMENT_EVERY, Piece, Pieces, event_stream, hand_on};
 use crate::output::problem::Problem;
 use crate::output::reply::{Answer, Raw, Reply};
 use crate::request::ctx::Ctx;
@@ -29,13 +30,17 @@ use crate::request::tenant::Tenant;
 use crate::routes::builder::Route;
 use crate::server::app::App;
 use crate::server::declaration::{Credential, RouteOwner};
-use crate::server::pool::Share;
+use crate::server::pool::{Pool, Share, Whose};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What a reader gets at first: it is connected, and how soon it should come back when it is not any more.
 const BEGINNING: &[u8] = b"retry: 1000\n\n";
-/// How long a reader may take for a piece of the stream. Then it is disconnected.
-const READER_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for room in memory for a piece of the stream.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Looks that may fail in a row, for reasons that pass.
+const FAILURES_MAX: usize = 5;
+/// Pause after one.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Lists the route.
 pub(crate) fn routes() -> Vec<Route> {
@@ -43,7 +48,7 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![events.served(RouteOwner::TenantGroup, Credential::Tenant).metered().page()]
 }
 
-/// Where to begin.
+/// Says where to begin.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AfterQuery {
@@ -51,6 +56,7 @@ pub(crate) struct AfterQuery {
     #[serde(default)]
     after: u64,
     /// Most events of a page, 1 to 10000; 1000 if not given. A stream has no end.
+    // `Paging` reads it; it stands here for the document.
     #[param(minimum = 1, maximum = 10_000)]
     #[serde(rename = "limit")]
     _limit: Option<u64>,
@@ -112,40 +118,66 @@ pub(crate) async fn list(
 ) -> Reply {
     if !wanted.is_stream {
         let room = PageBudget::new(page.limit);
-        let page = tenant.handle.events(&ctx.call(), query.after, room).await?;
+        let page = tenant.handle.events(&ctx.call(), query.after.into(), room).await?;
         let events = page.events.into_iter().map(Raw).collect();
-        return Answer::ok(&TenantEventsBody { events, next_after: page.last })?.done();
+        return Answer::ok(&TenantEventsBody { events, next_after: page.end.after })?.done();
     }
     let whose = app.whose(Owner::Tenant(tenant.id));
-    let place = app.long_poll(whose).await.ok_or(CallError::NodeBusy)?;
+    let place = app.streams.place(whose).ok_or(CallError::NodeBusy)?;
     let after = wanted.last_event.unwrap_or(query.after);
     let follower = ctx.handles()?.tenants.follow(ctx.call(), tenant.id, after);
     let (events, response) = event_stream();
-    tokio::spawn(follow(app, follower, events, place));
+    let pieces = Followed { follower, answers: app.answers.clone(), whose, _place: place };
+    tokio::spawn(async move { hand_on(events, BEGINNING, pieces, app.stopped()).await });
     Ok(response)
 }
 
-/// Hands events on until the reader has gone, does not read, or is to be served elsewhere.
-async fn follow(app: App, mut follower: EventFollower, events: mpsc::Sender<Bytes>, _place: Share) {
-    let handing_on = async {
-        let mut next = Bytes::from_static(BEGINNING);
-        while let Ok(Ok(())) = timeout(READER_PATIENCE, events.send(next)).await {
-            next = match timeout(COMMENT_EVERY, follower.next()).await {
-                Ok(Ok(page)) => written(page.events.iter().map(Json::as_str)),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a reader of events is to come back");
-                    return;
-                }
-                Err(_) if follower.has_moved() => return,
-                Err(_) => Bytes::from_static(COMMENT),
+/// The events of a tenant, written.
+struct Followed {
+    follower: EventFollower,
+    /// Where pieces take their room.
+    answers: Pool,
+    whose: Whose,
+    _place: Share,
+}
+
+impl Pieces<Share> for Followed {
+    async fn next(&mut self) -> Option<Piece<Share>> {
+        let mut failures = 0;
+        loop {
+            let error = match timeout(COMMENT_EVERY, self.follower.next()).await {
+                Ok(Ok(page)) => return self.with_room(&page).await,
+                Ok(Err(error)) => error,
+                Err(_) => match self.follower.check_lead() {
+                    Ok(()) => return Some((Bytes::from_static(COMMENT), None)),
+                    Err(error) => error,
+                },
             };
+            failures += 1;
+            if !may_pass(&error) || failures == FAILURES_MAX {
+                tracing::debug!(%error, "a reader of events is to come back");
+                return None;
+            }
+            sleep(AGAIN_AFTER).await;
         }
-    };
-    tokio::select! {
-        () = handing_on => {}
-        () = events.closed() => {}
-        () = app.stopped() => {}
     }
+}
+
+impl Followed {
+    /// Takes room for events, once there is some.
+    async fn with_room(&self, page: &EventPage) -> Option<Piece<Share>> {
+        let piece = written(page.events.iter().map(Json::as_str));
+        let mut room = self.answers.share(self.whose);
+        let has_room = room.take_within(piece.len(), ROOM_WAIT_MAX).await;
+        // Without: the reader comes back, when there may be more room.
+        has_room.then_some((piece, Some(room)))
+    }
+}
+
+/// Tells whether another look may end better on this node.
+const fn may_pass(error: &CallError) -> bool {
+    use CallError::{Busy, DeadlineExceeded, NodeBusy, Starting};
+    matches!(error, Busy | NodeBusy | DeadlineExceeded | Starting { .. })
 }
 
 /// Writes events as server-sent events.

@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Places of requests that wait on purpose.
     pub(crate) long_polls: Pool,
+    /// Places of answers that have no end: of those made here, and of those that come from other nodes.
+    pub(crate) streams: Pool,
     pub(crate) pacing: Pacing,
     /// Places of requests that are handed over to other nodes, or whose answers stream from there.
     pub(crate) handed_over: Pool,

@@ -25,7 +25,7 @@
 //!
 //! # Stop order
 //!
-//! The other way round: leaderships are handed over, the API drains, the actors stop, the groups
+//! The other way round: the node says goodbye, leaderships are handed over, the API drains, the actors stop, the groups
 //! flush, and QUIC closes last, so that the others hear of all this.
 
 mod founding;

@@ -53,11 +53,14 @@ use crate::cluster::routing::LeaderHints;
 use crate::command::Refusal;
 use crate::domain::ids::{GroupId, RaftId};
 use crate::ports::error::CallError;
-use crate::ports::{Leadership, ReplicaStatus, ReplicatedLog};
+use crate::ports::{Leadership, ReplicatedLog};
 use crate::services::control::Control;
 use crate::services::heartbeat::Heartbeats;
 use crate::state::system::SystemState;
-use state::successor;
+use state::{Unfit, successor};
+
+/// Longest wait for the control plane to say who has said goodbye.
+const STOPPING_KNOWN_WITHIN: Duration = Duration::from_millis(200);
 
 /// Handle to the elector.
 #[derive(Clone)]
@@ -176,16 +179,16 @@ impl Elector {
     /// When this node does not lead the group, nobody else could, or nobody else did by `deadline`.
     pub async fn step_down(&self, group: GroupId, deadline: Instant) -> Result<(), CallError> {
         let health = self.heartbeats.health(deadline).await?;
-        // One that stops, too, would have to hand the lead on at once, or take it along. Where that is not
-        // known, the group is better off with any of the others.
-        let stopping = self.control.read(deadline, stopping).await.unwrap_or_default();
-        let groups = self.log.groups().into_iter();
-        let replicas = groups.filter(|status| status.group == group).flat_map(|it| it.replicas);
-        let replicas: Vec<ReplicaStatus> =
-            replicas.filter(|replica| !stopping.contains(&replica.raft_id)).collect();
+        // Where it is not known soon, the group is better off with any of the others than with this node.
+        let soon = deadline.min(Instant::now() + STOPPING_KNOWN_WITHIN);
+        let stopping = self.control.read(soon, stopping).await.unwrap_or_default();
+        let groups = self.log.groups();
+        let status = groups.iter().find(|status| status.group == group);
+        let replicas = status.map_or(&[][..], |status| &status.replicas);
         let damaged = health.iter().filter(|(_, it)| it.damaged.contains(&group));
         let damaged: BTreeSet<RaftId> = damaged.map(|(id, _)| *id).collect();
-        let candidate = successor(group, &replicas, &health, &damaged, self.raft_id);
+        let candidate =
+            successor(group, replicas, &health, &Unfit { damaged, stopping }, self.raft_id);
         let to = candidate.ok_or(Refusal::NoOtherCandidate)?;
         let mut leadership = self.log.leadership(group).ok_or(CallError::NoLeader)?;
         self.log.transfer(group, to).await?;
@@ -201,7 +204,7 @@ impl Elector {
     }
 }
 
-/// The members that have said goodbye.
+/// Finds the members that have said goodbye.
 fn stopping(state: &SystemState) -> BTreeSet<RaftId> {
     let offline = state.members().filter(|(_, _, member)| member.offline);
     offline.map(|(_, _, member)| member.raft_id).collect()

@@ -37,14 +37,23 @@ impl Announcements {
 /// Mixes numbers that follow one another: 2^64 divided by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The voter that should lead after `leader`: well, with a replica that is not `damaged`, and least
+/// Members that should not take a lead over.
+#[derive(Debug, Default)]
+pub(super) struct Unfit {
+    /// Those whose replica of the group is damaged: only where all are.
+    pub(super) damaged: BTreeSet<RaftId>,
+    /// Those that have said goodbye: they would have to hand the lead on at once, or take it along.
+    pub(super) stopping: BTreeSet<RaftId>,
+}
+
+/// Finds the voter that should lead after `leader`: well, with a replica that is not damaged, and least
 /// behind. A damaged replica keeps some tenants out of service, a member that is not well all of them. Voters that are
 /// alike take turns by group: a node that stops hands over all its leads at once.
 pub(super) fn successor(
     group: GroupId,
     replicas: &[ReplicaStatus],
     health: &BTreeMap<RaftId, MemberHealth>,
-    damaged: &BTreeSet<RaftId>,
+    unfit: &Unfit,
     leader: RaftId,
 ) -> Option<RaftId> {
     let rank = |status: NodeStatus| match status {
@@ -53,9 +62,10 @@ pub(super) fn successor(
         NodeStatus::Unhealthy | NodeStatus::Offline => None,
     };
     let candidates = replicas.iter().filter(|replica| replica.voter && replica.raft_id != leader);
+    let candidates = candidates.filter(|replica| !unfit.stopping.contains(&replica.raft_id));
     let ranked = candidates.filter_map(|replica| {
         let rank = rank(health.get(&replica.raft_id)?.status)?;
-        let is_damaged = damaged.contains(&replica.raft_id);
+        let is_damaged = unfit.damaged.contains(&replica.raft_id);
         Some(((rank, is_damaged, replica.lag), replica.raft_id))
     });
     let ranked: BTreeSet<_> = ranked.collect();
@@ -109,7 +119,7 @@ mod tests {
             silent_to_it: BTreeMap::new(),
         };
         let successor = |replicas: &[ReplicaStatus], all: &BTreeMap<RaftId, MemberHealth>| {
-            successor(GroupId(0), replicas, all, &BTreeSet::new(), RaftId(1)).map(|id| id.0)
+            successor(GroupId(0), replicas, all, &Unfit::default(), RaftId(1)).map(|id| id.0)
         };
         let replicas =
             [replica(1, true, 0), replica(2, true, 9), replica(3, true, 3), replica(4, false, 0)];
@@ -124,19 +134,26 @@ mod tests {
         // Of two that are as well and as far, each succeeds in about half of the groups, whichever these are.
         let alike = [replica(1, true, 0), replica(3, true, 4), replica(2, true, 4)];
         let of_group = |group| {
-            super::successor(GroupId(group), &alike, &all, &BTreeSet::new(), RaftId(1)).unwrap()
+            super::successor(GroupId(group), &alike, &all, &Unfit::default(), RaftId(1)).unwrap()
         };
         for step in 1..=4 {
             let first = (0..16).filter(|nth| of_group(nth * step) == RaftId(2)).count();
             assert!((4..=12).contains(&first), "{first} of 16 groups, every {step}.");
         }
         let but_for = |damaged: &[u64]| {
-            let damaged = raft_ids(damaged);
-            let successor = super::successor(GroupId(0), &replicas, &all, &damaged, RaftId(1));
+            let unfit = Unfit { damaged: raft_ids(damaged), ..Unfit::default() };
+            let successor = super::successor(GroupId(0), &replicas, &all, &unfit, RaftId(1));
             successor.map(|id| id.0)
         };
         assert_eq!(but_for(&[3]), Some(2), "whose replica is whole, though it is behind");
         assert_eq!(but_for(&[2, 3]), Some(3));
+        let but_who_stops = |stopping: &[u64]| {
+            let unfit = Unfit { stopping: raft_ids(stopping), ..Unfit::default() };
+            let successor = super::successor(GroupId(0), &replicas, &all, &unfit, RaftId(1));
+            successor.map(|id| id.0)
+        };
+        assert_eq!(but_who_stops(&[3]), Some(2), "though it is behind");
+        assert_eq!(but_who_stops(&[2, 3]), None);
         all.insert(RaftId(3), health(NodeStatus::Degraded));
         assert_eq!(successor(&replicas, &all), Some(2));
         all.insert(RaftId(2), health(NodeStatus::Unhealthy));

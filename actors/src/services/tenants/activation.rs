@@ -17,6 +17,9 @@ use crate::replica::{ApplyQueue, DigestCursor, QueueBytes};
 /// Calls to one tenant that may be under way at once, of all its clients.
 pub const TENANT_CALLS_MAX: usize = 1024;
 
+/// Followers of one tenant's events that may look at them at a time.
+const FOLLOWERS_LOOK_MAX: usize = 16;
+
 /// Calls about one tenant's replica that may be under way at once: snapshots, and comparisons. Counted apart
 /// from those of its clients, who could otherwise keep the other replicas of their group from catching up.
 const REPLICA_CALLS_MAX: usize = 16;
@@ -62,8 +65,11 @@ pub struct Activation {
     calls: Arc<Semaphore>,
     replica_calls: Arc<Semaphore>,
     pub(super) test_hook: watch::Sender<TestHook>,
-    /// Wakes who follows the tenant's events: there are more, or the actor or its leadership changed.
+    /// Wakes who follows the tenant's events: there are more, or the tenant may be served no longer here.
     pub news: Arc<Notify>,
+    /// Bounds how many followers look at the events at a time. Each event wakes all of them, and the tenant's
+    /// clients need the mailbox, too.
+    pub followers_look: Semaphore,
     /// Whether the last command that starts something was refused for a quota: the next one is looked at
     /// before it is proposed, for it would take room in the log only to be refused.
     pub quota_refused: AtomicBool,
@@ -102,6 +108,7 @@ impl Activation {
             replica_calls: Arc::new(Semaphore::new(REPLICA_CALLS_MAX)),
             test_hook: watch::Sender::new(TestHook::Heal),
             news: Arc::default(),
+            followers_look: Semaphore::new(FOLLOWERS_LOOK_MAX),
             quota_refused: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
             are_files_claimed: AtomicBool::new(false),

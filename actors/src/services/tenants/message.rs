@@ -31,6 +31,16 @@ pub struct TenantReader<'a> {
     pub damage: Option<StoreError>,
 }
 
+impl TenantReader<'_> {
+    /// Notes that the files are damaged, if the error of a read says so.
+    pub fn note_damage(&mut self, error: &StoreError) {
+        // That there is no room to open the files is no damage.
+        if !matches!(error, StoreError::Full) {
+            self.damage.get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
 /// Says whether a request is admitted.
 #[derive(Debug)]
 pub struct AdmitReply {

@@ -209,6 +209,7 @@ impl Registry {
         let left = left.activations.read().unwrap_or_else(PoisonError::into_inner);
         for activation in left.values() {
             activation.is_given_up.store(true, Ordering::SeqCst);
+            activation.news.notify_waiters();
             self.note_damage(activation, false);
         }
         left.values().cloned().collect()

@@ -283,6 +283,12 @@ impl SupervisorState {
     /// Starts the actor again, or takes the tenant out of service: at once when its files are damaged, or
     /// when the restart budget is used up.
     fn failed(&mut self, activation: &Arc<Activation>, failure: Failure) {
+        self.go_on_after(activation, failure);
+        // After the new state is set: who looks now is told it.
+        activation.news.notify_waiters();
+    }
+
+    fn go_on_after(&mut self, activation: &Arc<Activation>, failure: Failure) {
         if activation.is_given_up.load(Ordering::SeqCst) {
             // Whoever waits for its end sees it.
             activation.state.send_replace(ActivationState::Asleep);

@@ -2,12 +2,14 @@
 //!
 //! An event is found by its number without an index: the lines of the log stand in the order of their
 //! numbers, so that a place in the middle tells which half holds the number (bisection). A log of a
-//! gigabyte takes fifteen such looks, of some kibibytes each. An index would have to be written with
-//! every event, and could differ from the log.
+//! gigabyte takes sixteen such looks, of some kibibytes each. An index would have to be written with
+//! every event, and could differ from the log. Who reads on where a page ended names that place, and
+//! nothing is bisected.
 //!
-//! Invariant: what is given is what was written, without a gap. The checksum of each line is verified, and its
-//! number is the one behind that of the line before. A number that rotted where bisection looked leads
-//! it astray; then the first line that is given has not the number that was asked for, which is damage.
+//! Invariant: what is given is what was written, without a gap. The checksum of each line that is given is
+//! verified, where it has one (lines of the first version have none), and its number is the one behind
+//! that of the line before. A number that rotted where bisection looked leads it astray; then the first
+//! line that is given has not the number that was asked for, which is damage.
 
 use super::TenantState;
 use super::events::{read_line, seq_of_line};
@@ -23,32 +25,52 @@ const LOOK_BYTES: usize = if cfg!(test) { 16 } else { 4 << 10 };
 /// Bytes of lines read at once.
 const CHUNK_BYTES: usize = if cfg!(test) { 64 } else { 64 << 10 };
 
-/// Events that follow each other.
+/// Names a place between two events of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventPlace {
+    /// The number of the event before it; 0 at the beginning.
+    pub after: u64,
+    /// Where the line of the next event begins, if that is known. A hint.
+    pub offset: Option<u64>,
+}
+
+/// Holds events that follow each other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventPage {
     /// The events, each a JSON object, without its checksum.
     pub events: Vec<Json>,
-    /// The number of the last of them; where there is none, the number that was asked for.
-    pub last: u64,
+    /// The place behind the last of them; where there is none, the one that was asked for.
+    pub end: EventPlace,
+}
+
+impl From<u64> for EventPlace {
+    fn from(after: u64) -> Self {
+        Self { after, offset: None }
+    }
 }
 
 impl TenantState {
-    /// Reads the events behind number `after`, as many as `room` has room for.
+    /// Reads the events behind a place, as many as `room` has room for.
     ///
     /// # Errors
     /// When the log cannot be read, or is damaged there.
     pub fn events_after(
         &self,
         rows: &RowBuffer,
-        after: u64,
+        place: EventPlace,
         mut room: PageBudget,
     ) -> Result<EventPage, StoreError> {
-        let mut page = EventPage { events: Vec::new(), last: after };
+        let EventPlace { after, offset } = place;
+        let mut page = EventPage { events: Vec::new(), end: place };
         if after >= self.events_written() {
             return Ok(page);
         }
         let log = Log { rows, len: self.meta.events_bytes };
-        let at = log.place_before(after)?;
+        let at = match offset {
+            // A hint from before a repair, or of another replica's file, may be wrong by now.
+            Some(at) if at < log.len && log.seq_at(at)? == Some(after + 1) => at,
+            _ => log.place_before(after)?,
+        };
         let mut lines = Lines { log: &log, at, read: Vec::new(), begin: 0 };
         let mut is_sealed = false;
         while let Some((at, line)) = lines.next()? {
@@ -56,7 +78,7 @@ impl TenantState {
             if seq <= after {
                 continue;
             }
-            if seq != page.last + 1 {
+            if seq != page.end.after + 1 {
                 return Err(damaged(at, "the order of the events"));
             }
             let event = read_line(line, &mut is_sealed);
@@ -66,9 +88,9 @@ impl TenantState {
                 return Ok(page);
             }
             page.events.push(event);
-            page.last = seq;
+            page.end = EventPlace { after: seq, offset: Some(at + line.len() as u64) };
         }
-        match page.last == self.events_written() {
+        match page.end.after == self.events_written() {
             true => Ok(page),
             false => Err(damaged(log.len, "the end of the events")),
         }
@@ -96,14 +118,13 @@ impl Log<'_> {
         while high - low > WINDOW_BYTES {
             let middle = low + (high - low) / 2;
             // The line that the byte before the middle is in ends there or later.
-            let begin = self.end_of_line(middle - 1)?;
+            let begin = self.end_of_line(middle - 1, high)?;
             if begin >= high {
                 high = middle;
                 continue;
             }
-            let len = usize::try_from(self.len - begin).unwrap_or(usize::MAX).min(LOOK_BYTES);
-            let line = self.rows.read_events(begin, len)?;
-            match seq_of_line(&line).ok_or_else(|| damaged(begin, "the number of an event"))? {
+            let seq = self.seq_at(begin)?;
+            match seq.ok_or_else(|| damaged(begin, "the number of an event"))? {
                 seq if seq <= after => low = begin,
                 _ => high = middle,
             }
@@ -111,11 +132,17 @@ impl Log<'_> {
         Ok(low)
     }
 
-    /// Finds the end of the line that a byte is in, its line break included.
-    fn end_of_line(&self, from: u64) -> Result<u64, StoreError> {
+    /// Reads the number of the event whose line begins at `begin`. `None` where none begins.
+    fn seq_at(&self, begin: u64) -> Result<Option<u64>, StoreError> {
+        let len = usize::try_from(self.len - begin).unwrap_or(usize::MAX).min(LOOK_BYTES);
+        Ok(seq_of_line(&self.rows.read_events(begin, len)?))
+    }
+
+    /// Finds the end of the line that a byte is in, its line break included, unless it is at `high` or later.
+    fn end_of_line(&self, from: u64, high: u64) -> Result<u64, StoreError> {
         let (mut at, mut wanted) = (from, LOOK_BYTES);
-        while at < self.len {
-            let len = usize::try_from(self.len - at).unwrap_or(usize::MAX).min(wanted);
+        while at < high {
+            let len = usize::try_from(high - at).unwrap_or(usize::MAX).min(wanted);
             let bytes = self.rows.read_events(at, len)?;
             if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
                 return Ok(at + end as u64 + 1);
@@ -123,7 +150,7 @@ impl Log<'_> {
             at += len as u64;
             wanted = CHUNK_BYTES.max(wanted);
         }
-        Ok(self.len)
+        Ok(high)
     }
 }
 

@@ -96,7 +96,7 @@ use serde::{Deserialize, Serialize};
 use day::DayCount;
 pub use definitions::{Job, NamedWorkflow};
 pub use due::Wait;
-pub use event_log::EventPage;
+pub use event_log::{EventPage, EventPlace};
 pub use events::checked_event;
 use moving::Presence;
 pub use rows::is_of_presence;
