@@ -142,7 +142,12 @@ async fn what_is_no_event_number_is_refused() {
     for query in ["after=-1", "after=x", "after=18446744073709551616", "limit=0", "limit=10001"] {
         let reply = tenant.get(&format!("/events?{query}")).await;
         assert_eq!((reply.status, &reply.json()["code"]), (400, &json!("invalid_parameter")));
+        let named = query.split('=').next().expect("a name");
+        let detail = reply.json()["detail"].as_str().expect("a text").to_owned();
+        assert!(detail.starts_with(&format!("{named}: must be ")), "{detail}");
     }
+    let twice = tenant.get("/events?after=1&after=2").await;
+    assert_eq!(twice.json()["detail"], "after: is given more than once");
     let beyond = tenant.get("/events?after=18446744073709551615").await.expect(200);
     assert_eq!(beyond, json!({ "events": [], "next_after": u64::MAX }));
     let head = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n", tenant.path("/events"));

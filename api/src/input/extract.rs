@@ -119,13 +119,28 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
             while let Some(error) = cause {
                 if let Some(wrong) = error.downcast_ref::<Cause>() {
-                    return Problem::parameter(&wrong.path().to_string(), wrong.inner());
+                    return wrong_parameter(&wrong.path().to_string(), &wrong.inner().to_string());
                 }
                 cause = error.source();
             }
             Problem::parameter("query", error.body_text())
         })
     }
+}
+
+/// Says what is wrong with a parameter, and what would be right. `wrong` is the parser's word for it.
+fn wrong_parameter(name: &str, wrong: &str) -> Problem {
+    let twice = wrong.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`'));
+    if let Some(name) = twice {
+        return Problem::parameter(name, "is given more than once");
+    }
+    // The texts of `ParseIntError`.
+    let is_no_number = ["invalid digit", "number too large", "cannot parse integer"];
+    if is_no_number.iter().any(|it| wrong.starts_with(it)) {
+        let right = format_args!("must be a whole number from 0 to {}", u64::MAX);
+        return Problem::parameter(name, right);
+    }
+    Problem::parameter(name, wrong)
 }
 
 /// The part of a list that a client asks for, as it was sent.

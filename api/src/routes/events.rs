@@ -97,8 +97,13 @@ impl<S: Sync> FromRequestParts<S> for Wanted {
 
 fn accepts_events(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut kinds = accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next());
-    kinds.any(|kind| kind.unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream"))
+    accepted.flat_map(|value| value.split(',')).any(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        let is_it = parts.next().is_some_and(|it| it.eq_ignore_ascii_case("text/event-stream"));
+        // With a weight of 0 it is refused (RFC 9110, 12.4.2).
+        let weight = parts.find_map(|it| it.to_ascii_lowercase().strip_prefix("q=")?.parse().ok());
+        is_it && weight != Some(0.0_f32)
+    })
 }
 
 /// The tenant's events, oldest first. With `Accept: text/event-stream` the log is followed: each event is
@@ -217,6 +222,7 @@ mod tests {
             accepts_events(&values.collect())
         };
         assert!(!asks(&[]) && !asks(&["*/*"]) && !asks(&["application/json, text/events"]));
+        assert!(!asks(&["text/event-stream;q=0, application/json"]));
         assert!(
             asks(&["text/event-stream"])
                 && asks(&["text/html", "a/b;q=1, Text/Event-Stream; q=0.9"])

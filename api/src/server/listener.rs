@@ -2,7 +2,8 @@
 //!
 //! Invariants: the loop ends only when it is told to. The number of connections is bounded; who makes way
 //! for a newcomer is decided in `places`. The time of each phase of a connection is bounded: headers and
-//! idling between requests (here), bodies (`forward/body`), answers (the deadline of each call).
+//! idling between requests (here), bodies (`forward/body`), answers (the deadline of each call), and clients
+//! that do not read them (`unread`).
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -27,6 +28,7 @@ use tracing::{debug, warn};
 use crate::server::connections::{Bounds, Connections, Seat};
 use crate::server::metrics::{Held, Metrics};
 use crate::server::middleware::{HEADERS_BYTES_MAX, UnclearHost};
+use crate::server::unread::Unread;
 
 /// Longest time for the headers of a request to arrive, idling before them included.
 const HEADERS_READ_MAX: Duration = Duration::from_secs(10);
@@ -170,7 +172,7 @@ async fn converse(
         }
     });
     let mut stops = told_to_stop.clone();
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(Unread::new(stream)), service));
     // Biased: a connection that has ended by itself has, whatever else is true by now; and the end of
     // the server, which lets a running request end, goes before an eviction.
     let ended = tokio::select! {

@@ -47,3 +47,4 @@ mod places;
 pub(crate) mod pool;
 mod rest;
 pub(crate) mod same_origin;
+mod unread;
