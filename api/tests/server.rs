@@ -133,6 +133,19 @@ async fn a_server_that_stops_answers_what_was_on_its_way() {
     drop(idle);
 }
 
+/// Nobody else needs its place; it ends all the same.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_no_answer_loses_its_connection() {
+    let (server, clients) = in_memory();
+    let mut stream = dial(&clients).await;
+    let began = Instant::now();
+    // More answers than there is room for: the server then reads no further requests, until it closes.
+    let sending = async { while stream.write_all(GET).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), sending).await.expect("it is closed");
+    assert_eq!(began.elapsed().as_secs(), 30);
+    server.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn garbage_is_refused_and_harms_nobody() {
     let (server, clients) = in_memory();

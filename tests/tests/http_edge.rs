@@ -1,11 +1,8 @@
 //! Paths and names that would reach files, if anything made paths of them. What else may come in,
 //! `api/tests` tries.
 
-use std::time::Duration;
-
 use serde_json::json;
-use tests::{Server, Tenant, eventually_within, raw, spec};
-use tokio::io::AsyncWriteExt;
+use tests::{Tenant, raw, spec};
 
 /// What a request line, its headers and a body look like on the wire.
 fn request(line: &str, headers: &str, body: &[u8]) -> Vec<u8> {
@@ -98,30 +95,4 @@ async fn a_request_names_its_host_once() {
             answer.text
         );
     }
-}
-
-/// Nobody else needs its place; it ends all the same.
-#[tokio::test]
-async fn a_client_that_reads_no_answer_loses_its_connection() {
-    let server = Server::alone(&[]).await;
-    let client = server.client();
-    let open = async || {
-        let metrics =
-            String::from_utf8(client.get("/metrics").await.body.to_vec()).expect("a text");
-        let line = metrics.lines().find_map(|line| line.strip_prefix("shiioo_http_connections "));
-        line.and_then(|number| number.parse::<u64>().ok()).expect("a number of connections")
-    };
-    let before = open().await;
-    let mut stream = raw::connect(server.addr()).await;
-    // More answers than the system keeps for a socket.
-    let requests = "GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2_000);
-    let sending = stream.write_all(requests.as_bytes());
-    let _ = tokio::time::timeout(Duration::from_secs(1), sending).await;
-    for (what, count) in [("it is open", before + 1), ("it is closed", before)] {
-        eventually_within(Duration::from_secs(90), what, async || {
-            (open().await == count).then_some(())
-        })
-        .await;
-    }
-    drop(stream);
 }
