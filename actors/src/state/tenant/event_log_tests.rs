@@ -1,11 +1,15 @@
 //! Pages of the event log, beside what was written.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::super::events::Fields;
 use super::*;
-use crate::domain::ids::RunId;
+use crate::domain::ids::{Position, RunId};
+use crate::ports::{BoxFuture, Found, Row, Store, StoreStats, View};
 
 /// A tenant whose events have texts of these lengths, and the log.
 fn written(lengths: &[usize], sealed_from: usize) -> (TenantState, Vec<u8>) {
@@ -47,6 +51,64 @@ fn pages_join_to_the_whole_log() {
     assert_eq!(seqs(&state.events_after(&rows, 3.into(), few).unwrap()), [4, 5]);
     let tiny = PageBudget::new(60).within(1);
     assert_eq!(seqs(&state.events_after(&rows, 3.into(), tiny).unwrap()), [4], "one at least");
+}
+
+/// A file that counts the bytes that are read of it.
+struct Counted {
+    log: Vec<u8>,
+    read: Arc<AtomicUsize>,
+}
+
+impl Store for Counted {
+    fn events_len(&self) -> u64 {
+        self.log.len() as u64
+    }
+    fn read_events(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.read.fetch_add(len, Ordering::Relaxed);
+        let from = usize::try_from(offset).unwrap();
+        Ok(self.log[from..from + len].to_vec())
+    }
+    fn position(&self) -> Option<Position> {
+        unreachable!()
+    }
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        unreachable!()
+    }
+    fn scan(&self, _: &[u8], _: &[u8], _: usize, _: bool) -> Result<Vec<Found>, StoreError> {
+        unreachable!()
+    }
+    fn append_events(&mut self, _: &[u8]) -> Result<(), StoreError> {
+        unreachable!()
+    }
+    fn make_durable(&mut self, _: Vec<Row>, _: Position) -> BoxFuture<'_, Result<(), StoreError>> {
+        unreachable!()
+    }
+    fn view(&mut self) -> Result<Box<dyn View>, StoreError> {
+        unreachable!()
+    }
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        unreachable!()
+    }
+}
+
+#[test]
+fn little_is_read_of_a_long_log_to_find_an_event_and_less_to_read_on() {
+    let (state, log) = written(&[20; 2_000], 0);
+    let (all, read) = (log.len(), Arc::new(AtomicUsize::new(0)));
+    let store = Counted { log, read: Arc::clone(&read) };
+    let rows = RowBuffer::new(Some(Box::new(store)));
+    let page = |place| {
+        read.store(0, Ordering::Relaxed);
+        let page = state.events_after(&rows, place, PageBudget::new(1)).unwrap();
+        (page.end, read.load(Ordering::Relaxed))
+    };
+    for after in [0, 1, 1_000, 1_998] {
+        let (end, found) = page(after.into());
+        assert_eq!(end.after, after + 1);
+        assert!(found * 20 < all, "{found} of {all} bytes are read to find event {end:?}");
+        let (_, next) = page(end);
+        assert!(next < 1_000, "{next} bytes are read to read on");
+    }
 }
 
 #[test]
