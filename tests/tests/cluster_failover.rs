@@ -164,20 +164,11 @@ async fn a_leader_falls_silent_and_wakes_up() {
     rounds(Blow::Stop).await;
 }
 
-/// The place of the node that leads a tenant's group.
-async fn owner_of(cluster: &Cluster, tenant: &Tenant) -> usize {
-    eventually("a leader", async || {
-        let placement = tenant.get("").await.expect(200)["placement"].clone();
-        placement["leader"].as_str().map(|leader| cluster.place_of(leader))
-    })
-    .await
-}
-
 #[tokio::test]
 async fn runs_go_on_where_their_tenant_lives_while_leaders_die() {
     let mut cluster = Cluster::of(3, &[]).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
-    let owner = owner_of(&cluster, &tenant).await;
+    let owner = tenant.leader(&cluster).await;
     let leader = cluster.led_by_another_than(owner).await;
     let survivor = 3 - owner - leader;
     let steps = (0..6).map(|at| {
@@ -205,7 +196,7 @@ async fn runs_go_on_where_their_tenant_lives_while_leaders_die() {
 async fn a_wait_for_a_run_goes_on_at_the_next_leader() {
     let mut cluster = Cluster::of(3, &[]).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
-    let owner = owner_of(&cluster, &tenant).await;
+    let owner = tenant.leader(&cluster).await;
     let client = cluster.client((owner + 1) % 3);
     let through_another = Tenant { id: tenant.id, client: client.clone() };
     let path = through_another.path("/runs?wait_secs=50");

@@ -202,7 +202,7 @@ async fn a_reader_misses_nothing_and_gets_nothing_twice_while_leaders_die() {
     for round in 0..4 {
         let wanted = events.len() + 20;
         read_on(&tenant, &clients[round % 3], &mut events, wanted).await;
-        let owner = owner_of(&cluster, &tenant).await;
+        let owner = tenant.leader(&cluster).await;
         cluster.kill9(owner);
         // By another, while the one that died is away, and nobody waits for it.
         let wanted = events.len() + 20;
@@ -232,22 +232,13 @@ async fn read_on(tenant: &Tenant, client: &Client, events: &mut Vec<Value>, want
     .await;
 }
 
-/// The place of the node that leads the tenant's group.
-async fn owner_of(cluster: &Cluster, tenant: &Tenant) -> usize {
-    eventually("a leader", async || {
-        let placement = tenant.get("").await.expect(200)["placement"].clone();
-        placement["leader"].as_str().map(|leader| cluster.place_of(leader))
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_stream_ends_when_a_node_on_its_way_stops() {
     let mut cluster = Cluster::of(3, &[]).await;
     let tenant = Tenant::create(&cluster.client(0), spec::unlimited()).await;
     for is_leader in [false, true] {
         // By way of a node that does not lead: which stops, and then the one that leads does.
-        let owner = owner_of(&cluster, &tenant).await;
+        let owner = tenant.leader(&cluster).await;
         let by = (owner + 1) % 3;
         let stops = if is_leader { owner } else { by };
         let mut reader = Reader::of(cluster.client(by).addr(), &tenant, None).await;

@@ -1,5 +1,6 @@
 //! The tenant of requests that name none, by its name.
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Tenants;
@@ -11,7 +12,6 @@ use crate::domain::time::Timestamp;
 use crate::ports::error::CallError;
 use crate::services::mailbox::answer;
 use crate::state::system::SystemState;
-use sha2::{Digest, Sha256};
 
 impl Tenants {
     /// Finds the oldest tenant of a name. Where this node knows of none it is made, with default quotas and

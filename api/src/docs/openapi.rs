@@ -100,9 +100,8 @@ fn complete(route: &DocumentedRoute, operation: &mut path::Operation) {
         route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     parameters.extend(in_path.map(|name| parameter(name, ParameterIn::Path, "")));
     if route.has_tenant_header {
-        let mut tenant = parameter("X-Tenant-Id", ParameterIn::Header, "The tenant.");
-        tenant.required = Required::True;
-        parameters.push(tenant);
+        let text = "The tenant. May be left out where the node has a default tenant.";
+        parameters.push(parameter("X-Tenant-Id", ParameterIn::Header, text));
     }
     if creates && !conditional {
         let text = "The same key and body within 24 h gives the first answer again.";

@@ -70,7 +70,8 @@ pub(crate) async fn ingress(State(app): State<App>, mut request: Request, next: 
 
     let (request, rest) = lend_body(request);
     let body_bytes = request.body().size_hint().lower();
-    let let_in = named.and_then(|()| let_in(&app, &request, credential));
+    // Who may not ask is told that first, whatever else is wrong.
+    let let_in = let_in(&app, &request, credential).and_then(|who| named.map(|()| who));
     let (mut parts, body) = request.into_parts();
     let whose = whose(&app, &parts);
     let turn = match &let_in {

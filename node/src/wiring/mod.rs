@@ -25,8 +25,8 @@
 //!
 //! # Stop order
 //!
-//! The other way round: the node says goodbye, leaderships are handed over, the API drains, the actors stop, the groups
-//! flush, and QUIC closes last, so that the others hear of all this.
+//! The other way round: the node says goodbye, leaderships are handed over, the API drains, the actors
+//! stop, the groups flush, and QUIC closes last, so that the others hear of all this.
 
 mod founding;
 mod metrics;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Server, eventually, spec};
+use super::{Cluster, Server, eventually, spec};
 use crate::{Client, Reply};
 
 /// Runs that are read at a time.
@@ -34,6 +34,15 @@ impl Tenant {
         let server = Server::shared(&[]).await;
         let tenant = Self::create(&server.client(), spec::unlimited()).await;
         (server, tenant)
+    }
+
+    /// The place of the node that leads the tenant's group, once one does.
+    pub async fn leader(&self, cluster: &Cluster) -> usize {
+        eventually("a leader", async || {
+            let placement = self.get("").await.expect(200)["placement"].clone();
+            placement["leader"].as_str().map(|leader| cluster.place_of(leader))
+        })
+        .await
     }
 
     /// The path of the tenant itself and, with a rest, of what belongs to it.
